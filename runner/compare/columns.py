@@ -211,10 +211,10 @@ def _number_of(rows: list[TableRow], name: str, head: str, drop_order: int = 0) 
     return Column(head, cells, drop_order=drop_order, use=USES.get(name, Use.more))
 
 
-def measured(name: str, runs: Sequence[Run], drop_order: int = 0) -> Column:
+def measured(name: str, runs: Sequence[Run | None], drop_order: int = 0) -> Column:
     """Return the column of a metric, with an interval for the metrics in WITH_INTERVAL."""
     write = partial(_with_interval, form=".2g") if name in WITH_INTERVAL else _plain
-    cells = [write(run, name) for run in runs]
+    cells = [ABSENT if run is None else write(run, name) for run in runs]
     return Column(METRICS[name].head, cells, drop_order=drop_order, use=USES.get(name, Use.more))
 
 

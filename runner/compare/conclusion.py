@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from runner.compare.data import TableRow
-from runner.compare.effect_words import asked_of, fill, if_alike, quantity
+from runner.compare.effect_words import asked_of, if_alike, quantity, unit_of
 from runner.compare.findings import is_open, joined, label, range_of
 from runner.compare.quantities import LIKELIHOODS, Quantity, what_shows_more
 from runner.compare.wording import about
@@ -79,9 +79,8 @@ def _what_would_decide(undecided: Sequence[Effect]) -> str:
         could = f"{asked} {counted} are too few to show any difference"
     else:
         detectable = sorted(it.detectable for it in undecided if it.detectable is not None)
-        unit = fill(of.unit, undecided[0])
         found = range_of([of.write_detectable(one) for one in detectable])
-        could = f"{asked} {counted} could only detect {found} {unit}"
+        could = f"{asked} {counted} could only detect {found} {unit_of(undecided[0])}"
     return f": {could}{_enough(undecided, of)}"
 
 

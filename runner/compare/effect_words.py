@@ -42,16 +42,15 @@ class MethodWords:
 
     quantity: Quantity
     sample: str = "{n:,}"  # the sample size
-    pairs: str = ""  # the outcomes of the pairs
+    pairs: str = "{wins}/{losses}/{ties}"  # the outcomes of pairs of verdicts
     interval: str = "95 % interval"
     legend: str = ""
 
 
 METHODS = {
-    Method.mcnemar: MethodWords(ACCURACIES, pairs="{wins}/{losses}/{ties}"),
+    Method.mcnemar: MethodWords(ACCURACIES),
     Method.weighted_flips: MethodWords(
         ACCURACIES,
-        pairs="{wins}/{losses}/{ties}",
         legend="where sets count the same, p is McNemar's with weights, or the interval's if that is larger;",
     ),
     Method.fisher: MethodWords(
@@ -63,7 +62,6 @@ METHODS = {
     Method.mean_flips: MethodWords(
         ACCURACIES,
         sample="{n:,}{grouping}",
-        pairs="{wins}/{losses}/{ties}",
         legend=f"of means of samples, and of families of questions, p flips the signs of the differences of whole "
         f"questions or families, and intervals count these (Tango's and Hall's, Student's t; p is {CAUTION:g} times "
         f"the larger one); of fewer than {MANY_CLUSTERS}, both allow for one more that is all lost (Gaffke's bound), "
@@ -72,12 +70,10 @@ METHODS = {
     Method.over_seeds: MethodWords(
         ACCURACIES,
         sample="{n:,}{grouping}",
-        pairs="{wins}/{losses}/{ties}",
         legend="of means over seeds, p and interval count the questions, and the seeds by Student's t;",
     ),
     Method.sequential: MethodWords(
         ACCURACIES,
-        pairs="{wins}/{losses}/{ties}",
         interval="always-valid {confidence:g} % interval",
         legend="where a run was compared while it ran, p and interval come from bets and hold at every look;",
     ),
@@ -123,6 +119,11 @@ def quantity(it: Effect) -> Quantity:
     return METHODS[it.method].quantity
 
 
+def unit_of(it: Effect) -> str:
+    """Return the unit of an effect's differences: `points`, `nats/token`."""
+    return fill(quantity(it).unit, it)
+
+
 def records(row: TableRow) -> dict[str, Any]:
     """Return a row's effects as plain data, each under the key of its quantity."""
     record_by_key: dict[str, Any] = {ACCURACIES.record_key: None, REPEATS.record_key: []}
@@ -163,7 +164,7 @@ def margin_words(it: Effect) -> str:
     of = quantity(it)
     if of is ACCURACIES:
         return points_of_margin(it.margin)
-    return f"{100 * it.margin:g} %" if it.is_ratio else f"{it.margin:g} {fill(of.unit, it)}"
+    return f"{100 * it.margin:g} %" if it.is_ratio else f"{it.margin:g} {unit_of(it)}"
 
 
 def margin_decision(it: Effect) -> str:
@@ -204,10 +205,10 @@ SHARE_LEGEND = (
     "its share of the 5 % was fixed before it ran: there Holm is p times that number of comparisons, the interval has "
     "the same level, and no other row changes the verdict"
 )
+SHARED_ERROR = f"Findings and margins share {ALPHA:g}: Holm is over both, and counts a comparison once."
 MARGIN_LEGEND = (
     "Margin: a row is as good if a test shows its true difference to be above minus the margin, and worse by more if "
-    f"one shows it to be below (two-sided). Findings and margins share {ALPHA:g}: Holm is over both, and counts a "
-    "comparison once."
+    f"one shows it to be below (two-sided). {SHARED_ERROR}"
 )
 BETS_MARGIN_LEGEND = (
     "Margin: a row is as good if its bets exclude all differences below minus the margin, at the share that was fixed "
@@ -215,8 +216,7 @@ BETS_MARGIN_LEGEND = (
 )
 RATIO_MARGIN_LEGEND = (
     "Margin: a row is as good within 5 % if the same test shows its speed to be above 1/1.05 of the baseline's, or its "
-    f"time or memory below 1.05 of it. Findings and margins share {ALPHA:g}: Holm is over both, and counts a "
-    "comparison once."
+    f"time or memory below 1.05 of it. {SHARED_ERROR}"
 )
 
 

@@ -172,8 +172,5 @@ def _difference(row: TableRow) -> str:
 
 
 def _measured(metric: str, files: list[FileRow], drop_order: int = 0) -> Column:
-    shown = [it.rows[Kind.likelihood].run if Kind.likelihood in it.rows else None for it in files]
-    column = measured(metric, [run for run in shown if run is not None], drop_order)
-    cells = iter(column.cells)
-    column.cells = [ABSENT if run is None else next(cells) for run in shown]
-    return column
+    runs = [it.rows[Kind.likelihood].run if Kind.likelihood in it.rows else None for it in files]
+    return measured(metric, runs, drop_order)

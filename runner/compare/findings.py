@@ -15,6 +15,7 @@ from runner.compare.effect_words import (
     margin_words,
     p_value,
     quantity,
+    unit_of,
 )
 from runner.compare.quantities import what_shows_more
 from runner.compare.wording import about, assignments, sides, versus
@@ -56,7 +57,7 @@ def _finding(rows: Sequence[TableRow], keys: list[str]) -> str:
     effects = [it for row in rows if (it := row.effect)]
     largest = max(effects, key=lambda it: abs(it.value))
     words, of = METHODS[largest.method], quantity(largest)
-    unit, interval = fill(of.unit, largest), fill(words.interval, largest)
+    unit, interval = unit_of(largest), fill(words.interval, largest)
     ps = f"p={p_value(largest.p)}, {_adjusted(largest)}".replace("=<", "<")
     names, largest_name = _names(rows, keys, effects.index(largest))
     head = (OF_SEVERAL if len(rows) > 1 else OF_ONE).format(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from runner.compare.data import TableRow
-from runner.compare.effect_words import fill, quantity
+from runner.compare.effect_words import quantity, unit_of
 from runner.compare.wording import short_names
 from runner.core.console import plain
 from runner.core.effects import Effect, Finding
@@ -39,16 +39,12 @@ def forest(rows: Sequence[TableRow], keys: list[str], width: int, encoding: str 
     """Return the lines of the plot, each with its style; none if nothing was compared or the terminal is too narrow."""
     marks = UNICODE if (encoding or "utf-8").lower().replace("-", "").startswith("utf") else ASCII
     compared = [(row, it) for row in rows if (it := row.effect) and math.isfinite(it.low) and math.isfinite(it.high)]
-    units = dict.fromkeys(_unit(it) for _, it in compared)
+    units = dict.fromkeys(unit_of(it) for _, it in compared)
     lines = []
     for unit in units:
-        of_unit = [(row, it) for row, it in compared if _unit(it) == unit]
+        of_unit = [(row, it) for row, it in compared if unit_of(it) == unit]
         lines += _plot(of_unit, keys, unit, width, marks)
     return lines
-
-
-def _unit(it: Effect) -> str:
-    return fill(quantity(it).unit, it)
 
 
 def _plot(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from runner.compare.data import REPEAT, NotPaired, Run, TableRow
-from runner.compare.effect_words import fill, quantity
+from runner.compare.effect_words import quantity, unit_of
 from runner.compare.pairing import compare_pair
 from runner.compare.runs import SampleReader
 from runner.core.effects import Effect, Finding, judge
@@ -43,8 +43,7 @@ def beside_noise(rows: Sequence[TableRow], reader: SampleReader) -> None:
         largest = max(noise, key=lambda it: abs(it.value), default=None)
         if largest is None:
             continue
-        of = quantity(largest)
-        size = f"{of.write(abs(largest.value)).removeprefix('+')} {fill(of.unit, largest)}"
+        size = f"{quantity(largest).write(abs(largest.value)).removeprefix('+')} {unit_of(largest)}"
         if abs(effect.value) <= abs(largest.value):
             effect.remark = _joined(effect.remark, f"no larger than the baseline's difference from itself ({size})")
         elif min(it.p for it in noise) * len(noise) < ALPHA:

@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from runner.compare import pictures
 from runner.compare.columns import summary
@@ -32,9 +32,6 @@ from runner.core.progress import Progress
 from runner.core.result import GRAPH_PICTURE
 from runner.core.tables import NO_WIDTH, Column, print_fitted, say_item, say_lines
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 GRAPHS = 24  # the most that the page shows
 OF_TEAMS = "spatial_edges_after"  # a metric that only teams of agents have
 FLIPS_A_PAIR, PAIRS = 50, 20  # the most that the page shows: lost ones, won ones, and pairs of runs
@@ -56,7 +53,15 @@ def _rich(it: Comparison, out: TextIO) -> None:
         for grid in section.grids:
             if grid.title:
                 say_lines(terminal, grid.title)
-            _rich_table(grid.columns, terminal)
+            print_fitted(
+                terminal,
+                grid.columns,
+                "--format markdown, --save",
+                frame="SIMPLE",
+                padding=(0, 1, 0, 0),
+                header_style="bold",
+                show_edge=False,
+            )
         for line, style in forest(table.rows, table.keys, terminal.width, out.encoding) if table else []:
             terminal.print(Text(line, style), soft_wrap=True)
         for sentence, _ in section.sentences:
@@ -66,18 +71,6 @@ def _rich(it: Comparison, out: TextIO) -> None:
             say_lines(terminal, f"{legend}\n" if legend else "", style="dim")
         if table:
             _rich_flips(table, out)
-
-
-def _rich_table(columns_shown: list[Column], terminal: Console) -> None:
-    print_fitted(
-        terminal,
-        columns_shown,
-        "--format markdown, --save",
-        frame="SIMPLE",
-        padding=(0, 1, 0, 0),
-        header_style="bold",
-        show_edge=False,
-    )
 
 
 def _rich_flips(table: Table, out: TextIO) -> None:

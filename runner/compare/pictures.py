@@ -10,7 +10,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from runner.compare.data import Standing, Table, TableRow
-from runner.compare.effect_words import fill, quantity
+from runner.compare.effect_words import quantity, unit_of
 from runner.compare.quantities import ACCURACIES
 from runner.compare.wording import short_names
 from runner.core.console import plain
@@ -97,7 +97,8 @@ def tokens(table: Table) -> Figure:
         front = _front_of([(x, y) for x, y, _ in points], sign=-1)
         for x, y, row in points:
             colour = FRONT if (x, y) in front else MUTED
-            _point(pane, x, y, row, row.tokens and row.tokens.tokens_a_question, colour, row.is_baseline)
+            ends = row.tokens.tokens_a_question if row.tokens else None
+            _point(pane, x, y, row, ends, colour, row.is_baseline)
         keys = [key for key in table.keys if key not in panel_keys]
         names = names_of([row for *_, row in all_points if row.panel == panel], keys)
         if len(points) > MAX_LABELS or _longest(names) > LONGEST_AT_DOT:  # they would cover each other
@@ -162,8 +163,7 @@ def _forest(pane: Axes, rows: list[TableRow]) -> None:
     pane.axvline(0, color=MUTED, linewidth=1)
     for margin in {it.margin for _, it in effects if it.margin is not None}:
         pane.axvline(-factor * margin, color=FRONT, linewidth=1, linestyle=(0, (4, 3)))
-    unit = fill(quantity(effects[0][1]).unit, effects[0][1])
-    pane.set_title(f"difference to the baseline, {unit}", loc="left")
+    pane.set_title(f"difference to the baseline, {unit_of(effects[0][1])}", loc="left")
 
 
 def _colour(it: Effect) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from runner.compare.data import ABSENT, QuestionPlan, Run, Table, TableRow
-from runner.compare.effect_words import fill, quantity
+from runner.compare.effect_words import quantity, unit_of
 from runner.compare.quantities import ACCURACIES
 from runner.compare.selection import parse_margins
 from runner.compare.wording import about, name_of, number
@@ -112,8 +112,7 @@ def _title(table: Table, aim: PlanAim) -> str:
     for measure, size in sizes.items():
         it = next((it for row in table.rows if (it := row.effect) and it.measure == measure), None)
         if it is not None:
-            of = quantity(it)
-            parts.append(f"{100 * size:g} points" if of is ACCURACIES else f"{size:g} {fill(of.unit, it)}")
+            parts.append(f"{100 * size if quantity(it) is ACCURACIES else size:g} {unit_of(it)}")
     if not parts:
         return ""
     what = "to be shown as good within" if aim.margins else "to detect a difference of"

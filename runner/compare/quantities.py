@@ -34,9 +34,9 @@ class Quantity:
     keys: str  # the keys of an effect's record
     write: Callable[[float], str]
     unit: str = ""
-    write_detectable: Callable[[float], str] = str
+    write_detectable: Callable[[float], str] = "{:.2g}".format
     counted: str = "n"  # what `sample` counts, for the head of a column
-    power: str = ""  # the probability of showing the minimum detectable difference
+    power: str = "about 80 %"  # the probability of showing the minimum detectable difference
     legend: tuple[str, str] = ("", "")  # the words before and after those of the methods
 
 
@@ -60,8 +60,6 @@ LIKELIHOODS = Quantity(
     "detectable_difference remark margin verdict questions_needed",
     write=nats,
     unit="nats/{unit}",
-    write_detectable="{:.2g}".format,
-    power="about 80 %",
     legend=(
         "Δ of the log-likelihood in nats a {unit}, over the same {unit}s: below 0, the texts are less likely in a row "
         "than in the baseline.",
@@ -75,8 +73,6 @@ NUMBERS = Quantity(
     "questions p_holm finding detectable_difference remark",
     write=signed,
     unit="{unit}",
-    write_detectable="{:.2g}".format,
-    power="about 80 %",
     legend=(
         "Δ of the mean {unit} of a question, over the same questions.",
         "Holm: adjusted for the {comparisons} of this table, {alpha:g} decides. Intervals hold 95 % each (Student's t "

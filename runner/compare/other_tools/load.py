@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from types import ModuleType
@@ -29,14 +29,6 @@ TOOLS: tuple[ModuleType, ...] = (inspect_log, lighteval_results, llama_bench, vl
 SUFFIXES = (".json", ".eval")
 WRITERS = "inspect_ai, lighteval, lm-evaluation-harness, llama-bench, vLLM"
 KEYS_OF_METRICS = (METRIC, "task.filter", "task.name")  # they tell apart the runs of one evaluation
-
-
-@dataclass
-class Found:
-    """A run, and the path on the command line that it was found at."""
-
-    place: str
-    run: ToolRun
 
 
 class ResultsReader(lm_eval.FilesReader):
@@ -78,7 +70,7 @@ def load(
     places = list(dict.fromkeys(places))
     reader = ResultsReader(scratch, cluster)
     runs: list[Run] = []
-    found: list[Found] = []
+    found: list[ToolRun] = []
     left_out: list[str] = []
     of_lm_eval: list[str] = []
     for place in places:
@@ -86,7 +78,7 @@ def load(
         of_lm_eval += [place] * has_lm_eval
         for path, tool, content in files:
             tool_file = tool.read(path, content)
-            found += [Found(place, one) for one in tool_file.runs]
+            found += [replace(one, place=place) for one in tool_file.runs]
             left_out += tool_file.left_out
     if of_lm_eval:
         runs, of_documents = lm_eval.load(of_lm_eval, cluster)
@@ -94,8 +86,8 @@ def load(
         say(f"note: left out, no number for each sample and no speed: {few(sorted(set(left_out)), 6)}")
     if cluster is not None:
         check_families(found, cluster)
-    runs += _evaluations([one for one in found if one.run.samples], reader)
-    runs += _measurements([one for one in found if one.run.repeats], reader)
+    runs += _evaluations([one for one in found if one.samples], reader)
+    runs += _measurements([one for one in found if one.repeats], reader)
     reader.read |= of_documents.read if of_lm_eval else {}
     if not runs:
         raise DataError(f"{OPTION} {' '.join(places)}: nothing in it can be compared")
@@ -107,9 +99,9 @@ def load(
     return runs, reader
 
 
-def check_families(found: Iterable[Found], cluster: str) -> None:
+def check_families(found: Iterable[ToolRun], cluster: str) -> None:
     """Raise an error that names the file if one of its samples lacks the field that names families."""
-    for run in (one.run for one in found):
+    for run in found:
         where = f"--cluster {cluster}: {run.path}"
         if run.repeats:
             raise ConfigError(f"{where}: speeds have no questions that belong to families: leave out this file")
@@ -153,47 +145,45 @@ def is_of_lm_eval(path: Path, content: Any) -> bool:
     return bool(lm_eval_files.TIME.search(path.name)) and isinstance(content, dict) and content.keys() >= keys.keys()
 
 
-def _evaluations(found: list[Found], reader: ResultsReader) -> Iterator[Run]:
+def _evaluations(found: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
     """Yield the newest of equal evaluations at each place, named by its place, or by its file if there are several.
 
     If one file has numbers for a metric of a task, all files' scores are compared as numbers there.
     """
-    newest: dict[object, Found] = {}
+    newest: dict[object, ToolRun] = {}
     directions: dict[tuple[str, str], set[Better]] = {}
-    for one in sorted(found, key=lambda it: (it.run.time, str(it.run.path)), reverse=True):
-        settings = one.place, one.run.task, tuple(sorted(one.run.params.items()))
+    for one in sorted(found, key=lambda it: (it.time, str(it.path)), reverse=True):
+        settings = one.place, one.task, tuple(sorted(one.params.items()))
         newest.setdefault(settings, one)
-        if one.run.better is not None:
-            directions.setdefault((one.run.task, one.run.metric), set()).add(one.run.better)
-    counts = Counter((one.place, one.run.task, one.run.metric) for one in newest.values())
+        if one.better is not None:
+            directions.setdefault((one.task, one.metric), set()).add(one.better)
+    counts = Counter((one.place, one.task, one.metric) for one in newest.values())
     several = {place for (place, _, _), count in counts.items() if count > 1}
     for one in newest.values():
-        better = directions.get((one.run.task, one.run.metric))
-        run = _evaluation(one.run, str(one.run.path) if one.place in several else one.place, reader)
+        better = directions.get((one.task, one.metric))
+        run = _evaluation(one, str(one.path) if one.place in several else one.place, reader)
         run.params |= {} if reader.cluster is None else {CLUSTER: reader.cluster}
         if better is None:
             yield run
         else:
-            yield _of_numbers(run, one.run, next(iter(better)) if len(better) == 1 else Better.neither)
+            yield _of_numbers(run, one, next(iter(better)) if len(better) == 1 else Better.neither)
 
 
 def _evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:
     job_id = plain(f"{name.rstrip('/')}:{run.task}:{run.metric}")
     run_id = f"{run.path}#{run.task}#{run.metric}#{name}"
     reader.add(run_id, run)
-    solved, families = ([getattr(one, name) for one in run.samples] for name in ("solved", "cluster"))
-    return Run(
-        run_id=run_id,
-        job_id=job_id,
-        task=plain(run.task),  # formats for programs show texts as they are
-        task_version=run.task_version,
-        folder=str(run.path.parent),
-        params={plain(key): plain(value) for key, value in run.params.items()} | {FOLDER_KEY: name},
-        metrics={"correct": float(sum(solved)), **accuracy_figures(solved, families)},
-        facts=run.facts,
-        errors=sum(one.has_error for one in run.samples),
-        tool=run.tool,
-    )
+    solved, families = [one.solved for one in run.samples], [one.cluster for one in run.samples]
+    figures = {"correct": float(sum(solved)), **accuracy_figures(solved, families)}
+    errors = sum(one.has_error for one in run.samples)
+    return replace(_run(run, run_id, job_id, {FOLDER_KEY: name}, figures), facts=run.facts, errors=errors)
+
+
+def _run(it: ToolRun, run_id: str, job_id: str, params: dict[str, str], metrics: dict[str, float]) -> Run:
+    """Return a run with further parameters; formats for programs show texts as they are."""
+    its_params = {plain(key): plain(value) for key, value in it.params.items()}
+    folder = str(it.path.parent)
+    return Run(run_id, job_id, plain(it.task), it.task_version, folder, its_params | params, metrics, tool=it.tool)
 
 
 def _of_numbers(run: Run, tool_run: ToolRun, better: Better) -> Run:
@@ -208,22 +198,22 @@ def _of_numbers(run: Run, tool_run: ToolRun, better: Better) -> Run:
     )
 
 
-def _measurements(found: list[Found], reader: ResultsReader) -> Iterator[Run]:
+def _measurements(found: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
     """Yield the newest of the measurements with equal settings, with the others as its earlier runs.
 
     Files that are named one by one belong together if their settings agree; folders are kept apart.
     """
-    groups: dict[object, list[Found]] = {}
+    groups: dict[object, list[ToolRun]] = {}
     for one in found:
         folder = one.place if Path(one.place).expanduser().is_dir() else ""
-        groups.setdefault((folder, one.run.task, tuple(sorted(one.run.params.items()))), []).append(one)
-    counts = Counter((members[0].place, members[0].run.task) for members in groups.values())
+        groups.setdefault((folder, one.task, tuple(sorted(one.params.items()))), []).append(one)
+    counts = Counter((members[0].place, members[0].task) for members in groups.values())
     for members in groups.values():
         first = members[0]
-        has_several = counts[first.place, first.run.task] > 1
-        job_id = plain(f"{first.place.rstrip('/')}:{first.run.task}{f' {len(reader.read)}' if has_several else ''}")
-        newest_first = sorted(members, key=lambda it: (it.run.time, str(it.run.path)), reverse=True)
-        runs = [_measurement(one.run, first.place, job_id, reader) for one in newest_first]
+        has_several = counts[first.place, first.task] > 1
+        job_id = plain(f"{first.place.rstrip('/')}:{first.task}{f' {len(reader.read)}' if has_several else ''}")
+        newest_first = sorted(members, key=lambda it: (it.time, str(it.path)), reverse=True)
+        runs = [_measurement(one, first.place, job_id, reader) for one in newest_first]
         runs[0].earlier = runs[1:]
         yield runs[0]
 
@@ -235,18 +225,8 @@ def _measurement(run: ToolRun, place: str, job_id: str, reader: ResultsReader) -
     cells = Counter(measure.partition("/")[0] for measure in metrics)
     figures = {key: value for measure, value in metrics.items() if cells[key := measure.partition("/")[0]] == 1}
     repeats = str(max(map(len, run.repeats.values())))
-    params = {plain(key): plain(value) for key, value in run.params.items()}
-    return Run(
-        run_id=run_id,
-        job_id=job_id,
-        task=run.task,
-        task_version=run.task_version,
-        folder=str(run.path.parent),
-        params=params | {FOLDER_KEY: place, "task.repeats": repeats},
-        metrics=figures | metrics,
-        facts={key: plain(value) for key, value in run.facts.items()},
-        tool=run.tool,
-    )
+    params, facts = {FOLDER_KEY: place, "task.repeats": repeats}, {key: plain(it) for key, it in run.facts.items()}
+    return replace(_run(run, run_id, job_id, params, figures | metrics), facts=facts)
 
 
 def default_comparison(places: list[str], runs: list[Run]) -> tuple[dict[str, str], list[str]]:

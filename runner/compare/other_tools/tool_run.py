@@ -51,6 +51,7 @@ class ToolRun:
     repeats: dict[str, list[float]] = field(default_factory=dict)  # by measure; empty for an evaluation
     facts: dict[str, str] = field(default_factory=dict)
     better: Better | None = None  # the direction of its numbers; None: it says right or wrong for each sample
+    place: str = ""  # the path on the command line that it was found at
 
     @property
     def metric(self) -> str:
