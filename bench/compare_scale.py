@@ -65,7 +65,7 @@ from runner.compare import command, runs, table
 from runner.core import effects
 spent["imports of the command"] = time.perf_counter() - begun
 for module, name, label in (
-    (command, "open_store", "importing MLflow, opening the store"),
+    (command, "open_to_read", "importing MLflow, opening the store"),
     (command, "load_runs", "asking the store for its runs"),
     (runs.SampleReader, "fetch", "fetching samples out of MLflow"),
     (runs.SampleReader, "of", "reading samples"),

@@ -25,6 +25,8 @@ from typing import Any
 from engines import head_line, markdown, spread
 
 from runner.core.result import Record
+from runner.store import published
+from runner.store.mlflow_store import store_from_options
 
 GRID = 100
 JOB = ("model=stub", "task.limit=5", "print=none")
@@ -155,6 +157,10 @@ def fill(outputs: Path, uri: str, count: int) -> None:
         copied = replace(record, job_id=job, output_dir=str(target), mlflow_run_id=run)
         (target / "result.json").write_text(copied.to_json())
         copies.append({"run": run, "job": job, "folder": str(target), "input": uuid.uuid4().hex})
+    store = store_from_options(outputs, uri, None)
+    noted = [*published.noted(outputs, original.name)][-1]
+    for copy in copies:
+        published.note(store, replace(noted, key=copy["job"], mlflow_id=copy["run"], parent="another grid"))
     engine = create_engine(uri)
     with engine.begin() as database:
         database.execute(text(COPIES))

@@ -177,7 +177,7 @@ def test_the_folder_of_tasks_is_the_list_of_tasks() -> None:
         assert config.module == f"runner.tasks.{name}" + ("" if is_file else ".task")
 
 
-def test_only_tracking_and_compare_touch_mlflow() -> None:
+def test_only_the_store_touches_mlflow() -> None:
     users = set()
     for name, path in modules().items():
         for node in nodes(path):
@@ -185,8 +185,7 @@ def test_only_tracking_and_compare_touch_mlflow() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(imported.split(".")[0] == "mlflow" for imported in names):
                 users.add(name)
-    of_store = {"store.tracking", "store.mlflow_store", "store.logged_models", "store.traces"}
-    assert users <= {*of_store, "compare.runs", "compare.run_list"}
+    assert users == {"store.tracking", "store.mlflow_store", "store.logged_models", "store.traces"}
 
 
 HEAVY = (

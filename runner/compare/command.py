@@ -25,7 +25,7 @@ from runner.compare.pairing import find_flips
 from runner.compare.planning import parse_aim, plan_questions
 from runner.compare.pooled import PooledTable, pooled_tables
 from runner.compare.run_list import find_grid, grid_to_log_to, load_runs, runs_of
-from runner.compare.runs import FOLDER, SampleReader, log, open_store, store_to_read
+from runner.compare.runs import FOLDER, SampleReader, store_to_read
 from runner.compare.sections import Comparison
 from runner.compare.seeds import check_seeds
 from runner.compare.selection import newest, parse_keys, parse_margins, parse_pairs, pick, select, where
@@ -36,6 +36,8 @@ from runner.core.console import say
 from runner.core.entry import run_entry
 from runner.core.errors import ConfigError, JobFailed, exit_code_of, few, unknown
 from runner.core.pooling import Weights
+from runner.store.stored_runs import open_to_read
+from runner.store.tracking import log_files
 
 # The options that do not go with another one, in the order in which they are named
 NO_FILES = ("lm_eval", "results", "flips", "by", "pool", "plan_questions", "metric")
@@ -85,7 +87,7 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
                 raise ConfigError(f"{option}: {output_dir} has no MLflow database, only records of jobs")
             every_run, reader = recorded_runs(output_dir), SampleReader(None, output_dir, scratch)
         else:
-            client, options.experiment = open_store(store.uri), store.experiment
+            client, options.experiment = open_to_read(store), store.experiment
             grid = find_grid(client, options.experiment, options.grid) if options.grid else None
             every_run = runs_of(client, store, grid, scratch) if grid else load_runs(client, store)
             reader = SampleReader(client, output_dir, scratch)
@@ -119,7 +121,7 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
         if options.save:
             say(f"saved in {options.save}: {', '.join(names)}")
         if target and reader.client is not None:  # --log needs a database
-            log(reader.client, target, folder, names, FOLDER)
+            log_files(reader.client, target, folder, names, FOLDER)
             say(f"logged to MLflow run {target}: {FOLDER}/")
     failed = failures(tables)
     for line in failed:

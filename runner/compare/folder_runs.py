@@ -1,16 +1,33 @@
-"""The runs of an output folder without an MLflow database (tracking=none): what its jobs have recorded."""
+"""The runs of a folder by what its jobs have recorded: with tracking=none, and in place of their runs in MLflow."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
+from sys import intern
 
 from runner.compare.data import Run
 from runner.core.console import say
 from runner.core.errors import ConfigError, EvidenceError
 from runner.core.result import Record, Status
+from runner.store import published, tracking
 from runner.store.jobs import OLD, RESULT, Job
+from runner.store.mlflow_store import EXPERIMENT, Store
+from runner.store.stored_runs import FINISHED, JOB_ID, PARENT
+
+EPOCH = "1970-01-01T00:00:00+00:00"  # of records without a time
+Dated = tuple[int, Run]  # a run with the time of its start, in ms
+
+
+@dataclass
+class FolderRuns:
+    """What a folder's records say of the runs of an experiment."""
+
+    published: list[Dated] = field(default_factory=list)  # in MLflow, unless they were deleted there
+    unpublished: list[Dated] = field(default_factory=list)  # only in the folder
+    damaged: dict[str, str] = field(default_factory=dict)  # job id -> why its record cannot be read
 
 
 def has_records(output_dir: Path) -> bool:
@@ -19,23 +36,44 @@ def has_records(output_dir: Path) -> bool:
 
 
 def recorded_runs(output_dir: Path) -> list[Run]:
-    """Return the finished jobs, newest first, then those that ended with errors in some questions."""
-    records: list[tuple[Job, Record]] = []
-    for job in _jobs(output_dir):
-        try:
-            record = job.last_record()
-        except EvidenceError as error:
-            say(f"note: left out: {error}")
-            continue
-        if record is not None:
-            records.append((job, record))
-    records.sort(key=lambda it: it[1].started_at, reverse=True)
-    finished = [_run(job, record) for job, record in records if record.status is Status.FINISHED]
-    others = [(job, record) for job, record in records if record.status is not Status.FINISHED]
-    with_errors = [_run(job, record, errors) for job, record in others if (errors := _errors(record))]
-    if not finished and not with_errors:
+    """Return the finished jobs of a folder without a database, newest first, then those with errors in questions."""
+    here = FolderRuns()
+    runs = [_run(job, record) for job, record in _records(_jobs(output_dir), here)]
+    for text in here.damaged.values():
+        say(f"note: left out: {text}")
+    if not runs:
         raise ConfigError(f"no finished job in {output_dir / 'jobs'} yet")
-    return finished + with_errors
+    return in_order(runs)
+
+
+def in_order(dated: Iterable[Dated]) -> list[Run]:
+    """Return the finished runs, newest first, then runs with errors of jobs that have never finished."""
+    newest = [run for _, run in sorted(dated, key=lambda it: (-it[0], it[1].run_id))]
+    done = {run.job_id for run in newest if not run.errors}
+    return [run for run in newest if not run.errors] + [run for run in newest if run.errors and run.job_id not in done]
+
+
+def runs_of_experiment(store: Store, identity: str, job_ids: Collection[str] | None) -> FolderRuns:
+    """Return the runs of an experiment that the store's output folder has records of, of all jobs or some."""
+    noted = {it.mlflow_id: it for it in published.noted(store.output_dir) if it.identity == identity}
+    if job_ids is None and store.is_own:
+        jobs = _jobs(store.output_dir)
+    else:  # other records do not belong to the store
+        wanted = {it.key for it in noted.values()} if job_ids is None else job_ids
+        jobs = (Job(job_id, store.output_dir / "jobs" / job_id) for job_id in wanted)
+    here = FolderRuns()
+    for job, record in _records(jobs, here):
+        if (run := noted.get(record.mlflow_run_id or "")) is not None and run.key == job.job_id:
+            here.published.append(_run(job, record, run))
+        elif store.is_own and _is_unpublished(record, store.experiment):
+            here.unpublished.append(_run(job, record))
+    return here
+
+
+def _is_unpublished(record: Record, experiment: str) -> bool:
+    """Whether a record has never reached MLflow, and belongs to this experiment."""
+    logged = record.mlflow_uri if record.status is Status.FINISHED else record.mlflow_run_id
+    return logged is None and record.params.get("tracking.experiment", EXPERIMENT) == experiment
 
 
 def _jobs(output_dir: Path) -> Iterator[Job]:
@@ -45,20 +83,41 @@ def _jobs(output_dir: Path) -> Iterator[Job]:
             yield Job(path.parent.name, path.parent)
 
 
-def _errors(record: Record) -> int:
-    return int(record.result.metrics.get("errors", 0))
+def _records(jobs: Iterator[Job], here: FolderRuns) -> Iterator[tuple[Job, Record]]:
+    """Yield the jobs that have finished or ended with errors, with their records; note those that cannot be read."""
+    for job in jobs:
+        try:
+            record = job.last_record()
+        except EvidenceError as error:
+            here.damaged[job.job_id] = str(error)
+            continue
+        if record is not None and (record.status is Status.FINISHED or record.result.metrics.get("errors")):
+            yield job, record
 
 
-def _run(job: Job, record: Record, errors: int = 0) -> Run:
-    result = record.result
-    return Run(
-        run_id=record.job_id,
-        job_id=record.job_id,
-        task=record.task,
-        task_version=str(record.task_version),
-        folder=str(job.folder),
-        params=record.params,
-        metrics={key: value for key, value in result.metrics.items() if math.isfinite(value)},
-        facts=result.facts,
-        errors=errors,
+def _run(job: Job, record: Record, noted: published.Published | None = None) -> Dated:
+    """Return a record as the run that MLflow has of it."""
+    tags, started_at = tracking.tags_of(job, record), datetime.fromisoformat(record.started_at or EPOCH)
+    ids = (noted.mlflow_id, noted.time_ms) if noted else (record.job_id, round(started_at.timestamp() * 1000))
+    if noted and noted.parent:
+        tags[PARENT] = noted.parent
+    return run_of(*ids, record.status.value, tracking.params_of(record), tags, tracking.metrics_of(record))
+
+
+def run_of(
+    run_id: str, started_ms: int, status: str, params: dict[str, str], tags: dict[str, str], metrics: dict[str, float]
+) -> Dated:
+    """Return a run of MLflow; most keys and values of runs are the same texts, which are kept once."""
+    run = Run(
+        run_id=run_id,
+        job_id=tags[JOB_ID],
+        task=tags.get("task", "unknown"),
+        task_version=tags.get("task_version", ""),
+        folder=tags.get("output_dir", ""),
+        params={intern(key): intern(value) for key, value in params.items()},
+        metrics={intern(key): value for key, value in metrics.items()},
+        grid=intern(tags.get(PARENT, "")),
+        facts={intern(key[5:]): intern(value) for key, value in tags.items() if key.startswith("fact.")},
+        errors=0 if status == FINISHED else int(metrics.get("errors", 0)),
     )
+    return started_ms, run

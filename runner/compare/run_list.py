@@ -1,46 +1,43 @@
-"""The finished runs and the grids of an MLflow store, as far as a comparison needs them."""
+"""The finished runs and the grids of an MLflow store, as far as a comparison needs them: by the folder's records, where
+it has them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import replace
-from itertools import chain
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runner.compare.data import JOB_ID, Run
-from runner.compare.runs import download
-from runner.core.errors import ConfigError, one_line, unknown
+from runner.compare.folder_runs import Dated, in_order, run_of, runs_of_experiment
+from runner.core.console import say
+from runner.core.errors import ConfigError, one_line
+from runner.core.result import Status
 from runner.core.texts import parse_json
-from runner.core.uris import sqlite_path
-from runner.store import sqlite_runs
 from runner.store.mlflow_store import Store, one_message
-from runner.store.sqlite_runs import StoredRun
-from runner.store.stored_runs import GRID, PARENT, of_jobs, search
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient as Client
+from runner.store.published import identity_of
+from runner.store.stored_runs import (
+    DELETED_ONLY,
+    FINISHED,
+    GRID,
+    cannot_read,
+    conditions_without,
+    download,
+    experiment_of,
+    of_jobs_and_grid,
+    search,
+)
 
 LAST = "last"
 
 
-def load_runs(client: Client, store: Store, job_ids: Collection[str] | None = None, grid: str = "") -> list[Run]:
+def load_runs(client: Any, store: Store, job_ids: Collection[str] | None = None, grid: str = "") -> list[Run]:
     """Return the finished runs, newest first, then runs with errors of jobs that have never finished.
 
     A job that ran twice occurs twice, and each run has its earlier runs. With `job_ids`, only runs of these
     jobs and of the grid.
     """
-    same: dict[str, str] = {}  # most keys and values of runs are the same texts
-    finished_runs = stored(client, store, "FINISHED", job_ids, grid)
-    runs = [_run(it, same) for it in finished_runs if JOB_ID in it.tags]  # a grid's parent run has none
-    finished = {run.job_id for run in runs}
-    failed = stored(client, store, "FAILED", job_ids, grid, " and metrics.errors > 0")
-    erred = [
-        _run(it, same)
-        for it in failed
-        if it.metrics.get("errors", 0) > 0 and it.tags.get(JOB_ID, "") not in ("", *finished)
-    ]
-    runs += [replace(run, errors=int(run.metrics["errors"])) for run in erred]
+    with one_message(cannot_read):
+        runs = in_order(runs_here_and_there(client, store, job_ids, grid))
     if not runs and job_ids is None:
         raise ConfigError(f"--experiment {store.experiment}: no finished run in it yet")
     by_job: dict[str, list[Run]] = {}
@@ -51,73 +48,30 @@ def load_runs(client: Client, store: Store, job_ids: Collection[str] | None = No
     return runs
 
 
-def stored(
-    client: Client, store: Store, status: str, job_ids: Collection[str] | None, grid: str, condition: str = ""
-) -> Iterator[StoredRun]:
-    """Yield the runs with a status, of all jobs or some and of a grid, the newest first.
-
-    `condition` is added where MLflow's client is asked: it saves runs that are not wanted.
-    """
-    file = sqlite_path(store.uri)
-    query = f"attributes.status = '{status}'{condition}"
-    with one_message(cannot_read):
-        experiment_id = experiment_id_of(client, store.experiment)
-        if file is not None and sqlite_runs.HAS_JSON:
-            yield from sqlite_runs.whole_runs(file, experiment_id, status, job_ids, grid)
-            return
-        if job_ids is None:
-            found: Iterable[Any] = search(client, experiment_id, query)
-        else:
-            below = search(client, experiment_id, f"{query} and tags.`{PARENT}` = '{grid}'")
-            each = {
-                it.info.run_id: it
-                for it in chain(below, of_jobs(client, experiment_id, query, job_ids, lambda run: run))
-            }
-            found = sorted(each.values(), key=lambda it: (-it.info.start_time, it.info.run_id))
-        for item in found:
-            data = item.data
-            yield StoredRun(item.info.run_id, item.info.artifact_uri or "", data.params, data.tags, data.metrics)
+def runs_here_and_there(client: Any, store: Store, job_ids: Collection[str] | None, grid: str) -> list[Dated]:
+    """Return the runs by what the output folder has recorded, and those that it has no record of as MLflow has them."""
+    experiment = experiment_of(client, store.experiment)
+    here, where = runs_of_experiment(store, identity_of(experiment), job_ids), experiment.experiment_id
+    deleted = {it.info.run_id for it in search(client, where, "", view=DELETED_ONLY)} if here.published else set()
+    runs = {it[1].run_id: it for it in here.published if it[1].run_id not in deleted}
+    queries = [f"attributes.status = '{FINISHED}'{condition}" for condition in conditions_without([*runs])]
+    for query in (*queries, f"attributes.status = '{Status.FAILED.value}' and metrics.errors > 0"):
+        for it in of_jobs_and_grid(client, where, query, job_ids, grid):
+            if JOB_ID in it.data.tags and it.info.run_id not in runs:  # a grid's own run has none
+                data, ids = it.data, (it.info.run_id, it.info.start_time, it.info.status)
+                runs[it.info.run_id] = found = run_of(*ids, data.params, data.tags, data.metrics)
+                found[1].artifacts = it.info.artifact_uri or ""
+    logged = {run.job_id for _, run in runs.values()}
+    for job_id in sorted(here.damaged.keys() - logged):
+        say(f"note: left out: {here.damaged[job_id]}")
+    return [*runs.values(), *(it for it in here.unpublished if it[1].job_id not in logged)]
 
 
-def experiment_id_of(client: Client, experiment: str) -> str:
-    """Return the id of an experiment, or raise ConfigError with the names there are."""
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
-        names = [item.name for item in client.search_experiments()]
-        raise ConfigError(f"--experiment {experiment}: {unknown('experiment', experiment, names)}")
-    return str(found.experiment_id)
-
-
-def cannot_read(text: str) -> str:
-    """Return the message about a store that fails."""
-    return f"cannot read the MLflow store: {text}"
-
-
-def _run(it: StoredRun, same: dict[str, str]) -> Run:
-    """Return a run of a comparison; `same` has each text once."""
-    tags, one = it.tags, same.setdefault
-    return Run(
-        run_id=it.run_id,
-        job_id=tags[JOB_ID],
-        task=tags.get("task", "unknown"),
-        task_version=tags.get("task_version", ""),
-        folder=tags.get("output_dir", ""),
-        params={one(key, key): one(value, value) for key, value in it.params.items()},
-        metrics={one(key, key): value for key, value in it.metrics.items()},
-        grid=one(parent := tags.get(PARENT, ""), parent),
-        artifacts=it.artifacts,
-        facts={
-            one(key, key).removeprefix("fact."): one(value, value)
-            for key, value in tags.items()
-            if key.startswith("fact.")
-        },
-    )
-
-
-def find_grid(client: Client, experiment: str, wanted: str) -> str:
+def find_grid(client: Any, experiment: str, wanted: str) -> str:
     """Return the MLflow run of the grid with this id, or of the last grid that was started."""
     with one_message(cannot_read):
-        grids = [*search(client, experiment_id_of(client, experiment), f"tags.{GRID} LIKE '%'")]
+        experiment_id = experiment_of(client, experiment).experiment_id
+        grids = [*search(client, experiment_id, f"tags.{GRID} LIKE '%'")]
     if not grids:
         raise ConfigError(f"--grid {wanted}: no grid in experiment {experiment} yet")
     matching = [it for it in grids if it.info.run_id.startswith(wanted) or it.data.tags[GRID].startswith(wanted)]
@@ -131,7 +85,7 @@ def find_grid(client: Client, experiment: str, wanted: str) -> str:
     return run_id
 
 
-def runs_of(client: Client, store: Store, grid: str, scratch: Path) -> list[Run]:
+def runs_of(client: Any, store: Store, grid: str, scratch: Path) -> list[Run]:
     """Return a grid's runs: those that it ran, and earlier runs of jobs that were already done."""
     plan = download(client, grid, "plan.json", scratch / grid)
     try:

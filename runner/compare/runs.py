@@ -1,4 +1,4 @@
-"""MLflow's runs: open the store, list finished runs and grids, fetch and log files, and read a run's answers."""
+"""Which store is compared, and a run's answers: from its folder, or fetched from MLflow."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from runner.compare.data import (
@@ -32,22 +32,11 @@ from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.progress import Progress
 from runner.core.ratios import ratio
 from runner.core.result import Sample, Verdict
-from runner.core.uris import sqlite_path, without_secrets
 from runner.scorers.likelihoods import units
 from runner.store import moved
 from runner.store.jobs import read_samples
-from runner.store.mlflow_store import (
-    Store,
-    clear_errors,
-    one_message,
-    open_client,
-    probe,
-    set_mlflow_variables,
-    store_from_options,
-)
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient as Client
+from runner.store.mlflow_store import Store, store_from_options
+from runner.store.stored_runs import download
 
 Content = TypeVar("Content")
 
@@ -65,7 +54,7 @@ def store_to_read(output_dir: Path, uri: str | None, experiment: str | None) -> 
     if uri:
         refuse_password("--tracking-uri", uri)
     store = store_from_options(output_dir, uri, experiment)
-    file = sqlite_path(store.uri)
+    file = store.file
     if file is not None and not file.exists():
         if uri or not store.is_own:
             raise ConfigError(f"tracking uri {store.shown}: there is no such file")
@@ -81,40 +70,10 @@ def store_to_read(output_dir: Path, uri: str | None, experiment: str | None) -> 
     return store
 
 
-def open_store(uri: str) -> Client:
-    """Return a client for the store."""
-    set_mlflow_variables()
-    if sqlite_path(uri) is None:  # a read-only database is good enough here
-        with clear_errors(uri):
-            probe(uri)
-    with one_message(lambda text: f"cannot open {without_secrets(uri)}: {text}"):
-        client: Client = open_client(uri, "--tracking-uri")
-        return client
-
-
-def download(client: Client, run_id: str, name: str, target: Path) -> Path | None:
-    """Fetch one artifact of a run into a folder; None if the run has no such artifact."""
-    target.mkdir(parents=True, exist_ok=True)
-    with one_message(lambda text: f"cannot fetch {name} of run {run_id}: {text}"):
-        try:
-            return Path(client.download_artifacts(run_id, name, str(target)))
-        except Exception as error:
-            if isinstance(error, FileNotFoundError) or getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
-                return None
-            raise
-
-
-def log(client: Client, run_id: str, folder: Path, names: list[str], target: str) -> None:
-    """Copy files to a run's artifacts, and replace those with the same names."""
-    with one_message(lambda text: f"cannot log the comparison to run {run_id}: {text}"):
-        for name in names:
-            client.log_artifact(run_id, str(folder / name), target)
-
-
 class SampleReader:
     """Reads which questions a run solved; keeps the answers of baselines, because many runs are compared with them."""
 
-    def __init__(self, client: Client | None, output_dir: Path, scratch: Path) -> None:
+    def __init__(self, client: Any, output_dir: Path, scratch: Path) -> None:
         self.client, self.output_dir, self.scratch = client, output_dir, scratch
         self._baselines: dict[str, Answers] = {}
         self.sources: dict[str, Path] = {}  # by run id: the file that its answers were read from

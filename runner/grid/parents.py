@@ -11,7 +11,7 @@ from runner.core.errors import TrackingError
 from runner.core.result import Status
 from runner.core.uris import without_secrets
 from runner.grid.plan import Outcome, PlannedJob, State
-from runner.store import grid_runs, ledger
+from runner.store import grid_runs, ledger, published, tracking
 from runner.store.mlflow_store import Store, store_of
 from runner.store.stored_runs import StoredRuns, read_runs
 
@@ -44,6 +44,9 @@ class ParentRuns:
                 stores.setdefault(store, []).append(planned)
         for store, jobs in stores.items():
             done = [planned for planned in jobs if planned.state is State.done and planned.same_as is None]
+            all_done = all(planned.state is State.done for planned in self.plan)
+            if all_done and store.file is not None and published.unchanged(store, self.grid):
+                continue
             try:
                 stored = read_runs(store, {it.job_id for it in jobs}, self.grid)
             except TrackingError as error:
@@ -58,6 +61,8 @@ class ParentRuns:
                 planned.unlogged |= not (is_below or stored.orphan_of(planned.job_id))
             if not self._is_up_to_date(stored, jobs):
                 self._stores[store] = jobs
+            elif all_done and parent is not None:
+                tracking.note_found(store, self.grid, parent)
 
     def _is_up_to_date(self, stored: StoredRuns, jobs: list[PlannedJob]) -> bool:
         """Return whether a store shows this grid as it is, with nothing to do."""

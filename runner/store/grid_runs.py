@@ -17,7 +17,7 @@ from runner.core.files import hold, is_held
 from runner.core.result import Status
 from runner.core.texts import counted
 from runner.core.uris import without_secrets
-from runner.store import pending_runs
+from runner.store import pending_runs, published
 from runner.store.jobs import LOCK
 from runner.store.mlflow_store import Store, clear_errors, open_store, probe
 from runner.store.stored_runs import GRID, PARENT, StoredRuns, read_runs
@@ -67,6 +67,7 @@ def start(store: Store, grid: str, overrides: list[str], plan: list[dict[str, An
             orphan = None if stored.run_of(job_id, run_id) else stored.orphan_of(job_id)
             if orphan is not None:
                 client.set_tag(orphan, PARENT, run_id)
+                published.note_run(store, client, orphan)
     return GridRun(store, client, run_id, lock)
 
 
@@ -87,9 +88,11 @@ def finish(run: GridRun, status: Status, plan: list[dict[str, Any]]) -> bool:
     """End the grid's run and return whether the store could be written; if not, no result is lost."""
     try:
         with clear_errors(run.store.uri):
-            probe(run.store.uri)
+            probe(run.store)
             run.client.log_dict(run.run_id, {"jobs": plan}, "plan.json")
             run.client.set_terminated(run.run_id, status.value)
+            if status is Status.FINISHED and not any(job["problem"] for job in plan):  # all jobs are there
+                published.note_run(run.store, run.client, run.run_id)
     except TrackingError as error:
         log.warning("%s", error)
         return False

@@ -16,7 +16,7 @@ from runner.core import errors, machine, signals
 from runner.core.console import PlainFormatter
 from runner.core.errors import RunnerError, TrackingError, cannot_write
 from runner.core.result import Record, Result, Status
-from runner.core.uris import sqlite_path, without_secrets
+from runner.core.uris import without_secrets
 from runner.store import jobs, logged_models, mlflow_store, pending_runs, tracking, tracking_process
 
 log = logging.getLogger(__name__)
@@ -74,10 +74,9 @@ def check_free_space(config: RunnerConfig) -> None:
     """Refuse to begin on a full disk: the first thing that cannot be written might come after a long load."""
     errors.check_free_space("output_dir", Path(config.output_dir).expanduser().absolute(), LEAST_FREE_BYTES)
     store = mlflow_store.store_of(config)
-    file = sqlite_path(store.uri) if store is not None else None
-    if file is not None:
-        needed = LEAST_FREE_BYTES if file.exists() else NEW_DATABASE_BYTES
-        errors.check_free_space("tracking.uri", file.absolute().parent, needed)
+    if store is not None and store.file is not None:
+        needed = LEAST_FREE_BYTES if store.file.exists() else NEW_DATABASE_BYTES
+        errors.check_free_space("tracking.uri", store.file.absolute().parent, needed)
 
 
 def check_store(config: RunnerConfig) -> None:
@@ -181,6 +180,7 @@ def log_missing(store: mlflow_store.Store, job: jobs.Job, record: Record) -> boo
             close(tracking.start(store, job, record), job, record)
         return True
     record.mlflow_run_id, record.mlflow_uri = run_id, store.shown
+    tracking.note_found(store, job.job_id, run_id)
     if store.traces:
         tracking.log_missing_traces(store, run_id, record, job)
     return False

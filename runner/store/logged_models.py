@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from typing import Any
 
 from runner.config.root import RunnerConfig, semantic_keys
 from runner.core.result import Record
 from runner.core.texts import short_hash
-from runner.core.uris import sqlite_path
-from runner.store import sqlite_runs
+from runner.store import published
+from runner.store.mlflow_store import Store
 
 log = logging.getLogger(__name__)
 
 GROUPS = ("model", "quantization", "lora", "rope")  # what is loaded
+CHECKED_AGAIN_S = 600  # a model that is deleted in MLflow is made anew after so long
 DIGEST = "runner.digest"  # the tag by which the same model is found again
 
 
@@ -38,7 +40,7 @@ def describe(config: RunnerConfig, params: dict[str, str], model_sha256: str) ->
 _known: dict[tuple[str, str, str], str] = {}  # uri, experiment, digest -> the model's id
 
 
-def log_model(client: Any, uri: str, experiment_id: str, run_id: str, record: Record) -> str | None:
+def log_model(client: Any, store: Store, experiment_id: str, run_id: str, record: Record) -> str | None:
     """Return the id of a job's model in MLflow, which is made if it is not there; None if the store keeps no models."""
     from mlflow.exceptions import MlflowException
 
@@ -46,8 +48,8 @@ def log_model(client: Any, uri: str, experiment_id: str, run_id: str, record: Re
         return None
     digest = record.model["digest"]
     try:
-        key = uri, experiment_id, digest
-        if key not in _known and (model_id := find_model(client, uri, experiment_id, digest)) is not None:
+        key = store.uri, experiment_id, digest
+        if key not in _known and (model_id := find_model(client, store, experiment_id, digest)) is not None:
             _known[key] = model_id
         if key in _known:
             return _known[key]
@@ -62,9 +64,17 @@ def log_model(client: Any, uri: str, experiment_id: str, run_id: str, record: Re
     return _known.setdefault(key, str(made.model_id))
 
 
-def find_model(client: Any, uri: str, experiment_id: str, digest: str) -> str | None:
-    """Return the id of the model with this digest; None if it is not there."""
-    if (file := sqlite_path(uri)) is not None:  # MLflow's client would read the metrics of all jobs with this model
-        return sqlite_runs.model_with_tag(file, experiment_id, DIGEST, digest)
+def find_model(client: Any, store: Store, experiment_id: str, digest: str) -> str | None:
+    """Return the id of the model with this digest; None if it is not there.
+
+    With a model MLflow reads the metrics of all its jobs. So an id counts for a while after it was found in a database.
+    """
+    place = store.shown, experiment_id
+    noted = [it for it in published.noted(store.output_dir, digest) if (it.experiment, it.identity) == place]
+    if store.file is not None and noted and abs(time.time() - noted[-1].time_ms / 1000) < CHECKED_AGAIN_S:
+        return noted[-1].mlflow_id
     found = client.search_logged_models([experiment_id], f"tags.`{DIGEST}` = '{digest}'", max_results=1)
+    if found and store.file is not None:
+        now_ms = int(time.time() * 1000)
+        published.note(store, published.Published(digest, found[0].model_id, *place, now_ms, None, ""))
     return str(found[0].model_id) if found else None

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -57,11 +58,15 @@ class Store:
         """The uri without secrets, as it may be printed and recorded."""
         return without_secrets(self.uri)
 
-    @property
+    @cached_property
+    def file(self) -> Path | None:
+        """The file of a sqlite database; None for other stores."""
+        return sqlite_path(self.uri)
+
+    @cached_property
     def is_own(self) -> bool:
         """Whether it is the output folder's own database, which moves with the folder."""
-        file = sqlite_path(self.uri)
-        own = self.output_dir / "mlflow.db"
+        file, own = self.file, self.output_dir / "mlflow.db"
         return file is not None and file.name == own.name and file.parent.resolve() == own.parent.resolve()
 
 
@@ -138,6 +143,9 @@ def import_mlflow(store: Store) -> None:
         importlib.import_module("mlflow")
         if not store.uri.startswith("http"):
             importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # the runner reports such errors itself, without a traceback
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 _opened: dict[Store, tuple[Any, str]] = {}  # a worker runs many jobs with one store
@@ -146,10 +154,9 @@ _opened: dict[Store, tuple[Any, str]] = {}  # a worker runs many jobs with one s
 def open_store(store: Store) -> tuple[Any, str]:
     """Return a client and the experiment's id, both created if missing; a process opens each store once."""
     key = replace(store, parent_run_id=None)
-    probe(store.uri)
-    file = sqlite_path(store.uri)
+    probe(store)
     if key not in _opened or (
-        file is not None and not file.stat().st_size
+        store.file is not None and not store.file.stat().st_size
     ):  # the database was deleted, and the probe has created an empty file
         _opened[key] = _open_first(key)
     return _opened[key]
@@ -157,11 +164,10 @@ def open_store(store: Store) -> tuple[Any, str]:
 
 def find_store(store: Store) -> tuple[Any, str] | None:
     """Return a client and the experiment's id; None if there is no such experiment. Creates nothing."""
-    file = sqlite_path(store.uri)
-    if file is not None and not (file.exists() and file.stat().st_size):
+    if store.file is not None and not (store.file.exists() and store.file.stat().st_size):
         return None
-    set_mlflow_variables()
-    probe(store.uri)
+    import_mlflow(store)
+    probe(store)
     client = open_client(store.uri, "tracking.uri")
     experiment = client.get_experiment_by_name(store.experiment)
     is_missing = experiment is None or experiment.lifecycle_stage != "active"
@@ -171,18 +177,13 @@ def find_store(store: Store) -> tuple[Any, str] | None:
 def _open_first(store: Store) -> tuple[Any, str]:
     """Open the store; only one process at a time, so that only one creates the database."""
     uri, output_dir, name = store.uri, store.output_dir, store.experiment
-    set_mlflow_variables()
     try:
         lock = hold(output_dir / ".mlflow.lock")
     except OSError as error:
         raise cannot_write(output_dir / ".mlflow.lock", error) from error
     with lock:
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        import_mlflow(store)  # sets up the logger whose level is set next
-        logging.getLogger("mlflow.store.db.utils").setLevel(
-            logging.CRITICAL
-        )  # the runner reports such errors itself, without a traceback
-        _create_sqlite(uri)
+        import_mlflow(store)
+        _create_sqlite(store.file)
         if store.is_own:
             moved.mend(output_dir)
         client = open_client(uri, "tracking.uri")
@@ -232,15 +233,15 @@ def _create_experiment(client: Any, name: str, location: str | None) -> str:
 # ------------------------------------------------------------------------------------------ is it reachable?
 
 
-def probe(uri: str) -> None:
+def probe(store: Store) -> None:
     """Check that the store is reachable: MLflow's own errors are long, and take minutes.
 
     The caller puts the error into words, because only the caller knows which results are safe.
     """
-    if (file := sqlite_path(uri)) is not None:
-        _probe_sqlite(file)
-    elif uri.startswith(("http://", "https://")):
-        _probe_server(uri)
+    if store.file is not None:
+        _probe_sqlite(store.file)
+    elif store.uri.startswith(("http://", "https://")):
+        _probe_server(store.uri)
 
 
 def _probe_sqlite(file: Path) -> None:
@@ -292,9 +293,8 @@ def _request_anything(uri: str) -> None:
             raise
 
 
-def _create_sqlite(uri: str) -> None:
+def _create_sqlite(path: Path | None) -> None:
     """Create a new database under another name and rename it: a kill during MLflow's migrations would damage it."""
-    path = sqlite_path(uri)
     if path is None or path.stat().st_size:
         return
     from mlflow import MlflowClient

@@ -1,23 +1,33 @@
-"""The runs that a store has, read with few queries; sqlite is read without MLflow, whose import takes seconds."""
+"""The runs that a store has, read through MLflow's client with few queries."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
+from runner.core.errors import ConfigError, unknown
 from runner.core.result import Status
-from runner.core.uris import sqlite_path
-from runner.store import sqlite_runs
-from runner.store.mlflow_store import Store, clear_errors, find_store, refuse_deleted
+from runner.store.mlflow_store import (
+    Store,
+    clear_errors,
+    find_store,
+    one_message,
+    open_client,
+    probe,
+    set_mlflow_variables,
+)
 
 PARENT = "mlflow.parentRunId"
 GRID = "grid"
 JOB_ID = "job_id"
 FINISHED, RUNNING = Status.FINISHED.value, "RUNNING"
+ACTIVE_ONLY, DELETED_ONLY = 1, 2  # MLflow's ViewType
 PAGE = 1000  # runs per query: each takes 100 KiB and more
 RUNS_A_QUERY = 5  # MLflow reads so many runs in the time of a query that finds one
-IDS_A_QUERY = 100
+IDS_A_LIST = 3000  # the parser of MLflow's filters refuses lists that are much longer
+IDS_A_DATABASE_TAKES = 24_000  # of sqlite's 32,766 values in a query
 T = TypeVar("T")
 Tags = tuple[str, str, dict[str, str]]  # id, status and tags of a run
 
@@ -45,16 +55,14 @@ class StoredRuns:
         return next((run for run, above in self.jobs.get(job_id, {}).items() if above not in grids), None)
 
 
-def read_runs(
-    store: Store, jobs: Collection[str] | None = None, grid: str | None = None, parents: Collection[str] = ()
-) -> StoredRuns:
-    """Return the runs of all jobs and grids that the store has, or at least those of some jobs and of some grids.
+def read_runs(store: Store, jobs: Collection[str] | None = None, grid: str | None = None) -> StoredRuns:
+    """Return the runs of all grids and jobs that the store has, or at least those of some jobs and of a grid.
 
-    A grid is given by its name, or by its run in `parents`.
+    With a single job and no grid, only that job's.
     """
     stored = StoredRuns()
     with clear_errors(store.uri):
-        for run_id, (status, tags) in _read(store, jobs, grid, parents).items():
+        for run_id, (status, tags) in _read(store, jobs, grid).items():
             if status == RUNNING:
                 stored.running[run_id] = tags
             if JOB_ID in tags and status == Status.FINISHED:
@@ -64,31 +72,16 @@ def read_runs(
     return stored
 
 
-def _read(
-    store: Store, jobs: Collection[str] | None = None, grid: str | None = None, parents: Collection[str] = ()
-) -> dict[str, tuple[str, dict[str, str]]]:
+def _read(store: Store, jobs: Collection[str] | None, grid: str | None) -> dict[str, tuple[str, dict[str, str]]]:
     """Return status and tags of the runs, by their ids, in the order of the store."""
-    is_one = jobs is not None and len(jobs) == 1 and grid is None
-    if sqlite_path(store.uri) is not None:  # all runs are read in the time in which MLflow's client reads a few
-        found = _from_sqlite(store, next(iter(jobs)) if jobs is not None and is_one else None)
-    elif (opened := find_store(store)) is None:
+    if (opened := find_store(store)) is None:
         return {}
-    elif jobs is None:
+    if jobs is None:
         found = _of_all(*opened)
     else:
-        found = _of_one(*opened, jobs) if is_one else _of_some(*opened, jobs, grid, parents)
+        is_one = len(jobs) == 1 and grid is None
+        found = _of_one(*opened, jobs) if is_one else _of_some(*opened, jobs, grid)
     return {run_id: (status, tags) for run_id, status, tags in found}
-
-
-def _from_sqlite(store: Store, job_id: str | None) -> Iterator[Tags]:
-    file = sqlite_path(store.uri)
-    assert file is not None
-    if not (file.exists() and file.stat().st_size):
-        return
-    with sqlite_runs.opened(file) as database:
-        for experiment_id, stage in sqlite_runs.experiments(database, store.experiment):
-            refuse_deleted(store, stage, experiment_id)
-            yield from sqlite_runs.tags_of_runs(database, experiment_id, job_id)
 
 
 def _ledger_of(run: Any) -> Tags:
@@ -107,26 +100,20 @@ def _of_one(client: Any, experiment_id: str, job: Collection[str]) -> Iterator[T
         yield from of_jobs(client, experiment_id, f"attributes.status = '{status}'", job, _ledger_of)
 
 
-def _of_some(
-    client: Any, experiment_id: str, jobs: Collection[str], grid: str | None, parents: Collection[str]
-) -> Iterator[Tags]:
-    """Yield the finished runs of some jobs with the grids that they are in, and the runs that are running."""
+def _of_some(client: Any, experiment_id: str, jobs: Collection[str], grid: str | None) -> Iterator[Tags]:
+    """Yield the runs of grids, the finished runs of some jobs, and the runs that are running."""
 
     def found(query: str) -> list[Tags]:
         return [*map(_ledger_of, search(client, experiment_id, query))]
 
     finished = f"attributes.status = '{FINISHED}'"
-    grids = found(f"tags.{GRID} = '{grid}'") if grid is not None else []
+    grids = found(f"tags.{GRID} LIKE '%'")
     runs: list[Tags] = []
-    for run_id, _, _ in grids[:1]:  # most jobs of a grid that was started before are here
+    for run_id in [run_id for run_id, _, tags in grids if tags[GRID] == grid][:1]:  # most jobs are below it
         runs += found(f"{finished} and tags.`{PARENT}` = '{run_id}'")
     others = {*jobs} - {tags.get(JOB_ID) for _, _, tags in runs}
     runs += of_jobs(client, experiment_id, finished, others, _ledger_of)
     yield from (*grids, *runs)
-    above = sorted({*parents, *(tags[PARENT] for _, _, tags in runs if PARENT in tags)})
-    for begin in range(0, len(above), IDS_A_QUERY):
-        ids = ", ".join(f"'{run_id}'" for run_id in above[begin : begin + IDS_A_QUERY])
-        yield from found(f"attributes.run_id IN ({ids})")
     yield from found(f"attributes.status = '{RUNNING}'")
 
 
@@ -152,12 +139,68 @@ def of_jobs(
         yield from map(kept, search(client, experiment_id, f"{condition} and tags.{JOB_ID} = '{job}'"))
 
 
-def search(client: Any, experiment_id: str, query: str, page: int = PAGE) -> Iterator[Any]:
+def search(client: Any, experiment_id: str, query: str, page: int = PAGE, view: int = ACTIVE_ONLY) -> Iterator[Any]:
     """Yield the runs that a query of MLflow finds, the newest first, page by page."""
     token: str | None = None
     while True:
-        found = client.search_runs([experiment_id], query, 1, page, ["attributes.start_time DESC"], token)
+        found = client.search_runs([experiment_id], query, view, page, ["attributes.start_time DESC"], token)
         yield from found
         token = found.token
         if not token:
             return
+
+
+def conditions_without(run_ids: Collection[str]) -> Iterator[str]:
+    """Yield conditions that together find every run but these; MLflow reads a few thousand ids in a list."""
+    for beginning in "0123456789abcdef" if len(run_ids) > IDS_A_DATABASE_TAKES else ("",):
+        ids = [f"'{it}'" for it in run_ids if it.startswith(beginning)]
+        lists = (", ".join(ids[begin : begin + IDS_A_LIST]) for begin in range(0, len(ids), IDS_A_LIST))
+        begins = f" and attributes.run_id LIKE '{beginning}%'" if beginning else ""
+        yield begins + "".join(f" and attributes.run_id NOT IN ({it})" for it in lists)
+
+
+def of_jobs_and_grid(
+    client: Any, experiment_id: str, query: str, job_ids: Collection[str] | None, grid: str
+) -> Iterator[Any]:
+    """Yield the runs that MLflow finds for a query: all, or those of some jobs and of a grid."""
+    if job_ids is None:
+        yield from search(client, experiment_id, query)
+        return
+    yield from search(client, experiment_id, f"{query} and tags.`{PARENT}` = '{grid}'")
+    yield from of_jobs(client, experiment_id, query, job_ids, lambda run: run)
+
+
+def open_to_read(store: Store) -> Any:
+    """Return a client for a store that a command reads; a database may be read-only."""
+    set_mlflow_variables()
+    if store.file is None:
+        with clear_errors(store.uri):
+            probe(store)
+    with one_message(lambda text: f"cannot open {store.shown}: {text}"):
+        return open_client(store.uri, "--tracking-uri")
+
+
+def experiment_of(client: Any, experiment: str) -> Any:
+    """Return an experiment, or raise ConfigError with the names there are."""
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        names = [item.name for item in client.search_experiments()]
+        raise ConfigError(f"--experiment {experiment}: {unknown('experiment', experiment, names)}")
+    return found
+
+
+def cannot_read(text: str) -> str:
+    """Return the message about a store that fails."""
+    return f"cannot read the MLflow store: {text}"
+
+
+def download(client: Any, run_id: str, name: str, target: Path) -> Path | None:
+    """Fetch one artifact of a run into a folder; None if the run has no such artifact."""
+    target.mkdir(parents=True, exist_ok=True)
+    with one_message(lambda text: f"cannot fetch {name} of run {run_id}: {text}"):
+        try:
+            return Path(client.download_artifacts(run_id, name, str(target)))
+        except Exception as error:
+            if isinstance(error, FileNotFoundError) or getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise

@@ -18,8 +18,6 @@ from runner.store import fetched_jobs, ledger, mlflow_store
 from runner.store.jobs import OLD, Job, claim
 from runner.store.stored_runs import StoredRuns, read_runs
 
-PARENT_KEY, NO_PARENT = "tracking.parent_run_id", "null"
-
 
 def entry() -> NoReturn:
     """Console script: exit with 0 if everything is logged, otherwise with 1 or 2 and a message."""
@@ -49,20 +47,17 @@ def sync(options: argparse.Namespace) -> str:
     store = mlflow_store.store_from_options(output_dir, options.tracking_uri, options.experiment)
     jobs = [Job(file.parent.name, file.parent) for file in sorted(output_dir.glob("jobs/*/result.json"))]
     jobs = [job for job in jobs if OLD not in job.job_id]
-    stored = read_runs(store, None if options.fetch else [job.job_id for job in jobs])
+    stored = read_runs(store, None if options.fetch else [job.job_id for job in jobs], grid="")
     missing: list[Job] = []
-    parents: set[str] = set()
     for job in jobs:
         if stored.run_of(job.job_id, None):
             continue
         try:
-            if record := finished_record(job):
+            if finished_record(job):
                 missing.append(job)
-                parents.add(record.params.get(PARENT_KEY, NO_PARENT))
         except RunnerError as error:
             say(f"left out: {error}")
     grids = {run for runs in stored.grids.values() for run, _ in runs}
-    grids |= grids_among(store, parents - grids - {NO_PARENT})
     logged = 0
     with Progress(len(missing), "logging") as bar:
         for job in missing:
@@ -109,15 +104,9 @@ def finished_record(job: Job) -> Record | None:
     return record if record and record.status is Status.FINISHED else None
 
 
-def grids_among(store: mlflow_store.Store, run_ids: set[str]) -> set[str]:
-    """Return those of some runs that the store has as runs of grids."""
-    stored = read_runs(store, [], parents=run_ids) if run_ids else StoredRuns()
-    return {run for runs in stored.grids.values() for run, _ in runs}
-
-
 def below_parent(store: mlflow_store.Store, record: Record, grids: set[str]) -> mlflow_store.Store:
     """Return the store with the parent run that the record names, if the store has that run."""
-    parent = record.params.get(PARENT_KEY)
+    parent = record.params.get("tracking.parent_run_id")
     return replace(store, parent_run_id=parent) if parent in grids else store
 
 

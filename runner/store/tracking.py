@@ -25,9 +25,9 @@ from runner.core.metrics import Better, described
 from runner.core.result import Record, Status
 from runner.core.uris import without_secrets
 from runner.quantization.base import Quantized
-from runner.store import logged_models, pending_runs, traces
+from runner.store import logged_models, pending_runs, published, traces
 from runner.store.jobs import Job
-from runner.store.mlflow_store import Store, clear_errors, open_store, probe
+from runner.store.mlflow_store import Store, clear_errors, one_message, open_store, probe
 from runner.store.stored_runs import JOB_ID, PARENT, StoredRuns, read_runs
 
 MAX_PARAM_CHARACTERS = 6000  # MLflow cuts longer values with a warning; the whole config is an artifact
@@ -64,19 +64,15 @@ def start(store: Store | None, job: Job, record: Record, goes_on: bool = False) 
     if store is None:
         return Tracker()
     with clear_errors(store.uri):
+        client, experiment_id = open_store(store)
         if store.parent_run_id is None:
             end_dead(store, job)
         else:  # the grid has read the runs of all its jobs at once
             pending_runs.end_dead(job.folder / pending_runs.FILE, store.output_dir, Status.KILLED)
-        client, experiment_id = open_store(store)
         from mlflow.entities import Param  # after opening the store, which sets MLflow's variables
 
         pending = pending_runs.add(job.folder / pending_runs.FILE, store)
-        tags = {
-            JOB_ID: job.job_id,
-            "task": record.task,
-            "task_version": str(record.task_version),
-            "output_dir": os.path.realpath(job.folder),
+        tags = tags_of(job, record) | {
             pending_runs.TAG: pending.tag,
             "mlflow.runName": record.name or job.job_id,
             "mlflow.source.name": "runner",
@@ -85,7 +81,7 @@ def start(store: Store | None, job: Job, record: Record, goes_on: bool = False) 
             tags["mlflow.source.git.commit"] = record.versions[COMMIT]
         if store.parent_run_id is not None:
             tags[PARENT] = store.parent_run_id
-        params = {_legal_name(key): value[:MAX_PARAM_CHARACTERS] for key, value in record.params.items()}
+        params = params_of(record)
         run_id = _reopened(client, experiment_id, tags, params) if goes_on else None
         is_new = run_id is None
         if run_id is None:
@@ -93,10 +89,33 @@ def start(store: Store | None, job: Job, record: Record, goes_on: bool = False) 
             given = [Param(key, value) for key, value in params.items()]
             for begin in range(0, len(given), PARAMS_A_CALL):
                 client.log_batch(run_id, params=given[begin : begin + PARAMS_A_CALL])
-        model_id = logged_models.log_model(client, store.uri, experiment_id, run_id, record)
+        model_id = logged_models.log_model(client, store, experiment_id, run_id, record)
         if is_new:
             _log_inputs(client, run_id, record.data, model_id)
     return Tracker(store, client, run_id, experiment_id, model_id, pending=pending)
+
+
+def params_of(record: Record) -> dict[str, str]:
+    """Return the params of a job's run."""
+    return {legal_name(key): value[:MAX_PARAM_CHARACTERS] for key, value in record.params.items()}
+
+
+def tags_of(job: Job, record: Record) -> dict[str, str]:
+    """Return the tags of a job's run that say what the job is, and the facts of its result."""
+    facts = {legal_name(f"fact.{key}"): value[:8000] for key, value in record.result.facts.items()}
+    return facts | {
+        JOB_ID: job.job_id,
+        "task": record.task,
+        "task_version": str(record.task_version),
+        "output_dir": os.path.realpath(job.folder),
+    }
+
+
+def metrics_of(record: Record) -> dict[str, float]:
+    """Return the metrics of a job's run as MLflow shows them: of a series, the last point."""
+    finite = {key: [it for it in points if math.isfinite(it[1])] for key, points in record.result.series.items()}
+    values = record.result.metrics | {key: max(points)[1] for key, points in finite.items() if points}
+    return {legal_name(key): float(value) for key, value in values.items() if math.isfinite(value)}
 
 
 def _reopened(client: Any, experiment_id: str, tags: dict[str, str], params: dict[str, str]) -> str | None:
@@ -126,6 +145,9 @@ def _of_job(params: dict[str, str]) -> dict[str, str]:
 def end_dead(store: Store, job: Job) -> StoredRuns:
     """End the runs that a dead process left RUNNING of a job whose lock the caller holds; return the job's runs."""
     pending_runs.end_dead(job.folder / pending_runs.FILE, store.output_dir, Status.KILLED)
+    may_know = store.file is not None and store.parent_run_id is None
+    if may_know and (noted := published.unchanged(store, job.job_id)) is not None:
+        return StoredRuns({job.job_id: {noted.mlflow_id: noted.parent}})  # without MLflow, whose import takes seconds
     stored = read_runs(store, [job.job_id])
     dead = (run for run, tags in stored.running.items() if pending_runs.is_of_folder(store, tags))
     pending_runs.end_runs(store, dead, Status.KILLED)
@@ -137,6 +159,14 @@ def move_below_parent(store: Store, run_id: str) -> None:
     with clear_errors(store.uri):
         client, _ = open_store(store)
         client.set_tag(run_id, PARENT, store.parent_run_id)
+
+
+def note_found(store: Store, key: str, run_id: str) -> None:
+    """Note that the store has a job's or a grid's run, so that it is not asked again while nothing is written there."""
+    noted = published.unchanged(store, key)
+    if noted is None or noted.mlflow_id != run_id:
+        with clear_errors(store.uri):
+            published.note_run(store, open_store(store)[0], run_id)
 
 
 def _log_inputs(client: Any, run_id: str, data: dict[str, str], model_id: str | None) -> None:
@@ -182,31 +212,40 @@ def finish(tracker: Tracker, job: Job, record: Record) -> None:
     from mlflow.entities import Metric, RunTag
 
     client, run_id, result = tracker.client, tracker.run_id, record.result
+    assert run_id is not None
     now_ms = int(time.time() * 1000)
     name, digest = _data_key(record.data) if record.data else (None, None)
     about = {"model_id": tracker.model_id, "dataset_name": name, "dataset_digest": digest, "run_id": run_id}
     metrics = [
-        Metric(_legal_name(key), value, now_ms, 0, **(about if _is_linked(key) else {}))
+        Metric(legal_name(key), value, now_ms, 0, **(about if _is_linked(key) else {}))
         for key, value in result.metrics.items()
         if math.isfinite(value)
     ]
     for key, points in result.series.items():
-        metrics += [Metric(_legal_name(key), value, now_ms, step) for step, value in points if math.isfinite(value)]
-    tags = [RunTag(_legal_name(f"fact.{key}"), value[:8000]) for key, value in result.facts.items()]
+        metrics += [Metric(legal_name(key), value, now_ms, step) for step, value in points if math.isfinite(value)]
+    tags = [RunTag(key, value) for key, value in tags_of(job, record).items()]
     tags += [RunTag("notes", "\n".join(result.notes)[:8000])] if result.notes else []
     with clear_errors(tracker.store.uri, kept=job.folder):
-        probe(tracker.store.uri)
+        probe(tracker.store)
         for begin in range(0, len(metrics), METRICS_A_CALL):
             client.log_batch(run_id, metrics=metrics[begin : begin + METRICS_A_CALL])
         client.log_batch(run_id, tags=tags)
         for file in sorted(job.folder.iterdir()):
             if file.is_file() and not file.name.startswith("."):
                 client.log_artifact(run_id, str(file))
-        if run_id is not None and tracker.store.traces and record.status is Status.FINISHED:
+        if tracker.store.traces and record.status is Status.FINISHED:
             traces.log_traces(tracker.store.uri, tracker.experiment_id, run_id, record, job.folder)
         client.set_terminated(run_id, record.status.value)
+        published.note_run(tracker.store, client, run_id)
     if tracker.pending is not None:
         pending_runs.remove(job.folder / pending_runs.FILE, tracker.pending)
+
+
+def log_files(client: Any, run_id: str, folder: Path, names: list[str], target: str) -> None:
+    """Copy the files of a comparison to a run's artifacts, and replace those with the same names."""
+    with one_message(lambda text: f"cannot log the comparison to run {run_id}: {text}"):
+        for name in names:
+            client.log_artifact(run_id, str(folder / name), target)
 
 
 def _is_linked(key: str) -> bool:
@@ -276,6 +315,6 @@ def text_of(value: object) -> str:
     return str(value)
 
 
-def _legal_name(key: str) -> str:
+def legal_name(key: str) -> str:
     """Replace the characters that MLflow does not allow in a name."""
     return re.sub(r"[^\w\-. :/]", "_", key)[:250]

@@ -21,7 +21,6 @@ from runner.core import child, signals
 from runner.core.errors import RunnerError, TrackingError
 from runner.core.later import put_off
 from runner.core.result import Record
-from runner.core.uris import sqlite_path
 from runner.store import tracking
 from runner.store.jobs import Job
 from runner.store.mlflow_store import Store, clear_errors, import_mlflow, probe
@@ -36,7 +35,7 @@ def is_possible(store: Store | None) -> bool:
     A grid's worker writes the runs of many jobs, servers report errors that the probe does not find, and a process
     that has threads cannot be copied safely.
     """
-    if store is None or store.parent_run_id is not None or sqlite_path(store.uri) is None:
+    if store is None or store.parent_run_id is not None or store.file is None:
         return False
     return sys.platform == "linux" and "mlflow" not in sys.modules and _threads() == 1
 
@@ -53,7 +52,7 @@ class TrackerBeside:
 
     def __init__(self, store: Store, job: Job, record: Record, goes_on: bool) -> None:
         with clear_errors(store.uri):
-            probe(store.uri)
+            probe(store)
         self.uri, self._job, self._run_id = store.shown, job, ""
         self._problem: BaseException | None = None
         self._pipe, end = Pipe()

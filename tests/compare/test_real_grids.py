@@ -106,33 +106,3 @@ def test_a_table_of_answers_that_were_cut_off_names_the_limit_and_plans_no_quest
     out = capsys.readouterr().out
     assert "would decide if" not in out
     assert "most answers are cut off" in out
-
-
-def test_jobs_without_a_database_are_compared_by_their_records(
-    runner: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """tracking=none, or a folder whose database is gone: the same comparison as with MLflow."""
-    done = runner(
-        "-m", "model=stub", "task.limit=20", "print=none", "task.shots=1,2", "generation.max_new_tokens=256,2"
-    )
-    assert done.code == 0, done.err
-    baseline = ["--baseline", "task.shots=1"]
-    by_mlflow = compared(capsys, tmp_path, *baseline)
-    for database in (tmp_path / "outputs").glob("mlflow.db*"):
-        database.unlink()
-    damaged = tmp_path / "outputs/jobs/gsm8k-damaged"
-    damaged.mkdir()
-    (damaged / "result.json").write_text('{"result": 1}')
-    by_records = compared(capsys, tmp_path, *baseline)
-
-    def without_runs(row: dict[str, Any]) -> dict[str, Any]:
-        return {key: it for key, it in row.items() if key not in ("run_id", "grid", "runs")}
-
-    assert by_records["rows"][0]["run_id"] != by_mlflow["rows"][0]["run_id"]
-    expected = sorted(map(without_runs, by_mlflow["rows"]), key=lambda row: str(row["job_id"]))
-    assert sorted(map(without_runs, by_records["rows"]), key=lambda row: str(row["job_id"])) == expected
-    options = ["--output-dir", str(tmp_path / "outputs")]
-    assert compare.main([*options, *baseline]) == 0
-    assert "gsm8k-damaged/result.json is not a readable result" in capsys.readouterr().err
-    assert compare.main([*options, "--grid", "last"]) == 2
-    assert f"--grid: {tmp_path / 'outputs'} has no MLflow database" in capsys.readouterr().err

@@ -11,7 +11,9 @@ import pytest
 
 from runner.core.result import Record, Result, Status
 from runner.store import logged_models
+from runner.store.mlflow_store import Store
 
+SERVER = Store("http://x", "runner", Path("outputs"))
 Run = Callable[..., Any]
 
 
@@ -67,6 +69,6 @@ def test_a_store_that_keeps_no_models_is_no_obstacle(caplog: pytest.LogCaptureFi
 
     record = Record("x", Status.FINISHED, "", Result({}), model={"name": "m", "digest": "d", "params": {}})
     with caplog.at_level(logging.WARNING):
-        assert logged_models.log_model(Older(), "http://x", "1", "2", record) is None
+        assert logged_models.log_model(Older(), SERVER, "1", "2", record) is None
     assert "this MLflow store keeps no models, the runs are logged without: API request" in caplog.text
-    assert logged_models.log_model(Older(), "http://x", "1", "2", Record("x", Status.FINISHED, "", Result({}))) is None
+    assert logged_models.log_model(Older(), SERVER, "1", "2", Record("x", Status.FINISHED, "", Result({}))) is None

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from servers import free_port, mlflow_server, postgres_server
 
-from runner.compare.runs import open_store, read_answers
+from runner.compare.runs import read_answers
 from runner.config.root import RunnerConfig, TrackingConfig
 from runner.core.errors import ConfigError, refuse_password
 from runner.run import run
 from runner.store import mlflow_store, tracking
+from runner.store.stored_runs import open_to_read
 
 # mlflow 3.17 uses an old name of sqlalchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
@@ -188,7 +189,7 @@ def test_a_database_without_its_driver_is_named(
     with pytest.raises(ConfigError, match=r"needs the package psycopg \(pip install 'runner-llm\[postgres\]'\)"):
         run(config)
     with pytest.raises(ConfigError, match="--tracking-uri=postgresql://127.0.0.1/runs: this needs the package psycopg"):
-        open_store("postgresql://127.0.0.1/runs")
+        open_to_read(mlflow_store.Store("postgresql://127.0.0.1/runs", "runner", Path("outputs")))
 
 
 def test_an_experiment_that_another_machine_creates_meanwhile_is_used(tmp_path: Path) -> None:
