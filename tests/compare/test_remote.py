@@ -19,6 +19,7 @@ from stores import INT8, NF4, NONE, Store, marks
 
 from runner import compare
 from runner.compare import runs
+from runner.store import stored_runs
 
 RUNS = 12
 pytestmark = [
@@ -86,7 +87,7 @@ def test_samples_come_from_the_server_several_at_a_time_but_not_too_many(
             with lock:
                 now -= 1
 
-    real = runs.download
+    real = stored_runs.download
     monkeypatch.setattr(runs, "download", download)
     rows = rows_of(remote, tmp_path, "many", capsys)
     assert len(rows) == RUNS
@@ -118,7 +119,7 @@ def test_a_dead_server_is_not_mistaken_for_runs_without_samples(
         process.wait()
         return real(*arguments)
 
-    real = runs.download
+    real = stored_runs.download
     monkeypatch.setattr(runs, "download", gone)
     code = compare.main(["--tracking-uri", uri, "--experiment", "lost", "--baseline", "quantization=none"])
     captured = capsys.readouterr()
