@@ -113,6 +113,7 @@ def expected(make: Make, model: Path, prompts: str, words: tuple[str, ...]) -> l
     return answers(generate(make, whole(model), prompts, GenerationConfig(max_new_tokens=limit)))
 
 
+@pytest.mark.thorough
 def test_a_slow_link_that_loses_packets_changes_no_token(
     make_config: Make, model: Path, prompts: str, job: Any, tmp_path: Path
 ) -> None:

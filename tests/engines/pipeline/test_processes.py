@@ -196,6 +196,7 @@ def test_the_error_of_a_process_that_cannot_load_is_reported(
     assert children() == []
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("warm_children")
 @pytest.mark.slow
 def test_torchrun(make_config: Make, model: Path, parts: Path, prompts: str, tmp_path: Path) -> None:
