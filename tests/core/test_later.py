@@ -112,6 +112,7 @@ print(len(names) > 10)
 """
 
 
+@pytest.mark.thorough
 def test_all_that_transformers_takes_from_modules_that_are_put_off_exists() -> None:
     done = subprocess.run([sys.executable, "-c", USED], capture_output=True, text=True, timeout=300, check=False)
     assert done.stdout.split() == ["True"], done.stderr[-2000:]

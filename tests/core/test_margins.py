@@ -133,6 +133,7 @@ def test_each_verdict() -> None:
     assert verdict(paired_likelihoods([-1.0, -1.2] * 30, [10.0] * 60, "token")) is MarginVerdict.worse_by_more
 
 
+@pytest.mark.thorough
 def test_a_first_sample_that_counts_has_its_share_of_the_power() -> None:
     generator, hits, plans = np.random.default_rng(0), 0, 0
     for _ in range(1_000):

@@ -296,7 +296,7 @@ print(json.dumps([result.rows, result.notes, result.metrics["cells_not_measured"
 """
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS bounds memory on Linux only")
 def test_a_real_memory_limit_makes_a_note_of_a_cell_and_the_rest_goes_on(tmp_path: Path) -> None:
     support = Path(__file__).parents[1] / "support"

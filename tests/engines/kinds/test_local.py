@@ -22,6 +22,7 @@ print("transformers.models.llama.modeling_llama" in sys.modules)
 """
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("is_gguf", [True, False])
 def test_the_models_own_class_is_imported_before_the_load(is_gguf: bool, tmp_path: Path) -> None:

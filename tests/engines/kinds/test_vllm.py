@@ -152,6 +152,7 @@ def test_vllm_parses_every_command_that_is_printed(runner: Run, tmp_path: Path) 
         assert parsed_by_vllm([wrong]).returncode, "the control"
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'runner-llm[ray]'")
 def test_ray_parses_its_commands() -> None:
     of_page = commands(PAGE.read_text(), "ray")
