@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,8 +27,7 @@ FINISHED, RUNNING = Status.FINISHED.value, "RUNNING"
 ACTIVE_ONLY, DELETED_ONLY = 1, 2  # MLflow's ViewType
 PAGE = 1000  # runs per query: each takes 100 KiB and more
 RUNS_A_QUERY = 5  # MLflow reads so many runs in the time of a query that finds one
-IDS_A_LIST = 3000  # the parser of MLflow's filters refuses lists that are much longer
-IDS_A_DATABASE_TAKES = 24_000  # of sqlite's 32,766 values in a query
+IDS_A_QUERY = 4000  # on average: the parser of MLflow's filters refuses more than 5,000
 T = TypeVar("T")
 Tags = tuple[str, str, dict[str, str]]  # id, status and tags of a run
 
@@ -151,12 +151,16 @@ def search(client: Any, experiment_id: str, query: str, page: int = PAGE, view: 
 
 
 def conditions_without(run_ids: Collection[str]) -> Iterator[str]:
-    """Yield conditions that together find every run but these; MLflow reads a few thousand ids in a list."""
-    for beginning in "0123456789abcdef" if len(run_ids) > IDS_A_DATABASE_TAKES else ("",):
-        ids = [f"'{it}'" for it in run_ids if it.startswith(beginning)]
-        lists = (", ".join(ids[begin : begin + IDS_A_LIST]) for begin in range(0, len(ids), IDS_A_LIST))
+    """Yield conditions that together find every run but these, each for the ids with one beginning."""
+    digits = 0
+    while len(run_ids) > IDS_A_QUERY * 16**digits:
+        digits += 1
+    by_beginning: dict[str, list[str]] = {"".join(it): [] for it in product("0123456789abcdef", repeat=digits)}
+    for run_id in run_ids:
+        by_beginning[run_id[:digits]].append(f"'{run_id}'")
+    for beginning, ids in by_beginning.items():
         begins = f" and attributes.run_id LIKE '{beginning}%'" if beginning else ""
-        yield begins + "".join(f" and attributes.run_id NOT IN ({it})" for it in lists)
+        yield begins + (f" and attributes.run_id NOT IN ({','.join(ids)})" if ids else "")
 
 
 def of_jobs_and_grid(

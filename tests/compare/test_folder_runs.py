@@ -62,9 +62,9 @@ def test_records_say_what_mlflow_says(outputs: Path, compared: Compared, monkeyp
         monkeypatch.setattr(module, "search", counting)
     by_records = [[*compared(*choice).items()] for choice in choices]
     assert len({*read}) == 1, "MLflow was asked, and had nothing but the run of before"
-    monkeypatch.setattr(stored_runs, "IDS_A_DATABASE_TAKES", 2)
-    monkeypatch.setattr(stored_runs, "IDS_A_LIST", 1)
-    assert [[*compared(*choice).items()] for choice in choices] == by_records
+    with monkeypatch.context() as with_many:
+        with_many.setattr(stored_runs, "IDS_A_QUERY", 0.1)
+        assert [[*compared(*choice).items()] for choice in choices] == by_records
     (outputs / published.FILE).unlink()
     assert [[*compared(*choice).items()] for choice in choices] == by_records
     assert len({*read}) == 5, "the control"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,3 +131,17 @@ def test_what_others_have_recorded_is_not_read(store: Store, monkeypatch: pytest
     assert before <= runs_read() <= before + 2 * stored_runs.RUNS_A_QUERY
     stored_runs.read_runs(store)
     assert sum(read) > 40, "the control"
+
+
+@pytest.mark.parametrize("count", [0, 3, 4000, 4001, 70_000])
+def test_conditions_that_leave_out_many_runs(store: Store, count: int) -> None:
+    """MLflow's client takes each, and together they find every other run once."""
+    client: Any = open_client(store.uri, "uri")
+    experiment = client.get_experiment_by_name("odd").experiment_id
+    known, *others = (run.info.run_id for run in client.search_runs([experiment]))
+    left_out = [known, *(uuid.uuid4().hex for _ in range(count - 1))] if count else []
+    conditions = [f"attributes.status != 'SCHEDULED'{it}" for it in stored_runs.conditions_without(left_out)]
+    assert len(conditions) == (1 if count <= 4000 else 16 if count < 64_000 else 256)
+    found = [run.info.run_id for it in conditions[:16] for run in stored_runs.search(client, experiment, it)]
+    expected = [run for run in ([known] * (not count) + others) if len(conditions) < 256 or run[0] == "0"]
+    assert sorted(found) == sorted(expected)
