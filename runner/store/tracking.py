@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +316,7 @@ def text_of(value: object) -> str:
     return str(value)
 
 
+@cache
 def legal_name(key: str) -> str:
     """Replace the characters that MLflow does not allow in a name."""
     return re.sub(r"[^\w\-. :/]", "_", key)[:250]
