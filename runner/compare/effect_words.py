@@ -42,7 +42,7 @@ class MethodWords:
 
     quantity: Quantity
     sample: str = "{n:,}"  # the sample size
-    pairs: str = "{wins}/{losses}/{ties}"  # the outcomes of pairs of verdicts
+    pairs: str = ""  # the outcomes of the pairs, if not as of its quantity
     interval: str = "95 % interval"
     legend: str = ""
 
@@ -258,7 +258,8 @@ def difference_of(row: TableRow) -> str:
 
 def pairs_of(it: Effect) -> str:
     """Return the numbers of won, lost and tied pairs."""
-    return fill(METHODS[it.method].pairs, it)
+    words = METHODS[it.method]
+    return fill(words.pairs or words.quantity.pairs, it)
 
 
 def detectable(it: Effect) -> str:

@@ -35,6 +35,7 @@ class Quantity:
     write: Callable[[float], str]
     unit: str = ""
     write_detectable: Callable[[float], str] = "{:.2g}".format
+    pairs: str = ""  # the outcomes of pairs
     counted: str = "n"  # what `sample` counts, for the head of a column
     power: str = "about 80 %"  # the probability of showing the minimum detectable difference
     legend: tuple[str, str] = ("", "")  # the words before and after those of the methods
@@ -47,6 +48,7 @@ ACCURACIES = Quantity(
     "clusters samples_a_question",
     write=points,
     unit="points",
+    pairs="{wins}/{losses}/{ties}",
     write_detectable=rounded_up,
     power="≥ 80 %",
     legend=(

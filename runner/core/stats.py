@@ -2,9 +2,9 @@
 
 What scipy has comes from scipy, imported where it is needed: it takes up to a second, and the score of plain questions
 needs none of it. The tests check the rest against scipy, statsmodels or its own definition. Proportions and differences
-are fractions (0.024, not 2.4 points). Tests decide. Intervals show how large a difference may be: near
-the border an interval here can exclude 0 although McNemar's or Fisher's exact test does not reject, and then and in the
-reverse case effects.py moves the end, so that test and interval agree.
+are fractions (0.024, not 2.4 points). Tests decide. Intervals show how large a difference may be: near the border an
+interval here can exclude 0 although McNemar's or Fisher's exact test does not reject, and then and in the reverse case
+effects.py moves the end, so that test and interval agree.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from statistics import NormalDist, quantiles
 
 CONFIDENCE, POWER = 0.95, 0.8  # of every interval, and of every detectable difference
 ALPHA = 0.05  # the level of every decision
-HALVINGS = 40
+HALVINGS = 40  # of a range, to find the end of an interval in it
 LEAST_P = 1e-12  # of a test that is inverted from intervals: at smaller levels, 1 minus the level is rounded to 1
 
 
