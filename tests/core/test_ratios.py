@@ -9,6 +9,8 @@ import pytest
 from scipy import stats as reference
 
 from runner.core.ratios import (
+    ENOUGH,
+    FLIPS,
     caution,
     detectable_loss,
     detectable_shift,
@@ -60,6 +62,18 @@ def test_many_flips_are_drawn_alike_each_time_and_come_near_the_exact_p() -> Non
     assert sign_flip_p([1.0] * 40) == 1 / 10_000
     assert sign_flip_p([0.0] * 40) == 1.0
     assert sign_flip_p([3.0, 0.0, 0.0]) == 1.0  # one sample alone may be either way
+
+
+@pytest.mark.parametrize(("n", "shift"), [(15, 0), (50, 0), (203, 0), (203, 1)])
+def test_flips_are_drawn_as_bits_of_pythons_generator(n: int, shift: int) -> None:
+    values = [float(it) for it in Random(n).choices([-3, -2, -1, 1, 2, 3 + shift], k=n)]  # many sums are equal
+    draw, reached, drawn = Random(0).randbytes, 0, 0
+    while drawn < FLIPS and reached < ENOUGH:
+        drawn += 1
+        bits = int.from_bytes(draw(-(-n // 8)), "little")
+        flipped = sum(it if bits >> at & 1 else -it for at, it in enumerate(values))
+        reached += abs(flipped) >= abs(sum(values))
+    assert sign_flip_p(values) == (reached / drawn if reached == ENOUGH else (1 + reached) / (1 + FLIPS))
 
 
 def test_the_verdict_asks_for_the_larger_p_of_flips_and_of_halls_test_so_many_times_that_few_samples_allow() -> None:
