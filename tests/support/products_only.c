@@ -16,13 +16,11 @@
 #ifdef HAS_AVX512_BF16
 #include "attention_tiles.h"
 #endif
-#include "int8_portable.h"
+#include "int8_products.h"
 #include "register_tile.h"
 #include "operands.h"
 #include "four_bit_rows.h"
-#ifndef HAS_AVX512_VNNI
 #include "int8_rows.h"
-#endif
 #ifdef HAS_TILES
 #include "tile_sums.h"
 #endif

@@ -26,7 +26,7 @@
 #define NAME(x) x##_bf16
 #define OPERAND_NAME NAME
 #define INT8_NAME(x) x##_int8_bf16
-#include "int8_portable.h"
+#include "int8_products.h"
 #include "attention_tiles.h"
 #define KV bf16
 #define SCALE_SIZE 0
@@ -40,9 +40,7 @@
 #include "register_tile.h"
 #include "operands.h"
 #include "four_bit_rows.h"
-#ifndef HAS_AVX512_VNNI
 #include "int8_rows.h"
-#endif
 #ifdef HAS_TILES
 #include "tile_sums.h"
 #endif
@@ -50,7 +48,5 @@
 #include "four_bit.h"
 #include "quantized.h"
 #include "row_int8.h"
-#include "int8_stored.h"
-#include "int8_dynamic.h"
 #endif
 #include "products.h"

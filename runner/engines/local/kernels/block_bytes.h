@@ -325,18 +325,6 @@ BETWEEN_UNITS void sums_of_type(int64_t type, const product *p, const char *pane
 #endif
 
 #ifdef HAS_AVX512
-/* The largest of some numbers without their signs, which share a scale; NaN if one of them is no number */
-INLINE float NAME(largest)(const T *x, int64_t inputs) {
-  __m512 most = _mm512_setzero_ps();
-  int is_broken = 0;
-  for (int64_t i = 0; i < inputs; i += LANES) {
-    const __m512 size = _mm512_abs_ps(NAME(load_16)(x + i));
-    is_broken |= _mm512_cmp_ps_mask(size, _mm512_set1_ps(FLT_MAX), _CMP_NLE_UQ);
-    most = _mm512_max_ps(most, size);
-  }
-  return is_broken ? NAN : _mm512_reduce_max_ps(most);
-}
-
 /* Makes bytes of HALF_PART numbers; returns their sum. */
 INLINE int32_t NAME(quantize_half)(const T *x, float factor, int8_t *bytes) {
   const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(NAME(load_16)(x), _mm512_set1_ps(factor)));
@@ -344,17 +332,6 @@ INLINE int32_t NAME(quantize_half)(const T *x, float factor, int8_t *bytes) {
   return _mm512_reduce_add_epi32(whole);
 }
 #else
-INLINE float NAME(largest)(const T *x, int64_t inputs) {
-  float most = 0;
-  int is_broken = 0;
-  for (int64_t i = 0; i < inputs; i++) {
-    const float size = fabsf(NAME(to_float)(x[i]));
-    most = size > most ? size : most;
-    is_broken |= !(size <= FLT_MAX);
-  }
-  return is_broken ? NAN : most;
-}
-
 INLINE int32_t NAME(quantize_half)(const T *x, float factor, int8_t *bytes) {
   int32_t sum = 0;
   for (int i = 0; i < HALF_PART; i++) {
@@ -376,7 +353,8 @@ static void NAME(quantize_rows_by_parts)(const product *p, phase *now, int threa
       for (int64_t k = 0; k < inputs; k += together) {
         const int64_t at = r * inputs + k;
         const T *x = (const T *)p->x + at;
-        const float most = NAME(largest)(x, together), scale = most / 127.0f, factor = most > 0 ? 127.0f / most : 0;
+        const float top = NAME(largest)(x, together), most = top <= FLT_MAX ? top : NAN;
+        const float scale = most / 127.0f, factor = most > 0 ? 127.0f / most : 0;
         int8_t *bytes = (int8_t *)work->bytes + at;
         memset(bytes, 0, together);
         for (int64_t i = 0; i < together; i += BYTE_PART) {

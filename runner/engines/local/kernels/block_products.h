@@ -200,10 +200,7 @@ static void NAME(unpack_strips)(const product *p, const panel_pair *u, int64_t f
 #if PACK == 2
     else if (u->of[i]->kind == FOUR_BIT_ROWS)
       unpack_four_bit_rows(u->of[i], panel, u->output[i], p->inputs, from, inputs, strips[i]);
-#ifndef HAS_AVX512_VNNI
-    else if (u->of[i]->kind == WEIGHT_INT8)
-      unpack_int8_rows(u->of[i], panel, u->output[i], p->inputs, from, inputs, strips[i]);
-#endif
+    else if (u->of[i]->kind == WEIGHT_INT8) unpack_int8_rows(panel, p->inputs, from, inputs, strips[i]);
 #endif
     else NAME(unpack_blocks)(u->of[i]->block, panel, from, inputs, strips[i]);
   }
@@ -213,7 +210,7 @@ static void NAME(unpack_strips)(const product *p, const panel_pair *u, int64_t f
 /* Whether a single row is multiplied by weights that do not go through memory, but for blocks */
 INLINE int has_row_sums(const matrix *m) {
 #if defined(__AVX2__) && WIDENS_BF16
-  return m->kind == FOUR_BIT_ROWS || (m->kind == WEIGHT_INT8 && is_unpacked(m));
+  return m->kind == FOUR_BIT_ROWS || m->kind == WEIGHT_INT8;
 #else
   (void)m;
   return 0;
@@ -224,12 +221,10 @@ INLINE int has_row_sums(const matrix *m) {
 INLINE void row_sums(const product *p, const panel_pair *u, int64_t row, float *y, float *second, next_weights next) {
 #if defined(__AVX2__) && WIDENS_BF16
   const float *x = operands_of_bf16(p, row, 0);
-#ifndef HAS_AVX512_VNNI
   if (u->of[0]->kind == WEIGHT_INT8) {
     int8_row_sums(u, x, p->inputs, y, second, next);
     return;
   }
-#endif
   for (int i = 0; i <= !!u->second; i++)
     four_bit_row_sums(u->of[i], i ? u->second : u->first, u->output[i], x, p->inputs, i ? second : y,
                       i ? next.second : next.first, next.lines);
@@ -240,12 +235,8 @@ INLINE void row_sums(const product *p, const panel_pair *u, int64_t row, float *
 
 /* Applies the scales of weights that are unpacked without them. */
 INLINE void scale_sums(const panel_pair *u, int64_t rows, float *y, float *second, int64_t stride) {
-#ifdef HAS_AVX512_VNNI
-  (void)u, (void)rows, (void)y, (void)second, (void)stride;
-#else
   for (int i = 0; i <= !!u->second; i++)
     if (u->of[i]->kind == WEIGHT_INT8) scale_weight_int8(u->of[i], u->output[i], rows, i ? second : y, stride);
-#endif
 }
 #endif
 
@@ -336,6 +327,7 @@ static void multiply_blocks_in_tile_order(const product *p, const panel_pair *u,
       sums_in_tile_order(panels, x + k, inputs, some, rows, by_tiles, k > 0, y, width, &queue);
       end_tile_order(before);
     }
+    scale_sums(u, rows, y, y + PANEL, width);
   }
   write_outputs_bf16(p, u, y, width, y + PANEL, rows, row);
 }

@@ -1,6 +1,5 @@
-/* int8 weights of torchao whose rows stay bfloat16 (WEIGHT_INT8), for processors without AVX-512's products of bytes; for
-   others see quantized.h. bfloat16 holds every byte exactly, so some inputs of a panel are unpacked to it, in the order of
-   plain weights. Scales are applied to the sums. */
+/* int8 weights of torchao whose rows stay bfloat16 (WEIGHT_INT8). bfloat16 holds every byte exactly, so some inputs of a panel
+   are unpacked to it, in the order of plain weights. Scales are applied to the sums. Outputs are whole panels. */
 
 #ifdef __AVX2__
 /* words [4]: 16 inputs, from `k` on, of eight outputs, four bytes of each output in a word */
@@ -23,23 +22,19 @@ INLINE __m256 numbers_of_bytes(__m256i words, const int i) {
   return _mm256_sub_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(i == 1 ? 0x1p15f + 128 : 0x1p23f + 128));
 }
 
-INLINE void places_of_bytes(const matrix *m, const char *panel, int64_t output, int64_t first, int64_t inputs,
-                            const int8_t *at[8]) {
-  const int64_t left = m->outputs - output; /* the last one stands for those that are missing */
-  for (int i = 0; i < 8; i++) at[i] = (const int8_t *)panel + (first + i < left ? first + i : left - 1) * inputs;
+INLINE void places_of_bytes(const char *panel, int64_t first, int64_t inputs, const int8_t *at[8]) {
+  for (int i = 0; i < 8; i++) at[i] = (const int8_t *)panel + (first + i) * inputs;
 }
 #endif
 
-/* to [inputs / 2, PANEL, 2]: some inputs, from `from` on, of a panel that begins with an output */
-static void unpack_int8_rows(const matrix *m, const char *panel, int64_t output, int64_t all, int64_t from, int64_t inputs,
-                             bf16 *to) {
-  const int64_t left = m->outputs - output;
+/* to [inputs / 2, PANEL, 2]: some inputs, from `from` on, of a panel with `all` inputs */
+static void unpack_int8_rows(const char *panel, int64_t all, int64_t from, int64_t inputs, bf16 *to) {
   int64_t whole = 0;
 #ifdef __AVX2__
   whole = inputs / 16 * 16;
   for (int64_t o = 0; o < PANEL; o += 8) {
     const int8_t *at[8];
-    places_of_bytes(m, panel, output, o, all, at);
+    places_of_bytes(panel, o, all, at);
     for (int64_t k = 0; k < whole; k += 16) {
       __m256i words[4];
       words_of_bytes(at, from + k, words);
@@ -56,19 +51,18 @@ static void unpack_int8_rows(const matrix *m, const char *panel, int64_t output,
   }
 #endif
   for (int64_t o = 0; o < PANEL; o++) {
-    const int8_t *at = (const int8_t *)panel + (o < left ? o : left - 1) * all + from;
+    const int8_t *at = (const int8_t *)panel + o * all + from;
     for (int64_t k = whole; k < inputs; k++) to[k / 2 * 2 * PANEL + 2 * o + k % 2] = from_float_bf16(at[k]);
   }
 }
 
 /* y [rows, PANEL]: the sums become outputs of a matrix, from `output` on, rounded each time as the library does it */
 static void scale_weight_int8(const matrix *m, int64_t output, int64_t rows, float *y, int64_t stride) {
-  const int64_t left = m->outputs - output, count = left < PANEL ? left : PANEL;
   const bf16 *scale = (const bf16 *)m->scale + output, *bias = m->bias ? (const bf16 *)m->bias + output : 0;
   for (int64_t r = 0; r < rows; r++, y += stride) {
-    for (int64_t o = 0; o < count; o++) y[o] = rounded_bf16(y[o]) * to_float_bf16(scale[o]);
+    for (int64_t o = 0; o < PANEL; o++) y[o] = rounded_bf16(y[o]) * to_float_bf16(scale[o]);
     if (bias)
-      for (int64_t o = 0; o < count; o++) y[o] = rounded_bf16(y[o]) + to_float_bf16(bias[o]);
+      for (int64_t o = 0; o < PANEL; o++) y[o] = rounded_bf16(y[o]) + to_float_bf16(bias[o]);
   }
 }
 
@@ -117,7 +111,7 @@ static void int8_row_sums(const panel_pair *u, const float *x, int64_t inputs, f
     const int8_t *at[4][8];
     float *const to[4] = {y + o, y + o + 8, second + o, second + o + 8};
     for (int g = 0; g < (u->second ? 4 : 2); g++)
-      places_of_bytes(u->of[g / 2], g / 2 ? u->second : u->first, u->output[g / 2], o + g % 2 * 8, inputs, at[g]);
+      places_of_bytes(g / 2 ? u->second : u->first, o + g % 2 * 8, inputs, at[g]);
     const int64_t left = all - o / 16 * each;
     next.lines = left < each ? left : each;
     if (u->second) sums_of_bytes(4, (const int8_t *const(*)[8])at, x, inputs, next, to);

@@ -48,7 +48,7 @@
 #define PACKED_UNIT PACKED_BF16
 #define ROWS_UNIT PRODUCTS_BF16
 #include "rows.h"
-#include "int8_portable.h"
+#include "int8_products.h"
 #define KV bf16
 #define SCALE_SIZE 0
 #define KV_NAME NAME
@@ -63,9 +63,7 @@
 #include "register_tile.h"
 #include "operands.h"
 #include "four_bit_rows.h"
-#ifndef HAS_AVX512_VNNI
 #include "int8_rows.h"
-#endif
 #ifdef HAS_TILES
 #include "tile_sums.h"
 #endif
@@ -73,8 +71,6 @@
 #include "four_bit.h"
 #include "quantized.h"
 #include "row_int8.h"
-#include "int8_stored.h"
-#include "int8_dynamic.h"
 #endif
 #include "products.h"
 #include "fused_forward.h"
@@ -95,7 +91,7 @@
 #define PACKED_UNIT PACKED_F32
 #define ROWS_UNIT SHARED
 #include "rows.h"
-#include "int8_portable.h"
+#include "int8_products.h"
 #define KV float
 #define SCALE_SIZE 0
 #define KV_NAME NAME
@@ -111,8 +107,6 @@
 #include "operands.h"
 #ifdef HAS_AVX512_VNNI
 #include "row_int8.h"
-#include "int8_stored.h"
-#include "int8_dynamic.h"
 #endif
 #include "products.h"
 #include "fused_forward.h"

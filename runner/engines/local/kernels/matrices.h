@@ -62,10 +62,7 @@ enum { STORE, ADD, GATED };
 
 /* Whether its weights are unpacked to plain ones, some inputs at a time */
 INLINE int is_unpacked(const matrix *m) {
-#ifndef HAS_AVX512_VNNI
-  if (m->kind == WEIGHT_INT8) return 1;
-#endif
-  return m->kind == BLOCKS || m->kind == GROUPS || m->kind == FOUR_BIT_ROWS;
+  return m->kind == BLOCKS || m->kind == GROUPS || m->kind == FOUR_BIT_ROWS || m->kind == WEIGHT_INT8;
 }
 
 INLINE int has_blocks(const matrix *m) { return m->kind == BLOCKS || m->kind == BYTE_BLOCKS; }

@@ -101,6 +101,24 @@ INLINE float from_float_f32(float x) { return x; }
 INLINE float rounded_bf16(float x) { return to_float_bf16(from_float_bf16(x)); }
 INLINE float rounded_f32(float x) { return x; }
 
+/* The bits of numbers without their signs: as integers they have the order of the numbers, with NaN above all others */
+typedef uint32_t size_bits_f32;
+typedef uint16_t size_bits_bf16;
+
+INLINE size_bits_f32 size_of_f32(float x) {
+  union { float f; uint32_t i; } u = {x};
+  return u.i & 0x7fffffff;
+}
+
+INLINE size_bits_bf16 size_of_bf16(bf16 x) { return x & 0x7fff; }
+
+INLINE float number_of_size_f32(size_bits_f32 x) {
+  union { uint32_t i; float f; } u = {x};
+  return u.f;
+}
+
+INLINE float number_of_size_bf16(size_bits_bf16 x) { return to_float_bf16(x); }
+
 /* A vector in memory: floats, pairs of bfloat16 or fours of bytes, 32 bits in each lane */
 typedef vec vec_f32;
 typedef words vec_bf16;

@@ -98,35 +98,30 @@ INLINE void NAME(write_outputs)(const product *p, const panel_pair *u, float *y,
   }
 }
 
-#ifdef HAS_AVX512_VNNI
 /* Multiplies a pair of panels of quantized weights by `rows` rows, from `row` on. */
 static void NAME(multiply_quantized)(const product *p, const panel_pair *u, int64_t row, int64_t rows,
                                      next_weights next) {
+  const int64_t stride = u->second ? 2 * PANEL : PANEL;
+#ifdef HAS_AVX512_VNNI
   char *panels = p->workspace->thread_buffers + omp_get_thread_num() * THREAD_BUFFER_BYTES;
   float *y = (float *)(panels + PANELS_AT_ONCE * PANEL * UNPACKED_INPUTS);
   quantized_sums(p, u, row, rows, panels, y, next);
+  if (u->of[0]->kind == FOUR_BIT) add_biases(u, rows, y);
   if (u->of[0]->kind == ROW_INT8) NAME(scale_int8_sums)(p, u, row, rows, y, y + MAX_SUMS);
-  else if (u->of[0]->kind == INT8_DYNAMIC) NAME(scale_dynamic_sums)(p, u, row, rows, y);
-  else if (u->of[0]->kind == INT8_STORED) NAME(scale_stored_sums)(p, u, row, rows, y);
-  else scale_and_add_bias(u, rows, y);
-  NAME(write_outputs)(p, u, y, u->second ? 2 * PANEL : PANEL, y + PANEL, rows, row);
-}
 #else
-/* Multiplies a pair of panels of int8 weights by `rows` rows in bytes, from `row` on, on any processor. */
-static void NAME(multiply_quantized)(const product *p, const panel_pair *u, int64_t row, int64_t rows,
-                                     next_weights next) {
-  const int64_t stride = u->second ? 2 * PANEL : PANEL;
   float y[MAX_QUANTIZED_ROWS * 2 * PANEL] __attribute__((aligned(CACHE_LINE)));
+#endif
   for (int i = 0; i <= !!u->second; i++) {
     const matrix *m = u->of[i];
+#ifndef HAS_AVX512_VNNI
     const int64_t left = m->outputs - u->output[i];
     portable_sums(p->workspace->bytes + row * padded(p->inputs), rows, p->inputs, (const int8_t *)(i ? u->second : u->first),
                   left < PANEL ? left : PANEL, (int32_t *)y + i * PANEL, stride, i ? next.second : next.first, next.lines);
+#endif
     NAME(scale_byte_sums)(p, m, u->output[i], row, rows, y + i * PANEL, stride);
   }
   NAME(write_outputs)(p, u, y, stride, y + PANEL, rows, row);
 }
-#endif
 
 #include "group_products.h"
 #include "block_products.h"

@@ -1,10 +1,8 @@
-/* Sums with quantized weights, read as bitsandbytes or torchao holds them. int8 weights are unpacked into the cache,
-   some inputs of a panel at a time, and multiplied by all rows of a task; few rows are multiplied as the weights are
-   read. 4-bit weights: see four_bit.h. The arithmetic is the library's, step by step, and so are the results. */
+/* Sums of rows in bytes with int8 weights (int8_products.h) by AVX-512's products of bytes: weights are unpacked into the cache,
+   some inputs of a panel at a time, and multiplied by all rows of a task; few rows are multiplied as the weights are read.
+   Also what begins sums with 4-bit weights (four_bit.h). The arithmetic is the library's, step by step. */
 
 #define FEW_ROWS 4 /* are multiplied by bytes that are not unpacked */
-
-INLINE __mmask16 lanes(int64_t left) { return left >= LANES ? 0xffff : left > 0 ? (1u << left) - 1 : 0; }
 
 /* out [16 words][16 rows], `step` words apart, of 64 bytes of each of 16 rows; 0 where there is no row or no byte */
 INLINE void transpose_words(const void *rows, int64_t stride, int64_t count, int64_t bytes, uint32_t *out,
@@ -99,31 +97,10 @@ INLINE void unpack_fours(const char *from, int64_t stride, int64_t count, int64_
       transpose_words(from + o * stride + k, stride, count - o, inputs - k, (uint32_t *)to + k / 4 * PANEL + o, PANEL);
 }
 
-/* The same as pairs of bfloat16, in which int8 is exact */
-INLINE void unpack_pairs(const char *from, int64_t stride, int64_t inputs, char *to) {
-  for (int64_t o = 0; o < PANEL; o += LANES)
-    for (int64_t k = 0; k < inputs; k += 64) {
-      uint32_t fours[16][LANES];
-      transpose_words(from + o * stride + k, stride, LANES, inputs - k, fours[0], LANES);
-      for (int64_t q = 0; q < 16 && k + 4 * q < inputs; q++) {
-        const __m512i x = _mm512_loadu_si512(fours[q]);
-        bf16 *at = (bf16 *)to + (k + 4 * q) * PANEL + o * 2;
-        __m512i v[4];
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++)
-          v[i] = (__m512i)_mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(x, 24 - 8 * i), 24));
-        _mm512_storeu_si512(at, _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(v[0], 16), v[1]));
-        _mm512_storeu_si512(at + 2 * PANEL, _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(v[2], 16), v[3]));
-      }
-    }
-}
-
 /* Unpacks some inputs, from `from` on, of one of a pair of panels. */
 static void unpack(const panel_pair *u, int which, int64_t from, int64_t inputs, int64_t stride, char *to) {
-  const matrix *m = u->of[which];
   const char *panel = which ? u->second : u->first;
-  if (has_byte_rows(m)) unpack_fours(panel + from, stride, m->outputs - u->output[which], inputs, to);
-  else unpack_pairs(panel + from, stride, inputs, to);
+  unpack_fours(panel + from, stride, u->of[which]->outputs - u->output[which], inputs, to);
 }
 
 #ifdef HAS_TILES
@@ -188,49 +165,27 @@ static void byte_sums_by_tiles(const product *p, const panel_pair *u, int64_t ro
 }
 #endif
 
-/* y [rows, panels * PANEL] of a pair of panels of int8 weights and `rows` rows, from `row` on: each part of a panel is
-   unpacked, and multiplied by all rows while it is in the cache. */
+/* y [rows, panels * PANEL]: the int32 sums of `rows` rows in bytes, from `row` on, with a pair of panels: each part of a panel
+   is unpacked, and multiplied by all rows while it is in the cache. */
 static void int8_sums(const product *p, const panel_pair *u, int64_t row, int64_t rows, char *panels, float *y,
                       next_weights next) {
   const int64_t inputs = p->inputs, width = u->second ? 2 * PANEL : PANEL, tiles = ceil_div(rows, REGISTER_ROWS);
-  const int has_bytes = has_byte_rows(u->of[0]);
   const uint8_t *bytes = p->workspace->bytes + row * padded(inputs);
-  const int64_t most = UNPACKED_INPUTS / (has_bytes ? 1 : 2);
-  const int64_t ahead = ceil_div(next.lines, tiles * ceil_div(inputs, most)) * CACHE_LINE; /* prefetched in each tile */
+  const int64_t ahead = ceil_div(next.lines, tiles * ceil_div(inputs, UNPACKED_INPUTS)) * CACHE_LINE; /* in each tile */
   const char *end = next.first + next.lines * CACHE_LINE;
   char *second = panels + PANEL * UNPACKED_INPUTS;
-#ifdef HAS_TILES
-  const int in_tile_order = !has_bytes && u->of[0]->tile_rows, by_tiles = in_tile_order && goes_by_tiles(p, u->of[0]);
-  const bf16 *const strips[2] = {(const bf16 *)panels, u->second ? (const bf16 *)second : 0};
-  memory_range ranges[2];
-  prefetch_queue queue = prefetch_weights(p, u, rows, by_tiles, next, ranges);
-#endif
-  for (int64_t k = 0; k < inputs; k += most) {
-    const int64_t some = inputs - k < most ? inputs - k : most, steps = ceil_div(some, has_bytes ? 4 : 2);
-    register_tile tile = {.stride = has_bytes ? padded(inputs) : inputs, .steps = steps, .panel = panels,
-                          .second = u->second ? second : 0, .lines = ceil_div(ahead / CACHE_LINE, steps / 4 + 1),
-                          .adds_up = k > 0};
+  for (int64_t k = 0; k < inputs; k += UNPACKED_INPUTS) {
+    const int64_t some = inputs - k < UNPACKED_INPUTS ? inputs - k : UNPACKED_INPUTS, steps = ceil_div(some, 4);
+    register_tile tile = {.stride = padded(inputs), .steps = steps, .panel = panels, .second = u->second ? second : 0,
+                          .lines = ceil_div(ahead / CACHE_LINE, steps / 4 + 1), .adds_up = k > 0};
     for (int i = 0; i <= !!u->second; i++) unpack(u, i, k, some, inputs, i ? second : panels);
-#ifdef HAS_TILES
-    if (in_tile_order) {
-      const unsigned before = begin_tile_order();
-      sums_in_tile_order(strips, (const bf16 *)p->x + row * inputs + k, inputs, some, rows, by_tiles, k > 0, y, width, &queue);
-      end_tile_order(before);
-      continue;
-    }
-#endif
     for (int64_t s = 0, r = 0; s < tiles; s++, next.first += ahead, next.second += ahead) {
       const int64_t count = ceil_div(rows - r, tiles - s); /* about equally many in each */
+      tile.x = bytes + r * padded(inputs) + k;
       tile.y = y + r * width;
       tile.ahead = next.first, tile.also = next.second;
       tile.end = next.first + ahead < end ? next.first + ahead : end;
-      if (has_bytes) {
-        tile.x = bytes + r * padded(inputs) + k;
-        multiply_register_tile_u8((int)count, &tile);
-      } else {
-        tile.x = operands_of_bf16(p, row, r) + k;
-        multiply_register_tile_bf16((int)count, &tile);
-      }
+      multiply_register_tile_u8((int)count, &tile);
       r += count;
     }
   }
@@ -251,34 +206,26 @@ BETWEEN_UNITS void quantized_sums(const product *p, const panel_pair *u, int64_t
   }
 #endif
   if (u->of[0]->kind == FOUR_BIT) four_bit_sums(p, u, x, rows, y, next);
-  else if (has_byte_rows(u->of[0]) && rows <= FEW_ROWS)
+  else if (rows <= FEW_ROWS)
     few_row_sums(p, u, (int)rows, p->workspace->bytes + row * padded(p->inputs), y, next);
 #ifdef HAS_TILES
-  else if (has_byte_rows(u->of[0]) && u->of[0]->tile_rows && rows >= u->of[0]->tile_rows)
+  else if (u->of[0]->tile_rows && rows >= u->of[0]->tile_rows)
     byte_sums_by_tiles(p, u, row, rows, panels, y, next);
 #endif
   else int8_sums(p, u, row, rows, panels, y, next);
 }
 #endif
 
-/* Scales and biases of FOUR_BIT and WEIGHT_INT8, rounded each time as the libraries do */
-static void scale_and_add_bias(const panel_pair *u, int64_t rows, float *y) {
+/* Biases of FOUR_BIT are added to sums that are rounded, as the library does */
+static void add_biases(const panel_pair *u, int64_t rows, float *y) {
   const int panels = u->second ? 2 : 1;
   for (int v = 0; v < panels * PANEL_VECS; v++) {
-    const matrix *m = u->of[v / PANEL_VECS];
-    const int64_t output = u->output[v / PANEL_VECS] + v % PANEL_VECS * VEC_FLOATS;
-    const int is_scaled = m->kind == WEIGHT_INT8;
-    if (!is_scaled && !m->bias) continue;
-    const __m512 scale = is_scaled ? load_16_bf16((const bf16 *)m->scale + output) : _mm512_set1_ps(1);
+    const bf16 *bias = u->of[v / PANEL_VECS]->bias;
+    if (!bias) continue;
+    const __m512 added = load_16_bf16(bias + u->output[v / PANEL_VECS] + v % PANEL_VECS * VEC_FLOATS);
     for (int64_t r = 0; r < rows; r++) {
       float *at = y + (r * panels * PANEL_VECS + v) * VEC_FLOATS;
-      __m512 x = round_16_bf16(_mm512_loadu_ps(at));
-      if (is_scaled) x = _mm512_mul_ps(x, scale);
-      if (m->bias) {
-        if (is_scaled) x = round_16_bf16(x);
-        x = _mm512_add_ps(x, load_16_bf16((const bf16 *)m->bias + output));
-      }
-      _mm512_storeu_ps(at, x);
+      _mm512_storeu_ps(at, _mm512_add_ps(round_16_bf16(_mm512_loadu_ps(at)), added));
     }
   }
 }

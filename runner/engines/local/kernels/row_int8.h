@@ -1,8 +1,9 @@
-/* LLM.int8() as in bitsandbytes, for one number format (T, PACK, NAME: see kernels.c): rows are quantized too, except
-   for the columns where one of them has an outlier: these are multiplied separately. */
+/* LLM.int8() as in bitsandbytes by AVX-512, for one number format (T, PACK, NAME: see kernels.c): rows are quantized too, except
+   for the columns where one of them has an outlier: these are multiplied separately. Other processors: int8_products.h. */
 
 #ifndef ROW_INT8_BYTES
 #define ROW_INT8_BYTES
+INLINE __mmask16 lanes(int64_t left) { return left >= LANES ? 0xffff : left > 0 ? (1u << left) - 1 : 0; }
 INLINE __m512 load_16_masked_f32(const float *at, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, at); }
 
 INLINE __m512 load_16_masked_bf16(const bf16 *at, __mmask16 mask) {
