@@ -22,7 +22,7 @@ from runner.engines.local.attention import shared_attention
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache.kv_cache import Heads
 from runner.engines.local.matmul import products
-from runner.engines.local.matmul.measured_products import Ways, measure, sample_of
+from runner.engines.local.matmul.autotune import Ways, measure, sample_of
 from runner.engines.local.matmul.products import Way
 
 ROWS = (1, 4, 8, 16, 32, 128)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 
 
-def fours_of(codes: torch.Tensor, each: int) -> torch.Tensor:
-    """Put codes of `each` bits into fours of bytes: uint8 [..., n * each / 32, 4] of [..., n]."""
+def fours_of(codes: torch.Tensor, each: int, side: int = 4) -> torch.Tensor:
+    """Put codes of `each` bits into fours of bytes, or other numbers side by side: [..., n * each / 8 / side, side]."""
     count = 8 // each
-    parts = codes.reshape(*codes.shape[:-1], -1, count, 4)
+    parts = codes.reshape(*codes.shape[:-1], -1, count, side)
     result: torch.Tensor = parts[..., 0, :].clone()
     for place in range(1, count):
         result |= parts[..., place, :] << place * each
@@ -20,6 +20,6 @@ def fours_of(codes: torch.Tensor, each: int) -> torch.Tensor:
 
 
 def of_fours(fours: torch.Tensor, each: int) -> torch.Tensor:
-    """Return the codes of `each` bits that are in fours of bytes: [..., n] of [..., n * each / 32, 4]."""
+    """Return the codes of `each` bits that are in fours of bytes, or other numbers: the inverse of fours_of."""
     mask = (1 << each) - 1
     return torch.stack([fours >> place * each & mask for place in range(8 // each)], dim=-2).flatten(-3)

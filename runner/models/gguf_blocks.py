@@ -21,7 +21,7 @@ from runner.checkpoints.gguf_names import weight_name
 from runner.checkpoints.weight_files import Tensor
 from runner.core.errors import DataError
 from runner.models.gguf_types import TYPES, scales_of, unpacked
-from runner.models.grouped import rounded_by_parts
+from runner.models.grouped import multiply_in_steps, rounded_by_parts
 
 Numbers = np.ndarray[Any, Any]
 InModel = Callable[[str, Numbers], Numbers]  # a tensor's name and numbers → its numbers in the model
@@ -49,18 +49,16 @@ class GgufLinear(nn.Linear):
         return self.weight[first:last] if self.order is None else self.weight[self.order[first:last]]
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Round the rows if that is asked for, and multiply them."""
+        return self.multiplied(rounded_by_parts(input, TYPES[self.kind].row_part) if self.has_byte_rows else input)
+
+    def multiplied(self, input: torch.Tensor) -> torch.Tensor:
         """Unpack some outputs at a time: slow, for places where there are no kernels."""
-        if self.has_byte_rows:
-            input = rounded_by_parts(input, TYPES[self.kind].row_part)
-        step = max(1, UNPACKED_AT_ONCE // self.in_features)
-        # in one piece from the start: on the heap, parts between what is freed would keep the whole matrix in memory
-        result = input.new_empty(*input.shape[:-1], self.out_features)
-        for first in range(0, self.out_features, step):
-            last = min(first + step, self.out_features)
-            weight = unpacked(self.rows(first, last), self.kind, self.in_features).to(input.dtype)
-            bias = None if self.bias is None else self.bias[first:last]
-            result[..., first:last] = nn.functional.linear(input, weight, bias)
-        return result
+
+        def weights(first: int, last: int, dtype: torch.dtype) -> torch.Tensor:
+            return unpacked(self.rows(first, last), self.kind, self.in_features).to(dtype)
+
+        return multiply_in_steps(self, weights, input, max(1, UNPACKED_AT_ONCE // self.in_features))
 
 
 class GgufEmbedding(nn.Embedding):

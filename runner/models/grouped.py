@@ -1,22 +1,25 @@
-"""A linear layer whose weights are integers with a scale for each group of inputs, as GPTQ, AWQ and others store them.
+"""The linear layer of all formats with a scale for each group of inputs: what is in its tensors, its layout knows.
 
-Its tensors stay as in the checkpoint, and in its mapped file. On a CPU the local engine multiplies them
+They stay as in the checkpoint, and in its mapped file. On a CPU the local engine multiplies them
 (engines/local/matmul/groups.py); elsewhere torch unpacks some outputs at a time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-from runner.models.group_layouts import Layout
+from runner.models.layouts.base import Layout
 
 ROW_PART = 32  # inputs of a row in bytes that share a scale: as BYTE_PART in kernels/matrices.h
 ROW_BLOCK = 256  # the same for weights that share one in blocks of so many: as BYTE_BLOCK there
 UNPACKED_AT_ONCE = {"cpu": 2**20}  # weights of a layer that is multiplied by torch
 ELSEWHERE = 2**24  # on a GPU, where each call takes time
+
+Unpacked = Callable[[int, int, torch.dtype], torch.Tensor]  # the weights of some outputs
 
 
 class GroupedLinear(nn.Linear):
@@ -39,6 +42,11 @@ class GroupedLinear(nn.Linear):
         self.layout, self._names = layout, tuple(stored)
         for name, tensor in stored.items():
             self._parameters[name] = nn.Parameter(tensor, requires_grad=False)  # also `weight`, a property here
+
+    @property
+    def class_name(self) -> str:
+        """What reports call it."""
+        return self.layout.rounding_layers if self.layout.rows else type(self).__name__
 
     def extra_repr(self) -> str:
         """Return what `print(model)` shows of it."""
@@ -94,18 +102,30 @@ class GroupedLinear(nn.Linear):
         # in one layout: torch's sums of bfloat16 depend on it where no instruction multiplies that
         return weights.to(dtype, memory_format=torch.contiguous_format)
 
+    def prepared(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return rows as the numbers that the format rounds them to."""
+        return self.layout.prepared(self.stored, rows)
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Round the rows where that belongs to the layer, and multiply them."""
+        rows = self.prepared(input) if self.layout.rows else input
+        return self.multiplied(rounded_by_parts(rows) if self.has_byte_rows else rows)
+
+    def multiplied(self, input: torch.Tensor) -> torch.Tensor:
         """Unpack some outputs at a time: slow, for places where there are no kernels."""
-        if self.has_byte_rows:
-            input = rounded_by_parts(input)
         most = UNPACKED_AT_ONCE.get(input.device.type, ELSEWHERE)
-        step = max(32, most // self.in_features // 32 * 32)
-        result = input.new_empty(*input.shape[:-1], self.out_features)  # in one piece, as of GgufLinear
-        for first in range(0, self.out_features, step):
-            last = min(first + step, self.out_features)
-            bias = None if self.bias is None else self.bias[first:last]
-            result[..., first:last] = nn.functional.linear(input, self.unpacked(first, last, input.dtype), bias)
-        return result
+        return multiply_in_steps(self, self.unpacked, input, max(32, most // self.in_features // 32 * 32))
+
+
+def multiply_in_steps(layer: nn.Linear, unpacked: Unpacked, input: torch.Tensor, step: int) -> torch.Tensor:
+    """Return a layer's product with weights of so many outputs at a time."""
+    # in one piece from the start: on the heap, parts between what is freed would keep the whole matrix in memory
+    result = input.new_empty(*input.shape[:-1], layer.out_features)
+    for first in range(0, layer.out_features, step):
+        last = min(first + step, layer.out_features)
+        bias = None if layer.bias is None else layer.bias[first:last]
+        result[..., first:last] = nn.functional.linear(input, unpacked(first, last, input.dtype), bias)
+    return result
 
 
 def rounded_by_parts(rows: torch.Tensor, each: int = ROW_PART) -> torch.Tensor:

@@ -136,7 +136,10 @@ def unpacked_mib(model: Any, mix: Mix) -> float:
 def _quantized_kind(module: torch.nn.Module, of_layers: tuple[str, ...]) -> str:
     """Return the class of a quantized layer, or of its quantized weight; empty for any other layer."""
     held = (module, module._parameters.get("weight"))
-    return next((type(one).__name__ for one in held if type(one).__module__.startswith(of_layers)), "")
+    names = (
+        getattr(one, "class_name", type(one).__name__) for one in held if type(one).__module__.startswith(of_layers)
+    )
+    return next(names, "")
 
 
 def describe_lora(adapter: AdapterConfig | None, report: AdapterReport | None) -> Described:

@@ -13,8 +13,7 @@ from torch import nn
 
 from runner.core.errors import DataError
 from runner.models.grouped import GroupedLinear
-from runner.models.made_layouts import RowsLayout, pack_stream
-from runner.models.rounded_rows import RoundedRowsLinear
+from runner.models.layouts.made import RowsLayout, pack_stream
 from runner.quantization.made_groups import CodedGroups, MadeGroupsConfig
 
 METHOD = "runner_made_groups"
@@ -51,10 +50,10 @@ def adopt(choice: MadeGroupsConfig, model: nn.Module, where: str) -> None:
 
 def grouped(choice: MadeGroupsConfig, like: nn.Linear, made: CodedGroups) -> GroupedLinear:
     """Return a layer that holds the codes in as many bits as they have."""
-    layout = RowsLayout(choice.bits, choice.group_size, like.in_features, like.out_features)
+    rows = "dynamic" if choice.rounds_rows else ""
+    layout = RowsLayout(choice.bits, choice.group_size, like.in_features, like.out_features, rows=rows)
     stored = {"codes": pack_stream(made.codes, choice.bits), "scales": made.scales, "zero_points": made.zeros}
-    kind = RoundedRowsLinear if choice.rounds_rows else GroupedLinear
-    layer = kind(like, layout, {name: tensor.contiguous() for name, tensor in stored.items()})
+    layer = GroupedLinear(like, layout, {name: tensor.contiguous() for name, tensor in stored.items()})
     layer.has_byte_rows = choice.has_byte_rows
     return layer
 

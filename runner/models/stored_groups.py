@@ -13,29 +13,29 @@ from torch import nn
 
 from runner.checkpoints.weight_files import Tensor, read_checkpoint
 from runner.core.errors import ConfigError, DataError, few
-from runner.models.float4_linear import Mxfp4Reader, Nvfp4Reader
-from runner.models.float8_linear import BlockFloat8Reader, Float8Reader
-from runner.models.group_readers import AwqReader, GptqReader, PackedReader
 from runner.models.grouped import GroupedLinear
-from runner.models.hqq_layers import HqqReader
-from runner.models.int8_linear import Int8Reader
-from runner.models.layout_reader import LayoutReader, wrong
-from runner.models.ternary_linear import TernaryReader
+from runner.models.layouts.base import StoredLayout, Types, wrong
+from runner.models.layouts.float4 import Mxfp4Layout, Nvfp4Layout
+from runner.models.layouts.float8 import BlockFloat8Layout, Float8Layout
+from runner.models.layouts.hqq import HqqLayout
+from runner.models.layouts.int8 import Int8Layout
+from runner.models.layouts.integers import AwqLayout, GptqLayout, PackedLayout
+from runner.models.layouts.ternary import TernaryLayout
 from runner.quantization import read_format
 from runner.quantization.grouped import GroupedConfig, GroupSettings
 
 METHOD = "runner_groups"
-READERS: dict[str, LayoutReader] = {
-    "gptq": GptqReader(),
-    "awq": AwqReader(),
-    "packed": PackedReader(),
-    "int8": Int8Reader(),
-    "float8": Float8Reader(),
-    "float8_blocks": BlockFloat8Reader(),
-    "nvfp4_pack_quantized": Nvfp4Reader(),
-    "mxfp4_pack_quantized": Mxfp4Reader(),
-    "ternary": TernaryReader(),
-    "hqq": HqqReader(),
+LAYOUTS: dict[str, type[StoredLayout]] = {
+    "gptq": GptqLayout,
+    "awq": AwqLayout,
+    "packed": PackedLayout,
+    "int8": Int8Layout,
+    "float8": Float8Layout,
+    "float8_blocks": BlockFloat8Layout,
+    "nvfp4_pack_quantized": Nvfp4Layout,
+    "mxfp4_pack_quantized": Mxfp4Layout,
+    "ternary": TernaryLayout,
+    "hqq": HqqLayout,
 }
 
 
@@ -50,45 +50,45 @@ def arguments(folder: Path, config: Any, stored: dict[str, Any]) -> dict[str, An
 
 def put_layers(model: Any, tensors: dict[str, Tensor], settings: GroupSettings) -> None:
     """Put a layer, without its numbers, in place of each linear layer that the checkpoint has as codes."""
-    reader = READERS[settings.layout]
-    names, named_by = reader.kind.names, reader.named_by
+    kind = LAYOUTS[settings.layout]
+    named_by = kind.named_by or next(iter(kind.types))
     named = {name.rpartition(".")[0] for name in tensors if name.endswith(f".{named_by}")}
     used: set[str] = set()
     for stored_path in sorted(named):
         path = _path_in(model, stored_path)
         module: Any = None if path is None else model.get_submodule(path)
-        found = {name: tensors[full] for name in names if (full := f"{stored_path}.{name}") in tensors}
-        codes = found.get(names[0], next(iter(found.values())))
+        found = {name: tensors[full] for name in kind.types if (full := f"{stored_path}.{name}") in tensors}
+        first = next(iter(found.values()))
         if path is None or type(module) is not nn.Linear:
-            raise wrong(codes, f"{type(model).__name__} has no linear layer of this name")
+            raise wrong(first, f"{type(model).__name__} has no linear layer of this name")
         if path.split(".")[-1] == "lm_head" and model.config.get_text_config().tie_word_embeddings:
-            raise wrong(codes, "config.json ties the head to the embedding (tie_word_embeddings)")
-        layout = reader.layout_of(settings, found, module)
-        layer = reader.layer(module, layout, {name: _empty(reader, name, one) for name, one in found.items()})
+            raise wrong(first, "config.json ties the head to the embedding (tie_word_embeddings)")
+        layout = kind.of(settings, found, module)
+        layer = GroupedLinear(module, layout, {name: _empty(kind.types[name], one) for name, one in found.items()})
         added = tensors.get(f"{stored_path}.bias")  # some programs add one to every layer
         if layer._parameters.get("bias") is None and added is not None:
             layer.bias = _empty_bias(added, module)
         model.set_submodule(path, layer)
         used |= {one.name for one in found.values()}
-    if left := sorted(name for name, one in tensors.items() if reader.is_needed(one) and name not in used):
+    if left := sorted(name for name, one in tensors.items() if kind.is_needed(one) and name not in used):
         raise DataError(
             f"{few(left)} belong to no layer: the checkpoint lacks the {named_by} beside, or another program's "
             "layers are needed"
         )
 
 
-def check_numbers(model: Any, tensors: dict[str, Tensor], settings: GroupSettings) -> None:
+def check_numbers(model: Any, tensors: dict[str, Tensor]) -> None:
     """Reject scales that are no numbers, and groups that do not exist: DataError with tensor and file."""
-    reader = READERS[settings.layout]
     for path, layer in model.named_modules():
         if not isinstance(layer, GroupedLinear):
             continue
+        assert isinstance(layer.layout, StoredLayout)
         for name, tensor in layer.stored.items():
             where = next((one for full, one in tensors.items() if _ends(full, path, name)), None)
             assert where is not None
             if tensor.device.type == "meta":
                 raise wrong(where, "layers of codes cannot be on disk: give model.device_map more memory")
-            if problem := reader.problem(layer, name, tensor):
+            if problem := layer.layout.problem(layer.stored, name, tensor):
                 raise wrong(where, problem)
 
 
@@ -102,9 +102,8 @@ def _settings(stored: dict[str, Any]) -> GroupSettings:
     return form.config.settings_of(stored)
 
 
-def _empty(reader: LayoutReader, name: str, tensor: Tensor) -> torch.Tensor:
+def _empty(expected: Types, tensor: Tensor) -> torch.Tensor:
     """Return a tensor without memory, of the type that the format has; DataError for any other."""
-    expected = reader.types(name)
     if tensor.dtype not in expected:
         raise wrong(tensor, f"{tensor.dtype}, and {' or '.join(expected)} expected")
     return torch.empty(tensor.shape, dtype=expected[tensor.dtype], device="meta")
@@ -151,7 +150,7 @@ def _config_class() -> Any:
             put_layers(model, self.quantization_config.tensors, self.quantization_config.settings)
 
         def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> None:
-            check_numbers(model, self.quantization_config.tensors, self.quantization_config.settings)
+            check_numbers(model, self.quantization_config.tensors)
             self.remove_quantization_config(model)  # type: ignore[no-untyped-call]  # the layers are the model's own
 
         def is_serializable(self) -> bool:

@@ -1,6 +1,6 @@
 """Checkpoints of BitNet: weights of -1, 0 and 1, four in a byte, multiplied by rows of int8.
 
-The runner reads them itself (models/ternary_linear.py). `none` also loads them as they are.
+The runner reads them itself (models/layouts/ternary.py). `none` also loads them as they are.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ class BitnetConfig(GroupedConfig):
 
     name: ClassVar[str] = "bitnet"
     method: ClassVar[str] = "bitnet"
-    holders: ClassVar[tuple[str, ...]] = ("runner.models.grouped", "runner.models.ternary_linear")
     packed_names: ClassVar[tuple[str, ...]] = (".weight",)
 
     @classmethod

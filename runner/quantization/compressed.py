@@ -74,6 +74,16 @@ def rows_of(group: dict[str, Any]) -> str:
     return "dynamic" if dynamic is True else "local" if dynamic == "local" else "static"
 
 
+def keys_of(settings: dict[str, Any], **defaults: Any) -> dict[str, Any]:
+    """Return some keys of the settings of weights or rows."""
+    return {key: settings.get(key, default) for key, default in defaults.items()}
+
+
+def unread(what: str, found: dict[str, Any], reads: str) -> str:
+    """Say that weights or rows of this kind are not read, and which are."""
+    return f"its {what} are {' '.join(f'{key}={value}' for key, value in found.items())}, and the runner reads {reads}"
+
+
 def beyond_weights(stored: dict[str, Any]) -> str:
     """Say what compressed-tensors would do besides reading quantized layers; empty if nothing."""
     for key in BEYOND:

@@ -1,6 +1,6 @@
 """Checkpoints of compressed-tensors whose weights are four-bit floats (e2m1): NVFP4 and MXFP4.
 
-The runner reads them itself (models/float4_linear.py). `none` also loads them as they are.
+The runner reads them itself (models/layouts/float4.py). `none` also loads them as they are.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from runner.quantization.compressed import CompressedConfig, rows_of
+from runner.quantization.compressed import CompressedConfig, keys_of, rows_of, unread
 from runner.quantization.grouped import GroupSettings
 
 
@@ -16,7 +16,6 @@ from runner.quantization.grouped import GroupSettings
 class Float4Config(CompressedConfig):
     """What both have in common."""
 
-    holders: ClassVar[tuple[str, ...]] = ("runner.models.grouped", "runner.models.float4_linear")
     packed_names: ClassVar[tuple[str, ...]] = (".weight_packed",)
     group: ClassVar[int] = 0  # inputs that share a scale
 
@@ -28,13 +27,10 @@ class Float4Config(CompressedConfig):
     @classmethod
     def problem_of(cls, weights: dict[str, Any]) -> str:
         """Weights have the groups of the format."""
-        kinds = weights.get("num_bits"), weights.get("type"), weights.get("symmetric", True), weights.get("group_size")
-        if kinds == (4, "float", True, cls.group):
+        found = keys_of(weights, num_bits=None, type=None, symmetric=True, group_size=None)
+        if tuple(found.values()) == (4, "float", True, cls.group):
             return ""
-        return (
-            "its weights are num_bits={} type={} symmetric={} group_size={}, and the runner reads symmetric float "
-            "of 4 bits in groups of {}"
-        ).format(*kinds, cls.group)
+        return unread("weights", found, f"symmetric float of 4 bits in groups of {cls.group}")
 
     @classmethod
     def problem_of_rows(cls, rows: dict[str, Any]) -> str:  # noqa: ARG003
@@ -53,13 +49,10 @@ class Nvfp4Config(Float4Config):
     @classmethod
     def problem_of_rows(cls, rows: dict[str, Any]) -> str:
         """Rows are rounded to NVFP4, too."""
-        kinds = rows.get("num_bits"), rows.get("type"), rows.get("dynamic"), rows.get("group_size")
-        if kinds == (4, "float", "local", cls.group) and rows.get("symmetric", True) is True:
+        found = keys_of(rows, num_bits=None, type=None, dynamic=None, group_size=None)
+        if tuple(found.values()) == (4, "float", "local", cls.group) and rows.get("symmetric", True) is True:
             return ""
-        return (
-            "its rows are num_bits={} type={} dynamic={} group_size={}, and the runner reads float of 4 bits, local, "
-            "in groups of 16"
-        ).format(*kinds)
+        return unread("rows", found, "float of 4 bits, local, in groups of 16")
 
 
 @dataclass

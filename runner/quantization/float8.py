@@ -1,6 +1,6 @@
 """Checkpoints of float8 (e4m3) weights: DeepSeek's blocks, compressed-tensors' float-quantized, FBGEMM's rows.
 
-The runner reads them itself (models/float8_linear.py). `none` also loads them as they are.
+The runner reads them itself (models/layouts/float8.py). `none` also loads them as they are.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from runner.quantization.compressed import CompressedConfig, rows_of
+from runner.quantization.compressed import CompressedConfig, keys_of, rows_of, unread
 from runner.quantization.grouped import GroupedConfig, GroupSettings
 
 MAX_BLOCK = 2**20
@@ -20,7 +20,6 @@ class Float8Config(GroupedConfig):
 
     name: ClassVar[str] = "fp8"
     method: ClassVar[str] = "fp8"
-    holders: ClassVar[tuple[str, ...]] = ("runner.models.grouped", "runner.models.float8_linear")
     packed_names: ClassVar[tuple[str, ...]] = (".weight",)
 
     @classmethod
@@ -47,7 +46,6 @@ class FbgemmFp8Config(GroupedConfig):
 
     name: ClassVar[str] = "fbgemm_fp8"
     method: ClassVar[str] = "fbgemm_fp8"
-    holders: ClassVar[tuple[str, ...]] = Float8Config.holders
     packed_names: ClassVar[tuple[str, ...]] = (".weight",)
 
     @classmethod
@@ -67,7 +65,6 @@ class FloatQuantizedConfig(CompressedConfig):
 
     name: ClassVar[str] = "float_quantized"
     form: ClassVar[str] = "float-quantized"
-    holders: ClassVar[tuple[str, ...]] = Float8Config.holders
     packed_names: ClassVar[tuple[str, ...]] = (".weight",)
 
     @classmethod
@@ -83,29 +80,25 @@ class FloatQuantizedConfig(CompressedConfig):
     @classmethod
     def problem_of(cls, weights: dict[str, Any]) -> str:
         """Weights are e4m3."""
-        kinds = weights.get("num_bits"), weights.get("type"), weights.get("symmetric", True), weights.get("strategy")
+        found = keys_of(weights, num_bits=None, type=None, symmetric=True, strategy=None)
+        *kinds, strategy = found.values()
         group, block = weights.get("group_size"), weights.get("block_structure")
         sizes = {"channel": [], "tensor": [], "group": [group], "block": block}
-        if kinds[:3] != (8, "float", True) or not isinstance(kinds[3], str) or kinds[3] not in sizes:
-            return (
-                "its weights are num_bits={} type={} symmetric={} strategy={}, and the runner reads symmetric float of "
-                "8 bits by channel, tensor, group or block"
-            ).format(*kinds)
-        is_read = _are_sizes(sizes[kinds[3]], 2 if kinds[3] == "block" else 1)
+        if kinds != [8, "float", True] or not isinstance(strategy, str) or strategy not in sizes:
+            return unread("weights", found, "symmetric float of 8 bits by channel, tensor, group or block")
+        is_read = _are_sizes(sizes[strategy], 2 if strategy == "block" else 1)
         return "" if is_read else f"its weights have group_size={group} block_structure={block}"
 
     @classmethod
     def problem_of_rows(cls, rows: dict[str, Any]) -> str:
         """Rows are e4m3 by row or group as they come, or as a whole."""
-        kinds = rows.get("num_bits"), rows.get("type"), rows.get("dynamic"), rows.get("strategy")
-        known = [(8, "float", True, "token"), (8, "float", True, "group"), (8, "float", False, "tensor")]
+        found = keys_of(rows, num_bits=None, type=None, dynamic=None, strategy=None, group_size=None)
+        *kinds, group = found.values()
+        known = [[8, "float", True, "token"], [8, "float", True, "group"], [8, "float", False, "tensor"]]
         is_read = kinds in known and rows.get("symmetric", True) is True and not rows.get("scale_dtype")
-        if is_read and (kinds[3] != "group" or _are_sizes([rows.get("group_size")], 1)):
+        if is_read and (kinds[3] != "group" or _are_sizes([group], 1)):
             return ""
-        return (
-            "its rows are num_bits={} type={} dynamic={} strategy={} group_size={}, and the runner reads symmetric "
-            "float of 8 bits, dynamic by token or group, or static by tensor"
-        ).format(*kinds, rows.get("group_size"))
+        return unread("rows", found, "symmetric float of 8 bits, dynamic by token or group, or static by tensor")
 
     @classmethod
     def problem_of_several(cls, groups: list[dict[str, Any]]) -> str:

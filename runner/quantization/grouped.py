@@ -24,11 +24,11 @@ ROUND_FORMATS = {  # AutoRound's names of packings: the layout, and whether zero
 class GroupSettings:
     """What a config.json says about its layers; a layer's tensors may have other bits and groups."""
 
-    layout: str  # the name of a reader in models/stored_groups.py
+    layout: str  # its name in models/stored_groups.py
     bits: tuple[int, ...]
     group: int  # inputs that share a scale; -1: all
     is_minus_one: bool = False  # zero points are stored minus one
-    rows: str = ""  # how rows are quantized (models/int8_linear.py, models/float8_linear.py)
+    rows: str = ""  # how rows are rounded (`prepared` of the layout)
     row_group: int = -1  # numbers of a row that share a scale; -1: all
     outputs: int = 1  # that share a scale; -1: all
 

@@ -1,6 +1,6 @@
 """Checkpoints of compressed-tensors in its format int-quantized: W8A8 of llm-compressor, and W8A16.
 
-The runner reads them itself (models/int8_linear.py). `none` also loads them as they are.
+The runner reads them itself (models/layouts/int8.py). `none` also loads them as they are.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from runner.quantization.compressed import CompressedConfig, rows_of
+from runner.quantization.compressed import CompressedConfig, keys_of, rows_of, unread
 from runner.quantization.grouped import GroupSettings
 
 
@@ -18,7 +18,6 @@ class IntQuantizedConfig(CompressedConfig):
 
     name: ClassVar[str] = "int_quantized"
     form: ClassVar[str] = "int-quantized"
-    holders: ClassVar[tuple[str, ...]] = ("runner.models.grouped", "runner.models.int8_linear")
     packed_names: ClassVar[tuple[str, ...]] = (".weight",)
 
     @property
@@ -34,23 +33,17 @@ class IntQuantizedConfig(CompressedConfig):
     @classmethod
     def problem_of(cls, weights: dict[str, Any]) -> str:
         """Weights are symmetric int8 by output or as a whole."""
-        kinds = weights.get("num_bits"), weights.get("type", "int"), weights.get("symmetric", True)
-        strategy = weights.get("strategy")
-        if (*kinds, strategy) in [(8, "int", True, one) for one in ("channel", "tensor")]:
+        found = keys_of(weights, num_bits=None, type="int", symmetric=True, strategy=None)
+        if list(found.values()) in [[8, "int", True, one] for one in ("channel", "tensor")]:
             return ""
-        return (
-            "its weights are num_bits={} type={} symmetric={} strategy={}, and the runner reads symmetric int of "
-            "8 bits by channel or tensor"
-        ).format(*kinds, strategy)
+        return unread("weights", found, "symmetric int of 8 bits by channel or tensor")
 
     @classmethod
     def problem_of_rows(cls, rows: dict[str, Any]) -> str:
         """Rows are int8 by row as they come, or as a whole."""
-        kinds = rows.get("num_bits"), rows.get("type", "int"), rows.get("dynamic"), rows.get("strategy")
-        is_read = kinds == (8, "int", True, "token") and rows.get("symmetric", True) is True
-        if (is_read or kinds == (8, "int", False, "tensor")) and not rows.get("scale_dtype"):
+        found = keys_of(rows, num_bits=None, type="int", dynamic=None, strategy=None, symmetric=True)
+        *kinds, symmetric = found.values()
+        is_read = kinds == [8, "int", True, "token"] and symmetric is True
+        if (is_read or kinds == [8, "int", False, "tensor"]) and not rows.get("scale_dtype"):
             return ""
-        return (
-            "its rows are num_bits={} type={} dynamic={} strategy={} symmetric={}, and the runner reads int of 8 bits, "
-            "dynamic by token and symmetric, or static by tensor"
-        ).format(*kinds, rows.get("symmetric", True))
+        return unread("rows", found, "int of 8 bits, dynamic by token and symmetric, or static by tensor")

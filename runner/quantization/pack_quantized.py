@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from runner.quantization.base import WithByteRows
-from runner.quantization.compressed import CompressedConfig
+from runner.quantization.compressed import CompressedConfig, keys_of, unread
 from runner.quantization.grouped import GroupSettings, bits_of, group_of
 
 
@@ -39,7 +39,6 @@ class PackQuantizedConfig(WithByteRows, CompressedConfig):
     @classmethod
     def problem_of(cls, weights: dict[str, Any]) -> str:
         """Weights are integers with a scale for each group or each output."""
-        kinds = weights.get("type", "int"), weights.get("strategy", "group")
-        if kinds[0] == "int" and kinds[1] in ("group", "channel"):
-            return ""
-        return f"its weights are type={kinds[0]} strategy={kinds[1]}, and the runner reads int by group or channel"
+        found = keys_of(weights, type="int", strategy="group")
+        is_read = found["type"] == "int" and found["strategy"] in ("group", "channel")
+        return "" if is_read else unread("weights", found, "int by group or channel")

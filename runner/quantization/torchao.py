@@ -174,7 +174,7 @@ class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
 
     name: ClassVar[str] = "torchao_intx"
 
-    holders: ClassVar[tuple[str, ...]] = (*MadeGroupsConfig.holders, "runner.models.rounded_rows")
+    holders: ClassVar[tuple[str, ...]] = MadeGroupsConfig.holders
     packed_names: ClassVar[tuple[str, ...]] = ("_weight_qdata",)
     config_type: ClassVar[str] = "IntxWeightOnlyConfig"
     zero_point_bytes: ClassVar[int | None] = 1

@@ -19,8 +19,8 @@ from runner.core.dtypes import Dtype
 from runner.core.heap import Heap
 from runner.engines.local.kernels import native
 from runner.engines.local.matmul.quantized_layers import QuantizedLayers
-from runner.models.group_layouts import unpack_stream
 from runner.models.grouped import GroupedLinear
+from runner.models.layouts.base import unpack_stream
 from runner.models.load import Loaded
 
 Saved = Callable[..., Path]
@@ -223,7 +223,7 @@ def test_a_bias_that_only_the_checkpoint_has_is_added(
     loaded = load(make_config, folder, dtype=Dtype.float32)
     check_facts(loaded, name)
     layer, rows = loaded.model.get_submodule(UP), torch.randn(3, 128)
-    assert type(layer).__name__ == FORMATS[name].layers
+    assert layer.class_name == FORMATS[name].layers
     assert torch.allclose(layer(rows), before(rows) + bias.float(), atol=1e-5)
 
 

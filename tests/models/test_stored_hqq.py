@@ -21,7 +21,7 @@ from runner.engines.local.kernels import native
 from runner.engines.local.matmul.groups import problem
 from runner.engines.local.matmul.quantized_layers import QuantizedLayers
 from runner.models.grouped import GroupedLinear
-from runner.models.hqq_layers import HqqLayout
+from runner.models.layouts.hqq import HqqLayout
 from runner.quantization import read_format
 from runner.quantization.hqq import HqqConfig
 

@@ -8,9 +8,9 @@ import torch
 from grouped_checkpoints import Integers, awq, gptq, pack_quantized, random_integers
 from torch import nn
 
-from runner.models.float8_linear import E4M3
-from runner.models.group_layouts import AwqLayout, GptqLayout, PackedLayout
 from runner.models.grouped import GroupedLinear
+from runner.models.layouts.float8 import E4M3
+from runner.models.layouts.integers import AwqLayout, GptqLayout, PackedLayout
 
 KINDS = ("gptq", "gptq_order", "awq", "packed", "packed_float32")
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from runner.models.int8_linear import Int8Layout, Int8Linear
+from runner.models.grouped import GroupedLinear
+from runner.models.layouts.int8 import Int8Layout
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ KINDS = {
 }
 
 
-def layer_of(inputs: int, outputs: int, kind: Kind, bias: torch.dtype | None = None) -> Int8Linear:
+def layer_of(inputs: int, outputs: int, kind: Kind, bias: torch.dtype | None = None) -> GroupedLinear:
     """A layer as a checkpoint holds it."""
     random = torch.Generator().manual_seed(inputs + outputs)
     like = nn.Linear(inputs, outputs, bias is not None, dtype=bias).requires_grad_(False)
@@ -42,4 +43,4 @@ def layer_of(inputs: int, outputs: int, kind: Kind, bias: torch.dtype | None = N
     if kind.zero_point is not None:
         stored["input_zero_point"] = torch.tensor([kind.zero_point], dtype=torch.int8)
     rows = "static" if kind.row_scale else "dynamic"
-    return Int8Linear(like, Int8Layout(8, inputs, inputs, outputs, rows=rows), stored)
+    return GroupedLinear(like, Int8Layout(8, inputs, inputs, outputs, rows=rows), stored)

@@ -36,5 +36,5 @@ def intx_config(choice: TorchaoIntxConfig) -> Any:
 
 
 def class_of(choice: MadeGroupsConfig) -> str:
-    """Return the class of our layers of a choice."""
+    """Return what reports call our layers of a choice."""
     return "RoundedRowsLinear" if choice.rounds_rows else "GroupedLinear"

@@ -20,7 +20,7 @@ class Format:
     save: Callable[..., None]  # a folder, the name, keys of the model's config
     name: str  # in the file that saves it
     quantization: QuantizationConfig  # what the runner finds it to be
-    layers: str = "GroupedLinear"  # the class of its layers
+    layers: str = "GroupedLinear"  # what reports call its layers
 
 
 ROUND_ROWS = {  # the layers of those whose rows are rounded

@@ -43,8 +43,8 @@ from runner.engines.local.decode.static_probe import probe_batching
 from runner.engines.local.kept_trials import KeptTrials
 from runner.engines.local.kv_cache.kv_cache import Heads, kernels_for
 from runner.engines.local.kv_cache.prompt_cache import PromptCache
-from runner.engines.local.matmul.products import Choice, requested
-from runner.engines.local.matmul.tile_choice import TileChoice
+from runner.engines.local.matmul.autotune import Choice
+from runner.engines.local.matmul.products import requested
 from runner.engines.local.own_memory import note_cuda, restart_cuda
 from runner.engines.local.rates import arithmetic_of
 from runner.engines.rows import Admission, Row, Stopping, own_generation, stop_tokens
@@ -71,7 +71,7 @@ class LocalEngine:
         requested(), shared_attention.requested(), device_attention.requested(), left_out()
         self._packed_share = packed_share
         self._products: dict[torch.dtype, Choice] | None = None
-        self._shared_attention: TileChoice | None = None
+        self._shared_attention: Choice | None = None
         self.stats = EngineStats()
         self.conversations, self.prompts = ConversationCache(), PromptCache()
         self.speculation = self._speculation()

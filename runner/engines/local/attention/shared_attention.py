@@ -2,14 +2,13 @@
 
 Vectors do it on every processor. By tiles (AMX) few rows go by vectors and many by tiles, whose
 sums are in the same order bit for bit; a row is a query of one head. Where tiles work, they are tried beside vectors
-with an order of their own, and then both are measured once, as products are (measured_products.py).
+with an order of their own, and then both are measured once (autotune.py).
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
-import os
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache, partial
@@ -17,15 +16,24 @@ from functools import cache, partial
 import torch
 
 from runner.config.generation import KvCache
-from runner.core.errors import ConfigError
 from runner.engines.local.attention.own_attention import OwnPlaces, attend_own
 from runner.engines.local.attention.parts import Scaling
 from runner.engines.local.kernels.native import Kernels, pointer_or_none
 from runner.engines.local.kv_cache.kv_cache import Heads, OwnKv
 from runner.engines.local.kv_cache.shared_kv import SharedKv
-from runner.engines.local.matmul.measured_products import Seconds, by_turns, kept
+from runner.engines.local.matmul.autotune import (
+    TIE,
+    Candidate,
+    Choice,
+    Seconds,
+    autotune,
+    by_turns,
+    fastest_way,
+    kept,
+    requested_way,
+    words_of_tiles,
+)
 from runner.engines.local.matmul.panels import NO_TILES
-from runner.engines.local.matmul.tile_choice import Candidates, TileChoice, fewest_faster_rows
 
 FORCED = "RUNNER_SHARED_ATTENTION"
 TILE_WIDTH = 32  # of a head: numbers that one instruction multiplies
@@ -34,7 +42,7 @@ ROWS = (1, 4, 8, 16, 32, 128)
 MOST_TILE_ROWS = 32  # so many rows are multiplied together: tiles begin there at the latest
 PASSES = {4: 1, 16: 1, 128: 2}  # of those that a job is expected to have, so many have these rows
 FEWEST_TILE_ROWS = 8  # where tiles are forced and not measured
-TIE = 1.1  # tiles that are faster by less do not take the place of vectors
+IN_ORDER = "tile order"  # in the measurements: vectors that sum in the order of tiles
 MAX_SECONDS = 0.05
 TRIAL_TOKENS, TRIAL_KEYS = 37, 300  # remainders of tiles, of blocks of keys and of what is multiplied at a time
 ALLOWED = 2e-2  # of the largest number: bfloat16's rounding, and other orders of sums
@@ -80,39 +88,33 @@ def attend_shared(
     return out, top, total
 
 
-def requested() -> AttentionWay | None:
+def requested() -> str | None:
     """Return the way that RUNNER_SHARED_ATTENTION forces; ConfigError where it is none."""
-    text = os.environ.get(FORCED, "")
-    if text and text not in list(AttentionWay):
-        ways = ", ".join(AttentionWay)
-        raise ConfigError(f"{FORCED}={text}: choose one of {ways}, or leave it away to have the fastest")
-    return AttentionWay(text) if text else None
+    return requested_way(FORCED, list(AttentionWay))
 
 
-def choose(heads: Heads, kernels: Kernels | None) -> TileChoice | None:
+def choose(heads: Heads, kernels: Kernels | None) -> Choice | None:
     """Return the way for a model's heads; None where torch computes it."""
     if kernels is None or not kernels.has("attend_shared", heads.dtype):
         return None
-    wanted, vectors = requested(), kernels.vectors_for(heads.dtype)
-    return Candidates(
-        vectors,
-        f"vectors, {vectors}",
-        FORCED,
-        None if wanted is None else wanted is AttentionWay.tiles,
+    vectors = kernels.vectors_for(heads.dtype)
+    by_tiles = Candidate(
+        AttentionWay.tiles,
+        lambda tile_rows: words_of_tiles(tile_rows, vectors),
         what_tiles_lack(heads, kernels),
         lambda: difference(heads.group, heads.dim, heads.kv_cache, kernels),
+    )
+    by_vectors = Candidate(AttentionWay.vectors, lambda _: f"vectors, {vectors}")
+    return autotune(
+        [by_tiles, by_vectors],
+        FORCED,
+        requested(),
+        lambda _: _kept_seconds(heads, kernels),
+        # tiles that are faster by less than TIE do not take the place of vectors
+        lambda took: fastest_way(took, IN_ORDER, PASSES, lambda *_: 1 / TIE, MOST_TILE_ROWS),
         FEWEST_TILE_ROWS,
-        " of attention",
-    ).choose(lambda: _kept_seconds(heads, kernels), _tile_rows)
-
-
-def _tile_rows(took: Seconds) -> int:
-    """Return from how many rows on tiles are faster than vectors in their order; 0 where vectors in their own are."""
-    tiles, in_order, own = took["tiles"], took["tile order"], took["vectors"]
-    mixed = sum(min(tiles[count], in_order[count]) * passes for count, passes in PASSES.items())
-    if mixed * TIE > sum(own[count] * passes for count, passes in PASSES.items()):
-        return 0
-    return fewest_faster_rows(tiles, in_order, ROWS, NO_TILES, MOST_TILE_ROWS)
+        whose=" of attention",
+    )
 
 
 def what_tiles_lack(heads: Heads, kernels: Kernels) -> str:
@@ -129,7 +131,7 @@ def _kept_seconds(heads: Heads, kernels: Kernels) -> Seconds | None:
     alone = replace(heads, layers=1, kv_heads=1, windows=(), attention_tile_rows=0)
     stored = "int8" if heads.is_int8 else "bfloat16"
     key = f"attention of {heads.group} x {heads.dim} to {KEYS} keys, {stored}"
-    ways = {"tiles": 1, "tile order": NO_TILES, "vectors": 0}
+    ways = {"tiles": 1, IN_ORDER: NO_TILES, "vectors": 0}
 
     def measured(_: str, deadline: float) -> Seconds:
         random = torch.Generator().manual_seed(0)
@@ -145,7 +147,7 @@ def _kept_seconds(heads: Heads, kernels: Kernels) -> Seconds | None:
         return by_turns(calls, inputs, deadline)
 
     known = kept([key], list(ways), ROWS, kernels, measured, MAX_SECONDS)
-    return None if known is None else known[key]
+    return None if known is None else {way: {count: known[key][way][count] for count in ROWS} for way in ways}
 
 
 def _attend(kernels: Kernels, heads: Heads, places: SharedPlaces, query: torch.Tensor) -> Part:

@@ -21,13 +21,13 @@ from runner.core.heap import Heap
 from runner.core.mapped_files import MappedFiles
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache.kv_cache import Heads, kernels_for
-from runner.engines.local.matmul import byte_products, unpacked_products
+from runner.engines.local.matmul import byte_products
+from runner.engines.local.matmul.autotune import Choice
 from runner.engines.local.matmul.matrices import LayerWeights
 from runner.engines.local.matmul.onednn import Product, packing_problem
 from runner.engines.local.matmul.panels import Panels
-from runner.engines.local.matmul.products import Choice, Way, choose
+from runner.engines.local.matmul.products import Way, choose, choose_unpacked, product_of
 from runner.engines.local.matmul.quantized_layers import QuantizedLayers
-from runner.engines.local.matmul.tile_choice import TileChoice
 
 SHARED_BYTES = 2**24  # a smaller table is read where it is: a lookup takes as long as a small model's whole layer
 MANY_TOKENS = 64  # a pass over fewer leaves too little garbage on the heap to be worth a look
@@ -49,7 +49,7 @@ class FastLayers:
         mapped, unpacked = MappedFiles(), set[torch.dtype]()
         for layer in plain_layers(model):
             choice = choices[layer.weight.dtype]
-            packed = choice.product(layer.weight, layer.bias, kernels, mapped.release)
+            packed = product_of(choice, layer.weight, layer.bias, kernels, mapped.release)
             if isinstance(packed, Panels):
                 self.panels[layer] = packed
                 packed = packed.product
@@ -178,7 +178,7 @@ def choices_for(
 
 
 def ways_of(
-    model: nn.Module, heads: Heads, products: Mapping[torch.dtype, Choice], attention: TileChoice | None
+    model: nn.Module, heads: Heads, products: Mapping[torch.dtype, Choice], attention: Choice | None
 ) -> dict[str, str]:
     """Describe the ways of products and of attention to shared keys that were chosen by measurements."""
     ways = {}
@@ -187,6 +187,6 @@ def ways_of(
     if heads.device.type == "cpu":
         of_bytes = byte_products.choice_for(model, kernels_for(heads))
         ways |= {} if of_bytes is None else {"int8_products": of_bytes.fact}
-        unpacked = unpacked_products.choice_for(model, kernels_for(heads))
+        unpacked = choose_unpacked(model, kernels_for(heads))
         ways |= {} if unpacked is None else {"unpacked_products": unpacked.fact}
     return ways | ({} if attention is None else {"shared_attention": attention.fact})

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -17,27 +16,24 @@ from torch import nn
 from runner.engines.local import huge_pages
 from runner.engines.local.kernels.native import FORMATS, Kernels, pointer
 from runner.engines.local.kernels.shared_numbers import Matrix, WeightFormat
-from runner.engines.local.matmul.matrices import Workspace, multiply, trial_rows
+from runner.engines.local.matmul.matrices import (
+    TOLERANCE,
+    TRIAL_OUTPUTS,
+    PackedWeights,
+    Workspace,
+    difference,
+    trial_rows,
+)
 from runner.models.fours import fours_of
 from runner.models.gguf_blocks import GgufEmbedding, GgufLinear
 from runner.models.gguf_types import TYPES, BlockType, split
 
-TRIAL_OUTPUTS = 70  # whole panels with a remainder
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # of the largest output
 ROW_PARTS = {one.number: one.row_part for one in TYPES.values()}
 PACKED_AT_ONCE = 2**22  # weights, which take a byte each while they are packed
 
 
-@dataclass
-class Blocks:
-    """A matrix [outputs, inputs] in blocks, as C reads it."""
-
-    kernels: Kernels
-    matrix: Matrix
-    inputs: int
-    weight: torch.Tensor  # uint8 [panels, bytes]
-    bias: torch.Tensor | None
-    workspace: Workspace
+class Blocks(PackedWeights):
+    """A matrix [outputs, inputs] in blocks, uint8 [panels, bytes], as C reads it."""
 
     @classmethod
     def of(
@@ -61,22 +57,9 @@ class Blocks:
             weight=weight.data_ptr(), bias=bias_at, outputs=outputs, kind=form, block=kind.number,
             tile_rows=0 if layer.has_byte_rows else tile_rows,
         )  # fmt: skip
-        return cls(kernels, matrix, layer.in_features, weight, bias, workspace)
-
-    @property
-    def formats(self) -> tuple[torch.dtype, ...]:
-        """Rows may have any number format; a bias has the rows' own."""
-        return tuple(FORMATS) if self.bias is None else (self.bias.dtype,)
-
-    @property
-    def tensors(self) -> tuple[torch.Tensor, ...]:
-        """The tensors whose addresses are in the matrix."""
-        return (self.weight,) if self.bias is None else (self.weight, self.bias)
-
-    def product(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return [..., outputs] for rows [..., inputs]."""
-        workspace = self.workspace.of(rows) if self.matrix.kind == WeightFormat.byte_blocks else None
-        return multiply(self.kernels, rows, self, workspace)
+        return cls(
+            kernels, matrix, layer.in_features, weight, bias, workspace=workspace if layer.has_byte_rows else None
+        )
 
     def rows(self, outputs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Return the weights [..., inputs] of some outputs, such as tokens; IndexError where there is no such one."""
@@ -153,6 +136,4 @@ def _difference(layer: GgufLinear, dtype: torch.dtype, kernels: Kernels, tile_ro
     trial = GgufLinear(few, layer.rows(0, few.out_features), layer.kind, None, layer.has_byte_rows)
     x = trial_rows(layer.in_features, dtype, tile_rows)
     with torch.no_grad():
-        expected, found = trial(x).float(), Blocks.of(trial, kernels, Workspace(), tile_rows).product(x).float()
-    off = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-9))
-    return "" if off <= TOLERANCE[dtype] else f"the outputs would be off by {off:.2g} of the largest"
+        return difference(Blocks.of(trial, kernels, Workspace(), tile_rows).product(x), trial(x), TOLERANCE[dtype])

@@ -1,7 +1,7 @@
 """From how many rows on bytes are multiplied by tiles (AMX): quantized layers whose rows are bytes, too.
 
 Sums of bytes are exact, so tiles give the bits of vectors (VNNI), and any number of rows may go by either. Where tiles
-work, they are tried beside vectors and measured once, as products are (measured_products.py).
+work, they are tried beside vectors and measured once (autotune.py).
 """
 
 from __future__ import annotations
@@ -15,13 +15,24 @@ from torch import nn
 from runner.checkpoints.pass_memory import quantized_workspace_bytes
 from runner.engines.local.kernels.native import Kernels
 from runner.engines.local.kernels.shared_numbers import WeightFormat
+from runner.engines.local.matmul.autotune import (
+    TILES,
+    Candidate,
+    Choice,
+    Seconds,
+    Shape,
+    autotune,
+    by_turns,
+    fewest_faster_rows,
+    kept,
+    sample_of,
+    words_of_tiles,
+)
 from runner.engines.local.matmul.int8_dynamic import is_dynamic
+from runner.engines.local.matmul.int8_stored import is_of_bytes
 from runner.engines.local.matmul.matrices import QuantizedWeights, multiply, shifted_sums
-from runner.engines.local.matmul.measured_products import Seconds, Shape, by_turns, kept, sample_of
 from runner.engines.local.matmul.onednn import Product
-from runner.engines.local.matmul.products import FORCED, Way, requested
-from runner.engines.local.matmul.tile_choice import Candidates, TileChoice, fewest_faster_rows
-from runner.models.int8_linear import Int8Linear
+from runner.engines.local.matmul.products import FORCED, VECTORS, Way, requested
 
 ROWS = (8, 16, 32, 128)  # up to 4 rows, weights are not even unpacked
 FEWEST_TILE_ROWS = 16  # where nothing is measured
@@ -30,7 +41,7 @@ TRIAL_OUTPUTS = 80  # whole panels and a part of one
 MAX_SECONDS = 0.1
 
 
-def choice_for(model: nn.Module, kernels: Kernels | None) -> TileChoice | None:
+def choice_for(model: nn.Module, kernels: Kernels | None) -> Choice | None:
     """Return the way for a model's layers of bytes; None where it has none, or the kernels do not multiply them."""
     layers = [one for one in model.modules() if isinstance(one, nn.Linear) and has_byte_rows(one)]
     if not layers or kernels is None or not kernels.has_quantized:
@@ -40,21 +51,16 @@ def choice_for(model: nn.Module, kernels: Kernels | None) -> TileChoice | None:
 
 def has_byte_rows(layer: nn.Linear) -> bool:
     """Whether a layer is quantized so that its rows become bytes: LLM.int8(), int8_dynamic and W8A8 of a checkpoint."""
-    return (
-        isinstance(layer, Int8Linear)
-        or is_dynamic(layer)
-        or any(one.__name__ == "Linear8bitLt" for one in type(layer).__mro__)
-    )
+    return is_of_bytes(layer) or is_dynamic(layer) or any(one.__name__ == "Linear8bitLt" for one in type(layer).__mro__)
 
 
-def choose(shapes: Collection[Shape], kernels: Kernels) -> TileChoice:
+def choose(shapes: Collection[Shape], kernels: Kernels) -> Choice:
     """Return the way for layers of these shapes."""
-    forced = {Way.tiles: True, Way.panels: False}
+    forced = {Way.tiles: TILES, Way.panels: VECTORS}
     wanted, inputs = requested(), tuple(sorted({inputs for _, inputs in shapes}))
     samples = {"{} x {}, int8".format(*sample_of(shape)): sample_of(shape) for shape in sorted(shapes)}
 
-    def measured() -> Seconds | None:
-        ways = ("tiles", "vectors")
+    def measured(ways: list[str]) -> Seconds | None:
         known = kept(
             list(samples), ways, ROWS, kernels, lambda key, end: _measure(samples[key], kernels, end), MAX_SECONDS
         )
@@ -62,21 +68,25 @@ def choose(shapes: Collection[Shape], kernels: Kernels) -> TileChoice:
             return None
         return {way: {count: sum(known[key][way][count] for key in samples) for count in ROWS} for way in ways}
 
-    return Candidates(
-        "VNNI",
-        "VNNI",
-        FORCED,
-        None if wanted is None else forced.get(wanted),
+    def fastest(took: Seconds) -> tuple[str, int]:
+        tile_rows = fewest_faster_rows(took[TILES], took[VECTORS], ROWS, 0)
+        return (TILES, tile_rows) if tile_rows else (VECTORS, 0)
+
+    by_tiles = Candidate(
+        TILES,
+        lambda tile_rows: words_of_tiles(tile_rows, "VNNI"),
         kernels.tiles_problem,
         lambda: _difference(inputs, kernels),
-        FEWEST_TILE_ROWS,
-    ).choose(measured, lambda took: fewest_faster_rows(took["tiles"], took["vectors"], ROWS, 0))
+    )
+    by_vectors = Candidate(VECTORS, lambda _: "VNNI")
+    named = None if wanted is None else forced.get(wanted)
+    return autotune([by_tiles, by_vectors], FORCED, named, measured, fastest, FEWEST_TILE_ROWS)
 
 
 def _measure(shape: Shape, kernels: Kernels, deadline: float) -> Seconds:
     random = torch.Generator().manual_seed(0)
     inputs = {count: torch.randn(count, shape[1], generator=random).bfloat16() for count in ROWS}
-    ways = {"tiles": _product(shape, kernels, 1), "vectors": _product(shape, kernels, 0)}
+    ways = {TILES: _product(shape, kernels, 1), VECTORS: _product(shape, kernels, 0)}
     return by_turns(ways, inputs, deadline)
 
 

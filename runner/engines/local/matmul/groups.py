@@ -7,41 +7,34 @@ not ordered by their groups, each finds its group in a list, so that rows stay a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 
 from runner.engines.local import huge_pages
 from runner.engines.local.kernels.native import FORMATS, Kernels, pointer
 from runner.engines.local.kernels.shared_numbers import CodeType, Matrix, WeightFormat
-from runner.engines.local.matmul.matrices import Workspace, multiply, trial_rows
-from runner.models.float8_linear import E4M3
+from runner.engines.local.matmul.matrices import (
+    TOLERANCE,
+    TRIAL_OUTPUTS,
+    PackedWeights,
+    Workspace,
+    difference,
+    trial_rows,
+)
 from runner.models.fours import fours_of
-from runner.models.group_layouts import Layout
 from runner.models.grouped import GroupedLinear, rounded_by_parts
-from runner.models.made_layouts import PanelsLayout, RowsLayout
+from runner.models.layouts.base import Layout
+from runner.models.layouts.float8 import E4M3
+from runner.models.layouts.made import PanelsLayout, RowsLayout
 
-TRIAL_OUTPUTS = 70  # whole panels with a remainder
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # of the largest output
 PACKED_AT_ONCE = 2**22  # weights, which take a byte each while they are packed
 PLANES = {2: (2, 0), 3: (2, 1), 4: (4, 0), 5: (4, 1), 6: (4, 2), 7: (8, 0), 8: (8, 0)}  # lower and upper bits kept
 OWN_ZEROS = (-1, -2)  # of each group: in bytes, in the format of the scales; as in groups.h
 SCALE_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
-@dataclass
-class Groups:
-    """A matrix [outputs, inputs] in groups, as C reads it."""
-
-    kernels: Kernels
-    matrix: Matrix
-    inputs: int
-    weight: torch.Tensor  # uint8 [panels, bytes]
-    bias: torch.Tensor | None
-    group_of: torch.Tensor | None  # int32 [inputs]
-    table: torch.Tensor | None  # float32 [16], or bytes for rows in bytes
-    workspace: Workspace
+class Groups(PackedWeights):
+    """A matrix [outputs, inputs] in groups, uint8 [panels, bytes], as C reads it."""
 
     @classmethod
     def of(
@@ -91,22 +84,8 @@ class Groups:
             matrix.constants = pointer(table, torch.uint8, 16)
         elif table is not None:
             matrix.scale = pointer(table, torch.float32, 16)
-        return cls(kernels, matrix, layer.in_features, weight, bias, group_of, table, workspace)
-
-    @property
-    def formats(self) -> tuple[torch.dtype, ...]:
-        """Rows may have any number format; a bias has the rows' own."""
-        return tuple(FORMATS) if self.bias is None else (self.bias.dtype,)
-
-    @property
-    def tensors(self) -> tuple[torch.Tensor, ...]:
-        """The tensors whose addresses are in the matrix."""
-        return tuple(one for one in (self.weight, self.bias, self.group_of, self.table) if one is not None)
-
-    def product(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return [..., outputs] for rows [..., inputs]."""
-        workspace = self.workspace.of(rows) if self.matrix.kind == WeightFormat.byte_groups else None
-        return multiply(self.kernels, rows, self, workspace)
+        others = tuple(one for one in (group_of, table) if one is not None)
+        return cls(kernels, matrix, layer.in_features, weight, bias, others, workspace if by_bytes else None)
 
 
 def multiplies_bytes(layer: GroupedLinear) -> bool:
@@ -157,7 +136,7 @@ def packed(layer: GroupedLinear, zeros: torch.Tensor | None, outputs: int, width
         sides = [layout.scales(stored, first, last).unsqueeze(2)]
         if zeros is not None:
             sides.append(zeros[first:last].unsqueeze(2))
-        at_once, pack = (32, _words_of) if in_fours else (8, _bytes_of)
+        at_once, pack = (32, _words_of) if in_fours else (8, lambda some, each: fours_of(some, each, 1).squeeze(-1))
         some_codes = layout.codes(stored, first, last).reshape(last - first, inputs // at_once, at_once)
         planes = [pack(some_codes & (1 << low) - 1, low)]
         if high:
@@ -175,7 +154,7 @@ def hold_panels(layer: GroupedLinear, it: Groups) -> None:
         return
     scales, zeros = (one(layer.stored, 0, 1) for one in (layout.scales, layout.zeros))
     panels = PanelsLayout(
-        layout.bits, layout.group, layout.inputs, layout.outputs,
+        layout.bits, layout.group, layout.inputs, layout.outputs, rows=layout.rows,
         width=it.kernels.panel_width, planes=PLANES[layout.bits], scale_type=scales.dtype,
         zero_type=None if matrix.zero_point >= 0 else zeros.dtype, zero_point=max(matrix.zero_point, 0),
         in_fours=matrix.kind == WeightFormat.byte_groups,
@@ -193,16 +172,6 @@ def _side_by_side(numbers: torch.Tensor, missing: int, width: int) -> torch.Tens
 def _words_of(codes: torch.Tensor, each: int) -> torch.Tensor:
     """Put codes of `each` bits into fours of bytes, each a number: int32 [..., n * each / 32] of [..., n]."""
     return fours_of(codes.to(torch.uint8), each).contiguous().view(torch.int32).squeeze(-1)
-
-
-def _bytes_of(bits: torch.Tensor, each: int) -> torch.Tensor:
-    """Put neighbouring numbers of `each` bits into bytes: [..., n * each / 8] of [..., n]."""
-    count = 8 // each
-    parts = bits.reshape(*bits.shape[:-1], -1, count)
-    result: torch.Tensor = parts[..., 0].clone()
-    for place in range(1, count):
-        result |= parts[..., place] << place * each
-    return result
 
 
 _tried: dict[tuple[object, ...], str] = {}  # what is wrong with products of a kind of groups
@@ -237,7 +206,5 @@ def _difference(layer: GroupedLinear, dtype: torch.dtype, kernels: Kernels, tile
     with torch.no_grad():
         # rows in bytes are multiplied by the weights that are stored, others by these in the rows' format
         rows, of_weights = (rounded_by_parts(x.float()), torch.float32) if multiplies_bytes(layer) else (x, dtype)
-        expected = nn.functional.linear(rows, layer.unpacked(0, outputs, of_weights)).float()
-        found = trial.product(x).float()
-    off = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-9))
-    return "" if off <= TOLERANCE[dtype] else f"the outputs would be off by {off:.2g} of the largest"
+        expected = nn.functional.linear(rows, layer.unpacked(0, outputs, of_weights))
+        return difference(trial.product(x), expected, TOLERANCE[dtype])

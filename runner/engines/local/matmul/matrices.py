@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
 from runner.checkpoints.pass_memory import quantized_workspace_bytes
 from runner.core.machine import MIB
-from runner.engines.local.kernels.native import Kernels, pointer, pointer_or_none
+from runner.engines.local.kernels.native import FORMATS, Kernels, pointer, pointer_or_none
 from runner.engines.local.kernels.shared_numbers import SHIFT, Matrix, WeightFormat
+
+TRIAL_OUTPUTS = 70  # whole panels with a remainder
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # of the largest output of a trial beside torch
 
 
 class LayerWeights(Protocol):
@@ -106,10 +110,43 @@ def multiply(
     return result
 
 
+@dataclass
+class PackedWeights:
+    """Weights in panels, as C reads them."""
+
+    kernels: Kernels
+    matrix: Matrix
+    inputs: int
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    others: tuple[torch.Tensor, ...] = ()  # whose addresses are in the matrix
+    workspace: Workspace | None = None  # for rows in bytes
+
+    @property
+    def formats(self) -> tuple[torch.dtype, ...]:
+        """Rows may have any number format; a bias has the rows' own."""
+        return tuple(FORMATS) if self.bias is None else (self.bias.dtype,)
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """The tensors whose addresses are in the matrix."""
+        return (self.weight, *self.others) if self.bias is None else (self.weight, self.bias, *self.others)
+
+    def product(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return [..., outputs] for rows [..., inputs]."""
+        return multiply(self.kernels, rows, self, None if self.workspace is None else self.workspace.of(rows))
+
+
 def shifted_sums(weight: torch.Tensor) -> torch.Tensor:
     """Return what SHIFT, which is added to the numbers of rows, adds to the sums of each output."""
     # some outputs at a time: torch copies them as int32 for the sums
     return torch.cat([some.sum(1, dtype=torch.int32) for some in torch.split(weight, 256)]) * SHIFT
+
+
+def difference(found: torch.Tensor, expected: torch.Tensor, allowed: float) -> str:
+    """Say by how much outputs are off; empty if that is only rounding: so much of the largest."""
+    off = float((found.float() - expected.float()).abs().max() / expected.float().abs().max().clamp(min=1e-9))
+    return "" if off <= allowed else f"the outputs would be off by {off:.2g} of the largest"
 
 
 def trial_rows(inputs: int, dtype: torch.dtype, tile_rows: int) -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,21 +11,14 @@ from torch import nn
 from runner.engines.local import huge_pages
 from runner.engines.local.kernels.native import Kernels, pointer_or_none
 from runner.engines.local.kernels.shared_numbers import Matrix
-from runner.engines.local.matmul.matrices import multiply
+from runner.engines.local.matmul.matrices import PackedWeights
 
 PACKED_AT_ONCE = 2**22  # bytes of weights, which are in memory twice meanwhile
 NO_TILES = 2**62  # of `tile_rows`: any number of rows goes by vectors, in the order of tiles
 
 
-@dataclass
-class Panels:
+class Panels(PackedWeights):
     """Weights [panels, steps, outputs of a panel(, 2)] and a bias; a step is one input, in bfloat16 two."""
-
-    kernels: Kernels
-    matrix: Matrix
-    inputs: int
-    weight: torch.Tensor
-    bias: torch.Tensor | None
 
     @classmethod
     def of(
@@ -66,16 +58,11 @@ class Panels:
         """Rows must have the format of the weights."""
         return (self.weight.dtype,)
 
-    @property
-    def tensors(self) -> tuple[torch.Tensor, ...]:
-        """The tensors whose addresses are in the matrix."""
-        return (self.weight,) if self.bias is None else (self.weight, self.bias)
-
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         """Return [..., outputs] for rows [..., inputs]."""
         if rows.dtype is not self.weight.dtype:
             raise ValueError(f"rows of {rows.dtype} for weights of {self.weight.dtype}")
-        return multiply(self.kernels, rows, self)
+        return super().product(rows)
 
     def rows(self, outputs: torch.Tensor) -> torch.Tensor:
         """Return the weights [..., inputs] of some outputs, such as tokens; IndexError where there is no such one."""

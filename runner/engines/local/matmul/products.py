@@ -1,33 +1,40 @@
-"""Which way a model's products are computed on this processor: measured once, and kept for later jobs.
+"""Which way a model's products are computed on this processor (autotune.py).
 
-Processors differ: an instruction has full rate on one maker's cores and a fraction of it on another's. So each way that
-works here multiplies samples of the model's weights by few, some and many rows (measured_products.py), and the fastest
-is chosen for the whole model. Before that each way is tried beside torch. Seconds are kept beside the compiled kernels,
-so that noise on a busy machine cannot give a later job another way, whose sums differ in their last bits.
-
-A row's result must not depend on how many rows go along. Tiles and vectors may be mixed by the number of rows, because
-they sum in the same order, bit for bit; every other way serves any number of rows.
+Each way that works here multiplies samples of the model's weights by few, some and many rows, and the fastest is chosen
+for the whole model. Before that each way is tried beside torch. Weights that are first unpacked to bfloat16 – those of
+4 bits, and those of 8 whose rows stay numbers: in groups, in blocks of a .gguf file, of torchao – are multiplied as
+plain ones are, some inputs of a panel at a time. So what is measured of plain weights decides there, too.
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 
 import torch
 from torch import nn
 
-from runner.core.errors import ConfigError
 from runner.core.processor import LEFT_OUT, left_out
 from runner.engines.local.kernels.native import Kernels
-from runner.engines.local.matmul.measured_products import Ways, kept_seconds
+from runner.engines.local.matmul.autotune import (
+    TIE,
+    Candidate,
+    Choice,
+    Seconds,
+    Ways,
+    autotune,
+    fastest_way,
+    kept_seconds,
+    requested_way,
+    words_of_tiles,
+)
+from runner.engines.local.matmul.int8_dynamic import is_dynamic
 from runner.engines.local.matmul.onednn import Product, by_onednn, packing_problem
 from runner.engines.local.matmul.panels import NO_TILES, Panels, fits_panels
-from runner.engines.local.matmul.tile_choice import UNKEPT, fewest_faster_rows, words_of
+from runner.models.gguf_blocks import GgufLinear
+from runner.models.grouped import GroupedLinear
 
 FORCED = "RUNNER_PRODUCTS"
 
@@ -45,7 +52,6 @@ OWN = (Way.tiles, Way.panels)
 VECTORS = "vectors"  # in the measurements: those that sum in the order of tiles
 # Of the passes that a job is expected to have, so many have these rows: its last rows, some, and many or a prompt
 PASSES = {4: 1, 16: 2, 128: 2}
-TIE = 1.1  # a way that is faster by less does not take the place of an earlier one
 # Only with our own products does a pass run in a single call, which makes a question 1.31 times as fast
 # (bench/engine_ladder.py): others have to make up for that.
 SINGLE_CALL = 1.3
@@ -55,38 +61,26 @@ TRIAL_OUTPUTS = 80  # whole panels and a part of one
 ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # of the largest result: rounding, and other orders of sums
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The way of a model's products, in words for a job's facts."""
+def product_of(
+    choice: Choice,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    kernels: Kernels | None,
+    release: Callable[[int, int], None] | None = None,
+) -> Panels | Product | None:
+    """Return the product with a weight, packed; None where it stays as it is.
 
-    way: Way
-    fact: str
-    note: str = ""  # a way that was requested and is missing, or that computes wrong sums
-    tile_rows: int = 0  # of tiles: from so many rows on they multiply, vectors below
-    is_free: bool = True  # and not forced, neither by RUNNER_PRODUCTS nor by too little memory
-
-    def product(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        kernels: Kernels | None,
-        release: Callable[[int, int], None] | None = None,
-    ) -> Panels | Product | None:
-        """Return the product with a weight, packed; None where it stays as it is.
-
-        A weight that does not fit in panels is packed by oneDNN, if that is possible. release: as of Panels.
-        """
-        if kernels is not None and self.way in OWN and fits_panels(weight, kernels):
-            return Panels.of(weight, bias, kernels, self.tile_rows, release)
-        return None if self.way is Way.plain or packing_problem(weight.dtype) else by_onednn(weight, bias)
+    A weight that does not fit in panels is packed by oneDNN, if that is possible. release: as of Panels.
+    """
+    if kernels is not None and choice.way in OWN and fits_panels(weight, kernels):
+        return Panels.of(weight, bias, kernels, choice.tile_rows, release)
+    return None if choice.way == Way.plain or packing_problem(weight.dtype) else by_onednn(weight, bias)
 
 
 def requested() -> Way | None:
     """Return the way that RUNNER_PRODUCTS forces; ConfigError where it is none."""
-    text = os.environ.get(FORCED, "")
-    if text and text not in list(Way):
-        raise ConfigError(f"{FORCED}={text}: choose one of {', '.join(Way)}, or leave it away to have the fastest")
-    return Way(text) if text else None
+    way = requested_way(FORCED, list(Way))
+    return None if way is None else Way(way)
 
 
 def choose(layers: Iterable[nn.Linear], dtype: torch.dtype, kernels: Kernels | None, is_small: bool = False) -> Choice:
@@ -105,65 +99,50 @@ def choose_for(
 
     is_own: by products of our own, if there are any here.
     """
-    inputs = tuple(sorted({inputs for _, inputs in shapes}))
+    inputs, wanted = tuple(sorted({inputs for _, inputs in shapes})), requested()
     problems = {way: problem_of(way, inputs, dtype, kernels) for way in Way}
-    usable = [way for way in Way if not problems[way]]
-    wrong = "; ".join(f"{way} left out: {problem}" for way, problem in problems.items() if "off by" in problem)
-    if (wanted := requested()) is not None:
-        way = next(way for way in list(Way)[list(Way).index(wanted) :] if way in usable)
-        note = "" if way is wanted else f"{FORCED}={wanted}: {problems[wanted]}"
-        tile_rows = FEWEST_TILE_ROWS if way is Way.tiles else 0
-        fact = _fact(way, tile_rows, dtype, kernels, note or f"by {FORCED}")
-        return Choice(way, fact, note or wrong, tile_rows, is_free=False)
-    own = [way for way in usable if way in OWN]
-    candidates = own if own and is_own else usable
-    if kernels is None or candidates[:1] == [Way.onednn]:  # nothing keeps a measurement, or nothing of ours is here
-        candidates = candidates[:1]
-    if len(candidates) == 1:
-        return Choice(candidates[0], _fact(candidates[0], 0, dtype, kernels, wrong), wrong)
-    assert kernels is not None
-    return _fastest(candidates, shapes, dtype, kernels, wrong)
-
-
-def _fastest(
-    candidates: list[Way], shapes: Mapping[tuple[int, int], int], dtype: torch.dtype, kernels: Kernels, wrong: str
-) -> Choice:
-    """Return the fastest way by measurements; without a place to keep them the first, so that answers repeat."""
-    ways: Ways = {}
-    for way in candidates:
-        ways |= measured_as(way, kernels)
-    rows = sorted({*PASSES, FEWEST_TILE_ROWS}) if Way.tiles in candidates else sorted(PASSES)
-    measured = kept_seconds(ways, list(shapes), rows, dtype, kernels)
-    if measured is None:
-        tile_rows = FEWEST_TILE_ROWS if candidates[0] is Way.tiles else 0
-        return Choice(candidates[0], _fact(candidates[0], tile_rows, dtype, kernels, UNKEPT), wrong, tile_rows)
-    took = {
-        name: {count: sum(measured[shape][name][count] * layers for shape, layers in shapes.items()) for count in rows}
-        for name in ways
-    }
-    tile_rows = 0
-    if Way.tiles in candidates:
-        tile_rows = fewest_faster_rows(took[Way.tiles], took[VECTORS], rows, NO_TILES)
-        took[Way.tiles] = {count: min(took[Way.tiles][count], took[VECTORS][count]) for count in rows}
-    expected = {way: sum(took[way][count] * passes for count, passes in PASSES.items()) for way in candidates}
-    best = candidates[0]
-    for way in candidates[1:]:
-        if expected[best] > expected[way] * (SINGLE_CALL if best in OWN and way not in OWN else TIE):
-            best = way
-    tile_rows = tile_rows if best is Way.tiles else 0
-    return Choice(best, _fact(best, tile_rows, dtype, kernels, wrong), wrong, tile_rows)
-
-
-def _fact(way: Way, tile_rows: int, dtype: torch.dtype, kernels: Kernels | None, remark: str) -> str:
-    """Say how products are computed."""
+    left = [way for way in Way if not problems[way]]
+    if wanted is None and is_own and any(way in OWN for way in left):
+        left = [way for way in left if way in OWN]
+    elif wanted is None and (kernels is None or left[0] is Way.onednn):
+        left = left[:1]  # nothing keeps a measurement, or nothing of ours is here
     vectors = "" if kernels is None else kernels.vectors_for(dtype)
-    if way is Way.tiles:
-        words = words_of(tile_rows, vectors, "by ")
-    else:
-        words = {Way.panels: f"panels, by {vectors}", Way.onednn: "oneDNN, packed", Way.plain: "torch, not packed"}[way]
-    masked = f"{LEFT_OUT}={','.join(left_out())}" if left_out() else ""
-    remarks = "; ".join(part for part in (remark, masked) if part)
-    return f"{words} ({remarks})" if remarks else words
+    words: dict[Way, Callable[[int], str]] = {
+        Way.tiles: lambda tile_rows: words_of_tiles(tile_rows, vectors, "by "),
+        Way.panels: lambda _: f"panels, by {vectors}",
+        Way.onednn: lambda _: "oneDNN, packed",
+        Way.plain: lambda _: "torch, not packed",
+    }
+
+    def candidate(way: Way) -> Candidate:
+        is_wrong = "off by" in problems[way]
+        return Candidate(way, words[way], "" if is_wrong else problems[way], lambda: problems[way] if is_wrong else "")
+
+    def measured(ways: list[str]) -> Seconds | None:
+        assert kernels is not None
+        rows = sorted({*PASSES, FEWEST_TILE_ROWS}) if Way.tiles in ways else sorted(PASSES)
+        makers: Ways = {}
+        for way in ways:
+            makers |= measured_as(Way(way), kernels)
+        known = kept_seconds(makers, list(shapes), rows, dtype, kernels)
+        if known is None:
+            return None
+        return {
+            way: {count: sum(known[shape][way][count] * layers for shape, layers in shapes.items()) for count in rows}
+            for way in makers
+        }
+
+    return autotune(
+        [candidate(way) for way in Way if problems[way] or way in left],
+        FORCED,
+        wanted,
+        measured,
+        lambda took: fastest_way(
+            took, VECTORS, PASSES, lambda best, way: SINGLE_CALL if best in OWN and way not in OWN else TIE
+        ),
+        FEWEST_TILE_ROWS,
+        remark=f"{LEFT_OUT}={','.join(left_out())}" if left_out() else "",
+    )
 
 
 def measured_as(way: Way, kernels: Kernels | None) -> Ways:
@@ -223,3 +202,23 @@ def _difference(way: Way, inputs: tuple[int, ...], dtype: torch.dtype, kernels: 
             ):
                 return f"{what} some bits from that of each row alone"
     return ""
+
+
+def choose_unpacked(model: nn.Module, kernels: Kernels | None) -> Choice | None:
+    """Return the way of a model's weights that are unpacked first, where it is by tiles; None elsewhere."""
+    if kernels is None or kernels.tiles_problem:
+        return None
+    layers = [one for one in model.modules() if isinstance(one, nn.Linear) and is_unpacked(one)]
+    shapes = Counter((layer.out_features, layer.in_features) for layer in layers)
+    if not shapes:
+        return None
+    choice = choose_for(shapes, torch.bfloat16, kernels, is_own=True)
+    return choice if choice.way == Way.tiles else None
+
+
+def is_unpacked(layer: nn.Linear) -> bool:
+    """Whether the kernels unpack a layer's weights to multiply them by rows of numbers."""
+    if isinstance(layer, GgufLinear | GroupedLinear):
+        return not layer.has_byte_rows
+    is_int8 = type(layer.weight).__name__ == "Int8Tensor" and not is_dynamic(layer)
+    return is_int8 or any(one.__name__ == "Linear4bit" for one in type(layer).__mro__)

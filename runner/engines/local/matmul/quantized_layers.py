@@ -1,9 +1,8 @@
 """Layers that a library has quantized, or a checkpoint holds so, multiplied directly from the stored weights.
 
 On a CPU the libraries unpack a weight again for each row, copy all of it in another format, or pass several times over
-matrices of int32 and float32. kernels/quantized.h does the same arithmetic while a panel of the weight is in the cache,
-on processors with AVX-512's products of bytes; four_bit_rows.h, int8_rows.h and int8_portable.h do it on any other. The
-weights are not changed, so other code can still read them.
+matrices of int32 and float32. The kernels do the same arithmetic while a panel of the weight is in the cache
+(kernels/README.md). The weights are not changed, so other code can still read them.
 """
 
 from __future__ import annotations
@@ -28,12 +27,18 @@ from runner.engines.local.matmul import (
     int8_dynamic,
     int8_stored,
     llm_int8,
-    unpacked_products,
 )
-from runner.engines.local.matmul.matrices import LayerWeights, QuantizedWeights, Workspace, multiply, shifted_sums
+from runner.engines.local.matmul.matrices import (
+    LayerWeights,
+    QuantizedWeights,
+    Workspace,
+    difference,
+    multiply,
+    shifted_sums,
+)
+from runner.engines.local.matmul.products import choose_unpacked
 from runner.models.gguf_blocks import GgufEmbedding, GgufLinear
 from runner.models.grouped import GroupedLinear, rounded_by_parts
-from runner.models.int8_linear import Int8Linear
 
 TRIAL_ROWS = (43, 3)  # several tiles with a remainder; and so few that nothing is unpacked
 TOLERANCE = 1e-2  # of the largest output: the last place of bfloat16 is 0.4 % of a number
@@ -67,12 +72,12 @@ class QuantizedLayers:
         by_tiles = byte_products.choice_for(model, self._kernels)
         self._tile_rows = 0 if by_tiles is None else by_tiles.tile_rows
         self.notes += [by_tiles.note] if by_tiles is not None and by_tiles.note else []
-        unpacked = unpacked_products.choice_for(model, self._kernels)
+        unpacked = choose_unpacked(model, self._kernels)
         self._unpacked_tile_rows = 0 if unpacked is None else unpacked.tile_rows
         for layer in model.modules():
             if not isinstance(layer, nn.Linear):
                 continue
-            if isinstance(layer, Int8Linear) and self._multiplies_bytes(layer):
+            if int8_stored.is_of_bytes(layer) and self._multiplies_bytes(layer):
                 continue
             if isinstance(layer, GgufLinear | GroupedLinear):
                 self._multiply_strips(layer)
@@ -130,7 +135,9 @@ class QuantizedLayers:
         else:
             it = groups.Groups.of(layer, self._kernels, self._workspace, tile_rows=self._unpacked_tile_rows)
             groups.hold_panels(layer, it)
-        own, formats, prepared = layer.forward, it.formats, getattr(layer, "prepared", None)
+        own, formats, prepared = layer.forward, it.formats, None
+        if isinstance(layer, GroupedLinear) and layer.layout.rows:
+            prepared = layer.prepared
         if isinstance(layer, GroupedLinear) and layer.has_byte_rows and not groups.multiplies_bytes(layer):
             prepared = rounded_by_parts  # its products do not round rows
         if prepared is None:
@@ -147,24 +154,33 @@ class QuantizedLayers:
         for tensor in stored:
             self._mapped.release(tensor.data_ptr(), tensor.nbytes)
 
-    def _multiplies_bytes(self, layer: Int8Linear) -> bool:
+    def _multiplies_bytes(self, layer: GroupedLinear) -> bool:
         """Let the kernels multiply rows and weights as bytes, which stay in their file; return whether they can."""
         if self._kernels is None:
             return False
         if problem := int8_stored.problem(layer, self._kernels, self._tile_rows):
-            self._note(f"rows of {type(layer).__name__} are rounded by torch, which is slower: {problem}")
+            self._note(f"rows of {layer.class_name} are rounded by torch, which is slower: {problem}")
             return False
-        own, kernels = layer.forward, self._kernels
-        it = int8_stored.weights_of(layer, self._tile_rows)
+        self.matrices[layer] = it = int8_stored.weights_of(layer, self._tile_rows)
+        layer.forward = self._forward(layer, it, lambda: True)  # type: ignore[method-assign,assignment]
+        return True
+
+    def _forward(self, layer: Any, it: QuantizedWeights, is_unchanged: Callable[[], bool]) -> Forward:
+        """Return a function by these weights: the layer's own for other rows, or once it holds other weights.
+
+        A library may convert a bias in place for rows of another number format.
+        """
+        own, kernels, bias_at = layer.forward, self._kernels, it.matrix.bias
+        assert kernels is not None
 
         def forward(rows: torch.Tensor) -> torch.Tensor:
-            if rows.dtype not in it.formats or not rows.numel():
-                return own(rows)
+            bias = layer.bias
+            has_bias = bias is None if bias_at is None else bias is not None and bias.data_ptr() == bias_at
+            if rows.dtype not in it.formats or not rows.numel() or not has_bias or not is_unchanged():
+                return own(rows)  # type: ignore[no-any-return]
             return multiply(kernels, rows, it, self._workspace.of(rows))
 
-        self.matrices[layer] = it
-        layer.forward = forward  # type: ignore[method-assign,assignment]
-        return True
+        return forward
 
     def _note(self, note: str) -> None:
         """Note something once."""
@@ -254,53 +270,37 @@ class QuantizedLayers:
 
         return it, forward
 
-    def _int8(self, layer: Any, kernels: native.Kernels) -> tuple[QuantizedWeights, Forward]:
+    def _int8(self, layer: Any, _: native.Kernels) -> tuple[QuantizedWeights, Forward]:
         """Return weights and function for LLM.int8(): rows are quantized, too, and outliers multiplied separately."""
-        own, state, inputs, outputs = layer.forward, layer.state, layer.in_features, layer.out_features
-        stored = state.CB
+        state, stored, bias = layer.state, layer.state.CB, layer.bias
         if state.has_fp16_weights or stored is None or stored.dtype is not torch.int8 or not stored.is_contiguous():
             raise UnsupportedLayer("its weights are not stored as int8")
         is_shared = layer.weight.data_ptr() == stored.data_ptr()
         scale, weight, sums = state.SCB.float().contiguous(), self._in_large_pages(stored), shifted_sums(stored)
         if is_shared:
             layer.weight.data = weight  # or what it was would stay in memory
-        formats = tuple(dtype for dtype in native.FORMATS if _is_of(layer.bias, dtype))
-        it = QuantizedWeights(WeightFormat.row_int8, inputs, outputs, formats)
+        formats = tuple(dtype for dtype in native.FORMATS if _is_of(bias, dtype))
+        it = QuantizedWeights(WeightFormat.row_int8, layer.in_features, layer.out_features, formats)
         it.matrix.threshold, it.matrix.tile_rows = state.threshold, self._tile_rows
+        it.point_at(weight, bias, scale, sums)
+        return it, self._forward(layer, it, lambda: state.CB is weight)
 
-        def forward(rows: torch.Tensor) -> torch.Tensor:
-            is_ours = rows.dtype in native.FORMATS and _is_of(layer.bias, rows.dtype)
-            if state.CB is not weight or not is_ours or not rows.numel():
-                return own(rows)  # type: ignore[no-any-return]
-            it.point_at(weight, layer.bias, scale, sums)
-            return multiply(kernels, rows, it, self._workspace.of(rows))
-
-        it.point_at(weight, layer.bias, scale, sums)
-        return it, forward
-
-    def _int8_dynamic(self, layer: Any, kernels: native.Kernels) -> tuple[QuantizedWeights, Forward]:
+    def _int8_dynamic(self, layer: Any, _: native.Kernels) -> tuple[QuantizedWeights, Forward]:
         """Return weights and function for torchao's int8 of weights and rows, on any processor."""
         if reason := int8_dynamic.rejection_reason(layer):
             raise UnsupportedLayer(reason)
-        own, inputs, outputs, stored = layer.forward, layer.in_features, layer.out_features, layer.weight
+        stored, bias = layer.weight, layer.bias
         weight = self._in_large_pages(stored.qdata)
         scale, sums = stored.scale.flatten().contiguous(), shifted_sums(weight)
-        formats = tuple(dtype for dtype in native.FORMATS if _is_of(layer.bias, dtype))
-        it = QuantizedWeights(WeightFormat.int8_dynamic, inputs, outputs, formats)
+        formats = tuple(dtype for dtype in native.FORMATS if _is_of(bias, dtype))
+        it = QuantizedWeights(WeightFormat.int8_dynamic, layer.in_features, layer.out_features, formats)
         it.matrix.tile_rows = self._tile_rows
+        it.point_at(weight, bias, scale, sums)
+        return it, self._forward(layer, it, lambda: layer.weight is stored)
 
-        def forward(rows: torch.Tensor) -> torch.Tensor:
-            if layer.weight is not stored or rows.dtype not in formats or not rows.numel():
-                return own(rows)  # type: ignore[no-any-return]
-            it.point_at(weight, layer.bias, scale, sums)
-            return multiply(kernels, rows, it, self._workspace.of(rows))
-
-        it.point_at(weight, layer.bias, scale, sums)
-        return it, forward
-
-    def _torchao_int8(self, layer: Any, kernels: native.Kernels) -> tuple[QuantizedWeights, Forward]:
+    def _torchao_int8(self, layer: Any, _: native.Kernels) -> tuple[QuantizedWeights, Forward]:
         """Return weights and function for torchao's weight-only int8: rows stay bfloat16; the scale is applied last."""
-        own, inputs, outputs, stored = layer.forward, layer.in_features, layer.out_features, layer.weight
+        inputs, outputs, stored, bias = layer.in_features, layer.out_features, layer.weight, layer.bias
         weight, scale = stored.qdata, stored.scale.to(torch.bfloat16).flatten().contiguous()
         is_plain = stored.act_quant_kwargs is None and stored.act_pre_scale is None and stored.block_size[-1] == inputs
         if not (is_plain and weight.is_contiguous() and scale.numel() == outputs):
@@ -311,16 +311,8 @@ class QuantizedLayers:
             raise UnsupportedLayer("its bias has another number format")
         it = QuantizedWeights(WeightFormat.weight_int8, inputs, outputs, (torch.bfloat16,))
         it.matrix.tile_rows = self._unpacked_tile_rows
-        self._in_large_pages(weight)
-
-        def forward(rows: torch.Tensor) -> torch.Tensor:
-            if layer.weight is not stored or rows.dtype is not torch.bfloat16 or not rows.numel():
-                return own(rows)  # type: ignore[no-any-return]
-            it.point_at(weight, layer.bias, scale)
-            return multiply(kernels, rows, it, self._workspace.of(rows))
-
-        it.point_at(weight, layer.bias, scale)
-        return it, forward
+        it.point_at(self._in_large_pages(weight), bias, scale)
+        return it, self._forward(layer, it, lambda: layer.weight is stored)
 
     def _in_large_pages(self, weight: torch.Tensor) -> torch.Tensor:
         """Move weights that each token reads whole to large pages, unless they are in a checkpoint's mapped file."""
@@ -335,10 +327,8 @@ class QuantizedLayers:
             rows = torch.randn(count, inputs, generator=torch.Generator().manual_seed(count)).to(dtype)
             rows[:, ::50] *= 9
             with torch.no_grad():
-                expected = own(rows).float()
-                off = float((forward(rows).float() - expected).abs().max() / expected.abs().max().clamp(min=1e-9))
-            if not off <= TOLERANCE:
-                return f"the outputs would be off by {off:.2g} of the largest"
+                if problem := difference(forward(rows), own(rows), TOLERANCE):
+                    return problem
         return ""
 
 

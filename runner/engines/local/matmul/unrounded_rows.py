@@ -20,8 +20,8 @@ from runner.engines.local.matmul.int8_dynamic import LARGEST
 from runner.engines.local.matmul.llm_int8 import OF_WEIGHT
 from runner.models.gguf_blocks import GgufLinear
 from runner.models.grouped import GroupedLinear
-from runner.models.int8_linear import Int8Linear
-from runner.models.rounded_rows import RoundedRowsLinear
+from runner.models.layouts.int8 import Int8Layout
+from runner.models.layouts.made import MadeLayout
 
 Shares = dict[str, float]  # by a layer's name, of the numbers of its middle row
 NAMED = 3  # layers in a note
@@ -42,7 +42,7 @@ def _weights_of(layer: Any, dtype: torch.dtype) -> torch.Tensor:
 def _is_rounding(layer: nn.Module) -> bool:
     """Whether a layer rounds its rows to 8 bits; an adapter's layer around it does not."""
     if isinstance(layer, GgufLinear | GroupedLinear):
-        return layer.has_byte_rows or hasattr(layer, "prepared")
+        return layer.has_byte_rows or (isinstance(layer, GroupedLinear) and bool(layer.layout.rows))
     return isinstance(layer, nn.Linear) and (_is_llm_int8(layer) or int8_dynamic.is_dynamic(layer))
 
 
@@ -73,29 +73,20 @@ def unrounded_rows(model: nn.Module) -> Iterator[Shares]:
 
 def _unrounded(name: str, layer: Any, shares: Shares) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return a layer's product with rows as they come."""
-    in_one_scale = isinstance(layer, Int8Linear | RoundedRowsLinear) or int8_dynamic.is_dynamic(layer)
+    in_one_scale = int8_dynamic.is_dynamic(layer)
+    if isinstance(layer, GroupedLinear) and layer.layout.rows:
+        in_one_scale = isinstance(layer.layout, Int8Layout | MadeLayout)
 
     def forward(rows: torch.Tensor) -> torch.Tensor:
         if in_one_scale:
             each = rows.reshape(-1, rows.shape[-1]).float().abs()
             lost = (each * (2 * LARGEST) < each.amax(-1, keepdim=True)).float().mean(-1)
             shares[name] = max(shares.get(name, 0.0), float(lost.median()))
-        if isinstance(layer, GroupedLinear):
-            return _with_exact_rows(GroupedLinear.forward, layer, rows)
-        if isinstance(layer, GgufLinear):
-            return _with_exact_rows(GgufLinear.forward, layer, rows)
+        if isinstance(layer, GgufLinear | GroupedLinear):
+            return layer.multiplied(rows)
         return nn.functional.linear(rows, _weights_of(layer, rows.dtype), layer.bias)
 
     return forward
-
-
-def _with_exact_rows(forward: Callable[..., torch.Tensor], layer: Any, rows: torch.Tensor) -> torch.Tensor:
-    """Call a class's own function of a layer that does not round its rows meanwhile."""
-    rounds, layer.has_byte_rows = layer.has_byte_rows, False
-    try:
-        return forward(layer, rows)
-    finally:
-        layer.has_byte_rows = rounds
 
 
 def note_on(shares: Shares) -> str:

@@ -20,8 +20,8 @@ from runner.engines.local.attention.shared_attention import FORCED, ROWS, choose
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache.kv_cache import Heads
+from runner.engines.local.matmul.autotune import Choice
 from runner.engines.local.matmul.panels import NO_TILES
-from runner.engines.local.matmul.tile_choice import TileChoice
 
 HEADS = Heads(2, 2, 3, 64, torch.bfloat16, torch.device("cpu"))
 
@@ -85,8 +85,8 @@ def test_it_is_measured_once_and_kept_beside_products(
 ) -> None:
     monkeypatch.delenv(FORCED, raising=False)
     monkeypatch.setattr(emulated_tiles, "file", tmp_path / "kernels-1.so")
-    assert choose(HEADS, emulated_tiles) == TileChoice(
-        "tiles from 8 rows, emulation below (not measured, since no folder keeps it)", 8
+    assert choose(HEADS, emulated_tiles) == Choice(
+        "tiles", "tiles from 8 rows, emulation below (not measured, since no folder keeps it)", 8
     )
     monkeypatch.setattr(emulated_tiles, "is_kept", True)
     before = emulated_tiles.count("loads")
@@ -102,13 +102,14 @@ def test_it_is_measured_once_and_kept_beside_products(
 @needs_tile_compiler
 def test_a_way_is_forced(emulated_tiles: OnlyTiles, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FORCED, "tiles")
-    assert choose(HEADS, emulated_tiles) == TileChoice(f"tiles from 8 rows, emulation below (by {FORCED})", 8)
+    fact = f"tiles from 8 rows, emulation below (by {FORCED})"
+    assert choose(HEADS, emulated_tiles) == Choice("tiles", fact, 8, is_free=False)
     narrow = choose(replace(HEADS, dim=80), emulated_tiles)
     assert narrow is not None
     assert narrow.note == f"{FORCED}=tiles: heads of 80 numbers are not whole tiles of 32"
     assert (narrow.tile_rows, narrow.fact) == (0, f"vectors, emulation ({narrow.note})")
     monkeypatch.setenv(FORCED, "vectors")
-    assert choose(HEADS, emulated_tiles) == TileChoice(f"vectors, emulation (by {FORCED})")
+    assert choose(HEADS, emulated_tiles) == Choice("vectors", f"vectors, emulation (by {FORCED})", is_free=False)
     assert choose(HEADS, None) is None, "torch computes it"
 
 

@@ -234,9 +234,9 @@ def test_groups_that_do_not_exist(group: int) -> None:
         groups = Groups.of(layer_of("gptq_order", 64, 256)[0], KERNELS, Workspace())
         rows = torch.ones(2, 256, dtype=dtype)
         assert groups.product(rows).isfinite().all()
-        assert groups.group_of is not None
-        assert sorted(groups.group_of.unique().tolist()) == [0, 1, 2, 3]
-        groups.group_of[255] = group
+        (group_of,) = groups.others
+        assert sorted(group_of.unique().tolist()) == [0, 1, 2, 3]
+        group_of[255] = group
         with pytest.raises(IndexError, match="matrix or layer 0 has sizes or a format that this processor cannot"):
             groups.product(rows)
 

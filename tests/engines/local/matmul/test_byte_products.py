@@ -16,11 +16,11 @@ from runner.core.heap import Heap
 from runner.engines.local.kernels import native
 from runner.engines.local.kernels.shared_numbers import WeightFormat
 from runner.engines.local.matmul import byte_products
+from runner.engines.local.matmul.autotune import Choice
 from runner.engines.local.matmul.byte_products import ROWS, choice_for, choose
 from runner.engines.local.matmul.matrices import QuantizedWeights, multiply, shifted_sums
 from runner.engines.local.matmul.products import FORCED
 from runner.engines.local.matmul.quantized_layers import QuantizedLayers
-from runner.engines.local.matmul.tile_choice import TileChoice
 
 pytestmark = pytest.mark.skipif(
     shutil.which("cc") is None or "avx512_bf16" not in CPU_FLAGS or "avx512_vnni" not in CPU_FLAGS,
@@ -29,6 +29,7 @@ pytestmark = pytest.mark.skipif(
 SHAPES = [(32, 64), (33, 96), (80, 1090), (250, 576), (7, 50)]  # outputs, inputs
 COUNTS = (1, 4, 5, 15, 16, 17, 31, 32, 33, 64, 191, 192, 193, 260)
 LAYERS = {(96, 576), (64, 96)}
+BY_TILES = Choice("tiles", f"tiles from 16 rows, VNNI below (by {FORCED})", 16, is_free=False)
 
 
 def weights_of(outputs: int, inputs: int, kind: WeightFormat, tile_rows: int) -> QuantizedWeights:
@@ -84,7 +85,7 @@ def test_other_sums_are_noticed_by_a_trial_and_not_used(tmp_path: Path, monkeypa
     mistake = "quantized.h", "TILE_MULTIPLY_ADD_BYTES(3, 5, 7);", "TILE_MULTIPLY_ADD_BYTES(3, 5, 6);"
     choice = choose(LAYERS, emulated_attention(tmp_path, with_a_mistake(tmp_path, *mistake)))
     note = "tiles left out: products of 43 rows in bytes by 80 x 96 differ from those by vectors"
-    assert choice == TileChoice(f"VNNI ({note})", 0, note)
+    assert choice == Choice("vectors", f"VNNI ({note})", 0, note)
 
 
 @pytest.mark.parametrize(
@@ -102,8 +103,8 @@ def test_tiles_multiply_from_so_many_rows_on_as_they_are_faster(
     monkeypatch.delenv(FORCED, raising=False)
     took = {"tiles": dict(zip(ROWS, tiles, strict=True)), "vectors": dict(zip(ROWS, vectors, strict=True))}
     monkeypatch.setattr(byte_products, "kept", lambda keys, *_: dict.fromkeys(keys, took))
-    words = f"tiles from {expected} rows, VNNI below" if expected else "VNNI"
-    assert choose(LAYERS, emulated_tiles) == TileChoice(words, expected)
+    way, words = ("tiles", f"tiles from {expected} rows, VNNI below") if expected else ("vectors", "VNNI")
+    assert choose(LAYERS, emulated_tiles) == Choice(way, words, expected)
 
 
 def test_it_is_measured_once_and_kept(
@@ -112,7 +113,7 @@ def test_it_is_measured_once_and_kept(
     monkeypatch.delenv(FORCED, raising=False)
     monkeypatch.setattr(emulated_tiles, "file", tmp_path / "kernels-1.so")
     unkept = "tiles from 16 rows, VNNI below (not measured, since no folder keeps it)"
-    assert choose(LAYERS, emulated_tiles) == TileChoice(unkept, 16)
+    assert choose(LAYERS, emulated_tiles) == Choice("tiles", unkept, 16)
     monkeypatch.setattr(emulated_tiles, "is_kept", True)
     first, before = choose(LAYERS, emulated_tiles), emulated_tiles.count("byte_products")
     [file] = tmp_path.glob("products-*.json")
@@ -123,14 +124,14 @@ def test_it_is_measured_once_and_kept(
 
 def test_a_way_is_forced_as_that_of_other_products(emulated_tiles: OnlyTiles, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FORCED, "panels")
-    assert choose(LAYERS, emulated_tiles) == TileChoice(f"VNNI (by {FORCED})")
+    assert choose(LAYERS, emulated_tiles) == Choice("vectors", f"VNNI (by {FORCED})", is_free=False)
     monkeypatch.setenv(FORCED, "tiles")
-    assert choose(LAYERS, emulated_tiles) == TileChoice(f"tiles from 16 rows, VNNI below (by {FORCED})", 16)
+    assert choose(LAYERS, emulated_tiles) == BY_TILES
     monkeypatch.setattr(emulated_tiles, "tiles_problem", "no tiles here")
     note = f"{FORCED}=tiles: no tiles here"
-    assert choose(LAYERS, emulated_tiles) == TileChoice(f"VNNI ({note})", 0, note)
+    assert choose(LAYERS, emulated_tiles) == Choice("vectors", f"VNNI ({note})", 0, note, is_free=False)
     monkeypatch.delenv(FORCED)
-    assert choose(LAYERS, emulated_tiles) == TileChoice("VNNI")
+    assert choose(LAYERS, emulated_tiles) == Choice("vectors", "VNNI")
 
 
 def test_layers_of_bytes_go_by_tiles_and_others_ask_for_nothing(
@@ -144,7 +145,7 @@ def test_layers_of_bytes_go_by_tiles_and_others_ask_for_nothing(
     layer: Any = nn.Linear(96, 64, dtype=torch.bfloat16)
     assert choice_for(layer, emulated_tiles) is None
     quantize_(layer, Int8DynamicActivationInt8WeightConfig(set_inductor_config=False))
-    assert choice_for(layer, emulated_tiles) == TileChoice(f"tiles from 16 rows, VNNI below (by {FORCED})", 16)
+    assert choice_for(layer, emulated_tiles) == BY_TILES
     model = nn.ModuleList([nn.Embedding(1, 1, dtype=torch.bfloat16), layer.eval()])
     found = QuantizedLayers(model, Heap())
     assert found.matrices[layer].matrix.tile_rows == 16
@@ -164,4 +165,4 @@ def test_real_tiles_pass_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     if compiled.tiles_problem:
         pytest.skip(compiled.tiles_problem)
     monkeypatch.setenv(FORCED, "tiles")
-    assert choose(LAYERS, compiled) == TileChoice(f"tiles from 16 rows, VNNI below (by {FORCED})", 16)
+    assert choose(LAYERS, compiled) == BY_TILES

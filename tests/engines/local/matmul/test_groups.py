@@ -23,8 +23,8 @@ from runner.engines.local.matmul import groups
 from runner.engines.local.matmul.groups import Groups
 from runner.engines.local.matmul.matrices import Workspace, multiply
 from runner.engines.local.matmul.panels import Panels
-from runner.models.float8_linear import E4M3
 from runner.models.grouped import GroupedLinear
+from runner.models.layouts.float8 import E4M3
 
 KERNELS = native.kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="the kernels are not built here")

@@ -16,7 +16,8 @@ from runner.engines.local.kernels import native
 from runner.engines.local.matmul import int8_stored
 from runner.engines.local.matmul.matrices import multiply
 from runner.engines.local.matmul.quantized_layers import QuantizedLayers
-from runner.models.int8_linear import Int8Linear
+from runner.models.grouped import GroupedLinear
+from runner.models.layouts.int8 import Int8Layout
 
 KERNELS = native.kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="there is no C compiler")
@@ -33,11 +34,13 @@ def rows_of(count: int, inputs: int, dtype: torch.dtype) -> torch.Tensor:
     return rows.to(dtype)
 
 
-def by_formula(layer: Int8Linear, rows: torch.Tensor) -> torch.Tensor:
+def by_formula(layer: GroupedLinear, rows: torch.Tensor) -> torch.Tensor:
     """The outputs: exact sums of the whole numbers of torch's way, times both scales, in float32."""
-    numbers, scale = layer.whole_numbers(rows)
-    sums = (numbers.long() - layer.row_zero_point) @ layer.weight.long().T
-    factor = scale.float() * layer.layout.scales(layer.stored, 0, layer.out_features).float().flatten()
+    layout, stored = layer.layout, layer.stored
+    assert isinstance(layout, Int8Layout)
+    numbers, scale = layout.whole_numbers(stored, rows)
+    sums = (numbers.long() - layout.row_zero_point(stored)) @ layer.weight.long().T
+    factor = scale.float() * layout.scales(stored, 0, layer.out_features).float().flatten()
     outputs = sums.float() * factor
     if layer.bias is not None:
         outputs = outputs + layer.bias.float()
@@ -105,7 +108,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(kind: str, count: int) -> N
     assert beside[2].isnan().all()
     assert torch.equal(beside[:2], alone[:2])
     rows[2, 7] = float("inf")
-    assert torch.equal(layer(rows)[2].isnan(), Int8Linear.forward(layer, rows[2:3])[0].isnan())
+    assert torch.equal(layer(rows)[2].isnan(), GroupedLinear.forward(layer, rows[2:3])[0].isnan())
 
 
 @has_kernels

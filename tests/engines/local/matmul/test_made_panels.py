@@ -19,11 +19,11 @@ from runner.engines.local.kernels import native
 from runner.engines.local.matmul.groups import Groups, problem
 from runner.engines.local.matmul.matrices import Workspace
 from runner.engines.local.matmul.panels import Panels
+from runner.engines.local.matmul.products import choose_unpacked
 from runner.engines.local.matmul.quantized_layers import QuantizedLayers
-from runner.engines.local.matmul.unpacked_products import choice_for
 from runner.models.grouped import GroupedLinear
+from runner.models.layouts.made import PanelsLayout, RowsLayout
 from runner.models.made_groups import layer_of
-from runner.models.made_layouts import PanelsLayout, RowsLayout
 from runner.quantization.hqq import HqqConfig
 from runner.quantization.made_groups import BITS, MadeGroupsConfig
 from runner.quantization.torchao import TorchaoIntxConfig
@@ -60,7 +60,7 @@ def test_products_are_those_of_the_unpacked_weights_before_and_after_panels_take
     plain = Panels.of(weight, None, KERNELS).product(rows)
     assert torch.equal(Groups.of(layer, KERNELS, Workspace()).product(rows), plain)
     assert not problem(layer, KERNELS)
-    by_tiles = choice_for(nn.Sequential(layer), KERNELS) if dtype is torch.bfloat16 else None
+    by_tiles = choose_unpacked(nn.Sequential(layer), KERNELS) if dtype is torch.bfloat16 else None
     tile_rows = 0 if by_tiles is None else by_tiles.tile_rows
     layers = QuantizedLayers(nn.Sequential(layer), Heap())
     assert not layers.notes

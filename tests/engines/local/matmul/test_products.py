@@ -22,8 +22,8 @@ from runner.engines.base import Request
 from runner.engines.contract import complete
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kernels import native
-from runner.engines.local.matmul import measured_products, products
-from runner.engines.local.matmul.measured_products import Seconds, Shape, Ways, kept_seconds, measure
+from runner.engines.local.matmul import autotune, products
+from runner.engines.local.matmul.autotune import Seconds, Shape, Ways, kept_seconds, measure
 from runner.engines.local.matmul.panels import NO_TILES
 from runner.engines.local.matmul.products import FORCED, Way, choose
 
@@ -64,17 +64,17 @@ def test_the_fastest_over_the_expected_passes_is_chosen(usable: Callable[..., No
     assert (choice.way, choice.fact) == (Way.onednn, "oneDNN, packed")
     usable(panels=(1, 4, 11), onednn=(2, 4, 9), plain=(2, 9, 40))
     choice = choose(LAYERS, torch.bfloat16, kernels)
-    assert choice.way is Way.panels, "a pass in a single call needs them, and saves more than products cost"
+    assert choice.way == Way.panels, "a pass in a single call needs them, and saves more than products cost"
     assert choice.fact.startswith("panels, by ")
     usable(onednn=(2, 4, 9), plain=(1, 1, 1))
-    assert choose(LAYERS, torch.bfloat16, kernels).way is Way.onednn, "nothing of ours is there: not measured"
+    assert choose(LAYERS, torch.bfloat16, kernels).way == Way.onednn, "nothing of ours is there: not measured"
 
 
 def test_small_models_use_products_of_their_own(usable: Callable[..., None]) -> None:
     usable(panels=(9, 9, 90), onednn=(1, 1, 1), plain=(1, 1, 1))
     kernels: Any = KERNELS or object()
-    assert choose(LAYERS, torch.bfloat16, kernels, is_small=True).way is Way.panels
-    assert choose(LAYERS, torch.bfloat16, kernels).way is Way.onednn
+    assert choose(LAYERS, torch.bfloat16, kernels, is_small=True).way == Way.panels
+    assert choose(LAYERS, torch.bfloat16, kernels).way == Way.onednn
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_where_nothing_is_kept_the_first_way_serves_so_that_answers_repeat(
     monkeypatch.setattr(products, "kept_seconds", lambda *_: None)
     kernels: Any = KERNELS or object()
     choice = choose(LAYERS, torch.bfloat16, kernels)
-    assert choice.way is Way.panels
+    assert choice.way == Way.panels
     assert "not measured, since no folder keeps it" in choice.fact
 
 
@@ -121,7 +121,7 @@ def test_a_forced_way_that_is_missing_leads_to_the_next_and_says_so(
     assert there.fact.endswith(f"(by {FORCED})")
     usable()
     missing = choose(LAYERS, torch.bfloat16, kernels)
-    assert missing.way is Way.plain
+    assert missing.way == Way.plain
     if wanted is not Way.plain:
         assert missing.note == f"{FORCED}={wanted}: no {wanted} here"
         assert missing.note in missing.fact
@@ -215,7 +215,7 @@ def test_of_those_that_begin_together_one_measures(tmp_path: Path, monkeypatch: 
         threading.Event().wait(0.05)
         return {way: dict.fromkeys(rows, 1.0 + len(measured)) for way in ways}
 
-    monkeypatch.setattr(measured_products, "measure", slowly)
+    monkeypatch.setattr(autotune, "measure", slowly)
     found: list[Any] = []
 
     def begin() -> None:
@@ -244,7 +244,7 @@ def test_a_way_that_is_far_slower_is_not_measured_with_more_rows(monkeypatch: py
     class Clock:
         thread_time = staticmethod(lambda: now[0])
 
-    monkeypatch.setattr(measured_products, "time", Clock)
+    monkeypatch.setattr(autotune, "time", Clock)
     took = measure({"quick": way("quick", 1), "slow": way("slow", 5)}, (8, 8), (4, 16), torch.float32, 1e9)
     assert took == {"quick": {4: 4.0, 16: 16.0}, "slow": {4: 20.0, 16: 80.0}}
     assert ("slow", 4) in calls

@@ -88,7 +88,7 @@ def test_a_wrong_kernel_is_noticed_by_its_trial_and_not_used(tmp_path: Path) -> 
     flags = with_a_mistake(tmp_path, "tile_sums.h", "TILE_MULTIPLY_ADD(3, 5, 7);", "TILE_MULTIPLY_ADD(3, 5, 6);")
     kernels = emulated(tmp_path, flags)
     choice = choose([torch.nn.Linear(576, 96, dtype=torch.bfloat16)], torch.bfloat16, kernels, is_small=True)
-    assert choice.way is Way.panels
+    assert choice.way == Way.panels
     assert re.search(r"tiles left out: its product of 33 rows by 80 x 576 is off by \d", choice.note), choice.note
     assert choice.note in choice.fact
 

@@ -23,9 +23,8 @@ from runner.engines.local.matmul.blocks import Blocks
 from runner.engines.local.matmul.groups import Groups
 from runner.engines.local.matmul.matrices import LayerWeights, QuantizedWeights, Workspace, multiply
 from runner.engines.local.matmul.panels import NO_TILES, Panels
-from runner.engines.local.matmul.products import FORCED
+from runner.engines.local.matmul.products import FORCED, choose_unpacked
 from runner.engines.local.matmul.quantized_layers import QuantizedLayers
-from runner.engines.local.matmul.unpacked_products import choice_for
 from runner.models.gguf_blocks import GgufLinear
 from runner.models.gguf_types import TYPES, unpacked
 from runner.models.grouped import GroupedLinear
@@ -145,17 +144,17 @@ def test_the_way_is_that_of_plain_weights_of_these_shapes(
     monkeypatch.setattr(groups, "FORMATS", (torch.bfloat16,))  # the emulation has no other
     monkeypatch.setattr(native, "kernels", lambda: emulated_tiles)
     monkeypatch.setenv(FORCED, "tiles")
-    choice = choice_for(layers, emulated_tiles)
+    choice = choose_unpacked(layers, emulated_tiles)
     assert choice is not None
     assert (choice.tile_rows, choice.fact) == (8, f"tiles from 8 rows, emulation below (by {FORCED})")
     [weights] = QuantizedLayers(layers, Heap()).matrices.values()
     assert weights.matrix.tile_rows == 8
     monkeypatch.setenv(FORCED, "panels")
-    assert choice_for(layers, emulated_tiles) is None
+    assert choose_unpacked(layers, emulated_tiles) is None
     monkeypatch.setenv(FORCED, "tiles")
-    assert choice_for(nn.ModuleList([nn.Linear(32, 32)]), emulated_tiles) is None, "nothing is unpacked"
+    assert choose_unpacked(nn.ModuleList([nn.Linear(32, 32)]), emulated_tiles) is None, "nothing is unpacked"
     monkeypatch.setattr(emulated_tiles, "tiles_problem", "no tiles here")
-    assert choice_for(layers, emulated_tiles) is None
+    assert choose_unpacked(layers, emulated_tiles) is None
 
 
 @pytest.mark.thorough

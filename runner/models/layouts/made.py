@@ -9,24 +9,28 @@ import torch
 from torch import nn
 
 from runner.models.fours import of_fours
-from runner.models.group_layouts import Layout, Tensors, unpack_stream
+from runner.models.layouts.base import Layout, Tensors, unpack_stream
+
+LOWEST, HIGHEST = -128, 127  # of a row's int8
 
 
 @dataclass(frozen=True)
-class RowsLayout(Layout):
+class MadeLayout(Layout):
+    """A layout that no file has; rows: dynamic, each with a scale and a zero point of its own, as torchao has them."""
+
+    rounding_layers: ClassVar[str] = "RoundedRowsLinear"
+
+    def prepared(self, stored: Tensors, rows: torch.Tensor) -> torch.Tensor:
+        """Return rows as the numbers that their int8 stand for."""
+        low, high = rows.amin(-1, keepdim=True).clamp(max=0), rows.amax(-1, keepdim=True).clamp(min=0)
+        scale = ((high - low) / (HIGHEST - LOWEST)).clamp(min=torch.finfo(rows.dtype).smallest_normal)
+        zero = (LOWEST - (low / scale).round_()).clamp_(LOWEST, HIGHEST)
+        return (rows * (1 / scale)).round_().add_(zero).clamp_(LOWEST, HIGHEST).sub_(zero).mul_(scale)
+
+
+@dataclass(frozen=True)
+class RowsLayout(MadeLayout):
     """One output after another: its codes in a dense stream of bits, its scales and its zero points."""
-
-    names: ClassVar[tuple[str, ...]] = ("codes", "scales", "zero_points")
-    scale_name: ClassVar[str] = "scales"
-    order_name: ClassVar[str] = ""
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The last word of an output may be partly used."""
-        return {
-            "codes": (self.outputs, -(-self.inputs * self.bits // 32)),
-            "scales": (self.outputs, self.groups),
-            "zero_points": (self.outputs, self.groups),
-        }
 
     def codes(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
         """One output after another."""
@@ -43,7 +47,7 @@ class RowsLayout(Layout):
 
 
 @dataclass(frozen=True)
-class PanelsLayout(Layout):
+class PanelsLayout(MadeLayout):
     """The panels of engines/local/matmul/groups.py, in place of the rows that they were made of."""
 
     width: int  # outputs of a panel
@@ -52,9 +56,6 @@ class PanelsLayout(Layout):
     zero_type: torch.dtype | None  # None: all zero points are the same
     zero_point: int
     in_fours: bool = False  # codes are in fours of bytes, 32 inputs after another
-    names: ClassVar[tuple[str, ...]] = ("panels",)
-    scale_name: ClassVar[str] = ""
-    order_name: ClassVar[str] = ""
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape in words, as the kernels read them."""
@@ -68,9 +69,9 @@ class PanelsLayout(Layout):
             return self._codes_of_fours(stored, first, last)
         eights = self._numbers(stored, first, last, self._zeros_end, None, torch.uint8)
         eights = eights.reshape(last - first, self.inputs // 8, low + high)
-        codes = _unpacked(eights[..., :low], low)
+        codes = of_fours(eights[..., :low, None], low)
         if high:
-            codes |= _unpacked(eights[..., low:], high) << low
+            codes |= of_fours(eights[..., low:, None], high) << low
         return codes.flatten(1)
 
     def _codes_of_fours(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
@@ -124,9 +125,3 @@ def pack_stream(codes: torch.Tensor, bits: int) -> torch.Tensor:
         if shift + bits > 8:
             stream[..., byte + 1] |= eights[..., place] >> 8 - shift
     return stream.flatten(-2).view(torch.int32)
-
-
-def _unpacked(numbers: torch.Tensor, bits: int) -> torch.Tensor:
-    """Return the numbers of so many bits in bytes: [..., n * 8 / bits] of [..., n]."""
-    mask = (1 << bits) - 1
-    return torch.stack([numbers >> place * bits & mask for place in range(8 // bits)], dim=-1).flatten(-2)

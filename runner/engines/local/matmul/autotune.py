@@ -1,7 +1,14 @@
-"""Seconds of products, and of attention to shared keys, on this machine: measured once and kept beside the kernels.
+"""Which of several ways to compute the same is the fastest on this machine: of products, and of attention.
 
-The file is one for each kind of machine, processor, version of torch and source of the kernels. Of processes that begin
-together one measures, and the others wait for it and read.
+Processors differ: an instruction has full rate on one maker's cores and a fraction of it on another's. So the ways that
+are here are tried beside a reference, measured once and kept beside the kernels, so that noise on a busy machine cannot
+give a later job another way, whose sums differ in their last bits. A variable may force one of them.
+
+A row's result must not depend on how many rows go along. Tiles (AMX) and vectors in their order may be mixed by the
+number of rows, because they sum bit for bit alike; every other way serves any number of rows.
+
+The file of what was measured is one for each kind of machine, processor, version of torch and source of the kernels.
+Of processes that begin together one measures, and the others wait for it and read.
 
 Counted is the processor time of one thread and not the time that passes: what is measured is kept, and on a busy
 machine, two threads that wait for each other can make the fastest way look a hundred times as slow.
@@ -12,21 +19,25 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from runner.core import machine
+from runner.core.errors import ConfigError
 from runner.core.files import hold
 from runner.core.kept import keep, read
 from runner.core.processor import left_out
 from runner.engines.local.kernels import building
 from runner.engines.local.kernels.native import Kernels
 from runner.engines.local.matmul.onednn import Product
+from runner.engines.local.matmul.panels import NO_TILES
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +46,130 @@ TURNS = 3  # the fastest counts; the first only if there is no other
 SLOW = 4.0  # a way that takes so many times as long as the fastest is not measured with more rows
 MAX_SECONDS = 0.2  # then each way has one turn, so that all of it takes about 0.3 s
 LOCK = "products.lock"
+TILES = "tiles"
+TIE = 1.1  # a way that is faster by less does not take the place of an earlier one
+UNKEPT = "not measured, since no folder keeps it"
 
 Shape = tuple[int, int]  # outputs and inputs of a layer
 Ways = dict[str, Callable[[torch.Tensor], Product]]
 Seconds = dict[str, dict[int, float]]  # way → number of rows → seconds
+
+
+def _no_trial() -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to compute the same."""
+
+    name: str
+    words: Callable[[int], str]  # for a job's facts, by the rows from which on tiles are used
+    missing: str = ""  # why it is not here
+    trial: Callable[[], str] = _no_trial  # says how its results differ from the reference; empty: only by rounding
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The way that is used, in words for a job's facts."""
+
+    way: str
+    fact: str
+    tile_rows: int = 0  # of tiles: from so many rows on they are used, vectors below
+    note: str = ""  # a way that was requested and is missing, or that computes something else
+    is_free: bool = True  # and not forced, neither by a variable nor by too little memory
+
+
+def autotune(
+    candidates: Sequence[Candidate],
+    variable: str,
+    wanted: str | None,
+    measured: Callable[[list[str]], Seconds | None],
+    fastest: Callable[[Seconds], tuple[str, int]],
+    fewest_tile_rows: int,
+    whose: str = "",
+    remark: str = "",
+) -> Choice:
+    """Return the way to use: the one that a variable forces, the only one that works here, or the fastest.
+
+    measured: the seconds of some ways; None where they cannot be kept, so that the first one is used. fastest: a way
+    and its tile_rows, from seconds. fewest_tile_rows: where nothing is measured. whose: of what a way is left out, in a
+    note. remark: for the facts.
+    """
+    names = [one.name for one in candidates]
+    considered = candidates[names.index(wanted) if wanted else 0 :]
+    differences = {one.name: "" if one.missing else one.trial() for one in considered}
+    usable = {one.name: one for one in considered if not one.missing and not differences[one.name]}
+    wrong = "; ".join(f"{name} left out{whose}: {how}" for name, how in differences.items() if how)
+    best = next(iter(usable))
+    tile_rows, why, note = fewest_tile_rows if best == TILES else 0, wrong, wrong
+    if wanted:
+        problem = differences[wanted] or considered[0].missing
+        why = f"{variable}={wanted}: {problem}" if problem else f"by {variable}"
+        note = why if problem else wrong
+    elif len(usable) > 1:
+        took = measured(list(usable))
+        if took is None:
+            why = UNKEPT
+        else:
+            best, tile_rows = fastest(took)
+    words, remarks = usable[best].words(tile_rows), "; ".join(part for part in (why, remark) if part)
+    return Choice(best, f"{words} ({remarks})" if remarks else words, tile_rows, note, is_free=not wanted)
+
+
+def requested_way(variable: str, ways: Sequence[str]) -> str | None:
+    """Return the way that a variable forces; ConfigError where it is none."""
+    text = os.environ.get(variable, "")
+    if text and text not in ways:
+        raise ConfigError(f"{variable}={text}: choose one of {', '.join(ways)}, or leave it away to have the fastest")
+    return text or None
+
+
+def fastest_way(
+    took: Seconds,
+    in_order: str,
+    passes: Mapping[int, int],
+    advantage: Callable[[str, str], float],
+    most_tile_rows: int | None = None,
+) -> tuple[str, int]:
+    """Return the way that is the fastest over some passes, by their numbers of rows, and its tile_rows.
+
+    in_order: what is measured of vectors in the order of tiles. advantage: by how much a way has to be faster to take
+    the place of another one.
+    """
+    expected, tile_rows = dict(took), 0
+    if TILES in took:
+        tiles, vectors = took[TILES], expected.pop(in_order)
+        tile_rows = fewest_faster_rows(tiles, vectors, sorted(tiles), NO_TILES, most_tile_rows)
+        expected[TILES] = {count: min(tiles[count], vectors[count]) for count in tiles}
+    total = {way: sum(by_rows[count] * times for count, times in passes.items()) for way, by_rows in expected.items()}
+    best = next(iter(total))
+    for way in total:
+        if way != best and total[best] > total[way] * advantage(best, way):
+            best = way
+    return best, tile_rows if best == TILES else 0
+
+
+def words_of_tiles(tile_rows: int, vectors: str, by: str = "") -> str:
+    """Say how many rows go by tiles."""
+    if tile_rows == NO_TILES:
+        return f"in the order of tiles, {by}{vectors}"
+    return f"tiles from {tile_rows} rows, {vectors} below"
+
+
+def fewest_faster_rows(
+    tiles: Mapping[int, float],
+    vectors: Mapping[int, float],
+    rows: Sequence[int],
+    otherwise: int,
+    most: int | None = None,
+) -> int:
+    """Return the fewest of the numbers of rows from which on tiles are faster; `otherwise` if there is none.
+
+    most: no larger number is returned.
+    """
+    found = (few for few in rows if all(tiles[more] < vectors[more] for more in rows if more >= few))
+    return next((few for few in found if most is None or few <= most), otherwise)
 
 
 def kept_seconds(
