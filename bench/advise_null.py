@@ -35,7 +35,7 @@ from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner.core.metrics import score
-from runner.core.result import FinishReason, Record, Result, Sample, Status, Verdict
+from runner.core.result import Answer, FinishReason, Record, Result, Sample, Status, Verdict
 from runner.datasets.gsm8k import describe, items_sha256, load_questions
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import Estimate, EstimateBasis
@@ -79,8 +79,8 @@ class Draws:
     def line(self, number: int, right: bool) -> str:
         """Return the line of a sample."""
         item, verdict = self.items[number], Verdict.correct if right else Verdict.wrong
-        sample = Sample(number, "", 9, "", [], FinishReason.stop, 0.1, question=item.question, gold=item.gold,
-                        verdict=verdict)  # fmt: skip
+        answer = Answer("", [], FinishReason.stop, verdict=verdict)
+        sample = Sample(answer, "", 9, 0.1, number, item.question, item.gold)
         return sample.to_json()
 
     def config(self, place: int, output_dir: Path) -> RunnerConfig:

@@ -31,7 +31,7 @@ from runner.config.root import RunnerConfig, TrackingConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner.core.progress import Progress
-from runner.core.result import FinishReason, Record, Result, Sample, Status, Verdict
+from runner.core.result import Answer, FinishReason, Record, Result, Sample, Status, Verdict
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner.scorers.totals import score
@@ -102,17 +102,19 @@ def sample(generator: random.Random, index: int, right: bool) -> Sample:
     question = f"Question {index}: " + "Ann has some apples and buys some more of them every day. " * 4
     steps = " ".join(str(generator.randrange(10_000)) for _ in range(45))
     return Sample(
+        Answer(
+            f"{steps}\n#### {42 if right else 41}",
+            [generator.randrange(1000) for _ in range(80)],
+            FinishReason.stop,
+            extracted={"strict": "42" if right else "41", "flexible": "42" if right else "41"},
+            verdict=Verdict.correct if right else Verdict.wrong,
+        ),
         index=index,
         prompt_sha256=hashlib.sha256(question.encode()).hexdigest(),
         prompt_tokens=96,
-        text=f"{steps}\n#### {42 if right else 41}",
-        token_ids=[generator.randrange(1000) for _ in range(80)],
-        finish_reason=FinishReason.stop,
         seconds=generator.random(),
         question=question,
         gold="42",
-        extracted={"strict": "42" if right else "41", "flexible": "42" if right else "41"},
-        verdict=Verdict.correct if right else Verdict.wrong,
     )
 
 

@@ -24,7 +24,7 @@ from simulation import GOOD, Limits, Rate, Solved, Table, answers, begin, disagr
 
 from runner.core.effects import Effect, Finding, judge, paired_accuracies, sequential_accuracies
 from runner.core.margins import verdict_words
-from runner.core.result import FinishReason, Sample, Verdict
+from runner.core.result import Answer, FinishReason, Sample, Verdict
 from runner.core.sequential import Decision
 from runner.store.jobs import Job
 from runner.tasks.gsm8k.early_stop import EarlyStop
@@ -36,8 +36,8 @@ POINTS = 20  # by which jobs are worse
 OF_MARGINS = [(2, 1319, 0.9, 0.95), (5, 1319, 0.6, 0.8), (5, 1319, 0.5, 0.5)]  # points, questions, accuracy, rho
 FOUND = {Decision.better: Finding.better, Decision.worse: Finding.worse, Decision.open: Finding.open}
 MARKS = {
-    solves: Sample(0, "sha", 1, "", [], FinishReason.stop, 0.0, verdict=Verdict.correct if solves else Verdict.wrong)
-    for solves in (False, True)
+    solves: Sample(Answer("", [], FinishReason.stop, verdict=verdict), "sha", 1, 0.0, index=0)
+    for solves, verdict in ((False, Verdict.wrong), (True, Verdict.correct))
 }
 
 

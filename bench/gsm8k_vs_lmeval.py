@@ -122,11 +122,11 @@ def check_scores(python: str, model: Path, title: str, folder: Path, limit: int,
     with tempfile.TemporaryDirectory() as place:
         ours = run_ours(model, str(folder), limit, dtype, Path(place))
     theirs = ask_lm_eval(python, folder, model=str(model), dtype=dtype, batch_size=16, limit=limit)
-    texts = sum(one.text == other["text"] for one, other in zip(ours, theirs, strict=True))
+    texts = sum(one.answer.text == other["text"] for one, other in zip(ours, theirs, strict=True))
     rows: list[list[str]] = []
     differ: list[tuple[str, int]] = []
     for by in SCORED:
-        mine = [(one.extracted or {})[by] == one.gold for one in ours]
+        mine = [(one.answer.extracted or {})[by] == one.gold for one in ours]
         its = [other[by][1] for other in theirs]
         same = sum(one == other for one, other in zip(mine, its, strict=True))
         differ += [(by, at) for at in range(limit) if mine[at] != its[at]]
@@ -135,8 +135,8 @@ def check_scores(python: str, model: Path, title: str, folder: Path, limit: int,
     print(markdown(["score", "lm-eval", "runner", "the same, sample by sample"], rows), flush=True)
     for by, at in differ:
         one, other = ours[at], theirs[at]
-        found = (one.extracted or {})[by]
-        text = "another text" if one.text != other["text"] else f"…{one.text[-80:]!r}"
+        found = (one.answer.extracted or {})[by]
+        text = "another text" if one.answer.text != other["text"] else f"…{one.answer.text[-80:]!r}"
         print(f"- {by}, question {at}, gold {one.gold}: lm-eval found {other[by][0]!r}, we {found!r}: {text}")
 
 

@@ -102,7 +102,7 @@ def main() -> None:
                     for at, prompt in enumerate(prompts)
                 ]
                 done = complete(engine, requests, options.rows)
-                assert all(len(completion.token_ids) == options.steps + 1 for completion in done)
+                assert all(len(completion.answer.token_ids) == options.steps + 1 for completion in done)
                 took = passes.median_ms(), picks.median_ms()
                 if repeat:  # the first round builds kernels and packs weights
                     pass_ms[preset].append(took[0])

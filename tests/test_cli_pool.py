@@ -27,7 +27,7 @@ def texts(folder: Path) -> dict[int, str]:
     [file] = folder.glob("jobs/*/samples.jsonl")
     stored = read_samples(file)
     assert len(file.read_text().splitlines()) == len(stored)
-    return {index: one.text for index, one in stored.items()}
+    return {index: one.answer.text for index, one in stored.items()}
 
 
 @pytest.mark.slow

@@ -169,9 +169,9 @@ def test_a_task_and_a_model(there: Call) -> None:
     )  # a comma is just a comma
     assert done.code == 0, done.err
     assert done.json()["metrics"]["words"] == 3
-    assert samples_of(done)[0].text == "dlrow raed ,olleH"
+    assert samples_of(done)[0].answer.text == "dlrow raed ,olleH"
     shouted = there("model=backwards", "model.shout=true", "task=words", "task.prompt=Hi", "print=json")
-    assert samples_of(shouted)[0].text == "IH"
+    assert samples_of(shouted)[0].answer.text == "IH"
 
 
 def test_a_data_set_and_a_scorer(there: Call, tmp_path: Path) -> None:
@@ -180,13 +180,13 @@ def test_a_data_set_and_a_scorer(there: Call, tmp_path: Path) -> None:
     done = there(*asked, "task.data=colours")
     assert done.code == 0, done.err
     rows = samples_of(done)
-    assert [(row.gold, row.verdict) for row in rows] == [("blue", "wrong"), ("green", "wrong"), ("red", "wrong")]
+    assert [(row.gold, row.answer.verdict) for row in rows] == [("blue", "wrong"), ("green", "wrong"), ("red", "wrong")]
     rows_here = [("eulb si ti", "Blue."), ("der ti si", "It is red"), ("?", "green"), ("neerg", "red")]
     file = tmp_path / "reversed.jsonl"
     file.write_text("".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in rows_here))
     done = there(*asked, f"task.data={file}", "task.scorer=last_word")
     rows = samples_of(done)
-    assert [(row.extracted, row.verdict) for row in rows] == [
+    assert [(row.answer.extracted, row.answer.verdict) for row in rows] == [
         ({"last_word": "blue"}, "correct"), ({"last_word": "red"}, "correct"),
         ({"last_word": None}, "no_answer"), ({"last_word": "green"}, "wrong"),
     ]  # fmt: skip

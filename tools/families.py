@@ -245,7 +245,7 @@ def decode(folder: Path) -> tuple[list[list[int]], str, list[str]]:
             for number, (prompt, count) in enumerate(zip(PROMPTS, NEW_TOKENS, strict=True))
         ]
         done = {completion.id: completion for completion in complete(engine, requests)}
-        tokens = [done[number].token_ids for number in range(len(requests))]
+        tokens = [done[number].answer.token_ids for number in range(len(requests))]
         return tokens, short_way(decoding), list(engine.stats.notes)
     finally:
         engine.close()

@@ -17,7 +17,7 @@ from runner.core.effects import Effect, paired_accuracies, paired_means, unpaire
 from runner.core.errors import EvidenceError
 from runner.core.metrics import ACCURACY, score
 from runner.core.paired_means import MIN_CLUSTERS
-from runner.core.result import Record, Sample, Verdict
+from runner.core.result import Record, Sample
 from runner.core.stats import wilson_interval
 from runner.datasets.gsm8k import items_sha256, load_questions
 from runner.estimates.recorded import FinishedJobs, with_defaults
@@ -149,10 +149,10 @@ def _ways(params: Mapping[str, str]) -> dict[str, str]:
 def _read_answers(folder: Path, record: Record) -> _Match:
     """Return a job's record with its answers, if these are on disk and are those that it counted."""
     try:
-        samples = [it for it in read_samples(folder / SAMPLES).values() if it.verdict is not None]
+        samples = [it for it in read_samples(folder / SAMPLES).values() if it.answer.verdict is not None]
     except (OSError, EvidenceError):
         return _Match(record, None)
-    answers = {_question_of(it): Answer(it.verdict is Verdict.correct, it.prompt_sha256, it.cluster) for it in samples}
+    answers = {_question_of(it): Answer(it.solved, it.prompt_sha256, it.cluster) for it in samples}
     left_out = frozenset(_question_of(it) for it in samples if it.left_out)
     counted = {question: answer for question, answer in answers.items() if question not in left_out}
     return _Match(record, answers if _counts(counted) == score(record.result.metrics) else None, left_out)

@@ -6,7 +6,7 @@ import math
 
 from runner.agents.team import Answered, Discussion
 from runner.config.agents import DecisionMethod
-from runner.core.result import FinishReason, Sample, Verdict
+from runner.core.result import Answer, FinishReason, Sample, Verdict
 from runner.datasets.gsm8k import Item
 from runner.engines.base import prompt_sha256
 
@@ -14,7 +14,7 @@ from runner.engines.base import prompt_sha256
 def sample_of(index: int, item: Item, discussion: Discussion) -> Sample:
     """Return the sample of a question, with the sums over its calls, which are in calls.jsonl."""
     every = sorted(discussion.answered.values(), key=lambda one: one.turn.id)  # in whatever order they came
-    costs = [one.cost_usd for one in every if one.cost_usd is not None]
+    costs = [one.call.cost_usd for one in every if one.call.cost_usd is not None]
     reason, answer = ended_by(discussion), discussion.answer
     verdict = Verdict.correct if answer == item.gold else Verdict.wrong
     if answer is None:
@@ -22,21 +22,23 @@ def sample_of(index: int, item: Item, discussion: Discussion) -> Sample:
     votes = ", ".join(vote or "no answer" for vote in discussion.votes)
     has_voted = discussion.team.decision is DecisionMethod.majority_vote and not discussion.failed
     return Sample(
+        Answer(
+            f"The agents' answers: {votes}." if has_voted else discussion.text,
+            token_ids=[],
+            finish_reason=reason,
+            new_tokens=sum(one.call.answer.tokens for one in every),
+            extracted={"team": answer},
+            verdict=verdict,
+        ),
         index=index,
         prompt_sha256=prompt_sha256(item.question),
         prompt_tokens=sum(one.call.prompt_tokens for one in every),
-        text=f"The agents' answers: {votes}." if has_voted else discussion.text,
-        token_ids=[],
-        finish_reason=reason,
         seconds=round(math.fsum(one.call.seconds for one in every), 6),
         error=why(discussion) if discussion.failed else None,
-        permanent=discussion.failed is not None and discussion.failed.permanent,
+        permanent=discussion.failed is not None and discussion.failed.call.permanent,
         question=item.question,
         gold=item.gold,
         cluster=item.cluster,
-        extracted={"team": answer},
-        verdict=verdict,
-        new_tokens=sum(one.call.tokens for one in every),
         cost_usd=sum(costs) if costs else None,
         left_out=item.left_out,
     )
@@ -52,8 +54,9 @@ def ended_by(discussion: Discussion) -> FinishReason:
 
 def _ended_by(one: Answered) -> FinishReason:
     """Return how a call ended; one that ended by itself within its thinking is cut off before its answer."""
-    reason = one.call.finish_reason
-    return FinishReason.length if reason is FinishReason.stop and one.call.parts.is_open else reason
+    answer = one.call.answer
+    is_cut_off = answer.finish_reason is FinishReason.stop and answer.parts.is_open
+    return FinishReason.length if is_cut_off else answer.finish_reason
 
 
 def why(discussion: Discussion) -> str:

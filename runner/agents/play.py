@@ -147,7 +147,7 @@ class Player:
         """Take the completions of a step; return their discussions."""
         discussions = []
         for event in events:
-            if isinstance(event, Completion) and event.finish_reason is not FinishReason.cancelled:
+            if isinstance(event, Completion) and event.answer.finish_reason is not FinishReason.cancelled:
                 discussion, answered = self._discussions[str(event.id)], answered_by(self._asked.pop(event.id), event)
                 self._records.add(answered)
                 self._take(answered)
@@ -183,19 +183,4 @@ class Player:
 
 def answered_by(turn: AgentCall, completion: Completion) -> Answered:
     """Return a completion as the answer to a turn."""
-    call = Call(
-        who=turn.who,
-        prompt_sha256=completion.prompt_sha256,
-        prompt_tokens=completion.prompt_tokens,
-        text=completion.text,
-        token_ids=completion.token_ids,
-        finish_reason=completion.finish_reason,
-        seconds=round(completion.seconds, 6),
-        new_tokens=completion.new_tokens,
-        error=completion.error,
-        by=completion.by,
-        calls=completion.calls,
-        thinking=completion.thinking,
-        in_thinking=completion.in_thinking,
-    )
-    return Answered(turn, call, permanent=completion.permanent, cost_usd=completion.cost_usd)
+    return Answered(turn, Call.of(completion, who=turn.who, seconds=round(completion.seconds, 6)))

@@ -42,9 +42,9 @@ class Tally:
             role = self.roles[turn.who]
             role.calls += 1
             role.prompt_tokens += call.prompt_tokens
-            role.new_tokens += call.tokens
-            if answered.cost_usd is not None:
-                role.usd = (role.usd or 0.0) + answered.cost_usd
+            role.new_tokens += call.answer.tokens
+            if answered.call.cost_usd is not None:
+                role.usd = (role.usd or 0.0) + answered.call.cost_usd
             if answered.code is not None:
                 has_failed = answered.code.status is CodeStatus.code_failed
                 role.code_failed += has_failed
@@ -152,7 +152,7 @@ class AttackTally:
         for answered in discussion.answered.values():
             if answered.turn.agent == self.agent:
                 self.prompt_tokens += answered.call.prompt_tokens
-                self.new_tokens += answered.call.tokens
+                self.new_tokens += answered.call.answer.tokens
         if item.left_out:
             return
         self.questions += 1

@@ -131,13 +131,11 @@ class Answered:
     turn: AgentCall
     call: Call
     code: CodeOutcome | None = None
-    permanent: bool = False  # of an error: asking again would give the same one
-    cost_usd: float | None = None
 
     @property
     def failed(self) -> bool:
         """Whether the call ended in an error."""
-        return self.call.finish_reason is FinishReason.error
+        return self.call.failed
 
     @property
     def answer(self) -> str | None:
@@ -147,12 +145,13 @@ class Answered:
     @property
     def text(self) -> str:
         """What follows the thinking: others hear this, and the answer stands in it."""
-        return self.call.parts.answer
+        return self.call.answer.parts.answer
 
     @property
     def is_whole(self) -> bool:
         """Whether the text ended by itself, and was not cut off, nor within its thinking."""
-        return self.call.finish_reason is FinishReason.stop and not self.call.parts.is_open
+        answer = self.call.answer
+        return answer.finish_reason is FinishReason.stop and not answer.parts.is_open
 
 
 class Discussion:
@@ -294,7 +293,8 @@ class SampledDiscussion(Discussion):
         """
         calls = [one.call for one in self.answered.values()]
         prompt, new = (
-            sum(counts) / len(calls) for counts in ([it.prompt_tokens for it in calls], [it.tokens for it in calls])
+            sum(counts) / len(calls)
+            for counts in ([it.prompt_tokens for it in calls], [it.answer.tokens for it in calls])
         )
         spent, one_more = len(calls) * (prompt + new), prompt + new
         if self.team.decision is DecisionMethod.final_refer:

@@ -31,7 +31,7 @@ from runner.core.errors import ConfigError, EvidenceError, refuse_password
 from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.progress import Progress
 from runner.core.ratios import ratio
-from runner.core.result import Sample, Verdict
+from runner.core.result import Sample
 from runner.scorers.likelihoods import units
 from runner.store import moved
 from runner.store.jobs import read_samples
@@ -118,10 +118,10 @@ class SampleReader:
             extractor = part.value(EXTRACTOR) or ""
             for sample in read_samples(self.sources[part.run_id]).values():
                 question = question_of(sample)
-                if question in wanted and sample.verdict is not None:
-                    extracted = sample.extracted or {}
+                if question in wanted and sample.answer.verdict is not None:
+                    extracted = sample.answer.extracted or {}
                     answer = extracted.get(extractor, next(iter(extracted.values()), None))
-                    answers[question] = side_of(sample.verdict, answer, sample.text, most)
+                    answers[question] = side_of(sample.answer.verdict, answer, sample.answer.text, most)
         return answers
 
     def first_intact(
@@ -184,11 +184,9 @@ def read_answers(path: Path, stopped_after: int | None = None) -> Answers:
 
     Only the first `stopped_after` questions count if a job stopped early, and none that task.without leaves out.
     """
-    scored = sorted((it for it in _samples_in(path) if it.verdict is not None), key=lambda it: it.index)
+    scored = sorted((it for it in _samples_in(path) if it.answer.verdict is not None), key=lambda it: it.index)
     return {
-        question_of(one): QuestionOutcome(
-            one.verdict is Verdict.correct, one.prompt_sha256, one.cluster, one.right_answers
-        )
+        question_of(one): QuestionOutcome(one.solved, one.prompt_sha256, one.cluster, one.right_answers)
         for one in scored[:stopped_after]
         if not one.left_out
     }
@@ -205,7 +203,7 @@ def read_texts(path: Path) -> Texts:
     """Return each text's score from a file of samples; EvidenceError with file and line if a sample was changed."""
     return {
         one.index: TextScore(
-            (one.question, one.gold), one.prompt_sha256, tuple(one.token_ids), one.likelihood, one.cluster
+            (one.question, one.gold), one.prompt_sha256, tuple(one.answer.token_ids), one.likelihood, one.cluster
         )
         for one in _samples_in(path)
         if one.likelihood is not None

@@ -23,5 +23,5 @@ def read_numbers(path: Path, name: str) -> Answers:
     return {
         question_of(it): QuestionOutcome(False, it.prompt_sha256, it.cluster, number=OF_SAMPLES[name](it))
         for it in read_samples(path).values()
-        if it.verdict is not None and not it.failed
+        if it.answer.verdict is not None and not it.failed
     }

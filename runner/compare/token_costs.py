@@ -12,7 +12,6 @@ from typing import Any
 from runner.compare.data import NotPaired, Question, Run, Table, question_of
 from runner.compare.runs import SampleReader
 from runner.core.metrics import ENDS, OF_CALLS, OF_QUESTION
-from runner.core.result import Verdict
 from runner.core.token_costs import Estimate, TokenCells, TokenCost
 from runner.store.jobs import read_samples
 
@@ -63,12 +62,14 @@ def costs_of_one(run: Run, reader: SampleReader) -> Costs:
 
 def read_costs(path: Path, stopped_after: int | None = None) -> Costs:
     """Return what each scored question cost; EvidenceError with file and line if a sample was changed."""
-    scored = sorted((it for it in read_samples(path).values() if it.verdict is not None), key=lambda it: it.index)
+    scored = sorted(
+        (it for it in read_samples(path).values() if it.answer.verdict is not None), key=lambda it: it.index
+    )
     return {
         question_of(one): QuestionCost(
             one.prompt_tokens,
             sum(answer.tokens for answer in one.answers),
-            one.verdict is Verdict.correct,
+            one.solved,
             one.cluster,
             one.failed,
         )

@@ -1,4 +1,4 @@
-"""What a model wrote is thinking and an answer: the one place that tells the two apart.
+"""What a model wrote is thinking and an answer: the one place that tells the two apart, and the value that has both.
 
 Tags come from one short table. Only what follows the last closing tag is an answer, also where the chat template has
 written the opening tag, so that the text has only a closing one. A text that ends in its thinking has no answer. A tag
@@ -8,8 +8,10 @@ directly between quotes or backticks is one that the text speaks of, and does no
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any, Self
 
 TAGS = (  # as a model or its chat template writes them
     ("<think>", "</think>"),
@@ -25,6 +27,7 @@ _OPENING = tuple(opening for opening, _ in TAGS)
 _CLOSING = frozenset(closing for _, closing in TAGS)
 _TAG = re.compile("|".join(re.escape(tag) for tag in (*_OPENING, *sorted(_CLOSING))))
 _QUOTES = frozenset("`\"'")
+RENAMED = {"taken_from": "reused_from", "is_begun": "in_thinking"}  # keys of samples, as earlier versions wrote them
 
 
 class FinishReason(StrEnum):
@@ -34,6 +37,15 @@ class FinishReason(StrEnum):
     length = "length"
     error = "error"
     cancelled = "cancelled"
+
+
+class Verdict(StrEnum):
+    """The judgement of an answer; only `correct` scores."""
+
+    correct = "correct"
+    wrong = "wrong"
+    no_answer = "no_answer"
+    cut_off = "cut_off"
 
 
 @dataclass(frozen=True)
@@ -50,15 +62,30 @@ class Parts:
         return self.is_open or bool(self.thinking.strip())
 
 
-class ModelText:
-    """A text that a model wrote, with tokens that are known, or only counted (by a server)."""
+@dataclass(frozen=True)
+class Answer:
+    """A text that a model wrote, and what was found in it: made where a completion ends, and handed on whole."""
 
     text: str
     token_ids: list[int]
     finish_reason: FinishReason
-    new_tokens: int | None
-    thinking: str | None  # that a server sent apart from the text; None: it sent none
-    in_thinking: bool  # the prompt ended in an opening tag, so the text begins within the thinking
+    new_tokens: int | None = None  # if the tokens are only counted (by a server); None: as many as token_ids
+    thinking: str | None = None  # that a server sent apart from the text; None: it sent none
+    in_thinking: bool = False  # the prompt ended in an opening tag, so the text begins within the thinking
+    extracted: dict[str, str | None] | None = None  # extractor's name -> what it found
+    verdict: Verdict | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read an answer as it was written; raises ValueError, KeyError or TypeError if it is none."""
+        now = {RENAMED.get(key, key): it for key, it in values.items()}
+        if now.get("verdict") is not None:
+            now["verdict"] = Verdict(now["verdict"])
+        return cls(**now | {"finish_reason": FinishReason(now["finish_reason"])})
+
+    def without_tokens(self) -> Self:
+        """Return the answer for a sample that lists several answers, each with its tokens."""
+        return replace(self, token_ids=[], new_tokens=None)
 
     @property
     def tokens(self) -> int:

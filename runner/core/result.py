@@ -1,4 +1,4 @@
-"""What a task returns and what is stored on disk: Sample, Verdict, Result, Record, repeats. Imports no torch.
+"""What a task returns and what is stored on disk: Response, Sample, Call, Result, Record, repeats. Imports no torch.
 
 repeats.jsonl has one line for each repeat of each measure of a job. `runner-compare` compares these:
 
@@ -12,14 +12,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from runner.core.errors import cannot_write
+from runner.core.model_text import RENAMED
+from runner.core.model_text import Answer as Answer
 from runner.core.model_text import FinishReason as FinishReason
-from runner.core.model_text import ModelText
+from runner.core.model_text import Verdict as Verdict
 from runner.core.texts import checked, counted, parse_json, signed
 
 REPEATS = "repeats.jsonl"
@@ -28,16 +30,6 @@ GRAPH = "graph.json"  # of a team of agents: its edges, as they were learned
 GRAPH_PICTURE = "graph.svg"  # of a team of agents: who heard whom
 COMPLETIONS = "completions.jsonl"  # one line for each prompt, in their order
 CALLS = "calls.jsonl"  # of a team of agents
-RENAMED = {"taken_from": "reused_from", "is_begun": "in_thinking"}  # keys of samples, as earlier versions wrote them
-
-
-class Verdict(StrEnum):
-    """The judgement of an answer; only `correct` scores."""
-
-    correct = "correct"
-    wrong = "wrong"
-    no_answer = "no_answer"
-    cut_off = "cut_off"
 
 
 class Status(StrEnum):
@@ -49,50 +41,66 @@ class Status(StrEnum):
 
 
 @dataclass
-class BranchText(ModelText):
-    """The completion of one branch of a prompt, without the text that the branch begins with."""
+class Response:
+    """What a request came to: its answer, and what that took. In files the keys of both are side by side."""
 
-    text: str
-    token_ids: list[int]
-    finish_reason: FinishReason
-    new_tokens: int | None = None  # None: as many as token_ids
-    thinking: str | None = None  # that a server sent apart from the text
-    in_thinking: bool = False  # the prompt ended in an opening tag of thinking
+    ORDER: ClassVar[str]  # the first keys in files; the others follow as they are defined, the answer's last
 
-
-@dataclass
-class Choice(BranchText):
-    """One of several answers to the same prompt, with its own verdict."""
-
-    extracted: dict[str, str | None] | None = None
-    verdict: Verdict | None = None
-
-
-@dataclass
-class Call(ModelText):
-    """One of several completions that a sample needed: which model or agent was asked, and what it answered."""
-
-    who: str
+    answer: Answer
     prompt_sha256: str
     prompt_tokens: int
-    text: str
-    token_ids: list[int]
-    finish_reason: FinishReason
     seconds: float
-    what: str | None = None
-    new_tokens: int | None = None  # None: as many as token_ids
+    _: KW_ONLY
     error: str | None = None
+    permanent: bool = False  # the error would come again: it is a property of the request and the model
+    branches: list[Answer] | None = None  # of a prompt with branches: the answers are here and not above
+    calls: list[Call] | None = None  # the calls behind the answer, if there were several
     by: str | None = None  # who gave the answer, if several could have
-    calls: list[Call] | None = None  # if this answer itself took several
-    thinking: str | None = None  # that a server sent apart from the text
-    in_thinking: bool = False  # the prompt ended in an opening tag of thinking
+    cost_usd: float | None = None
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Call:
-        """Read a call as it was written; raises ValueError, KeyError or TypeError if it is not one."""
-        inner = values.get("calls")
-        calls = None if inner is None else [cls.from_dict(one) for one in inner]
-        return cls(**{**_as_now(values), "finish_reason": FinishReason(values["finish_reason"]), "calls": calls})
+    def of(cls, other: Response, **own: Any) -> Self:
+        """Return what another one says as one of this kind, with fields of its own."""
+        return cls(**{item.name: getattr(other, item.name) for item in fields(Response)} | own)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended in an error."""
+        return self.answer.finish_reason is FinishReason.error
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as files have it, with unset keys."""
+        values = asdict(self)
+        values |= values.pop("answer")
+        if self.calls is not None:
+            values["calls"] = [call.as_dict() for call in self.calls]
+        return {key: values[key] for key in self.ORDER.split()} | values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read one as it was written; raises ValueError, KeyError or TypeError if it is none."""
+        own = {RENAMED.get(key, key): it for key, it in values.items()}
+        answer = {key: own.pop(key) for key in ANSWER_KEYS & own.keys()}
+        readers = {"branches": Answer.from_dict, "choices": Answer.from_dict, "calls": Call.from_dict}
+        for key in readers.keys() & own.keys():
+            own[key] = own[key] and [readers[key](one) for one in own[key]]
+        return cls(Answer.from_dict(answer), **own)
+
+
+ANSWER_KEYS = frozenset(item.name for item in fields(Answer))
+
+
+@dataclass
+class Call(Response):
+    """One of several completions that a sample needed: which model or agent was asked, and what it answered."""
+
+    ORDER = (
+        "who prompt_sha256 prompt_tokens text token_ids finish_reason seconds what new_tokens error by calls thinking "
+        "in_thinking"
+    )
+
+    who: str
+    what: str | None = None
 
 
 @dataclass
@@ -113,7 +121,7 @@ class Likelihood:
 
 
 @dataclass
-class Sample(ModelText):
+class Sample(Response):
     """One line of samples.jsonl: a completion and, for scored tasks, its verdict.
 
     If one question took several calls, they are in `calls`, and the sample itself has the final answer: its text, and
@@ -122,42 +130,29 @@ class Sample(ModelText):
     is permanent, and then the later line counts.
     """
 
+    ORDER = (
+        "index prompt_sha256 prompt_tokens text token_ids finish_reason seconds error permanent question gold cluster "
+        "extracted verdict likelihood branches choices calls new_tokens by cost_usd reused_from left_out"
+    )
+
     index: int
-    prompt_sha256: str
-    prompt_tokens: int
-    text: str
-    token_ids: list[int]
-    finish_reason: FinishReason
-    seconds: float
-    error: str | None = None
-    permanent: bool = False  # for an error: asking again cannot help
     question: str | None = None
     gold: str | None = None
     cluster: str | None = None  # the family of questions that it belongs to, by task.cluster
-    extracted: dict[str, str | None] | None = None  # extractor's name -> the answer it found
-    verdict: Verdict | None = None
-    likelihood: Likelihood | None = None  # of a given text that was scored: its tokens are `token_ids`
-    branches: list[BranchText] | None = None  # of a prompt with branches: the answers are here and not above
-    choices: list[Choice] | None = None  # of a prompt that was answered more than once
-    calls: list[Call] | None = None  # of a question that took several calls
-    new_tokens: int | None = None  # if the tokens are only counted; None: as many as token_ids
-    by: str | None = None  # who gave the answer, if several could have
-    cost_usd: float | None = None
+    likelihood: Likelihood | None = None  # of a given text that was scored: its tokens are the answer's
+    choices: list[Answer] | None = None  # of a prompt that was answered more than once
     reused_from: str | None = None  # the other job that it was generated for
     left_out: bool = False  # asked, and not counted in the score (task.without)
-    thinking: str | None = None  # that a server sent apart from the text
-    in_thinking: bool = False  # the prompt ended in an opening tag of thinking
 
     @property
-    def failed(self) -> bool:
-        """Whether it ended in an error."""
-        return self.finish_reason is FinishReason.error
-
-    @property
-    def answers(self) -> Sequence[BranchText]:
+    def answers(self) -> Sequence[Answer]:
         """Return every answer in it: one per branch or choice, or its only one."""
-        of_its_own = self.text, self.token_ids, self.finish_reason, self.new_tokens, self.thinking, self.in_thinking
-        return self.branches or self.choices or [BranchText(*of_its_own)]
+        return self.branches or self.choices or [self.answer]
+
+    @property
+    def solved(self) -> bool:
+        """Whether its answer is right; of several answers, the elected one."""
+        return self.answer.verdict is Verdict.correct
 
     @property
     def right_answers(self) -> tuple[int, int]:
@@ -167,7 +162,7 @@ class Sample(ModelText):
 
     def to_json(self) -> str:
         """Return the sample as one line of JSON without unset keys, and with a checksum over the rest."""
-        return sealed(without_unset_keys(asdict(self)))
+        return sealed(without_unset_keys(self.as_dict()))
 
     @classmethod
     def from_json(cls, line: str) -> Sample:
@@ -175,22 +170,9 @@ class Sample(ModelText):
         values = unsealed(line)
         if not isinstance(values.get("index"), int):
             raise ValueError("no sample: a JSON object with an integer index was expected")
-        values["finish_reason"] = FinishReason(values["finish_reason"])
-        if values.get("calls") is not None:
-            values["calls"] = [Call.from_dict(it) for it in values["calls"]]
-        for key, kind in (("branches", BranchText), ("choices", Choice)):
-            if values.get(key) is not None:
-                answers = [kind(**_as_now(it)) for it in values[key]]
-                values[key] = [replace(it, finish_reason=FinishReason(it.finish_reason)) for it in answers]
         if values.get("likelihood") is not None:
             values["likelihood"] = Likelihood(**values["likelihood"])
-        return cls(**_as_now(values))
-
-
-def _as_now(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values by the names that their keys have now, with the verdict, if there is one, as a Verdict."""
-    renamed = {RENAMED.get(key, key): it for key, it in values.items()}
-    return renamed if renamed.get("verdict") is None else renamed | {"verdict": Verdict(renamed["verdict"])}
+        return cls.from_dict(values)
 
 
 def without_unset_keys(value: Any) -> Any:

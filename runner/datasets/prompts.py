@@ -123,8 +123,8 @@ def answer(given: Given, sample: Sample) -> dict[str, object]:
     error = {} if sample.error is None else {"error": sample.error}
     if not isinstance(given, Branched):
         return {
-            "text": sample.text,
-            "finish_reason": sample.finish_reason.value,
+            "text": sample.answer.text,
+            "finish_reason": sample.answer.finish_reason.value,
             "prompt_tokens": sample.prompt_tokens,
             "new_tokens": sample.answers[0].tokens,
             **({} if sample.by is None else {"by": sample.by}),

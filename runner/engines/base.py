@@ -14,8 +14,7 @@ from typing import Any
 
 from runner.config.sampling import OPEN, Sampling, is_number
 from runner.core.errors import ConfigError, check
-from runner.core.model_text import ModelText
-from runner.core.result import BranchText, Call, FinishReason
+from runner.core.result import Response
 
 
 class Capability(StrEnum):
@@ -179,45 +178,30 @@ class Delta:
 
 
 @dataclass
-class Completion(ModelText):
-    """The result of a request, or of one of its n choices; `text` contains neither the stop text nor special tokens.
+class Completion(Response):
+    """The result of a request, or of one of its n choices: its text has neither the stop text nor special tokens.
 
-    For a request with branches, `branches` contains their texts in order, and `text` is empty. For a request with a
-    continuation, `token_ids` are its tokens, with one number for each in `logprobs` (natural logarithms) and `greedy`
-    (whether it is the most probable token). `top_logprobs`
-    has a list for each token: the most probable tokens in its place, in descending order, each with its logarithm.
-    `drawn_logprobs` has a list for each token, too: tokens that were drawn from all others, each with its logarithm.
-    `score_token_logprobs` has the logarithms of the request's `score_token_ids`, and `min_logprobs` that of the least
-    probable token in each place. If the tokens of the text are only counted and not known, as from a server,
-    `token_ids` is empty and `new_tokens` is their number.
+    For a request with branches, `branches` contains their texts in order, and the answer's text is empty. For a request
+    with a continuation, the answer's `token_ids` are its tokens, with one number for each in `logprobs` (natural
+    logarithms) and `greedy` (whether it is the most probable token). `top_logprobs` has a list for each token: the most
+    probable tokens in its place, in descending order, each with its logarithm. `drawn_logprobs` has a list for each
+    token, too: tokens that were drawn from all others, each with its logarithm. `score_token_logprobs` has the
+    logarithms of the request's `score_token_ids`, and `min_logprobs` that of the least probable token in each place.
+    If the tokens of the text are only counted and not known, as from a server, the answer's `token_ids` is empty and
+    its `new_tokens` is their number. `seconds` count from the start of its batch to its last token.
     """
 
     id: RequestId
-    text: str
-    token_ids: list[int]
-    finish_reason: FinishReason
-    prompt_sha256: str
-    prompt_tokens: int
     first_token_s: float  # from the start of its batch to its first token
-    seconds: float  # from the start of its batch to its last token
-    error: str | None = None
-    permanent: bool = False  # the error would come again: it is a property of the request and the model
-    branches: list[BranchText] | None = None
     choice: int = 0  # 0 … n-1
     logprobs: list[float] | None = None
     greedy: list[bool] | None = None
-    new_tokens: int | None = None  # None: as many as token_ids
-    by: str | None = None  # which model answered, if an engine has several
-    cost_usd: float | None = None
-    calls: list[Call] | None = None  # the calls behind the answer, if there were several
     top_logprobs: list[list[tuple[int, float]]] | None = None
     drawn_logprobs: list[list[tuple[int, float]]] | None = None
     score_token_logprobs: list[list[float]] | None = None
     min_logprobs: list[float] | None = None
     # time.perf_counter() of each token, or of each piece of text if tokens are not visible; None: unknown
     token_times: list[float] | None = None
-    thinking: str | None = None  # that a server sent apart from the text; its tokens count among the new ones
-    in_thinking: bool = False  # the prompt ended in an opening tag of thinking
 
 
 Event = Delta | Completion

@@ -15,7 +15,7 @@ from runner.config.model import local_model
 from runner.config.root import RunnerConfig
 from runner.config.sampling import GREEDY, Sampling
 from runner.core.model_text import ends_in_thinking, is_part_of_tag
-from runner.core.result import FinishReason
+from runner.core.result import Answer, FinishReason
 from runner.engines.base import Completion, Delta, Event, Message, Request, request_sha256
 from runner.engines.chat_template import ChatTemplate, template_values
 from runner.engines.local.kv_cache.prefix import Prefix
@@ -84,10 +84,8 @@ class Row:
     def completion(self, reason: FinishReason, seconds: float, text: str = "") -> Completion:
         """Return its completion."""
         return Completion(
+            Answer(text, self.tokens, reason, in_thinking=self.in_thinking),
             id=self.request.id,
-            text=text,
-            token_ids=self.tokens,
-            finish_reason=reason,
             prompt_sha256=self.sha256,
             prompt_tokens=len(self.prompt),
             first_token_s=self.first_token_s,
@@ -102,7 +100,6 @@ class Row:
             score_token_logprobs=self.scores.score_token_logprobs or None,
             min_logprobs=self.scores.min_logprobs or None,
             token_times=self.token_times or None,
-            in_thinking=self.in_thinking,
         )
 
 

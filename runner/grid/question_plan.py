@@ -16,7 +16,6 @@ from runner.config.task import QuestionsConfig
 from runner.core.errors import EvidenceError, RunnerError
 from runner.core.margins import points_of_margin, questions_needed
 from runner.core.planning import expected_disagreement
-from runner.core.result import Verdict
 from runner.core.sequential_plans import early_stop_detectable, early_stop_questions
 from runner.core.stats import ALPHA, POWER, detectable_difference
 from runner.core.texts import clock, counted
@@ -205,7 +204,7 @@ def _disagreement(compared: ComparedJobs) -> tuple[float, str]:
 def _solved(job: Job) -> dict[int, bool]:
     """Return which questions a job has solved."""
     samples = read_samples(job.samples_path).values()
-    return {it.index: it.verdict is Verdict.correct for it in samples if not it.failed and not it.left_out}
+    return {it.index: it.solved for it in samples if not it.failed and not it.left_out}
 
 
 def _time(compared: ComparedJobs, estimates: Mapping[int, JobEstimate], questions: int) -> str:

@@ -53,8 +53,8 @@ class Answer(str):
         """Return the answers to one request."""
         choices: list[Answer] = []
         for completion in sorted(completions, key=lambda one: one.choice):
-            answer = cls(completion.text)
-            answer.token_ids, answer.finish_reason = completion.token_ids, completion.finish_reason
+            answer = cls(completion.answer.text)
+            answer.token_ids, answer.finish_reason = completion.answer.token_ids, completion.answer.finish_reason
             answer.prompt_tokens, answer.seconds = completion.prompt_tokens, completion.seconds
             choices.append(answer)
             answer.choices = choices
@@ -298,7 +298,7 @@ def _async_queue() -> tuple[asyncio.Queue[Event | Exception], Callable[[Event | 
 
 
 def _scores(completions: list[list[Completion]]) -> list[Scores]:
-    return [Scores(one.token_ids, one.logprobs or [], one.greedy or []) for (one,) in completions]
+    return [Scores(one.answer.token_ids, one.logprobs or [], one.greedy or []) for (one,) in completions]
 
 
 def _prompt(prompt: TextOrTurns, format: Format, system: str | None = None) -> Prompt:

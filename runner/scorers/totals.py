@@ -12,8 +12,8 @@ from runner.core.sides import sides
 
 def score(samples: list[Sample]) -> dict[str, float]:
     """Return verdicts and tokens; accuracy is correct ÷ n with its 95 % interval, and n includes errors."""
-    counts = Counter(sample.verdict for sample in samples)
-    solved = [sample.verdict is Verdict.correct for sample in samples]
+    counts = Counter(sample.answer.verdict for sample in samples)
+    solved = [sample.solved for sample in samples]
     return {
         **accuracy_figures(solved, [sample.cluster for sample in samples]),
         **{verdict.value: counts[verdict] for verdict in Verdict},

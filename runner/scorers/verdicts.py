@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from runner.config.task import Extractor
-from runner.core.model_text import FinishReason, ModelText, Parts
-from runner.core.result import Verdict
+from runner.core.model_text import Answer, FinishReason, Parts, Verdict
 from runner.scorers.base import scorer_of
 from runner.scorers.letters import LETTERS, extract_letters
 from runner.scorers.numbers import extract_all
@@ -28,7 +27,7 @@ class Judgement:
     parts: Parts
 
 
-def judge(one: ModelText, gold: str, scorer: str | None = None) -> Judgement:
+def judge(one: Answer, gold: str, scorer: str | None = None) -> Judgement:
     """Judge an answer: one that is cut off is not a wrong answer.
 
     Only what follows the thinking is read; a text that ended while the model was thinking is cut off.

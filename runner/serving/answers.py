@@ -14,6 +14,7 @@ from typing import Any
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from runner.core.model_text import Answer
 from runner.engines.base import Completion, Delta, Event, Request
 from runner.serving.gateway import ClientRequest, Gateway, Refusal
 from runner.serving.parsing import ParsedBody
@@ -46,7 +47,7 @@ class ClientAnswer(ABC):
         self.gateway, self.parsed = gateway, parsed
         self.id, self.created = f"{self.prefix}-{uuid.uuid4().hex}", int(time.time())
         self._numbers = {request.id: number for number, request in enumerate(parsed.requests)}
-        self.done: dict[int, Completion] = {}  # by the index of the choice
+        self.done: dict[int, Answer] = {}  # by the index of the choice
         self.prompt_tokens: dict[int, int] = {}  # by the number of the prompt
 
     @abstractmethod
@@ -67,7 +68,7 @@ class ClientAnswer(ABC):
         """Wait for all completions and return the answer, as JSON."""
         await self._complete(client)
         tokens = await self._tokens(client)
-        characters = sum(len(completion.text) for completion in self.done.values())
+        characters = sum(len(answer.text) for answer in self.done.values())
         is_short = not tokens and not self.parsed.echo and characters < SHORT_CHARACTERS
         return self._written(tokens) if is_short else await self.gateway.in_thread(self._written, tokens)
 
@@ -106,7 +107,7 @@ class ClientAnswer(ABC):
         number = self._numbers[event.id]
         index = number * self.parsed.requests[number].n + event.choice
         if isinstance(event, Completion):
-            self.done[index] = event
+            self.done[index] = event.answer
             self.prompt_tokens[number] = event.prompt_tokens
         return index
 
@@ -134,7 +135,7 @@ class ClientAnswer(ABC):
 
     def _usage(self) -> dict[str, int]:
         prompt = sum(self.prompt_tokens.values())
-        new = sum(one.tokens for one in self.done.values())
+        new = sum(answer.tokens for answer in self.done.values())
         return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
 
     def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
@@ -168,15 +169,15 @@ class ClientAnswer(ABC):
 
     def _scored_tokens(self, completion: Completion) -> list[Token]:
         text = self.gateway.token_text
-        tops = completion.top_logprobs or [[] for _ in completion.token_ids]
+        tops = completion.top_logprobs or [[] for _ in completion.answer.token_ids]
         return [
             Token(text(token), max(logprob, MIN_LOGPROB), [(text(id), max(it, MIN_LOGPROB)) for id, it in top])
-            for token, logprob, top in zip(completion.token_ids, completion.logprobs or [], tops, strict=True)
+            for token, logprob, top in zip(completion.answer.token_ids, completion.logprobs or [], tops, strict=True)
         ]
 
-    def _text_ids(self, completion: Completion) -> list[int]:
+    def _text_ids(self, answer: Answer) -> list[int]:
         """Return the tokens of the text, without those of a stop text and without the token that ended it."""
-        ids, text = list(completion.token_ids), completion.text.lstrip()
+        ids, text = list(answer.token_ids), answer.text.lstrip()
         while ids and self.gateway.engine.decode(ids[:-1]).lstrip().startswith(text):
             ids.pop()
         return ids
@@ -197,7 +198,9 @@ class ClientAnswer(ABC):
             event = first
             while event is not None:
                 index = self._take(event)
-                text = event.text if isinstance(event, Delta) or not self.gateway.streams_deltas else ""
+                text = (
+                    event.text if isinstance(event, Delta) else "" if self.gateway.streams_deltas else event.answer.text
+                )
                 if text:
                     yield self._chunk([self.piece(index, text, None, None)])
                 if isinstance(event, Completion) and self.parsed.top is None:

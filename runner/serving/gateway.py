@@ -18,7 +18,6 @@ from typing import ParamSpec, Self, TypeVar
 from runner.config.root import RunnerConfig
 from runner.config.task import ServeConfig
 from runner.core.errors import ConfigError, JobFailed, one_line
-from runner.core.result import FinishReason
 from runner.core.sides import sides
 from runner.engines.base import Capability, Completion, EngineReport, Event, NotOffered, Request, RequestId
 from runner.engines.driver import Driver
@@ -227,12 +226,12 @@ class ClientRequest:
             raise Refusal(500, f"the engine has failed: {one_line(event)}")
         if isinstance(event, Completion):
             self.left -= 1
-            if event.finish_reason is FinishReason.error:
+            if event.failed:
                 raise self.gateway.refusal_of(event)
             counters = self.gateway.counters
             if event.logprobs is None:
                 counters.choices += 1
-                counters.new_tokens += event.tokens
+                counters.new_tokens += event.answer.tokens
                 counters.prompt_tokens += 0 if event.choice else event.prompt_tokens
                 counters.sides.update(sides([event]))
                 counters.cost_usd += event.cost_usd or 0.0

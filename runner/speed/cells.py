@@ -144,7 +144,7 @@ class Stopwatch:
             prompt_tokens = round(mean(lengths))
         if number == 0:
             cell.peak_rss_mib, cell.cuda_peak_mib = machine.peak_rss_mib(), gpu.peak_mib()
-        spent, new = engine.stats - before, sum(completion.tokens for completion in completions)
+        spent, new = engine.stats - before, sum(completion.answer.tokens for completion in completions)
         speed = {name: spent.speed[name] for name in SPEEDS if name in spent.speed} or {
             "output_tok_per_s": new / seconds
         }
@@ -175,7 +175,7 @@ class Stopwatch:
 def failure_of(completions: Sequence[Completion], new_tokens: int) -> str:
     """Return why a run does not count; empty if it counts."""
     failed = [completion.error for completion in completions if completion.error]
-    tokens = [it.tokens for it in completions]
+    tokens = [it.answer.tokens for it in completions]
     if set(tokens) != {new_tokens} and not failed:
         failed = [f"an answer had {min(tokens)} tokens instead of {new_tokens}"]
     return failed[0] if failed else ""
@@ -195,4 +195,4 @@ def gaps_of(completion: Completion) -> Iterator[float]:
 
 def seen_in_pieces(completions: Sequence[Completion]) -> bool:
     """Whether times are those of pieces of text, which may have several tokens."""
-    return any(it.token_times is not None and len(it.token_times) != it.tokens for it in completions)
+    return any(it.token_times is not None and len(it.token_times) != it.answer.tokens for it in completions)

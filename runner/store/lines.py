@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runner.core.errors import EvidenceError, cannot_write
-from runner.core.result import Call
+from runner.core.result import ANSWER_KEYS, Call
 
 Line = TypeVar("Line")
 
@@ -77,4 +77,5 @@ def damaged(path: Path, number: int, why: str) -> EvidenceError:
 
 def call_in(line: Mapping[str, Any]) -> Call:
     """Read the call in a line of calls.jsonl, which says more than the call."""
-    return Call.from_dict({item.name: line[item.name] for item in fields(Call) if item.name in line})
+    names = ANSWER_KEYS | {item.name for item in fields(Call)}
+    return Call.from_dict({key: it for key, it in line.items() if key in names})

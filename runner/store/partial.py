@@ -44,9 +44,11 @@ class PartialFile:
         of_request: dict[RequestId, list[Completion]] = {}
         for one in sorted(stopped, key=lambda one: one.choice):
             of_request.setdefault(one.id, []).append(one)
-        unfinished = [some for some in of_request.values() if any(one.text or one.token_ids for one in some)]
+        unfinished = [
+            some for some in of_request.values() if any(one.answer.text or one.answer.token_ids for one in some)
+        ]
         can_continue = Capability.continuing in engine.capabilities and engine.stats.can_continue
-        kept = [some for some in unfinished if can_continue and any(one.token_ids for one in some)]
+        kept = [some for some in unfinished if can_continue and any(one.answer.token_ids for one in some)]
         self._lines |= {some[0].id: _line(some) for some in kept}
         self._lines = {name: line for name, line in self._lines.items() if not is_done(name)}
         if self._lines:
@@ -63,7 +65,7 @@ class PartialFile:
 
 def _line(choices: list[Completion]) -> dict[str, Any]:
     """Return the line of a request; a choice that has ended is among its choices."""
-    given = [{"text": one.text, "token_ids": one.token_ids} for one in choices]
+    given = [{"text": one.answer.text, "token_ids": one.answer.token_ids} for one in choices]
     line = {"id": choices[0].id, "prompt_sha256": choices[0].prompt_sha256, "choices": given}
     return line | {"begun": _begun(line)}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.core.progress import Progress
-from runner.core.result import CALLS, Call, Record, Sample, unsealed, without_unset_keys
+from runner.core.result import CALLS, Call, Record, Response, Sample, unsealed, without_unset_keys
 from runner.store.jobs import SAMPLES, read_samples
 from runner.store.lines import call_in, read_evidence
 
@@ -76,21 +76,24 @@ def _calls_of_teams(path: Path) -> dict[int, list[Call]]:
 def _log(
     client: Any, experiment_id: str, run_id: str, record: Record, sample: Sample, calls: Sequence[Call], began_ns: int
 ) -> None:
-    inputs = {"question": sample.question, "index": sample.index, "prompt_sha256": sample.prompt_sha256}
+    answer, inputs = (
+        sample.answer,
+        {"question": sample.question, "index": sample.index, "prompt_sha256": sample.prompt_sha256},
+    )
     trace = client.start_trace(
         _name(record, sample.index),
         span_type="AGENT" if calls else "LLM",
         inputs=without_unset_keys(inputs),
-        tags={"job_id": record.job_id} | ({"verdict": sample.verdict.value} if sample.verdict else {}),
+        tags={"job_id": record.job_id} | ({"verdict": answer.verdict.value} if answer.verdict else {}),
         experiment_id=experiment_id,
         start_time_ns=began_ns,
         run_id=run_id,
     )
     _log_calls(client, trace.trace_id, trace.span_id, calls, began_ns)
     outputs: dict[str, Any] = (
-        {"answers": [one.text for one in sample.answers]} if len(sample.answers) > 1 else {"answer": sample.text}
+        {"answers": [one.text for one in sample.answers]} if len(sample.answers) > 1 else {"answer": answer.text}
     )
-    outputs |= {"extracted": sample.extracted, "gold": sample.gold, "verdict": sample.verdict, "error": sample.error}
+    outputs |= {"extracted": answer.extracted, "gold": sample.gold, "verdict": answer.verdict, "error": sample.error}
     client.end_trace(
         trace.trace_id,
         outputs=without_unset_keys(outputs),
@@ -111,7 +114,7 @@ def _log_calls(client: Any, trace_id: str, parent_id: str, calls: Sequence[Call]
         client.end_span(
             trace_id,
             span.span_id,
-            outputs=without_unset_keys({"answer": call.text, "error": call.error}),
+            outputs=without_unset_keys({"answer": call.answer.text, "error": call.error}),
             attributes=_counts(call),
             status="ERROR" if call.error else "OK",
             end_time_ns=ended_ns,
@@ -119,7 +122,7 @@ def _log_calls(client: Any, trace_id: str, parent_id: str, calls: Sequence[Call]
         began_ns = ended_ns
 
 
-def _counts(answer: Sample | Call) -> Mapping[str, Any]:
-    counts = {"prompt_tokens": answer.prompt_tokens, "new_tokens": answer.tokens, "by": answer.by}
-    shown: dict[str, Any] = without_unset_keys(counts | {"finish_reason": answer.finish_reason.value})
+def _counts(one: Response) -> Mapping[str, Any]:
+    counts = {"prompt_tokens": one.prompt_tokens, "new_tokens": one.answer.tokens, "by": one.by}
+    shown: dict[str, Any] = without_unset_keys(counts | {"finish_reason": one.answer.finish_reason.value})
     return shown

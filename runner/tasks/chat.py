@@ -77,7 +77,7 @@ def run(inputs: Opening, context: Context) -> Result:
         chat.talk(read)
     samples = [recorder.samples[index] for index in sorted(recorder.samples)]
     measured = Measured(report, engine.stats, machine.peak_rss_mib(), machine.name(), contention.describe())
-    cancelled = sum(sample.finish_reason is FinishReason.cancelled for sample in samples)
+    cancelled = sum(sample.answer.finish_reason is FinishReason.cancelled for sample in samples)
     metrics = count_completions(samples) | {"cancelled": cancelled} | measured.metrics | cost_and_sides(samples)
     models = answered_by(samples)
     facts = measured.facts | ({"answered_by": models} if models else {})
@@ -163,9 +163,9 @@ class Chat:
         self.turns += 1
         if completion.error is not None:
             raise ConfigError(f"{completion.error} (/reset begins anew)")
-        if completion.finish_reason is FinishReason.length:
-            say(f"[cut off after {counted(completion.tokens, 'token')}: /set generation.max_new_tokens=N]")
-        self.messages = [*messages, Message("assistant", completion.text)]
+        if completion.answer.finish_reason is FinishReason.length:
+            say(f"[cut off after {counted(completion.answer.tokens, 'token')}: /set generation.max_new_tokens=N]")
+        self.messages = [*messages, Message("assistant", completion.answer.text)]
         self.last = completion, self.engine.stats - before
 
     def _submit(self, messages: list[Message]) -> None:
@@ -224,9 +224,10 @@ class Chat:
             say("no turn has ended yet")
             return
         completion, spent = self.last
-        if completion.new_tokens is not None:  # a server elsewhere
+        new_tokens = completion.answer.tokens
+        if completion.answer.new_tokens is not None:  # a server elsewhere
             say(
-                f"this turn: {completion.prompt_tokens} prompt tokens and {completion.tokens} new ones, the first after"
+                f"this turn: {completion.prompt_tokens} prompt tokens and {new_tokens} new ones, the first after"
                 f" {completion.first_token_s:.2f} s, all after {completion.seconds:.2f} s (how many prompt tokens the "
                 "server had in its cache is unknown)"
             )
@@ -237,7 +238,7 @@ class Chat:
         say(
             f"this turn: {completion.prompt_tokens} prompt tokens, {cached_tokens} of them from the cache and "
             f"{spent.prefill_tokens} computed in {spent.prefill_s:.2f} s\n"
-            f"           {len(completion.token_ids)} new tokens, the first after {completion.first_token_s:.2f} s, "
+            f"           {new_tokens} new tokens, the first after {completion.first_token_s:.2f} s, "
             f"then {_speed(spent)}{guessed}\n"
             f"all turns: {total.prefill_tokens} prompt tokens computed at {total.prefill_tok_per_s:,.0f} tokens/s, "
             f"{total.decode_tokens + self.turns} new ones at {_speed(total)}"

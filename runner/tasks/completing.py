@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, Protocol
 
 from runner.core.errors import JobFailed
-from runner.core.result import Choice, Sample
+from runner.core.result import Sample
 from runner.core.sides import answered_by
 from runner.core.texts import counted
 from runner.engines.base import Completion, EngineReport, Request, request_sha256
@@ -28,7 +28,6 @@ from runner.store.partial import PartialFile
 from runner.tasks.asking import each_request, kept_words
 from runner.tasks.base import Context, RequestsBeside
 
-SAME = "prompt_sha256 text finish_reason error permanent branches calls by thinking in_thinking".split()  # noqa: SIM905
 NOT_AGAIN = "The same command would get the same error and does not ask again; rerun=failed does"
 
 
@@ -60,23 +59,17 @@ class Samples:
     def __call__(self, *choices: Completion) -> Sample:
         """Return all completions of a request as a sample without a verdict."""
         first = next((one for one in choices if one.error is not None), choices[0])
-        every = [
-            Choice(it.text, it.token_ids, it.finish_reason, it.new_tokens, it.thinking, it.in_thinking)
-            for it in choices
-        ]
         costs = [it.cost_usd for it in choices if it.cost_usd is not None]
-        same: dict[str, Any] = {name: getattr(first, name) for name in SAME}
-        return Sample(
+        several = len(choices) > 1
+        return Sample.of(
+            first,
+            answer=first.answer.without_tokens() if several else first.answer,
             index=int(first.id),
-            prompt_tokens=max(
-                one.prompt_tokens for one in choices
-            ),  # some servers report it with the first choice only
-            token_ids=first.token_ids if len(choices) == 1 else [],
+            # some servers report it with the first choice only
+            prompt_tokens=max(one.prompt_tokens for one in choices),
             seconds=round(max(one.seconds for one in choices), 6),
-            choices=every if len(choices) > 1 else None,
-            new_tokens=first.new_tokens if len(choices) == 1 else None,
+            choices=[it.answer for it in choices] if several else None,
             cost_usd=sum(costs) if costs else None,
-            **same,
         )
 
     def rejection_reason(self, sample: Sample) -> str | None:

@@ -190,7 +190,7 @@ def hand_over(
 def whole(given: Given, sample: Sample) -> str:
     """Return a whole completion; branches one below the other, each from its beginning."""
     if not isinstance(given, Branched):
-        return sample.text
+        return sample.answer.text
     pairs = zip(given.branches, sample.answers, strict=True)
     texts = (f"{beginning}{choice.text}" for beginning, choice in pairs)
     return "\n\n".join(f"[branch {number}] {text}" for number, text in enumerate(texts, start=1))

@@ -20,7 +20,7 @@ from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.tally import attacked_edges
 from runner.agents.team import AgentCall, Answered, Discussion, Team
 from runner.config.agents import Attack, Baseline, DecisionMethod, Domain, Mode, Role
-from runner.core.result import Call, FinishReason
+from runner.core.result import Answer, Call, FinishReason
 from runner.scorers.numbers import plain_number
 
 SOLVED = "Ana has 3+4=7 apples, so $7.00.\nThe answer is 7"
@@ -52,7 +52,7 @@ def played(one: Discussion, say: Say) -> dict[str, AgentCall]:
         for turn in turns:
             text = say(turn)
             code = CodeOutcome("7", CodeStatus.ok) if turn.writes_code else None
-            one.take(Answered(turn, Call(turn.who, "sha", 10, text, [1], FinishReason.stop, 0.1), code))
+            one.take(Answered(turn, Call(Answer(text, [1], FinishReason.stop), "sha", 10, 0.1, turn.who), code))
             calls[f"{turn.round}/{turn.agent}" if turn.agent is not None else "decision"] = turn
     return calls
 

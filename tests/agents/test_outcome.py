@@ -6,7 +6,7 @@ from runner.agents.graph import Graph
 from runner.agents.outcome import ended_by, sample_of
 from runner.agents.team import Answered, Discussion, Team
 from runner.config.agents import DecisionMethod, Domain, Mode, Role
-from runner.core.result import Call, FinishReason, Verdict
+from runner.core.result import Answer, Call, FinishReason, Verdict
 from runner.datasets.gsm8k import Item
 
 ITEM = Item("How many?", "#### 7", "7")
@@ -22,8 +22,10 @@ def ended(decision: DecisionMethod, *said: tuple[str, FinishReason], backwards: 
         for turn in turns:
             text, reason = left.pop(0)
             error = "boom" if reason is FinishReason.error else None
-            call = Call(turn.who, "sha", 10, text, [1, 2], reason, 0.1 + len(left) / 3, error=error)
-            answers.append(Answered(turn, call, cost_usd=0.25))
+            call = Call(
+                Answer(text, [1, 2], reason), "sha", 10, 0.1 + len(left) / 3, turn.who, error=error, cost_usd=0.25
+            )
+            answers.append(Answered(turn, call))
         for answered in reversed(answers) if backwards else answers:
             discussion.take(answered)
     return discussion
@@ -44,18 +46,22 @@ def test_verdicts() -> None:
         (ended(vote, ("7", STOP), ("3 and", LENGTH)), Verdict.correct),
         (ended(final, ("1", STOP), ("2", STOP), ("7", STOP)), Verdict.correct),
     ):
-        assert sample_of(0, ITEM, discussion).verdict is verdict
+        assert sample_of(0, ITEM, discussion).answer.verdict is verdict
     assert ended_by(ended(vote, ("7", STOP), ("3 and", LENGTH))) is STOP
 
 
 def test_a_sample_has_the_sums_of_its_calls_in_whatever_order_they_came() -> None:
     said = ("7", STOP), ("8", STOP), ("so 7", STOP)
     sample = sample_of(3, ITEM, ended(DecisionMethod.final_refer, *said))
-    assert (sample.index, sample.prompt_tokens, sample.new_tokens, sample.cost_usd) == (3, 30, 6, 0.75)
-    assert (sample.text, sample.extracted, sample.calls) == ("so 7", {"team": "7"}, None)
+    assert (sample.index, sample.prompt_tokens, sample.answer.new_tokens, sample.cost_usd) == (3, 30, 6, 0.75)
+    assert (sample.answer.text, sample.answer.extracted, sample.calls) == ("so 7", {"team": "7"}, None)
     assert sample == sample_of(3, ITEM, ended(DecisionMethod.final_refer, *said, backwards=True))
 
 
 def test_an_error_is_the_questions() -> None:
     sample = sample_of(0, ITEM, ended(DecisionMethod.majority_vote, ("7", STOP), ("", ERROR)))
-    assert (sample.failed, sample.error, sample.extracted) == (True, "Inspector, call test/0/0/1: boom", {"team": None})
+    assert (sample.failed, sample.error, sample.answer.extracted) == (
+        True,
+        "Inspector, call test/0/0/1: boom",
+        {"team": None},
+    )

@@ -17,7 +17,7 @@ from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
-from runner.core.result import FinishReason
+from runner.core.result import Answer, FinishReason
 from runner.embedded.problems import Split, problems
 from runner.engines.base import Capability, Completion, Event, Request, RequestId
 from runner.engines.session import Session
@@ -100,7 +100,7 @@ class Picky(Session):
 
 def completion(key: RequestId, reason: FinishReason) -> Completion:
     error = "boom" if reason is FinishReason.error else None
-    return Completion(key, "so\n#### 7", [1, 2, 3], reason, "sha", 50, 0.1, 0.2, error=error)
+    return Completion(Answer("so\n#### 7", [1, 2, 3], reason), "sha", 50, 0.2, key, 0.1, error=error)
 
 
 def first(keys: list[str]) -> str:
@@ -209,7 +209,9 @@ def test_batches_give_the_same_transcripts_as_one_agent_at_a_time(make_config: M
         with Player(Kept(), Seven(), lambda: engine.open(rows)) as player:
             for lot in lots:
                 player.play(lot)
-        return {key: one.call.text for lot in lots for discussion in lot for key, one in discussion.answered.items()}
+        return {
+            key: one.call.answer.text for lot in lots for discussion in lot for key, one in discussion.answered.items()
+        }
 
     together = transcripts([made()], None)
     alone = transcripts([[discussion] for discussion in made()], 1)

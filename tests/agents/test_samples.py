@@ -6,14 +6,14 @@ import pytest
 
 from runner.agents.team import AgentCall, Answered, SampledDiscussion, Team
 from runner.config.agents import DecisionMethod, Domain, Role
-from runner.core.result import Call, FinishReason
+from runner.core.result import Answer, Call, FinishReason
 
 PROMPT, NEW = 100, 20  # tokens of a sample
 
 
 def answered(turn: AgentCall, text: str, reason: FinishReason = FinishReason.stop) -> Answered:
     prompt = PROMPT if turn.agent is not None else PROMPT + text.count("|") * NEW
-    return Answered(turn, Call(turn.who, "sha", prompt, text, [7] * NEW, reason, 0.1, error="boom"))
+    return Answered(turn, Call(Answer(text, [7] * NEW, reason), "sha", prompt, 0.1, turn.who, error="boom"))
 
 
 def one(decision: DecisionMethod, samples: int = 1, budget: float | None = None) -> SampledDiscussion:

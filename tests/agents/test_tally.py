@@ -11,7 +11,7 @@ from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.tally import AttackTally, Tally, attacked_edges
 from runner.agents.team import Answered, Discussion, Team
 from runner.config.agents import Attack, DecisionMethod, Domain, Mode, Role
-from runner.core.result import Call, FinishReason
+from runner.core.result import Answer, Call, FinishReason
 from runner.datasets.gsm8k import Item
 
 
@@ -22,7 +22,9 @@ def played(prompt_tokens: int) -> Discussion:
     discussion = Discussion(team, "test/0", "How many?", [graph.draw(random.Random(0), 0)])
     while turns := discussion.ready():
         for turn in turns:
-            call = Call(turn.who, "sha", prompt_tokens, "12 + 3 = 15\n#### 15", [1, 2, 3], FinishReason.stop, 0.1)
+            call = Call(
+                Answer("12 + 3 = 15\n#### 15", [1, 2, 3], FinishReason.stop), "sha", prompt_tokens, 0.1, turn.who
+            )
             code = CodeOutcome(None, CodeStatus.code_failed, "why") if turn.writes_code else None
             discussion.take(Answered(turn, call, code))
     return discussion
@@ -79,7 +81,9 @@ def ended(*numbers: int, decided: int, fails: bool = False) -> Discussion:
         for turn in turns:
             number = decided if turn.agent is None else numbers[turn.agent]
             reason = FinishReason.error if fails and turn.agent == 1 else FinishReason.stop
-            one.take(Answered(turn, Call(turn.who, "sha", 10, f"#### {number}", [1, 2], reason, 0.1, error="boom")))
+            one.take(
+                Answered(turn, Call(Answer(f"#### {number}", [1, 2], reason), "sha", 10, 0.1, turn.who, error="boom"))
+            )
     return one
 
 

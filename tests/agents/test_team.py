@@ -8,11 +8,11 @@ from runner.agents.graph import Graph
 from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.team import AgentCall, Answered, Discussion, Team, majority
 from runner.config.agents import DecisionMethod, Domain, Mode, Role
-from runner.core.result import Call, FinishReason
+from runner.core.result import Answer, Call, FinishReason
 
 
 def answered(turn: AgentCall, text: str, reason: FinishReason = FinishReason.stop, code: str | None = None) -> Answered:
-    call = Call(turn.who, "sha", 100, text, [1, 2], reason, 0.1, error="boom" if reason == "error" else None)
+    call = Call(Answer(text, [1, 2], reason), "sha", 100, 0.1, turn.who, error="boom" if reason == "error" else None)
     outcome = CodeOutcome(code, CodeStatus.ok if code else CodeStatus.code_failed) if turn.writes_code else None
     return Answered(turn, call, outcome)
 
@@ -114,7 +114,7 @@ def test_direct_takes_the_last_agents_number() -> None:
     one = discussion(Mode.debate, DecisionMethod.direct)
     for turn, number in zip(one.ready(), (5, 6, 6, 8), strict=True):
         one.take(answered(turn, f"#### {number}", code="6"))
-    assert (one.answer, one.speaker.call.text) == ("8", "#### 8")
+    assert (one.answer, one.speaker.call.answer.text) == ("8", "#### 8")
 
 
 def test_a_failed_call_is_the_questions_end_and_no_answer() -> None:

@@ -16,7 +16,7 @@ from stores import INT8, NF4, NONE, Store, marks
 
 from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.ratios import paired_interval, paired_p
-from runner.core.result import FinishReason, Likelihood, Sample
+from runner.core.result import Answer, FinishReason, Likelihood, Sample
 from runner.scorers.likelihoods import figures
 
 pytestmark = [
@@ -47,12 +47,10 @@ def job(
     """Log a run as task=likelihood does, with its samples."""
     lines = [
         Sample(
+            Answer("", list(ids) or [index] * tokens, FinishReason.stop),
             index=index,
             prompt_sha256=f"{prompt} {index}",
             prompt_tokens=9,
-            text="",
-            token_ids=list(ids) or [index] * tokens,
-            finish_reason=FinishReason.stop,
             seconds=0.1,
             question=f"question {index}",
             gold=f"{text} {index}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -95,8 +96,7 @@ def test_the_tokens_of_an_answer_are_compared(store: Store, rows: Any, show: Any
     folder = store.job("tokens", "nf4", NF4, marks(50, 60))
 
     def change(sample: Sample) -> Sample:
-        sample.token_ids = [1] * (2 + sample.index % 3)
-        return sample
+        return replace(sample, answer=replace(sample.answer, token_ids=[1] * (2 + sample.index % 3)))
 
     rewrite(folder, change)
     number = rows("tokens", "--baseline", BASELINE, "--metric", "new_tokens")["nf4"]["number"]

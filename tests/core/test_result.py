@@ -11,9 +11,20 @@ from pathlib import Path
 import pytest
 
 from runner.core.errors import OutputError
-from runner.core.result import BranchText, Call, FinishReason, RepeatLog, Sample, Verdict, read_repeats
+from runner.core.result import Answer, Call, FinishReason, RepeatLog, Sample, Verdict, read_repeats, sealed
 
-ONE = Sample(3, "sha", 7, "so 4", [1, 2], FinishReason.stop, 0.5, question="2+2?", gold="4", verdict=Verdict.correct)
+ONE = Sample(Answer("so 4", [1, 2], FinishReason.stop, verdict=Verdict.correct), "sha", 7, 0.5, 3, "2+2?", "4")
+ANSWER = '"text": "b", "token_ids": [1], "finish_reason": "stop", "new_tokens": 3, "thinking": "t", "in_thinking": true'
+CALL = '''"prompt_sha256": "c", "prompt_tokens": 3, "text": "x", "token_ids": [1], "finish_reason": "error", "seconds": 0.2,
+    "what": "draft", "new_tokens": 7, "error": "boom", "by": "me"'''
+EVERY_KEY = f"""{{"index": 3, "prompt_sha256": "sha", "prompt_tokens": 7, "text": "so", "token_ids": [1],
+    "finish_reason": "error", "seconds": 0.5, "error": "boom", "permanent": true, "question": "q", "gold": "4",
+    "cluster": "c", "extracted": {{"strict": null}}, "verdict": "cut_off", "likelihood": {{"unit": 1, "nats": -2.0,
+    "tokens": 3, "bytes": 4, "characters": 5, "rank_1": 6}}, "branches": [{{{ANSWER}}}],
+    "choices": [{{{ANSWER}, "extracted": {{"strict": "4"}}, "verdict": "wrong"}}],
+    "calls": [{{"who": "one", {CALL}, "calls": [{{"who": "two", {CALL}}}], "thinking": "", "in_thinking": true}}],
+    "new_tokens": 0, "by": "me", "cost_usd": 0.5, "reused_from": "job", "left_out": true, "thinking": "",
+    "in_thinking": true}}"""
 
 
 def test_one_completion_stands_in_the_line_itself() -> None:
@@ -21,29 +32,34 @@ def test_one_completion_stands_in_the_line_itself() -> None:
     assert "calls" not in json.loads(line)
     assert "branches" not in json.loads(line)
     assert Sample.from_json(line) == ONE
-    assert ONE.answers == [BranchText("so 4", [1, 2], FinishReason.stop)]
+    assert ONE.answers == [ONE.answer]
 
 
 def test_a_question_may_take_several_calls() -> None:
     calls = [
-        Call("solver", "a", 10, "2+2=4", [5, 6, 7], FinishReason.stop, 0.25),
-        Call("checker", "b", 30, "yes", [8], FinishReason.length, 0.125),
+        Call(Answer("2+2=4", [5, 6, 7], FinishReason.stop), "a", 10, 0.25, "solver"),
+        Call(Answer("yes", [8], FinishReason.length), "b", 30, 0.125, "checker"),
     ]
-    sample = Sample(0, "a", 40, "4", [], FinishReason.stop, 0.375, verdict=Verdict.correct, calls=calls)
+    sample = Sample(Answer("4", [], FinishReason.stop, verdict=Verdict.correct), "a", 40, 0.375, 0, calls=calls)
     again = Sample.from_json(sample.to_json())
     assert again == sample
     assert again.calls is not None
     assert [call.who for call in again.calls] == ["solver", "checker"]
-    assert [call.tokens for call in again.calls] == [3, 1]
+    assert [call.answer.tokens for call in again.calls] == [3, 1]
     assert [answer.text for answer in again.answers] == ["4"], "the answer is one"
 
 
 def test_tokens_may_be_counted_and_not_known() -> None:
-    sample = replace(ONE, token_ids=[], new_tokens=7, by="gpt", cost_usd=0.25)
+    sample = replace(ONE, answer=Answer("so 4", [], FinishReason.stop, new_tokens=7), by="gpt", cost_usd=0.25)
     assert Sample.from_json(sample.to_json()) == sample
     assert sample.answers[0].tokens == 7
     assert '"by": "gpt"' in sample.to_json()
     assert "null" not in ONE.to_json()
+
+
+def test_a_line_has_its_keys_where_they_have_always_been() -> None:
+    line = sealed(json.loads(EVERY_KEY))
+    assert Sample.from_json(line).to_json() == line
 
 
 def test_repeats_are_read_as_they_were_written(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_both_scores_and_the_answers_of_the_whole_job(make_config: Make, listed:
     samples = read_samples(Path(record.output_dir) / "samples.jsonl")
     assert {sample.reused_from for sample in samples.values()} == {whole.job_id}
     assert [sample.left_out for sample in samples.values()] == [True, True, False, False, False, False]
-    right = [sample.verdict is Verdict.correct for sample in samples.values()]
+    right = [sample.answer.verdict is Verdict.correct for sample in samples.values()]
     assert (metrics["n"], metrics["correct"]) == (4, sum(right[2:]))
     assert (metrics["n_all"], metrics["correct_all"]) == (6, sum(right))
     assert (metrics["n_all"], metrics["correct_all"]) == (whole.result.metrics["n"], whole.result.metrics["correct"])

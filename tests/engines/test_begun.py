@@ -24,7 +24,7 @@ LIMIT = 40
 
 
 def answer(completion: Completion) -> tuple[object, ...]:
-    return completion.token_ids, completion.text, completion.finish_reason
+    return completion.answer.token_ids, completion.answer.text, completion.answer.finish_reason
 
 
 def alone(engine: Engine, request: Request, all_requests: list[Request], size: int | None) -> list[Completion]:
@@ -55,11 +55,11 @@ def test_every_answer_goes_on_from_any_place(
     ]  # fmt: skip
     whole = {(it.id, it.choice): it for it in complete(engine, requests)}
     assert engine.stats.can_continue
-    assert len({len(it.token_ids) for it in whole.values()}) > 1
+    assert len({len(it.answer.token_ids) for it in whole.values()}) > 1
 
     def begun(request: Request, share: float) -> Request:
         every = [whole[request.id, choice] for choice in range(choices)]
-        cut = tuple(tuple(one.token_ids[: round(share * len(one.token_ids))]) for one in every)
+        cut = tuple(tuple(one.answer.token_ids[: round(share * len(one.answer.token_ids))]) for one in every)
         return replace(request, begun=Begun(every[0].prompt_sha256, cut))
 
     for share, size in product((0.0, 0.3, 0.95, 1.0), (None, 1)):
@@ -96,7 +96,7 @@ def test_beginnings_are_shared_as_among_all_choices(make_config: Callable[..., R
 
     among_all, whole = shared([], [first, second])
     assert among_all[0] > 0
-    tokens = [one.token_ids for one in sorted(whole, key=lambda one: one.choice)]
+    tokens = [one.answer.token_ids for one in sorted(whole, key=lambda one: one.choice)]
     cut = tuple(tuple(some) if at < ended else tuple(some[:3]) for at, some in enumerate(tokens))
     resumed, again = shared([first], [replace(second, begun=Begun(whole[0].prompt_sha256, cut))])
     assert resumed == among_all[ended:]
@@ -117,7 +117,7 @@ def test_after_a_long_prompt_too(make_config: Callable[..., RunnerConfig]) -> No
     assert [it.prompt_tokens > SHORT_SPAN for it in whole.values()] == [False, True, True, True, True]
     for share in (0.1, 0.6, 0.95):
         begun = {
-            one.id: Begun(one.prompt_sha256, (tuple(one.token_ids[: round(share * len(one.token_ids))]),))
+            one.id: Begun(one.prompt_sha256, (tuple(one.answer.token_ids[: round(share * len(one.answer.token_ids))]),))
             for one in whole.values()
         }
         again = complete(engine, [replace(request, begun=begun[request.id]) for request in requests])

@@ -106,7 +106,7 @@ def test_a_listener_may_submit_more_and_cancel(make_config: Make) -> None:
         def listen(events: list[base.Event]) -> None:
             for event in events:
                 assert isinstance(event, base.Completion)
-                ended[event.id] = event.finish_reason
+                ended[event.id] = event.answer.finish_reason
                 if event.id == 0:
                     session.submit(Request("later", "x"))
                     session.cancel(1)

@@ -66,8 +66,8 @@ def test_each_of_eight_threads_gets_its_own_events(make_config: Make, tiny_model
         for thread in threads:
             thread.join(WAIT_S)
         assert driver.under_way == 0
-    assert {n: (text, one.text, one.token_ids) for n, (text, one) in answers.items()} == {
-        n: (one.text, one.text, one.token_ids) for n, one in alone.items()
+    assert {n: (text, one.answer.text, one.answer.token_ids) for n, (text, one) in answers.items()} == {
+        n: (one.answer.text, one.answer.text, one.answer.token_ids) for n, one in alone.items()
     }
 
 
@@ -98,7 +98,7 @@ def test_a_step_that_fails_ends_its_requests_and_not_the_next_ones(make_config: 
         assert "broke" in str(broken.events.get(timeout=WAIT_S))
         assert driver.under_way == 0
         driver.submit(Request(1, "Hi"), next_one)
-        assert next_one.end()[1].text.startswith("[STUB_GENERATION]")
+        assert next_one.end()[1].answer.text.startswith("[STUB_GENERATION]")
 
 
 class Unanswering(StubEngine):
@@ -126,7 +126,7 @@ def test_cancelling_and_closing(make_config: Make) -> None:
     with pytest.raises(ConfigError, match="request 19 is under way already"):
         driver.submit(Request(19, "Hi"), Recorder())
     driver.cancel(18)
-    assert recorders[18].end()[1].finish_reason is FinishReason.cancelled
+    assert recorders[18].end()[1].answer.finish_reason is FinishReason.cancelled
     assert driver.under_way == 19
     driver.close()
     assert isinstance(recorders[19].events.get(timeout=WAIT_S), JobFailed)

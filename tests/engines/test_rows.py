@@ -110,4 +110,4 @@ def test_a_row_knows_that_its_prompt_has_begun_the_thinking(tokenizer: Any, make
     for used, in_thinking in ((thinking, True), (tokenizer, False)):
         rows = Admission(config, used, "it", 1000).rows(request)
         assert [row.in_thinking for row in rows] == [in_thinking] * 2
-        assert rows[0].completion(FinishReason.stop, 0.1, "#### 7").parts.is_open == in_thinking
+        assert rows[0].completion(FinishReason.stop, 0.1, "#### 7").answer.parts.is_open == in_thinking

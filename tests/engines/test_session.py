@@ -11,7 +11,7 @@ from opening import open_engine
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError
-from runner.core.result import FinishReason
+from runner.core.result import Answer, FinishReason
 from runner.engines.base import Capability, Completion, Event, Request, RequestId
 from runner.engines.contract import Engine
 from runner.engines.session import Session
@@ -55,7 +55,10 @@ def test_an_id_is_under_way_until_all_its_choices_have_ended(engine: Engine) -> 
         session.submit(Request(0, "z"))
         session.cancel(0)
         ended = [event for _ in range(2) for event in session.step() if isinstance(event, Completion)]
-        assert {one.id: one.finish_reason for one in ended} == {0: FinishReason.cancelled, "0": FinishReason.stop}
+        assert {one.id: one.answer.finish_reason for one in ended} == {
+            0: FinishReason.cancelled,
+            "0": FinishReason.stop,
+        }
         assert session.idle
     with pytest.raises(ConfigError, match="this session is closed: open another one"):
         session.submit(Request(1, "x"))
@@ -74,7 +77,7 @@ class Refusing(Session):
         return request
 
     def _advance(self, arrived: list[Request], cancelled: set[RequestId]) -> list[Event]:
-        return [Completion(one.id, "", [], FinishReason.stop, "", 1, 0.0, 0.0) for one in arrived]
+        return [Completion(Answer("", [], FinishReason.stop), "", 1, 0.0, one.id, 0.0) for one in arrived]
 
     def _drop(self) -> None:
         self.dropped = True

@@ -16,7 +16,7 @@ from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
 from runner.core.margins import questions_needed
 from runner.core.planning import detection_power, expected_disagreement
-from runner.core.result import FinishReason, Sample, Verdict
+from runner.core.result import Answer, FinishReason, Sample, Verdict
 from runner.core.sequential import Decision, Pairs, log_capital
 from runner.core.stats import detectable_difference
 from runner.estimates.jobs import JobEstimate
@@ -45,11 +45,9 @@ def planned(
 
 def record(job: Job, solved: set[int]) -> None:
     job.folder.mkdir()
-    samples = [
-        Sample(index, "sha", 9, "text", [1], FinishReason.stop, 0.1, question=f"q {index}", gold="7",
-               verdict=Verdict.correct if index in solved else Verdict.wrong)
-        for index in range(500)
-    ]  # fmt: skip
+    verdicts = [Verdict.correct if index in solved else Verdict.wrong for index in range(500)]
+    answers = [Answer("text", [1], FinishReason.stop, verdict=verdict) for verdict in verdicts]
+    samples = [Sample(one, "sha", 9, 0.1, index, f"q {index}", "7") for index, one in enumerate(answers)]
     job.samples_path.write_text("".join(f"{one.to_json()}\n" for one in samples))
 
 

@@ -106,14 +106,14 @@ def test_no_regular_file_in_place_of_a_jobs_file(make_config: Make, tmp_path: Pa
     for kind in KINDS:
         config = make_config(output_dir=str(tmp_path / kind.replace("/", "")))
         folder = Path(run(config).output_dir)
-        truth = {index: sample.text for index, sample in read_samples(folder / "samples.jsonl").items()}
+        truth = {index: sample.answer.text for index, sample in read_samples(folder / "samples.jsonl").items()}
         if name != "result.json":
             (folder / "result.json").unlink()
         put(folder / name, kind)
         error = rejection(config)
         assert error is None or str(folder) in error, "the error names the folder"
         if error is None:
-            texts = {index: sample.text for index, sample in read_samples(folder / "samples.jsonl").items()}
+            texts = {index: sample.answer.text for index, sample in read_samples(folder / "samples.jsonl").items()}
             assert texts == truth
         outcomes[kind] = "done" if error is None else "rejected"
     assert all(outcomes[kind] == "rejected" for kind in KINDS if kind.startswith("/dev") or kind == "pipe"), outcomes

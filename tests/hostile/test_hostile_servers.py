@@ -251,12 +251,15 @@ def test_each_attack_is_an_error_of_its_question_or_a_right_answer(make_config: 
     assert peak_mib() - memory < MAX_MIB
     by_attack = {str(sample.question)[1:-1]: sample for sample in samples_of(tmp_path)}
     assert by_attack.keys() == attacks.keys()
-    odd = {name: by_attack[name].text for name, (_, text) in ANSWERED.items() if by_attack[name].text != text}
+    odd = {
+        name: by_attack[name].answer.text for name, (_, text) in ANSWERED.items() if by_attack[name].answer.text != text
+    }
     assert not odd, "wrong answers"
     odd = {
         name: str(by_attack[name].error)
         for name, (_, message) in REJECTED.items()
-        if by_attack[name].finish_reason is not FinishReason.error or not re.search(message, str(by_attack[name].error))
+        if by_attack[name].answer.finish_reason is not FinishReason.error
+        or not re.search(message, str(by_attack[name].error))
     }
     assert not odd, "errors with the wrong message"
     right = sum("#### 7" in text for _, text in ANSWERED.values())
@@ -264,7 +267,7 @@ def test_each_attack_is_an_error_of_its_question_or_a_right_answer(make_config: 
     assert record.error is not None
     for sample in by_attack.values():
         assert 0 <= sample.prompt_tokens < 100
-        assert 0 <= (sample.new_tokens or 0) < 100
+        assert 0 <= (sample.answer.new_tokens or 0) < 100
         assert 0 <= (sample.cost_usd or 0) < 1
 
 

@@ -220,13 +220,13 @@ def ask(config: RunnerConfig, bases: BaseCache) -> tuple[Loaded, torch.Tensor, l
     """Load, complete and close as a job does; return the loaded model, logits and tokens."""
     engine = local_engine(config, bases)
     (done,) = contract.complete(engine, [Request(0, tuple(IDS[0, :9].tolist()), ignore_eos=True)])
-    assert done.finish_reason is FinishReason.length
+    assert done.answer.finish_reason is FinishReason.length
     loaded = engine.loaded
     with torch.inference_mode():
         logits = loaded.model(IDS).logits.float()
     engine.close()
     assert torch.isfinite(logits).all()
-    return loaded, logits, done.token_ids
+    return loaded, logits, done.answer.token_ids
 
 
 @pytest.mark.sampled(3)

@@ -94,7 +94,7 @@ def test_greedy_tokens_are_those_of_transformers(make_config: Make) -> None:
     for prompt in PROMPTS:
         inputs = tokenizer(prompt, return_tensors="pt")
         plain = model.generate(**inputs, max_new_tokens=24, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-        assert list(done[prompt].token_ids) == plain.tolist(), prompt
+        assert list(done[prompt].answer.token_ids) == plain.tolist(), prompt
 
 
 @pytest.mark.parametrize("has_byte_rows", [False, True])
@@ -155,7 +155,7 @@ def test_rows_in_eight_bits_are_decoded_in_a_stream(make_config: Make, quantizat
     engine = local_engine(make_config(model=local(real_model.plain_folder()), quantization=quantization))
     assert engine.load().facts["decoding"] == "in a stream"
     [done] = contract.complete(engine, [Request(0, PROMPTS[0], max_new_tokens=8)])
-    assert " Paris" in done.text
+    assert " Paris" in done.answer.text
     assert not any("slower" in note for note in engine.stats.notes)
     engine.close()
 

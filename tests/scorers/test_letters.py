@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runner.config.task import Extractor
-from runner.core.result import BranchText, FinishReason, Verdict
+from runner.core.result import Answer, FinishReason, Verdict
 from runner.scorers.letters import extract_letters, gold_letter, plain_letter, replaced_letter
 from runner.scorers.verdicts import judge
 
@@ -52,11 +52,11 @@ def test_gold_answers(answer: str, after: str | None, letter: str | None) -> Non
 
 def test_letters_and_numbers_are_judged_by_their_own_rules() -> None:
     stop = FinishReason.stop
-    assert judge(BranchText("#### B", [], stop), "B").verdicts[Extractor.strict] is Verdict.correct
-    assert judge(BranchText("#### C", [], stop), "B").verdicts[Extractor.strict] is Verdict.wrong
-    assert judge(BranchText("#### 2", [], stop), "B").verdicts[Extractor.strict] is Verdict.no_answer
-    assert judge(BranchText("B it may be", [], FinishReason.length), "A").verdicts[Extractor.strict] is Verdict.cut_off
-    assert judge(BranchText("#### B", [], stop), "2").verdicts[Extractor.strict] is Verdict.no_answer
+    assert judge(Answer("#### B", [], stop), "B").verdicts[Extractor.strict] is Verdict.correct
+    assert judge(Answer("#### C", [], stop), "B").verdicts[Extractor.strict] is Verdict.wrong
+    assert judge(Answer("#### 2", [], stop), "B").verdicts[Extractor.strict] is Verdict.no_answer
+    assert judge(Answer("B it may be", [], FinishReason.length), "A").verdicts[Extractor.strict] is Verdict.cut_off
+    assert judge(Answer("#### B", [], stop), "2").verdicts[Extractor.strict] is Verdict.no_answer
 
 
 @pytest.mark.parametrize("piece", ["#### ", "the answer is ", "A ", " *("])

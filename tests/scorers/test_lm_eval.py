@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from runner.config.task import Extractor
-from runner.core.result import BranchText, FinishReason, Verdict
+from runner.core.result import Answer, FinishReason, Verdict
 from runner.scorers.numbers import gold_number
 from runner.scorers.verdicts import judge
 
@@ -42,7 +42,7 @@ def in_words(one: dict[str, Any]) -> str:
 @pytest.mark.parametrize("one", AWKWARD, ids=in_words)
 def test_scores_equal_lm_evals_except_where_it_is_wrong(one: dict[str, Any]) -> None:
     gold = gold_number(f"#### {one['gold']}")
-    judged = judge(BranchText(one["output"], [], FinishReason.stop), gold)
+    judged = judge(Answer(one["output"], [], FinishReason.stop), gold)
     for extractor in (Extractor.strict, Extractor.flexible):
         answers, verdict = judged.found, judged.verdicts[extractor]
         by_lm_eval, is_correct = one[extractor.value]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.config.task import Extractor
-from runner.core.result import BranchText, FinishReason, Verdict
+from runner.core.result import Answer, FinishReason, Verdict
 from runner.scorers.numbers import extract, extract_all, gold_number, plain_number, replaced_number
 from runner.scorers.verdicts import judge
 
@@ -107,7 +107,7 @@ def test_boxed_and_the_answer_is(text: str, boxed: str | None, the_answer_is: st
 
 def test_a_cut_off_text_has_no_answer_unless_it_is_marked() -> None:
     def verdict(text: str, reason: FinishReason, extractor: Extractor = Extractor.strict) -> Verdict:
-        return judge(BranchText(text, [], reason), "18").verdicts[extractor]
+        return judge(Answer(text, [], reason), "18").verdicts[extractor]
 
     stop, length, error = FinishReason.stop, FinishReason.length, FinishReason.error
     assert verdict("#### 18", length) is Verdict.correct

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runner.core.clustered_share import clustered_share_interval
 from runner.core.metrics import LINES
-from runner.core.result import FinishReason, Sample, Verdict
+from runner.core.result import Answer, FinishReason, Sample, Verdict
 from runner.core.stats import wilson_interval
 from runner.scorers.totals import score
 
@@ -12,7 +12,7 @@ from runner.scorers.totals import score
 def samples(families: list[str | None]) -> list[Sample]:
     verdicts = [Verdict.correct if index % 3 else Verdict.wrong for index in range(len(families))]
     return [
-        Sample(index, "sha", 3, "text", [1], FinishReason.stop, 0.1, cluster=family, verdict=verdict)
+        Sample(Answer("text", [1], FinishReason.stop, verdict=verdict), "sha", 3, 0.1, index, cluster=family)
         for index, (family, verdict) in enumerate(zip(families, verdicts, strict=True))
     ]
 

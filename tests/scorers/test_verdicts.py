@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from runner.core.model_text import TAGS, FinishReason, split
-from runner.core.result import BranchText, Verdict
+from runner.core.result import Answer, Verdict
 from runner.scorers.verdicts import judge
 from runner.scorers.votes import elect
 
 JUDGED = [json.loads(line) for line in Path(__file__).with_name("judged_by_hand.jsonl").read_text().splitlines()]
 
 
-def written(one: dict[str, Any]) -> BranchText:
+def written(one: dict[str, Any]) -> Answer:
     reason = FinishReason(one["finish_reason"])
-    return BranchText(one["text"], [], reason, thinking=one.get("thinking"), in_thinking=one.get("in_thinking", False))
+    return Answer(one["text"], [], reason, thinking=one.get("thinking"), in_thinking=one.get("in_thinking", False))
 
 
 @pytest.mark.parametrize("one", JUDGED, ids=lambda one: one["why"])
@@ -48,7 +48,7 @@ def test_a_text_without_thinking_is_an_answer_as_it_is() -> None:
 
 def test_an_answer_that_ended_in_its_thinking_has_no_vote() -> None:
     texts = ["<think>#### 9", "<think>#### 9", "<think>#### 9</think>#### 7"]
-    vote = elect([judge(BranchText(text, [], FinishReason.stop), "7") for text in texts], "strict")
+    vote = elect([judge(Answer(text, [], FinishReason.stop), "7") for text in texts], "strict")
     assert (vote.answer, vote.verdict, vote.right, vote.wrong) == ("7", Verdict.correct, (1,), ())
-    none = elect([judge(BranchText(text, [], FinishReason.stop), "9") for text in texts[:2]], "flexible")
+    none = elect([judge(Answer(text, [], FinishReason.stop), "9") for text in texts[:2]], "flexible")
     assert (none.answer, none.verdict) == (None, Verdict.cut_off)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.config.task import Extractor
-from runner.core.result import BranchText, FinishReason, Verdict
+from runner.core.result import Answer, FinishReason, Verdict
 from runner.scorers.verdicts import judge
 from runner.scorers.votes import Vote, elect, sizes
 
@@ -20,11 +20,11 @@ SILENT = "I do not know"
 answers_given = st.lists(st.sampled_from([GOLD, "1", "2", "3", SILENT]), min_size=1, max_size=6)
 
 
-def answers_of(*answers: str, reason: FinishReason = FinishReason.stop) -> list[BranchText]:
-    return [BranchText(one if one == SILENT else f"so\n#### {one}", [1], reason) for one in answers]
+def answers_of(*answers: str, reason: FinishReason = FinishReason.stop) -> list[Answer]:
+    return [Answer(one if one == SILENT else f"so\n#### {one}", [1], reason) for one in answers]
 
 
-def voted(answers: list[BranchText], by: Extractor = Extractor.strict) -> Vote:
+def voted(answers: list[Answer], by: Extractor = Extractor.strict) -> Vote:
     return elect([judge(one, GOLD) for one in answers], by)
 
 
@@ -63,7 +63,7 @@ def test_an_answer_without_a_number_has_no_vote() -> None:
     assert (cut.verdict, cut.answer) == (Verdict.cut_off, None)
     half_cut = voted(answers_of(SILENT, reason=FinishReason.length) + answers_of(SILENT))
     assert half_cut.verdict is Verdict.no_answer
-    half = [BranchText("12 and then 7", [1], FinishReason.length), *answers_of("3")]
+    half = [Answer("12 and then 7", [1], FinishReason.length), *answers_of("3")]
     assert voted(half, Extractor.flexible).answer == "3", (
         "a text that was cut off has no answer, even if it has a number"
     )

@@ -11,7 +11,7 @@ from list_session import ListSession
 
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
-from runner.core.result import FinishReason
+from runner.core.result import Answer, FinishReason
 from runner.engines.base import Capability, Completion, Event, Request
 from runner.engines.kinds.stub import StubEngine
 from runner.engines.session import Session
@@ -60,7 +60,9 @@ class OneByOne(StubEngine):
         for request in asked:
             self.pause()
             yield [
-                Completion(request.id, "", [1], FinishReason.length, "", 1, 0.0, 0.0, token_times=[time.perf_counter()])
+                Completion(
+                    Answer("", [1], FinishReason.length), "", 1, 0.0, request.id, 0.0, token_times=[time.perf_counter()]
+                )
             ]
 
 

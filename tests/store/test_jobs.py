@@ -14,7 +14,7 @@ from runner.config.model import LocalModelConfig
 from runner.config.root import Print, RunnerConfig, TrackingConfig
 from runner.config.task import Gsm8kConfig
 from runner.core.errors import EvidenceError, JobHeld, OutputError
-from runner.core.result import FinishReason, Record, Result, Sample, Status
+from runner.core.result import Answer, FinishReason, Record, Result, Sample, Status
 from runner.store import jobs
 from runner.store.artifacts import promise
 from runner.store.jobs import Job, Recorder, claim, identify, read_samples
@@ -23,7 +23,7 @@ Make = Callable[..., RunnerConfig]
 
 
 def sample(index: int, text: str = "ok") -> Sample:
-    return Sample(index, "sha", 3, text, [1, 2], FinishReason.stop, 0.1)
+    return Sample(Answer(text, [1, 2], FinishReason.stop), "sha", 3, 0.1, index)
 
 
 def job_id(config: RunnerConfig, version: int = 1, model_hash: str = "a", measures: bool = False) -> str:

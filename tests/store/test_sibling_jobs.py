@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from runner.core.result import Choice, FinishReason, Sample, sealed, unsealed
+from runner.core.result import Answer, FinishReason, Sample, sealed, unsealed
 from runner.store import sibling_jobs
 from runner.store.jobs import Job, Recorder
 
 
 def sample(index: int, text: str = "ok") -> Sample:
-    return Sample(index, "sha", 3, text, [1, 2], FinishReason.stop, 0.1)
+    return Sample(Answer(text, [1, 2], FinishReason.stop), "sha", 3, 0.1, index)
 
 
 def new_job(folder: Path, name: str, sibling_key: str = "abc") -> Job:
@@ -34,12 +31,12 @@ def job_with(folder: Path, name: str, *samples: Sample, sibling_key: str = "abc"
 
 
 def test_only_fitting_answers_of_siblings_are_reused(tmp_path: Path) -> None:
-    erred = replace(sample(2), finish_reason=FinishReason.error, error="boom")
+    erred = replace(sample(2), answer=Answer("", [], FinishReason.error), error="boom")
     job_with(tmp_path, "a", sample(0), sample(1, "foreign"), erred, sample(4))
     job_with(tmp_path, "b", sample(0, "stranger"), sample(3), sibling_key="other")
     job_with(tmp_path, "a.old-1", sample(3))
     ours = new_job(tmp_path, "ours")
-    reused, notes = sibling_jobs.reusable(ours, {0, 1, 2, 3}, lambda one: None if one.text == "foreign" else one)
+    reused, notes = sibling_jobs.reusable(ours, {0, 1, 2, 3}, lambda one: None if one.answer.text == "foreign" else one)
     assert reused == {0: replace(sample(0), reused_from="a")}
     assert notes == []
 
@@ -78,14 +75,11 @@ def test_a_job_without_siblings_leaves_no_mark_and_finds_none(tmp_path: Path) ->
     assert sibling_jobs.siblings(alone) == []
 
 
-@pytest.mark.parametrize(
-    ("before", "now", "value"), [("taken_from", "reused_from", "gsm8k-1"), ("is_begun", "in_thinking", True)]
-)
-def test_a_line_of_an_earlier_version_is_read(before: str, now: str, value: str | bool) -> None:
-    keys: dict[str, Any] = {now: value}
-    written = replace(sample(0), choices=[Choice("7", [1], FinishReason.stop, in_thinking=True)], **keys)
+def test_a_line_of_an_earlier_version_is_read() -> None:
+    answer = Answer("7", [1], FinishReason.stop, in_thinking=True)
+    written = replace(sample(0), answer=answer, choices=[answer], reused_from="gsm8k-1")
     values = unsealed(written.to_json())
-    values[before] = values.pop(now)
+    values |= {"taken_from": values.pop("reused_from"), "is_begun": values.pop("in_thinking")}
     for choice in values["choices"]:
         choice["is_begun"] = choice.pop("in_thinking")
     assert Sample.from_json(sealed(values)) == written

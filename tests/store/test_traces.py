@@ -41,10 +41,10 @@ def test_each_sample_is_a_trace_once(runner: Run, tmp_path: Path) -> None:
     for trace, sample in zip(found, samples, strict=True):
         root = trace.data.spans[0]
         assert root.inputs["question"] == sample.question
-        assert (root.outputs["answer"], root.outputs["gold"]) == (sample.text, sample.gold)
-        assert sample.verdict is not None
-        assert root.outputs["verdict"] == trace.info.tags["verdict"] == sample.verdict.value
-        assert root.attributes["new_tokens"] == len(sample.token_ids)
+        assert (root.outputs["answer"], root.outputs["gold"]) == (sample.answer.text, sample.gold)
+        assert sample.answer.verdict is not None
+        assert root.outputs["verdict"] == trace.info.tags["verdict"] == sample.answer.verdict.value
+        assert root.attributes["new_tokens"] == len(sample.answer.token_ids)
         assert trace.info.execution_duration == pytest.approx(1000 * sample.seconds, abs=1)
         assert trace.info.tags["job_id"] == asked.json()["job_id"]
     assert runner(*small, "tracking.traces=true").code == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
-from runner.core.result import FinishReason, Record, Result, Sample, Status, Verdict
+from runner.core.result import Answer, FinishReason, Record, Result, Sample, Status, Verdict
 from runner.datasets.gsm8k import describe, items_sha256, load_questions
 from runner.store.tracking import flatten
 from runner.tasks.gsm8k.task import VERSION
@@ -30,9 +30,10 @@ def record_job(
     record.started_at = started_at
     (folder / "result.json").write_text(record.to_json())
     if samples:
+        verdicts = [Verdict.correct if right else Verdict.wrong for right in solved]
+        answers = [Answer("", [], FinishReason.stop, verdict=verdict) for verdict in verdicts]
         lines = [
-            Sample(number, "prompt", 9, "", [], FinishReason.stop, 0.1, question=item.question, gold=item.gold,
-                   cluster=item.cluster, verdict=Verdict.correct if right else Verdict.wrong).to_json()
-            for number, (item, right) in enumerate(zip(items, solved, strict=True))
-        ]  # fmt: skip
+            Sample(answer, "prompt", 9, 0.1, number, item.question, item.gold, item.cluster).to_json()
+            for number, (item, answer) in enumerate(zip(items, answers, strict=True))
+        ]
         (folder / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines))

@@ -40,7 +40,7 @@ def main() -> None:
 
     def answers(texts: list[str]) -> list[list[int]]:
         requests = [Request(at, text, (), 12, ignore_eos=True) for at, text in enumerate(texts)]
-        found = {one.id: list(one.token_ids) for one in complete(engine, requests)}
+        found = {one.id: list(one.answer.token_ids) for one in complete(engine, requests)}
         return [found[at] for at in range(len(texts))]
 
     alone = [answers([text])[0] for text in TEXTS[:ALONE]]

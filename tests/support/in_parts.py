@@ -48,7 +48,10 @@ def samples(record: Record) -> list[Sample]:
 
 def answers(record: Record) -> list[tuple[Any, ...]]:
     """Return each sample's prompt and answer."""
-    return [(one.index, one.prompt_sha256, one.token_ids, one.text, one.finish_reason) for one in samples(record)]
+    return [
+        (one.index, one.prompt_sha256, one.answer.token_ids, one.answer.text, one.answer.finish_reason)
+        for one in samples(record)
+    ]
 
 
 def prompt_file(folder: Path) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from stores import Store
 
-from runner.core.result import Choice, FinishReason, Sample, Verdict
+from runner.core.result import Answer, FinishReason, Sample, Verdict
 from runner.store.jobs import read_samples
 
 FAMILIES = {"task.cluster": "template"}
@@ -42,7 +42,7 @@ def with_samples(store: Store, experiment: str, name: str, config: dict[str, str
     def change(sample: Sample) -> Sample:
         verdicts = [Verdict.correct] * right[sample.index]
         verdicts += [Verdict.wrong] * (NUMBER_OF_ANSWERS - len(verdicts))
-        sample.choices = [Choice("", [1], FinishReason.stop, extracted={"strict": "1"}, verdict=it) for it in verdicts]
+        sample.choices = [Answer("", [1], FinishReason.stop, extracted={"strict": "1"}, verdict=it) for it in verdicts]
         return sample
 
     rewrite(folder, change)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from list_session import ListSession
 
-from runner.core.result import FinishReason
+from runner.core.result import Answer, FinishReason
 from runner.engines.base import Capability, Completion, EngineReport, Event, Request, RequestId, request_sha256
 from runner.engines.stats import EngineStats
 
-Answer = tuple[str, FinishReason]
+Reply = tuple[str, FinishReason]
 
 
 class Scripted:
@@ -18,7 +18,7 @@ class Scripted:
 
     capabilities = frozenset(Capability)
 
-    def __init__(self, answers: Mapping[int, Answer | list[Answer]] | Callable[[Request], Answer]) -> None:
+    def __init__(self, answers: Mapping[int, Reply | list[Reply]] | Callable[[Request], Reply]) -> None:
         self.answers, self.stats = answers, EngineStats()
         self.asked: list[RequestId] = []
 
@@ -38,6 +38,7 @@ class Scripted:
             scripted = self.answers(request) if callable(self.answers) else self.answers[int(request.id)]
             for choice, (text, reason) in enumerate(scripted if isinstance(scripted, list) else [scripted]):
                 error = "boom" if reason is FinishReason.error else None
-                yield [Completion(request.id, text, [0, 1, 2], reason, sha256, 10, 0.1, 0.2, error, choice=choice)]
+                answer = Answer(text, [0, 1, 2], reason)
+                yield [Completion(answer, sha256, 10, 0.2, request.id, 0.1, choice, error=error)]
 
     def close(self) -> None: ...

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.core.result import FinishReason, Sample, Verdict
+from runner.core.result import Answer, FinishReason, Sample, Verdict
 
 NONE = {"quantization.name": "none"}
 INT8 = {"quantization.name": "int8", "quantization.threshold": "6.0"}
@@ -112,17 +112,19 @@ class Store:
             }
             lines = [
                 Sample(
+                    Answer(
+                        f"{job_id} thinks about {questions} {index}\n#### {gold if ok else 7}",
+                        [1, 2],
+                        FinishReason.stop,
+                        extracted={"strict": gold if ok else "7", "flexible": "8"},
+                        verdict=Verdict.correct if ok else Verdict.wrong,
+                    ),
                     index=index,
                     prompt_sha256=f"{prompts} {index}",
                     prompt_tokens=9,
-                    text=f"{job_id} thinks about {questions} {index}\n#### {gold if ok else 7}",
-                    token_ids=[1, 2],
-                    finish_reason=FinishReason.stop,
                     seconds=0.5,
                     question=f"{questions} {index}",
                     gold=gold,
-                    extracted={"strict": gold if ok else "7", "flexible": "8"},
-                    verdict=Verdict.correct if ok else Verdict.wrong,
                     left_out=index in left_out,
                 )
                 for index, ok in zip(asked, solved, strict=True)

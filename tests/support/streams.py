@@ -38,7 +38,7 @@ def tokens_of(completions: Iterable[Completion]) -> dict[Any, list[int]]:
     for completion in completions:
         assert completion.error is None, completion.error
         assert completion.id not in done, f"request {completion.id} was answered twice"
-        done[completion.id] = completion.token_ids
+        done[completion.id] = completion.answer.token_ids
     return done
 
 

@@ -13,6 +13,7 @@ from stores import Store
 from runner.agents import graph_file
 from runner.agents.graph import Edge, Graph
 from runner.config.agents import Mode
+from runner.core.result import FinishReason
 from runner.store.jobs import read_samples
 
 ROLES = ("Math Solver", "Mathematical Analyst", "Programming Expert", "Inspector")
@@ -48,12 +49,13 @@ def team(
     config |= {f"task.{key}": value for key, value in keys.items()}
     folder = store.job(experiment, name, config, list(solved), metrics=metrics, tags={"task": "agents"})
     samples = folder / "samples.jsonl"
-    lines = [
-        replace(it, prompt_tokens=prompt[at], token_ids=[], new_tokens=new[at], error="gone" if at in failed else None)
-        for at, it in enumerate(read_samples(samples).values())
-    ]
-    lines = [replace(it, finish_reason=type(it.finish_reason)("error")) if it.error else it for it in lines]
-    samples.write_text("".join(it.to_json() + "\n" for it in lines))
+    lines = ""
+    for at, it in enumerate(read_samples(samples).values()):
+        answer, error = replace(it.answer, token_ids=[], new_tokens=new[at]), None
+        if at in failed:
+            answer, error = replace(answer, finish_reason=FinishReason.error), "gone"
+        lines += replace(it, answer=answer, prompt_tokens=prompt[at], error=error).to_json() + "\n"
+    samples.write_text(lines)
     graph = Graph.of(Mode(mode), 4, seed=0, optimized_spatial=kept is not None)
     if kept is not None:
         graph.spatial.live[:] = False

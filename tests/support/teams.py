@@ -11,7 +11,7 @@ from list_session import ListSession
 
 from runner.config.agents import AgentsConfig, Domain, Mode, Role
 from runner.config.root import RunnerConfig
-from runner.core.result import CALLS, FinishReason
+from runner.core.result import CALLS, Answer, FinishReason
 from runner.engines.base import Capability, Completion, EngineReport, Event, Message, Request
 from runner.engines.stats import EngineStats
 from runner.store.jobs import Job, Recorder
@@ -44,7 +44,7 @@ class Team:
             prompt = "\n".join(part.content for part in request.prompt if isinstance(part, Message))
             text = self.say(str(request.id), prompt)
             reason = FinishReason.error if text.startswith("error") else FinishReason.stop
-            end = Completion(request.id, text, [1, 2, 3], reason, "sha", 100, 0.1, 0.2)
+            end = Completion(Answer(text, [1, 2, 3], reason), "sha", 100, 0.2, request.id, 0.1)
             end.error = text if reason is FinishReason.error else None
             end.permanent = text == "error for good"
             yield [end]

@@ -20,7 +20,7 @@ import pytest
 import warm_process
 from api_standin import Api, Trouble
 
-from runner.core.result import FinishReason
+from runner.core.result import FinishReason, Sample
 from runner.store.jobs import read_samples
 
 WAIT_S = 90
@@ -41,7 +41,7 @@ def piped(folder: Path, said: str | bytes, *arguments: str) -> subprocess.Comple
     return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def samples(folder: Path) -> Any:
+def samples(folder: Path) -> dict[int, Sample]:
     (path,) = folder.glob("outputs/jobs/*/samples.jsonl")
     return read_samples(path)
 
@@ -53,10 +53,10 @@ def test_a_conversation_through_a_pipe(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     kept = samples(tmp_path)
     assert [kept[index].question for index in range(4)] == [FIRST, "and then?", "again", "more"]
-    assert [len(sample.token_ids) for sample in kept.values()] == [11, 12, 12, 3]
+    assert [len(sample.answer.token_ids) for sample in kept.values()] == [11, 12, 12, 3]
     messages = json.loads((tmp_path / "c.json").read_text())["messages"]
     assert [message["role"] for message in messages] == ["system", *["user", "assistant"] * 2]
-    assert messages[2]["content"] == kept[0].text
+    assert messages[2]["content"] == kept[0].answer.text
     assert kept[2].prompt_tokens < kept[1].prompt_tokens < kept[3].prompt_tokens, "/reset forgets, /load remembers"
     stats = [
         list(map(int, found))
@@ -123,7 +123,7 @@ def test_a_model_without_a_chat_template(tmp_path: Path, saved_family: Callable[
     done = piped(tmp_path, "Hi\nHo\n", "model=local", f"model.name={folder}", "generation.max_new_tokens=5")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("note: the model has no chat template") == 1
-    assert "\nUser:" not in samples(tmp_path)[0].text
+    assert "\nUser:" not in samples(tmp_path)[0].answer.text
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_a_model_behind_an_api(tmp_path: Path) -> None:
     with Api() as server:
         done = piped(tmp_path, "Hi\n/stats\nHo\n", "model=api", f"model.base_url={server.url}", "model.name=tiny")
     assert done.returncode == 0, done.stderr
-    assert [sample.text for sample in samples(tmp_path).values()] == ["I heard Hi", "I heard Ho"]
+    assert [sample.answer.text for sample in samples(tmp_path).values()] == ["I heard Hi", "I heard Ho"]
     assert "how many prompt tokens the server had in its cache is unknown" in done.stderr
     assert "tokens computed" not in done.stderr
 
@@ -205,9 +205,10 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path: Path, chatty: Pat
         screen.type("\x04")
         assert screen.process.wait(WAIT_S) == 0
     kept = samples(tmp_path)
-    assert [sample.finish_reason for sample in kept.values()] == [FinishReason.cancelled, FinishReason.length]
-    assert 0 < len(kept[0].token_ids) < LONG // 2
-    assert kept[1].prompt_tokens > kept[0].prompt_tokens + len(kept[0].token_ids) / 4, "what was said of it stays said"
+    assert [sample.answer.finish_reason for sample in kept.values()] == [FinishReason.cancelled, FinishReason.length]
+    assert 0 < len(kept[0].answer.token_ids) < LONG // 2
+    grown = kept[1].prompt_tokens - kept[0].prompt_tokens
+    assert grown > len(kept[0].answer.token_ids) / 4, "what was said of it stays said"
 
 
 def test_control_characters_of_a_model_do_not_reach_the_terminal(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import GenerateConfig, Gsm8kConfig
 from runner.core.errors import EvidenceError, JobFailed
-from runner.core.result import FinishReason, Record, Sample, Status
+from runner.core.result import FinishReason, Record, Sample, Status, sealed, unsealed
 from runner.engines.base import Event
 from runner.engines.kinds import BaseCache
 from runner.engines.local.decode.forward import Forward
@@ -66,7 +66,7 @@ def lines_of(folder: str) -> list[str]:
 
 def answers(folder: str) -> list[tuple[int, list[int], str | None]]:
     found = read_samples(Path(folder) / "samples.jsonl")
-    return [(index, found[index].token_ids, found[index].verdict) for index in sorted(found)]
+    return [(index, found[index].answer.token_ids, found[index].answer.verdict) for index in sorted(found)]
 
 
 def test_answers_that_memory_was_too_short_for_are_asked_again(config: RunnerConfig, tmp_path: Path) -> None:
@@ -119,10 +119,7 @@ def test_completions_with_errors_are_handed_over_and_replaced_by_answers(
 
 def resealed(line: str, **changed: Any) -> str:
     """Change a sample and give it the checksum that fits."""
-    sample = Sample.from_json(line)
-    for key, value in changed.items():
-        setattr(sample, key, value)
-    return sample.to_json()
+    return sealed(unsealed(line) | changed)
 
 
 DAMAGE: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
@@ -263,7 +260,9 @@ def test_more_questions_generate_only_what_is_new_and_fewer_nothing(
     assert any(one.startswith(note) for one in large.result.notes)
     stats = json.loads((Path(large.output_dir) / "measured.json").read_text())["stats"]
     fresh = kept(large)[4:]
-    assert stats["decode_tokens"] == sum(len(one.token_ids) - 1 for one in fresh), "the speed is of what was generated"
+    assert stats["decode_tokens"] == sum(len(one.answer.token_ids) - 1 for one in fresh), (
+        "the speed is of what was generated"
+    )
     config.output_dir = str(tmp_path / "apart")
     alone = run(config, bases=bases)
     assert kept(alone) == kept(large), "an equal question gets an equal draw"

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from scripted import Answer, Scripted
+from scripted import Reply, Scripted
 from tasking import work
 
 from runner.config.compose import choose
@@ -237,7 +237,7 @@ def test_output_replaces_nothing_of_others(make_config: Make, tmp_path: Path) ->
         job(2, output=str(tmp_path))
 
 
-def echo(request: Request) -> Answer:
+def echo(request: Request) -> Reply:
     """Answer with the prompt; one that says `fail` ends in an error."""
     return f"to {request.prompt}", FinishReason.error if request.prompt == "fail" else FinishReason.length
 

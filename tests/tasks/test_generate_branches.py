@@ -21,7 +21,7 @@ from runner.config.root import Print, RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.config.task import Framing, GenerateConfig
 from runner.core.errors import ConfigError, DataError
-from runner.core.result import BranchText, FinishReason, Record, Sample
+from runner.core.result import Answer, FinishReason, Record, Sample
 from runner.datasets.prompts import Branched, load_prompts
 from runner.engines.base import Message
 from runner.report import show
@@ -191,7 +191,7 @@ def test_stop_texts_and_limits_count_for_each_branch(job: Job) -> None:
     others = [said for said, whole in zip(stopped.branches, free, strict=True) if stop not in whole.text]
     assert others
     assert all(said.finish_reason is FinishReason.length and len(said.token_ids) == 8 for said in others)
-    assert stopped.finish_reason is FinishReason.length, "one branch at least was cut off"
+    assert stopped.answer.finish_reason is FinishReason.length, "one branch at least was cut off"
 
 
 def test_room_is_what_the_longest_branch_leaves(job: Job, tmp_path: Path) -> None:
@@ -231,14 +231,14 @@ def test_the_stub_answers_in_branches(make_config: Make) -> None:
 
 
 def test_a_sample_with_branches_survives_the_disk() -> None:
-    branches = [BranchText("x", [1], FinishReason.stop), BranchText("", [2, 3], FinishReason.length)]
-    sample = Sample(4, "sha", 3, "", [], FinishReason.length, 0.5, branches=branches)
+    branches = [Answer("x", [1], FinishReason.stop), Answer("", [2, 3], FinishReason.length)]
+    sample = Sample(Answer("", [], FinishReason.length), "sha", 3, 0.5, 4, branches=branches)
     back = Sample.from_json(sample.to_json())
     assert back == sample
     assert isinstance(back.answers[0].finish_reason, FinishReason)
-    plain = Sample(4, "sha", 3, "t", [1], FinishReason.stop, 0.5)
+    plain = Sample(Answer("t", [1], FinishReason.stop), "sha", 3, 0.5, 4)
     assert "branches" not in json.loads(plain.to_json())
-    assert plain.answers == [BranchText("t", [1], FinishReason.stop)]
+    assert plain.answers == [Answer("t", [1], FinishReason.stop)]
 
 
 # ---------------------------------------------------------------------------------------- on the command line

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from runner.checkpoints.resolve import ResolvedJob
@@ -13,7 +14,7 @@ from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
 from runner.core import signals
 from runner.core.model_text import ends_in_thinking
-from runner.core.result import BranchText, FinishReason
+from runner.core.result import Answer, FinishReason
 from runner.engines.base import (
     Capability,
     Completion,
@@ -116,49 +117,45 @@ class StubSession(Session):
         stats.decode_s += seconds / 2
         return _answers(request, texts, FinishReason.length if cut_off else FinishReason.stop, seconds)
 
-    def _echo(self, request: Request, prompt: str) -> BranchText:
+    def _echo(self, request: Request, prompt: str) -> Answer:
         words = f"[STUB_GENERATION]\n{prompt[:HEAD_CHARACTERS]}...".split(" ")
         limit = self.engine.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
         kept = words[:limit]
         kept += ["..."] * (limit - len(kept)) if request.ignore_eos else []
         reason = FinishReason.length if len(kept) < len(words) else FinishReason.stop
-        return BranchText(" ".join(kept), list(range(len(kept))), reason)
+        return Answer(" ".join(kept), list(range(len(kept))), reason)
 
 
-def _answers(request: Request, texts: list[BranchText], reason: FinishReason, seconds: float) -> list[Event]:
+def _answers(request: Request, texts: list[Answer], reason: FinishReason, seconds: float) -> list[Event]:
     """Return the completions of a request, one for each choice, each after its delta if deltas are requested."""
-    choices = texts if texts and not request.branches else [BranchText("", [], reason)] * request.n
+    choices = texts if texts and not request.branches else [Answer("", [], reason)] * request.n
     prompt = _whole(request)
     events: list[Event] = []
     for choice, one in enumerate(choices):
         completion = Completion(
-            request.id,
-            one.text,
-            one.token_ids,
-            reason,
+            replace(one, finish_reason=reason, in_thinking=ends_in_thinking(request.prompt)),
             request_sha256(_plain(request.prompt), request),
             len(prompt.split()),
-            seconds / 2,
             seconds,
+            id=request.id,
+            first_token_s=seconds / 2,
+            choice=choice,
+            branches=texts if request.branches and texts else None,
         )
-        completion.choice, completion.in_thinking = choice, ends_in_thinking(request.prompt)
-        completion.branches = texts if request.branches and texts else None
         if request.continuation is not None and reason is not FinishReason.cancelled:
             continuation = request.continuation
-            completion.token_ids = list(
-                range(len(continuation.split() if isinstance(continuation, str) else continuation))
-            )
-            completion.logprobs = [-1.0] * len(completion.token_ids)
-            completion.greedy = [False] * len(completion.token_ids)
+            ids = list(range(len(continuation.split() if isinstance(continuation, str) else continuation)))
+            completion.answer = replace(completion.answer, token_ids=ids)
+            completion.logprobs, completion.greedy = [-1.0] * len(ids), [False] * len(ids)
             best = [(number, -1.0 - number) for number in range(request.top_logprobs)]
-            completion.top_logprobs = [best for _ in completion.token_ids] if request.top_logprobs else None
+            completion.top_logprobs = [best for _ in ids] if request.top_logprobs else None
             others = range(request.top_logprobs, request.top_logprobs + request.drawn_tokens)
             drawn = [(number, -1.0 - number) for number in others]
-            completion.drawn_logprobs = [drawn for _ in completion.token_ids] if drawn else None
-            completion.score_token_logprobs = [[-1.0 - one for one in ids] for ids in request.score_token_ids] or None
+            completion.drawn_logprobs = [drawn for _ in ids] if drawn else None
+            completion.score_token_logprobs = [[-1.0 - it for it in some] for some in request.score_token_ids] or None
             completion.min_logprobs = [-1e3 for _ in request.score_token_ids] or None
-        if request.deltas and completion.text:
-            events.append(Delta(request.id, choice, completion.text))
+        if request.deltas and one.text:
+            events.append(Delta(request.id, choice, one.text))
         events.append(completion)
     return events
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from runner.config.model import HybridConfig
 from runner.config.sampling import GREEDY
 from runner.core.errors import one_line
-from runner.core.result import Call, FinishReason
+from runner.core.result import Answer, Call, FinishReason
 from runner.engines.base import Capability, Completion, Delta, EngineReport, Event, Request, RequestId, request_sha256
 from runner.engines.contract import Engine
 from runner.engines.remote.engine import ApiEngine
@@ -101,7 +101,7 @@ class Case:
     sha256: str
     calls: list[Call] = field(default_factory=list)
     cost_usd: float | None = None
-    answer: Completion | None = None  # the student's latest
+    latest: Completion | None = None  # the student's answer
     reviews: int = 0
     is_over: bool = False
     started: float = 0.0
@@ -178,20 +178,8 @@ class HybridSession(Session):
                 self._on_review(case, event)
 
     def _record_call(self, case: Case, who: str, what: str, completion: Completion) -> None:
-        call = Call(
-            who,
-            completion.prompt_sha256,
-            completion.prompt_tokens,
-            completion.text,
-            completion.token_ids,
-            completion.finish_reason,
-            round(completion.seconds, 6),
-            what,
-            completion.new_tokens,
-            completion.error,
-            thinking=completion.thinking,
-            in_thinking=completion.in_thinking,
-        )
+        unsaid = {"permanent": False, "by": None, "cost_usd": None}  # the completion of the question says them
+        call = Call.of(completion, who=who, what=what, seconds=round(completion.seconds, 6), **unsaid)
         case.calls.append(call)
         if completion.cost_usd is not None:
             case.cost_usd = (case.cost_usd or 0.0) + completion.cost_usd
@@ -211,29 +199,29 @@ class HybridSession(Session):
             self._ask_teacher(case)
 
     def _on_student_answer(self, case: Case, completion: Completion) -> None:
-        if completion.error is not None or not completion.text.strip():
+        if completion.error is not None or not completion.answer.text.strip():
             self.engine.incidents["the student failed or returned no text"] += 1
             self._ask_teacher(case)
             return
-        case.answer, case.reviews = completion, case.reviews + 1
+        case.latest, case.reviews = completion, case.reviews + 1
         review = Request(
             f"{case.request.id}/review {case.reviews}",
-            review_of(case.request.prompt, completion.text),
+            review_of(case.request.prompt, completion.answer.text),
             max_new_tokens=self.model.review_tokens,
             sampling=GREEDY,
         )
         self._submit_to_teacher(case, "review", review)
 
     def _on_review(self, case: Case, completion: Completion) -> None:
-        verdict = read_verdict(completion.text)
+        verdict = read_verdict(completion.answer.text)
         if completion.error is None and verdict.score is None:
             self.engine.incidents['a review was not JSON {"score", "feedback"} and counted as below the threshold'] += 1
         if verdict.score is not None and verdict.score >= self.model.threshold:
-            self._end(case, case.answer, STUDENT)
-        elif case.reviews >= self.model.rounds or completion.error is not None or case.answer is None:
+            self._end(case, case.latest, STUDENT)
+        elif case.reviews >= self.model.rounds or completion.error is not None or case.latest is None:
             self._ask_teacher(case)
         else:
-            prompt = revision_of(case.request.prompt, case.answer.text, verdict.feedback)
+            prompt = revision_of(case.request.prompt, case.latest.answer.text, verdict.feedback)
             revision = replace(case.request, id=f"{case.request.id}/revision {case.reviews}", prompt=prompt)
             self._ask_student(case, "revision", revision)
 
@@ -244,27 +232,23 @@ class HybridSession(Session):
         self._pending[TEACHER, request.id] = case, what
         self.teacher.submit(request)
 
-    def _end(self, case: Case, answer: Completion | None, who: str) -> None:
-        """Add the completion of a question to the events; answer None: it was cancelled."""
+    def _end(self, case: Case, of: Completion | None, who: str) -> None:
+        """Add the completion of a question to the events, with the answer of one; None: it was cancelled."""
         case.is_over = True
-        text, seconds = ("" if answer is None else answer.text), time.perf_counter() - case.started
-        if text and case.request.deltas:
-            self._events.append(Delta(case.request.id, 0, text))
+        seconds = time.perf_counter() - case.started
+        answer = Answer("", [], FinishReason.cancelled) if of is None else of.answer
+        if answer.text and case.request.deltas:
+            self._events.append(Delta(case.request.id, 0, answer.text))
         completion = Completion(
+            replace(answer, new_tokens=sum(call.answer.tokens for call in case.calls)),
             id=case.request.id,
-            text=text,
-            token_ids=[] if answer is None else answer.token_ids,
-            finish_reason=FinishReason.cancelled if answer is None else answer.finish_reason,
             prompt_sha256=case.sha256,
             prompt_tokens=sum(call.prompt_tokens for call in case.calls),
             first_token_s=seconds,  # no text is returned before it is clear whose answer counts
             seconds=seconds,
-            error=None if answer is None else answer.error,
-            new_tokens=sum(call.tokens for call in case.calls),
-            by=None if answer is None else who,
+            error=None if of is None else of.error,
+            by=None if of is None else who,
             cost_usd=case.cost_usd,
             calls=case.calls,
-            thinking=None if answer is None else answer.thinking,
-            in_thinking=answer is not None and answer.in_thinking,
         )
         self._events.append(completion)

@@ -14,7 +14,7 @@ from typing import Any
 import openai
 
 from runner.core.errors import JobFailed, RunnerError
-from runner.core.model_text import FinishReason, ends_in_thinking
+from runner.core.model_text import Answer, FinishReason, ends_in_thinking
 from runner.engines.base import Completion, Delta, Event, Request, RequestId, request_sha256
 from runner.engines.remote.faults import Fault, Miscounted, RequestRejected
 from runner.engines.remote.model import RemoteModel
@@ -279,24 +279,27 @@ class ApiSession(Session):
         for choice, text in enumerate(remote.texts):
             first = choice == 0  # the tokens of all choices are counted together
             reason = FinishReason.cancelled if task.cancelled() else remote.reasons[choice]
+            answer = Answer(
+                text.text,
+                [] if scored is None else scored.token_ids,
+                FinishReason.error if remote.error or reason is None else reason,
+                new_tokens=None if scored is not None else new_tokens if first else 0,
+                thinking=remote.thinking[choice].text or None,
+                in_thinking=ends_in_thinking(remote.request.prompt),
+            )
             completion = Completion(
+                answer,
                 id=remote.request.id,
-                text=text.text,
-                token_ids=[] if scored is None else scored.token_ids,
-                finish_reason=FinishReason.error if remote.error or reason is None else reason,
                 prompt_sha256=remote.sha256,
                 prompt_tokens=prompt_tokens,
                 first_token_s=remote.first_token_s,
                 seconds=time.perf_counter() - remote.started,
                 error=remote.error,
                 choice=choice,
-                new_tokens=None if scored is not None else new_tokens if first else 0,
                 logprobs=None if scored is None else scored.logprobs,
                 greedy=None if scored is None else scored.greedy,
                 by=remote.by,
                 cost_usd=self.engine.cost(prompt_tokens, new_tokens) if first else None,
                 token_times=remote.times[choice] or None,
-                thinking=remote.thinking[choice].text or None,
-                in_thinking=ends_in_thinking(remote.request.prompt),
             )
             self._queue.put(completion)

@@ -12,7 +12,7 @@ from typing import Any
 
 from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.team import AgentCall, Answered
-from runner.core.result import CALLS, Call, FinishReason, sealed, unsealed, without_unset_keys
+from runner.core.result import CALLS, Call, sealed, unsealed, without_unset_keys
 from runner.engines.base import Begun, Completion, RequestId
 from runner.engines.contract import Engine
 from runner.store.lines import GrowingFile, call_in, damaged, read_evidence
@@ -25,8 +25,6 @@ class _RecordedCall:
 
     asked_sha256: str
     call: Call
-    permanent: bool
-    cost_usd: float | None
     code: CodeOutcome | None = None
 
 
@@ -50,18 +48,17 @@ class CallFile:
         recorded = self._recorded.get(turn.id)
         if recorded is None or recorded.asked_sha256 != turn.asked_sha256:
             return None
-        if recorded.call.finish_reason is FinishReason.error and (self.retry_permanent or not recorded.permanent):
+        if recorded.call.failed and (self.retry_permanent or not recorded.call.permanent):
             self.asked_again += 1
             return None
         self.reused += 1
-        return Answered(turn, recorded.call, recorded.code, recorded.permanent, recorded.cost_usd)
+        return Answered(turn, recorded.call, recorded.code)
 
     def add(self, answered: Answered) -> None:
         """Append the answer to a call."""
         turn = answered.turn
         key = {"id": turn.id, "asked_sha256": turn.asked_sha256}
-        rest = {"permanent": answered.permanent, "cost_usd": answered.cost_usd}
-        self._file.append(sealed(without_unset_keys(key | asdict(answered.call) | rest)))
+        self._file.append(sealed(without_unset_keys(key | answered.call.as_dict())))
         self._answered.add(turn.id)
 
     def add_code(self, answered: Answered) -> None:
@@ -91,5 +88,4 @@ class CallFile:
             if self._recorded[key].asked_sha256 == asked_sha256:
                 self._recorded[key].code = outcome
             return
-        call = call_in(line)
-        self._recorded[key] = _RecordedCall(asked_sha256, call, bool(line.get("permanent")), line.get("cost_usd"))
+        self._recorded[key] = _RecordedCall(asked_sha256, call_in(line))

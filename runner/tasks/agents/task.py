@@ -239,7 +239,7 @@ class _Work:
             discussions = [self.discussion(f"train/{number}", item, draws=True) for number, item in named]
             player.play(discussions, self.count)
             for discussion in discussions:
-                if discussion.failed and not discussion.failed.permanent:
+                if discussion.failed and not discussion.failed.call.permanent:
                     raise JobFailed(
                         f"a training question ended in an error: {why(discussion)}. All recorded calls are kept; run "
                         "the same command to resume"
@@ -274,7 +274,7 @@ class _Work:
             if self.attack is not None:
                 self.attack.add(discussion, items[index])
             self.scored_calls += [answered.call for answered in discussion.answered.values()]
-            self.verdicts[sample.verdict] += not sample.left_out
+            self.verdicts[sample.answer.verdict] += not sample.left_out
             self.news = {"accuracy": f"{self.verdicts[Verdict.correct] / max(self.verdicts.total(), 1):.1%}"}
             self.count(discussion)
 

@@ -22,7 +22,7 @@ from runner.config.task import Gsm8kConfig
 from runner.core.errors import ConfigError
 from runner.core.margins import MarginVerdict, margin_verdict, points_of_margin, verdict_words
 from runner.core.metrics import points
-from runner.core.result import Sample, Verdict
+from runner.core.result import Sample
 from runner.core.sequential import Decision, Pairs, confidence_percent, level_of, level_words
 from runner.datasets.chosen import numbers_of
 from runner.datasets.gsm8k import Item
@@ -119,7 +119,7 @@ class EarlyStop:
             if sample is None or (sample.question, sample.gold) != (item.question, item.gold):
                 raise named_job.not_asked(KEY, words, job, item.number)
         numbers = numbers_of(items)
-        solved = [samples[number].verdict is Verdict.correct for number in numbers]
+        solved = [samples[number].solved for number in numbers]
         ahead = max(MIN_AHEAD, config.generation.batch_size or 0)
         return cls(words, job, solved, numbers, ahead, comparisons_of(task), margin_of(task))
 
@@ -144,7 +144,7 @@ class EarlyStop:
             if (sample := self._waiting.pop(self.numbers[self.asked], None)) is None:
                 break
             if not sample.failed and not sample.left_out:
-                self.pairs.add(sample.verdict is Verdict.correct, self.solved[self.asked])
+                self.pairs.add(sample.solved, self.solved[self.asked])
             self.asked += 1
         return self.asked if self.is_decided else None
 

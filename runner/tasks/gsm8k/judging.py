@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from runner.config.task import Gsm8kConfig
-from runner.core.result import Sample
+from runner.core.result import FinishReason, Sample
 from runner.datasets.gsm8k import Item
 from runner.engines.base import Completion
 from runner.scorers.verdicts import Judgement, judge
@@ -56,27 +56,23 @@ class Judge(Samples):
         if known is not None and known.sample == sample:
             return known
         item, task = self.items[sample.index], self.task
-        answers = [judge(one, item.gold, task.scorer) for one in sample.answers]
-        votes = {way: elect(answers, way) for way in task.ways_to_judge}
-        sample = replace(sample, question=item.question, gold=item.gold, cluster=item.cluster, left_out=item.left_out)
-        if sample.choices is None:
-            sample = replace(sample, extracted=answers[0].found, verdict=answers[0].verdicts[task.judged_by])
-        else:
-            elected = votes[task.judged_by]
-            choices = [
-                replace(choice, extracted=one.found, verdict=one.verdicts[task.judged_by])
-                for choice, one in zip(sample.choices, answers, strict=True)
-            ]
-            winner = choices[elected.winner]
-            sample = replace(
-                sample,
-                text=winner.text,
-                thinking=winner.thinking,
-                in_thinking=winner.in_thinking,
-                finish_reason=sample.finish_reason if sample.failed else winner.finish_reason,
+        judgements = [judge(one, item.gold, task.scorer) for one in sample.answers]
+        votes = {way: elect(judgements, way) for way in task.ways_to_judge}
+        choices = [
+            replace(answer, extracted=one.found, verdict=one.verdicts[task.judged_by])
+            for answer, one in zip(sample.answers, judgements, strict=True)
+        ]
+        elected = votes[task.judged_by]
+        answer = choices[elected.winner]
+        if sample.choices is not None:
+            answer = replace(
+                answer.without_tokens(),
+                finish_reason=FinishReason.error if sample.failed else answer.finish_reason,
                 extracted={way: vote.answer for way, vote in votes.items()},
                 verdict=elected.verdict,
-                choices=choices,
             )
-        self._judged[sample.index] = judged = Judged(sample, answers, votes)
+            sample = replace(sample, choices=choices)
+        sample = replace(sample, question=item.question, gold=item.gold, cluster=item.cluster, left_out=item.left_out)
+        sample = replace(sample, answer=answer)
+        self._judged[sample.index] = judged = Judged(sample, judgements, votes)
         return judged

@@ -133,10 +133,10 @@ def complete_questions(
 ) -> Completed:
     """Generate what is not on disk yet, and judge each completion."""
     task = inputs.task
-    tally = Counter(sample.verdict for sample in context.recorder.done.values() if not sample.left_out)
+    tally = Counter(sample.answer.verdict for sample in context.recorder.done.values() if not sample.left_out)
 
     def news(sample: Sample) -> dict[str, str]:
-        tally[sample.verdict] += not sample.left_out
+        tally[sample.answer.verdict] += not sample.left_out
         accuracy = {"accuracy": f"{tally[Verdict.correct] / tally.total():.1%}"} if tally.total() else {}
         return accuracy | (early_stop.news if early_stop is not None else {})
 

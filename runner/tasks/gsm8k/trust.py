@@ -126,7 +126,9 @@ def changed_answers(samples: Sequence[Sample], again: Sequence[Sample], how: str
     if not pairs:
         return CheckOutcome()
     texts = sum([one.text for one in old.answers] != [one.text for one in new.answers] for old, new in pairs)
-    verdicts = sum((old.verdict, old.extracted) != (new.verdict, new.extracted) for old, new in pairs)
+    verdicts = sum(
+        (old.answer.verdict, old.answer.extracted) != (new.answer.verdict, new.answer.extracted) for old, new in pairs
+    )
     metrics = {
         "asked_again": len(pairs),
         "texts_changed": texts,
@@ -154,7 +156,7 @@ def check_contamination(
     twins, problems = complete_beside("asking twins", requests, context, TWINS, judge)
     before = {sample.index: sample for sample in samples if not sample.failed}
     answered = [(before[twin.index], twin) for twin in twins if twin.index in before and not twin.failed]
-    solved = [(old.verdict is Verdict.correct, new.verdict is Verdict.correct) for old, new in answered]
+    solved = [(old.solved, new.solved) for old, new in answered]
     only_original, only_twin = solved.count((True, False)), solved.count((False, True))
     effect = paired_accuracies(only_original, only_twin, len(solved))
     effects.judge([effect])

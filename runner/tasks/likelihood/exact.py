@@ -125,7 +125,7 @@ class TextProgress:
         """Add the positions that have been compared in the current reading."""
         self.completion = self.completion or completion
         self.divergence += self.latest
-        self.at, self.size = self.at + self.waiting.count, len(completion.token_ids)
+        self.at, self.size = self.at + self.waiting.count, len(completion.answer.token_ids)
 
 
 class SideBySide:
@@ -220,7 +220,7 @@ class SideBySideSession(Session):
             if mine.error is not None:
                 events.append(mine)
                 continue
-            if (mine.prompt_sha256, mine.token_ids) != (other.prompt_sha256, other.token_ids):
+            if (mine.prompt_sha256, mine.answer.token_ids) != (other.prompt_sha256, other.answer.token_ids):
                 raise _other_tokens(words, course.request.id)
             course.advance(mine)
             if course.at < course.size:

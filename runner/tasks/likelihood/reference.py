@@ -72,16 +72,16 @@ class ReferenceJob:
                 f"{KEY}={self.words}: {self.job.job_id} has not scored text {index} of this job: it was run on other "
                 "data, or with another task.limit, task.offset or task.window"
             )
-        if len(sample.token_ids) != kept.places:
+        if len(sample.answer.token_ids) != kept.places:
             raise EvidenceError(f"{self.job.folder / TOP_K}: sample {index} has {kept.places} places, and its text "
-                                f"{len(sample.token_ids)} tokens")  # fmt: skip
+                                f"{len(sample.answer.token_ids)} tokens")  # fmt: skip
         return replace(request, score_token_ids=kept.ids_by_position(), top_logprobs=max(request.top_logprobs, 1))
 
     def divergence(self, completion: Completion) -> Divergence:
         """Return the divergence from the reference over one text; ConfigError if the tokens differ."""
         index = int(completion.id)
         sample, kept = self.samples[index], self.kept[index]
-        if (sample.prompt_sha256, sample.token_ids) != (completion.prompt_sha256, completion.token_ids):
+        if (sample.prompt_sha256, sample.answer.token_ids) != (completion.prompt_sha256, completion.answer.token_ids):
             raise ConfigError(
                 f"{KEY}={self.words}: {self.job.job_id} has read text {index} as other tokens, after another prompt "
                 "or by another tokenizer: the two models cannot be compared token by token"

@@ -288,7 +288,7 @@ class Scoring(Samples):
         scored = Likelihood(
             piece.unit,
             math.fsum(completion.logprobs or []),
-            len(completion.token_ids),
+            len(completion.answer.token_ids),
             piece.bytes,
             piece.characters,
             sum(completion.greedy or []),
@@ -324,9 +324,9 @@ class Scoring(Samples):
         if scored is None:
             return "has no likelihood"
         is_window = piece.question is None
-        if is_window and tuple(sample.token_ids) != piece.request.continuation:
+        if is_window and tuple(sample.answer.token_ids) != piece.request.continuation:
             return f"holds other tokens than text {sample.index} of this job"
-        known = (piece.unit, piece.bytes, piece.characters, piece.is_other, len(sample.token_ids))
+        known = (piece.unit, piece.bytes, piece.characters, piece.is_other, len(sample.answer.token_ids))
         if (scored.unit, scored.bytes, scored.characters, scored.is_other, scored.tokens) != known:
             return "was counted differently than its text is today"
         if (scored.kl_nats is None) != (self.diverge is None):

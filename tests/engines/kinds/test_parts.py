@@ -82,7 +82,7 @@ def test_completions_are_those_of_the_whole_model(
     assert sum(row["mib"] for row in rows) == pytest.approx(metrics["weight_mib"])
     assert all(0 < row["busy_share"] <= 1 and row["peak_rss_mib"] > 0 for row in rows)
     lines = (Path(record.output_dir) / "completions.jsonl").read_text().splitlines()
-    assert [json.loads(line)["text"] for line in lines] == [one.text for one in samples(record)]
+    assert [json.loads(line)["text"] for line in lines] == [one.answer.text for one in samples(record)]
 
 
 def test_stop_texts_and_limits_end_a_row_and_no_other(
@@ -90,10 +90,10 @@ def test_stop_texts_and_limits_end_a_row_and_no_other(
 ) -> None:
     in_fours = in_parts(parts, micro_batch=4)
     free = samples(generate(make_config, in_fours, prompts))
-    stop = [free[0].text[3:5], free[5].text[1:3]]
+    stop = [free[0].answer.text[3:5], free[5].answer.text[1:3]]
     record = generate(make_config, in_fours, prompts, stop=stop)
     assert answers(record) == answers(generate(make_config, whole(model), prompts, stop=stop))
-    reasons = {one.finish_reason for one in samples(record)}
+    reasons = {one.answer.finish_reason for one in samples(record)}
     assert reasons == {FinishReason.stop, FinishReason.length}
 
 
@@ -121,7 +121,7 @@ def test_a_sweep_gets_the_same_tokens(make_config: Make, embedded: Path) -> None
             requests = synthetic_requests(3, 16, 8, int(report.metrics["vocab_size"]), seed=0)
             ended: list[Completion] = sorted(complete(engine, requests, 3), key=lambda one: int(one.id))
             assert all(len(one.token_times or ()) == 8 for one in ended)
-            return [one.token_ids for one in ended]
+            return [one.answer.token_ids for one in ended]
         finally:
             engine.close()
 
@@ -208,7 +208,7 @@ def test_bad_rows_do_not_stop_the_others(make_config: Make, parts: Path, tmp_pat
     record = generate(make_config, in_parts(parts), str(file))
     assert record.status is Status.FAILED
     rows = samples(record)
-    assert [one.finish_reason for one in rows] == [FinishReason.error, FinishReason.length]
+    assert [one.answer.finish_reason for one in rows] == [FinishReason.error, FinishReason.length]
     assert rows[0].error == "the prompt has 300 tokens, the model has room for 256"
 
 

@@ -22,8 +22,8 @@ def test_stub_echoes_the_head_of_the_prompt(make_config: Callable[..., RunnerCon
     prompt = "p" * 200
     first, second = contract.complete(engine, [Request(3, prompt), Request(4, (Message("user", "How many?"),))])
     assert first.id == 3
-    assert first.text == "[STUB_GENERATION]\n" + "p" * 120 + "..."
-    assert second.text == "[STUB_GENERATION]\nHow many?..."
+    assert first.answer.text == "[STUB_GENERATION]\n" + "p" * 120 + "..."
+    assert second.answer.text == "[STUB_GENERATION]\nHow many?..."
     assert engine.stats.prefill_tokens == 3
 
 
@@ -42,8 +42,8 @@ def test_stub_keeps_to_the_limit(make_config: Callable[..., RunnerConfig]) -> No
     prompt = " ".join("word" for _ in range(20))
     (cut,) = contract.complete(engine, [Request(0, prompt, max_new_tokens=3)])
     (long,) = contract.complete(engine, [Request(0, prompt, max_new_tokens=500, ignore_eos=True)])
-    assert (len(cut.token_ids), cut.finish_reason) == (3, "length")
-    assert len(long.token_ids) == 500
+    assert (len(cut.answer.token_ids), cut.answer.finish_reason) == (3, "length")
+    assert len(long.answer.token_ids) == 500
 
 
 def test_stub_serves_all_that_can_be_asked(make_config: Callable[..., RunnerConfig]) -> None:
@@ -54,15 +54,15 @@ def test_stub_serves_all_that_can_be_asked(make_config: Callable[..., RunnerConf
         session.submit(Request("gone", "Hi"))
         session.cancel("gone")
         events = session.step()
-        ended = {event.id: event.finish_reason for event in events if isinstance(event, Completion)}
+        ended = {event.id: event.answer.finish_reason for event in events if isinstance(event, Completion)}
         assert ended["gone"] is FinishReason.cancelled
         events += session.step()
         assert session.idle
     texts = [event.text for event in events if isinstance(event, Delta)]
     done = {(event.id, event.choice): event for event in events if isinstance(event, Completion)}
-    assert texts == [done["three", choice].text for choice in range(3)]
+    assert texts == [done["three", choice].answer.text for choice in range(3)]
     scored = done["scored", 0]
-    assert (len(scored.token_ids), scored.logprobs, scored.text) == (3, [-1.0] * 3, "")
+    assert (len(scored.answer.token_ids), scored.logprobs, scored.answer.text) == (3, [-1.0] * 3, "")
 
 
 def test_what_is_wrong_elsewhere_is_said_before_anything_is_loaded(

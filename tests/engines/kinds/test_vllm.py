@@ -82,7 +82,7 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def texts(folder: Path) -> dict[int, tuple[str, str | None]]:
     (path,) = folder.glob("outputs/jobs/*/samples.jsonl")
-    return {index: (sample.text, sample.verdict) for index, sample in read_samples(path).items()}
+    return {index: (sample.answer.text, sample.answer.verdict) for index, sample in read_samples(path).items()}
 
 
 def answers_here(runner: Run, folder: Path, questions: int) -> dict[int, tuple[str, str | None]]:

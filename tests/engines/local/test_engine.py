@@ -54,7 +54,7 @@ def test_greedy_equals_plain_generate(engine: Engine, tiny_llama: Path) -> None:
     for index, prompt in enumerate(PROMPTS):
         inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
         plain = model.generate(**inputs, max_new_tokens=24, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-        assert done[index].token_ids == plain.tolist()
+        assert done[index].answer.token_ids == plain.tolist()
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
@@ -67,14 +67,14 @@ def test_outputs_do_not_depend_on_the_batch(
     engine = open_engine(make_config(model=tiny_model, generation=generation))
     whole = complete(engine, requests(), 5)
     parts = complete(engine, list(reversed(requests())), batch_size)
-    assert {i: c.token_ids for i, c in whole.items()} == {i: c.token_ids for i, c in parts.items()}
+    assert {i: c.answer.token_ids for i, c in whole.items()} == {i: c.answer.token_ids for i, c in parts.items()}
 
 
 def test_sampling_follows_the_seed(make_config: Make, tiny_model: LocalModelConfig) -> None:
     generation = GenerationConfig(max_new_tokens=24, temperature=1.0)
     texts = [
         {
-            i: c.text
+            i: c.answer.text
             for i, c in complete(
                 open_engine(make_config(model=tiny_model, generation=generation, seed=s)), requests()
             ).items()
@@ -87,18 +87,18 @@ def test_sampling_follows_the_seed(make_config: Make, tiny_model: LocalModelConf
 
 def test_stop_string_ends_and_is_cut(engine: Engine) -> None:
     free = complete(engine, requests())
-    text = free[0].text
+    text = free[0].answer.text
     stop = text[5:7]
     done = complete(engine, requests(stop=(stop,)))[0]
-    assert done.finish_reason is FinishReason.stop
-    assert done.text == text[: text.index(stop)]
-    assert len(done.token_ids) < len(free[0].token_ids)
+    assert done.answer.finish_reason is FinishReason.stop
+    assert done.answer.text == text[: text.index(stop)]
+    assert len(done.answer.token_ids) < len(free[0].answer.token_ids)
 
 
 def test_limit_and_ignore_eos(engine: Engine) -> None:
     done = complete(engine, requests(max_new_tokens=7, ignore_eos=True))
-    assert [len(done[i].token_ids) for i in range(5)] == [7] * 5
-    assert {c.finish_reason for c in done.values()} == {FinishReason.length}
+    assert [len(done[i].answer.token_ids) for i in range(5)] == [7] * 5
+    assert {c.answer.finish_reason for c in done.values()} == {FinishReason.length}
 
 
 def test_eos_ends_a_row(make_config: Make, tiny_model: LocalModelConfig, tiny_llama: Path) -> None:
@@ -106,12 +106,12 @@ def test_eos_ends_a_row(make_config: Make, tiny_model: LocalModelConfig, tiny_ll
     free = complete(engine, requests(ignore_eos=True))
     engine.load()
     loaded = engine._real._loaded  # type: ignore[attr-defined]  # make a token that does come the end token
-    at = next(i for i in range(1, 24) if free[0].token_ids[i] not in free[0].token_ids[:i])
-    loaded.model.generation_config.eos_token_id = [free[0].token_ids[at]]
+    at = next(i for i in range(1, 24) if free[0].answer.token_ids[i] not in free[0].answer.token_ids[:i])
+    loaded.model.generation_config.eos_token_id = [free[0].answer.token_ids[at]]
     done = complete(engine, requests())[0]
-    assert done.finish_reason is FinishReason.stop
-    assert done.token_ids == free[0].token_ids[: at + 1]
-    assert len(done.text) <= len(free[0].text)
+    assert done.answer.finish_reason is FinishReason.stop
+    assert done.answer.token_ids == free[0].answer.token_ids[: at + 1]
+    assert len(done.answer.text) <= len(free[0].answer.text)
 
 
 def test_prompts_as_token_ids_and_stats(engine: Engine) -> None:
@@ -131,7 +131,7 @@ def test_chat_goes_through_the_template(engine: Engine) -> None:
     chat = (Message("system", "Be brief."), Message("user", "x"))
     text = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"
     done = complete(engine, [Request(0, chat), Request(1, text)])
-    assert done[0].token_ids == done[1].token_ids
+    assert done[0].answer.token_ids == done[1].answer.token_ids
     assert done[0].prompt_sha256 == done[1].prompt_sha256
 
 
@@ -145,10 +145,10 @@ def test_no_chat_template_is_an_error(make_config: Make, tiny_model: LocalModelC
 
 def test_prompt_longer_than_the_model_is_an_error_of_that_sample(engine: Engine) -> None:
     done = complete(engine, [Request(0, tuple([5] * 600)), Request(1, (5, 6)), Request(2, tuple([5] * 505))])
-    assert done[0].finish_reason is FinishReason.error
+    assert done[0].answer.finish_reason is FinishReason.error
     assert "600 tokens" in str(done[0].error)
-    assert done[1].finish_reason is not FinishReason.error
-    assert len(done[2].token_ids) <= 7  # room is what is left of 512
+    assert done[1].answer.finish_reason is not FinishReason.error
+    assert len(done[2].answer.token_ids) <= 7  # room is what is left of 512
 
 
 def test_jobs_on_one_base_cache_share_a_base(make_config: Make, tiny_model: LocalModelConfig) -> None:

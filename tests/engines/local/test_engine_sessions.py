@@ -82,7 +82,7 @@ def alone(engine: LocalEngine, request: Request) -> list[int]:
     """Return the tokens of a request that has the engine to itself."""
     (done,) = contract.complete(engine, [request])
     assert done.error is None
-    return done.token_ids
+    return done.answer.token_ids
 
 
 # ------------------------------------------------------------------------------------------- late requests
@@ -103,11 +103,13 @@ def test_a_request_that_comes_while_a_hundred_decode_starts_within_a_step(engine
         session.submit(late)
         session.submit(long_late)
         events = session.step()
-        assert completions(events)["late", 0].token_ids == expected["late"], "its first token comes with the next step"
+        assert completions(events)["late", 0].answer.token_ids == expected["late"], (
+            "its first token comes with the next step"
+        )
         assert engine.stats.rows_alive == 101, "all the others are still there, and the long one is among them"
         done = completions(drain(session))
-    assert done["long", 0].token_ids == expected["long"]
-    assert {number: done[number, 0].token_ids for number in some} == some
+    assert done["long", 0].answer.token_ids == expected["long"]
+    assert {number: done[number, 0].answer.token_ids for number in some} == some
     assert len(done) == 101
 
 
@@ -126,7 +128,7 @@ def test_late_requests_use_the_beginnings_that_are_there(engine: LocalEngine) ->
         spent = engine.stats - before
         assert spent.shared_tokens >= len(SYSTEM + AGENTS[0])
         assert spent.prefill_tokens < 40
-        assert completions(drain(session))[9, 0].token_ids == expected
+        assert completions(drain(session))[9, 0].answer.token_ids == expected
         assert isinstance(session, LocalSession)
         assert session.scheduler is not None
         assert session.scheduler.prefixes._alive == {}, "nothing is held for those that have ended"
@@ -143,7 +145,7 @@ def test_requests_that_come_one_by_one_answer_as_alone(any_engine: LocalEngine) 
             events += session.step()
             events += session.step()
         events += drain(session)
-    assert {key: done.token_ids for key, done in completions(events).items()} == expected
+    assert {key: done.answer.token_ids for key, done in completions(events).items()} == expected
 
 
 def test_a_session_goes_on_after_it_was_idle(any_engine: LocalEngine) -> None:
@@ -151,7 +153,7 @@ def test_a_session_goes_on_after_it_was_idle(any_engine: LocalEngine) -> None:
         answers = []
         for _ in range(3):
             session.submit(Request(0, PROMPTS[0]))
-            answers.append(completions(drain(session))[0, 0].token_ids)
+            answers.append(completions(drain(session))[0, 0].answer.token_ids)
             assert session.step() == []
     assert answers[0] == answers[1] == answers[2]
 
@@ -194,7 +196,7 @@ def test_requests_of_one_batch_are_each_sampled_as_alone(
         events = session.step()
         assert not events, "all of them are on their way together"
         done = completions(drain(session))
-    assert {key: one.token_ids for key, one in done.items()} == expected
+    assert {key: one.answer.token_ids for key, one in done.items()} == expected
     assert len({tuple(tokens) for tokens in expected.values()}) == len(asked)
 
 
@@ -208,10 +210,10 @@ def test_three_choices_are_three_runs(any_engine: LocalEngine) -> None:
         session.submit(request)
         events = drain(session)
     done = completions(events)
-    assert [done[5, choice].token_ids for choice in range(3)] == expected
+    assert [done[5, choice].answer.token_ids for choice in range(3)] == expected
     for choice in range(3):
         texts = [event.text for event in events if isinstance(event, Delta) and event.choice == choice]
-        assert "".join(texts) == done[5, choice].text
+        assert "".join(texts) == done[5, choice].answer.text
     if attention_of(any_engine) is Attention.auto:
         assert any_engine.stats.prefill_tokens - before == len(SYSTEM + "How many?") + 2, "the prompt is computed once"
 
@@ -232,12 +234,12 @@ def test_cancelling_frees_the_row_at_once(engine: LocalEngine) -> None:
         session.cancel("long")
         session.cancel("nobody")
         done = completions(session.step())
-        assert done["long", 0].finish_reason is FinishReason.cancelled
-        tokens = done["long", 0].token_ids
+        assert done["long", 0].answer.finish_reason is FinishReason.cancelled
+        tokens = done["long", 0].answer.token_ids
         assert 1 <= len(tokens) <= 5
         assert tokens == expected["long"][: len(tokens)]
-        assert done["short", 0].token_ids == expected["short"], "it has the row from this very step on"
-        assert completions(drain(session))["other", 0].token_ids == expected["other"]
+        assert done["short", 0].answer.token_ids == expected["short"], "it has the row from this very step on"
+        assert completions(drain(session))["other", 0].answer.token_ids == expected["other"]
 
 
 def test_whoever_waits_can_be_cancelled_too(any_engine: LocalEngine) -> None:
@@ -248,11 +250,11 @@ def test_whoever_waits_can_be_cancelled_too(any_engine: LocalEngine) -> None:
         session.cancel(1)
         events += drain(session)
         done = completions(events)
-        assert [done[1, choice].finish_reason for choice in range(2)] == [FinishReason.cancelled] * 2
-        assert [done[1, choice].token_ids for choice in range(2)] == [[], []]
-        assert len(done[0, 0].token_ids) == NEW_TOKENS
+        assert [done[1, choice].answer.finish_reason for choice in range(2)] == [FinishReason.cancelled] * 2
+        assert [done[1, choice].answer.token_ids for choice in range(2)] == [[], []]
+        assert len(done[0, 0].answer.token_ids) == NEW_TOKENS
         session.submit(Request(1, "y", max_new_tokens=2, ignore_eos=True))
-        assert completions(drain(session))[1, 0].finish_reason is FinishReason.length, "the id is free again"
+        assert completions(drain(session))[1, 0].answer.finish_reason is FinishReason.length, "the id is free again"
 
 
 # --------------------------------------------------------------------------------------------------- threads
@@ -286,7 +288,7 @@ def test_eight_threads_submit_many_requests(engine: LocalEngine, each: int) -> N
     done = completions(events)
     for at in range(0, 8 * each, 13):
         request = request_of(at % 8, at // 8)
-        assert done[request.id, 0].token_ids == alone(engine, request), request
+        assert done[request.id, 0].answer.token_ids == alone(engine, request), request
 
 
 # ------------------------------------------------------------------------------------------ what is refused
@@ -345,6 +347,6 @@ def test_rows_within_a_window_that_no_mask_tells_of_stay_with_the_scheduler(
         assert engine.stats.rows_alive == 3, "two in the scheduler, one in a plain batch"
         done = completions(drain(session))
     assert engine.stats.rows_alive == 0
-    assert {key: one.token_ids for key, one in done.items()} == expected
+    assert {key: one.answer.token_ids for key, one in done.items()} == expected
     assert len(engine.stats.notes) == notes == 1
     engine.close()

@@ -62,7 +62,7 @@ def run(
         if identified:
             resolved.files.fingerprint(tmp_path / "hashes.json")
         engine = LocalEngine(resolved)
-        texts = [it.text for it in contract.complete(engine, [Request(at, it) for at, it in enumerate(PROMPTS)])]
+        texts = [it.answer.text for it in contract.complete(engine, [Request(at, it) for at, it in enumerate(PROMPTS)])]
         engine.close()
         return texts, list(tried)
 

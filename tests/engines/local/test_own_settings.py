@@ -62,7 +62,7 @@ def test_a_models_own_penalty_holds_and_greedy_stays_greedy(
     for index, prompt in enumerate(PROMPTS):
         ids = tokenizer(prompt, return_tensors="pt").input_ids
         expected = model.generate(ids, do_sample=False, max_new_tokens=NEW, min_length=0)[0, ids.shape[1] :]
-        assert done[index].token_ids == expected.tolist()
+        assert done[index].answer.token_ids == expected.tolist()
 
 
 def test_the_generation_group_may_say_otherwise(make_config: Make, penalized: Path, tiny_llama: Path) -> None:
@@ -71,7 +71,7 @@ def test_the_generation_group_may_say_otherwise(make_config: Make, penalized: Pa
     ours, facts, _ = answers_of(make_config, penalized, off)
     theirs, _, _ = answers_of(make_config, tiny_llama, plain)
     assert facts["sampling"] == "greedy"
-    assert [ours[n].token_ids for n in range(3)] == [theirs[n].token_ids for n in range(3)]
+    assert [ours[n].answer.token_ids for n in range(3)] == [theirs[n].answer.token_ids for n in range(3)]
     sampling = GenerationConfig(temperature=0.7, top_k=50, repetition_penalty=1.1)
     own = {"repetition_penalty": 1.3, "top_p": 0.8, "top_k": 20}
     assert sampling.describe(own) == "temperature 0.7, top_p 0.8 (the model's own), top_k 50, repetition_penalty 1.1"
@@ -104,16 +104,24 @@ def test_a_row_whose_logits_are_no_numbers_ends_with_an_error(
     make_config: Make, damaged: Path, attention: Attention, generation: GenerationConfig
 ) -> None:
     done, _, _ = answers_of(make_config, damaged, generation, attention, ignore_eos=True)
-    assert [done[n].finish_reason for n in range(3)] == [FinishReason.length, FinishReason.error, FinishReason.length]
+    assert [done[n].answer.finish_reason for n in range(3)] == [
+        FinishReason.length,
+        FinishReason.error,
+        FinishReason.length,
+    ]
     assert "not numbers (NaN)" in str(done[1].error)
-    assert done[1].token_ids == []
+    assert done[1].answer.token_ids == []
 
 
 @pytest.mark.parametrize("attention", [Attention.auto, Attention.eager], ids=["stream", "batches"])
 def test_a_score_that_is_no_number_is_an_error(make_config: Make, damaged: Path, attention: Attention) -> None:
     greedy = GenerationConfig(max_new_tokens=NEW)
     done, _, _ = answers_of(make_config, damaged, greedy, attention, continuation=" and so on")
-    assert [done[n].finish_reason for n in range(3)] == [FinishReason.stop, FinishReason.error, FinishReason.stop]
+    assert [done[n].answer.finish_reason for n in range(3)] == [
+        FinishReason.stop,
+        FinishReason.error,
+        FinishReason.stop,
+    ]
     assert "not numbers (NaN)" in str(done[1].error)
 
 

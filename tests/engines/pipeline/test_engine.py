@@ -64,7 +64,7 @@ def finish(session: Session) -> list[Event]:
 
 
 def completions(events: list[Event]) -> dict[tuple[Any, int], list[int]]:
-    return {(one.id, one.choice): one.token_ids for one in events if isinstance(one, Completion)}
+    return {(one.id, one.choice): one.answer.token_ids for one in events if isinstance(one, Completion)}
 
 
 def alone(engine: Engine, requests: list[Request]) -> dict[tuple[Any, int], list[int]]:
@@ -108,7 +108,7 @@ def test_cancelling_ends_a_request_at_once_and_no_other(make: Callable[..., Engi
             session.cancel(request_id)
         ended = {(one.id, one.choice): one for one in session.step() if isinstance(one, Completion)}
         assert {key for key in ended if key[0] in ("c", "d")} == {("c", 0), ("c", 1), ("c", 2), ("d", 0)}
-        assert all(ended[key].finish_reason is FinishReason.cancelled for key in ended if key[0] in ("c", "d"))
+        assert all(ended[key].answer.finish_reason is FinishReason.cancelled for key in ended if key[0] in ("c", "d"))
         left = completions([*ended.values(), *finish(session)])
     assert {key: left[key] for key in (("a", 0), (7, 0))} == {key: expected[key] for key in (("a", 0), (7, 0))}
 
@@ -129,7 +129,7 @@ def test_text_comes_as_deltas_that_add_up(make: Callable[..., Engine]) -> None:
         events = finish(session)
     [done] = [one for one in events if isinstance(one, Completion)]
     pieces = [one.text for one in events if isinstance(one, Delta)]
-    assert "".join(pieces) == done.text
+    assert "".join(pieces) == done.answer.text
     assert len(pieces) > 1
 
 
@@ -151,7 +151,7 @@ def test_its_capabilities_are_known_before_it_loads(make: Callable[..., Engine])
 def test_a_prompt_that_does_not_fit_is_an_error_of_its_own(make: Callable[..., Engine]) -> None:
     ended = {one.id: one for one in complete(make(), [Request(0, "x" * 300), Request(1, "fine")])}
     assert ended[0].error == "the prompt has 300 tokens, the model has room for 256"
-    assert ended[1].finish_reason is FinishReason.length
+    assert ended[1].answer.finish_reason is FinishReason.length
 
 
 def test_its_report_has_the_parts_and_its_stats_have_their_figures(make: Callable[..., Engine]) -> None:
@@ -227,9 +227,9 @@ def test_a_row_whose_logits_are_nan_ends_with_an_error(
     assert sorted(done) == [(0, 0), (1, 0), (1, 1), (2, 0), (3, 0)]
     for (number, _), one in done.items():
         is_damaged = number in (1, 2)
-        assert (one.finish_reason is FinishReason.error) is is_damaged
+        assert (one.answer.finish_reason is FinishReason.error) is is_damaged
         assert ("not numbers (NaN)" in str(one.error)) is is_damaged
-        assert bool(one.token_ids) is not is_damaged
+        assert bool(one.answer.token_ids) is not is_damaged
     whole = completions(list(complete(make(micro_batch=3), [asked[0], asked[3]])))
-    assert {key: done[key].token_ids for key in whole} == whole
+    assert {key: done[key].answer.token_ids for key in whole} == whole
     assert [one.error for one in complete(engine, asked[:1])] == [None], "later requests are answered"

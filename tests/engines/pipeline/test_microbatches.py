@@ -60,7 +60,7 @@ def test_as_many_batches_as_stages_are_under_way(
     micro_batches.add(rows)
     done: list[tuple[Any, int]] = []
     while len(done) < len(rows):
-        done += [(one.id, len(one.token_ids)) for one in micro_batches.step() if isinstance(one, Completion)]
+        done += [(one.id, len(one.answer.token_ids)) for one in micro_batches.step() if isinstance(one, Completion)]
     done.sort(key=str)
     assert done == [(index, 2 + index % 3) for index in range(7)]
     assert len({batch for _, batch, _ in stages.packets}) == batches

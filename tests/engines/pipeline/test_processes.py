@@ -215,7 +215,10 @@ def test_torchrun(make_config: Make, model: Path, parts: Path, prompts: str, tmp
 
     values = start()
     stored = read_samples(Path(values["output_dir"]) / "samples.jsonl")
-    assert [(i, s.prompt_sha256, s.token_ids, s.text, s.finish_reason) for i, s in sorted(stored.items())] == expected
+    assert [
+        (i, s.prompt_sha256, s.answer.token_ids, s.answer.text, s.answer.finish_reason)
+        for i, s in sorted(stored.items())
+    ] == expected
     assert values["metrics"]["processes"] == 2
     assert start()["job_id"] == values["job_id"], "done already: the other processes exit, too"
     too_many = [*launch[:-1], "--nproc-per-node=5", *arguments, "rerun=all"]
@@ -297,7 +300,7 @@ def test_an_idle_pipeline_keeps_its_connections_in_use(
         until(lambda: sent.count(PacketType.alive) >= 2, "a second packet, after the first has returned")
         engine.stages.timeout_s = 60.0  # the short limit was for the packets only: an answer may take longer
         [done] = contract.complete(engine, [Request(0, "one", max_new_tokens=3)])
-        assert len(done.token_ids) == 3
+        assert len(done.answer.token_ids) == 3
     finally:
         engine.close()
     assert children() == []

@@ -24,6 +24,7 @@ from runner.engines.contract import complete
 from runner.engines.driver import Driver
 
 Make = Callable[..., RunnerConfig]
+Ask = Callable[..., list[Completion]]
 WAIT_S = 60.0
 HI = (Message("system", "Be kind."), Message("user", "Hi"))
 
@@ -35,7 +36,7 @@ def api() -> Iterator[Api]:
 
 
 @pytest.fixture
-def ask(make_config: Make, api: Api) -> Callable[..., list[Completion]]:
+def ask(make_config: Make, api: Api) -> Ask:
     """Return a function that completes requests; keys of the model group may be given."""
 
     def ask(*requests: Request, generation: GenerationConfig | None = None, **keys: Any) -> list[Completion]:
@@ -61,9 +62,13 @@ def config_of(make: Make, url: str, generation: GenerationConfig | None = None, 
     return make(model=ApiConfig(**(quick | keys)), **groups)
 
 
-def test_chats_texts_and_token_ids_go_to_their_endpoints(ask: Any, api: Api) -> None:
+def test_chats_texts_and_token_ids_go_to_their_endpoints(ask: Ask, api: Api) -> None:
     chat, text, ids = ask(Request(0, HI), Request(1, "Once upon"), Request(2, (5, 6, 7)))
-    assert [chat.text, text.text, ids.text] == ["I heard Hi", "I heard Once upon", "I heard [5, 6, 7]"]
+    assert [chat.answer.text, text.answer.text, ids.answer.text] == [
+        "I heard Hi",
+        "I heard Once upon",
+        "I heard [5, 6, 7]",
+    ]
     bodies = {str(body.get("messages", body.get("prompt"))): body for body in api.seen}
     sent = bodies[str([{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}])]
     assert {key: sent[key] for key in ("model", "max_tokens", "temperature")} == {
@@ -73,12 +78,12 @@ def test_chats_texts_and_token_ids_go_to_their_endpoints(ask: Any, api: Api) -> 
     }
     assert not {"seed", "top_p", "stop", "n", "top_k", "max_completion_tokens"} & sent.keys()
     assert "[5, 6, 7]" in bodies
-    assert (chat.prompt_tokens, chat.new_tokens, chat.token_ids) == (1, 3, [])
-    assert (chat.by, chat.finish_reason, chat.cost_usd) == ("tiny-2026-11", FinishReason.stop, None)
+    assert (chat.prompt_tokens, chat.answer.new_tokens, chat.answer.token_ids) == (1, 3, [])
+    assert (chat.by, chat.answer.finish_reason, chat.cost_usd) == ("tiny-2026-11", FinishReason.stop, None)
     assert 0 < chat.first_token_s <= chat.seconds
 
 
-def test_parameters_are_sent(ask: Any, api: Api) -> None:
+def test_parameters_are_sent(ask: Ask, api: Api) -> None:
     sampling = {"temperature": 0.7, "top_p": 0.9, "top_k": 50, "min_p": 0.1, "repetition_penalty": 1.1}
     sampling |= {"frequency_penalty": 0.5, "presence_penalty": -0.5}
     warm = GenerationConfig(**sampling, max_new_tokens=2)  # type: ignore[arg-type]
@@ -86,12 +91,12 @@ def test_parameters_are_sent(ask: Any, api: Api) -> None:
     (sent,) = api.seen
     expected = sampling | {"n": 2, "stop": ["\n"]}
     assert {key: sent[key] for key in expected} == expected
-    assert (first.choice, second.choice, first.text, second.text) == (0, 1, "I heard", "I heard")
-    assert {first.finish_reason, second.finish_reason} == {FinishReason.length}
-    assert (first.new_tokens, second.new_tokens) == (4, 0), "the server counts all choices together"
+    assert (first.choice, second.choice, first.answer.text, second.answer.text) == (0, 1, "I heard", "I heard")
+    assert {first.answer.finish_reason, second.answer.finish_reason} == {FinishReason.length}
+    assert (first.answer.new_tokens, second.answer.new_tokens) == (4, 0), "the server counts all choices together"
 
 
-def test_seeds_follow_the_job_and_the_request(ask: Any, api: Api) -> None:
+def test_seeds_follow_the_job_and_the_request(ask: Ask, api: Api) -> None:
     warm = GenerationConfig(temperature=0.7, max_new_tokens=2)
     ask(Request(0, HI), Request(1, HI), Request(2, HI, sampling=Sampling(seed=42)), generation=warm, concurrency=1)
     ask(Request(0, HI), generation=warm)
@@ -111,7 +116,7 @@ def test_openai_itself_gets_the_limit_under_its_new_name(make_config: Make) -> N
     assert "max_tokens" not in sent
 
 
-def test_what_the_api_cannot_express_is_refused_before_any_call(ask: Any, api: Api) -> None:
+def test_what_the_api_cannot_express_is_refused_before_any_call(ask: Ask, api: Api) -> None:
     for request, words in (
         (Request(0, HI, sampling=Sampling(temperature=1.0, top_k=5)), "request.top_k=5: OpenAI's API has no field"),
         (Request(0, HI, ignore_eos=True), "answers of a fixed length"),
@@ -125,12 +130,12 @@ def test_what_the_api_cannot_express_is_refused_before_any_call(ask: Any, api: A
     assert api.seen[0]["ignore_eos"] is True
 
 
-def test_cost_is_counted(ask: Any) -> None:
+def test_cost_is_counted(ask: Ask) -> None:
     (one,) = ask(Request(0, HI), price_in=2.0, price_out=10.0)
     assert one.cost_usd == pytest.approx((1 * 2 + 3 * 10) / 1e6)
 
 
-def test_no_more_requests_at_once_than_allowed(ask: Any, api: Api) -> None:
+def test_no_more_requests_at_once_than_allowed(ask: Ask, api: Api) -> None:
     three = threading.Barrier(3, timeout=WAIT_S)
 
     def answer_three_at_once(body: dict[str, Any]) -> str:
@@ -138,7 +143,7 @@ def test_no_more_requests_at_once_than_allowed(ask: Any, api: Api) -> None:
         return "Hi"
 
     api.answer = answer_three_at_once
-    assert {one.text for one in ask(*(Request(number, HI) for number in range(12)), concurrency=3)} == {"Hi"}
+    assert {one.answer.text for one in ask(*(Request(number, HI) for number in range(12)), concurrency=3)} == {"Hi"}
     assert api.most_at_once == 3
 
 
@@ -155,7 +160,7 @@ def test_text_is_returned_as_it_arrives(make_config: Make, api: Api, monkeypatch
     (done,) = complete_with_deltas(engine, [Request(0, HI)], on_text)
     engine.close()
     assert texts == ["I", " heard", " Hi"]
-    assert "".join(texts) == done.text
+    assert "".join(texts) == done.answer.text
     assert waits == [True] * 3
 
 
@@ -173,9 +178,9 @@ def test_a_cancelled_request_closes_its_connection(make_config: Make, api: Api) 
         while not session.idle:
             events += session.step()
     ended = {event.id: event for event in events if isinstance(event, Completion)}
-    assert {one.finish_reason for one in ended.values()} == {FinishReason.cancelled}
-    assert ended[0].text.startswith("word")
-    assert ended[1].text == ""
+    assert {one.answer.finish_reason for one in ended.values()} == {FinishReason.cancelled}
+    assert ended[0].answer.text.startswith("word")
+    assert ended[1].answer.text == ""
     until(lambda: api.gone == 1)
     assert len(api.seen) == 1, "the waiting request was never sent"
     engine.close()
@@ -194,7 +199,7 @@ def test_any_thread_submits_while_others_are_under_way(make_config: Make, api: A
             thread.start()
         for thread in threads:
             thread.join()
-        texts = {completions.get(timeout=WAIT_S).text for _ in threads}
+        texts = {completions.get(timeout=WAIT_S).answer.text for _ in threads}
     assert texts == {f"I heard hello {number}" for number in range(6)}
 
 
@@ -220,14 +225,14 @@ def until(condition: Callable[[], bool]) -> None:
     ],
     ids=lambda trouble: f"{trouble.kind}-{trouble.status}-{len(trouble.headers)}",
 )  # fmt: skip
-def test_a_request_without_an_answer_is_sent_again(ask: Any, api: Api, trouble: Trouble) -> None:
+def test_a_request_without_an_answer_is_sent_again(ask: Ask, api: Api, trouble: Trouble) -> None:
     api.troubles.extend([trouble] * 2)
     (one,) = ask(Request(0, HI), first_token_s=2.0 if trouble.kind == "stall" else WAIT_S)
-    assert (one.text, one.finish_reason, one.error) == ("I heard Hi", FinishReason.stop, None)
+    assert (one.answer.text, one.answer.finish_reason, one.error) == ("I heard Hi", FinishReason.stop, None)
     assert (len(api.seen), len(api.answered)) == (3, 1)
 
 
-def test_retry_after_holds_for_all(ask: Any, api: Api) -> None:
+def test_retry_after_holds_for_all(ask: Ask, api: Api) -> None:
     api.troubles.extend([Trouble("status", 429, {"Retry-After": "0.5"})] * 2)
     started = time.monotonic()
     assert len(ask(*(Request(number, HI) for number in range(6)), concurrency=2)) == 6
@@ -235,31 +240,31 @@ def test_retry_after_holds_for_all(ask: Any, api: Api) -> None:
     assert len(api.seen) == 8
 
 
-def test_a_server_that_asks_to_wait_for_an_hour_ends_the_job(ask: Any, api: Api) -> None:
+def test_a_server_that_asks_to_wait_for_an_hour_ends_the_job(ask: Ask, api: Api) -> None:
     api.always = Trouble("status", 429, {"Retry-After": "3600"})
     with pytest.raises(JobFailed, match="answered 429: boom; it asks to wait 3,600 s, longer than model.answer_s"):
         ask(Request(0, HI))
 
 
-def test_what_stays_without_an_answer_is_an_error_of_its_own(ask: Any, api: Api) -> None:
+def test_what_stays_without_an_answer_is_an_error_of_its_own(ask: Ask, api: Api) -> None:
     api.troubles.extend([Trouble("status", 500)] * 4)
     first, second = ask(Request(0, HI), Request(1, HI), concurrency=1)
-    assert first.finish_reason is FinishReason.error
+    assert first.answer.finish_reason is FinishReason.error
     assert str(first.error).endswith("answered 500: boom; tried 4 times")
-    assert second.text == "I heard Hi"
+    assert second.answer.text == "I heard Hi"
 
 
-def test_a_server_that_answers_nobody_ends_the_job(ask: Any, api: Api) -> None:
+def test_a_server_that_answers_nobody_ends_the_job(ask: Ask, api: Api) -> None:
     api.always = Trouble("status", 500)
     with pytest.raises(JobFailed, match="answered 500: boom; tried 2 times. Completed answers are kept"):
         ask(*(Request(number, HI) for number in range(20)), concurrency=2, retries=1)
     assert len(api.seen) <= 12
 
 
-def test_a_wrong_request_is_not_sent_again(ask: Any, api: Api) -> None:
+def test_a_wrong_request_is_not_sent_again(ask: Ask, api: Api) -> None:
     api.troubles.append(Trouble("status", 400, message="too long"))
     (one,) = ask(Request(0, HI))
-    assert one.finish_reason is FinishReason.error
+    assert one.answer.finish_reason is FinishReason.error
     assert str(one.error).endswith("answered 400: too long")
     assert len(api.seen) == 1
 
@@ -271,12 +276,12 @@ def test_text_that_was_returned_is_not_returned_again(make_config: Make, api: Ap
     (one,) = complete_with_deltas(engine, [Request(0, HI)], lambda delta: texts.append(delta.text))
     engine.close()
     assert texts == ["half of an ans"]
-    assert one.finish_reason is FinishReason.error
+    assert one.answer.finish_reason is FinishReason.error
     assert "after part of the answer" in str(one.error)
     assert len(api.seen) == 1
 
 
-def test_an_answer_that_takes_too_long_is_abandoned(ask: Any, api: Api) -> None:
+def test_an_answer_that_takes_too_long_is_abandoned(ask: Ask, api: Api) -> None:
     api.answer, api.delay_s = lambda body: "word " * 20, 0.1
     (one,) = ask(Request(0, HI), answer_s=0.5, retries=0)
     assert "took longer than 0.5 s for an answer" in str(one.error)
@@ -286,7 +291,7 @@ def test_a_missing_token_count_is_noted(make_config: Make, api: Api) -> None:
     api.always = Trouble("no_usage")
     engine = open_engine(config_of(make_config, api.url))
     (one,) = complete(engine, [Request(0, HI)])
-    assert (one.text, one.new_tokens) == ("I heard Hi", 0)
+    assert (one.answer.text, one.answer.new_tokens) == ("I heard Hi", 0)
     assert engine.stats.notes == ["the server did not count the tokens of 1 answer: they count as 0"]
     engine.close()
 

@@ -30,6 +30,7 @@ from runner.run import run
 from runner.store.jobs import read_samples
 
 Make = Callable[..., RunnerConfig]
+Ask = Callable[..., Any]
 ASKED = (Message("user", "What is 2+2?"),)
 DRAFT = "[STUB_GENERATION]\nWhat is 2+2?..."
 
@@ -64,7 +65,7 @@ def hybrid(url: str, student: StudentConfig | None = None, **keys: Any) -> Hybri
 
 
 @pytest.fixture
-def ask(make_config: Make) -> Callable[..., Any]:
+def ask(make_config: Make) -> Ask:
     """Return a function that asks one question and returns the completion and the engine's notes."""
 
     def ask(teacher: Teacher, request: Request | None = None, **keys: Any) -> tuple[Completion, list[str]]:
@@ -82,15 +83,15 @@ def calls(one: Completion) -> list[tuple[str, str | None]]:
     return [(call.who, call.what) for call in one.calls or []]
 
 
-def test_a_good_draft_is_the_answer(ask: Any) -> None:
+def test_a_good_draft_is_the_answer(ask: Ask) -> None:
     with Teacher(good()) as teacher:
         one, notes = ask(teacher)
-    assert (one.text, one.by, one.error) == (DRAFT, "student", None)
+    assert (one.answer.text, one.by, one.error) == (DRAFT, "student", None)
     assert calls(one) == [("student", "draft"), ("teacher", "review")]
-    assert one.new_tokens == sum(call.tokens for call in one.calls)
+    assert one.answer.new_tokens == sum(call.answer.tokens for call in one.calls)
     assert one.prompt_tokens == sum(call.prompt_tokens for call in one.calls)
     review = one.calls[1]
-    assert one.cost_usd == pytest.approx((review.prompt_tokens + review.tokens) / 1e6)
+    assert one.cost_usd == pytest.approx((review.prompt_tokens + review.answer.tokens) / 1e6)
     assert notes == []
     (sent,) = teacher.seen
     assert "What is 2+2?" in sent["messages"][1]["content"]
@@ -98,24 +99,26 @@ def test_a_good_draft_is_the_answer(ask: Any) -> None:
     assert (sent["temperature"], sent["max_tokens"]) == (0.0, 256)
 
 
-def test_a_bad_draft_is_revised_once_and_reviewed_again(ask: Any) -> None:
+def test_a_bad_draft_is_revised_once_and_reviewed_again(ask: Ask) -> None:
     with Teacher(bad(), good()) as teacher:
         one, _ = ask(teacher)
     assert one.by == "student"
     assert calls(one) == [("student", "draft"), ("teacher", "review"), ("student", "revision"), ("teacher", "review")]
-    assert one.text.startswith("[STUB_GENERATION]\nWhat is 2+2? [STUB_GENERATION]"), "the revision sees the draft"
+    assert one.answer.text.startswith("[STUB_GENERATION]\nWhat is 2+2? [STUB_GENERATION]"), (
+        "the revision sees the draft"
+    )
 
 
-def test_after_the_last_round_the_teacher_answers(ask: Any) -> None:
+def test_after_the_last_round_the_teacher_answers(ask: Ask) -> None:
     with Teacher(bad()) as teacher:
         one, _ = ask(teacher)
         two, _ = ask(teacher, rounds=1)
-    assert (one.text, one.by) == ("four", "teacher")
+    assert (one.answer.text, one.by) == ("four", "teacher")
     assert [who for who, _ in calls(one)] == ["student", "teacher", "student", "teacher", "teacher"]
     assert calls(two) == [("student", "draft"), ("teacher", "review"), ("teacher", "answer")]
 
 
-def test_the_threshold_decides(ask: Any) -> None:
+def test_the_threshold_decides(ask: Ask) -> None:
     with Teacher(good(0.5)) as teacher:
         assert ask(teacher, threshold=0.5)[0].by == "student"
         assert ask(teacher, threshold=0.51)[0].by == "teacher"
@@ -127,13 +130,13 @@ def test_the_threshold_decides(ask: Any) -> None:
      '{"score": NaN}', "{" * 5000, '{"a":' * 100_000, "null"],
     ids=lambda review: review[:12] or "nothing",
 )  # fmt: skip
-def test_reviews_that_are_not_json_count_as_bad(ask: Any, review: str) -> None:
+def test_reviews_that_are_not_json_count_as_bad(ask: Ask, review: str) -> None:
     assert read_verdict(review).score is None
     if len(review) > 100:
         return
     with Teacher(review) as teacher:
         one, notes = ask(teacher)
-    assert (one.text, one.by) == ("four", "teacher")
+    assert (one.answer.text, one.by) == ("four", "teacher")
     assert notes == ['a review was not JSON {"score", "feedback"} and counted as below the threshold: 2 times']
 
 
@@ -144,18 +147,18 @@ def test_a_verdict_is_found_within_other_text() -> None:
     assert read_verdict('{"score": 1, "feedback": ["a"]}').feedback == ""
 
 
-def test_raw_prompts_are_revised_as_text(ask: Any) -> None:
+def test_raw_prompts_are_revised_as_text(ask: Ask) -> None:
     with Teacher(bad(), good()) as teacher:
         one, _ = ask(teacher, Request(0, "Two and two is"))
     assert one.by == "student"
-    assert one.text.startswith("[STUB_GENERATION]\nTwo and two is[STUB_GENERATION]")
+    assert one.answer.text.startswith("[STUB_GENERATION]\nTwo and two is[STUB_GENERATION]")
 
 
-def test_the_teacher_answers_if_the_student_fails(ask: Any, tiny_llama: Any) -> None:
+def test_the_teacher_answers_if_the_student_fails(ask: Ask, tiny_llama: Any) -> None:
     student = StudentConfig(name=str(tiny_llama), device="cpu")
     with Teacher(good()) as teacher:
         one, notes = ask(teacher, Request(0, (Message("user", "long " * 200),)), student=student)
-    assert (one.text, one.by) == ("four", "teacher")
+    assert (one.answer.text, one.by) == ("four", "teacher")
     assert calls(one) == [("student", "draft"), ("teacher", "answer")]
     assert one.calls is not None
     assert "the model has room for 512" in str(one.calls[0].error)
@@ -178,15 +181,15 @@ def test_the_teacher_continues_if_the_student_breaks_down(
         done = list(complete(engine, [Request(number, ASKED) for number in range(3)]))
         notes = engine.stats.notes
         engine.close()
-    assert [(one.text, one.by) for one in done] == [("four", "teacher")] * 3
+    assert [(one.answer.text, one.by) for one in done] == [("four", "teacher")] * 3
     assert "the student broke down (out of everything) and the teacher continued alone: 1 times" in notes
 
 
-def test_a_teacher_that_does_not_answer_is_an_error_of_the_question(ask: Any) -> None:
+def test_a_teacher_that_does_not_answer_is_an_error_of_the_question(ask: Ask) -> None:
     with Teacher(bad()) as teacher:
         teacher.always = Trouble("status", 400, message="no")
         one, _ = ask(teacher)
-    assert one.finish_reason is FinishReason.error
+    assert one.answer.finish_reason is FinishReason.error
     assert "answered 400: no" in str(one.error)
 
 
@@ -203,7 +206,7 @@ def test_cancelling_ends_a_question_wherever_it_is(make_config: Make) -> None:
         engine.close()
     (one,) = events
     assert isinstance(one, Completion)
-    assert (one.finish_reason, one.by) == (FinishReason.cancelled, None)
+    assert (one.answer.finish_reason, one.by) == (FinishReason.cancelled, None)
 
 
 def test_text_is_returned_when_it_is_clear_whose_answer_counts(make_config: Make) -> None:

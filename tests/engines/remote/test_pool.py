@@ -61,7 +61,7 @@ def answers(engine: RemoteModel, asked: list[Request]) -> dict[Any, str]:
     """Complete requests; each must get one answer."""
     done = list(complete(engine, asked))  # type: ignore[arg-type]
     assert sorted(one.id for one in done) == [one.id for one in asked]
-    return {one.id: one.text if one.error is None else one.error for one in done}
+    return {one.id: one.answer.text if one.error is None else one.error for one in done}
 
 
 def expected(number: int) -> dict[int, str]:
@@ -220,7 +220,7 @@ def test_a_question_without_an_answer_anywhere_is_an_error(opened: Any, two: tup
         api.troubles.extend([Trouble("status", 500)] * 4)
     engine = opened(*(api.url for api in two), concurrency=1)
     (first,) = complete(engine, requests(1))
-    assert first.finish_reason is FinishReason.error
+    assert first.answer.finish_reason is FinishReason.error
     # three rounds leave out both; one that is back in use by the fourth is asked alone, if the other is still out
     sent = sum(len(api.seen) for api in two)
     assert sent in (7, 8)
@@ -251,4 +251,4 @@ def test_only_what_all_servers_accept_is_sent(opened: Any, two: tuple[Api, Api])
         list(complete(engine, [Request(0, "x", ignore_eos=True)]))
     one = opened(two[0].url)
     assert one.load().metrics["max_positions"] == 512
-    assert [answer.text for answer in complete(one, [Request(0, "x", ignore_eos=True)])] == ["I heard x"]
+    assert [answer.answer.text for answer in complete(one, [Request(0, "x", ignore_eos=True)])] == ["I heard x"]

@@ -58,7 +58,7 @@ def test_our_own_server_scores_as_our_own_engine(make_config: Make, served: str,
         there, theirs = scored(make_config, tmp_path, api, task)
         assert len(ours) == len(theirs) > 1
         for own, other in zip(ours, theirs, strict=True):
-            assert own.token_ids == other.token_ids
+            assert own.answer.token_ids == other.answer.token_ids
             assert own.prompt_tokens == other.prompt_tokens
             assert own.likelihood is not None
             assert other.likelihood is not None

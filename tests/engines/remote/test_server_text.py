@@ -61,22 +61,22 @@ def test_a_key_that_comes_in_pieces_is_in_no_text(make_config: Make, api: Api, c
     pieces = tuple(answer[at : at + cut] for at in range(0, len(answer), cut))
     api.troubles.append(Trouble("says", pieces=pieces, usage={"prompt_tokens": 1, "completion_tokens": 9}))
     one, deltas, notes = ask(make_config, api)
-    assert one.text == "".join(deltas) == "a *** b sk-very ******"
-    assert (one.by, one.new_tokens) == ("tiny of ***", 9)
+    assert one.answer.text == "".join(deltas) == "a *** b sk-very ******"
+    assert (one.by, one.answer.new_tokens) == ("tiny of ***", 9)
     assert any(note.startswith("the server sent its own key back: it was replaced by *** in ") for note in notes)
 
 
 def test_text_that_only_begins_like_the_key_is_complete(make_config: Make, api: Api) -> None:
     api.troubles.append(Trouble("says", pieces=("sk-", "very-secr", "et sk-v"), usage=None))
     one, deltas, _ = ask(make_config, api)
-    assert one.text == "".join(deltas) == "sk-very-secret sk-v"
+    assert one.answer.text == "".join(deltas) == "sk-very-secret sk-v"
 
 
 def test_a_short_key_is_a_word_that_answers_may_hold(make_config: Make, api: Api, monkeypatch: Any) -> None:
     monkeypatch.setenv("API_KEY", "EMPTY")
     api.key, api.answer = "EMPTY", lambda body: "Bearer EMPTY says that it is EMPTY"
     one, _, _ = ask(make_config, api)
-    assert one.text == "*** says that it is EMPTY"
+    assert one.answer.text == "*** says that it is EMPTY"
 
 
 def test_surrogates_are_joined_or_replaced() -> None:
@@ -126,7 +126,7 @@ def test_impossible_counts_are_a_fault_of_the_server(make_config: Make, api: Api
     assert f"answered with usage.{name}=" in str(one.error)
     assert "which is not a number of tokens; tried 2 times" in str(one.error)
     assert KEY not in str(one.error)
-    assert (one.prompt_tokens, one.new_tokens, one.cost_usd, other.error) == (0, 0, 0.0, one.error)
+    assert (one.prompt_tokens, one.answer.new_tokens, one.cost_usd, other.error) == (0, 0, 0.0, one.error)
     assert len(api.seen) == 4, "each is sent again, as after any other malformed answer"
 
 
@@ -134,7 +134,7 @@ def test_impossible_counts_are_a_fault_of_the_server(make_config: Make, api: Api
 def test_missing_counts_are_unknown(make_config: Make, api: Api, usage: Any) -> None:
     api.always = Trouble("says", pieces=("four",), usage=usage)
     one, _, notes = ask(make_config, api)
-    assert (one.text, one.error) == ("four", None)
+    assert (one.answer.text, one.error) == ("four", None)
     assert "the server did not count the tokens of 1 answer: they count as 0" in notes
 
 

@@ -242,5 +242,5 @@ def test_a_scaling_in_the_checkpoint_is_room(
     assert engine.load().metrics["max_positions"] == room
     (done,) = complete(engine, [Request(0, tuple([5] * (room - 2)), ignore_eos=True)])
     assert done.error is None, "generate answers it, too"
-    assert len(done.token_ids) == 2
+    assert len(done.answer.token_ids) == 2
     engine.close()

@@ -384,7 +384,7 @@ def test_jobs_of_another_rope_on_one_base_cache_get_a_clean_base(
         engine = open_engine(make_config(model=model_config, generation=generation, **rope), bases)
         loads.append(engine.load().metrics["base_loads"])
         requests = [Request(i, tuple(IDS[0, : 9 + 7 * i].tolist()), ignore_eos=True) for i in range(3)]
-        answers.append({done.id: done.token_ids for done in contract.complete(engine, requests)})
+        answers.append({done.id: done.answer.token_ids for done in contract.complete(engine, requests)})
         engine.close()
     assert loads == [1, 1, 1]
     assert answers[0] == answers[2]
@@ -408,7 +408,7 @@ def test_the_engine_answers_as_generate_does_whatever_the_batch(
             ids = torch.tensor([requests[int(done.id)].prompt])
             settings = {"max_new_tokens": 10, "min_new_tokens": 10, "do_sample": False}
             plain = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
-            assert done.token_ids == plain[0, ids.shape[1] :].tolist()
+            assert done.answer.token_ids == plain[0, ids.shape[1] :].tolist()
 
 
 # -------------------------------------------------------------------------------------------- errors

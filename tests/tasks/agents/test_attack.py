@@ -58,8 +58,8 @@ def test_an_attacked_agent_that_decides_alone(make_config: Make, again: Starts) 
     metrics = work(agents, config, recorder, Team(right(config))).metrics
     assert (metrics["accuracy"], metrics["followed_attack"]) == (0, 3)
     for sample in recorder.done.values():
-        assert sample.extracted is not None
-        assert sample.text == f"#### {sample.extracted['team']}", "text and answer agree"
+        assert sample.answer.extracted is not None
+        assert sample.answer.text == f"#### {sample.answer.extracted['team']}", "text and answer agree"
 
 
 def test_a_liar_that_is_right_has_told_no_lie(make_config: Make, again: Starts) -> None:

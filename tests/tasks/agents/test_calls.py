@@ -11,7 +11,7 @@ from runner.agents.team import AgentCall, Answered
 from runner.config.agents import Domain, Role
 from runner.config.root import RunnerConfig
 from runner.core.errors import EvidenceError
-from runner.core.result import CALLS, Call, FinishReason
+from runner.core.result import CALLS, Answer, Call, FinishReason
 from runner.engines.kinds.stub import StubEngine
 from runner.tasks.agents.calls import CallFile
 
@@ -31,13 +31,13 @@ def turn(key: str = "test/0/0/2", question: str = "How many?") -> AgentCall:
 
 def answered(of: AgentCall, reason: FinishReason = FinishReason.stop, permanent: bool = False) -> Answered:
     error = "boom" if reason is FinishReason.error else None
-    call = Call(of.who, "sha", 9, "answer = 7", [1, 2], reason, 0.25, error=error)
-    return Answered(of, call, permanent=permanent, cost_usd=0.5)
+    answer = Answer("answer = 7", [1, 2], reason)
+    return Answered(of, Call(answer, "sha", 9, 0.25, of.who, error=error, permanent=permanent, cost_usd=0.5))
 
 
 def coded(of: AgentCall) -> Answered:
     plain = answered(of)
-    return Answered(of, plain.call, CodeOutcome("7", CodeStatus.ok, printed="hello"), cost_usd=0.5)
+    return Answered(of, plain.call, CodeOutcome("7", CodeStatus.ok, printed="hello"))
 
 
 def test_a_call_comes_back_as_it_was_with_what_its_program_came_to(tmp_path: Path, calls: Calls) -> None:

@@ -48,12 +48,12 @@ def test_a_vote_over_letters(make_config: Make, again: Starts, quiz: str) -> Non
     config = make_config(task=team(data=quiz, choices_key="options", decision_method=DecisionMethod.majority_vote))
     recorder = again()
     result = work(agents, config, recorder, Team(say))
-    assert [recorder.done[at].extracted for at in range(3)] == [{"team": letter} for letter in "BCB"]
-    assert [recorder.done[at].verdict for at in range(3)] == [Verdict.correct, Verdict.correct, Verdict.wrong]
+    assert [recorder.done[at].answer.extracted for at in range(3)] == [{"team": letter} for letter in "BCB"]
+    assert [recorder.done[at].answer.verdict for at in range(3)] == [Verdict.correct, Verdict.correct, Verdict.wrong]
     assert [recorder.done[at].gold for at in range(3)] == ["B", "C", "A"]
     assert result.metrics["accuracy"] == 2 / 3
     assert "Which is a prime?\nA. 9\nB. 15\nC. 7" in prompts["test/1/0/0"]
-    assert recorder.done[2].text == "The agents' answers: B, A, B, no answer."
+    assert recorder.done[2].answer.text == "The agents' answers: B, A, B, no answer."
 
 
 def test_hints_programs_and_the_decision(make_config: Make, again: Starts, quiz: str) -> None:
@@ -71,7 +71,7 @@ def test_hints_programs_and_the_decision(make_config: Make, again: Starts, quiz:
     result = work(agents, make_config(task=task), recorder, Team(say))
     assert "Hint: in this round, other agents have picked B." in prompts["test/0/0/1"]
     assert "This program gives B." in prompts["test/0/decision"]
-    assert (recorder.done[0].extracted, result.metrics["code_failed"]) == ({"team": "B"}, 0)
+    assert (recorder.done[0].answer.extracted, result.metrics["code_failed"]) == ({"team": "B"}, 0)
     assert [line["code"]["answer"] for line in calls_in(recorder) if "code" in line] == ["B"]
 
 

@@ -81,7 +81,7 @@ def test_one_agent_gets_the_tokens_of_a_team_question_by_question_and_those_of_i
     )
     training = (whole - theirs["prompt_tokens"] - theirs["new_tokens"]) / 4
     for index in range(4):
-        tokens = [it[index].prompt_tokens + (it[index].new_tokens or 0) for it in (one, other)]
+        tokens = [it[index].prompt_tokens + (it[index].answer.new_tokens or 0) for it in (one, other)]
         each = tokens[0] / json.dumps(after).count(f"test/{index}/0/")
         assert abs(tokens[0] - tokens[1] - training) <= each / 2, "no other number of samples is nearer"
     assert both["debate"]["job_id"] in both["direct_answer"]["result"]["facts"]["match"]

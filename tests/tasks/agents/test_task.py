@@ -41,7 +41,7 @@ def test_questions_are_judged_and_tokens_counted(make_config: Make, again: Start
     )
     recorder = again()
     result = work(agents, config, recorder, engine)
-    assert [recorder.done[at].verdict for at in range(3)] == [Verdict.correct, Verdict.wrong, Verdict.no_answer]
+    assert [recorder.done[at].answer.verdict for at in range(3)] == [Verdict.correct, Verdict.wrong, Verdict.no_answer]
     metrics = result.metrics
     assert (metrics["accuracy"], metrics["n"], metrics["calls"], metrics["code_failed"]) == (1 / 3, 3, 27, 0)
     assert (metrics["prompt_tokens"], metrics["new_tokens"]) == (2700, 81)
@@ -54,7 +54,7 @@ def test_questions_are_judged_and_tokens_counted(make_config: Make, again: Start
     assert len(edges) == 16 + 4, "each of the round before, and each to the decision"
     assert all(row["calls"] == 3 and 0 < row["prompt tokens"] < 300 for row in edges)
     sample = recorder.done[0]
-    assert (sample.prompt_tokens, sample.new_tokens, sample.calls) == (900, 27, None), (
+    assert (sample.prompt_tokens, sample.answer.new_tokens, sample.calls) == (900, 27, None), (
         "calls stand in calls.jsonl, once"
     )
     assert Counter(line["who"] for line in calls_in(recorder)) == {"Inspector": 24, "decision": 3}
@@ -66,7 +66,7 @@ def test_a_vote_needs_no_further_call(make_config: Make, again: Starts) -> None:
     recorder = again()
     assert work(agents, config, recorder, engine).metrics["calls"] == 4
     sample = recorder.done[0]
-    assert (sample.extracted, sample.text) == ({"team": "5"}, "The agents' answers: 5, 6, 5, 5.")
+    assert (sample.answer.extracted, sample.answer.text) == ({"team": "5"}, "The agents' answers: 5, 6, 5, 5.")
 
 
 def test_written_programs_are_run(make_config: Make, again: Starts) -> None:

@@ -16,7 +16,7 @@ from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
 from runner.config.wording import PromptStyle
 from runner.core.errors import ConfigError
-from runner.core.result import FinishReason, Record, Sample, Verdict
+from runner.core.result import Answer, FinishReason, Record, Sample, Verdict
 from runner.core.sequential import Decision
 from runner.run import run
 from runner.store.jobs import Job, read_samples
@@ -203,7 +203,7 @@ def test_another_share_or_margin_is_another_job_which_reuses_the_answers(job: Ca
 
 
 def sample(index: int, verdict: Verdict, reason: FinishReason = FinishReason.stop) -> Sample:
-    return Sample(index, "sha", 3, "text", [1], reason, 0.1, verdict=verdict)
+    return Sample(Answer("text", [1], reason, verdict=verdict), "sha", 3, 0.1, index)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from scripted import Answer, Scripted
+from scripted import Reply, Scripted
 from tasking import work
 
 from runner.checkpoints.resolve import resolve
@@ -14,7 +14,7 @@ from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
 from runner.config.wording import PromptStyle
 from runner.core.errors import EvidenceError, JobFailed
-from runner.core.result import FinishReason, Sample, Verdict
+from runner.core.result import Answer, FinishReason, Sample, Verdict
 from runner.datasets.gsm8k import load_questions
 from runner.store.jobs import Job, Recorder
 from runner.tasks.gsm8k import task as gsm8k
@@ -53,7 +53,7 @@ def test_four_verdicts_and_the_sum(make_config: Make, recorder: Callable[[], Rec
     }
     written = recorder()
     result = work(gsm8k, config, written, Scripted(answers))
-    assert [written.samples[i].verdict for i in range(6)] == [
+    assert [written.samples[i].answer.verdict for i in range(6)] == [
         Verdict.correct,
         Verdict.wrong,
         Verdict.no_answer,
@@ -61,7 +61,12 @@ def test_four_verdicts_and_the_sum(make_config: Make, recorder: Callable[[], Rec
         Verdict.correct,
         Verdict.cut_off,
     ]
-    assert written.done[2].extracted == {"strict": None, "flexible": golds[2], "boxed": None, "the_answer_is": None}
+    assert written.done[2].answer.extracted == {
+        "strict": None,
+        "flexible": golds[2],
+        "boxed": None,
+        "the_answer_is": None,
+    }
     metrics = result.metrics
     assert metrics["accuracy"] == pytest.approx(2 / 6)
     assert (metrics["correct"], metrics["wrong"], metrics["no_answer"], metrics["cut_off"]) == (2, 1, 1, 2)
@@ -98,14 +103,14 @@ def test_several_answers_elect_one_and_a_kill_asks_whole_questions_again(
     golds = [item.gold for item in gsm8k.prepare(config).items]
     right = [(f"so\n#### {gold}", FinishReason.stop) for gold in golds]
     wrong, silent, cut = ("#### 1", FinishReason.stop), ("?", FinishReason.stop), ("12", FinishReason.length)
-    answers: dict[int, Answer | list[Answer]] = {
+    answers: dict[int, Reply | list[Reply]] = {
         0: [wrong, right[0], right[0], silent],
         1: [wrong, right[1], wrong, right[1]],  # a tie: the first to come
         2: [cut, cut, cut, cut],
     }
     written = recorder()
     result = work(gsm8k, config, written, Scripted(answers))
-    assert [written.done[i].verdict for i in range(3)] == [Verdict.correct, Verdict.wrong, Verdict.cut_off]
+    assert [written.done[i].answer.verdict for i in range(3)] == [Verdict.correct, Verdict.wrong, Verdict.cut_off]
     first = written.done[0]
     assert first.choices is not None
     assert [one.verdict for one in first.choices] == [
@@ -116,8 +121,8 @@ def test_several_answers_elect_one_and_a_kill_asks_whole_questions_again(
     ]
     assert [one.text for one in first.choices] == [wrong[0], right[0][0], right[0][0], silent[0]]
     found = {"strict": golds[0], "flexible": golds[0], "boxed": None, "the_answer_is": None}
-    assert first.choices[1].extracted == found == first.extracted
-    assert first.text == right[0][0]
+    assert first.choices[1].extracted == found == first.answer.extracted
+    assert first.answer.text == right[0][0]
     metrics = result.metrics
     assert metrics["accuracy"] == pytest.approx(1 / 3)
     assert (metrics["answers_each"], metrics["tied_votes"]) == (4, 1)
@@ -195,4 +200,4 @@ def test_an_answer_joins_the_family_of_questions_that_another_job_names(make_con
 
 def answered(text: str) -> Sample:
     """Return a sample without a verdict."""
-    return Sample(0, "prompt", 9, text, [1], FinishReason.stop, 0.1)
+    return Sample(Answer(text, [1], FinishReason.stop), "prompt", 9, 0.1, 0)

@@ -19,7 +19,7 @@ from runner.config.root import RunnerConfig, semantic_keys
 from runner.config.task import Extractor, Gsm8kConfig
 from runner.config.wording import PromptStyle
 from runner.core.errors import ConfigError
-from runner.core.result import FinishReason, Result, Sample, Verdict
+from runner.core.result import Answer, FinishReason, Result, Sample, Verdict
 from runner.datasets.gsm8k import load_questions
 from runner.engines.base import Capability, Completion, EngineReport, Event, Message, Request, request_sha256
 from runner.engines.stats import EngineStats
@@ -63,7 +63,7 @@ class Knowing:
         if batch_size == 1 and request.id in self.changing:
             text = "well, 5" if request.id == self.changing[0] else f"so\n{text}"
         sha256 = request_sha256(self.encode(request)[0], request)
-        return Completion(request.id, text, [1, 2], FinishReason.stop, sha256, 10, 0.1, 0.2)
+        return Completion(Answer(text, [1, 2], FinishReason.stop), sha256, 10, 0.2, request.id, 0.1)
 
     def close(self) -> None: ...
 
@@ -80,7 +80,7 @@ def started(tmp_path: Path, config: RunnerConfig, engine: Knowing) -> Result:
 def judged(text: str, reason: FinishReason = FinishReason.stop, gold: str = "7", in_thinking: bool = False) -> Judged:
     task = Gsm8kConfig()
     item = replace(load_questions(Gsm8kConfig(limit=1))[0], gold=gold)
-    return Judge(task, {0: item}).judged(Sample(0, "sha", 3, text, [1], reason, 0.1, in_thinking=in_thinking))
+    return Judge(task, {0: item}).judged(Sample(Answer(text, [1], reason, in_thinking=in_thinking), "sha", 3, 0.1, 0))
 
 
 def test_extractors_and_lengths_are_counted() -> None:
@@ -105,7 +105,7 @@ def test_answers_with_thinking_are_counted_and_said() -> None:
     assert cut_off.startswith("2 answers ended while the model was still thinking, which counts as cut off")
     begun = [judged(text, reason, in_thinking=True) for text, reason in texts]
     assert trust_report(begun, {})["cut_off_thinking"] == 3
-    assert [one.sample.verdict for one in begun] == [Verdict.cut_off] * 4
+    assert [one.sample.answer.verdict for one in begun] == [Verdict.cut_off] * 4
 
 
 class Encoding:
@@ -197,7 +197,7 @@ class Busy(Knowing):
     def said(self, request: Request, batch_size: int | None) -> Completion:
         completion = super().said(request, batch_size)
         if request.id == f"again {self.changing[0]}":
-            completion.text = "well, 5"
+            completion.answer = replace(completion.answer, text="well, 5")
         return completion
 
 
@@ -298,7 +298,7 @@ def test_twins_that_are_not_solved_are_a_hint(make_config: Make, tmp_path: Path)
     twins = read_samples(tmp_path / "job" / TWINS)
     mine = read_samples(tmp_path / "job" / "samples.jsonl")
     assert all(twins[index].gold != mine[index].gold for index in range(8))
-    assert {twin.verdict for twin in twins.values()} == {Verdict.no_answer}
+    assert {twin.answer.verdict for twin in twins.values()} == {Verdict.no_answer}
     assert result.metrics["n"] == 10
     assert result.metrics["accuracy"] == 1
 

@@ -53,7 +53,7 @@ def test_the_divergence_is_that_of_plain_float64_and_as_near_to_the_kept_one_as_
     record = run(two(0, reference=model_overrides(two(1)), keep_top_k=16, exact=True))
     kl, agreed = 0.0, 0
     for row, sample, cut_off in zip(PAIRS, samples(record), samples(kept), strict=True):
-        expected, same = exact_kl(two, row, len(sample.token_ids))
+        expected, same = exact_kl(two, row, len(sample.answer.token_ids))
         it, other = sample.likelihood, cut_off.likelihood
         assert it.kl_nats == pytest.approx(expected, abs=1e-5)
         assert (it.truncation_nats, it.top_1_agreed) == (0.0, same)

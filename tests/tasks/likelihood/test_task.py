@@ -138,10 +138,10 @@ def test_the_divergence_from_kept_tokens_is_as_near_to_the_exact_one_as_it_says(
     kl, agreed = 0.0, 0
     kept = read_top_k(Path(reference.output_dir) / TOP_K)
     for row, sample, theirs in zip(PAIRS, samples(record), samples(reference), strict=True):
-        assert sample.token_ids == theirs.token_ids
+        assert sample.answer.token_ids == theirs.answer.token_ids
         tokenizer = AutoTokenizer.from_pretrained(two(0).model.name)
         ids = tokenizer(row["prompt"] + row["continuation"])["input_ids"]
-        begin = len(ids) - len(sample.token_ids) - 1
+        begin = len(ids) - len(sample.answer.token_ids) - 1
         q, p = (scores(Path(two(which).model.name), ids)[begin:].double() for which in (0, 1))
         exact = float((p.exp() * (p - q)).sum())
         it = sample.likelihood

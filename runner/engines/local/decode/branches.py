@@ -19,7 +19,7 @@ from transformers import DynamicCache
 
 from runner.core import signals
 from runner.core.errors import ConfigError
-from runner.core.result import BranchText, FinishReason
+from runner.core.result import Answer, FinishReason
 from runner.engines.base import Completion
 from runner.engines.local.own_memory import note_cache, note_pass
 from runner.engines.rows import NO_NUMBERS, NO_TOKEN, Row, Stopping
@@ -112,7 +112,8 @@ def unanswered(rows: Sequence[Row], reason: FinishReason) -> Completion:
     """Return the completion of a request with branches that were not decoded."""
     at = rows[0].branch_at
     prompt_tokens = at + sum(len(row.prompt) - at for row in rows)
-    return replace(rows[0].completion(reason, 0.0), token_ids=[], choice=0, prompt_tokens=prompt_tokens)
+    answer = Answer("", [], reason)
+    return replace(rows[0].completion(reason, 0.0), answer=answer, choice=0, prompt_tokens=prompt_tokens)
 
 
 def complete(loaded: Loaded, rows: Sequence[Row], stats: EngineStats, stopping: Stopping) -> Completion:
@@ -121,9 +122,9 @@ def complete(loaded: Loaded, rows: Sequence[Row], stats: EngineStats, stopping: 
     A sampled branch depends on the seed, the request's id and its own number, and on the tokens of other branches that
     it sees.
     """
-    answer = unanswered(rows, FinishReason.error)
-    if answer.error:
-        return answer
+    completion = unanswered(rows, FinishReason.error)
+    if completion.error:
+        return completion
     decoder, at = BranchDecoder(loaded.model), rows[0].branch_at
     reasons: dict[int, FinishReason] = {}
     live, started = list(rows), time.perf_counter()
@@ -133,11 +134,11 @@ def complete(loaded: Loaded, rows: Sequence[Row], stats: EngineStats, stopping: 
     while True:
         signals.interrupt_if_noted()
         tokens = sampler.pick(logits).tolist()
-        answer.first_token_s = answer.first_token_s or time.perf_counter() - started
+        completion.first_token_s = completion.first_token_s or time.perf_counter() - started
         going = []
         for place, (row, token) in enumerate(zip(live, tokens, strict=True)):
             if token == NO_TOKEN:
-                answer.error = NO_NUMBERS
+                completion.error = NO_NUMBERS
                 reasons[row.choice] = FinishReason.error
                 continue
             row.tokens.append(token)
@@ -152,14 +153,14 @@ def complete(loaded: Loaded, rows: Sequence[Row], stats: EngineStats, stopping: 
             sampler.keep(going)
             live = [live[place] for place in going]
         logits = decoder.step({row.choice: row.tokens[-1] for row in live})
-    answer.seconds = time.perf_counter() - started
+    completion.seconds = time.perf_counter() - started
     note_cache(stats, decoder.cache)
-    note_pass(stats, loaded, answer.prompt_tokens, answer.prompt_tokens)  # logits come of all tokens
-    stats.prefill_s += answer.first_token_s
-    stats.prefill_tokens += answer.prompt_tokens
-    stats.decode_s += answer.seconds - answer.first_token_s
+    note_pass(stats, loaded, completion.prompt_tokens, completion.prompt_tokens)  # logits come of all tokens
+    stats.prefill_s += completion.first_token_s
+    stats.prefill_tokens += completion.prompt_tokens
+    stats.decode_s += completion.seconds - completion.first_token_s
     stats.decode_tokens += sum(len(row.tokens) - 1 for row in rows)
-    answer.branches = [BranchText(stopping.answer_text(row), row.tokens, reasons[row.choice]) for row in rows]
+    completion.branches = [Answer(stopping.answer_text(row), row.tokens, reasons[row.choice]) for row in rows]
     worst = (FinishReason.error, FinishReason.length, FinishReason.stop)
-    answer.finish_reason = next(reason for reason in worst if reason in reasons.values())
-    return answer
+    completion.answer = Answer("", [], next(reason for reason in worst if reason in reasons.values()))
+    return completion

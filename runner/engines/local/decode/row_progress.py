@@ -21,9 +21,9 @@ class RowProgress:
     def note_ended(self, events: Sequence[Event]) -> None:
         """Note the lengths of the answers among some events."""
         for event in events:
-            if isinstance(event, Completion) and event.token_ids and event.logprobs is None:
+            if isinstance(event, Completion) and event.answer.token_ids and event.logprobs is None:
                 self.ended_rows += 1
-                self.ended_tokens += len(event.token_ids)
+                self.ended_tokens += len(event.answer.token_ids)
 
     def under_way(self, active: Sequence[Row], stats: EngineStats) -> float:
         """Return the active rows' progress as a number of requests.

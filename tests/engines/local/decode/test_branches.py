@@ -18,7 +18,7 @@ from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.core.errors import ConfigError
-from runner.core.result import BranchText, FinishReason
+from runner.core.result import Answer, FinishReason
 from runner.engines import contract
 from runner.engines.base import Request
 from runner.engines.local.decode.branches import BranchDecoder, columnar, complete, may_attend, rejection_reason
@@ -51,7 +51,7 @@ class Mute:
 
 def decode(
     model: Any, main: list[int], branches: list[list[int]], limit: int, stops: frozenset[int] = frozenset()
-) -> list[BranchText]:
+) -> list[Answer]:
     """Continue every branch greedily."""
     request = Request(0, "", branches=("",) * len(branches))
     rows = [
@@ -197,7 +197,12 @@ def test_the_engine_answers_as_each_branch_alone(
         placed += column
     assert done.branches is not None
     assert [one.token_ids for one in done.branches] == alone
-    assert (done.id, done.text, done.token_ids, done.finish_reason) == (7, "", [], FinishReason.length)
+    assert (done.id, done.answer.text, done.answer.token_ids, done.answer.finish_reason) == (
+        7,
+        "",
+        [],
+        FinishReason.length,
+    )
     assert done.prompt_tokens == engine.stats.prefill_tokens == len(main) + sum(map(len, prompts))
     assert engine.stats.decode_tokens == 3 * (steps - 1)
     assert engine.stats.decode_s > 0
@@ -314,7 +319,7 @@ def test_branches_of_a_prompt_without_tokens_are_an_error_of_their_own(
     model = LocalModelConfig(name=str(saved_family()), device="cpu")
     engine = open_engine(make_config(model=model, rope=Rope2dConfig()))
     (done,) = contract.complete(engine, [Request(0, "", branches=("one", "two"))])
-    assert done.finish_reason is FinishReason.error
+    assert done.answer.finish_reason is FinishReason.error
     assert done.error == "the prompt is empty: it has no tokens"
 
 

@@ -82,15 +82,17 @@ def rounding_of_float32(single: Any, double: Any, tokenizer: Any) -> float:
 def check(config: RunnerConfig, model: Any, tokenizer: Any, tolerance: float) -> LocalEngine:
     """Compare all that is asked, by ids and by text, with generating neighbours; return the engine."""
     engine = local_engine(config)
-    free = {done.id: done.token_ids for done in contract.complete(engine, requests())}
+    free = {done.id: done.answer.token_ids for done in contract.complete(engine, requests())}
     before = replace(engine.stats)
     done = {one.id: one for one in contract.complete(engine, [*ASKED, *requests()])}
     assert len(done) == len(ASKED) + len(free)
-    assert {key: done[key].token_ids for key in free} == free or tolerance > 1e-4, "who generates does not notice"
+    assert {key: done[key].answer.token_ids for key in free} == free or tolerance > 1e-4, (
+        "who generates does not notice"
+    )
     for request in ASKED:
         prompt, given = tokenizer(request.prompt)["input_ids"], tokenizer(request.continuation)["input_ids"]
         one = done[request.id]
-        assert (one.token_ids, one.text, one.finish_reason) == (given, "", FinishReason.stop)
+        assert (one.answer.token_ids, one.answer.text, one.answer.finish_reason) == (given, "", FinishReason.stop)
         assert one.prompt_tokens == len(prompt)
         expected = by_one_pass(model, prompt, given)
         torch.testing.assert_close(torch.tensor(one.logprobs, dtype=expected.dtype), expected, atol=tolerance, rtol=0)
@@ -173,8 +175,8 @@ def test_what_a_model_would_say_is_greedy(make_config: Make, saved_family: Saved
     engine.load()
     prompt = tuple(engine.encode(Request(0, "Ann has 3 apples."))[1])
     (said,) = contract.complete(engine, [Request(0, prompt, ignore_eos=True)])
-    other = [token + 1 if at == 3 else token for at, token in enumerate(said.token_ids)]
-    asked = [Request(at, prompt, continuation=tuple(ids)) for at, ids in enumerate((said.token_ids, other[:4]))]
+    other = [token + 1 if at == 3 else token for at, token in enumerate(said.answer.token_ids)]
+    asked = [Request(at, prompt, continuation=tuple(ids)) for at, ids in enumerate((said.answer.token_ids, other[:4]))]
     scored = {one.id: one for one in contract.complete(engine, asked)}
     assert scored[0].greedy == [True] * 8
     assert scored[1].greedy == [True, True, True, False]
@@ -195,7 +197,7 @@ def test_a_text_is_tokenized_together_with_what_it_follows(make_config: Make) ->
         Request("ids", tuple(context), continuation="les"),
         Request("chat", chat, continuation="Seven apples"),
     ]
-    done = {one.id: one.token_ids for one in contract.complete(engine, asked)}
+    done = {one.id: one.answer.token_ids for one in contract.complete(engine, asked)}
     assert done["text"] == whole[len(context) :]
     assert done["ids"] == tokenizer("les", add_special_tokens=False)["input_ids"]
     both = tokenizer(f"{framed}Seven apples", add_special_tokens=False)["input_ids"]
@@ -246,7 +248,7 @@ def test_the_most_probable_tokens_are_those_of_one_forward_pass(
     prompts = {f"{count}": tuple(range(5, 5 + count)) for count in (1, 2, 40, 250)}
     asked = [Request(name, ids[:1], continuation=ids[1:] or (9,), top_logprobs=5) for name, ids in prompts.items()]
     for one in contract.complete(engine, asked):
-        whole = torch.tensor([[*prompts[str(one.id)][:1], *one.token_ids]])
+        whole = torch.tensor([[*prompts[str(one.id)][:1], *one.answer.token_ids]])
         with torch.inference_mode():
             scores = model(input_ids=whole, use_cache=False).logits[0, :-1].float().log_softmax(dim=-1)
         best = scores.topk(5, dim=-1)
@@ -255,7 +257,7 @@ def test_the_most_probable_tokens_are_those_of_one_forward_pass(
         values = torch.tensor([[value for _, value in some] for some in one.top_logprobs])
         torch.testing.assert_close(values, best.values, atol=1e-5, rtol=0)
         for token, said, is_best, some in zip(
-            one.token_ids, one.logprobs or [], one.greedy or [], one.top_logprobs, strict=True
+            one.answer.token_ids, one.logprobs or [], one.greedy or [], one.top_logprobs, strict=True
         ):
             assert is_best == (some[0][0] == token)
             assert dict(some).get(token, said) == said, "the same number, wherever it stands"
@@ -292,7 +294,7 @@ def test_equal_seeds_and_names_draw_the_same_whatever_the_id_is(make_config: Mak
     warm = Sampling(temperature=1.0, seed=7)
     asked = [Request(number, "Once", sampling=warm, n=2, random_id="same") for number in (1, 2)]
     other = [Request(3, "Once", sampling=warm, n=2)]
-    said = {(one.id, one.choice): one.text for one in contract.complete(engine, asked + other)}
+    said = {(one.id, one.choice): one.answer.text for one in contract.complete(engine, asked + other)}
     assert (said[1, 0], said[1, 1]) == (said[2, 0], said[2, 1])
     assert len({said[1, 0], said[1, 1], said[3, 0], said[3, 1]}) == 4
     engine.close()

@@ -91,7 +91,9 @@ def test_one_long_request_leaves_the_rows_to_short_ones(
     engine.stats.peak_rows = 0
     passes.clear()
     done = {one.id: one for one in contract.complete(engine, [*SHORT, LONG, GIVEN])}
-    assert {key: one.token_ids for key, one in done.items()} == {key: one.token_ids for key, one in expected.items()}
+    assert {key: one.answer.token_ids for key, one in done.items()} == {
+        key: one.answer.token_ids for key, one in expected.items()
+    }
     assert done["given"].logprobs == pytest.approx(expected["given"].logprobs, abs=1e-5)
     assert engine.stats.peak_rows >= 20
     assert max(passes) <= MOST + len(SHORT), "no pass reads all of a long prompt"
@@ -122,8 +124,8 @@ def test_nobody_waits_for_a_long_prompt(engine: LocalEngine, monkeypatch: pytest
         while not session.idle:
             events += session.step()
     ended = {event.id: event for event in events if isinstance(event, Completion)}
-    assert ended["other"].finish_reason.value == "cancelled"
-    assert {key: ended[key].token_ids for key in expected} == expected
+    assert ended["other"].answer.finish_reason.value == "cancelled"
+    assert {key: ended[key].answer.token_ids for key in expected} == expected
 
 
 def test_a_long_beginning_is_read_in_pieces(
@@ -155,7 +157,7 @@ def test_a_long_beginning_is_read_in_pieces(
             while not session.idle:
                 events += session.step()
             assert prefixes.tokens == 0
-        ended = {event.id: event.token_ids for event in events if isinstance(event, Completion)}
+        ended = {event.id: event.answer.token_ids for event in events if isinstance(event, Completion)}
         assert all(ended[key] == expected[key] for key in ended if not is_cancelled or not str(key).startswith("s"))
     assert max(passes) <= MOST + len(SHORT)
     assert engine.stats.shared_tokens >= 400 * len(sharing)

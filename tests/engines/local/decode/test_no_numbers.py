@@ -88,7 +88,7 @@ def answers(engine: Engine, asked: list[Request]) -> dict[tuple[Any, int], Compl
 
 
 def is_nan(done: Completion) -> bool:
-    return done.finish_reason is FinishReason.error and "not numbers (NaN)" in str(done.error)
+    return done.answer.finish_reason is FinishReason.error and "not numbers (NaN)" in str(done.error)
 
 
 @pytest.mark.parametrize("generation", [GREEDY, SAMPLING], ids=lambda one: one.name)
@@ -103,11 +103,11 @@ def test_only_the_row_ends_in_an_error_and_all_its_choices(
     for (number, choice), one in done.items():
         if number == 1:
             assert is_nan(one), f"choice {choice}: {one}"
-            assert one.token_ids == []
+            assert one.answer.token_ids == []
         else:
             assert one.error is None
-            assert len(one.token_ids) == NEW
-    assert alone[0, 1].token_ids == done[0, 1].token_ids
+            assert len(one.answer.token_ids) == NEW
+    assert alone[0, 1].answer.token_ids == done[0, 1].answer.token_ids
     engine.close()
 
 
@@ -168,11 +168,11 @@ def test_what_a_damaged_row_has_left_in_its_slot_reaches_no_other_row(
         monkeypatch.setattr(native, "kernels", lambda: None)
     asked = [Request(n, text, ignore_eos=True) for n, text in enumerate(["a" * 20 + "z" * 20, "to", "or not"])]
     engine = engine_of(make_config, damaged, None, GREEDY)
-    expected = {key: one.token_ids for key, one in answers(engine, asked[1:]).items()}
+    expected = {key: one.answer.token_ids for key, one in answers(engine, asked[1:]).items()}
     for size in (1, 2, 3):
         done = {done.id: done for done in complete(engine, asked, batch_size=size)}
         assert is_nan(done[0])
         for number in (1, 2):
             assert done[number].error is None, f"{size} rows at once"
-            assert done[number].token_ids == expected[number, 0]
+            assert done[number].answer.token_ids == expected[number, 0]
     engine.close()

@@ -51,16 +51,16 @@ def test_what_is_heard_is_what_is_said(engine: LocalEngine) -> None:
     heard, done = listen(engine, [Request(index, PROMPT[index:], ignore_eos=True) for index in range(3)])
     assert len(done) == 3
     for completion in done:
-        assert heard[completion.id] == completion.text
-        assert len(completion.text) > 10
+        assert heard[completion.id] == completion.answer.text
+        assert len(completion.answer.text) > 10
 
 
 def test_no_part_of_a_stop_text_is_heard(engine: LocalEngine) -> None:
     (whole,) = contract.complete(engine, [Request(0, PROMPT, ignore_eos=True)])
-    stop = whole.text[6:9]
+    stop = whole.answer.text[6:9]
     heard, (done,) = listen(engine, [Request(0, PROMPT, stop=(stop,))])
-    assert done.finish_reason is FinishReason.stop
-    assert heard[0] == done.text == whole.text[: whole.text.index(stop)]
+    assert done.answer.finish_reason is FinishReason.stop
+    assert heard[0] == done.answer.text == whole.answer.text[: whole.answer.text.index(stop)]
 
 
 def test_half_a_character_is_held_back(engine: LocalEngine) -> None:
@@ -88,19 +88,19 @@ def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:
                         session.cancel(0)
 
         contract.gather(session, [replace(request, deltas=True) for request in requests], listen)
-    assert done[0].finish_reason is FinishReason.cancelled
-    assert done[0].text == heard
-    assert alone[0].text.startswith(heard)
-    assert len(done[0].token_ids) < len(alone[0].token_ids)
-    assert done[1].token_ids == alone[1].token_ids
+    assert done[0].answer.finish_reason is FinishReason.cancelled
+    assert done[0].answer.text == heard
+    assert alone[0].answer.text.startswith(heard)
+    assert len(done[0].answer.token_ids) < len(alone[0].answer.token_ids)
+    assert done[1].answer.token_ids == alone[1].answer.token_ids
 
 
 def test_closing_early_cancels_and_leaves_the_engine_usable(engine: LocalEngine) -> None:
     requests = [Request(index, PROMPT[index:], max_new_tokens=4 + 9 * index, ignore_eos=True) for index in range(4)]
-    whole = {done.id: done.token_ids for done in contract.complete(engine, requests)}
+    whole = {done.id: done.answer.token_ids for done in contract.complete(engine, requests)}
     assert len(complete_first(engine, requests, 1)) < len(requests)
     assert engine.stats.rows_alive == 0
-    assert {done.id: done.token_ids for done in contract.complete(engine, requests)} == whole
+    assert {done.id: done.answer.token_ids for done in contract.complete(engine, requests)} == whole
 
 
 def test_steps_tell_how_far_it_is(engine: LocalEngine) -> None:
@@ -120,8 +120,8 @@ def turns(engine: LocalEngine, keep: bool) -> tuple[list[list[int]], list[int]]:
         before = engine.stats.prefill_tokens
         (done,) = contract.complete(engine, [Request(turn, tuple(conversation), keep=keep, ignore_eos=True)])
         computed.append(engine.stats.prefill_tokens - before)
-        answers.append(done.token_ids)
-        conversation.append(Message("assistant", done.text))
+        answers.append(done.answer.token_ids)
+        conversation.append(Message("assistant", done.answer.text))
     return answers, computed
 
 

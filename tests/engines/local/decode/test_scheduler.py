@@ -155,8 +155,12 @@ def test_each_request_ends_in_its_own_way(make_config: Make, saved_family: Saved
         for request in asked:
             tokens, text, reason = _expected(request, free[int(request.id)], eos, tokenizer)
             answer = done[request.id]
-            assert (answer.token_ids, answer.text, answer.finish_reason) == (tokens, text, reason), request
-    reasons = {completion.finish_reason for completion in done.values()}
+            assert (answer.answer.token_ids, answer.answer.text, answer.answer.finish_reason) == (
+                tokens,
+                text,
+                reason,
+            ), request
+    reasons = {completion.answer.finish_reason for completion in done.values()}
     assert reasons == {FinishReason.stop, FinishReason.length}
     engine.close()
 
@@ -225,8 +229,8 @@ def test_a_prompt_without_tokens_is_an_error_of_that_sample(make_config: Make, s
     engine = open_engine(config)
     expected = complete(engine, requests())
     done = {one.id: one for one in contract.complete(engine, [*requests(), Request(99, "")])}
-    assert {index: done[index].token_ids for index in expected} == expected
-    assert done[99].finish_reason is FinishReason.error
+    assert {index: done[index].answer.token_ids for index in expected} == expected
+    assert done[99].answer.finish_reason is FinishReason.error
     assert "no tokens" in str(done[99].error)
     engine.close()
 

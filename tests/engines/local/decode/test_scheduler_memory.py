@@ -194,9 +194,9 @@ def test_a_row_that_does_not_fit_alone_is_an_error_of_its_own(engine: Engine) ->
     with forwards(fail):
         done = {completion.id: completion for completion in contract.complete(engine, requests())}
     assert sorted(done) == sorted(expected)
-    assert done[alone].finish_reason is FinishReason.error
+    assert done[alone].answer.finish_reason is FinishReason.error
     assert "out of memory with its 1 tokens alone" in str(done[alone].error)
-    assert all(done[index].token_ids == tokens for index, tokens in expected.items() if index != alone)
+    assert all(done[index].answer.token_ids == tokens for index, tokens in expected.items() if index != alone)
 
 
 def test_other_errors_go_on_their_way(engine: Engine) -> None:

@@ -69,7 +69,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ended(engine: LocalEngine, asked: Sequence[Request], rows: int) -> dict[Any, tuple[Any, ...]]:
     return {
-        (done.id, done.choice): (done.token_ids, done.text, done.finish_reason, done.error)
+        (done.id, done.choice): (done.answer.token_ids, done.answer.text, done.answer.finish_reason, done.error)
         for done in contract.complete(engine, asked, rows)
     }
 
@@ -137,8 +137,8 @@ def test_later_turns_stand_on_what_was_guessed_right(engine_of: Callable[..., Lo
         for turn in range(3):
             request = Request(turn, text, max_new_tokens=41, **kept)  # type: ignore[arg-type]
             [expected], [done] = contract.complete(plain, [request]), contract.complete(guessing, [request])
-            assert done.token_ids == expected.token_ids
-            text += done.text + " and"
+            assert done.answer.token_ids == expected.answer.token_ids
+            text += done.answer.text + " and"
     assert MANY // 5 <= guessing.stats.accepted_tokens <= guessing.stats.draft_tokens
 
 
@@ -161,8 +161,8 @@ def test_deltas_and_a_cancelled_row(engine_of: Callable[..., LocalEngine]) -> No
                     ends[event.id] = event
             if len(texts[1]) > 40:
                 session.cancel(1)
-    assert texts[0] == ends[0].text == whole
-    assert texts[1] == ends[1].text
+    assert texts[0] == ends[0].answer.text == whole
+    assert texts[1] == ends[1].answer.text
     assert of_cancelled.startswith(texts[1])
     assert len(texts[1]) < len(of_cancelled)
     assert guessing.stats.accepted_tokens > 0

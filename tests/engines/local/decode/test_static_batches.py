@@ -55,7 +55,7 @@ def test_all_batchings_give_the_same_answers(make_engine: Callable[..., Engine],
     padded, other = make_engine(), make_engine(batching)
     assert complete(other, requests()) == complete(padded, requests())
     (done,) = contract.complete(make_engine(), requests(PROMPTS[:1]))
-    stop = done.text[3:5]
+    stop = done.answer.text[3:5]
     asked: list[Any] = requests(stop=(stop,), max_new_tokens=9)
     asked += [Request("scored", "1+1=", continuation="2 and 3"), Request("n", "x", n=3)]
 
@@ -64,12 +64,16 @@ def test_all_batchings_give_the_same_answers(make_engine: Callable[..., Engine],
         done = complete_with_deltas(
             engine, asked, lambda delta: heard.setdefault((delta.id, delta.choice), []).append(delta.text)
         )
-        assert all("".join(heard.get((one.id, one.choice), [])) == one.text for one in done)
+        assert all("".join(heard.get((one.id, one.choice), [])) == one.answer.text for one in done)
         return {(one.id, one.choice): one for one in done}
 
     ours, theirs = answers(other), answers(padded)
     for key, done in ours.items():
-        assert (done.text, done.token_ids, done.greedy) == (theirs[key].text, theirs[key].token_ids, theirs[key].greedy)
+        assert (done.answer.text, done.answer.token_ids, done.greedy) == (
+            theirs[key].answer.text,
+            theirs[key].answer.token_ids,
+            theirs[key].greedy,
+        )
         assert torch.allclose(torch.tensor(done.logprobs or []), torch.tensor(theirs[key].logprobs or []), atol=1e-4)
     assert other.stats.decode_tokens == padded.stats.decode_tokens
 
@@ -116,7 +120,7 @@ def test_one_row_that_does_not_fit_alone_is_an_error_of_that_row(
     engine = make_engine()
     fail_at({1, 2})
     first, second = sorted(contract.complete(engine, requests(["x", "longer"])), key=lambda done: done.id)
-    assert second.finish_reason is FinishReason.error
+    assert second.answer.finish_reason is FinishReason.error
     assert second.error == "out of memory with its 6 tokens alone"
     assert first.error is None
 

@@ -146,10 +146,10 @@ def test_several_answers_to_a_prompt_are_those_of_single_ones(engine_of: Make) -
     engine = engine_of(temperature=1.0)
     prompt = PROMPTS[0]
     [several] = [contract.complete(engine, [Request(0, prompt, n=4)])]
-    assert len({tuple(one.token_ids) for one in several}) > 1
+    assert len({tuple(one.answer.token_ids) for one in several}) > 1
     again = contract.complete(engine, [Request(0, prompt, n=4), *requests()[1:]])
-    same = {one.choice: one.token_ids for one in again if one.id == 0}
-    assert same == {one.choice: one.token_ids for one in several}
+    same = {one.choice: one.answer.token_ids for one in again if one.id == 0}
+    assert same == {one.choice: one.answer.token_ids for one in several}
 
 
 def test_models_and_rows_of_other_routes_are_refused(engine_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,8 +139,8 @@ def test_a_model_with_rows_in_bytes(
     model = LocalConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32)
     by_bytes, exact = (opened(model=model, quantization=choice(**keys, int8_rows=on)) for on in (True, False))
     asked = [Request(number, "word " * number, max_new_tokens=12) for number in range(1, 6)]
-    together = {one.id: one.token_ids for one in complete(by_bytes, asked, 5)}
-    assert together == {one.id: one.token_ids for one in complete(by_bytes, asked, 1)}
+    together = {one.id: one.answer.token_ids for one in complete(by_bytes, asked, 5)}
+    assert together == {one.id: one.answer.token_ids for one in complete(by_bytes, asked, 1)}
     report = by_bytes.load()
     assert "rows in 8 bits" in report.facts["quantized"]
     assert "rows in 8 bits" not in exact.load().facts["quantized"]

@@ -144,7 +144,7 @@ PROMPTS = ("Add 2 and 3.", "Name a fruit.", "Say why the sky is blue, in one sen
 
 def answers(engine: LocalEngine) -> list[list[int]]:
     requests = [Request(at, text, (), 16, ignore_eos=True) for at, text in enumerate(PROMPTS)]
-    found = {completion.id: completion.token_ids for completion in complete(engine, requests)}
+    found = {completion.id: completion.answer.token_ids for completion in complete(engine, requests)}
     return [list(found[at]) for at in range(len(PROMPTS))]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from runner.checkpoints.resolve import ResolvedJob
 from runner.config.root import RunnerConfig
-from runner.core.result import FinishReason
+from runner.core.result import Answer, FinishReason
 from runner.engines.base import Capability, Completion, EngineReport, Event, Request, RequestId, prompt_sha256
 from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, Encoded, ModelKind
@@ -67,7 +67,8 @@ class BackwardsSession(Session):
         prompt, ids = self.engine.encode(request)
         text = self.engine.decode(ids[::-1])
         text = text.upper() if self.engine.shout else text
-        return Completion(request.id, text, ids[::-1], FinishReason.stop, prompt_sha256(prompt), len(ids), 0.0, 0.0)
+        answer = Answer(text, ids[::-1], FinishReason.stop)
+        return Completion(answer, prompt_sha256(prompt), len(ids), seconds=0.0, id=request.id, first_token_s=0.0)
 
 
 class Backwards(ModelKind):

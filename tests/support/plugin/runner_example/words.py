@@ -31,5 +31,5 @@ def prepare(config: RunnerConfig) -> WordsInputs:
 def run(inputs: WordsInputs, context: Context) -> Result:
     """Ask once, and count."""
     done = complete_missing("words", [Request(0, inputs.prompt)], context, sample_of)
-    words = sum(len(sample.text.split()) for sample in done.samples)
+    words = sum(len(sample.answer.text.split()) for sample in done.samples)
     return Result({"words": words, **done.metrics}, facts=done.facts, notes=done.notes, problems=done.problems)
