@@ -76,6 +76,7 @@ def test_questions_are_planned_as_for_verdicts_also_where_nothing_differed_so_fa
     assert families.needs(0.05, 0.05) == pytest.approx(10 * singles, rel=0.1)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("families", [10, 20, 59, 60, 100])
 def test_a_rare_family_that_loses_nearly_everything_deceives_neither_test_nor_interval(families: int) -> None:
     generator, wrong, missed = np.random.default_rng(families), 0, 0

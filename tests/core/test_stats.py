@@ -314,6 +314,7 @@ def fishers_power(n1: int, rate1: float, n2: int, rate2: float) -> float:
     return float(sum(first[k1] * second[k2] for k1, k2 in tables if fishers_p(k1, n1, k2, n2) < 0.05))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("n1", "n2", "rate", "most"),
     [

@@ -22,7 +22,7 @@ runpy.run_module("runner", run_name="__main__", alter_sys=True)
 """
 FOUR_GIB_OF_ADDRESSES = str(4 << 20)  # in KiB
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.smoke(3)]
 
 
 def run(folder: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -83,7 +83,6 @@ def test_four_gib(tmp_path: Path) -> None:
     metrics_of(run(tmp_path, "sh", "-c", start, "sh", sys.executable, "-m", "runner", *JOB))
 
 
-@pytest.mark.sampled(1)
 @pytest.mark.parametrize("coerced", ["0", "1"])
 def test_a_locale_without_letters_beyond_ascii(tmp_path: Path, coerced: str) -> None:
     plain = {"LANG": "C", "LC_ALL": "C" if coerced == "0" else "", "PYTHONCOERCECLOCALE": coerced, "PYTHONUTF8": "0"}

@@ -159,11 +159,13 @@ KINDS: dict[str, Write] = {
 }
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_has_the_ids_of_transformers(kind: str, tmp_path: Path) -> None:
     check_equal(write(tmp_path / "model.gguf", "llama", KINDS[kind]))
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("kind", ["bytes-qwen2", "pieces", "pieces-with-real-spaces", "pieces-with-merges", "unigrams"])
 @pytest.mark.parametrize("architecture", [one for one in KEPT_ARCHITECTURES if one != "llama"])
 def test_each_architecture_has_the_ids_of_transformers(architecture: str, kind: str, tmp_path: Path) -> None:

@@ -126,6 +126,7 @@ def test_adapters_over_torchaos_int8(
     assert (logits(loaded) - logits(base)).norm() > times * (logits(loaded) - logits(plain)).norm()
 
 
+@pytest.mark.thorough
 def test_a_run_is_quiet_although_torchao_is_installed(saved_family: Saved) -> None:
     program = f"""
 import logging

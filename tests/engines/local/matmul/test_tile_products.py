@@ -30,6 +30,7 @@ SHAPES = [(8, 32), (32, 64), (33, 96), (64, 32), (96, 160), (250, 576), (130, 62
 COUNTS = (1, 2, 5, 6, 7, 15, 16, 17, 31, 32, 33, 40, 64, 65, 131)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("tile_rows", [1, 8, NO_TILES])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_tiles_and_vectors_give_the_bits_of_the_documented_order(

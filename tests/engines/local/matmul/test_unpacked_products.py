@@ -65,6 +65,7 @@ def four_bit(codes: torch.Tensor, block: int, scale: torch.Tensor, table: torch.
     return it
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("outputs", "inputs", "block"), [(32, 64, 64), (96, 1088, 64), (96, 1024, 512), (64, 96, 32)])
 @pytest.mark.parametrize("size", [1.0, 1e-38])
 def test_four_bit_blocks_are_summed_in_the_order_of_tiles_and_then_scaled(
@@ -117,6 +118,7 @@ def test_bytes_of_torchao_are_summed_in_the_order_of_tiles(
     check(emulated_tiles, by_way, rows, expected.bfloat16())
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", TYPES)
 def test_blocks_of_a_gguf_file_have_the_bits_of_unpacked_weights(emulated_tiles: OnlyTiles, name: str) -> None:
     """A single row goes through no memory, several are multiplied by strips."""
@@ -128,6 +130,7 @@ def test_blocks_of_a_gguf_file_have_the_bits_of_unpacked_weights(emulated_tiles:
     check(emulated_tiles, ways, rows, expected, fewest=2)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("kind", "inputs", "bits"), [*((kind, 768, 4) for kind in KINDS), ("gptq", 320, 3)])
 def test_groups_have_the_bits_of_unpacked_weights(emulated_tiles: OnlyTiles, kind: str, inputs: int, bits: int) -> None:
     layer, rows = grouped_layer_of(kind, 96, inputs, bits)[0], rows_of(inputs)
