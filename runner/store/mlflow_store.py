@@ -189,20 +189,15 @@ def _open_first(store: Store) -> tuple[Any, str]:
         client = open_client(uri, "tracking.uri")
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:
-            refuse_deleted(store, experiment.lifecycle_stage, experiment.experiment_id)
+            if experiment.lifecycle_stage != "active":  # its name stays in use
+                raise ConfigError(
+                    f"tracking.experiment={name}: it was deleted in MLflow at {store.shown}. Restore it with "
+                    f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`, or use another name"
+                )
             return client, experiment.experiment_id
         # A server keeps files itself; for a database, MLflow would put them in the working directory.
         artifacts = (output_dir.resolve() / "mlartifacts").as_uri() if uri.startswith(DATABASES) else None
         return client, _create_experiment(client, name, artifacts)
-
-
-def refuse_deleted(store: Store, stage: str, experiment_id: object) -> None:
-    """Raise ConfigError for an experiment that was deleted in MLflow, whose name stays in use."""
-    if stage != "active":
-        raise ConfigError(
-            f"tracking.experiment={store.experiment}: it was deleted in MLflow at {store.shown}. Restore it with "
-            f"`mlflow experiments restore --experiment-id {experiment_id}`, or use another name"
-        )
 
 
 def open_client(uri: str, key: str) -> Any:
