@@ -185,15 +185,11 @@ def _would_decide(it: Effect) -> str:
     """Say how many questions would decide; of several tasks, how many more and how they are spread."""
     needed, asked = it.needed or 0, asked_of(it)
     if "tasks" not in it.counts:
-        return f"{about(needed)} {asked}{_in_families(it)} would decide"
+        families = it.counts.get("clusters")  # more of them, and not larger ones
+        of_families = f" in {math.ceil(needed * families / it.n):,} such families" if families else ""
+        return f"{about(needed)} {asked}{of_families} would decide"
     more = f"{about(needed - it.n)} more {asked} would decide, " if needed > it.n else ""
     return f"{more}{about(needed)} in all{'' if more else ' would decide'}, each set in proportion"
-
-
-def _in_families(it: Effect) -> str:
-    """Say in how many families of questions so many are needed: in more families, and not in larger ones."""
-    families = it.counts.get("clusters")
-    return f" in {math.ceil((it.needed or 0) * families / it.n):,} such families" if families else ""
 
 
 def comparisons_of(count: int, kind: str = "") -> str:

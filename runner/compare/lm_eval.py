@@ -39,11 +39,13 @@ def load(places: list[str], cluster: str | None = None, metric: str = "") -> tup
         if metric not in names:
             raise ConfigError(f"--metric {metric}: {unknown('metric in these folders', metric, names)}")
         read = [(place, series) for place, series in read if series.metric == metric]
-    left_out = _left_out([series for _, series in read])
+    left_out = {series.name for _, series in read if not series.can_be_compared}
     if left_out:
         say(f"note: left out, no number for each document: {few(sorted(left_out), 6)}")
     read = [(place, series) for place, series in read if series.name not in left_out]
-    _compare_as_numbers([series for _, series in read])
+    numbers = {(series.task, series.metric) for _, series in read if series.is_of_numbers_only}
+    for _, series in read:
+        series.is_beside_numbers = (series.task, series.metric) in numbers
     roots = _outermost_groups([results for _, results in found])
     reader = FilesReader()
     runs = []
@@ -146,20 +148,6 @@ def _check_mean(series: Series, logged: Any) -> None:
         mean = sum(one.values[series.metric] for one in series.documents.values()) / len(series.documents)
         figure = f"{series.path}: {series.metric} of filter {series.filter}"
         check_mean(figure, mean, "lines", series.results.path.name, logged)
-
-
-def _left_out(every: list[Series]) -> set[str]:
-    """Return the names of metrics that cannot be compared."""
-    return {
-        it.name for it in every if not it.documents or not (it.is_of_texts or it.is_of_verdicts or it.is_of_numbers)
-    }
-
-
-def _compare_as_numbers(every: list[Series]) -> None:
-    """Compare a metric of a task as a number in all runs if one of them has fractions."""
-    numbers = {(it.task, it.metric) for it in every if not it.is_of_texts and not it.is_of_verdicts}
-    for it in every:
-        it.is_beside_numbers = (it.task, it.metric) in numbers
 
 
 def _outermost_groups(every: list[Results]) -> dict[str, str]:

@@ -25,6 +25,7 @@ RENAMED = {
     "generation": "generation.name",
 }
 GENERATES = "generate_until"
+TYPED = {"true": True, "false": False, "none": None}  # as a text, `False` would count as true
 
 
 def params_of(results: Results, task: str) -> dict[str, str]:
@@ -68,13 +69,8 @@ def arguments_of(arguments: Any) -> dict[str, Any]:
     """Return the arguments of a results file: an object, or `key=value,key=value` as they were typed."""
     if isinstance(arguments, str):
         pairs = (part.split("=", 1) for part in arguments.split(",") if "=" in part)
-        return {key.strip(): _typed(value) for key, value in pairs}
+        return {key.strip(): TYPED.get(value.lower(), value) for key, value in pairs}
     return arguments if isinstance(arguments, dict) else {}
-
-
-def _typed(text: str) -> Any:
-    """Turn `False` into a bool: as a text it would count as true."""
-    return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
 def text_of(value: Any) -> str:

@@ -59,9 +59,14 @@ class Series:
         return not is_lower and all(value in (0, 1) for value in values)
 
     @property
-    def is_of_numbers(self) -> bool:
-        """Whether every document has a number of its own."""
-        return bool(self.documents) and None not in self.numbers.values()
+    def is_of_numbers_only(self) -> bool:
+        """Whether it can be compared neither as a text nor as verdicts."""
+        return not self.is_of_texts and not self.is_of_verdicts
+
+    @property
+    def can_be_compared(self) -> bool:
+        """Whether there are documents, and each has a number where they have to be compared by numbers."""
+        return bool(self.documents) and (not self.is_of_numbers_only or None not in self.numbers.values())
 
     @property
     def numbers(self) -> dict[int, float | None]:

@@ -32,7 +32,7 @@ def values_of(run: Run, metric: str) -> list[float]:
 
 def measured(run: Run, measure: str, repeats: list[float]) -> Measured:
     """Return what a job has measured of one figure: the repeats of its newest run, and a figure for each process."""
-    if _has_fresh_processes(run):
+    if getattr(GROUPS["task"].get(run.task), "has_fresh_processes", False):  # each repeat is a process of its own
         return Measured(repeats, repeats, has_fresh_processes=True)
     figures = [
         median(repeats) if one is run else one.metrics[measure]
@@ -40,12 +40,6 @@ def measured(run: Run, measure: str, repeats: list[float]) -> Measured:
         if one is run or one.metrics.get(measure, 0.0) > 0
     ]
     return Measured(repeats, figures)
-
-
-def _has_fresh_processes(run: Run) -> bool:
-    """Whether each repeat of the task is a process of its own."""
-    task = GROUPS["task"].get(run.task)
-    return bool(getattr(task, "has_fresh_processes", False))
 
 
 def contention(run: Run) -> str:
