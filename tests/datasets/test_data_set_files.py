@@ -73,10 +73,8 @@ def test_a_set_of_the_hub_with_a_subset(tmp_path: Path) -> None:
         "Sky? I hear the answer is (B).\nA. green\nB. blue",
         "Grass? I hear the answer is (B).\nA. green\nB. blue",
     ]
-    assert [(one.gold, one.answer.verdict) for one in samples.values()] == [
-        ("B", Verdict.correct),
-        ("A", Verdict.wrong),
-    ]
+    verdicts = [(one.gold, one.answer.verdict) for one in samples.values()]
+    assert verdicts == [("B", Verdict.correct), ("A", Verdict.wrong)]
     assert "subset: hard" in (job / "config.yaml").read_text()  # the record needs no file of the user's
 
 

@@ -55,10 +55,8 @@ def test_an_id_is_under_way_until_all_its_choices_have_ended(engine: Engine) -> 
         session.submit(Request(0, "z"))
         session.cancel(0)
         ended = [event for _ in range(2) for event in session.step() if isinstance(event, Completion)]
-        assert {one.id: one.answer.finish_reason for one in ended} == {
-            0: FinishReason.cancelled,
-            "0": FinishReason.stop,
-        }
+        reasons = {one.id: one.answer.finish_reason for one in ended}
+        assert reasons == {0: FinishReason.cancelled, "0": FinishReason.stop}
         assert session.idle
     with pytest.raises(ConfigError, match="this session is closed: open another one"):
         session.submit(Request(1, "x"))

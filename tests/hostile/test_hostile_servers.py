@@ -23,7 +23,7 @@ from runner.config.model import ApiConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
 from runner.core.errors import JobFailed, RunnerError
-from runner.core.result import FinishReason, Record, Sample, Status
+from runner.core.result import Record, Sample, Status
 from runner.engines.kinds import api
 from runner.run import run
 from runner.store.jobs import read_samples
@@ -251,15 +251,13 @@ def test_each_attack_is_an_error_of_its_question_or_a_right_answer(make_config: 
     assert peak_mib() - memory < MAX_MIB
     by_attack = {str(sample.question)[1:-1]: sample for sample in samples_of(tmp_path)}
     assert by_attack.keys() == attacks.keys()
-    odd = {
-        name: by_attack[name].answer.text for name, (_, text) in ANSWERED.items() if by_attack[name].answer.text != text
-    }
+    texts = {name: by_attack[name].answer.text for name in ANSWERED}
+    odd = {name: texts[name] for name, (_, text) in ANSWERED.items() if texts[name] != text}
     assert not odd, "wrong answers"
     odd = {
         name: str(by_attack[name].error)
         for name, (_, message) in REJECTED.items()
-        if by_attack[name].answer.finish_reason is not FinishReason.error
-        or not re.search(message, str(by_attack[name].error))
+        if not by_attack[name].failed or not re.search(message, str(by_attack[name].error))
     }
     assert not odd, "errors with the wrong message"
     right = sum("#### 7" in text for _, text in ANSWERED.values())

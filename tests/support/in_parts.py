@@ -48,10 +48,7 @@ def samples(record: Record) -> list[Sample]:
 
 def answers(record: Record) -> list[tuple[Any, ...]]:
     """Return each sample's prompt and answer."""
-    return [
-        (one.index, one.prompt_sha256, one.answer.token_ids, one.answer.text, one.answer.finish_reason)
-        for one in samples(record)
-    ]
+    return [(one.index, one.prompt_sha256, one.answer) for one in samples(record)]
 
 
 def prompt_file(folder: Path) -> str:

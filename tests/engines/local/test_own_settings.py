@@ -104,11 +104,8 @@ def test_a_row_whose_logits_are_no_numbers_ends_with_an_error(
     make_config: Make, damaged: Path, attention: Attention, generation: GenerationConfig
 ) -> None:
     done, _, _ = answers_of(make_config, damaged, generation, attention, ignore_eos=True)
-    assert [done[n].answer.finish_reason for n in range(3)] == [
-        FinishReason.length,
-        FinishReason.error,
-        FinishReason.length,
-    ]
+    reasons = [done[n].answer.finish_reason for n in range(3)]
+    assert reasons == [FinishReason.length, FinishReason.error, FinishReason.length]
     assert "not numbers (NaN)" in str(done[1].error)
     assert done[1].answer.token_ids == []
 
@@ -117,11 +114,8 @@ def test_a_row_whose_logits_are_no_numbers_ends_with_an_error(
 def test_a_score_that_is_no_number_is_an_error(make_config: Make, damaged: Path, attention: Attention) -> None:
     greedy = GenerationConfig(max_new_tokens=NEW)
     done, _, _ = answers_of(make_config, damaged, greedy, attention, continuation=" and so on")
-    assert [done[n].answer.finish_reason for n in range(3)] == [
-        FinishReason.stop,
-        FinishReason.error,
-        FinishReason.stop,
-    ]
+    reasons = [done[n].answer.finish_reason for n in range(3)]
+    assert reasons == [FinishReason.stop, FinishReason.error, FinishReason.stop]
     assert "not numbers (NaN)" in str(done[1].error)
 
 

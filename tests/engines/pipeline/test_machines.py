@@ -102,10 +102,7 @@ def until_amid(tmp_path: Path, run: Run) -> None:
 def stored(tmp_path: Path) -> list[tuple[Any, ...]]:
     [file] = tmp_path.glob("o/jobs/*/samples.jsonl")
     samples = read_samples(file)
-    return [
-        (i, s.prompt_sha256, s.answer.token_ids, s.answer.text, s.answer.finish_reason)
-        for i, s in sorted(samples.items())
-    ]
+    return [(index, one.prompt_sha256, one.answer) for index, one in sorted(samples.items())]
 
 
 def expected(make: Make, model: Path, prompts: str, words: tuple[str, ...]) -> list[tuple[Any, ...]]:

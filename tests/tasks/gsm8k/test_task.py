@@ -61,12 +61,8 @@ def test_four_verdicts_and_the_sum(make_config: Make, recorder: Callable[[], Rec
         Verdict.correct,
         Verdict.cut_off,
     ]
-    assert written.done[2].answer.extracted == {
-        "strict": None,
-        "flexible": golds[2],
-        "boxed": None,
-        "the_answer_is": None,
-    }
+    found = written.done[2].answer.extracted
+    assert found == {"strict": None, "flexible": golds[2], "boxed": None, "the_answer_is": None}
     metrics = result.metrics
     assert metrics["accuracy"] == pytest.approx(2 / 6)
     assert (metrics["correct"], metrics["wrong"], metrics["no_answer"], metrics["cut_off"]) == (2, 1, 1, 2)

@@ -197,12 +197,7 @@ def test_the_engine_answers_as_each_branch_alone(
         placed += column
     assert done.branches is not None
     assert [one.token_ids for one in done.branches] == alone
-    assert (done.id, done.answer.text, done.answer.token_ids, done.answer.finish_reason) == (
-        7,
-        "",
-        [],
-        FinishReason.length,
-    )
+    assert (done.id, done.answer) == (7, Answer("", [], FinishReason.length))
     assert done.prompt_tokens == engine.stats.prefill_tokens == len(main) + sum(map(len, prompts))
     assert engine.stats.decode_tokens == 3 * (steps - 1)
     assert engine.stats.decode_s > 0

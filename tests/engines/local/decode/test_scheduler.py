@@ -22,7 +22,7 @@ from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.core.dtypes import Dtype
-from runner.core.result import FinishReason
+from runner.core.result import Answer, FinishReason
 from runner.engines import contract
 from runner.engines.base import Completion, Request
 from runner.engines.contract import Engine
@@ -154,12 +154,8 @@ def test_each_request_ends_in_its_own_way(make_config: Make, saved_family: Saved
         done = {completion.id: completion for completion in contract.complete(engine, asked, batch_size)}
         for request in asked:
             tokens, text, reason = _expected(request, free[int(request.id)], eos, tokenizer)
-            answer = done[request.id]
-            assert (answer.answer.token_ids, answer.answer.text, answer.answer.finish_reason) == (
-                tokens,
-                text,
-                reason,
-            ), request
+            answer = done[request.id].answer
+            assert answer == Answer(text, tokens, reason), request
     reasons = {completion.answer.finish_reason for completion in done.values()}
     assert reasons == {FinishReason.stop, FinishReason.length}
     engine.close()
