@@ -55,7 +55,7 @@ def run(extra_mib):
                     session.submit(one)
             for done in ended:
                 assert done.error is None, done.error
-                tokens[done.id] = done.token_ids
+                tokens[done.id] = done.answer.token_ids
     resource.setrlimit(resource.RLIMIT_AS, unlimited)
     notes, _ = engine.stats.notes, engine.close()
     return {"tokens": tokens, "notes": notes}

@@ -89,12 +89,12 @@ def test_prompts_do_not_follow_to_another_host(ask: Any, api: Api, status: int) 
                 f"model.base_url={other_url}"
             )
         assert other.seen == []
-        assert ask(other_url).text == "I heard Hi", "with its own address"
+        assert ask(other_url).answer.text == "I heard Hi", "with its own address"
     assert len(api.seen) == 2, "no second try"
 
 
 def test_a_redirect_at_the_same_host_is_followed(ask: Any, api: Api) -> None:
     api.troubles.append(Trouble("status", 307, {"Location": "/v1/chat/completions?again=1"}))
-    assert ask().text == "I heard Hi"
+    assert ask().answer.text == "I heard Hi"
     assert len(api.seen) == 2
     assert threading.active_count() < 50

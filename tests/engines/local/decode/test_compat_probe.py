@@ -324,7 +324,7 @@ config = RunnerConfig(model=LocalModelConfig(name=sys.argv[1], device="cpu", dty
     generation=GenerationConfig(max_new_tokens=int(sys.argv[3])), tracking=NoTrackingConfig())
 engine = LocalEngine(resolve(config))
 asked = [Request(index, prompt) for index, prompt in enumerate(json.loads(sys.argv[2]))]
-print(json.dumps({done.id: done.token_ids for done in complete(engine, asked)}))
+print(json.dumps({done.id: done.answer.token_ids for done in complete(engine, asked)}))
 """
 
 
