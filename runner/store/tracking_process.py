@@ -15,7 +15,7 @@ from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 from runner.core import child, signals
 from runner.core.errors import RunnerError, TrackingError
@@ -32,10 +32,10 @@ UNUSED = ("fastapi", "mlflow.genai", "mlflow.models", "scipy")
 def is_possible(store: Store | None) -> bool:
     """Return whether a copy of this process can write to a store, and saves time.
 
-    A grid's worker writes the runs of many jobs, servers report errors that the probe does not find, and a process
-    that has threads cannot be copied safely.
+    A grid's worker writes the runs of many jobs, as does a program that runs a second one: each imports MLflow once.
+    Servers report errors that the probe does not find, and a process that has threads cannot be copied safely.
     """
-    if store is None or store.parent_run_id is not None or store.file is None:
+    if store is None or store.parent_run_id is not None or store.file is None or TrackerBeside.made:
         return False
     return sys.platform == "linux" and "mlflow" not in sys.modules and _threads() == 1
 
@@ -50,9 +50,12 @@ def _threads() -> int:
 class TrackerBeside:
     """One job's run in MLflow, as `tracking.Tracker`, whose start goes on beside what the caller does."""
 
+    made: ClassVar[int] = 0  # in this process
+
     def __init__(self, store: Store, job: Job, record: Record, goes_on: bool) -> None:
         with clear_errors(store.uri):
             probe(store)
+        TrackerBeside.made += 1
         self.uri, self._job, self._run_id = store.shown, job, ""
         self._problem: BaseException | None = None
         self._pipe, end = Pipe()

@@ -114,9 +114,12 @@ print("written")
     assert run(body) == "written"
 
 
-def test_a_process_with_threads_or_with_mlflow_is_not_copied(run: Callable[[str], str]) -> None:
+def test_a_process_with_a_second_job_with_threads_or_with_mlflow_is_not_copied(run: Callable[[str], str]) -> None:
     body = """
 import threading
+print(tracking_process.is_possible(store))
+tracking_process.TrackerBeside.made = 0
+print(tracking_process.is_possible(store))
 stop = threading.Event()
 threading.Thread(target=stop.wait).start()
 print(tracking_process.is_possible(store)); stop.set()
@@ -124,4 +127,4 @@ sys.modules["mlflow"] = sys
 print(tracking_process.is_possible(store)); del sys.modules["mlflow"]
 tracker.finish(record)
 """
-    assert run(body).split() == ["False", "False"]
+    assert run(body).split() == ["False", "True", "False", "False"]
