@@ -100,9 +100,15 @@ class Table:
     excerpt: bool = False
     shared: str = ""  # the line above it that says what all rows have, instead of a column
 
-    def shares(self, name: str) -> bool:
-        """Whether all rows have the same in the column of this name, so that it is not there."""
-        return any(part.startswith(f"{name} ") for part in self.shared.split(" · "))
+    def names_without(self, shared: str) -> list[str]:
+        """Return the names but for one of each that a line says to be the same in all rows: `new tokens 16` has one."""
+        names = self.names[::-1]
+        for part in filter(None, shared.split(" · ")):
+            head = part.rpartition(" ")[0]
+            same = next((name for name in names if f" {head}".endswith(f" {name}")), None)
+            if same:
+                names.remove(same)
+        return names[::-1]
 
 
 def tables(lines: list[str]) -> Iterator[Table]:
@@ -129,7 +135,8 @@ def tables(lines: list[str]) -> Iterator[Table]:
                 yield Table("model files", names)
             elif "accuracy" in names:
                 kind = "comparison" if "Holm" in names else "runs"
-                yield Table(kind, [name for name in names[names.index("accuracy") :] if name != "Pareto"])
+                columns = [name for name in names[names.index("accuracy") :] if name != "Pareto"]
+                yield Table(kind, columns, shared=shared)
             elif job:
                 yield Table(f"rows of {job}" + f", {caption}" * bool(caption), names)
         elif job and line not in ("", "…") and not line.startswith(" "):

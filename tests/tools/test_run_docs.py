@@ -98,10 +98,8 @@ def differing(found: dict[str, shown.Table]) -> list[str]:
     for where, which, table in SHOWN:
         if which in found:
             now = found[which]
-            names = [
-                name for name in now.names if not table.shares(name) and (name in table.names or not table.excerpt)
-            ]
-            shown_names = [name for name in table.names if not now.shares(name)]
+            names = [name for name in now.names_without(table.shared) if name in table.names or not table.excerpt]
+            shown_names = table.names_without(now.shared)
             if WITHOUT_SPEED not in names:  # there is no Pareto front of rows that were measured beside other programs
                 shown_names = [name for name in shown_names if name != WITHOUT_SPEED]
             wrong += [f"{where}: {shown_names}, today: {names}"] if shown_names != names else []

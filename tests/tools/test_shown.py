@@ -41,3 +41,9 @@ def test_a_missing_row_is_seen() -> None:
     lines = ["model=stub  quantization=none  lora=none  rope=native  generation=greedy  task=gsm8k", "", "  n   3", ""]
     (table,) = shown.tables(lines)
     assert table == shown.Table("gsm8k by the stub", ["n"])
+
+
+def test_a_column_that_all_rows_share_may_stand_above_the_table() -> None:
+    table = shown.Table("comparison", ["accuracy", "MiB", "tok/s", "MiB", "tokens"])
+    assert table.names_without("n 200 · weights MiB 1.92 · new tokens 16") == ["accuracy", "MiB", "tok/s"]
+    assert table.names_without("") == table.names
