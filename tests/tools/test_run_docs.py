@@ -18,7 +18,7 @@ from tools.check_docs import FENCE, ROOT, pages
 # Their rows are others; the first two need a server.
 SPECIAL = ("model=api", "model=hybrid", "model=parts", "task.samples=", "task.check_", "task.context_lengths=", "plan=quick",
            "task=split", "task.show_prompt=", "task.reference=", "task.early_stop_vs=", "--lm-eval", "inference_sweep",
-           "split_parts", "--margin", "--results")  # fmt: skip
+           "split_parts", "--margin", "--results", "quantization=gguf task=generate")  # fmt: skip
 WITHOUT_SPEED = "without speed"  # the last line of the head of the Pareto front
 WITHIN = {"make demo": "runner-compare --margin 2"}  # the command whose table another command shows
 
@@ -70,6 +70,7 @@ runner -cd {experiments} -cn split_parts task.num_parts=1,2
 runner -cd {experiments} -cn inference_sweep quantization=none,nf4 task.batch_sizes=[1] task.prompt_tokens=[16] task.new_tokens=4 task.repeats=1
 runner -cd {experiments} -cn which_file files=models task.limit=60 task.repeats=1 task.new_tokens=4 print=none
 runner-compare --grid last --files
+runner model=local model.name=models/Q4_0.gguf quantization=gguf task=generate task.prompt="2+2?" generation.max_new_tokens=4
 runner task=archive task.parts=parts task.output_dir=packed
 runner task=merge task.parts=packed task.output_dir=whole
 runner task=generate model=parts model.name=parts task.prompt="2+2?" generation.max_new_tokens=4
