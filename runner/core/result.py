@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass, field, fields
+from dataclasses import KW_ONLY, asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -70,7 +70,7 @@ class Response:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as files have it, with unset keys."""
-        values = asdict(self)
+        values = asdict(replace(self, calls=None))  # which have an order of their own
         values |= values.pop("answer")
         if self.calls is not None:
             values["calls"] = [call.as_dict() for call in self.calls]

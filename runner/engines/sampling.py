@@ -206,7 +206,8 @@ class Sampler:
     def _grouped(self) -> list[_Group]:
         """Group the rows by their settings; usually all have the same."""
         rows_of: dict[tuple[float, ...], list[int]] = {}
-        for row, sampling in enumerate(self.samplings):  # whose seeds may differ
+        # by the values as they are: seeds may differ, and `numbers` would fail for all rows where one has a wrong value
+        for row, sampling in enumerate(self.samplings):
             rows_of.setdefault(tuple(getattr(sampling, name) for name in PARAMETERS), []).append(row)
         return [self._group(rows) for rows in rows_of.values()]
 

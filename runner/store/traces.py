@@ -76,10 +76,8 @@ def _calls_of_teams(path: Path) -> dict[int, list[Call]]:
 def _log(
     client: Any, experiment_id: str, run_id: str, record: Record, sample: Sample, calls: Sequence[Call], began_ns: int
 ) -> None:
-    answer, inputs = (
-        sample.answer,
-        {"question": sample.question, "index": sample.index, "prompt_sha256": sample.prompt_sha256},
-    )
+    answer = sample.answer
+    inputs = {"question": sample.question, "index": sample.index, "prompt_sha256": sample.prompt_sha256}
     trace = client.start_trace(
         _name(record, sample.index),
         span_type="AGENT" if calls else "LLM",
