@@ -1,8 +1,10 @@
 """What a model wrote is thinking and an answer: the one place that tells the two apart, and the value that has both.
 
-Tags come from one short table. Only what follows the last closing tag is an answer, also where the chat template has
-written the opening tag, so that the text has only a closing one. A text that ends in its thinking has no answer. A tag
-directly between quotes or backticks is one that the text speaks of, and does not count; in a block of code it counts.
+Only what follows the last closing tag is an answer, also where the chat template has written the opening tag, so that
+the text has only a closing one. A text that ends in its thinking has no answer. A tag directly between quotes or
+backticks is one that the text speaks of, and does not count; nor does a pair of tags within a block of code. A closing
+tag alone counts there, since a model may stop thinking in the middle of a block. What is read does not depend on what
+follows, so that a text can be read while it is written.
 """
 
 from __future__ import annotations
@@ -11,22 +13,41 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Self
+from functools import lru_cache
+from typing import Any, NamedTuple, Self
 
-TAGS = (  # as a model or its chat template writes them
-    ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
-    ("<reasoning>", "</reasoning>"),
-    ("<thought>", "</thought>"),
-    ("<seed:think>", "</seed:think>"),
-    ("[THINK]", "[/THINK]"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("<|channel|>analysis", "<|channel|>final<|message|>"),
+
+class Tag(NamedTuple):
+    """A pair of tags around thinking."""
+
+    opening: str
+    closing: str
+    forced: str | None = None  # what ends the thinking where it is cut; None: the closing tag
+
+    @property
+    def end(self) -> str:
+        """What ends the thinking where it is cut."""
+        return self.forced or self.closing
+
+
+Tags = tuple[Tag, ...]
+TAGS: Tags = (  # as a model or its chat template writes them
+    Tag("<think>", "</think>"),
+    Tag("<thinking>", "</thinking>"),
+    Tag("<reasoning>", "</reasoning>"),
+    Tag("<thought>", "</thought>"),
+    Tag("<seed:think>", "</seed:think>"),
+    Tag("[THINK]", "[/THINK]"),
+    Tag("<|START_THINKING|>", "<|END_THINKING|>"),
+    Tag("<|begin_of_thought|>", "<|end_of_thought|>"),
+    Tag(
+        "<|channel|>analysis",
+        "<|channel|>final<|message|>",
+        "<|end|><|start|>assistant<|channel|>final<|message|>",
+    ),
 )
-_OPENING = tuple(opening for opening, _ in TAGS)
-_CLOSING = frozenset(closing for _, closing in TAGS)
-_TAG = re.compile("|".join(re.escape(tag) for tag in (*_OPENING, *sorted(_CLOSING))))
 _QUOTES = frozenset("`\"'")
+_FENCE = "```"
 RENAMED = {"taken_from": "reused_from", "is_begun": "in_thinking"}  # keys of samples, as earlier versions wrote them
 
 
@@ -48,6 +69,16 @@ class Verdict(StrEnum):
     cut_off = "cut_off"
 
 
+class Ending(StrEnum):
+    """How an answer with thinking ended."""
+
+    no_thinking = "no_thinking"
+    closed = "closed"
+    cut_off_thinking = "cut_off_thinking"
+    cut_off_answer = "cut_off_answer"
+    budget_spent = "budget_spent"
+
+
 @dataclass(frozen=True)
 class Parts:
     """The two parts of a text."""
@@ -66,21 +97,70 @@ class Parts:
 class Answer:
     """A text that a model wrote, and what was found in it: made where a completion ends, and handed on whole."""
 
-    text: str
-    token_ids: list[int]
+    text: str  # without the thinking; earlier versions wrote the whole text, and then `ending` is not set
+    token_ids: list[int]  # of thinking and answer
     finish_reason: FinishReason
     new_tokens: int | None = None  # if the tokens are only counted (by a server); None: as many as token_ids
-    thinking: str | None = None  # that a server sent apart from the text; None: it sent none
+    thinking: str | None = None  # None: there was none
     in_thinking: bool = False  # the prompt ended in an opening tag, so the text begins within the thinking
     extracted: dict[str, str | None] | None = None  # extractor's name -> what it found
     verdict: Verdict | None = None
+    thinking_tokens: int | None = None  # that the model wrote between the tags; None: no thinking, or not known
+    answer_tokens: int | None = None  # behind the last closing tag; None: all tokens, or not known
+    ending: Ending | None = None  # None: no thinking, or a text of an earlier version
+
+    @classmethod
+    def read(
+        cls,
+        text: str,
+        token_ids: list[int],
+        finish_reason: FinishReason,
+        tags: Tags = TAGS,
+        *,
+        in_thinking: bool = False,
+        thinking: str | None = None,
+        is_spent: bool = False,
+        thinking_tokens: int | None = None,
+        answer_tokens: int | None = None,
+        new_tokens: int | None = None,
+    ) -> Self:
+        """Return the answer in a text as it was written, tags included; `thinking`: what a server has sent apart.
+
+        is_spent: the thinking was ended because its budget was spent.
+        """
+        parts = split(text, in_thinking and thinking is None, tags)
+        if thinking is not None:  # a server that sends it apart has found where it ends
+            is_cut_off = not text.strip() and finish_reason is not FinishReason.stop
+            parts = Parts(thinking + parts.thinking, parts.answer, parts.is_open or is_cut_off)
+        ending: Ending | None = None
+        if parts.is_open:
+            ending = Ending.cut_off_thinking
+        elif parts.has_thinking or is_spent:
+            is_cut_off = finish_reason is FinishReason.length
+            spent = Ending.budget_spent if is_spent else Ending.closed
+            ending = Ending.cut_off_answer if is_cut_off else spent
+        elif split(parts.answer, in_thinking).answer != parts.answer:  # what the text alone would be read as
+            ending = Ending.no_thinking
+        is_thought = ending not in (None, Ending.no_thinking)
+        return cls(
+            parts.answer,
+            token_ids,
+            finish_reason,
+            new_tokens,
+            parts.thinking if is_thought else None,
+            in_thinking,
+            thinking_tokens=thinking_tokens if is_thought else None,
+            answer_tokens=answer_tokens if is_thought else None,
+            ending=ending,
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read an answer as it was written; raises ValueError, KeyError or TypeError if it is none."""
         now = {RENAMED.get(key, key): it for key, it in values.items()}
-        if now.get("verdict") is not None:
-            now["verdict"] = Verdict(now["verdict"])
+        for key, kind in (("verdict", Verdict), ("ending", Ending)):
+            if now.get(key) is not None:
+                now[key] = kind(now[key])
         return cls(**now | {"finish_reason": FinishReason(now["finish_reason"])})
 
     def without_tokens(self) -> Self:
@@ -89,40 +169,116 @@ class Answer:
 
     @property
     def tokens(self) -> int:
-        """The number of tokens."""
+        """The number of tokens, of thinking and answer."""
         return len(self.token_ids) if self.new_tokens is None else self.new_tokens
 
     @property
     def parts(self) -> Parts:
         """Its thinking and its answer."""
+        if self.ending is not None:
+            return Parts(self.thinking or "", self.text, self.ending is Ending.cut_off_thinking)
         if self.thinking is None:
             return split(self.text, self.in_thinking)
-        within = split(self.text)  # a server that sends thinking apart has found where it ends
-        is_cut_off = not self.text.strip() and self.finish_reason is not FinishReason.stop
-        return Parts(self.thinking + within.thinking, within.answer, within.is_open or is_cut_off)
+        return self.read(self.text, [], self.finish_reason, thinking=self.thinking).parts
 
 
-def split(text: str, in_thinking: bool = False) -> Parts:
-    """Return the thinking and the answer in a text; `in_thinking`: its prompt ended in an opening tag."""
-    begin, end, answer_from, is_open = 0, 0, 0, in_thinking
-    for tag in _TAG.finditer(text):
-        if {text[tag.start() - 1 : tag.start()], text[tag.end() : tag.end() + 1]} <= _QUOTES and tag.start():
+class Span(NamedTuple):
+    """A part of a text between two tags."""
+
+    start: int
+    end: int
+    is_thinking: bool
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The spans of a text in their order, without the tags between them; the last one is the answer or is open."""
+
+    spans: list[Span]
+    tag: Tag | None = None  # that opened or closed the last span
+    is_undecided: bool = False  # the text ends in a tag behind a quote: the next character says whether it counts
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the text ended while the model was thinking."""
+        return self.spans[-1].is_thinking
+
+
+def read(text: str, tags: Tags = TAGS, in_thinking: bool = False, is_whole: bool = True) -> Reading:
+    """Return where a text is thinking; in_thinking: its prompt ended in an opening tag; is_whole: nothing follows."""
+    spans: list[Span] = []
+    at, is_open, tag, is_undecided = 0, in_thinking, None, False
+    in_code = has_pair = False  # in a block of code, and behind an opening tag in it
+    for mark in _marks(tags).finditer(text):
+        if mark[0].endswith(_FENCE):
+            in_code, has_pair = not in_code, False
             continue
-        if tag[0] in _CLOSING:
-            end, answer_from, is_open = tag.start(), tag.end(), False
-        else:
-            begin = begin or (tag.end() if not text[: tag.start()].strip() else 0)
-            is_open = True
-    if is_open:
+        is_last = mark.end() == len(text) and not is_whole
+        if (
+            mark.start()
+            and text[mark.start() - 1] in _QUOTES
+            and (is_last or text[mark.end() : mark.end() + 1] in _QUOTES)
+        ):
+            is_undecided = is_last
+            continue
+        closes = _by_closing(tags).get(mark[0])
+        if in_code and (has_pair or closes is None):
+            has_pair = closes is None
+            continue
+        spans.append(Span(at, mark.start(), is_open))
+        at, is_open, in_code = mark.end(), closes is None, False
+        tag = closes or _by_opening(tags)[mark[0]]
+    return Reading([*spans, Span(at, len(text), is_open)], tag, is_undecided)
+
+
+def split(text: str, in_thinking: bool = False, tags: Tags = TAGS) -> Parts:
+    """Return the thinking and the answer in a text; `in_thinking`: its prompt ended in an opening tag."""
+    spans = read(text, tags, in_thinking).spans
+    first, last = spans[0], spans[-1]
+    if len(spans) == 1:
+        return Parts(text, "", is_open=True) if last.is_thinking else Parts("", text)
+    begins_with_tag = spans[1].is_thinking and not text[: first.end].strip()
+    begin = spans[1].start if begins_with_tag else 0
+    if last.is_thinking:
         return Parts(text[begin:], "", is_open=True)
-    return Parts(text[begin:end], text[answer_from:])
+    return Parts(text[begin : spans[-2].end], text[last.start :])
 
 
-def ends_in_thinking(prompt: object) -> bool:
+def ends_in_thinking(prompt: object, tags: Tags = TAGS) -> bool:
     """Whether a prompt ends in an opening tag, as chat templates of models that always think write it."""
-    return isinstance(prompt, str) and prompt.rstrip().endswith(_OPENING)
+    return opened_by(prompt, tags) is not None
 
 
-def is_part_of_tag(token: str) -> bool:
+def opened_by(prompt: object, tags: Tags = TAGS) -> Tag | None:
+    """Return the tag in whose opening a prompt ends; None if it ends in none."""
+    end = prompt.rstrip() if isinstance(prompt, str) else ""
+    return next((tag for tag in tags if end.endswith(tag.opening)), None)
+
+
+def is_part_of_tag(token: str, tags: Tags = TAGS) -> bool:
     """Whether a special token of a tokenizer is a tag or stands in one: without it a text would not tell its parts."""
-    return bool(token) and any(token in tag for pair in TAGS for tag in pair)
+    return bool(token) and any(token in part for tag in tags for part in tag if part)
+
+
+def may_begin_tag(text: str, tags: Tags = TAGS) -> int:
+    """Return how many characters at the end of a text may be the beginning of a tag."""
+    marks = [mark for tag in tags for mark in tag[:2]]
+    longest = min(max(map(len, marks), default=1) - 1, len(text))
+    return next((size for size in range(longest, 0, -1) if any(mark.startswith(text[-size:]) for mark in marks)), 0)
+
+
+@lru_cache(maxsize=64)
+def _marks(tags: Tags) -> re.Pattern[str]:
+    """Return the pattern of all tags and of fences around code; of two tags that begin alike, the longer one."""
+    marks = sorted({mark for tag in tags for mark in tag[:2]}, key=len, reverse=True)
+    return re.compile("|".join([*map(re.escape, marks), rf"^[ \t]*{_FENCE}"]), re.MULTILINE)
+
+
+@lru_cache(maxsize=64)
+def _by_closing(tags: Tags) -> dict[str, Tag]:
+    return {tag.closing: tag for tag in reversed(tags)}
+
+
+@lru_cache(maxsize=64)
+def _by_opening(tags: Tags) -> dict[str, Tag]:
+    return {tag.opening: tag for tag in reversed(tags)}

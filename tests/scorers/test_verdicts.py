@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runner.core.model_text import TAGS, FinishReason, split
+from runner.core.model_text import TAGS, FinishReason, Tag, split
 from runner.core.result import Answer, Verdict
 from runner.scorers.verdicts import judge
 from runner.scorers.votes import elect
@@ -32,8 +32,9 @@ def test_at_least_forty_outputs_were_judged() -> None:
     assert {verdict for one in JUDGED for verdict in one["expected"].values()} == {it.value for it in Verdict}
 
 
-@pytest.mark.parametrize(("opening", "closing"), TAGS)
-def test_every_pair_of_tags_divides_a_text(opening: str, closing: str) -> None:
+@pytest.mark.parametrize("tag", TAGS)
+def test_every_pair_of_tags_divides_a_text(tag: Tag) -> None:
+    opening, closing, _ = tag
     assert split(f"{opening}so 3{closing}#### 7").answer == "#### 7"
     assert split(f"{opening}so 3{closing}#### 7").thinking == "so 3"
     assert split(f"so 3{closing}#### 7").answer == "#### 7"
