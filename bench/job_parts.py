@@ -33,8 +33,8 @@ from runner.engines.local.decode.forward import Forward
 from runner.engines.local.decode.fused_forward import FusedForward
 from runner.engines.local.decode.scheduler import Scheduler
 from runner.engines.local.kernels import native
-from runner.engines.rows import Stopping
 from runner.engines.sampling import Sampler
+from runner.engines.stopping import Stopping
 from runner.quantization.gguf import GgufConfig
 
 IN_C = ("products of the layers", "attention", "norms and RoPE", "product of the head")  # as in pass_clock.h

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, ClassVar
 
 from runner.config.sampling import NEUTRAL, PARAMETERS, SamplingKeys, active_parameters, check_sampling
 from runner.core.bounds import check_keys, least
-from runner.core.errors import ConfigError
-from runner.core.fields import UNLESS_DEFAULT, Inert, setting
+from runner.core.errors import ConfigError, check
+from runner.core.fields import UNLESS_DEFAULT, Inert, Text, setting
 
 # Settings of a generation_config.json that are ignored here, each with the value that means off.
 IGNORED_SETTINGS: dict[str, Any] = {"no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": 0,
@@ -56,9 +57,13 @@ class GenerationConfig(SamplingKeys):
     )
 
     kv_cache: KvCache = setting(KvCache.as_model, UNLESS_DEFAULT)
+    thinking_tokens: int | None = setting(None, UNLESS_DEFAULT, takes=least(0, ", or null for no budget"))
+    thinking_end: Text | None = setting(None, UNLESS_DEFAULT)
+    thinking_tags: list[str] = field(default_factory=list, metadata={"counts": UNLESS_DEFAULT})
 
     def __post_init__(self) -> None:
         check_keys("generation", self)
+        check_thinking(self)
         check_sampling("generation.", self)
         idle = {} if self.temperature else active_parameters(self, lambda one: not one.for_greedy)
         if idle:
@@ -93,6 +98,19 @@ class GenerationConfig(SamplingKeys):
         ignored = [f"{key}={own[key]}" for key, off in IGNORED_SETTINGS.items() if own.get(key) not in (None, off)
                    and (self.temperature or key not in IGNORED_ONLY_IN_SAMPLING)]  # fmt: skip
         return [f"ignored from the model's generation_config.json: {', '.join(ignored)}"] if ignored else []
+
+
+def check_thinking(generation: GenerationConfig) -> None:
+    """Raise ConfigError for tags that are no pairs, or for an end of a thinking that is never ended."""
+    tags = generation.thinking_tags
+    is_ok = len(tags) % 2 == 0 and all(map(str.strip, tags)) and len(set(tags)) == len(tags)
+    need = 'must be pairs of different texts: an opening tag, then its closing tag, such as ["<think>", "</think>"]'
+    check(is_ok, "generation.thinking_tags", json.dumps(tags, ensure_ascii=False), need)
+    if generation.thinking_end is not None and generation.thinking_tokens is None:
+        raise ConfigError(
+            f"generation.thinking_end={generation.thinking_end!r} is written where a budget ends the thinking, and "
+            "there is no budget: give generation.thinking_tokens, or generation.thinking_end=null"
+        )
 
 
 def _named(name: str) -> type[GenerationConfig]:

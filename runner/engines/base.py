@@ -32,6 +32,7 @@ class Capability(StrEnum):
     own_memory = "memory on this machine"
     tokenizer = "a tokenizer on this machine"
     continuing = "continuing an answer that was begun"
+    thinking_budget = "a budget for thinking"
 
 
 class NotOffered(ConfigError):
@@ -125,6 +126,7 @@ class Request:
     on_logprobs: Callable[[int, Any], None] | None = None
     random_id: RequestId | None = None  # replaces the id in the random numbers; None: the id
     begun: Begun | None = None  # the answer goes on from there; limit, stop texts and random numbers count all of it
+    thinking_tokens: int | None = None  # the budget of its thinking; None: the generation group's
 
     @property
     def effective_random_id(self) -> RequestId:
@@ -147,6 +149,7 @@ class Request:
             Capability.sampling: self.sampling != Sampling(),
             Capability.fixed_length: self.ignore_eos,
             Capability.continuing: self.begun is not None,
+            Capability.thinking_budget: self.thinking_tokens is not None,
         }
         return frozenset(capability for capability, is_needed in needs.items() if is_needed)
 
@@ -155,6 +158,9 @@ class Request:
         check(is_number(self.n, int) and self.n >= 1, "request.n", self.n, "must be 1 or more")
         ok = limit is None or (is_number(limit, int) and limit >= 1)
         check(ok, "request.max_new_tokens", limit, "must be 1 or more, or none for the generation group's")
+        budget = self.thinking_tokens
+        ok = budget is None or (is_number(budget, int) and budget >= 0)
+        check(ok, "request.thinking_tokens", budget, "must be 0 or more, or none for the generation group's")
         need = "goes with a continuation" if self.continuation is None else "must be 0 or more"
         scores, others = self.continuation is not None, self.score_token_ids
         check(top == 0 or (top > 0 and scores), "request.top_logprobs", top, need)
@@ -170,11 +176,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Delta:
-    """New text of a completion that is under way; all deltas together are the completion's text."""
+    """New text of a completion that is under way; all deltas together are its thinking and its answer, without tags."""
 
     id: RequestId
     choice: int
     text: str
+    thinking: bool = False  # whether it belongs to the thinking
 
 
 @dataclass

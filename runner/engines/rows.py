@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,12 +13,13 @@ import torch
 from runner.config.model import local_model
 from runner.config.root import RunnerConfig
 from runner.config.sampling import GREEDY, Sampling
-from runner.core.model_text import ends_in_thinking, is_part_of_tag
+from runner.core.model_text import Tag, opened_by
 from runner.core.result import Answer, FinishReason
-from runner.engines.base import Completion, Delta, Event, Message, Request, request_sha256
+from runner.engines.base import Completion, Message, Request, request_sha256
 from runner.engines.chat_template import ChatTemplate, template_values
 from runner.engines.local.kv_cache.prefix import Prefix
 from runner.engines.scores import TokenScores
+from runner.engines.thinking import MOST_OPENING, MOST_PARTIAL, Budget, Thought, end_tokens, tags_of
 from runner.models.tokenizing import ids_of, text_of
 from runner.models.vocabulary import check_ids
 
@@ -27,7 +27,6 @@ NO_TOKEN = -1  # a sampler's result if the logits are not numbers
 NOT_SAMPLED = -2  # its result if a row's own settings break it
 NO_NUMBERS = "the model's logits are not numbers (NaN): its weights are damaged, or overflow in this dtype"
 BROKEN_SAMPLING = "its next token could not be sampled with its settings, see the log: other rows go on"
-MAX_CACHED = 50_000  # answers to whether a token may complete a stop text
 
 
 @dataclass(eq=False)
@@ -51,14 +50,27 @@ class Row:
     places: int = 0  # its own tokens in the scheduler's KV cache
     blocks: list[int] = field(default_factory=list)  # of the prompt cache, with the beginning of its pending tokens
     copied: int = 0  # tokens in these blocks
-    sent: str = ""  # text that was sent as deltas
+    sent: int = 0  # characters of its text, tags included, that were sent as deltas or stand between them
     scores: TokenScores = field(default_factory=TokenScores)  # of the continuation's tokens scored so far
     token_times: list[float] = field(default_factory=list)  # when each of its tokens came out
-    in_thinking: bool = False  # the prompt ended in an opening tag of thinking
+    opened_by: Tag | None = None  # the prompt ended in this opening tag
+    budget: Budget | None = None  # of its thinking; None: it thinks as long as it wants
+    thought: Thought = field(init=False)  # where it stands between thinking and answer
     permanent: bool = field(init=False)  # the error was known before the row ran, so it would come again
 
     def __post_init__(self) -> None:
         self.permanent = self.error is not None
+        self.thought = Thought(self.opened_by, self.budget)
+
+    def begin_again(self) -> None:
+        """Drop its tokens."""
+        self.tokens.clear()
+        self.thought = Thought(self.opened_by, self.budget)
+
+    @property
+    def in_thinking(self) -> bool:
+        """Whether its text begins within the thinking."""
+        return self.opened_by is not None
 
     @property
     def path(self) -> list[Prefix]:
@@ -81,10 +93,10 @@ class Row:
         more = self.limit if self.given is None else len(self.given) - 1
         return len(self.prompt) - self.shared + more
 
-    def completion(self, reason: FinishReason, seconds: float, text: str = "") -> Completion:
+    def completion(self, reason: FinishReason, seconds: float, answer: Answer | None = None) -> Completion:
         """Return its completion."""
         return Completion(
-            Answer(text, self.tokens, reason, in_thinking=self.in_thinking),
+            answer or Answer.read("", self.tokens, reason, in_thinking=self.in_thinking),
             id=self.request.id,
             prompt_sha256=self.sha256,
             prompt_tokens=len(self.prompt),
@@ -124,7 +136,9 @@ class Admission:
         values = template_values(model.chat_template_kwargs, tokenizer, model.name)
         self.template = ChatTemplate(tokenizer, model_name, values)
         self.vocab_size = vocab_size  # the model's token ids are below it
+        self.tags = tags_of(self.generation, tokenizer)
         self._lock = threading.Lock()  # tokenizers may not be thread-safe
+        self._longest_end: int | None = None  # tokens of the longest end of a thinking that is forced
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
@@ -155,18 +169,20 @@ class Admission:
         if request.continuation is not None:
             return [self._continuation(request, seen, ids)]
         sampling = request.sampling.over(self.generation, self.seed).effective
-        limit = min(self._wanted(request), self.room - len(ids))
+        budget = self._budget(request)
+        limit = min(self._wanted(request) + self._most_thinking(budget), self.room - len(ids))
         error = None if ids and limit >= 1 else self._rejection_reason(len(ids))
-        sha256, in_thinking = request_sha256(seen, request), ends_in_thinking(seen)
+        sha256, tag = request_sha256(seen, request), opened_by(seen, self.tags)
         begun: Sequence[tuple[int, ...]] = [()] * request.n
         if request.begun is not None and error is None:
             begun = request.begun.of(sha256, request.n)
         return [
             Row(
-                request, ids, sha256, limit, choice, sampling, error=error, tokens=list(tokens), in_thinking=in_thinking
+                request, ids, sha256, limit, choice, sampling, error=error, tokens=list(tokens), opened_by=tag,
+                budget=budget,
             )
             for choice, tokens in enumerate(begun)
-        ]
+        ]  # fmt: skip
 
     def _branches(self, request: Request, seen: str | Sequence[int], main: list[int]) -> list[Row]:
         """Append each text to the prompt, without special tokens; choices count from 1."""
@@ -176,14 +192,14 @@ class Admission:
         if longest >= room:
             error = f"the prompt with its longest branch has {longest} tokens, the model has room for {room}"
         wanted = self._wanted(request)
-        sampling = request.sampling.over(self.generation, self.seed).effective
-        sha256 = request_sha256(seen, request)
+        sampling, budget = request.sampling.over(self.generation, self.seed).effective, self._budget(request)
+        sha256, most = request_sha256(seen, request), wanted + self._most_thinking(budget)
         return [
             Row(
-                request, [*main, *ids], sha256, min(wanted, room - len(main) - len(ids)), number, sampling,
-                branch_at=len(main), error=error,
+                request, [*main, *ids], sha256, min(most, room - len(main) - len(ids)), number, sampling,
+                branch_at=len(main), error=error, opened_by=opened_by(f"{seen}{text}", self.tags), budget=budget,
             )
-            for number, ids in enumerate(branches, start=1)
+            for number, (ids, text) in enumerate(zip(branches, request.branches, strict=True), start=1)
         ]  # fmt: skip
 
     def _continuation(self, request: Request, seen: str | Sequence[int], ids: list[int]) -> Row:
@@ -216,6 +232,21 @@ class Admission:
     def _wanted(self, request: Request) -> int:
         return self.generation.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
 
+    def _budget(self, request: Request) -> Budget | None:
+        """Return the budget of a request's thinking; None if it has none."""
+        own, of_job = request.thinking_tokens, self.generation.thinking_tokens
+        tokens = of_job if own is None else own
+        return None if tokens is None else Budget(tokens, self._wanted(request), self.generation.thinking_end)
+
+    def _most_thinking(self, budget: Budget | None) -> int:
+        """Return the most tokens that come before the answer, tags included."""
+        if budget is None:
+            return 0
+        if self._longest_end is None:
+            with self._lock:
+                self._longest_end = max(len(end_tokens(self.tokenizer, tag, budget.end)) for tag in self.tags)
+        return budget.tokens + MOST_OPENING + MOST_PARTIAL + self._longest_end
+
     def _rejection_reason(self, tokens: int) -> str:
         if not tokens:
             return "the prompt is empty: it has no tokens"
@@ -243,99 +274,3 @@ def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     declared = getattr(model.generation_config, "eos_token_id", None)
     several = declared if isinstance(declared, list) else [declared]
     return frozenset(token for token in [tokenizer.eos_token_id, *several] if token is not None)
-
-
-class Stopping:
-    """Ends rows at a stop token, at a stop text or at their limit, and returns their text.
-
-    It caches which tokens can complete which stop text.
-    """
-
-    def __init__(self, tokenizer: Any, stops: frozenset[int] = frozenset()) -> None:
-        self.tokenizer, self.stops = tokenizer, stops
-        self._completes: dict[tuple[str, int], bool] = {}
-        added = getattr(tokenizer, "added_tokens_decoder", {})
-        self._special = {number for number, token in added.items() if token.special}
-        # tags that are special tokens stay in the text, which would not tell thinking from answer without them
-        self._tags = {number for number in self._special if is_part_of_tag(added[number].content)}
-
-    def accept(self, row: Row, token: int, seconds: float, events: list[Event]) -> bool:
-        """Append a token to a row, add a delta or its completion to the events; return whether it goes on."""
-        if token in (NO_TOKEN, NOT_SAMPLED):
-            row.error = NO_NUMBERS if token == NO_TOKEN else BROKEN_SAMPLING
-            events.append(self.completion(row, FinishReason.error, seconds))
-            return False
-        row.tokens.append(token)
-        row.token_times.append(time.perf_counter())
-        reason = self.finish_reason(row)
-        if row.request.deltas:
-            self._add_delta(row, events, reason is not None)
-        if reason is not None:
-            events.append(self.completion(row, reason, seconds))
-        return reason is None
-
-    def cancel(self, row: Row, seconds: float, events: list[Event]) -> None:
-        """End a row as cancelled, with its text so far."""
-        if row.request.deltas:
-            self._add_delta(row, events, is_over=True)
-        events.append(self.completion(row, FinishReason.cancelled, seconds))
-
-    def completion(self, row: Row, reason: FinishReason, seconds: float) -> Completion:
-        """Return the completion of a row, with its text."""
-        return row.completion(reason, seconds, self.answer_text(row))
-
-    def finish_reason(self, row: Row) -> FinishReason | None:
-        """Return why the row ends after its last token, or None if it goes on."""
-        tokens, request = row.tokens, row.request
-        if not request.ignore_eos:
-            if tokens[-1] in self.stops:
-                return FinishReason.stop
-            possible = [stop for stop in request.stop if self._may_complete(stop, tokens[-1])]
-            if possible:
-                # a token has at least one byte, so these tokens contain any stop text that the last one completes
-                reach = max(len(stop.encode()) for stop in possible) + 4
-                tail = text_of(self.tokenizer, tokens[-reach:], skip_special_tokens=True)
-                if any(stop in tail for stop in possible):
-                    return FinishReason.stop
-        return FinishReason.length if len(tokens) >= row.limit else None
-
-    def answer_text(self, row: Row) -> str:
-        """Return a row's text, without the stop token, cut before the first stop text."""
-        tokens, request = row.tokens, row.request
-        kept = tokens[:-1] if tokens and tokens[-1] in self.stops and not request.ignore_eos else tokens
-        if not self._tags.isdisjoint(kept):
-            kept = [token for token in kept if token in self._tags or token not in self._special]
-            text = text_of(self.tokenizer, kept, skip_special_tokens=False)
-        else:
-            text = text_of(self.tokenizer, kept, skip_special_tokens=True)
-        return text[: min((at for stop in request.stop if (at := text.find(stop)) >= 0), default=None)]
-
-    def new_text(self, row: Row) -> str:
-        """Return the text since the last delta that no later token can change or cut."""
-        text = self.answer_text(row)
-        complete = len(text.rstrip("\ufffd"))  # without the bytes of an unfinished character
-        held = 0  # characters at the end that may begin a stop text
-        for stop in row.request.stop:
-            sizes = range(min(len(stop) - 1, complete), held, -1)
-            held = next((size for size in sizes if text[:complete].endswith(stop[:size])), held)
-        return text[len(row.sent) : complete - held]
-
-    def _add_delta(self, row: Row, events: list[Event], is_over: bool) -> None:
-        """Add a delta with the new text of a row to the events."""
-        text = self.answer_text(row)[len(row.sent) :] if is_over else self.new_text(row)
-        if text:
-            row.sent += text
-            events.append(Delta(row.request.id, row.choice, text))
-
-    def _may_complete(self, stop: str, token: int) -> bool:
-        """Return whether a token's text contains the stop text's last character: most do not, which saves a search."""
-        key = stop[-1], token
-        known = self._completes.get(key)
-        if known is None:
-            if len(self._completes) >= MAX_CACHED:  # each client of a server may have its own stop texts
-                self._completes.clear()
-            text = text_of(self.tokenizer, [token])
-            # a part of a character decodes to U+FFFD, and a space may be lost at the start of a text
-            known = stop[-1] in text or "\ufffd" in text or stop[-1].isspace()
-            self._completes[key] = known
-        return known

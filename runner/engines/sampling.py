@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -221,6 +221,14 @@ class Sampler:
             slice(None) if is_every else torch.tensor(rows, device=self.device),
             torch.tensor(lines, device=self.device),
         )
+
+
+def leave_only(logits: torch.Tensor, tokens: Mapping[int, int]) -> None:
+    """Leave these rows of logits [B, V] one token to choose from."""
+    with torch.inference_mode():  # in which the logits were made
+        for row, token in tokens.items():
+            logits[row].fill_(-math.inf)
+            logits[row, token] = 0.0
 
 
 def sampler_of(rows: Sequence[Row], vocab_size: int, device: torch.device) -> Sampler:

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from runner.config.model import LocalModelConfig
 from runner.core.errors import ConfigError
+from runner.core.model_text import may_begin_tag
 from runner.core.result import FinishReason
 from runner.engines.base import Message, Request
-from runner.engines.rows import Admission, Row, Stopping
+from runner.engines.rows import Admission, Row
+from runner.engines.stopping import Stopping
 
 EOS = 2
 texts = st.text(alphabet="ab \n#é€😀", max_size=14)  # of one to four bytes, each byte a token
@@ -68,7 +70,7 @@ def test_it_ends_at_the_first_token_that_completes_a_stop_text(
         assert stopping.finish_reason(row) is expected
         if expected is not None:
             stop_places = [decoded.index(one) for one in stop if one in decoded]
-            assert stopping.answer_text(row) == decoded[: min(stop_places, default=None)]
+            assert stopping.whole_text(row) == decoded[: min(stop_places, default=None)]
             return
 
 
@@ -79,15 +81,15 @@ def test_streamed_text_is_never_taken_back(tokenizer: Any, text: str, stop: tupl
     tokens: list[int] = tokenizer(text)["input_ids"] + ([EOS] if says_eos else [])
     streamed = ""
     for count in range(1, len(tokens) + 1):
-        row = Row(request, [], "", 100, tokens=tokens[:count], sent=streamed)
-        streamed += stopping.new_text(row)
-        answer = stopping.answer_text(row)
+        row = Row(request, [], "", 100, tokens=tokens[:count], sent=len(streamed))
+        streamed += "".join(delta.text for delta in stopping.new_deltas(row))
+        answer = stopping.whole_text(row)
         assert answer.startswith(streamed)
         if stopping.finish_reason(row) is FinishReason.stop:
             return
-        most_held_back = max([0, *map(len, stop)]) + len(answer) - len(answer.rstrip("\ufffd"))
+        most_held_back = max([may_begin_tag(answer), *map(len, stop)]) + len(answer) - len(answer.rstrip("\ufffd"))
         assert len(answer) - len(streamed) <= most_held_back, (
-            "no more is most_held_back back than the beginning of a stop text"
+            "no more is held back than the beginning of a stop text or of a tag"
         )
 
 
@@ -97,9 +99,9 @@ def test_tags_of_thinking_that_are_special_tokens_stay_in_the_text(tokenizer: An
     opening, closing, other = own.convert_tokens_to_ids(["[THINK]", "[/THINK]", "<|other|>"])
     ids = own("ab", add_special_tokens=False)["input_ids"]
     row = Row(Request(0, "x"), [1], "", 100, tokens=[opening, *ids, other, closing, *ids, EOS])
-    assert Stopping(own, frozenset({EOS})).answer_text(row) == "[THINK]ab[/THINK]ab"
+    assert Stopping(own, frozenset({EOS})).whole_text(row) == "[THINK]ab[/THINK]ab"
     row.tokens = [*ids, other, *ids, EOS]
-    assert Stopping(own, frozenset({EOS})).answer_text(row) == "abab", "other special tokens are no text"
+    assert Stopping(own, frozenset({EOS})).whole_text(row) == "abab", "other special tokens are no text"
 
 
 def test_a_row_knows_that_its_prompt_has_begun_the_thinking(tokenizer: Any, make_config: Any, tiny_llama: Path) -> None:
@@ -110,4 +112,5 @@ def test_a_row_knows_that_its_prompt_has_begun_the_thinking(tokenizer: Any, make
     for used, in_thinking in ((thinking, True), (tokenizer, False)):
         rows = Admission(config, used, "it", 1000).rows(request)
         assert [row.in_thinking for row in rows] == [in_thinking] * 2
-        assert rows[0].completion(FinishReason.stop, 0.1, "#### 7").answer.parts.is_open == in_thinking
+        rows[0].tokens = used("#### 7", add_special_tokens=False)["input_ids"]
+        assert Stopping(used).answer(rows[0], FinishReason.stop).parts.is_open == in_thinking

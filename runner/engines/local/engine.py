@@ -47,9 +47,10 @@ from runner.engines.local.matmul.autotune import Choice
 from runner.engines.local.matmul.products import requested
 from runner.engines.local.own_memory import note_cuda, restart_cuda
 from runner.engines.local.rates import arithmetic_of
-from runner.engines.rows import Admission, Row, Stopping, own_generation, stop_tokens
+from runner.engines.rows import Admission, Row, own_generation, stop_tokens
 from runner.engines.session import Session
 from runner.engines.stats import EngineStats
+from runner.engines.stopping import Stopping
 from runner.models.load import Loaded, adapt, load_base, release
 from runner.models.vocabulary import rows_of
 
@@ -246,7 +247,7 @@ class LocalSession(Session):
     def __init__(self, engine: LocalEngine, loaded: Loaded, batch_size: int | None) -> None:
         super().__init__(engine.capabilities)
         self.engine, self.loaded, self.admission = engine, loaded, engine.admission
-        self.stopping = Stopping(loaded.tokenizer, stop_tokens(loaded.model, loaded.tokenizer))
+        self.stopping = Stopping(loaded.tokenizer, stop_tokens(loaded.model, loaded.tokenizer), self.admission.tags)
         self.size = batch_size or engine.config.generation.batch_size
         # checked here and not for each request: during a pass, the model's attention has another name
         self.branches_rejection = (

@@ -29,9 +29,10 @@ from runner.engines.pipeline.processes import POLL_S, PeerProcesses, connect, st
 from runner.engines.pipeline.ranks import first_rank, manifest_of
 from runner.engines.pipeline.stage_worker import StageWorker
 from runner.engines.pipeline.transport import Packet, PacketType, PeerGone, Transport
-from runner.engines.rows import Admission, Row, Stopping, own_generation, stop_tokens
+from runner.engines.rows import Admission, Row, own_generation, stop_tokens
 from runner.engines.session import Session
 from runner.engines.stats import EngineStats
+from runner.engines.stopping import Stopping
 from runner.models.rope.choices import max_positions
 from runner.models.vocabulary import padding_of
 from runner.sharding.load_part import load_tokenizer
@@ -184,7 +185,8 @@ class LoadedStages:
         room, vocab_size = max_positions(model.config), model.config.get_text_config().vocab_size
         tokenizer = self.tokenizer
         self.admission = Admission(config, tokenizer, model_config.name, room, own=self.own, vocab_size=vocab_size)
-        stopping, pad = Stopping(tokenizer, stop_tokens(model, tokenizer)), padding_of(tokenizer, vocab_size)
+        stopping = Stopping(tokenizer, stop_tokens(model, tokenizer), self.admission.tags)
+        pad = padding_of(tokenizer, vocab_size)
         self.micro_batches = MicroBatches(self.depth, self.send, self.receive, stats, stopping, pad)
         self.micro_batches.fixed_rows = model_config.micro_batch
         for parts, notes in peers.gather("loaded"):

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 import torch
 
 from runner.engines.base import Event, RequestId
-from runner.engines.pipeline.transport import SETTINGS, Packet, PacketType, write_rows
-from runner.engines.rows import Row, Stopping
+from runner.engines.pipeline.transport import SETTINGS, Packet, PacketType, as_numbers, write_rows
+from runner.engines.rows import Row
 from runner.engines.stats import EngineStats
+from runner.engines.stopping import Stopping
 
 MAX_ROWS = 16  # of a micro-batch, if model.micro_batch is not set
 Send = Callable[[Packet, torch.Tensor | None], None]
@@ -101,7 +102,7 @@ class MicroBatches:
             rows = [self._waiting.popleft() for _ in range(min(self._rows_per_batch, len(self._waiting)))]
             batch = MicroBatch(next(self._numbers), rows)
             self._under_way[batch.number] = batch
-            prompts = write_rows(rows, self.pad)
+            prompts = write_rows(rows, self.pad, list(map(self.stopping.forced, rows)))
             self.send(Packet(PacketType.prefill, batch.number, prompts), prompts[:, SETTINGS:])
         if not self._under_way:
             return []
@@ -110,7 +111,11 @@ class MicroBatches:
         self._account(batch)
         events, kept = self._accept(batch, answer)
         if kept:  # it is sent again; if some rows have ended, with the numbers of those that go on
-            numbers = None if len(kept) == len(batch.rows) else torch.tensor(kept)[:, None]
+            forced = [self.stopping.forced(batch.rows[number]) for number in kept]
+            is_as_before = len(kept) == len(batch.rows) and not any(token is not None for token in forced)
+            numbers = (
+                None if is_as_before else torch.tensor([[*it] for it in zip(kept, as_numbers(forced), strict=True)])
+            )
             batch.rows, batch.dropped = [batch.rows[number] for number in kept], set()
             tokens = torch.tensor([[row.tokens[-1]] for row in batch.rows])
             self.send(Packet(PacketType.decode, batch.number, numbers), tokens)

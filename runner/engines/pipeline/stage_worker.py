@@ -15,8 +15,8 @@ from runner.core import machine
 from runner.core.errors import ConfigError
 from runner.core.machine import MIB
 from runner.engines.pipeline.ranks import ProcessRank, manifest_of
-from runner.engines.pipeline.transport import Packet, PacketType, sampler_for, token_mask
-from runner.engines.sampling import Sampler
+from runner.engines.pipeline.transport import Packet, PacketType, forced_tokens, sampler_for, token_mask
+from runner.engines.sampling import Sampler, leave_only
 from runner.models.load import pick_device, pick_dtype
 from runner.sharding.load_part import load_part
 from runner.sharding.manifest import MODEL_FILES
@@ -87,7 +87,9 @@ class StageWorker:
         if state.sampler is None:
             answer = Packet(packet.kind, packet.batch, packet.numbers, values)
         else:
-            sampled = state.sampler.pick(values[:, -1])
+            logits = values[:, -1]
+            leave_only(logits, forced_tokens(packet))
+            sampled = state.sampler.pick(logits)
             answer = Packet(PacketType.tokens, packet.batch, sampled[:, None].cpu())
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # otherwise the time would count as waiting of the next process

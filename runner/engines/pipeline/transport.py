@@ -29,14 +29,17 @@ from runner.engines.sampling import Sampler, generator_of
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 HEADER = 8  # kind, batch, rows and columns of the numbers, three sizes of the hidden states, their dtype
 SENDS_PER_PACKET = 3
-SETTINGS = len(PARAMETERS) + 2  # columns before the token ids: sampling, the seed, the prompt's length
+SETTINGS = len(PARAMETERS) + 3  # columns before the token ids: sampling, the seed, a forced token, the prompt's length
+NOT_FORCED = -1
 
 
 class PacketType(IntEnum):
     """The purpose of a packet."""
 
     prefill = 0  # numbers: one line per row, from `write_rows`
-    decode = 1  # numbers: which rows of the micro-batch go on; none when all do
+    decode = (
+        1  # numbers: which rows of the micro-batch go on, and the token that must come next; none when all are free
+    )
     tokens = 2  # numbers: the token that was sampled for each row
     end = 3  # the micro-batch is over
     figures = 4  # each process reports its computing time and its memory
@@ -131,14 +134,27 @@ class Transport:
         return tensor
 
 
-def write_rows(rows: Sequence[Row], pad: int) -> torch.Tensor:
+def as_numbers(forced: Sequence[int | None]) -> list[int]:
+    """Return the tokens that must come next as a packet has them."""
+    return [NOT_FORCED if token is None else token for token in forced]
+
+
+def forced_tokens(packet: Packet) -> dict[int, int]:
+    """Return the tokens that must come next, by row."""
+    if packet.numbers is None:
+        return {}
+    column = packet.numbers[:, SETTINGS - 2 if packet.kind is PacketType.prefill else 1]
+    return {row: token for row, token in enumerate(column.tolist()) if token != NOT_FORCED}
+
+
+def write_rows(rows: Sequence[Row], pad: int, forced: Sequence[int | None]) -> torch.Tensor:
     """Return one line per row [B, SETTINGS + T]: its settings, and its prompt padded on the left."""
     width = max(len(row.prompt) for row in rows)
     lines = []
-    for row in rows:
+    for row, token in zip(rows, as_numbers(forced), strict=True):
         generator = generator_of(row.sampling, row.request.effective_random_id, row.choice)
         settings = torch.tensor(row.sampling.numbers, dtype=torch.float64).view(torch.int64).tolist()
-        settings += [0 if generator is None else generator.initial_seed(), len(row.prompt)]
+        settings += [0 if generator is None else generator.initial_seed(), token, len(row.prompt)]
         lines.append([*settings, *[pad] * (width - len(row.prompt)), *row.prompt])
     return torch.tensor(lines)
 
@@ -154,7 +170,7 @@ def sampler_for(numbers: torch.Tensor, vocab_size: int, device: torch.device) ->
     samplings, generators, prompts = [], [], []
     settings = numbers[:, : len(PARAMETERS)].contiguous().view(torch.float64).tolist()
     for line, values in zip(numbers.tolist(), settings, strict=True):
-        seed, length = line[len(PARAMETERS) : SETTINGS]
+        seed, _, length = line[len(PARAMETERS) : SETTINGS]
         check(0 < length <= numbers.shape[1] - SETTINGS, "length", length, "the packet's prompts are not as long")
         samplings.append(Sampling.of_numbers(values).effective)
         generators.append(torch.Generator().manual_seed(seed) if samplings[-1].temperature else None)

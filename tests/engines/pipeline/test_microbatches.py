@@ -19,8 +19,9 @@ from runner.engines.pipeline.microbatches import MicroBatches
 from runner.engines.pipeline.ranks import ProcessRank
 from runner.engines.pipeline.stage_worker import StageWorker
 from runner.engines.pipeline.transport import Packet, PacketType
-from runner.engines.rows import Row, Stopping
+from runner.engines.rows import Row
 from runner.engines.stats import EngineStats
+from runner.engines.stopping import Stopping
 from runner.sharding.load_part import load_tokenizer
 
 DEPTH = 3

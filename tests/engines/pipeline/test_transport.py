@@ -22,7 +22,9 @@ CPU = torch.device("cpu")
 
 def packet() -> torch.Tensor:
     """Return the numbers of two rows as they are sent."""
-    return write_rows([Row(Request(number, "x"), [7, 8, 9], "", 5, sampling=DRAWN) for number in range(2)], pad=0)
+    return write_rows(
+        [Row(Request(number, "x"), [7, 8, 9], "", 5, sampling=DRAWN) for number in range(2)], 0, [None] * 2
+    )
 
 
 def test_the_settings_arrive() -> None:

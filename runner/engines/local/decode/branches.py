@@ -22,9 +22,10 @@ from runner.core.errors import ConfigError
 from runner.core.result import Answer, FinishReason
 from runner.engines.base import Completion
 from runner.engines.local.own_memory import note_cache, note_pass
-from runner.engines.rows import NO_NUMBERS, NO_TOKEN, Row, Stopping
+from runner.engines.rows import NO_NUMBERS, NO_TOKEN, Row
 from runner.engines.sampling import sampler_of
 from runner.engines.stats import EngineStats
+from runner.engines.stopping import Stopping
 from runner.models.load import Loaded
 from runner.models.rope import rope_2d
 
@@ -133,6 +134,7 @@ def complete(loaded: Loaded, rows: Sequence[Row], stats: EngineStats, stopping: 
     sampler = sampler_of(rows, int(loaded.metrics["vocab_size"]), logits.device)
     while True:
         signals.interrupt_if_noted()
+        stopping.force(logits, live)
         tokens = sampler.pick(logits).tolist()
         completion.first_token_s = completion.first_token_s or time.perf_counter() - started
         going = []
@@ -160,7 +162,7 @@ def complete(loaded: Loaded, rows: Sequence[Row], stats: EngineStats, stopping: 
     stats.prefill_tokens += completion.prompt_tokens
     stats.decode_s += completion.seconds - completion.first_token_s
     stats.decode_tokens += sum(len(row.tokens) - 1 for row in rows)
-    completion.branches = [Answer(stopping.answer_text(row), row.tokens, reasons[row.choice]) for row in rows]
+    completion.branches = [stopping.answer(row, reasons[row.choice]) for row in rows]
     worst = (FinishReason.error, FinishReason.length, FinishReason.stop)
     completion.answer = Answer("", [], next(reason for reason in worst if reason in reasons.values()))
     return completion

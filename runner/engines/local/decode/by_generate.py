@@ -22,9 +22,10 @@ from runner.engines.local.decode.compat_probe import rope_stable_length
 from runner.engines.local.decode.forward import score
 from runner.engines.local.memory import MemoryGuard
 from runner.engines.local.own_memory import note_cache, note_pass
-from runner.engines.rows import Row, Stopping
+from runner.engines.rows import Row
 from runner.engines.sampling import sampler_of
 from runner.engines.stats import EngineStats
+from runner.engines.stopping import Stopping
 from runner.models.load import Loaded
 
 
@@ -48,6 +49,7 @@ class Generated:
 
         def choose(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
             nonlocal picked
+            self.stopping.force(scores, self.alive.values(), list(self.alive))
             picked = sampler.pick(scores)
             possible = picked.clamp(min=0)  # generate needs a token for each row, even if it has none
             return torch.full_like(scores, -math.inf).scatter_(1, possible[:, None], 0.0)

@@ -26,9 +26,10 @@ from runner.engines.local.kv_cache.kv_cache import Heads
 from runner.engines.local.kv_cache.prompt_cache import PromptCache
 from runner.engines.local.memory import release_failed_pass
 from runner.engines.local.own_memory import note_kv, note_pass
-from runner.engines.rows import Row, Stopping
+from runner.engines.rows import Row
 from runner.engines.sampling import Sampler, sampler_of
 from runner.engines.stats import EngineStats, RowCount
+from runner.engines.stopping import Stopping
 from runner.models.load import Loaded
 
 
@@ -170,6 +171,7 @@ class Scheduler(Entering):
         new: list[tuple[Row, int]] = []
         if started_rows or decoding:
             newcomers = sampler_of(started_rows, self.vocab_size, self.heads.device)
+            self.stopping.force(logits, [*decoding, *started_rows])
             picked = self.sampler.pick(logits[: len(decoding)]).tolist() if decoding else []
             picked += newcomers.pick(logits[len(decoding) :]).tolist() if started_rows else []
             new = list(zip([*decoding, *started_rows], picked, strict=True))
@@ -207,6 +209,7 @@ class Scheduler(Entering):
             if self.uses is None:
                 self.uses = self.forward.uses_of(self.active)
             logits = self.forward.step(self.own, self.active, self.uses, self.reading)
+            self.stopping.force(logits, self.active)
             tokens: list[int] = self.sampler.pick(logits).tolist()
             self._note_places(self.active)
             new = list(zip(self.active, tokens, strict=True))
@@ -231,12 +234,16 @@ class Scheduler(Entering):
     def _accept_tokens(self, new: list[tuple[Row, int]], events: list[Event]) -> list[Event]:
         """Note the new tokens, and remove the rows that end with them."""
         ended: list[Row] = []
+        stopped: Row | None = None
         for row, token in new:
-            if ended and row is ended[-1]:  # guessed beyond its end
+            if row is stopped:  # guessed beyond its end, or beyond the end of its thinking
                 row.places -= 1
                 self.stats.decode_tokens -= 1
             elif not self.stopping.accept(row, token, _seconds(row), events):
                 ended.append(row)
+                stopped = row
+            elif row.thought.forced:
+                stopped = row
         return events + self._remove_ended(ended)
 
     def _remove_ended(self, ended: list[Row]) -> list[Event]:

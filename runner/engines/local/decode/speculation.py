@@ -160,7 +160,8 @@ class Speculation:
 
     def _tally(self, rows: Sequence[Row], forward: Forward, sampler: Sampler) -> _Tally | None:
         """Return the tally of the next pass; None if it is not timed, as no guesses will follow soon."""
-        tally = self._tallies.get(len(rows)) if self.is_wanted else None
+        is_wanted = self.is_wanted and not any(row.thought.forced for row in rows)
+        tally = self._tallies.get(len(rows)) if is_wanted else None
         if tally is None or tally.waits() or not any(_is_for(row, at, sampler) for at, row in enumerate(rows)):
             return None
         return tally if _is_exact(forward, rows) else None

@@ -21,9 +21,10 @@ from runner.engines.local.decode.by_generate import Generated, score_without_cac
 from runner.engines.local.decode.forward import most_positions, score, scored
 from runner.engines.local.memory import MemoryGuard, release_failed_pass
 from runner.engines.local.own_memory import note_cache, note_pass
-from runner.engines.rows import Row, Stopping
+from runner.engines.rows import Row
 from runner.engines.sampling import sampler_of
 from runner.engines.stats import EngineStats, RowCount
+from runner.engines.stopping import Stopping
 from runner.models.load import Loaded
 from runner.models.vocabulary import padding_of, rows_of
 
@@ -67,7 +68,7 @@ class StaticBatches:
         if not self.is_busy:
             self.size, self.has_noted_shortage = self.asked_size, False
         for row in rows:
-            row.tokens.clear()  # with other rows beside it, an answer that was begun would go on differently
+            row.begin_again()  # with other rows beside it, an answer that was begun would go on differently
         self.waiting += sorted(rows, key=lambda row: len(row.prompt), reverse=True)
 
     def cancel(self, ids: Collection[RequestId]) -> list[Event]:
@@ -234,6 +235,7 @@ class Batch:
 
     def pick(self, logits: torch.Tensor) -> torch.Tensor:
         """Pick the next token of each row."""
+        self.stopping.force(logits, self.alive.values(), list(self.alive))
         picked = self.sampler.pick(logits)
         self.tokens = picked.clamp(min=0)  # rows that end without a token stay in the batch for a while
         return picked

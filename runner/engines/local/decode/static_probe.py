@@ -13,8 +13,9 @@ from runner.engines.local.decode.by_generate import generate
 from runner.engines.local.decode.compat_probe import allowed_off
 from runner.engines.local.decode.static_batches import BY_GENERATE, Batch, Batching
 from runner.engines.local.matmul.unrounded_rows import unrounded_rows
-from runner.engines.rows import Row, Stopping
+from runner.engines.rows import Row
 from runner.engines.stats import EngineStats
+from runner.engines.stopping import Stopping
 from runner.models.load import Loaded
 from runner.models.tokenizing import ids_of
 

@@ -22,8 +22,9 @@ from runner.core.result import Answer, FinishReason
 from runner.engines import contract
 from runner.engines.base import Request
 from runner.engines.local.decode.branches import BranchDecoder, columnar, complete, may_attend, rejection_reason
-from runner.engines.rows import Row, Stopping
+from runner.engines.rows import Row
 from runner.engines.stats import EngineStats
+from runner.engines.stopping import Stopping
 from runner.models.load import Loaded
 from runner.models.rope import rope_2d
 

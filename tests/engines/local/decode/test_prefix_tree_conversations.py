@@ -23,7 +23,8 @@ from runner.engines.local.decode.prefix_tree import MAX_CONVERSATIONS, Conversat
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kv_cache.kv_cache import Heads
 from runner.engines.local.kv_cache.shared_kv import SharedKv
-from runner.engines.rows import Row, Stopping
+from runner.engines.rows import Row
+from runner.engines.stopping import Stopping
 
 Make = Callable[..., RunnerConfig]
 PROMPT = "Once upon a time, in a land far away, there lived a king who counted his sheep every single evening. "
@@ -67,8 +68,8 @@ def test_half_a_character_is_held_back(engine: LocalEngine) -> None:
     engine.load()
     tokenizer = engine.loaded.tokenizer
     tokens, stopping = tokenizer("né", add_special_tokens=False)["input_ids"], Stopping(tokenizer)
-    assert stopping.new_text(Row(Request(0, ""), [], "", 9, tokens=tokens[:-1])) == "n"
-    assert stopping.new_text(Row(Request(0, ""), [], "", 9, tokens=tokens, sent="n")) == "é"
+    assert stopping.new_deltas(Row(Request(0, ""), [], "", 9, tokens=tokens[:-1])) == [Delta(0, 0, "n")]
+    assert stopping.new_deltas(Row(Request(0, ""), [], "", 9, tokens=tokens, sent=1)) == [Delta(0, 0, "é")]
 
 
 def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:

@@ -17,12 +17,12 @@ from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.core.machine import MIB
-from runner.engines import rows
 from runner.engines.base import Request
 from runner.engines.local.decode import prefix_tree
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kernels import native, shared_numbers
 from runner.engines.local.kv_cache import prompt_cache
+from runner.engines.stopping import Stopping
 
 Make = Callable[..., RunnerConfig]
 GREEDY = GenerationConfig(max_new_tokens=20)
@@ -106,7 +106,7 @@ def test_what_is_kept_of_ever_new_prompts_and_stop_texts_stops_growing(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Keys and values, the keys that find them, and what is known of stop texts: all of them level off."""
-    monkeypatch.setattr(rows, "MAX_CACHED", 100)
+    monkeypatch.setattr("runner.engines.stopping.MAX_CACHED", 100)
     engine.load()
     heads = engine.heads(engine.loaded)
     assert heads is not None
@@ -114,14 +114,14 @@ def test_what_is_kept_of_ever_new_prompts_and_stop_texts_stops_growing(
     monkeypatch.setattr(prompt_cache, "MAX_MIB", blocks * shared_numbers.LANES * heads.bytes_per_token / MIB)
     common = "Each of these begins with the same long text, which is read once for all of them. " * 3
     stopping = [0]
-    accept = rows.Stopping.accept
+    accept = Stopping.accept
 
-    def counted(self: rows.Stopping, *of_a_token: Any) -> bool:
+    def counted(self: Stopping, *of_a_token: Any) -> bool:
         goes_on = accept(self, *of_a_token)
         stopping.append(len(self._completes))
         return goes_on
 
-    monkeypatch.setattr(rows.Stopping, "accept", counted)
+    monkeypatch.setattr(Stopping, "accept", counted)
     sizes = []
     for turn in range(4):
         asked = [
