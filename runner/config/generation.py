@@ -76,6 +76,11 @@ class GenerationConfig(SamplingKeys):
                 f"above 0, or {off}"
             )
 
+    @property
+    def most_new_tokens(self) -> int:
+        """The most tokens of thinking and answer together."""
+        return self.max_new_tokens + (self.thinking_tokens or 0)
+
     def with_model_defaults(self, own: Mapping[str, Any]) -> GenerationConfig:
         """Return it without a None: each becomes the model's own setting, else neutral; greedy stays greedy."""
         chosen: dict[str, Any] = {}

@@ -148,7 +148,7 @@ class TaskConfig:
 
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
         """Return the least that the job must have in memory at once; `rows` if the batch size is left to the engine."""
-        return generation.batch_size or rows, TYPICAL_PROMPT_TOKENS, generation.max_new_tokens
+        return generation.batch_size or rows, TYPICAL_PROMPT_TOKENS, generation.most_new_tokens
 
     @property
     def loads(self) -> int:
@@ -237,7 +237,7 @@ class QuestionsConfig(TaskConfig):
         if self.limit is None and read is None:
             return []
         completions = (self if read is None else replace(self, limit=read)).questions
-        return [Amount(generation.batch_size, QUESTION_TOKENS, generation.max_new_tokens, completions)]
+        return [Amount(generation.batch_size, QUESTION_TOKENS, generation.most_new_tokens, completions)]
 
 
 @dataclass
@@ -420,7 +420,7 @@ class PromptsConfig(TaskConfig):
         """Return the one prompt, or those of a file once it has been read."""
         count = 1 if self.prompt is not None else read
         return (
-            [] if count is None else [Amount(generation.batch_size, QUESTION_TOKENS, generation.max_new_tokens, count)]
+            [] if count is None else [Amount(generation.batch_size, QUESTION_TOKENS, generation.most_new_tokens, count)]
         )
 
 

@@ -27,7 +27,7 @@ INERT = ("model.check_memory", "model.cache_dir", "model.revision", "model.shape
 ROUNDS = ("repeats", "warmup")  # may differ between measurements
 # Keys that decide how long prompts and answers are, and how many decode together
 ALIKE = (
-    *("generation.batch_size", "generation.max_new_tokens"),
+    *("generation.batch_size", "generation.max_new_tokens", "generation.thinking_tokens"),
     *(f"task.{key}" for key in ("name", "data", "prompt", "shots", "window", "exact")),
 )
 SPREAD = 0.2  # relative uncertainty of similar jobs, unless several differ by more

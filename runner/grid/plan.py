@@ -102,7 +102,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
     """Identify a job and look it up; for an input that cannot work, return a job in the state `impossible`."""
     resolved = resolve.resolve(config)
     planned = PlannedJob(overrides, config, resolved=resolved)
-    planned.cost = float(config.task.questions * config.generation.max_new_tokens)
+    planned.cost = float(config.task.questions * config.generation.most_new_tokens)
     try:
         task = task_of(config)
         planned.measures = Uses.machine in task.USES

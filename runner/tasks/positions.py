@@ -41,7 +41,7 @@ def of_questions(resolved: ResolvedJob, requests: Sequence[Request]) -> list[str
     if not isinstance(resolved.config.rope, RopeScalingConfig):
         return []
     longest = max((_bytes(request) for request in requests), default=0)
-    return needless_scaling(resolved, longest + TEMPLATE_TOKENS + resolved.config.generation.max_new_tokens)
+    return needless_scaling(resolved, longest + TEMPLATE_TOKENS + resolved.config.generation.most_new_tokens)
 
 
 def of_given(resolved: ResolvedJob, given: Sequence[Given], window: int) -> list[str]:

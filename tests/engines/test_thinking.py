@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from random import Random
-from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import in_process
 import pytest
@@ -247,7 +246,7 @@ def test_the_model_names_its_own_tags(tokenizer: Any) -> None:
 
     class Named:
         chat_template = "{{ '<my_thoughts>' }} … {{ content.split('</my_thoughts>') }} <tool></tool> </think>"
-        added_tokens_decoder = MappingProxyType({})
+        added_tokens_decoder: ClassVar[dict[int, Any]] = {}
 
     assert tags_of(plain, Named()) == (*TAGS, Tag("<my_thoughts>", "</my_thoughts>"))
     assert tags_of(own, Named()) == (Tag("<a>", "</a>"), TAGS[0])
