@@ -68,6 +68,11 @@ class Stopping:
         forced = {at if places is None else places[at]: self.forced(row) for at, row in with_budget}
         leave_only(logits, {at: token for at, token in forced.items() if token is not None})
 
+    def drop_impossible(self, row: Row) -> None:
+        """Drop the tokens that a row was begun with from where its own budget would have ended the thinking."""
+        self.thoughts.follow(row.thought, row.tokens, row.in_thinking)
+        del row.tokens[row.thought.seen :]
+
     def forced(self, row: Row) -> int | None:
         """Return the token that must come next; None if the model chooses."""
         self.thoughts.follow(row.thought, row.tokens, row.in_thinking)

@@ -67,14 +67,17 @@ class ThoughtReader:
         self._ends: dict[tuple[Tag, str | None], list[int]] = {}
 
     def follow(self, thought: Thought, tokens: Sequence[int], in_thinking: bool) -> None:
-        """Look at the tokens that have come; afterwards `thought` says where the row stands, and what must follow."""
+        """Look at the tokens that have come; afterwards `thought` says where the row stands, and what must follow.
+
+        It stops before a token that is not the one that had to come: an answer may begin with those of another budget.
+        """
         is_free = not thought.forced and (thought.tag is None or thought.budget is None)
         is_next = thought.seen + 1 == len(tokens) and not thought.is_undecided
         if is_free and is_next and self._may_end.get(tokens[-1]) is False:  # the usual case
             thought.seen += 1
             return
         self._force(thought, tokens)
-        while thought.seen < len(tokens):
+        while thought.seen < len(tokens) and thought.forced[:1] in ([], [tokens[thought.seen]]):
             self._look(thought, tokens, in_thinking)
             self._force(thought, tokens)
 

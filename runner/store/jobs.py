@@ -37,6 +37,7 @@ SENT = ".sent"  # in a job's folder: what is arriving from another host, until i
 OLD = ".old-"  # jobs/<job_id>.old-N: evidence that rerun=... has set aside
 SAMPLES = "samples.jsonl"
 RESULT = "result.json"
+OF_BUDGETS = ("generation.thinking_tokens", "generation.thinking_end")  # change what follows a thought, and not itself
 IDENTITY_VERSION = 1  # raise it when the meaning of a job's id changes
 
 
@@ -48,6 +49,7 @@ class Job:
     folder: Path
     sibling_key: str = ""  # the hash of what sibling jobs have in common; empty: it has no siblings
     model_sha256: str = ""  # of the model's files, wherever they are
+    thoughts_key: str = ""  # the hash of what jobs have in common that think alike; empty: it is not greedy
 
     @property
     def samples_path(self) -> Path:
@@ -153,7 +155,9 @@ def identify(
     identity["config"] = {key: it for key, it in identity["config"].items() if key.partition(".")[0] != "metrics"}
     sibling_key = short_hash(identity) if ignored_for_reuse else ""
     folder = Path(config.output_dir).expanduser().absolute() / "jobs" / job_id
-    return Job(job_id, folder, sibling_key, input_hashes.get("model", ""))
+    identity["config"] = {key: it for key, it in identity["config"].items() if key not in OF_BUDGETS}
+    thoughts_key = short_hash(identity) if ignored_for_reuse and not config.generation.temperature else ""
+    return Job(job_id, folder, sibling_key, input_hashes.get("model", ""), thoughts_key)
 
 
 @contextmanager

@@ -25,6 +25,8 @@ from runner.store import sibling_jobs
 from runner.store.jobs import Recorder
 from runner.store.measured import Measured, Measuring
 from runner.store.partial import PartialFile
+from runner.store.thoughts import Thoughts
+from runner.store.thoughts import mark as mark_thoughts
 from runner.tasks.asking import each_request, kept_words
 from runner.tasks.base import Context, RequestsBeside
 
@@ -132,7 +134,7 @@ def complete_missing(
         first = {int(request.id) for request in requests[:enough]}
         todo, reused = [], {index: sample for index, sample in reused.items() if index in first}
     again = sum(request.id in recorder.failed for request in todo)
-    partial = PartialFile(recorder.folder)
+    partial, budget = PartialFile(recorder.folder), context.config.generation.thinking_tokens
     if todo:
         engine = context.engine
         require(engine, f"task={what}", frozenset().union(*(request.needs for request in todo)))
@@ -172,17 +174,24 @@ def complete_missing(
                 return partial.keep(unfinished, engine, lambda name: name in recorder.done)
 
             ahead = watch.ahead if watch is not None else None
-            todo = [replace(request, begun=partial.begun(request.id, engine)) for request in todo]
-            to_come = {request.id for request in todo}
-            answered = [request for request in requests if request.id not in to_come]
+            thoughts = Thoughts(recorder.job, budget, todo)
             with kept_words(recorder.done):
-                each_request(
-                    engine, order(todo), record, on_step=show, ahead=ahead, beside=beside, on_stop=keep,
-                    answered=answered,
-                )  # fmt: skip
+                for some in thoughts.rounds(todo):
+                    some = [replace(it, begun=partial.begun(it.id, engine) or thoughts.begun(it.id)) for it in some]
+                    to_come = {request.id for request in some}
+                    answered = [request for request in requests if request.id not in to_come]
+                    each_request(
+                        engine, order(some), record, on_step=show, ahead=ahead, beside=beside, on_stop=keep,
+                        answered=answered,
+                    )  # fmt: skip
+                    if enough is not None:
+                        break
+                    thoughts.check(recorder.done, engine)
+            done.notes += filter(None, [thoughts.note])
         done.measured = measuring.keep()
     else:
         take(recorder, reused)
+    mark_thoughts(recorder.job, budget, recorder.done.values())
     partial.delete()  # also one that a kill after the last sample has left
     done.samples = [recorder.samples[int(request.id)] for request in requests[:enough]]
     own = [settled[sample.index] for sample in done.samples if sample.index in settled]

@@ -281,6 +281,7 @@ class LocalSession(Session):
                 events += [row.completion(FinishReason.error, 0.0) for row in some]
             else:
                 for row in some:
+                    self.stopping.drop_impossible(row)
                     reason = self.stopping.finish_reason(row) if row.tokens else None
                     if reason is None:
                         rows.append(row)
