@@ -140,8 +140,10 @@ def write_run(config: RunnerConfig, accuracy: float, count: int) -> Path:
         )
         (job.folder / "config.yaml").write_text(json.dumps(asdict(config), default=str))
         (job.folder / "log.txt").write_text("drawn\n")
+        tracker = tracking.start(mlflow_store.store_of(config), job, record)
+        record.mlflow_run_id, record.mlflow_uri = tracker.run_id, tracker.uri  # as store/ledger.py does
         job.write_record(record)
-        tracking.finish(tracking.start(mlflow_store.store_of(config), job, record), job, record)
+        tracking.finish(tracker, job, record)
     return job.folder
 
 
