@@ -131,7 +131,7 @@ def tables(lines: list[str]) -> Iterator[Table]:
                 yield Table("grid", names[names.index("status") :], shared=shared)
             elif "state" in names:
                 yield Table("plan", names[names.index("state") :], shared=shared)
-            elif names[0] == "file" and "accuracy" in names:
+            elif lines[place - 1].startswith("file ") and "accuracy" in names:
                 yield Table("model files", names)
             elif "accuracy" in names:
                 kind = "comparison" if "Holm" in names else "runs"
