@@ -70,7 +70,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def mark_thorough(items: list[pytest.Item]) -> None:
     """Mark all that `make test` leaves out: which tests and cases it runs follows from their names alone.
 
-    Of a test that is sampled(few) it runs a few cases; of a file that is smoke(few) a few tests, each in one case.
+    Of a test that is sampled(few) it runs a few cases, as different ones as can be; of a file that is smoke(few) a few
+    tests, each in one case.
     """
     cases: dict[str, list[pytest.Item]] = {}
     smoke: dict[str, list[str]] = {}
@@ -92,9 +93,14 @@ def mark_thorough(items: list[pytest.Item]) -> None:
 
 
 def _not_drawn(name: str, values: list[Any], few: int) -> list[Any]:
-    """Return all values but a few, which are drawn by a name."""
-    drawn = set(random.Random(name).sample(range(len(values)), min(few, len(values))))
-    return [value for number, value in enumerate(values) if number not in drawn]
+    """Return all values but a few that are drawn by a name; of cases, those first that have a parameter not drawn yet."""
+    left, seen = random.Random(name).sample(values, len(values)), set[str]()
+    words = {id(value): {*value.callspec.id.split("-")} if hasattr(value, "callspec") else set() for value in values}
+    for _ in range(min(few, len(left))):
+        drawn = max(left, key=lambda value: len(words[id(value)] - seen))
+        left.remove(drawn)
+        seen |= words[id(drawn)]
+    return left
 
 
 def share_among_workers(config: pytest.Config, items: list[pytest.Item]) -> None:

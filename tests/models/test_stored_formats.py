@@ -64,6 +64,7 @@ def library(folder: Path, choice: str, dtype: torch.dtype) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.sampled(18)
 @pytest.mark.parametrize("name", CODED | INT8)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_library_gives_the_same_logits(make_config: Make, saved_format: Saved, name: str, dtype: Dtype) -> None:
@@ -97,6 +98,7 @@ def test_a_stream_of_bits(bits: int) -> None:
     assert torch.equal(unpack_stream(pack(numbers, bits), bits, 70), numbers.byte())
 
 
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize("name", GROUPED)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_integers_in_groups_equal_their_plain_weights(
@@ -143,6 +145,7 @@ def test_compressed_tensors_unpacks_the_same_weights(
 # --------------------------------------------------------------------------------------------------- of each format
 
 
+@pytest.mark.sampled(31)
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_predicted_size_is_that_of_the_loaded_weights(
@@ -157,6 +160,7 @@ def test_the_predicted_size_is_that_of_the_loaded_weights(
 
 
 @pytest.mark.skipif(native.kernels() is None, reason="the kernels are not built here")
+@pytest.mark.sampled(18)
 @pytest.mark.parametrize("name", CODED | INT8)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_engines_products_are_near_and_each_row_has_its_own(

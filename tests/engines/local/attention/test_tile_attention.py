@@ -67,6 +67,7 @@ def same_bits(first: Part, second: Part) -> bool:
     return all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
+@pytest.mark.sampled(12)
 @needs_tile_compiler
 @KV
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))

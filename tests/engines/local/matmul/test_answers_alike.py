@@ -31,6 +31,7 @@ def check(engine: LocalEngine, expected: str) -> None:
         assert not any("slower" in note for note in engine.stats.notes)
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("name", [*INT8, *GROUPED])
 @DTYPES
 def test_of_a_stored_format(
