@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from runner.config.generation import GenerationConfig
-from runner.config.task import MAX_SAMPLES, QuestionsConfig, check_answers_differ
+from runner.config.task import MAX_SAMPLES, Gold, QuestionsConfig, check_answers_differ
 from runner.core.bounds import Takes, above, filled, least, within
 from runner.core.errors import ConfigError, check
 from runner.core.fields import HASHED, UNLESS_DEFAULT, Inert, setting
@@ -155,6 +155,8 @@ class AgentsConfig(QuestionsConfig):
         super().__post_init__()
         need = f"give one role or more of {', '.join(Role)}, or null for all of them in this order"
         check(self.roles is None or bool(self.roles), "task.roles", self.roles, need)
+        need = "agents answer with numbers or letters: use task=gsm8k task.extractor=math"
+        check(self.gold is not Gold.expression, "task.gold", self.gold.value, need)
         self._check_attack()
         self._check_samples()
         for key in ("optimized_spatial", "optimized_temporal"):

@@ -24,8 +24,8 @@ from runner.config.choices import CONF
 from runner.config.groups import GROUPS
 from runner.config.messages import wrong_value
 from runner.config.sources import source_at
-from runner.config.task import Gold, QuestionsConfig
-from runner.config.wording import for_letters
+from runner.config.task import Extractor, Gold, QuestionsConfig
+from runner.config.wording import FOR_EXPRESSIONS, for_letters
 from runner.core.errors import ConfigError, unknown
 
 GROUP = "dataset"
@@ -102,11 +102,13 @@ def _is_looked_up(task: DictConfig, key: str) -> bool:
 
 
 def _default(task: DictConfig, key: str) -> Any:
-    """Return a key's default in the schema; where answers are letters, the instruction asks for a letter."""
+    """Return a key's default in the schema; the instruction asks for what the answers are."""
     schema: Any = OmegaConf.get_type(task)
     default: Any = next(item.default for item in fields(schema) if item.name == key)
     if key == "instruction" and (task.choices_key is not None or task.gold is Gold.letter):
         return for_letters(default)
+    if key == "instruction" and (task.gold is Gold.expression or task.get("extractor") is Extractor.math):
+        return FOR_EXPRESSIONS
     return default
 
 

@@ -66,7 +66,7 @@ def _plug_ins_of(config: RunnerConfig) -> Iterator[tuple[str, PlugIn]]:
     for pattern, choice in config.mix.overrides.items():
         if (it := CHOICES.of(type(choice))) is not None:
             yield f"quantization.overrides.{pattern}", it
-    if (scorer := config.task.gold_scorer) is not None:
+    if (scorer := config.task.gold_scorer) is not None and scorer in plug_ins("scorer"):
         yield "task.scorer", plug_ins("scorer")[scorer]
 
 

@@ -18,19 +18,24 @@ from runner.core.plugins import check_plug_in
 
 
 class Extractor(StrEnum):
-    """Which number is the answer: after ####, the last of the text, in \\boxed{}, after `The answer is`."""
+    """Which number is the answer: after ####, the last of the text, in \\boxed{}, after `The answer is`; or math."""
 
     strict = "strict"
     flexible = "flexible"
     boxed = "boxed"
     the_answer_is = "the_answer_is"
+    math = "math"  # the answer is a mathematical expression, and no other rule reads it
+
+
+OF_NUMBERS = tuple(each for each in Extractor if each is not Extractor.math)
 
 
 class Gold(StrEnum):
-    """What a row's gold answer is: a number, or the letter of a choice."""
+    """What a row's gold answer is: a number, the letter of a choice, or a mathematical expression."""
 
     number = "number"
     letter = "letter"
+    expression = "expression"
 
 
 MARGIN = Takes(
@@ -100,7 +105,7 @@ class TaskConfig:
 
     @property
     def gold_scorer(self) -> str | None:
-        """Return the scorer of a plug-in that reads gold answers and judges; None: numbers or letters."""
+        """Return the scorer that reads gold answers and judges; None: numbers or letters."""
         return None
 
     @property
@@ -215,6 +220,11 @@ class QuestionsConfig(TaskConfig):
         """Whether the gold answers are letters of choices."""
         return self.gold is Gold.letter or self.choices_key is not None
 
+    @property
+    def gold_scorer(self) -> str | None:
+        """Return the scorer of expressions, if the gold answers are some."""
+        return Extractor.math.value if self.gold is Gold.expression else None
+
     def take_choices(self, key: str) -> None:
         """Take over the key of the choices that the data show, as if it had been given."""
         self.choices_key = key
@@ -264,6 +274,8 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.extractor is Extractor.math and self.gold is Gold.number:
+            self.gold = Gold.expression
         self._check_scorer()
         again = self.check_invariance
         is_count = isinstance(again, int) and not isinstance(again, bool) and again >= 0
@@ -283,16 +295,22 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
         self.check_wording()
 
     def _check_scorer(self) -> None:
-        """Reject a scorer that no plug-in has, and keys that it would ignore."""
-        if self.scorer is None:
+        """Reject a scorer that no plug-in has, keys that it would ignore, and an extractor that reads no expression."""
+        is_math, is_expression = self.extractor is Extractor.math, self.gold is Gold.expression
+        need = "only task.extractor=math reads expressions: give it, or another kind of gold answer"
+        check(is_math or self.scorer is not None or not is_expression, "task.gold", self.gold.value, need)
+        if self.scorer is None and not is_math:
             return
-        check_plug_in("task.scorer", "scorer", self.scorer)
-        need = "an extractor has this name, too: the plug-in needs another"
-        check(self.scorer not in Extractor.__members__, "task.scorer", self.scorer, need)
-        ignored = {"gold": self.gold is not Gold.number, "gold_after": self.gold_after is not None}
-        ignored |= {"choices_key": self.choices_key is not None, "extractor": self.extractor is not Extractor.strict}
+        if self.scorer is not None:
+            check_plug_in("task.scorer", "scorer", self.scorer)
+            need = "an extractor has this name, too: the plug-in needs another"
+            check(self.scorer not in Extractor.__members__, "task.scorer", self.scorer, need)
+        ignored = {"gold": self.gold is not (Gold.expression if is_math else Gold.number)}
+        ignored |= {"gold_after": self.gold_after is not None, "choices_key": self.choices_key is not None}
+        ignored |= {"extractor": self.scorer is not None and self.extractor is not Extractor.strict}
         ignored |= {"check_contamination": self.check_contamination > 0}
-        need = f"it is for numbers and letters, and task.scorer={self.scorer} judges: leave one of the two out"
+        judge = f"task.scorer={self.scorer}" if self.scorer else "task.extractor=math"
+        need = f"it is for numbers and letters, and {judge} judges: leave one of the two out"
         for key, is_set in ignored.items():
             check(not is_set, f"task.{key}", getattr(self, key), need)
 
@@ -308,8 +326,8 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
 
     @property
     def gold_scorer(self) -> str | None:
-        """Return task.scorer."""
-        return self.scorer
+        """Return task.scorer, or that of expressions."""
+        return self.scorer or super().gold_scorer
 
     @property
     def judged_by(self) -> str:
@@ -319,7 +337,7 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
     @property
     def ways_to_judge(self) -> list[str]:
         """Return the extractors, or the scorer, that answers are kept of."""
-        return [self.scorer] if self.scorer else [each.value for each in Extractor]
+        return [self.judged_by] if self.gold_scorer else [each.value for each in OF_NUMBERS]
 
     def _check_early_stop(self) -> None:
         """Reject a margin or a share that nothing is compared by."""

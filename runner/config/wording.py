@@ -16,6 +16,9 @@ def for_letters(instruction: str) -> str:
     return instruction.replace("number", "letter")
 
 
+FOR_EXPRESSIONS = "Solve it step by step, and put your final answer within \\boxed{}."
+
+
 class PromptStyle(StrEnum):
     """The form of a question: chat template, plain `Question: … Answer:` text, or what lm-evaluation-harness sends."""
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runner.config.task import QuestionsConfig
+from runner.config.task import Extractor, QuestionsConfig
 from runner.core.errors import few
 from runner.scorers.base import scorer_of
 from runner.scorers.letters import LETTERS, gold_letter
@@ -26,7 +26,8 @@ ANSWERS = ("answer", "Answer", "final_ans", "final_answer", "lSolutions", "resul
 CHOICES = "choices"  # of MMLU: a list, and `answer` is a number from 0 on; of ARC: text and label, and `answerKey`
 # HumanEval · MBPP · APPS: each answer is a program
 PROGRAMMING = (("test", "entry_point"), ("code", "test_list"), ("solutions", "input_output"))
-IDS = ("id", "ID", "question_id", "iIndex")  # of ARC and Calc-X, SVAMP and ASDiv, MMLU-Pro, MAWPS as published
+# ARC and Calc-X · SVAMP, ASDiv · MMLU-Pro · MAWPS as published · MATH-500
+IDS = ("id", "ID", "question_id", "iIndex", "unique_id")
 UNIT = re.compile(r"\s*\([^()]*\)\s*$")  # 9 (apples), in ASDiv
 MASKED = re.compile(r"\bN_\d\d\b|\bnumber\d\b")  # N_00 and number0 replace numbers in masked questions
 
@@ -41,7 +42,7 @@ class Keys:
     has_letters: bool = False  # the gold answer is the letter of a choice, and not a number
     after: str | None = None  # the words before it; None: ####
     cluster: str | None = None  # names the family of questions that a row belongs to
-    scorer: str | None = None  # of a plug-in: it reads the gold answer
+    scorer: str | None = None  # of expressions, or of a plug-in: it reads the gold answer
 
     @classmethod
     def of(cls, task: QuestionsConfig) -> Keys:
@@ -60,10 +61,15 @@ class Keys:
         return tuple(question.split("+")), _first(self.answer, ANSWERS, names, "answer")
 
     @property
+    def judge(self) -> str:
+        """The key and value that name the scorer, for messages."""
+        return f"task.extractor={self.scorer}" if self.scorer == Extractor.math else f"task.scorer={self.scorer}"
+
+    @property
     def needed(self) -> str:
         """What a row needs besides its question, for messages."""
         if self.scorer is not None:
-            return f"an answer that task.scorer={self.scorer} can read"
+            return f"an answer that {self.judge} can read"
         if self.has_letters:
             return "an answer that is the letter of a choice"
         return f"an answer that is a number or ends in '{self.after or '####'} NUMBER'"

@@ -1,4 +1,4 @@
-"""Judges whether an answer is right: a number, the letter of a choice, or what the scorer of a plug-in finds."""
+"""Judges whether an answer is right: a number, the letter of a choice, or what a scorer finds."""
 
 from __future__ import annotations
 
@@ -13,18 +13,25 @@ from runner.scorers.letters import LETTERS, extract_letters
 from runner.scorers.numbers import extract_all
 
 _THINKING_REMOVED = "only what follows thinking is an answer, and a boxed expression that is no number is none"
+WHY_NOT = "why_not"
 # what changed with a task's VERSION, for those who compare with a job that was scored before it
 NEW_RULES = {("gsm8k", 3): _THINKING_REMOVED, ("agents", 4): _THINKING_REMOVED}
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """One answer, judged once by every extractor, or by the scorer of a plug-in alone: by name, what each says."""
+    """One answer, judged once by every extractor, or by one scorer alone: by name, what each says."""
 
     found: dict[str, str | None]  # the number, the letter, or what the scorer finds
     verdicts: dict[str, Verdict]
     cut_off: dict[str, bool]  # whether the text ended before its answer: it may contain numbers, but none is marked
     parts: Parts
+    why_not: str = ""  # why the answer could not be compared with the right one, and so is wrong
+
+    @property
+    def reasons(self) -> dict[str, str | None]:
+        """The reason, as it stands beside what was found in a sample; empty if there is none."""
+        return {WHY_NOT: self.why_not} if self.why_not else {}
 
 
 def judge(one: Answer, gold: str, scorer: str | None = None) -> Judgement:
@@ -32,16 +39,18 @@ def judge(one: Answer, gold: str, scorer: str | None = None) -> Judgement:
 
     Only what follows the thinking is read; a text that ended while the model was thinking is cut off.
     """
-    parts = one.parts
+    parts, why_not = one.parts, ""
+    is_whole = one.finish_reason is FinishReason.stop
     is_right: Callable[[str, str], bool] = operator.eq
     if scorer is None:
         rules = (extract_letters if gold in LETTERS else extract_all)(parts.answer)
         found = {each.value: answer for each, answer in rules.items()}
         marked = found | {Extractor.flexible.value: found[Extractor.strict]}
     else:
-        found = marked = {scorer: None if parts.is_open else scorer_of(scorer).find(parts.answer)}
-        is_right = scorer_of(scorer).is_right
-    is_whole = one.finish_reason is FinishReason.stop
+        rule = scorer_of(scorer)
+        answer = None if parts.is_open else (rule.find if is_whole else rule.find_in_cut_off)(parts.answer)
+        found = marked = {scorer: answer}
+        is_right, why_not = rule.is_right, "" if answer is None else rule.why_not(answer, gold)
     cut_off = {way: parts.is_open or (not is_whole and answer is None) for way, answer in marked.items()}
 
     def verdict(way: str, answer: str | None) -> Verdict:
@@ -53,7 +62,7 @@ def judge(one: Answer, gold: str, scorer: str | None = None) -> Judgement:
             return Verdict.cut_off
         return Verdict.no_answer if answer is None else Verdict.wrong
 
-    return Judgement(found, {way: verdict(way, answer) for way, answer in found.items()}, cut_off, parts)
+    return Judgement(found, {way: verdict(way, answer) for way, answer in found.items()}, cut_off, parts, why_not)
 
 
 def rules_between(task: str, versions: tuple[str, str]) -> str:

@@ -1,14 +1,15 @@
 """Several answers to one question: the majority's answer, and estimates for fewer answers.
 
 Each answer votes for the number that was found in it; an answer that has no number or was cut off does not vote. The
-number with the most votes is elected; ties go to the number that came first. pass@k and maj@k are exact, unbiased means
-over all ways to choose k of the n answers: the numbers of a tie share it equally, as they would with a random order.
+number with the most votes is elected; ties go to the number that came first. Expressions that are equal count as one
+number. pass@k and maj@k are exact, unbiased means over all ways to choose k of the n answers: the numbers of a tie
+share it equally, as they would with a random order.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -43,10 +44,13 @@ class Vote:
         return float(sum(shares, Fraction(0)))
 
 
-def elect(judged: Sequence[Judgement], by: str) -> Vote:
+def elect(
+    judged: Sequence[Judgement], by: str, among: Callable[[str, Sequence[str]], str] = lambda number, _: number
+) -> Vote:
     """Count the votes of a question's answers, by an extractor or a scorer; a single answer elects its own number.
 
-    Of several answers, one that was cut off has no vote, even if its last number happens to be right.
+    Of several answers, one that was cut off has no vote, even if its last number happens to be right. `among` returns
+    which of other numbers with the same verdict a number is equal to, or itself.
     """
     votes: Counter[str] = Counter()
     firsts: dict[str, int] = {}
@@ -54,6 +58,8 @@ def elect(judged: Sequence[Judgement], by: str) -> Vote:
         number = one.found[by]
         has_vote = len(judged) == 1 or not one.cut_off[by]
         if has_vote and number is not None and one.verdicts[by] in (Verdict.correct, Verdict.wrong):
+            alike = [it for it, first in firsts.items() if judged[first].verdicts[by] is one.verdicts[by]]
+            number = among(number, alike)
             votes[number] += 1
             firsts.setdefault(number, place)
     if not votes:

@@ -9,7 +9,8 @@ from runner.config.task import Gsm8kConfig
 from runner.core.result import FinishReason, Sample
 from runner.datasets.gsm8k import Item
 from runner.engines.base import Completion
-from runner.scorers.verdicts import Judgement, judge
+from runner.scorers.base import scorer_of
+from runner.scorers.verdicts import WHY_NOT, Judgement, judge
 from runner.scorers.votes import Vote, elect
 from runner.tasks.completing import Samples, sample_of
 
@@ -41,7 +42,9 @@ class Judge(Samples):
             return f"holds another question or gold answer than question {sample.index} of this job"
         if len(sample.answers) != self.task.samples:
             return f"holds {len(sample.answers)} answers, and this job asks for {self.task.samples}"
-        is_same = self.judged(sample).sample == sample
+        today = self.judged(sample).sample
+        # whether an expression can be compared in time may depend on what else the machine does
+        is_same = today == sample or any(WHY_NOT in (it.extracted or {}) for it in (*today.answers, *sample.answers))
         return None if is_same else "was judged differently than its text is today"
 
     def adopted(self, sample: Sample) -> Sample | None:
@@ -56,10 +59,12 @@ class Judge(Samples):
         if known is not None and known.sample == sample:
             return known
         item, task = self.items[sample.index], self.task
-        judgements = [judge(one, item.gold, task.scorer) for one in sample.answers]
-        votes = {way: elect(judgements, way) for way in task.ways_to_judge}
+        scorer = task.gold_scorer
+        judgements = [judge(one, item.gold, scorer) for one in sample.answers]
+        among = () if scorer is None else (scorer_of(scorer).among,)
+        votes = {way: elect(judgements, way, *among) for way in task.ways_to_judge}
         choices = [
-            replace(answer, extracted=one.found, verdict=one.verdicts[task.judged_by])
+            replace(answer, extracted=one.found | one.reasons, verdict=one.verdicts[task.judged_by])
             for answer, one in zip(sample.answers, judgements, strict=True)
         ]
         elected = votes[task.judged_by]

@@ -11,7 +11,7 @@ from functools import partial
 
 from runner.checkpoints.resolve import ResolvedJob
 from runner.config.root import RunnerConfig
-from runner.config.task import AUTO, Gsm8kConfig
+from runner.config.task import AUTO, Extractor, Gsm8kConfig
 from runner.core.errors import check
 from runner.core.floor_effects import LIMIT, cut_off_words
 from runner.core.result import Result, Sample, Verdict
@@ -21,6 +21,8 @@ from runner.datasets.gsm8k import Item, describe, items_sha256, load_questions
 from runner.datasets.twins import twins_of
 from runner.engines.base import EngineReport, Request, RequestId
 from runner.engines.contract import Engine
+from runner.scorers.base import scorer_of
+from runner.scorers.expressions import PACKAGE, require_package
 from runner.scorers.totals import score_without_left_out
 from runner.store.jobs import Job
 from runner.tasks import positions
@@ -38,6 +40,7 @@ from runner.tasks.gsm8k.trust import (
     changed_answers,
     check_contamination,
     check_invariance,
+    not_compared,
     trust_report,
     warnings,
 )
@@ -74,6 +77,8 @@ def prepare(config: RunnerConfig) -> Problems:
     items = load_questions(task)
     shots, shots_sha256 = load_shots(task, items)
     hashes = {"data": items_sha256(items), "shots": shots_sha256} | hashes_of_choice(task, items)
+    if task.extractor is Extractor.math:
+        hashes[PACKAGE] = require_package()
     first = items[: task.check_contamination]
     twins = twins_of(task.data, task.split, first)
     if first:
@@ -92,6 +97,13 @@ def prepare(config: RunnerConfig) -> Problems:
 
 
 def run(inputs: Problems, context: Context) -> Result:
+    """Ask and judge; a scorer may have a process of its own, which ends with the job."""
+    scorer = inputs.task.gold_scorer
+    with closing(scorer_of(scorer)) if scorer is not None else nullcontext():
+        return ask_and_judge(inputs, context)
+
+
+def ask_and_judge(inputs: Problems, context: Context) -> Result:
     """Generate what is not on disk yet, judge each completion, add up, and report how far the score can be trusted."""
     task, items = inputs.task, by_number(inputs.items)
     if task.show_prompt:
@@ -114,7 +126,7 @@ def run(inputs: Problems, context: Context) -> Result:
     result = Result(metrics, rows, facts, done.notes, problems=done.problems, tables=done.tables)
     result.notes += [*choice_words(task, inputs.items), *unlike_lm_eval(task, context.config.generation)]
     result.notes += filter(None, [cut_off_words(metrics, {LIMIT: str(context.config.generation.max_new_tokens)})])
-    result.notes += warnings(metrics, facts)
+    result.notes += [*warnings(metrics, facts), *not_compared(counted)]
     result.notes += positions.needless_scaling_of(context.resolved, done.samples)
     for outcome in checks(inputs, requests, done.samples, context, again):
         result.metrics |= outcome.metrics

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from runner.config.task import Extractor, Gsm8kConfig
 from runner.core import effects
 from runner.core.effects import Finding, paired_accuracies
+from runner.core.errors import few
 from runner.core.result import FinishReason, Sample, Verdict
 from runner.core.texts import counted
 from runner.engines.base import Request
@@ -83,6 +84,15 @@ def warnings(metrics: Mapping[str, float], facts: Mapping[str, str]) -> list[str
             "plain difference are biased towards the verdict; quote the always-valid interval of the difference"
         )
     return warned
+
+
+def not_compared(judged: Sequence[Judged]) -> list[str]:
+    """Say which answers could not be compared with the right ones, and why."""
+    found = [(it.sample.index, one.why_not) for it in judged for one in it.answers if one.why_not]
+    if not found:
+        return []
+    some = few([f"question {index} {why}" for index, why in found], 3)
+    return [f"{counted(len(found), 'answer')} could not be compared with the right one, and counts as wrong: {some}"]
 
 
 def by_number_of_answers(

@@ -1,0 +1,328 @@
+r"""Whether two mathematical expressions are equal: Math-Verify's comparison, with what it takes as equal and is not.
+
+It runs in a process of its own (expressions_child.py), which alone imports sympy. The parser leaves out some of what is
+written, such as the base in 21_8, dots, primes and units, and the comparison rounds: that is compared here before.
+Decimals are exact. A unit and the base may be left out on one side, a percent sign too, and 50 % is also 0.5.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import sympy
+from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig
+from math_verify import grader
+from sympy.core.relational import Relational
+
+DIGITS = 50  # to which numbers without a simpler form are compared
+_LATEX = NormalizationConfig(
+    basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none", equations=False
+)
+_CONVERSION = ConversionConfig(lowercase_symbols=False)
+_SIGNS = {
+    "≤": r"\le ",
+    "≥": r"\ge ",
+    "≠": r"\ne ",
+    "<=": r"\le ",
+    ">=": r"\ge ",
+    "−": "-",
+    "–": "-",
+    "×": r"\times ",
+    "·": r"\cdot ",
+    "÷": "/",
+    "π": r"\pi ",
+    "∞": r"\infty ",
+    "±": r"\pm ",
+    "√": r"\sqrt ",
+    "∪": r"\cup ",
+    "∩": r"\cap ",
+    "∅": r"\emptyset ",
+    "∈": r"\in ",
+    "²": "^2",
+    "³": "^3",
+    "½": r"\frac12 ",
+    "°": r"^\circ",
+    r"\degree": r"^\circ",
+    r"{\circ}": r"\circ",
+    "**": "^",
+    r"\!": "",
+    r"\,": " ",
+    r"\;": " ",
+    r"\:": " ",
+    "~": " ",
+    r"\quad": " ",
+    r"\$": "",
+    "$": "",
+    r"\varnothing": r"\emptyset",
+    r"\log_e": r"\ln ",
+    r"\log_{e}": r"\ln ",
+    "{,}": ",",
+    r"\lbrace": r"\{",
+    r"\rbrace": r"\}",
+}
+_WRAP = r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it)|mbox|rm|operatorname)\s*"
+_OR = re.compile(rf"{_WRAP}\{{\s*,?\s*(?:and|or)\s*,?\s*\}}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
+_BARE = re.compile(r"(?<![a-zA-Z\\])(sqrt|pi|infty|infinity|inf|sin|cos|tan|log|ln)(?![a-zA-Z])")
+_NAMED = {"infinity": "infty", "inf": "infty"}
+_SPACE = re.compile(r"(?<!\\)\\(?=\s)")
+_RAISED = re.compile(r"([_^])\s*(\d)(?=\s)")  # \log_2 8
+_REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar)\s*\{?(\d+)\}?")
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
+_APART = re.compile(r"\d\s+\d")
+_BASE = re.compile(r"^(?P<rest>[0-9A-Z]*\d[0-9A-Z]*)_\{?(?P<base>\d+)\}?$")
+_PERCENT = re.compile(rf"\s*(?:\\?%|(?:{_WRAP}\{{\s*)?\b(?:percent|percentage|pct)\b\s*\}}?)$")
+_UNIT = re.compile(
+    rf"(?<=[\d}})\s])\s*(?:{_WRAP}\{{(?P<wrapped>[^{{}}]*)\}}|(?P<bare>(?<![a-zA-Z\\])[a-zA-Z]{{2,}}(?: [a-zA-Z]+)?))"
+    r"\s*(?:\^\{?(?P<power>\d)\}?)?$"
+)
+# a unit and its other spellings; a plural is the unit, too
+_SPELLINGS = """
+mm=millimeter=millimetre cm=centimeter=centimetre dm m=meter=metre km=kilometer=kilometre in=inch=inche yd=yard
+ft=foot=feet mi=mile mg g=gram kg=kilogram ton lb=pound oz=ounce ml=milliliter l=liter=litre gal=gallon day week
+s=sec=second min=minute h=hr=hour month year mph=milesperhour km/h=kmh=kmph=kilometersperhour m/s=meterspersecond
+dollar cent euro degree=deg radian=rad unit point person=people student way solution side edge vertex apple coin
+ball card page bird car book number digit term integer
+"""
+_UNITS = {one: names.split("=")[0] for names in _SPELLINGS.split() for one in names.split("=")}
+_COMMAND = re.compile(r"\\[a-zA-Z]+")
+_WORD = re.compile(r"[a-zA-Z]{3,}")
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\\circ")
+_LOST = re.compile(
+    r"\\[lc]?dots|\.\.\.|…|'|\\prime|\\(?:overline|bar|hat|tilde|vec|underline)\b|[?@#&]|\\pmod|\\bmod|\\mod"
+)
+
+
+@dataclass(frozen=True)
+class Written:
+    """An expression as it was written, taken apart."""
+
+    text: str
+    unit: str
+    is_percent: bool
+    base: str
+    lost: tuple[str, ...]  # signs that the parser leaves out
+    words: tuple[str, ...]  # of an answer that is text, sorted where it is a list; empty for an expression
+
+
+def is_equal(gold: str, answer: str) -> bool:
+    """Whether an answer is equal to the gold answer."""
+    right, mine = written(gold), written(answer)
+    if right.words or mine.words:
+        return _as_words(right) == _as_words(mine)
+    if right.lost != mine.lost or not _agree(right.unit, mine.unit) or not _agree(right.base, mine.base):
+        return False
+    is_real = not any(grader.should_treat_as_complex(it.text) for it in (right, mine))
+    expected, found = parsed(right.text, is_real), parsed(mine.text, is_real)
+    if expected is None or found is None:
+        return bool(right.text) and _squeezed(right.text) == _squeezed(mine.text)
+    if right.is_percent is mine.is_percent:
+        return _same(expected, found)
+    share, other = (expected, found) if right.is_percent else (found, expected)
+    if _has_no_parts(share) and _same(share / 100, other):
+        return True
+    # 50 % is 50 where a percentage was asked for; 0.5 % is not 0.5, which would rather be 50 %
+    return _same(expected, found) and (right.is_percent or bool(sympy.Abs(expected) >= 1))
+
+
+def _agree(right: str, mine: str) -> bool:
+    return right == mine or not right or not mine
+
+
+def _squeezed(text: str) -> str:
+    return re.sub(r"\s+", "", text)
+
+
+def _has_no_parts(it: Any) -> bool:
+    return isinstance(it, sympy.Expr) and not it.free_symbols
+
+
+# ------------------------------------------------------------------------------------------------------ as written
+
+
+def written(text: str) -> Written:
+    """Take an expression apart."""
+    text = text.strip().rstrip(".").strip()
+    for sign, latex in _SIGNS.items():
+        text = text.replace(sign, latex)
+    text = _RAISED.sub(r"\1{\2}", _SPACE.sub("", text))
+    exact, _, about = text.partition(r"\approx")
+    text = _OR.sub(",", exact.strip() or about.strip())
+    text = _BARE.sub(lambda name: "\\" + _NAMED.get(name[1], name[1]), text)
+    text, is_percent = _cut(_PERCENT, text.strip())
+    text, unit = _without_unit(text.strip())
+    text = _REPEATING.sub(_repeating, text)
+    text = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
+    lost = tuple(sorted(_LOST.findall(text)))
+    lost += ("apart",) * bool(_APART.search(text))
+    text = _DECIMAL.sub(lambda it: rf"\frac{{{int(it[1] + it[2])}}}{{{10 ** len(it[2])}}}", text)
+    if text.count(":") > 1:
+        first, *others = text.split(":")  # a ratio of several: the parser would divide one by the next
+        text = f"({','.join(rf'{chr(92)}frac{{{it}}}{{{first}}}' for it in others)})"
+    of_base = _BASE.match(text)
+    text, base = (of_base["rest"], of_base["base"]) if of_base else (text, "")
+    return Written(text.strip(), unit, is_percent, base, lost, _words(text))
+
+
+def _cut(pattern: re.Pattern[str], text: str) -> tuple[str, bool]:
+    cut = pattern.sub("", text)
+    return (cut, True) if cut != text and cut else (text, False)
+
+
+def _without_unit(text: str) -> tuple[str, str]:
+    """Return a text without the unit that it ends in, and the unit; one that is unknown stays in the text."""
+    if _TRIGONOMETRIC.search(text):
+        return _DEGREES.sub(r"(\\frac{\1\\pi}{180})", text), ""
+    if text.endswith(r"^\circ"):
+        return text[: -len(r"^\circ")], "degree"
+    match = _UNIT.search(text)
+    if match is None or not match.start():
+        return text, ""
+    name = _squeezed(match["wrapped"] or match["bare"] or "").rstrip(".")
+    name = re.sub(r"^(?:square|sq)(?=\w)", "", name) + ("^2" if re.match(r"(?:square|sq)\w", name) else "")
+    name = re.sub(r"^cubic(?=\w)", "", name) + ("^3" if name.startswith("cubic") else "")
+    name, _, power = name.partition("^")
+    unit = _UNITS.get(name) or _UNITS.get(name.removesuffix("s"))
+    if unit is None:
+        return text, ""
+    power = match["power"] or power
+    return text[: match.start()], unit + (f"^{power}" if power else "")
+
+
+def _repeating(match: re.Match[str]) -> str:
+    """Return a repeating decimal as a fraction."""
+    whole, fixed, again = match.groups()
+    nines = 10 ** len(fixed) * (10 ** len(again) - 1)
+    return rf"\frac{{{int(whole + fixed + again) - int((whole + fixed) or 0)}}}{{{nines}}}"
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """Return the words of an answer that is a text and no expression, in small letters."""
+    is_text = re.search(rf"{_WRAP}\{{[^{{}}]*[a-zA-Z]", text) or _WORD.search(_COMMAND.sub(" ", text))
+    return _listed(text) if is_text and "matrix" not in text else ()
+
+
+def _as_words(it: Written) -> tuple[str, ...]:
+    return it.words or _listed(it.text)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    bare = re.sub(_WRAP, "", text).casefold()
+    return tuple(sorted(re.sub(r"[\s{}()\\]|[.]$", "", part) for part in re.split("[,;]", bare)))
+
+
+# ---------------------------------------------------------------------------------------------------- as mathematics
+
+
+def parsed(text: str, is_real: bool = True) -> Any:
+    """Return what a text says, with sympy; None if it cannot be read."""
+    latex = normalize_latex(text, _LATEX)
+    for candidate in dict.fromkeys((latex, _last_side(latex))):
+        try:
+            read = latex2sympy(candidate, is_real=is_real, normalization_config=None, conversion_config=_CONVERSION)
+        except (MemoryError, RecursionError):
+            raise
+        except Exception:  # noqa: BLE001 – a parser of text that anybody may have written
+            continue
+        units = {one: sympy.I for one in getattr(read, "free_symbols", ()) if one.name == "i"}
+        return read.xreplace(units) if units else read
+    return None
+
+
+def _last_side(latex: str) -> str:
+    """Return the last side of a chain of equations."""
+    sides = re.split(r"(?<!\\|<|!|>)=", latex)
+    return sides[-1] if len(sides) > 2 and not {",", ";"} & {*latex} else latex
+
+
+def _same(expected: Any, found: Any) -> bool:
+    if _is_listed(expected) is not _is_listed(found) and (_is_ordered(expected) or _is_ordered(found)):
+        return False
+    if not _holds_equation(expected) and not _is_worked_out(found):
+        return False
+    grader.sympy_solve_and_compare = _same_up_to_a_factor
+    return bool(
+        grader.verify(
+            expected,
+            found,
+            numeric_precision=DIGITS,
+            timeout_seconds=None,
+            allow_set_relation_comp=True,
+            raise_on_error=False,
+        )
+    )
+
+
+def _is_listed(it: Any) -> bool:
+    """Whether it is a list or a set, in any order."""
+    return isinstance(it, sympy.FiniteSet)
+
+
+def _is_ordered(it: Any) -> bool:
+    """Whether it is a pair, an interval or another tuple."""
+    return isinstance(it, sympy.Tuple | sympy.Interval)
+
+
+def _holds_equation(it: Any) -> bool:
+    parts = it.args if isinstance(it, sympy.FiniteSet | sympy.Tuple) else (it,)
+    return any(grader.is_equation(part) for part in parts)
+
+
+def _is_worked_out(it: Any) -> bool:
+    """Whether each equation in it gives a value to something, or is true: 2x = 3 does not say 3."""
+    parts = it.args if isinstance(it, sympy.FiniteSet | sympy.Tuple) else (it,)
+    return all(_gives_value(part) for part in parts if grader.is_equation(part))
+
+
+def _gives_value(it: Any) -> bool:
+    equations = it._unsorted_args if isinstance(it, sympy.And) else [it]
+    first = equations[0].lhs
+    sides = [*([] if _is_name(first) else [first]), *(equation.rhs for equation in equations)]
+    return all(grader.sympy_expr_eq(one, other, 12, DIGITS) for one, other in pairwise(sides))
+
+
+def _is_name(it: Any) -> bool:
+    """Whether it is what a value is given to: x, (x, y) or f(x)."""
+    is_pair = isinstance(it, sympy.Tuple | sympy.Interval) and all(one.is_Symbol for one in it.args[:2])
+    return is_pair or it.is_Symbol or isinstance(it, sympy.core.function.AppliedUndef)
+
+
+def _same_up_to_a_factor(gold: Relational, found: Relational, _rounding: int, _digits: int) -> bool:
+    """Whether both sides of one relation are a multiple of the other's: 2x < 6 is x < 3.
+
+    Math-Verify compares solutions, and takes any two equations without solutions as equal.
+    """
+    theirs, mine = gold.lhs - gold.rhs, found.lhs - found.rhs
+    if isinstance(gold, sympy.Eq | sympy.Ne):
+        factor = sympy.simplify(mine / theirs)
+        return type(gold) is type(found) and factor.is_number and bool(factor.is_nonzero)
+    if gold.reversed.func is found.func and gold.func is not found.func:
+        mine = -mine
+    elif gold.func is not found.func:
+        return False
+    factor = sympy.simplify(mine / theirs)
+    return factor.is_number and bool(factor.is_positive)
+
+
+WARMING = (
+    (r"\frac{1}{2}", "0.5"),
+    (r"2\sqrt{3}", r"\sqrt{12}"),
+    ("x^2+2x+1", "(x+1)^2"),
+    (r"x \le 3", r"(-\infty,3]"),
+    (r"(0,9)\cup(9,36)", r"\{1,2\}"),
+    (r"\sin\frac{\pi}{6}", r"\log_2 8"),
+    (r"\binom{5}{2}", "5!"),
+    ("x=5", "y=3=5"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1\\3\end{pmatrix}"),
+    ("1+2i", "(1,2,3)"),
+    ("x^2=4", "x^2=5"),
+    (r"\sqrt{2}+\sqrt{3}", r"\sqrt{5+2\sqrt{6}}"),
+    (r"\pi", r"e^{x}-1"),
+    (r"\lfloor x\rfloor", "|x|"),
+    ("50\\%", "x_1"),
+)

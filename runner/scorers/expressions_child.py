@@ -1,0 +1,138 @@
+"""The process that compares expressions: it imports Math-Verify once, and what models wrote is parsed in a fork of it.
+
+The fork may take so many seconds for an answer and so much memory, and may write no file, start nothing and compile
+nothing but numbers. The kernel ends it where it takes longer, without Python's help, and the next answer gets a new
+fork. Both processes end when what they read from does, whatever ended the other side (expressions.py).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import resource
+import signal
+import sys
+from contextlib import suppress
+from typing import Any
+
+from runner.core.child import describe_exit
+from runner.core.machine import MIB
+
+CPU_S, CLOCK_S = 0.5, 0.8  # an answer may take; the first does not depend on what else runs here
+MEMORY_MIB = 1024
+MOST_ASKED = 1000  # of one fork, which remembers how it has parsed
+_NO_MEMORY, _TOO_DEEP, _FAILED = 3, 4, 5  # exit codes
+WHY = {
+    -signal.SIGPROF: f"took more than {CPU_S:g} s of CPU time",
+    -signal.SIGALRM: f"took more than {CLOCK_S:g} s",
+    _NO_MEMORY: f"needed more than {MEMORY_MIB} MiB of memory",
+    _TOO_DEEP: "is nested too deeply",
+    _FAILED: "failed in the parser",
+}
+_REFUSED = ("os.", "subprocess.", "socket.", "shutil.", "ctypes.", "pty.", "signal.", "webbrowser.")
+_NUMBER = re.compile(rb"from sympy import \*|-?(?:Integer|Float) ?\('?[\d.eE+-]*'? ?\)")  # so sympy reads digits
+_TO_IMPORT = ("os.listdir", "os.scandir")  # modules of sympy that are imported at their first use
+
+
+def main() -> None:
+    """Answer each line of stdin, until it ends."""
+    from runner.scorers.equal_expressions import WARMING, is_equal
+
+    logging.disable(logging.CRITICAL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the other side, which then closes stdin
+    requests, replies = sys.stdin.buffer, os.dup(1)
+    for descriptor in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
+    for gold, answer in WARMING:
+        is_equal(gold, answer)
+    fork: Fork | None = None
+    for line in requests:
+        fork = fork or Fork()
+        reply = fork.ask(line)
+        if not reply or fork.asked == MOST_ASKED:
+            code, fork = fork.end(), None
+        os.write(replies, reply or json.dumps([None, WHY.get(code) or describe_exit(code)]).encode() + b"\n")
+
+
+class Fork:
+    """A copy of this process that parses what models wrote, until one answer takes too much."""
+
+    def __init__(self) -> None:
+        requests, self._requests = os.pipe()
+        self._replies, replies = os.pipe()
+        self.asked = 0
+        self._pid = os.fork()
+        if not self._pid:
+            for descriptor in (0, self._requests, self._replies):
+                os.close(descriptor)
+            compare_all(requests, replies)
+        os.close(requests)
+        os.close(replies)
+
+    def ask(self, line: bytes) -> bytes:
+        """Return the reply to a request; empty if the copy has died."""
+        self.asked += 1
+        reply = b""
+        with suppress(BrokenPipeError):
+            os.write(self._requests, line)
+            while not reply.endswith(b"\n") and (piece := os.read(self._replies, 1 << 16)):
+                reply += piece
+        return reply
+
+    def end(self) -> int:
+        """End it, and return its exit code."""
+        os.close(self._requests)
+        os.close(self._replies)
+        return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+
+
+def compare_all(requests: int, replies: int) -> None:
+    """In the fork: answer the requests within the limits; what exceeds them ends the process."""
+    from runner.scorers.equal_expressions import is_equal
+
+    code = _FAILED
+    try:
+        take_limits()
+        with open(requests, "rb") as lines:
+            for line in lines:
+                among, answer = json.loads(line)
+                signal.setitimer(signal.ITIMER_PROF, CPU_S)
+                signal.setitimer(signal.ITIMER_REAL, CLOCK_S)
+                place = next((place for place, one in enumerate(among) if is_equal(one, answer)), None)
+                signal.setitimer(signal.ITIMER_PROF, 0)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                os.write(replies, json.dumps([place, ""]).encode() + b"\n")
+        code = 0
+    except MemoryError:
+        code = _NO_MEMORY
+    except RecursionError:
+        code = _TOO_DEEP
+    finally:
+        os._exit(code)
+
+
+def take_limits() -> None:
+    """Limit this process's memory and files, and refuse what no comparison needs."""
+    limits = {"AS": MEMORY_MIB * MIB, "FSIZE": 0, "CORE": 0, "NPROC": 0}
+    for name, most in limits.items():
+        with suppress(ValueError, OSError):  # macOS takes no limit of memory
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
+    sys.addaudithook(refuse)
+
+
+def refuse(event: str, arguments: tuple[Any, ...]) -> None:
+    """Refuse what can have an effect outside: files but for reading, other processes, the network, written code."""
+    is_refused = event.startswith(_REFUSED) and event not in _TO_IMPORT
+    if event == "open":
+        is_refused = bool((arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC))
+    elif event == "compile":
+        source, file = arguments
+        is_refused = not str(file).endswith(".py") and not (isinstance(source, bytes) and _NUMBER.fullmatch(source))
+    if is_refused:
+        raise PermissionError(f"{event} is refused")
+
+
+if __name__ == "__main__":
+    main()
