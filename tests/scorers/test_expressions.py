@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from grids import children, command
 
 from runner.core import child
 from runner.core.errors import ConfigError
@@ -34,18 +35,18 @@ def closed() -> Iterator[None]:
 
 
 def children_of(pid: int) -> set[int]:
-    found = Path(f"/proc/{pid}/task").glob("*/children")
-    mine = {int(it) for file in found for it in file.read_text().split()}
+    mine = {*children(pid)}
     return mine | {it for one in mine for it in children_of(one)}
 
 
 def ended(pids: set[int], within_s: float) -> bool:
     deadline = time.monotonic() + within_s
-    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+    while any(map(command, pids)) and time.monotonic() < deadline:
         time.sleep(0.02)
-    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    return not any(map(command, pids))
 
 
+@pytest.mark.slow
 def test_five_hundred_labelled_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(PAIRS) == 500
     monkeypatch.chdir(tmp_path)
@@ -79,7 +80,7 @@ def test_five_hundred_labelled_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (r"\boxed{" + "(" * 50 + "1" + ")" * 50 + "}", "is nested more than 20 deep"),
         (r"\boxed{" + "1" * 1_000_000 + "}", f"is longer than {LONGEST:,} characters"),
         (r"\boxed{" * 100_000 + "1", None),
-        ("x^{" * 300_000, None),
+        ("x^{" * 300_000, f"is longer than {LONGEST:,} characters"),
     ],
     ids=["powers", "brackets", "million", "boxes", "braces"],
 )
@@ -143,13 +144,13 @@ def test_nothing_is_left_running_when_the_parent_ends(kill: signal.Signals | Non
         if kill is not None:
             parent.send_signal(kill)
         parent.wait(10)
-    assert ended(below, 2.0)
+    assert ended(below, 10.0)
 
 
 def test_a_process_that_was_killed_is_started_again() -> None:
     assert PROCESS.ask("x+1", ("1+x",)) == (0, "")
     for pid in children_of(os.getpid()):
-        if b"expressions_child" in Path(f"/proc/{pid}/cmdline").read_bytes():
+        if b"expressions_child" in command(pid):
             os.kill(pid, signal.SIGKILL)
     assert PROCESS.ask("x+2", ("2+x",)) == (0, "")
 

@@ -1,0 +1,184 @@
+"""task.extractor=math: files of MATH-500's and AIME's shape, from their keys to the verdicts in a job's record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted import Reply, Scripted
+from tasking import work
+
+from runner.config.compose import compose
+from runner.config.generation import GenerationConfig
+from runner.config.hydra import to_config
+from runner.config.root import RunnerConfig
+from runner.config.task import Extractor, Gold, Gsm8kConfig
+from runner.core.errors import ConfigError
+from runner.core.result import FinishReason, Verdict
+from runner.datasets.shapes import Keys, read_row
+from runner.scorers.base import scorer_of
+from runner.store.jobs import Job, Recorder
+from runner.tasks.gsm8k import task as gsm8k
+
+Make = Callable[..., RunnerConfig]
+BOXED = "Solve it step by step, and put your final answer within \\boxed{}."
+MATH = [
+    {
+        "problem": "Compute $\\sqrt{8}+\\sqrt{2}$.",
+        "solution": "Both are multiples: $\\boxed{3\\sqrt{2}}$.",
+        "answer": "3\\sqrt{2}",
+        "subject": "Algebra",
+        "level": 2,
+        "unique_id": "test/algebra/1.json",
+    },
+    {
+        "problem": "Solve $x^2 = 9$.",
+        "solution": "$x=\\boxed{3,-3}$.",
+        "answer": "3,-3",
+        "subject": "Algebra",
+        "level": 1,
+        "unique_id": "test/algebra/2.json",
+    },
+    {
+        "problem": "Where is $\\sqrt{x-1}$ defined?",
+        "solution": "For $x \\in \\boxed{[1,\\infty)}$.",
+        "answer": "[1,\\infty)",
+        "subject": "Precalculus",
+        "level": 4,
+        "unique_id": "test/precalculus/3.json",
+    },
+    {
+        "problem": "Who is first?",
+        "solution": "\\boxed{\\text{Ada}}",
+        "answer": "\\text{Ada}",
+        "subject": "Prealgebra",
+        "level": 1,
+        "unique_id": "test/prealgebra/4.json",
+    },
+]
+AIME = [
+    {"id": 60, "problem": "Find $r$.", "solution": "It is 33.", "answer": "033", "url": "x", "year": "2024"},
+    {"id": "1", "problem": "Find $s$.", "answer": "70"},
+]
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> Iterator[Callable[[], Recorder]]:
+    opened: list[Recorder] = []
+
+    def make() -> Recorder:
+        (tmp_path / "job").mkdir(exist_ok=True)
+        opened.append(Recorder(Job("math-test", tmp_path / "job")))
+        return opened[-1]
+
+    yield make
+    for one in opened:
+        one.close()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "math.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in MATH))
+    return path
+
+
+def composed(*overrides: str) -> Any:
+    return to_config(*compose(overrides)).task
+
+
+@pytest.mark.parametrize("name", ["math_500", "aime_2024", "aime_2025"])
+def test_a_name_is_enough(name: str) -> None:
+    task = composed(f"task.data={name}")
+    assert (task.extractor, task.gold, task.instruction) == (Extractor.math, Gold.expression, BOXED)
+    assert task.ways_to_judge == ["math"]
+
+
+def test_one_key_is_enough_for_a_file_of_ones_own(file: Path) -> None:
+    task = composed(f"task.data={file}", "task.extractor=math")
+    assert (task.gold, task.instruction) == (Gold.expression, BOXED)
+    assert composed(f"task.data={file}", "task.extractor=boxed").ways_to_judge == [
+        "strict",
+        "flexible",
+        "boxed",
+        "the_answer_is",
+    ]
+
+
+@pytest.mark.parametrize("row", [*MATH, *AIME])
+def test_rows_of_both_layouts_are_read(row: dict[str, Any]) -> None:
+    keys = Keys.of(Gsm8kConfig(extractor=Extractor.math))
+    read = read_row(row, keys)
+    assert (read.question, read.gold) == (row["problem"], row["answer"])
+    assert read.id == str(row.get("unique_id", row.get("id")))
+    of_solutions = Keys.of(Gsm8kConfig(extractor=Extractor.math, answer_key="solution"))
+    if "boxed" in row.get("solution", ""):
+        assert read_row(row, of_solutions).gold == row["answer"]
+
+
+def test_a_job_judges_keeps_the_reasons_and_resumes(
+    make_config: Make, recorder: Callable[[], Recorder], file: Path
+) -> None:
+    config = make_config(task=Gsm8kConfig(data=str(file), limit=None, extractor=Extractor.math, cluster="subject"))
+    answers: dict[int, Reply | list[Reply]] = {
+        0: ("<think>\\boxed{4}</think>It is $\\boxed{\\sqrt{18}}$.", FinishReason.stop),
+        1: ("\\boxed{9^{9^{9^{9}}}}", FinishReason.stop),
+        2: ("so $x \\ge 1$", FinishReason.length),
+        3: ("\\boxed{\\text{Bob}}", FinishReason.stop),
+    }
+    written = recorder()
+    result = work(gsm8k, config, written, Scripted(answers))
+    verdicts = [written.done[index].answer.verdict for index in range(4)]
+    assert verdicts == [Verdict.correct, Verdict.wrong, Verdict.cut_off, Verdict.wrong]
+    found = [written.done[index].answer.extracted for index in range(4)]
+    assert found[0] == {"math": "\\sqrt{18}"}
+    assert found[1] is not None
+    assert str(found[1]["why_not"]).startswith("took more than 0.")
+    assert found[2] == {"math": None}
+    assert [written.done[index].cluster for index in range(4)] == ["Algebra", "Algebra", "Precalculus", "Prealgebra"]
+    (note,) = [it for it in result.notes if "compared with the right one" in it]
+    assert note.startswith("1 answer could not be compared with the right one, and counts as wrong: question 1 took")
+    assert {key for key in result.metrics if key.startswith("accuracy/")} == {"accuracy/math"}
+    engine = Scripted(answers)
+    again = work(gsm8k, config, recorder(), engine)
+    assert engine.asked == []
+    assert again.metrics["accuracy"] == result.metrics["accuracy"] == 1 / 4
+
+
+def test_equal_expressions_elect_one_answer(make_config: Make, recorder: Callable[[], Recorder], file: Path) -> None:
+    task = Gsm8kConfig(data=str(file), limit=1, extractor=Extractor.math, samples=5)
+    config = make_config(task=task, generation=GenerationConfig(temperature=0.7))
+    texts = ["2\\sqrt{2}", "\\sqrt{18}", "\\sqrt{8}", "3\\sqrt 2", "\\frac{6}{\\sqrt{2}}"]
+    replies: list[Reply] = [(f"\\boxed{{{text}}}", FinishReason.stop) for text in texts]
+    written = recorder()
+    result = work(gsm8k, config, written, Scripted({0: replies}))
+    assert written.done[0].answer.extracted == {"math": "\\sqrt{18}"}
+    assert written.done[0].answer.verdict is Verdict.correct
+    assert result.metrics["maj_at_k/5"] == 1.0
+    assert result.metrics["pass_at_k/1"] == pytest.approx(3 / 5)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"gold": Gold.letter}, "task.gold=letter: it is for numbers and letters, and task.extractor=math judges"),
+        ({"choices_key": "options"}, "task.choices_key=options: it is for numbers and letters"),
+        ({"gold_after": "So"}, "task.gold_after=So: it is for numbers and letters"),
+        ({"check_contamination": 3}, "task.check_contamination=3: it is for numbers and letters"),
+        ({"extractor": Extractor.boxed, "gold": Gold.expression}, "task.gold=expression: only task.extractor=math"),
+    ],
+)
+def test_keys_that_do_not_fit_are_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Gsm8kConfig(**({"extractor": Extractor.math} | keys))
+
+
+def test_agents_and_rows_without_an_expression_are_refused(file: Path) -> None:
+    with pytest.raises(ConfigError, match="task.gold=expression: agents answer with numbers or letters"):
+        composed("task=agents", "task.data=math_500")
+    with pytest.raises(ValueError, match="no expression of at most 1000 characters"):
+        scorer_of("math").read_gold(" ")
+    assert composed("task=likelihood", "task.data=math_500").gold_scorer == "math"
