@@ -15,8 +15,8 @@ from typing import Any
 
 from runner.config.task import Extractor, QuestionsConfig
 from runner.core.errors import few
-from runner.scorers.base import scorer_of
 from runner.scorers.letters import LETTERS, gold_letter
+from runner.scorers.named import scorer_of
 from runner.scorers.numbers import gold_number
 
 # GSM8K and many more · SVAMP, ASDiv · other spellings · MAWPS as published · GSM-Hard

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cache
-
-from runner.config.task import Extractor
-from runner.core import plugins
 
 
 class Scorer(ABC):
@@ -42,14 +38,3 @@ class Scorer(ABC):
     def among(self, answer: str, others: Sequence[str]) -> str:
         """Return the first of other answers that this one is equal to, for which it votes; else itself."""
         return answer
-
-
-@cache
-def scorer_of(name: str) -> Scorer:
-    """Return the scorer of expressions, or that of a plug-in; ConfigError if it cannot be imported."""
-    if name == Extractor.math:
-        from runner.scorers.expressions import Expressions
-
-        return Expressions()
-    kind: type[Scorer] = plugins.load_class("scorer", name, Scorer)  # type: ignore[type-abstract]
-    return kind()

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from runner.config.task import Extractor
 from runner.core.model_text import Answer, FinishReason, Parts, Verdict
-from runner.scorers.base import scorer_of
 from runner.scorers.letters import LETTERS, extract_letters
+from runner.scorers.named import scorer_of
 from runner.scorers.numbers import extract_all
 
 _THINKING_REMOVED = "only what follows thinking is an answer, and a boxed expression that is no number is none"

@@ -21,8 +21,8 @@ from runner.datasets.gsm8k import Item, describe, items_sha256, load_questions
 from runner.datasets.twins import twins_of
 from runner.engines.base import EngineReport, Request, RequestId
 from runner.engines.contract import Engine
-from runner.scorers.base import scorer_of
 from runner.scorers.expressions import PACKAGE, require_package
+from runner.scorers.named import scorer_of
 from runner.scorers.totals import score_without_left_out
 from runner.store.jobs import Job
 from runner.tasks import positions

@@ -19,7 +19,7 @@ from runner.config.task import Extractor, Gold, Gsm8kConfig
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason, Verdict
 from runner.datasets.shapes import Keys, read_row
-from runner.scorers.base import scorer_of
+from runner.scorers.named import scorer_of
 from runner.store.jobs import Job, Recorder
 from runner.tasks.gsm8k import task as gsm8k
 
