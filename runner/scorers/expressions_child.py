@@ -20,7 +20,7 @@ from typing import Any
 from runner.core.child import describe_exit
 from runner.core.machine import MIB
 
-CPU_S, CLOCK_S = 0.5, 0.8  # an answer may take; the first does not depend on what else runs here
+CPU_S, CLOCK_S = 0.5, 20.0  # an answer may take; the first decides, since it does not depend on what else runs here
 MEMORY_MIB = 1024
 MOST_ASKED = 1000  # of one fork, which remembers how it has parsed
 _NO_MEMORY, _TOO_DEEP, _FAILED = 3, 4, 5  # exit codes

@@ -24,7 +24,8 @@ from runner.scorers.verdicts import judge
 from runner.scorers.votes import elect
 
 PAIRS = [json.loads(line) for line in Path("tests/data/math_pairs.jsonl").read_text().splitlines()]
-MOST_S = 1.0  # an answer may take
+# an answer may take, where it has a core for itself: its limit is of CPU time, so that verdicts do not depend on the load
+MOST_S = 1.0 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 POWERS, STOP = r"\boxed{9^{9^{9^{9}}}}", FinishReason.stop
 
 
@@ -76,7 +77,7 @@ def test_five_hundred_labelled_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (POWERS, "took more than 0."),
+        (POWERS, "took more than 0.5 s of CPU time"),
         (r"\boxed{" + "(" * 50 + "1" + ")" * 50 + "}", "is nested more than 20 deep"),
         (r"\boxed{" + "1" * 1_000_000 + "}", f"is longer than {LONGEST:,} characters"),
         (r"\boxed{" * 100_000 + "1", None),
@@ -90,7 +91,8 @@ def test_a_hostile_answer_is_no_match_and_says_why(text: str, reason: str | None
     assert judged.verdicts["math"] is (Verdict.no_answer if reason is None else Verdict.wrong)
     assert judged.why_not.startswith(reason or "")
     assert bool(judged.why_not) is (reason is not None)
-    assert time.perf_counter() - started < MOST_S + 10 * (reason == "took more than 0.")  # starts the process
+    if reason is None or not reason.startswith("took"):  # needs no process
+        assert time.perf_counter() - started < MOST_S
     assert judge(Answer(r"\boxed{\frac{10}{2}}", [], STOP), "5", "math").verdicts["math"] is Verdict.correct
 
 
@@ -144,7 +146,7 @@ def test_nothing_is_left_running_when_the_parent_ends(kill: signal.Signals | Non
         if kill is not None:
             parent.send_signal(kill)
         parent.wait(10)
-    assert ended(below, 10.0)
+    assert ended(below, 30.0)
 
 
 def test_a_process_that_was_killed_is_started_again() -> None:
