@@ -223,6 +223,9 @@ def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
     assert set(counted) == (everything | choices) - set(reasons) - {
         "task.repeat",
         "generation.kv_cache",
+        "generation.thinking_end",
+        "generation.thinking_tags",
+        "generation.thinking_tokens",
         "quantization.skip",
         "quantization.overrides",
         "task.scorer",
