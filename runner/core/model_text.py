@@ -10,7 +10,7 @@ follows, so that a text can be read while it is written.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
@@ -126,7 +126,8 @@ class Answer:
     ) -> Self:
         """Return the answer in a text as it was written, tags included; `thinking`: what a server has sent apart.
 
-        is_spent: the thinking was ended because its budget was spent.
+        is_spent: the thinking was ended because its budget was spent. An empty `thinking` with tokens is one that a
+        server does not show.
         """
         parts = split(text, in_thinking and thinking is None, tags)
         if thinking is not None:  # a server that sends it apart has found where it ends
@@ -135,7 +136,7 @@ class Answer:
         ending: Ending | None = None
         if parts.is_open:
             ending = Ending.cut_off_thinking
-        elif parts.has_thinking or is_spent:
+        elif parts.has_thinking or is_spent or (thinking is not None and thinking_tokens):
             is_cut_off = finish_reason is FinishReason.length
             spent = Ending.budget_spent if is_spent else Ending.closed
             ending = Ending.cut_off_answer if is_cut_off else spent
@@ -242,6 +243,39 @@ def split(text: str, in_thinking: bool = False, tags: Tags = TAGS) -> Parts:
     if last.is_thinking:
         return Parts(text[begin:], "", is_open=True)
     return Parts(text[begin : spans[-2].end], text[last.start :])
+
+
+class Piece(NamedTuple):
+    """A part of a text without tags."""
+
+    text: str
+    is_thinking: bool
+
+
+def new_pieces(
+    text: str,
+    sent: int,
+    tags: Tags = TAGS,
+    in_thinking: bool = False,
+    is_whole: bool = False,
+    stop: Sequence[str] = (),
+) -> tuple[list[Piece], int]:
+    """Return what can be said of a text while it is written, behind `sent` characters, and up to where it is said.
+
+    Held back are characters that may begin a tag or, in the answer, a stop text, and the bytes of an unfinished
+    character. is_whole: nothing follows.
+    """
+    end = len(text) if is_whole else len(text.rstrip("\ufffd"))
+    found = read(text, tags, in_thinking, is_whole)
+    if not is_whole:
+        held = 1 + max(len(mark) for tag in tags for mark in tag[:2]) if found.is_undecided else 0
+        held = max(held, may_begin_tag(text[:end], tags))
+        for one in () if found.is_open else stop:
+            sizes = range(min(len(one) - 1, end), held, -1)
+            held = next((size for size in sizes if text[:end].endswith(one[:size])), held)
+        end -= held
+    spans = [(text[max(span.start, sent) : min(span.end, end)], span.is_thinking) for span in found.spans]
+    return [Piece(new, is_thinking) for new, is_thinking in spans if new], max(sent, end)
 
 
 def ends_in_thinking(prompt: object, tags: Tags = TAGS) -> bool:

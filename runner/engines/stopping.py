@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from runner.core.model_text import TAGS, Tags, is_part_of_tag, may_begin_tag, read
+from runner.core.model_text import TAGS, Tags, is_part_of_tag, new_pieces, read
 from runner.core.result import Answer, FinishReason
 from runner.engines.base import Completion, Delta, Event
 from runner.engines.rows import BROKEN_SAMPLING, NO_NUMBERS, NO_TOKEN, NOT_SAMPLED, Row
@@ -141,23 +141,9 @@ class Stopping:
 
     def new_deltas(self, row: Row, is_over: bool = False) -> list[Delta]:
         """Return the text since the last delta that no later token can change or cut, without tags."""
-        text = self.whole_text(row)
-        complete = len(text) if is_over else len(text.rstrip("\ufffd"))  # without the bytes of an unfinished character
-        found = read(text, self.tags, row.in_thinking, is_whole=is_over)
-        if not is_over:
-            held = 1 + max(len(mark) for tag in self.tags for mark in tag[:2]) if found.is_undecided else 0
-            held = max(held, may_begin_tag(text[:complete], self.tags))
-            for stop in () if found.is_open else row.request.stop:  # characters at the end that may begin a stop text
-                sizes = range(min(len(stop) - 1, complete), held, -1)
-                held = next((size for size in sizes if text[:complete].endswith(stop[:size])), held)
-            complete -= held
-        deltas = []
-        for start, end, is_thinking in found.spans:
-            new = text[max(start, row.sent) : min(end, complete)]
-            if new:
-                deltas.append(Delta(row.request.id, row.choice, new, is_thinking))
-        row.sent = max(row.sent, complete)
-        return deltas
+        text, request = self.whole_text(row), row.request
+        pieces, row.sent = new_pieces(text, row.sent, self.tags, row.in_thinking, is_over, request.stop)
+        return [Delta(request.id, row.choice, piece.text, piece.is_thinking) for piece in pieces]
 
     def _may_complete(self, stop: str, token: int) -> bool:
         """Return whether a token's text contains the stop text's last character: most do not, which saves a search."""
