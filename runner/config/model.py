@@ -15,7 +15,7 @@ from runner.config.sampling import SamplingKeys, active_parameters
 from runner.core.bounds import above, check_keys, filled, least, within
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, check
-from runner.core.fields import HASHED, MISSING, Inert, Names, setting
+from runner.core.fields import HASHED, MISSING, UNLESS_DEFAULT, Inert, Names, setting
 from runner.quantization.base import QuantizationConfig
 
 MAX_THREADS = 4096  # more than a machine has cores
@@ -130,6 +130,7 @@ class StubConfig(ModelConfig):
     delay_s: float = setting(
         0.0, Inert("only slows the stub down"), within(0, 86400, "must be 0 or more seconds, a day at most")
     )
+    thinking_words: int = setting(0, UNLESS_DEFAULT, least(0))
 
 
 class Extensions(StrEnum):

@@ -34,16 +34,20 @@ from runner.engines.stats import EngineStats
 
 CAPABILITIES = frozenset(Capability) - {Capability.distributions, Capability.continuing}
 HEAD_CHARACTERS = 120
+THOUGHT = "Let me see ."  # is repeated
 
 
 class StubEngine:
-    """Answers `[STUB_GENERATION]`, a newline and the first 120 characters of the prompt with `...`."""
+    """Answers `[STUB_GENERATION]`, a newline and the first 120 characters of the prompt with `...`.
+
+    Before, it thinks in as many words as are asked for.
+    """
 
     capabilities = CAPABILITIES
 
-    def __init__(self, config: RunnerConfig, delay_s: float) -> None:
-        self.delay_s = delay_s
-        self.max_new_tokens = config.generation.max_new_tokens
+    def __init__(self, config: RunnerConfig, delay_s: float, thinking_words: int = 0) -> None:
+        self.delay_s, self.thinking_words = delay_s, thinking_words
+        self.max_new_tokens, self.budget = config.generation.max_new_tokens, config.generation.thinking_tokens
         self.kv_cache = config.generation.kv_cache
         self.stats = EngineStats()
 
@@ -120,10 +124,26 @@ class StubSession(Session):
     def _echo(self, request: Request, prompt: str) -> Answer:
         words = f"[STUB_GENERATION]\n{prompt[:HEAD_CHARACTERS]}...".split(" ")
         limit = self.engine.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
+        wanted = self.engine.thinking_words
+        budget = self.engine.budget if request.thinking_tokens is None else request.thinking_tokens
+        thought = (THOUGHT.split() * wanted)[: wanted if budget is None else min(wanted, budget)]
+        if budget is None:
+            thought, limit = thought[:limit], max(limit - wanted, 0)
         kept = words[:limit]
         kept += ["..."] * (limit - len(kept)) if request.ignore_eos else []
         reason = FinishReason.length if len(kept) < len(words) else FinishReason.stop
-        return Answer(" ".join(kept), list(range(len(kept))), reason)
+        text, tokens = " ".join(kept), list(range(len(thought) + len(kept)))
+        if not wanted:
+            return Answer(text, tokens, reason)
+        is_open = budget is None and not kept
+        return Answer.read(
+            f"<think>{' '.join(thought)}{'' if is_open else '</think>'}{text}",
+            tokens,
+            reason,
+            is_spent=len(thought) < wanted and not is_open,
+            thinking_tokens=len(thought),
+            answer_tokens=len(kept),
+        )
 
 
 def _answers(request: Request, texts: list[Answer], reason: FinishReason, seconds: float) -> list[Event]:
@@ -154,8 +174,9 @@ def _answers(request: Request, texts: list[Answer], reason: FinishReason, second
             completion.drawn_logprobs = [drawn for _ in ids] if drawn else None
             completion.score_token_logprobs = [[-1.0 - it for it in some] for some in request.score_token_ids] or None
             completion.min_logprobs = [-1e3 for _ in request.score_token_ids] or None
-        if request.deltas and one.text:
-            events.append(Delta(request.id, choice, one.text))
+        for text, is_thinking in ((one.thinking, True), (one.text, False)):
+            if request.deltas and text:
+                events.append(Delta(request.id, choice, text, is_thinking))
         events.append(completion)
     return events
 
@@ -186,7 +207,8 @@ class Stub(ModelKind):
     def open_engine(self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None) -> Engine:
         """Return the stub engine."""
         assert isinstance(resolved.config.model, StubConfig)
-        return StubEngine(resolved.config, resolved.config.model.delay_s)
+        model = resolved.config.model
+        return StubEngine(resolved.config, model.delay_s, model.thinking_words)
 
 
 KIND = Stub()
