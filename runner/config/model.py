@@ -12,6 +12,7 @@ from runner.config.generation import GenerationConfig, require_plain_kv
 from runner.config.lora import LoraConfig
 from runner.config.rope import RopeConfig
 from runner.config.sampling import SamplingKeys, active_parameters
+from runner.config.thinking_budget import ThinkingBudget, check_budget
 from runner.core.bounds import above, check_keys, filled, least, within
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, check
@@ -157,6 +158,7 @@ class ApiConfig(ModelConfig):
     name: str = ""
     base_url: Names = ""
     extensions: Extensions = Extensions.auto
+    thinking_budget: ThinkingBudget | None = setting(None, UNLESS_DEFAULT)
     key_variable: str = setting(KEY_VARIABLE, Inert("names the variable with the server's key"))
     concurrency: int = setting(8, Inert("how many requests are in flight at once", measured=True), least(1))
     retries: int = setting(6, Inert("how often a request without an answer is sent again"), least(0))
@@ -231,6 +233,7 @@ class ApiConfig(ModelConfig):
         check(rows is None or rows <= self.concurrency, "generation.batch_size", rows, need)
         if (problem := self.unsupported_setting("generation", generation)) is not None:
             raise ConfigError(problem)
+        check_budget(self.key, self.thinking_budget, generation)
         require_plain_kv(generation, "model=api decodes on a server")
 
 
@@ -278,6 +281,7 @@ class HybridConfig(ModelConfig):
         self.student.check_beside(quantization, lora, rope, generation)
         if (problem := self.teacher.unsupported_setting("generation", generation)) is not None:
             raise ConfigError(problem)
+        check_budget(self.teacher.key, self.teacher.thinking_budget, generation)
 
 
 class Backend(StrEnum):

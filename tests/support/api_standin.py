@@ -55,6 +55,8 @@ class Api:
         self.at_once = self.most_at_once = 0
         self.delay_s = 0.0  # between two pieces of an answer
         self.thinking: tuple[str, Answer] | None = None  # the field that has thinking, and the thinking
+        self.budget_of: Callable[[dict[str, Any]], int | None] = lambda body: None  # the budget that a request asks for
+        self.counts_thinking = False
         self.models: list[dict[str, Any]] | None = [
             {"id": "tiny", "object": "model", "root": "/models/tiny-v1", "max_model_len": 512}
         ]
@@ -224,7 +226,7 @@ class Api:
         begin(to)
         text, limit = self.answer(body), int(body.get("max_tokens") or body["max_completion_tokens"])
         field, thought = ("", "") if self.thinking is None else (self.thinking[0], self.thinking[1](body))
-        words = [(field, word) for word in re.findall(r" ?[^ ]+", thought)]
+        words = [(field, word) for word in re.findall(r" ?[^ ]+", thought)][: self.budget_of(body)]
         words += [("content", word if number == 0 else f" {word}") for number, word in enumerate(text.split(" "))]
         reason = "length" if len(words) > limit else "stop"
         pieces = words[:limit]
@@ -234,10 +236,13 @@ class Api:
                 self.pause()
             event(to, self.chunk(body, number, reason=reason))
         if usage:
-            counts = {
+            counts: dict[str, Any] = {
                 "prompt_tokens": len(prompt_of(body).split()),
                 "completion_tokens": len(pieces) * body.get("n", 1),
             }
+            if self.counts_thinking:
+                of_thinking = sum(name != "content" for name, _ in pieces) * body.get("n", 1)
+                counts["completion_tokens_details"] = {"reasoning_tokens": of_thinking}
             event(to, self.chunk(body) | {"choices": [], "usage": counts})
         with self._lock:  # before the client can know that its answer is complete, and a test look here
             self.answered.append(prompt_of(body))

@@ -120,7 +120,11 @@ def capabilities(model: ApiConfig) -> frozenset[Capability]:
     extensions = (
         report[1].extensions if report is not None and model.extensions is Extensions.auto else model.extensions
     )
-    return CAPABILITIES | ({Capability.fixed_length} if extensions is not Extensions.openai else set())
+    further = {
+        Capability.fixed_length: extensions is not Extensions.openai,
+        Capability.thinking_budget: model.thinking_budget is not None,
+    }
+    return CAPABILITIES | {one for one, is_had in further.items() if is_had}
 
 
 class Api(ModelKind):

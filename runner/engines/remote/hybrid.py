@@ -25,7 +25,7 @@ from runner.engines.stats import EngineStats
 
 log = logging.getLogger(__name__)
 STUDENT, TEACHER = "student", "teacher"
-CAPABILITIES = frozenset({Capability.chat, Capability.deltas, Capability.sampling})
+CAPABILITIES = frozenset({Capability.chat, Capability.deltas, Capability.sampling, Capability.thinking_budget})
 
 
 class HybridEngine:
@@ -237,8 +237,9 @@ class HybridSession(Session):
         case.is_over = True
         seconds = time.perf_counter() - case.started
         answer = Answer("", [], FinishReason.cancelled) if of is None else of.answer
-        if answer.text and case.request.deltas:
-            self._events.append(Delta(case.request.id, 0, answer.text))
+        for text, is_thinking in ((answer.thinking, True), (answer.text, False)):
+            if text and case.request.deltas:
+                self._events.append(Delta(case.request.id, 0, text, is_thinking))
         completion = Completion(
             replace(answer, new_tokens=sum(call.answer.tokens for call in case.calls)),
             id=case.request.id,

@@ -13,13 +13,17 @@ from typing import Any
 from runner.config.model import ApiConfig, Extensions
 from runner.config.root import RunnerConfig
 from runner.config.sampling import PARAMETERS
+from runner.config.thinking_budget import MARGIN
+from runner.config.thinking_budget import PARAMETERS as BUDGETS
 from runner.core.errors import ConfigError
 from runner.core.texts import counted
 from runner.engines.base import Capability, EngineReport, Message, Request
 from runner.engines.remote.faults import Miscounted
 from runner.engines.remote.pool import ServerPool
 from runner.engines.remote.server_text import token_count
+from runner.engines.remote.thinking import BudgetCounts
 from runner.engines.stats import EngineStats
+from runner.engines.thinking import tags_of
 
 MILLION = 1_000_000
 
@@ -32,6 +36,8 @@ class RemoteModel:
         self.stats = EngineStats()
         self.retries: Counter[str] = Counter()  # requests that were sent again, by cause
         self.answers_without_usage = 0  # answers whose tokens the server did not count
+        self.budgets = BudgetCounts()
+        self.tags = tags_of(config.generation)
         self._servers: ServerPool | None = None
 
     @property
@@ -90,7 +96,7 @@ class RemoteModel:
         if (problem := self.model.unsupported_setting("request", sampling)) is not None:
             raise ConfigError(problem)
         is_chat = Capability.chat in request.needs
-        limit = self.limit(request)
+        limit, budget = self.most_tokens(request), self.budget(request)
         sent: dict[str, Any] = {"model": self.model.name, "temperature": sampling.temperature}
         # OpenAI's newer models accept only this name in chats; other servers may not know it, or ignore it
         is_openai = self.model.is_at("openai.com") or self.model.is_at("azure.com")
@@ -110,6 +116,10 @@ class RemoteModel:
         if self.model.extensions is Extensions.vllm:
             extra = {name: value for name, value in sampled.items() if not PARAMETERS[name].in_openai}
             extra |= {"ignore_eos": True} if request.ignore_eos else {}
+        if budget is not None:
+            if self.model.thinking_budget is None:
+                raise ConfigError(f"request.thinking_tokens={budget}: {self.model.key}.thinking_budget is not given")
+            extra |= BUDGETS[self.model.thinking_budget].body(budget)
         sent |= {"stop": list(request.stop)} if request.stop else {}
         sent |= {"n": request.n} if request.n > 1 else {}
         sent |= {"extra_body": extra} if extra else {}
@@ -128,11 +138,23 @@ class RemoteModel:
             notes.append(f"the server sent its own key back: it was replaced by *** in {places} places")
         if number := self.answers_without_usage:
             notes.append(f"the server did not count the tokens of {counted(number, 'answer')}: they count as 0")
-        self.stats.notes = notes
+        self.stats.notes = notes + self.budgets.notes(self.model.key)
         self.stats.servers = [] if self._servers is None else self._servers.table()
 
+    def budget(self, request: Request) -> int | None:
+        """Return the budget for the thinking of a request; None: it has none."""
+        if request.continuation is not None:
+            return None
+        own = request.thinking_tokens
+        return self.config.generation.thinking_tokens if own is None else own
+
+    def most_tokens(self, request: Request) -> int:
+        """Return the most tokens of thinking and answer, which servers count together."""
+        budget = self.budget(request)
+        return self.limit(request) + (0 if budget is None else budget + MARGIN)
+
     def limit(self, request: Request) -> int:
-        """Return the most tokens of an answer."""
+        """Return the most tokens of an answer; of its thinking, too, if that has no budget."""
         own = request.max_new_tokens
         return self.config.generation.max_new_tokens if own is None else own
 

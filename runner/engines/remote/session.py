@@ -14,13 +14,14 @@ from typing import Any
 import openai
 
 from runner.core.errors import JobFailed, RunnerError
-from runner.core.model_text import Answer, FinishReason, ends_in_thinking
+from runner.core.model_text import Answer, FinishReason, Tags, ends_in_thinking, new_pieces, split
 from runner.engines.base import Completion, Delta, Event, Request, RequestId, request_sha256
 from runner.engines.remote.faults import Fault, Miscounted, RequestRejected
 from runner.engines.remote.model import RemoteModel
 from runner.engines.remote.scoring import ScoredContinuation
 from runner.engines.remote.server import KEPT, ServerConnection
-from runner.engines.remote.server_text import AnswerText, Secret, token_count
+from runner.engines.remote.server_text import AnswerText, Secret
+from runner.engines.remote.thinking import Usage, is_spent, thinking_of, usage_of
 from runner.engines.session import Listener, Session
 
 TICK_S = 0.2  # how long a step waits for events
@@ -37,24 +38,28 @@ class RemoteRequest:
     sha256: str
     max_characters: int
     secret: Secret  # of the server that is asked
+    tags: Tags
+    budget: int | None = None  # tokens of thinking
     started: float = 0.0
     has_sent_text: bool = False  # as deltas, which cannot be taken back
     task: asyncio.Task[None] | None = None
     error: str | None = None
     by: str | None = None
     scored: ScoredContinuation | None = None  # of a request with a continuation
-    usage: tuple[int, int] | None = None  # prompt tokens and new tokens
+    usage: Usage | None = None
     first_token_s: float = 0.0
     times: list[list[float]] = field(default_factory=list)  # of each choice: when its pieces of text arrived
     texts: list[AnswerText] = field(default_factory=list)
     thinking: list[AnswerText] = field(default_factory=list)  # of each choice: what the server sends apart
     reasons: list[FinishReason | None] = field(default_factory=list)
+    sent_characters: list[int] = field(default_factory=list)  # of each text, that were returned as deltas
 
     def begin(self, secret: Secret) -> None:
         """Drop what arrived in an earlier try, perhaps from another server."""
         self.secret = secret
         self.texts, self.thinking = ([AnswerText(secret) for _ in range(self.request.n)] for _ in range(2))
         self.times, self.reasons = [[] for _ in self.texts], [None] * self.request.n
+        self.sent_characters = [0] * self.request.n
         self.usage, self.first_token_s = None, 0.0
 
     @property
@@ -64,7 +69,7 @@ class RemoteRequest:
 
     def take(self, chunk: Any) -> list[Delta]:
         """Add one event of the stream and return its deltas; raises any exception if the event is malformed."""
-        deltas = []
+        deltas: list[Delta] = []
         for choice in chunk.choices or []:
             number = choice.index or 0
             text = choice.delta.content if "messages" in self.sent else choice.text
@@ -77,14 +82,14 @@ class RemoteRequest:
             if text or thinking:
                 self.times[number].append(time.perf_counter())
                 self.first_token_s = self.first_token_s or self.times[number][0] - self.started
-            self.thinking[number].take(thinking)
-            final = self.texts[number].take(text)
+            final = self.thinking[number].take(thinking)
+            self.texts[number].take(text)
             if choice.finish_reason not in (None, ""):  # some servers send an empty one until the end
                 self.reasons[number] = _finish_reason(choice.finish_reason)
-                final += self.texts[number].end()
-                self.thinking[number].end()
-            if final:
-                deltas.append(Delta(self.request.id, number, final))
+                final += self.thinking[number].end()
+                self.texts[number].end()
+            if self.request.deltas:
+                deltas += self._deltas(number, final)
         if (counts := usage_of(chunk)) is not None:
             self.usage = counts
         if isinstance(chunk.model, str) and chunk.model:
@@ -94,21 +99,50 @@ class RemoteRequest:
             raise Fault("the answer exceeds its limit of tokens", "sent an endless answer")
         return deltas
 
+    def _deltas(self, choice: int, thinking: str) -> list[Delta]:
+        """Return what has arrived of a choice, without tags; thinking: what its server has sent apart."""
+        found = [Delta(self.request.id, choice, thinking, thinking=True)] if thinking else []
+        pieces, self.sent_characters[choice] = new_pieces(
+            self.texts[choice].text,
+            self.sent_characters[choice],
+            self.tags,
+            self._begins_in_thinking(choice),
+            is_whole=self.reasons[choice] is not None,
+        )
+        return found + [Delta(self.request.id, choice, piece.text, piece.is_thinking) for piece in pieces]
 
-def thinking_of(delta: Any) -> str:
-    """Return the thinking in a piece that a server has told apart, by either of the two names that servers use."""
-    named = (getattr(delta, name, None) for name in ("reasoning_content", "reasoning"))
-    return next((value for value in named if value and isinstance(value, str)), "")
+    def _begins_in_thinking(self, choice: int) -> bool:
+        """Whether a text begins within the thinking: a server that sends it apart has found where it ends."""
+        return not self.thinking[choice].text and ends_in_thinking(self.request.prompt, self.tags)
 
-
-def usage_of(answer: Any) -> tuple[int, int] | None:
-    """Return the prompt tokens and the new tokens that the server counted; None if it did not."""
-    names = ("prompt_tokens", "completion_tokens")
-    values = [getattr(answer.usage, name, None) for name in names]
-    if None in values:
-        return None
-    prompt, new = (token_count(f"usage.{name}", value) for name, value in zip(names, values, strict=True))
-    return prompt, new
+    def answer(self, choice: int, reason: FinishReason) -> Answer:
+        """Return what has arrived of a choice as an answer."""
+        text, apart = self.texts[choice].text, self.thinking[choice].text or None
+        in_thinking = ends_in_thinking(self.request.prompt, self.tags)
+        if self.scored is not None:
+            return Answer(text, self.scored.token_ids, reason, in_thinking=in_thinking)
+        several = self.request.n > 1
+        _, new_tokens, thinking_tokens = self.usage or Usage(0, 0)
+        parts = split(text, self._begins_in_thinking(choice), self.tags)
+        if thinking_tokens == 0 and (apart or parts.has_thinking):
+            thinking_tokens = None  # a server that has no parser for this thinking
+        if thinking_tokens and not several and apart is None and not parts.has_thinking:
+            apart = ""  # as OpenAI's, which is not shown
+        budget = None if several else self.budget
+        if choice:  # the tokens of all choices are counted together, at the first
+            new_tokens, thinking_tokens = 0, None if thinking_tokens is None else 0
+        return Answer.read(
+            text,
+            [],
+            reason,
+            self.tags,
+            in_thinking=in_thinking,
+            thinking=apart,
+            is_spent=is_spent(thinking_tokens, budget),
+            thinking_tokens=thinking_tokens,
+            answer_tokens=None if thinking_tokens is None else new_tokens - thinking_tokens,
+            new_tokens=new_tokens,
+        )
 
 
 def _finish_reason(reason: object) -> FinishReason:
@@ -147,9 +181,15 @@ class ApiSession(Session):
 
     def _admit(self, request: Request) -> RemoteRequest:
         sha256 = request_sha256(self.engine.encode(request)[0], request)
-        max_characters = CHARACTERS_PER_TOKEN * (self.engine.limit(request) + CHARACTERS_PER_TOKEN)
+        most, budget = self.engine.most_tokens(request), self.engine.budget(request)
         return RemoteRequest(
-            request, self.engine.parameters(request), sha256, max_characters, self.servers.servers[0].secret
+            request,
+            self.engine.parameters(request),
+            sha256,
+            CHARACTERS_PER_TOKEN * (most + CHARACTERS_PER_TOKEN),
+            self.servers.servers[0].secret,
+            self.engine.tags,
+            budget,
         )
 
     def _advance(self, arrived: list[RemoteRequest], cancelled: set[RequestId]) -> list[Event]:
@@ -223,7 +263,7 @@ class ApiSession(Session):
             async with asyncio.timeout(model.first_token_s) as deadline:
                 if remote.request.continuation is not None:
                     remote.scored = await server.scorer.score(remote.request)
-                    remote.usage, remote.reasons = (remote.scored.prompt_tokens, 0), [FinishReason.stop]
+                    remote.usage, remote.reasons = Usage(remote.scored.prompt_tokens, 0), [FinishReason.stop]
                     return
                 async with await ask(**remote.sent, stream=True, stream_options={"include_usage": True}) as stream:
                     has_answer_begun = True
@@ -237,7 +277,7 @@ class ApiSession(Session):
                         deltas = remote.take(chunk)
                         if remote.first_token_s:
                             deadline.reschedule(began + model.answer_s)
-                        if deltas and remote.request.deltas:
+                        if deltas:
                             remote.has_sent_text = True
                             for delta in deltas:
                                 self._queue.put(delta)
@@ -272,26 +312,22 @@ class ApiSession(Session):
         if not task.cancelled() and (error := task.exception()) is not None:
             self._queue.put(error)
             return
-        prompt_tokens, new_tokens = remote.usage or (0, 0)
+        usage = remote.usage or Usage(0, 0)
         self.engine.answers_without_usage += remote.usage is None and remote.is_whole
-        self.engine.update_notes()
         scored = remote.scored
-        for choice, text in enumerate(remote.texts):
-            first = choice == 0  # the tokens of all choices are counted together
+        for choice in range(remote.request.n):
             reason = FinishReason.cancelled if task.cancelled() else remote.reasons[choice]
-            answer = Answer(
-                text.text,
-                [] if scored is None else scored.token_ids,
-                FinishReason.error if remote.error or reason is None else reason,
-                new_tokens=None if scored is not None else new_tokens if first else 0,
-                thinking=remote.thinking[choice].text or None,
-                in_thinking=ends_in_thinking(remote.request.prompt),
-            )
+            answer = remote.answer(choice, FinishReason.error if remote.error or reason is None else reason)
+            if remote.budget is not None and remote.is_whole:
+                choices = remote.request.n  # the first answer has the tokens of all
+                limit = self.engine.limit(remote.request)
+                self.engine.budgets.add(answer, choices * remote.budget, choices * limit)
+            self.engine.update_notes()
             completion = Completion(
                 answer,
                 id=remote.request.id,
                 prompt_sha256=remote.sha256,
-                prompt_tokens=prompt_tokens,
+                prompt_tokens=usage.prompt_tokens,
                 first_token_s=remote.first_token_s,
                 seconds=time.perf_counter() - remote.started,
                 error=remote.error,
@@ -299,7 +335,7 @@ class ApiSession(Session):
                 logprobs=None if scored is None else scored.logprobs,
                 greedy=None if scored is None else scored.greedy,
                 by=remote.by,
-                cost_usd=self.engine.cost(prompt_tokens, new_tokens) if first else None,
+                cost_usd=self.engine.cost(usage.prompt_tokens, usage.new_tokens) if choice == 0 else None,
                 token_times=remote.times[choice] or None,
             )
             self._queue.put(completion)

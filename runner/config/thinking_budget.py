@@ -1,0 +1,76 @@
+"""The parameter by which a server takes a budget for thinking: OpenAI's API has none, and each server its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from runner.config.generation import GenerationConfig
+from runner.core.errors import ConfigError
+
+# Servers count thinking, tags and answer in one limit: so many tokens more leave the answer its own limit, also if the
+# server writes a sentence where the budget is spent. A thinking that is longer than its budget by more ignores it.
+MARGIN = 32
+
+
+class ThinkingBudget(StrEnum):
+    """Whose parameter for a budget a server has."""
+
+    vllm = "vllm"
+    sglang = "sglang"
+    llama_cpp = "llama_cpp"
+    openrouter = "openrouter"
+    anthropic = "anthropic"
+    gemini = "gemini"
+    qwen = "qwen"
+
+
+class Parameter(NamedTuple):
+    """The name of a parameter, and the keys of a request's body that set it."""
+
+    name: str
+    body: Callable[[int], dict[str, Any]]
+
+
+PARAMETERS = {
+    ThinkingBudget.vllm: Parameter("thinking_token_budget", lambda tokens: {"thinking_token_budget": tokens}),
+    ThinkingBudget.sglang: Parameter(
+        "custom_params.thinking_budget", lambda tokens: {"custom_params": {"thinking_budget": tokens}}
+    ),
+    ThinkingBudget.llama_cpp: Parameter("thinking_budget_tokens", lambda tokens: {"thinking_budget_tokens": tokens}),
+    ThinkingBudget.openrouter: Parameter(
+        "reasoning.max_tokens",
+        lambda tokens: {"reasoning": {"max_tokens": tokens} if tokens else {"enabled": False}},
+    ),
+    ThinkingBudget.anthropic: Parameter(
+        "thinking.budget_tokens",
+        lambda tokens: {"thinking": {"type": "enabled", "budget_tokens": tokens} if tokens else {"type": "disabled"}},
+    ),
+    ThinkingBudget.gemini: Parameter(
+        "google.thinking_config.thinking_budget",
+        lambda tokens: {
+            "extra_body": {"google": {"thinking_config": {"thinking_budget": tokens, "include_thoughts": True}}}
+        },
+    ),
+    ThinkingBudget.qwen: Parameter(
+        "thinking_budget",
+        lambda tokens: {"enable_thinking": True, "thinking_budget": tokens} if tokens else {"enable_thinking": False},
+    ),
+}
+
+
+def check_budget(key: str, choice: ThinkingBudget | None, generation: GenerationConfig) -> None:
+    """Raise ConfigError for what a server cannot be told; key: of the model, choice: whose parameter it has."""
+    if generation.thinking_end is not None:
+        raise ConfigError(
+            f"generation.thinking_end={generation.thinking_end!r}: no server has a parameter for it. Use "
+            "generation.thinking_end=null, and start the server with the sentence (vLLM: --reasoning-config, "
+            "llama.cpp: --reasoning-budget-message)"
+        )
+    if generation.thinking_tokens is not None and choice is None:
+        choices = ", ".join(f"{name} ({one.name})" for name, one in PARAMETERS.items())
+        raise ConfigError(
+            f"generation.thinking_tokens={generation.thinking_tokens}: OpenAI's API has no parameter for it. Say with "
+            f"{key}.thinking_budget whose the server has: {choices}; or use generation.thinking_tokens=null"
+        )
