@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import pytest
 from servers import free_port
 from serving import serving
 
+from runner.core.model_text import Ending
 from runner.embedded import MODEL_DIR
 from runner.store.jobs import read_samples
 
@@ -55,11 +57,11 @@ print(options["head"], options["port"], options["address"])
 needs_vllm = pytest.mark.skipif(not VLLM.exists(), reason="vLLM is not installed here: make vllm")
 
 
-@pytest.fixture(scope="module")
-def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Serve the embedded model with vLLM; return the address."""
-    port, log = free_port(), tmp_path_factory.mktemp("vllm") / "log"
-    command = [*SERVER, "--model", str(MODEL_DIR), "--served-model-name", "embedded", "--dtype", "float32"]
+@contextmanager
+def vllm_serving(model: Path, folder: Path, *options: str) -> Iterator[str]:
+    """Serve a model with vLLM; yield the address."""
+    port, log = free_port(), folder / "log"
+    command = [*SERVER, "--model", str(model), "--served-model-name", "embedded", "--dtype", "float32", *options]
     command += ["--max-model-len", str(ROOM), "--port", str(port), "--host", "127.0.0.1"]
     with log.open("wb") as out:
         environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
@@ -78,6 +80,13 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Serve the embedded model with vLLM; return the address."""
+    with vllm_serving(MODEL_DIR, tmp_path_factory.mktemp("vllm")) as address:
+        yield address
 
 
 def texts(folder: Path) -> dict[int, tuple[str, str | None]]:
@@ -102,6 +111,51 @@ def test_a_real_vllm_gives_the_same_verdicts(runner: Run, tmp_path: Path, vllm: 
     there = runner(*JOB, "task.limit=200", *remote)
     assert there.code == 0, there.err
     assert texts(tmp_path) == answers_here(runner, tmp_path / "here", 200)
+
+
+def thinking_model(folder: Path) -> Any:
+    """Write the embedded model with tags that are tokens, as vLLM needs, and a template that begins the thinking.
+
+    Returns its tokenizer.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
+    model = AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype="float32")
+    tokenizer.add_tokens(["<think>", "</think>"])
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    tokenizer.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+@needs_vllm
+@pytest.mark.thorough
+def test_a_real_vllm_keeps_to_a_budget(runner: Run, tmp_path: Path) -> None:
+    tokenizer, tokens = thinking_model(tmp_path / "model"), 8
+    answers = []
+    with vllm_serving(tmp_path / "model", tmp_path, "--reasoning-parser", "qwen3", "--enforce-eager") as address:
+        remote = (*JOB, "task.limit=20", "model=api", f"model.base_url={address}", "model.name=embedded")
+        for name, budget in (("free", "null"), ("held", tokens)):
+            (tmp_path / name).mkdir()
+            keys = (f"generation.thinking_tokens={budget}", "model.thinking_budget=vllm")
+            done = runner(*remote, *keys, cwd=tmp_path / name)
+            assert done.code == 0, done.err
+            (path,) = (tmp_path / name).glob("outputs/jobs/*/samples.jsonl")
+            assert "ignored the budget" not in path.with_name("result.json").read_text()
+            answers.append([sample.answer for _, sample in sorted(read_samples(path).items())])
+    for free, held in zip(*answers, strict=True):
+        assert free.thinking is not None
+        assert held.thinking is not None
+        assert free.text == "", "it never closes its thinking by itself"
+        assert held.thinking.strip()
+        assert len(tokenizer.encode(held.thinking)) == held.thinking_tokens
+        assert free.thinking.strip().startswith(held.thinking.strip())
+        assert held.text.strip()
+        assert held.thinking_tokens == tokens - 1, "the line break of the template counts for vLLM's budget"
+        assert held.ending is Ending.budget_spent
+        assert held.tokens > tokens
 
 
 @pytest.mark.slow
