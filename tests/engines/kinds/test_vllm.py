@@ -29,7 +29,7 @@ from runner.store.jobs import read_samples
 ROOT = Path(__file__).resolve().parents[3]
 VLLM = ROOT / ".vllm" / "bin" / "python"
 PAGE = ROOT / "docs" / "vllm.md"
-START_S = 300
+START_S = 900  # on a busy machine; a minute on a quiet one
 ROOM = 512
 Run = Callable[..., Any]
 JOB = ("tracking=none", "print=json", "generation.max_new_tokens=200")
