@@ -1,10 +1,11 @@
 """What a model wrote is thinking and an answer: the one place that tells the two apart, and the value that has both.
 
 Only what follows the last closing tag is an answer, also where the chat template has written the opening tag, so that
-the text has only a closing one. A text that ends in its thinking has no answer. A tag directly between quotes or
-backticks is one that the text speaks of, and does not count; nor does a pair of tags within a block of code. A closing
-tag alone counts there, since a model may stop thinking in the middle of a block. What is read does not depend on what
-follows, so that a text can be read while it is written.
+the text has only a closing one. A text that ends in its thinking has no answer. Tags that the text speaks of do not
+count: between quotes or backticks, a pair side by side within a thought, an answer's between two words, and a pair in a
+block of code. A closing tag alone counts in a block of code, since a model may stop thinking in the middle of it, but
+not in an answer's. What is read depends on no more than the next character, so that a text can be read while it is
+written.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Tag(NamedTuple):
 
 
 Tags = tuple[Tag, ...]
+_END, _FINAL = "<|end|><|start|>assistant", "<|channel|>final<|message|>"
 TAGS: Tags = (  # as a model or its chat template writes them
     Tag("<think>", "</think>"),
     Tag("<thinking>", "</thinking>"),
@@ -40,13 +42,21 @@ TAGS: Tags = (  # as a model or its chat template writes them
     Tag("[THINK]", "[/THINK]"),
     Tag("<|START_THINKING|>", "<|END_THINKING|>"),
     Tag("<|begin_of_thought|>", "<|end_of_thought|>"),
-    Tag(
-        "<|channel|>analysis",
-        "<|channel|>final<|message|>",
-        "<|end|><|start|>assistant<|channel|>final<|message|>",
+    Tag("<mm:think>", "</mm:think>"),
+    Tag("◁think▷", "◁/think▷"),
+    Tag("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
+    Tag("<|inner_prefix|>", "<|inner_suffix|>"),
+    Tag("<|channel>thought\n", "<channel|>"),
+    *(
+        Tag("<|channel|>analysis<|message|>", end + final, _END + _FINAL)
+        for final in (_FINAL, "<|channel|>final <|constrain|>json<|message|>")
+        for end in (_END, "")
     ),
 )
-_QUOTES = frozenset("`\"'")
+_QUOTED = dict(zip("`\"'“„«「『《", "`\"'”“»」』》", strict=True))  # by the opening quote, the closing one
+_QUOTES = "".join(_QUOTED) + "".join(_QUOTED.values())
+_SIDE_BY_SIDE = re.compile(r"[ /,…]*(?:\.\.\.|and|or)?[ /,…]*")  # what may stand between: <think> and </think>
+_NAME = re.compile(r"</?[\w:]+>")  # models also write <Thought>
 _FENCE = "```"
 RENAMED = {"taken_from": "reused_from", "is_begun": "in_thinking"}  # keys of samples, as earlier versions wrote them
 
@@ -210,36 +220,54 @@ def read(text: str, tags: Tags = TAGS, in_thinking: bool = False, is_whole: bool
     spans: list[Span] = []
     at, is_open, tag, is_undecided = 0, in_thinking, None, False
     in_code = has_pair = False  # in a block of code, and behind an opening tag in it
+    opening: re.Match[str] | None = None  # the last opening tag, if the text may only speak of it
     for mark in _marks(tags).finditer(text):
         if mark[0].endswith(_FENCE):
             in_code, has_pair = not in_code, False
             continue
+        closes, is_answer = _by_closing(tags).get(_key(mark[0])), bool(spans) and not is_open
+        followers = _spoken_of_before(mark, closes is not None, opening, is_open, is_answer)
         is_last = mark.end() == len(text) and not is_whole
-        if (
-            mark.start()
-            and text[mark.start() - 1] in _QUOTES
-            and (is_last or text[mark.end() : mark.end() + 1] in _QUOTES)
-        ):
-            is_undecided = is_last
+        if followers is None or (followers and (is_last or text[mark.end() : mark.end() + 1] in [*followers])):
+            opening, is_undecided = None if closes else mark, is_last and followers is not None
             continue
-        closes = _by_closing(tags).get(mark[0])
-        if in_code and (has_pair or closes is None):
+        if in_code and (has_pair or closes is None or is_answer):
             has_pair = closes is None
             continue
+        opening = mark if closes is None and is_open and text[at : mark.start()].strip() else None
         spans.append(Span(at, mark.start(), is_open))
         at, is_open, in_code = mark.end(), closes is None, False
-        tag = closes or _by_opening(tags)[mark[0]]
+        tag = closes._replace(closing=mark[0]) if closes else _by_opening(tags)[_key(mark[0])]
     return Reading([*spans, Span(at, len(text), is_open)], tag, is_undecided)
+
+
+def _spoken_of_before(
+    mark: re.Match[str], closes: bool, opening: re.Match[str] | None, is_open: bool, is_answer: bool
+) -> str | None:
+    """Return the characters one of which follows a tag that the text only speaks of; None: whatever follows."""
+    text, start = mark.string, mark.start()
+    quote = text[start - 1] if start else ""
+    is_behind_word = quote == " " and text[start - 2 : start - 1].isalnum()
+    if not closes:
+        return None if quote in _QUOTED else " " if is_behind_word and not is_open else ""
+    between = text[opening.end() : start] if opening else "\n"
+    quoted = _QUOTED.get(text[opening.start() - 1]) if opening and opening.start() else None
+    if quoted and "\n" not in between and quoted not in between:
+        return None
+    if quote and quote in _QUOTES:
+        return _QUOTES
+    if _SIDE_BY_SIDE.fullmatch(between):
+        return " ,.;:)"
+    return " " if is_behind_word and is_answer else ""
 
 
 def split(text: str, in_thinking: bool = False, tags: Tags = TAGS) -> Parts:
     """Return the thinking and the answer in a text; `in_thinking`: its prompt ended in an opening tag."""
     spans = read(text, tags, in_thinking).spans
-    first, last = spans[0], spans[-1]
+    last = spans[-1]
     if len(spans) == 1:
         return Parts(text, "", is_open=True) if last.is_thinking else Parts("", text)
-    begins_with_tag = spans[1].is_thinking and not text[: first.end].strip()
-    begin = spans[1].start if begins_with_tag else 0
+    begin = next((span.start for span in spans if text[span.start : span.end].strip()), last.start)
     if last.is_thinking:
         return Parts(text[begin:], "", is_open=True)
     return Parts(text[begin : spans[-2].end], text[last.start :])
@@ -286,7 +314,7 @@ def ends_in_thinking(prompt: object, tags: Tags = TAGS) -> bool:
 def opened_by(prompt: object, tags: Tags = TAGS) -> Tag | None:
     """Return the tag in whose opening a prompt ends; None if it ends in none."""
     end = prompt.rstrip() if isinstance(prompt, str) else ""
-    return next((tag for tag in tags if end.endswith(tag.opening)), None)
+    return next((tag for tag in tags if end.endswith(tag.opening.rstrip())), None)
 
 
 def is_part_of_tag(token: str, tags: Tags = TAGS) -> bool:
@@ -298,21 +326,28 @@ def may_begin_tag(text: str, tags: Tags = TAGS) -> int:
     """Return how many characters at the end of a text may be the beginning of a tag."""
     marks = [mark for tag in tags for mark in tag[:2]]
     longest = min(max(map(len, marks), default=1) - 1, len(text))
-    return next((size for size in range(longest, 0, -1) if any(mark.startswith(text[-size:]) for mark in marks)), 0)
+    ends = ((size, text[-size:].lower()) for size in range(longest, 0, -1))
+    return next((size for size, end in ends if any(mark.lower().startswith(end) for mark in marks)), 0)
+
+
+def _key(mark: str) -> str:
+    """Return a tag as it is looked up: a name in angle brackets may have capital letters."""
+    return mark.lower() if _NAME.fullmatch(mark) else mark
 
 
 @lru_cache(maxsize=64)
 def _marks(tags: Tags) -> re.Pattern[str]:
     """Return the pattern of all tags and of fences around code; of two tags that begin alike, the longer one."""
     marks = sorted({mark for tag in tags for mark in tag[:2]}, key=len, reverse=True)
-    return re.compile("|".join([*map(re.escape, marks), rf"^[ \t]*{_FENCE}"]), re.MULTILINE)
+    patterns = [f"(?i:{mark})" if _NAME.fullmatch(mark) else re.escape(mark) for mark in marks]
+    return re.compile("|".join([*patterns, rf"^[ \t]*{_FENCE}"]), re.MULTILINE)
 
 
 @lru_cache(maxsize=64)
 def _by_closing(tags: Tags) -> dict[str, Tag]:
-    return {tag.closing: tag for tag in reversed(tags)}
+    return {_key(tag.closing): tag for tag in reversed(tags)}
 
 
 @lru_cache(maxsize=64)
 def _by_opening(tags: Tags) -> dict[str, Tag]:
-    return {tag.opening: tag for tag in reversed(tags)}
+    return {_key(tag.opening): tag for tag in reversed(tags)}
