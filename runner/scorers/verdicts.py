@@ -56,7 +56,9 @@ def judge(one: Answer, gold: str, scorer: str | None = None) -> Judgement:
     def verdict(way: str, answer: str | None) -> Verdict:
         if one.finish_reason is FinishReason.error:
             return Verdict.cut_off
-        if answer is not None and is_right(answer, gold):
+        # in an answer that was cut off `flexible` may take a step; without thinking that counts, as for lm-eval
+        may_be_right = not (cut_off[way] and parts.has_thinking)
+        if may_be_right and answer is not None and is_right(answer, gold):
             return Verdict.correct
         if cut_off[way]:
             return Verdict.cut_off
