@@ -8,17 +8,27 @@ from typing import Any
 
 import pytest
 
-from runner.core.model_text import TAGS, FinishReason, Tag, split
+from runner.core.model_text import TAGS, Ending, FinishReason, Tag, Tags, read, split
 from runner.core.result import Answer, Verdict
 from runner.scorers.verdicts import judge
 from runner.scorers.votes import elect
 
-JUDGED = [json.loads(line) for line in Path(__file__).with_name("judged_by_hand.jsonl").read_text().splitlines()]
+
+def lines_of(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(__file__).with_name(name).read_text(encoding="utf-8").splitlines()]
+
+
+JUDGED, THINKING = lines_of("judged_by_hand.jsonl"), lines_of("thinking_outputs.jsonl")
 
 
 def written(one: dict[str, Any]) -> Answer:
     reason = FinishReason(one["finish_reason"])
     return Answer(one["text"], [], reason, thinking=one.get("thinking"), in_thinking=one.get("in_thinking", False))
+
+
+def tags_of(one: dict[str, Any]) -> Tags:
+    """Return the tags that are known; `is_named`: those that a user has to name."""
+    return (Tag(*one["tags"]),) if one.get("is_named") else TAGS
 
 
 @pytest.mark.parametrize("one", JUDGED, ids=lambda one: one["why"])
@@ -30,6 +40,34 @@ def test_outputs_are_judged_as_by_hand(one: dict[str, Any]) -> None:
 def test_at_least_forty_outputs_were_judged() -> None:
     assert len(JUDGED) >= 40
     assert {verdict for one in JUDGED for verdict in one["expected"].values()} == {it.value for it in Verdict}
+
+
+@pytest.mark.parametrize("one", THINKING, ids=lambda one: f"{one['kind']}: {one['why']}")
+def test_outputs_of_models_that_think_are_read_as_by_hand(one: dict[str, Any]) -> None:
+    apart = {"in_thinking": one.get("in_thinking", False), "thinking": one.get("thinking")}
+    answer = Answer.read(one["text"], [], FinishReason(one["finish_reason"]), tags_of(one), **apart)
+    verdicts = {way: verdict.value for way, verdict in judge(answer, one["gold"]).verdicts.items()}
+    expected = {key: it for key, it in one["expected"].items() if key != "reader"}  # the verdict without an extractor
+    thinking, ending = answer.parts.thinking.strip(), answer.ending or Ending.no_thinking
+    found = {"answer": answer.parts.answer.strip(), "thinking": thinking, "ending": ending.value, **verdicts}
+    assert {key: found[key] for key in expected} == expected
+
+
+def test_two_hundred_outputs_of_models_that_think_were_judged() -> None:
+    assert len({(one["text"], one.get("thinking"), one["finish_reason"], one["gold"]) for one in THINKING}) == 200
+    endings = {one["expected"]["ending"] for one in THINKING}
+    assert endings == {it.value for it in Ending} - {Ending.budget_spent.value}  # a budget is no part of a text
+    assert {one["expected"]["reader"] for one in THINKING} == {it.value for it in Verdict}
+
+
+@pytest.mark.parametrize("one", THINKING, ids=lambda one: f"{one['kind']}: {one['why']}")
+def test_a_text_is_read_while_it_is_written(one: dict[str, Any]) -> None:
+    text, is_begun = one["text"], one.get("in_thinking", False)
+    whole = read(text, tags_of(one), is_begun).spans
+    for end in range(len(text)):
+        *before, last = read(text[:end], tags_of(one), is_begun, is_whole=False).spans
+        assert before == whole[: len(before)]
+        assert (last.start, last.is_thinking) == (whole[len(before)].start, whole[len(before)].is_thinking)
 
 
 @pytest.mark.parametrize("tag", TAGS)
