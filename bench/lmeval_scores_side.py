@@ -14,16 +14,20 @@ from typing import Any
 import lm_eval
 import yaml
 from lm_eval.api.model import LM
+from lm_eval.models.utils import postprocess_generated_text
 
 FILTERS = {"strict-match": "strict", "flexible-extract": "flexible"}
 
 
 class GivenAnswers(LM):  # type: ignore[misc]
-    """A model with given answers, for the prompts and the scores."""
+    """A model with given answers, for the prompts and the scores; lm-eval cuts off what is before `think_ends`."""
 
-    def __init__(self, answers: list[str]) -> None:
+    def __init__(self, answers: list[str], think_ends: list[str | None]) -> None:
         super().__init__()
         self.answers = answers
+        if think_ends:
+            pairs = zip(answers, think_ends, strict=True)
+            self.answers = [postprocess_generated_text(answer, None, end) for answer, end in pairs]
 
     def generate_until(self, requests: list[Any], **_: Any) -> list[str]:
         """Return the given answers in order, then empty ones."""
@@ -54,7 +58,7 @@ def main() -> None:
 
         model = HFLM(request["model"], device="cpu", dtype=request["dtype"], batch_size=request["batch_size"])
     else:
-        model = GivenAnswers(request["answers"])
+        model = GivenAnswers(request["answers"], request.get("think_ends", []))
     tasks = [task_of(request["data"])]
     results = lm_eval.simple_evaluate(
         model, tasks=tasks, limit=request["limit"], log_samples=True, bootstrap_iters=0, verbosity="ERROR"

@@ -21,6 +21,10 @@ from runner.core import machine
 HARNESS = "lm-eval==0.4.13"
 HARNESS_NEEDS = ["evaluate", "sacrebleu", "rouge-score", "sqlitedict", "pytablewriter", "word2number"]
 HARNESS_NEEDS += ["more_itertools", "jsonlines", "zstandard"]
+LIGHTEVAL = "lighteval==0.13.0"
+INSPECT = "inspect_ai==0.3.285"
+LIGHTEVAL_NEEDS = [INSPECT, "aenum==3.1.15", "langcodes", "termcolor==2.3.0"]
+LIGHTEVAL_ALONE = ["latex2sympy2_extended==1.0.6", "antlr4-python3-runtime==4.13.2"]  # Hydra needs antlr4 4.9.3
 LLAMACPP = "llama-cpp-python==0.3.36"
 XLLAMACPP = "xllamacpp==2026.10.11549"  # has llama.cpp inside, for AVX2: needs no build
 PROGRAMS = ("llama", "llama-quantize", "llama-perplexity")
@@ -39,25 +43,41 @@ OPENVINO_TOKENS = (512, 2048, 8192)  # of one pass
 
 def harness_python(folder: Path) -> str:
     """Return the interpreter of lm-eval's environment, made if necessary; it must use this environment's torch."""
+    pinned = ["-c", str(ROOT / "constraints.txt"), *HARNESS_NEEDS]
+    return _python_beside(folder, [HARNESS], pinned, "lm_eval.models.huggingface")
+
+
+def lighteval_python(folder: Path) -> str:
+    """Return the interpreter of lighteval's environment, made if necessary; it must use this environment's torch."""
+    return _python_beside(folder, [LIGHTEVAL, *LIGHTEVAL_ALONE], LIGHTEVAL_NEEDS, "lighteval.metrics.metrics")
+
+
+def inspect_python(folder: Path) -> str:
+    """Return the interpreter of inspect_ai's environment, which is installed if necessary."""
+    return _python_with(folder, [INSPECT, "openai"])
+
+
+def _python_beside(folder: Path, alone: Sequence[str], needs: Sequence[str], module: str) -> str:
+    """Return the interpreter of an environment with packages beside ours; `alone`: without what they depend on."""
     python = str(folder / "bin" / "python")
     mine = importlib.util.find_spec("torch")
     assert mine is not None
-    ready = folder / ".ready"
-    if ready.is_file() and ready.read_text() == f"{HARNESS} {mine.origin}":
+    ready, wanted = folder / ".ready", f"{alone[0]} {mine.origin}"
+    if ready.is_file() and ready.read_text() == wanted:
         return python
-    print(f"installing {HARNESS} into {folder}", file=sys.stderr)
+    print(f"installing {alone[0]} into {folder}", file=sys.stderr)
     venv.create(folder, with_pip=True, clear=True)
     places = [place for place in sys.path if Path(place).name == "site-packages"]
     [inner] = folder.glob("lib/python*/site-packages")
     # addsitedir also reads .pth files, which make editable installs importable
     (inner / "shared.pth").write_text("".join(f"import site; site.addsitedir({place!r})\n" for place in places))
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    _run([*pip, "--no-deps", HARNESS])
-    _run([*pip, "-c", str(ROOT / "constraints.txt"), *HARNESS_NEEDS])
-    seen = _run([python, "-c", "import lm_eval.models.huggingface, torch; print(torch.__file__)"]).split()[-1]
+    _run([*pip, "--no-deps", *alone])
+    _run([*pip, *needs])
+    seen = _run([python, "-c", f"import {module}, torch; print(torch.__file__)"]).split()[-1]
     if seen != mine.origin:
-        raise SystemExit(f"lm-eval's environment sees another torch: {seen}, not {mine.origin}")
-    ready.write_text(f"{HARNESS} {mine.origin}")
+        raise SystemExit(f"the environment of {alone[0]} sees another torch: {seen}, not {mine.origin}")
+    ready.write_text(wanted)
     return python
 
 
