@@ -32,6 +32,7 @@ class Tag(NamedTuple):
 
 
 Tags = tuple[Tag, ...]
+Places = Sequence[tuple[int, int]]  # in a text: from and to
 _END, _FINAL = "<|end|><|start|>assistant", "<|channel|>final<|message|>"
 TAGS: Tags = (  # as a model or its chat template writes them
     Tag("<think>", "</think>"),
@@ -130,16 +131,17 @@ class Answer:
         in_thinking: bool = False,
         thinking: str | None = None,
         is_spent: bool = False,
+        closed: Places = (),
         thinking_tokens: int | None = None,
         answer_tokens: int | None = None,
         new_tokens: int | None = None,
     ) -> Self:
         """Return the answer in a text as it was written, tags included; `thinking`: what a server has sent apart.
 
-        is_spent: the thinking was ended because its budget was spent. An empty `thinking` with tokens is one that a
-        server does not show.
+        is_spent: the thinking was ended because its budget was spent; closed: by the tags at these places. An empty
+        `thinking` with tokens is one that a server does not show.
         """
-        parts = split(text, in_thinking and thinking is None, tags)
+        parts = split(text, in_thinking and thinking is None, tags, closed)
         if thinking is not None:  # a server that sends it apart has found where it ends
             is_cut_off = not text.strip() and finish_reason is not FinishReason.stop
             parts = Parts(thinking + parts.thinking, parts.answer, parts.is_open or is_cut_off)
@@ -215,8 +217,13 @@ class Reading:
         return self.spans[-1].is_thinking
 
 
-def read(text: str, tags: Tags = TAGS, in_thinking: bool = False, is_whole: bool = True) -> Reading:
-    """Return where a text is thinking; in_thinking: its prompt ended in an opening tag; is_whole: nothing follows."""
+def read(
+    text: str, tags: Tags = TAGS, in_thinking: bool = False, is_whole: bool = True, closed: Places = ()
+) -> Reading:
+    """Return where a text is thinking; in_thinking: its prompt ended in an opening tag; is_whole: nothing follows.
+
+    closed: the places of closing tags that were forced, and count whatever stands around them.
+    """
     spans: list[Span] = []
     at, is_open, tag, is_undecided = 0, in_thinking, None, False
     in_code = has_pair = False  # in a block of code, and behind an opening tag in it
@@ -227,6 +234,8 @@ def read(text: str, tags: Tags = TAGS, in_thinking: bool = False, is_whole: bool
             continue
         closes, is_answer = _by_closing(tags).get(_key(mark[0])), bool(spans) and not is_open
         followers = _spoken_of_before(mark, closes is not None, opening, is_open, is_answer)
+        if mark.span() in closed:
+            followers, in_code = "", False
         is_last = mark.end() == len(text) and not is_whole
         if followers is None or (followers and (is_last or text[mark.end() : mark.end() + 1] in [*followers])):
             opening, is_undecided = None if closes else mark, is_last and followers is not None
@@ -261,9 +270,9 @@ def _spoken_of_before(
     return " " if is_behind_word and is_answer else ""
 
 
-def split(text: str, in_thinking: bool = False, tags: Tags = TAGS) -> Parts:
+def split(text: str, in_thinking: bool = False, tags: Tags = TAGS, closed: Places = ()) -> Parts:
     """Return the thinking and the answer in a text; `in_thinking`: its prompt ended in an opening tag."""
-    spans = read(text, tags, in_thinking).spans
+    spans = read(text, tags, in_thinking, closed=closed).spans
     last = spans[-1]
     if len(spans) == 1:
         return Parts(text, "", is_open=True) if last.is_thinking else Parts("", text)
@@ -287,6 +296,7 @@ def new_pieces(
     in_thinking: bool = False,
     is_whole: bool = False,
     stop: Sequence[str] = (),
+    closed: Places = (),
 ) -> tuple[list[Piece], int]:
     """Return what can be said of a text while it is written, behind `sent` characters, and up to where it is said.
 
@@ -294,7 +304,7 @@ def new_pieces(
     character. is_whole: nothing follows.
     """
     end = len(text) if is_whole else len(text.rstrip("\ufffd"))
-    found = read(text, tags, in_thinking, is_whole)
+    found = read(text, tags, in_thinking, is_whole, closed)
     if not is_whole:
         held = 1 + max(len(mark) for tag in tags for mark in tag[:2]) if found.is_undecided else 0
         held = max(held, may_begin_tag(text[:end], tags))

@@ -114,6 +114,7 @@ class Stopping:
             self.tags,
             in_thinking=row.in_thinking,
             is_spent=thought.is_spent,
+            closed=thought.closed,
             thinking_tokens=thought.used,
             answer_tokens=0 if thought.tag is not None else len(row.tokens) - thought.answer_from,
         )
@@ -129,7 +130,7 @@ class Stopping:
         """Return where the answer begins in a row's text; its end if the row is still thinking."""
         if not (row.request.stop and (row.in_thinking or row.thought.spans > 1 or row.thought.is_undecided)):
             return 0
-        last = read(text, self.tags, row.in_thinking).spans[-1]
+        last = read(text, self.tags, row.in_thinking, closed=row.thought.closed).spans[-1]
         return len(text) if last.is_thinking else last.start
 
     def _text(self, tokens: Sequence[int]) -> str:
@@ -142,7 +143,9 @@ class Stopping:
     def new_deltas(self, row: Row, is_over: bool = False) -> list[Delta]:
         """Return the text since the last delta that no later token can change or cut, without tags."""
         text, request = self.whole_text(row), row.request
-        pieces, row.sent = new_pieces(text, row.sent, self.tags, row.in_thinking, is_over, request.stop)
+        pieces, row.sent = new_pieces(
+            text, row.sent, self.tags, row.in_thinking, is_over, request.stop, row.thought.closed
+        )
         return [Delta(request.id, row.choice, piece.text, piece.is_thinking) for piece in pieces]
 
     def _may_complete(self, stop: str, token: int) -> bool:

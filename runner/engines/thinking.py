@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from runner.config.generation import GenerationConfig
-from runner.core.errors import ConfigError
 from runner.core.model_text import TAGS, Tag, Tags, read
 from runner.models.tokenizing import ids_of
 
@@ -43,6 +42,7 @@ class Thought:
     budget: Budget | None = None
     forced: list[int] = field(default_factory=list)  # the tokens that come next
     is_spent: bool = False  # the budget has ended a thinking
+    closed: list[tuple[int, int]] = field(default_factory=list)  # where in the text, tags included
     tokens: int = 0  # of thinking that has ended, without tags
     answer_from: int = 0  # tokens before the answer
     seen: int = 0  # tokens of the row that were looked at
@@ -88,10 +88,13 @@ class ThoughtReader:
         is_forced = bool(thought.forced)
         if is_forced:
             thought.forced.pop(0)
-        if not (thought.is_undecided or self._may_end_tag(token)):
+        is_end = is_forced and not thought.forced
+        if not (thought.is_undecided or is_end or self._may_end_tag(token)):
             return
-        was_undecided = thought.is_undecided
-        found = read(self.raw_text(tokens[: thought.seen]), self.tags, in_thinking, is_whole=False)
+        was_undecided, text = thought.is_undecided, self.raw_text(tokens[: thought.seen])
+        if is_end and thought.tag is not None and (at := text.rfind(thought.tag.closing)) >= 0:
+            thought.closed.append((at, at + len(thought.tag.closing)))
+        found = read(text, self.tags, in_thinking, is_whole=False, closed=thought.closed)
         thought.is_undecided = found.is_undecided
         if len(found.spans) == thought.spans:
             return
@@ -143,18 +146,12 @@ def end_text(tag: Tag, end: str | None) -> str:
 
 
 def end_tokens(tokenizer: Any, tag: Tag, end: str | None) -> list[int]:
-    """Return the tokens that end a thinking; ConfigError if they would not."""
+    """Return the tokens that end a thinking."""
     text = end_text(tag, end)
     name = str(getattr(tokenizer, "name_or_path", "the model"))
     before = ids_of(tokenizer, "a", special=False, named=name)
     whole = ids_of(tokenizer, "a" + text, special=False, named=name)  # alone, some texts begin with another space
-    tokens = whole[len(before) :] if whole[: len(before)] == before else ids_of(tokenizer, text, False, name)
-    if read("a" + text, (tag,), in_thinking=True).is_open:
-        raise ConfigError(
-            f"generation.thinking_end={end!r}: the closing tag in it stands between quotes or in a block of code, and "
-            "would not end the thinking: write it without these"
-        )
-    return tokens
+    return whole[len(before) :] if whole[: len(before)] == before else ids_of(tokenizer, text, False, name)
 
 
 def tags_of(generation: GenerationConfig, tokenizer: Any = None) -> Tags:

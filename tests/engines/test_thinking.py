@@ -272,6 +272,21 @@ def test_wrong_settings_are_named(keys: dict[str, Any], said: str) -> None:
         GenerationConfig(**keys)
 
 
-def test_an_end_that_would_not_end_the_thinking_is_refused(tokenizer: Any) -> None:
-    with pytest.raises(ConfigError, match="would not end the thinking"):
-        end_tokens(tokenizer, TAGS[0], 'I stop "</think>"')
+@pytest.mark.parametrize("before", ['it says "', "first <think>", "```\n<think> in code ", "as `"])
+def test_an_end_that_was_forced_counts_whatever_stands_before_it(tokenizer: Any, before: str) -> None:
+    stopping = Stopping(tokenizer)
+    row = Row(Request(0, "x", deltas=True), [1], "", 1000, opened_by=TAGS[0])
+    row.tokens = tokenizer(before, add_special_tokens=False)["input_ids"]
+    most = len(row.tokens)
+    row.budget = row.thought.budget = Budget(most, 9)
+    deltas: list[Delta] = []
+    while (token := stopping.forced(row)) is not None:
+        row.tokens.append(token)
+        deltas += stopping.new_deltas(row)
+    for token in tokenizer('" 7', add_special_tokens=False)["input_ids"]:
+        row.tokens.append(token)
+        assert stopping.forced(row) is None
+        deltas += stopping.new_deltas(row)
+    made = stopping.answer(row, FinishReason.stop)
+    assert (made.thinking_tokens, made.text, made.ending) == (most, '" 7', Ending.budget_spent)
+    assert "".join(delta.text for delta in deltas if not delta.thinking) == made.text
