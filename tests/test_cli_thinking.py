@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from api_standin import Api
+from thoughtful import thinking_model
 
 from runner.config.task import Gsm8kConfig
 from runner.datasets.gsm8k import load_questions
-from runner.embedded import MODEL_DIR
 
 Run = Callable[..., Any]
 ITEMS = {item.question: item for item in load_questions(Gsm8kConfig(limit=8))}
@@ -92,10 +91,7 @@ def test_thinking_apart_of_several_answers_votes_by_its_answers(runner: Run, tmp
 
 @pytest.mark.slow
 def test_a_local_model_whose_template_begins_the_thinking(runner: Run, tmp_path: Path) -> None:
-    model = tmp_path / "thinks"
-    shutil.copytree(MODEL_DIR, model)
-    file = model / "chat_template.jinja"
-    file.write_text(file.read_text().rstrip("\n") + "{% if add_generation_prompt %}<think>\n{% endif %}")
+    model = thinking_model(tmp_path / "thinks")
     done = runner("model=auto", f"model.name={model}", "task.limit=6", "print=json", "tracking=none")
     assert done.code == 0, done.err
     kept = samples(tmp_path)

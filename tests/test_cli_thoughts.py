@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from thoughtful import thinking_model
 
 from runner.core.result import sealed, unsealed
-from runner.embedded import MODEL_DIR
 
 Run = Callable[..., Any]
 pytestmark = pytest.mark.slow
@@ -20,10 +19,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def common(tmp_path: Path) -> tuple[str, ...]:
     """A model whose chat template begins the thinking; it never ends it by itself."""
-    model = tmp_path / "thinks"
-    shutil.copytree(MODEL_DIR, model)
-    file = model / "chat_template.jinja"
-    file.write_text(file.read_text().rstrip("\n") + "{% if add_generation_prompt %}<think>\n{% endif %}")
+    model = thinking_model(tmp_path / "thinks")
     return ("model=auto", f"model.name={model}", "model.dtype=float32", "task.limit=8", "print=json", "tracking=none")
 
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from runner.agents.attack import Tampering
@@ -103,7 +103,7 @@ class AgentCall:
     @cached_property
     def asked_sha256(self) -> str:
         """Fingerprint of these messages; it needs no tokenizer."""
-        text = json.dumps([asdict(message) for message in self.messages], ensure_ascii=False)
+        text = json.dumps([message.as_dict() for message in self.messages], ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def shares(self) -> dict[Link, float]:

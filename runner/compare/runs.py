@@ -121,7 +121,7 @@ class SampleReader:
                 if question in wanted and sample.answer.verdict is not None:
                     extracted = sample.answer.extracted or {}
                     answer = extracted.get(extractor, next(iter(extracted.values()), None))
-                    answers[question] = side_of(sample.answer.verdict, answer, sample.answer.text, most)
+                    answers[question] = side_of(sample.answer.verdict, answer, sample.answer.parts.answer, most)
         return answers
 
     def first_intact(

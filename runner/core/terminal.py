@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.core import signals
-from runner.core.console import say
+from runner.core.console import plain, say
 from runner.core.texts import read_lines
 
 HISTORY_LINES = 1000
@@ -19,6 +19,31 @@ SIGNAL_CHECK_S = 0.5
 
 class CtrlC(Exception):
     """Ctrl-C while the program waits for a line."""
+
+
+class Thoughts:
+    """Prints what a model thinks on stderr, dimmed in a terminal and marked elsewhere: stdout has the answers."""
+
+    DIM, PLAIN = "\x1b[2m", "\x1b[0m"
+
+    def __init__(self) -> None:
+        self._is_open = False
+
+    def show(self, text: str) -> None:
+        """Print a piece of a thought."""
+        begin = ""
+        if not self._is_open:
+            text = text.lstrip()
+            begin = self.DIM if sys.stderr.isatty() else "[thinking] "
+        if text:
+            self._is_open = True
+            print(f"{begin}{plain(text)}", end="", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """End the thought, if there is one."""
+        if self._is_open:
+            print(self.PLAIN if sys.stderr.isatty() else "", file=sys.stderr, flush=True)
+        self._is_open = False
 
 
 def lines_of(read: Callable[[str], str]) -> Iterator[str]:

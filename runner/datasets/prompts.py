@@ -19,7 +19,7 @@ from typing import Any
 
 from runner.config.task import Framing, PromptsConfig
 from runner.core.errors import ConfigError, DataError, reading, unknown
-from runner.core.result import Sample
+from runner.core.result import Answer, Sample
 from runner.core.texts import parse_json, read_lines
 from runner.engines.base import Message, Prompt
 
@@ -78,7 +78,7 @@ def as_data(prompt: Given) -> dict[str, Any]:
         return as_data(prompt.main) | {"branches": list(prompt.branches)}
     if isinstance(prompt, str):
         return {"prompt": prompt}
-    return {"messages": [{"role": message.role, "content": message.content} for message in prompt]}
+    return {"messages": [message.as_dict() for message in prompt]}
 
 
 def prompts_sha256(prompts: list[Given]) -> str:
@@ -123,7 +123,7 @@ def answer(given: Given, sample: Sample) -> dict[str, object]:
     error = {} if sample.error is None else {"error": sample.error}
     if not isinstance(given, Branched):
         return {
-            "text": sample.answer.text,
+            **_parts(sample.answer),
             "finish_reason": sample.answer.finish_reason.value,
             "prompt_tokens": sample.prompt_tokens,
             "new_tokens": sample.answers[0].tokens,
@@ -131,10 +131,16 @@ def answer(given: Given, sample: Sample) -> dict[str, object]:
             **error,
         }
     answers = [
-        {"text": branch.text, "finish_reason": branch.finish_reason.value, "new_tokens": branch.tokens}
+        {**_parts(branch), "finish_reason": branch.finish_reason.value, "new_tokens": branch.tokens}
         for branch in sample.branches or []
     ]
     return {"prompt_tokens": sample.prompt_tokens, "completions": answers, **error}
+
+
+def _parts(answer: Answer) -> dict[str, str]:
+    """Return an answer, with its thinking if it has any."""
+    parts = answer.parts
+    return {"text": parts.answer} | ({"thinking": parts.thinking} if parts.has_thinking else {})
 
 
 def _source(prompts: str) -> tuple[bytes, str, bool]:
@@ -225,11 +231,16 @@ def _messages(messages: Any, framing: Framing) -> tuple[Message, ...]:
 
 def message_of(message: Any) -> Message:
     """Check one turn of a conversation; ValueError says what is wrong with it."""
-    if not isinstance(message, dict) or set(message) != {"role", "content"}:
+    if not isinstance(message, dict) or message.keys() - {"reasoning_content"} != {"role", "content"}:
         raise ValueError(f"a message holds role and content and nothing else, not {_shown(message)}")
     if message["role"] not in ROLES:
         raise ValueError(f"role {message['role']!r} is not one of {', '.join(ROLES)}")
-    return Message(message["role"], text_of(message["content"]))
+    if (thinking := message.get("reasoning_content")) is None:
+        return Message(message["role"], text_of(message["content"]))
+    if message["role"] != "assistant":
+        raise ValueError(f"reasoning_content is the assistant's, and this message is the {message['role']}'s")
+    content = "" if message["content"] == "" else text_of(message["content"])  # of an answer that was cut off before it
+    return Message("assistant", content, text_of(thinking))
 
 
 def text_of(value: Any) -> str:

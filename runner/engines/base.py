@@ -14,6 +14,7 @@ from typing import Any
 
 from runner.config.sampling import OPEN, Sampling, is_number
 from runner.core.errors import ConfigError, check
+from runner.core.model_text import opened_by
 from runner.core.result import Response
 
 
@@ -56,6 +57,17 @@ class Message:
 
     role: str  # system, user or assistant
     content: str
+    thinking: str | None = None  # of the assistant, before this content; None: there was none, or it is not known
+
+    def as_dict(self) -> dict[str, str]:
+        """Return it as files and chat templates have it; a template decides itself which thinking the model sees.
+
+        Models put blank lines between the two; templates that split a text drop them, so others get none, either.
+        """
+        turn = {"role": self.role, "content": self.content}
+        if self.thinking is None:
+            return turn
+        return turn | {"content": self.content.lstrip("\n"), "reasoning_content": self.thinking}
 
 
 class NoChatTemplate(ConfigError):
@@ -77,6 +89,17 @@ def prompt_sha256(prompt: str | Sequence[int]) -> str:
 def request_sha256(seen: str | Sequence[int], request: Request) -> str:
     """Return the fingerprint of a request's input: the prompt as the model saw it, and its branches."""
     return prompt_sha256(json.dumps([seen, request.branches], ensure_ascii=False) if request.branches else seen)
+
+
+def check_scored(prompt: Prompt, seen: object) -> None:
+    """Refuse a chat whose template begins the thinking: a text that is scored behind it would count as a thought."""
+    tag = None if isinstance(prompt, str) else opened_by(seen)
+    if tag is not None:
+        raise ConfigError(
+            f"the chat template ends in {tag.opening}, so a given text would be scored as a thought and not as an "
+            "answer: set model.chat_template_kwargs.enable_thinking=false if the template reads it, or leave the "
+            "template out (task=likelihood: task.prompt=text)"
+        )
 
 
 RequestId = int | str
@@ -115,6 +138,7 @@ class Request:
     sampling: Sampling = OPEN
     n: int = 1  # completions of the prompt, each with its own random numbers
     deltas: bool = False  # return text as it is generated, not only at the end
+    is_raw: bool = False  # the text is the answer as it was written, with the tags of its thinking
     continuation: str | tuple[int, ...] | None = None
     top_logprobs: int = 0  # for each token of the continuation: how many of the most probable tokens to return
     drawn_tokens: int = 0  # and how many of all others to draw, each by its probability among them

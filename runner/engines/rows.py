@@ -15,7 +15,7 @@ from runner.config.root import RunnerConfig
 from runner.config.sampling import GREEDY, Sampling
 from runner.core.model_text import Tag, opened_by
 from runner.core.result import Answer, FinishReason
-from runner.engines.base import Completion, Message, Request, request_sha256
+from runner.engines.base import Completion, Message, Request, check_scored, request_sha256
 from runner.engines.chat_template import ChatTemplate, template_values
 from runner.engines.local.kv_cache.prefix import Prefix
 from runner.engines.scores import TokenScores
@@ -172,7 +172,7 @@ class Admission:
         budget = self._budget(request)
         limit = min(self._wanted(request) + self._most_thinking(budget), self.room - len(ids))
         error = None if ids and limit >= 1 else self._rejection_reason(len(ids))
-        sha256, tag = request_sha256(seen, request), opened_by(seen, self.tags)
+        sha256, tag = request_sha256(seen, request), opened_by(self._end_of(seen), self.tags)
         begun: Sequence[tuple[int, ...]] = [()] * request.n
         if request.begun is not None and error is None:
             begun = request.begun.of(sha256, request.n)
@@ -184,6 +184,13 @@ class Admission:
             for choice, tokens in enumerate(begun)
         ]  # fmt: skip
 
+    def _end_of(self, seen: str | Sequence[int]) -> str:
+        """Return the end of a prompt as text, in which the opening tag of a thinking may be."""
+        if isinstance(seen, str):
+            return seen
+        with self._lock:
+            return text_of(self.tokenizer, seen[-MOST_OPENING:], skip_special_tokens=False)
+
     def _branches(self, request: Request, seen: str | Sequence[int], main: list[int]) -> list[Row]:
         """Append each text to the prompt, without special tokens; choices count from 1."""
         branches = [self._ids(text, special=False) for text in request.branches]
@@ -194,10 +201,11 @@ class Admission:
         wanted = self._wanted(request)
         sampling, budget = request.sampling.over(self.generation, self.seed).effective, self._budget(request)
         sha256, most = request_sha256(seen, request), wanted + self._most_thinking(budget)
+        end = self._end_of(seen)
         return [
             Row(
                 request, [*main, *ids], sha256, min(most, room - len(main) - len(ids)), number, sampling,
-                branch_at=len(main), error=error, opened_by=opened_by(f"{seen}{text}", self.tags), budget=budget,
+                branch_at=len(main), error=error, opened_by=opened_by(f"{end}{text}", self.tags), budget=budget,
             )
             for number, (ids, text) in enumerate(zip(branches, request.branches, strict=True), start=1)
         ]  # fmt: skip
@@ -208,6 +216,7 @@ class Admission:
         if not isinstance(continuation, str):
             given = self._known(list(continuation or ()))
         elif isinstance(seen, str):
+            check_scored(request.prompt, seen)
             is_text = isinstance(request.prompt, str)  # a chat template adds the special tokens itself
             given = self._ids(seen + continuation, special=is_text)[len(ids) :]
         else:
@@ -254,7 +263,7 @@ class Admission:
 
     def _chat(self, messages: list[Message]) -> str:
         """Render the chat template, without the lock, because that may take long."""
-        return self.template.render([{"role": message.role, "content": message.content} for message in messages])
+        return self.template.render([message.as_dict() for message in messages])
 
     def _ids(self, text: str, special: bool) -> list[int]:
         """Return the token ids of a text, with or without special tokens around them."""

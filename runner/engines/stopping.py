@@ -94,19 +94,26 @@ class Stopping:
 
     def _is_stopped(self, row: Row) -> bool:
         """Whether the last token completes a stop text in the answer."""
-        tokens, first = row.tokens, row.thought.answer_from
+        tokens, first, is_behind = row.tokens, row.thought.answer_from, row.thought.answer_from > 0
         possible = [stop for stop in row.request.stop if self._may_complete(stop, tokens[-1])]
         if not possible or len(tokens) == first:
             return False
         # a token has at least one byte, so these tokens contain any stop text that the last one completes
         reach = max(len(stop.encode()) for stop in possible) + 4
-        tail = text_of(self.tokenizer, tokens[max(len(tokens) - reach, first) :], skip_special_tokens=True)
+        while is_behind and first < len(tokens) and not self._text([tokens[first]]).strip():
+            first += 1  # blank lines behind the thinking are no end of the answer
+        start = max(len(tokens) - reach, first)
+        tail = text_of(self.tokenizer, tokens[start:], skip_special_tokens=True)
+        if is_behind and start == first:
+            tail = tail.lstrip()
         return any(stop in tail for stop in possible)
 
     def answer(self, row: Row, reason: FinishReason) -> Answer:
         """Return a row's thinking and its answer, without the stop token, cut before the first stop text."""
         thought = row.thought
         self.thoughts.follow(thought, row.tokens, row.in_thinking)
+        if row.request.is_raw:
+            return Answer.read(self.whole_text(row), row.tokens, reason, ())
         return Answer.read(
             self.whole_text(row),
             row.tokens,
@@ -127,11 +134,11 @@ class Stopping:
         return text[: min((at for stop in request.stop if (at := text.find(stop, begin)) >= 0), default=None)]
 
     def _answer_begin(self, row: Row, text: str) -> int:
-        """Return where the answer begins in a row's text; its end if the row is still thinking."""
+        """Return where the answer begins in a row's text, behind blanks; its end if the row is still thinking."""
         if not (row.request.stop and (row.in_thinking or row.thought.spans > 1 or row.thought.is_undecided)):
             return 0
         last = read(text, self.tags, row.in_thinking, closed=row.thought.closed).spans[-1]
-        return len(text) if last.is_thinking else last.start
+        return len(text) if last.is_thinking else len(text) - len(text[last.start :].lstrip())
 
     def _text(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens, without special tokens that are no tags."""
@@ -143,9 +150,8 @@ class Stopping:
     def new_deltas(self, row: Row, is_over: bool = False) -> list[Delta]:
         """Return the text since the last delta that no later token can change or cut, without tags."""
         text, request = self.whole_text(row), row.request
-        pieces, row.sent = new_pieces(
-            text, row.sent, self.tags, row.in_thinking, is_over, request.stop, row.thought.closed
-        )
+        tags, in_thinking = ((), False) if request.is_raw else (self.tags, row.in_thinking)
+        pieces, row.sent = new_pieces(text, row.sent, tags, in_thinking, is_over, request.stop, row.thought.closed)
         return [Delta(request.id, row.choice, piece.text, piece.is_thinking) for piece in pieces]
 
     def _may_complete(self, stop: str, token: int) -> bool:

@@ -131,7 +131,9 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         texts = []
         completions = self._completions(ours, "answers", disable_tqdm)
         for request, stop, completion in zip(requests, stops, completions, strict=True):
-            text = postprocess_generated_text(completion.answer.text, stop, self.think_end_token)
+            parts = completion.answer.parts  # lm-eval, too, drops the blanks behind thinking: a stop text may be blank
+            text = parts.answer.lstrip() if parts.has_thinking else parts.answer
+            text = postprocess_generated_text(text, stop, self.think_end_token)
             self.cache_hook.add_partial("generate_until", request.args, text)
             texts.append(text)
         return texts

@@ -35,13 +35,18 @@ class Settings(SamplingArguments, total=False):
     """How a call samples its tokens; the defaults are the generation group and the `seed` of `load`."""
 
     max_new_tokens: int
+    thinking_tokens: int  # the budget of the thinking; `max_new_tokens` then counts the answer alone
     stop: str | Sequence[str]
     n: int  # answers to each prompt, in `Answer.choices`
 
 
-class Answer(str):
-    """The model's answer: a text with its token ids, finish reason and time."""
+LIMITS = ("max_new_tokens", "thinking_tokens", "n")  # the settings that are a request's own
 
+
+class Answer(str):
+    """The model's answer: a text with its token ids, finish reason and time, and what the model thought before it."""
+
+    thinking: str | None  # None: nothing
     token_ids: list[int]
     finish_reason: FinishReason
     prompt_tokens: int
@@ -53,7 +58,9 @@ class Answer(str):
         """Return the answers to one request."""
         choices: list[Answer] = []
         for completion in sorted(completions, key=lambda one: one.choice):
-            answer = cls(completion.answer.text)
+            parts = completion.answer.parts
+            answer = cls(parts.answer)
+            answer.thinking = parts.thinking if parts.has_thinking else None
             answer.token_ids, answer.finish_reason = completion.answer.token_ids, completion.answer.finish_reason
             answer.prompt_tokens, answer.seconds = completion.prompt_tokens, completion.seconds
             choices.append(answer)
@@ -153,7 +160,7 @@ class Model:
         return Answer.of((await self._acomplete([self._chatting(messages, how)]))[0])
 
     def stream(self, prompt: TextOrTurns, **how: Unpack[Settings]) -> Iterator[str]:
-        """Yield the answer to a prompt or a conversation piece by piece; closing the iterator cancels the request."""
+        """Yield the answer to a prompt or a conversation piece by piece, without thinking; closing it cancels."""
         queue: SimpleQueue[Event | Exception] = SimpleQueue()
         with _Call(self._driver, [self._streaming(prompt, how)], queue.put) as call:
             while not call.is_over:
@@ -216,10 +223,10 @@ class Model:
             if key not in Settings.__annotations__:
                 raise ConfigError(f"{key}={value}: {unknown('setting', key, Settings.__annotations__)}")
             check(key == "stop" or isinstance(value, Real), key, repr(value), "a number is needed")
-        limits = {key: value for key, value in how.items() if key in ("max_new_tokens", "n")}
+        limits = {key: value for key, value in how.items() if key in LIMITS}
         stop = how.get("stop", ())
         stops = tuple(_text(one) for one in ([stop] if isinstance(stop, str) else stop))
-        sampling = Sampling(**{key: value for key, value in how.items() if key not in ("max_new_tokens", "n", "stop")})
+        sampling = Sampling(**{key: value for key, value in how.items() if key not in (*LIMITS, "stop")})
         return Request(next(self._numbers), prompt, stops, sampling=sampling, random_id=draws, **limits, **more)
 
     def _complete(self, requests: list[Request]) -> list[list[Completion]]:
@@ -265,11 +272,11 @@ class _Call:
         return not self._pending
 
     def take(self, event: Event | Exception) -> str:
-        """Process an event; return the text that it brings."""
+        """Process an event; return the text of the answer that it brings."""
         if isinstance(event, Exception):
             raise event
         if isinstance(event, Delta):
-            return event.text
+            return "" if event.thinking else event.text
         self._completions[event.id].append(event)
         self._pending -= 1
         return ""
@@ -319,7 +326,9 @@ def _turns(messages: Sequence[Turn]) -> tuple[Message, ...]:
     check(isinstance(messages, list | tuple) and bool(messages), "messages", repr(messages)[:80], needed)
     try:
         return tuple(
-            message_of(dict(turn) if isinstance(turn, Mapping) else vars(turn) if isinstance(turn, Message) else turn)
+            message_of(
+                dict(turn) if isinstance(turn, Mapping) else turn.as_dict() if isinstance(turn, Message) else turn
+            )
             for turn in messages
         )
     except ValueError as error:

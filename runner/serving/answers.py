@@ -8,7 +8,6 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
 
 from starlette.responses import JSONResponse, StreamingResponse
@@ -17,23 +16,15 @@ from starlette.types import Receive, Scope, Send
 from runner.core.model_text import Answer
 from runner.engines.base import Completion, Delta, Event, Request
 from runner.serving.gateway import ClientRequest, Gateway, Refusal
+from runner.serving.logprobs import MIN_LOGPROB, Token, chat_logprobs, text_logprobs
 from runner.serving.parsing import ParsedBody
 
 CONNECTION = "runner.connection"  # the key of a request's connection in its scope
 LAST_WORDS_S = 1.0  # time for the last chunk of a stream that has timed out
 MAX_ERROR_CHARACTERS = 2000
+REASONING = "reasoning_content"  # the name of thinking: DeepSeek's, SGLang's and llama.cpp's; vLLM's is `reasoning`
 SHORT_CHARACTERS = 16_384  # an answer of fewer characters is written in the event loop
-MIN_LOGPROB = -9999.0  # replaces minus infinity, which JSON cannot express; OpenAI does the same
 KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-
-
-@dataclass
-class Token:
-    """A token of an answer, or of the prompt that it begins with."""
-
-    text: str
-    logprob: float | None  # None for the first token: nothing precedes it
-    top: list[tuple[str, float]]
 
 
 class ClientAnswer(ABC):
@@ -55,8 +46,19 @@ class ClientAnswer(ABC):
         """Return a choice of a whole answer."""
 
     @abstractmethod
-    def piece(self, index: int, text: str | None, reason: str | None, tokens: list[Token] | None) -> dict[str, Any]:
+    def piece(
+        self,
+        index: int,
+        text: str | None,
+        reason: str | None,
+        tokens: list[Token] | None = None,
+        is_thinking: bool = False,
+    ) -> dict[str, Any]:
         """Return a choice of a chunk of a stream."""
+
+    @abstractmethod
+    def texts(self, answer: Answer) -> list[tuple[str, bool]]:
+        """Return the texts of an answer, each with whether it is thinking; the answer itself is the last one."""
 
     def first_pieces(self) -> list[dict[str, Any]]:
         """Return the choices that a stream begins with."""
@@ -68,7 +70,7 @@ class ClientAnswer(ABC):
         """Wait for all completions and return the answer, as JSON."""
         await self._complete(client)
         tokens = await self._tokens(client)
-        characters = sum(len(answer.text) for answer in self.done.values())
+        characters = sum(len(text) for answer in self.done.values() for text, _ in self.texts(answer))
         is_short = not tokens and not self.parsed.echo and characters < SHORT_CHARACTERS
         return self._written(tokens) if is_short else await self.gateway.in_thread(self._written, tokens)
 
@@ -122,7 +124,7 @@ class ClientAnswer(ABC):
         return [part for part in self._request(index).prompt if isinstance(part, int)]
 
     def _text(self, index: int) -> str:
-        answer = "" if self.parsed.scores_only else self.done[index].text
+        answer = "" if self.parsed.scores_only else self.texts(self.done[index])[-1][0]
         return self.echo(index) + answer if self.parsed.echo else answer
 
     def echo(self, index: int) -> str:
@@ -133,10 +135,12 @@ class ClientAnswer(ABC):
     def _reason(self, index: int) -> str:
         return "length" if self.parsed.scores_only else self.done[index].finish_reason.value
 
-    def _usage(self) -> dict[str, int]:
+    def _usage(self) -> dict[str, Any]:
         prompt = sum(self.prompt_tokens.values())
         new = sum(answer.tokens for answer in self.done.values())
-        return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
+        usage: dict[str, Any] = {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
+        thinking = [it.thinking_tokens for it in self.done.values() if it.thinking_tokens is not None]
+        return usage | ({"completion_tokens_details": {"reasoning_tokens": sum(thinking)}} if thinking else {})
 
     def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.gateway.model, "choices": choices}
@@ -159,9 +163,10 @@ class ClientAnswer(ABC):
         requests: dict[int, Request] = {}
         first: dict[int, list[Token]] = {}
         for index in self._indices():
-            prompt, new = self._ids(index), [] if self.parsed.scores_only else self._text_ids(self.done[index])
+            prompt = self._ids(index)
+            thinking, new = ([], []) if self.parsed.scores_only else self._ids_of(self.done[index])
             first[index] = [Token(self.gateway.token_text(prompt[0]), None, [])] if self.parsed.echo else []
-            before, scored = (prompt[:1], prompt[1:] + new) if self.parsed.echo else (prompt, new)
+            before, scored = (prompt[:1], prompt[1:] + new) if self.parsed.echo else (prompt + thinking, new)
             if scored:
                 number = self.gateway.next_id()
                 requests[index] = Request(number, tuple(before), continuation=tuple(scored), top_logprobs=top)
@@ -175,12 +180,15 @@ class ClientAnswer(ABC):
             for token, logprob, top in zip(completion.answer.token_ids, completion.logprobs or [], tops, strict=True)
         ]
 
-    def _text_ids(self, answer: Answer) -> list[int]:
-        """Return the tokens of the text, without those of a stop text and without the token that ended it."""
-        ids, text = list(answer.token_ids), answer.text.lstrip()
+    def _ids_of(self, answer: Answer) -> tuple[list[int], list[int]]:
+        """Return the tokens before the answer's text, and its own, without a stop text and the token that ended it."""
+        new = len(answer.token_ids) if answer.answer_tokens is None else answer.answer_tokens
+        before = len(answer.token_ids) - new
+        thinking, ids = answer.token_ids[:before], answer.token_ids[before:]
+        text = self.texts(answer)[-1][0].lstrip()
         while ids and self.gateway.engine.decode(ids[:-1]).lstrip().startswith(text):
             ids.pop()
-        return ids
+        return thinking, ids
 
     # -------------------------------------------------------------------------------------------- a stream
 
@@ -198,13 +206,11 @@ class ClientAnswer(ABC):
             event = first
             while event is not None:
                 index = self._take(event)
-                text = (
-                    event.text if isinstance(event, Delta) else "" if self.gateway.streams_deltas else event.answer.text
-                )
-                if text:
-                    yield self._chunk([self.piece(index, text, None, None)])
+                for text, is_thinking in self._new_texts(event):
+                    if text:
+                        yield self._chunk([self.piece(index, text, None, is_thinking=is_thinking)])
                 if isinstance(event, Completion) and self.parsed.top is None:
-                    yield self._chunk([self.piece(index, None, self._reason(index), None)])
+                    yield self._chunk([self.piece(index, None, self._reason(index))])
                 event = await client.next() if client.left else None
             if self.parsed.top is not None:
                 tokens = await self._tokens(client)
@@ -216,6 +222,12 @@ class ClientAnswer(ABC):
             self.gateway.counters.broken += 1
             yield b"data: " + json.dumps({"error": error_body(error)}).encode() + b"\n\n"
         yield b"data: [DONE]\n\n"
+
+    def _new_texts(self, event: Event) -> list[tuple[str, bool]]:
+        """Return the texts that an event adds to a stream, each with whether it is thinking."""
+        if isinstance(event, Delta):
+            return [(event.text, event.thinking)]
+        return [] if self.gateway.streams_deltas else self.texts(event.answer)
 
     def _last_chunk(self, index: int, tokens: list[Token]) -> bytes:
         return self._chunk([self.piece(index, None, self._reason(index), tokens)])
@@ -232,12 +244,26 @@ class ChatAnswer(ClientAnswer):
     def choice(self, index: int, text: str, reason: str, tokens: list[Token] | None) -> dict[str, Any]:
         """Return a choice of a whole answer."""
         message = {"role": "assistant", "content": text, "refusal": None}
-        return {"index": index, "message": message, "logprobs": _chat_logprobs(tokens), "finish_reason": reason}
+        *thinking, _ = self.texts(self.done[index])
+        message |= {REASONING: thinking[0][0]} if thinking else {}
+        return {"index": index, "message": message, "logprobs": chat_logprobs(tokens), "finish_reason": reason}
 
-    def piece(self, index: int, text: str | None, reason: str | None, tokens: list[Token] | None) -> dict[str, Any]:
+    def texts(self, answer: Answer) -> list[tuple[str, bool]]:
+        """Return the thinking, if there is any, and the answer."""
+        parts = answer.parts
+        return [(parts.thinking, True)] * parts.has_thinking + [(parts.answer, False)]
+
+    def piece(
+        self,
+        index: int,
+        text: str | None,
+        reason: str | None,
+        tokens: list[Token] | None = None,
+        is_thinking: bool = False,
+    ) -> dict[str, Any]:
         """Return a choice of a chunk of a stream."""
-        delta = {} if text is None else {"content": text}
-        return {"index": index, "delta": delta, "logprobs": _chat_logprobs(tokens), "finish_reason": reason}
+        delta = {} if text is None else {REASONING if is_thinking else "content": text}
+        return {"index": index, "delta": delta, "logprobs": chat_logprobs(tokens), "finish_reason": reason}
 
     def first_pieces(self) -> list[dict[str, Any]]:
         """Begin with the role."""
@@ -252,58 +278,30 @@ class TextAnswer(ClientAnswer):
 
     def choice(self, index: int, text: str, reason: str, tokens: list[Token] | None) -> dict[str, Any]:
         """Return a choice of a whole answer."""
-        return {"index": index, "text": text, "logprobs": _text_logprobs(tokens), "finish_reason": reason}
+        return {"index": index, "text": text, "logprobs": text_logprobs(tokens), "finish_reason": reason}
 
-    def piece(self, index: int, text: str | None, reason: str | None, tokens: list[Token] | None) -> dict[str, Any]:
+    def texts(self, answer: Answer) -> list[tuple[str, bool]]:
+        """Return the text as the model wrote it: a client that sends plain texts reads tags of thinking itself."""
+        return [(answer.text, False)]
+
+    def piece(
+        self,
+        index: int,
+        text: str | None,
+        reason: str | None,
+        tokens: list[Token] | None = None,
+        is_thinking: bool = False,
+    ) -> dict[str, Any]:
         """Return a choice of a chunk of a stream."""
-        return {"index": index, "text": text or "", "logprobs": _text_logprobs(tokens), "finish_reason": reason}
+        return {"index": index, "text": text or "", "logprobs": text_logprobs(tokens), "finish_reason": reason}
 
     def first_pieces(self) -> list[dict[str, Any]]:
         """Begin with the prompts if they are echoed."""
-        return (
-            [self.piece(index, self.echo(index), None, None) for index in self._indices()] if self.parsed.echo else []
-        )
+        return [self.piece(index, self.echo(index), None) for index in self._indices()] if self.parsed.echo else []
 
 
 def _json(values: dict[str, Any]) -> bytes:
     return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _chat_logprobs(tokens: list[Token] | None) -> dict[str, Any] | None:
-    """Write log-probabilities in the format of a chat."""
-    if tokens is None:
-        return None
-
-    def entry(text: str, logprob: float | None) -> dict[str, Any]:
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
-
-    content = [
-        entry(token.text, token.logprob) | {"top_logprobs": [entry(text, logprob) for text, logprob in token.top]}
-        for token in tokens
-    ]
-    return {"content": content, "refusal": None}
-
-
-def _text_logprobs(tokens: list[Token] | None) -> dict[str, Any] | None:
-    """Write log-probabilities in the format of a plain completion; `top_logprobs` includes the token itself."""
-    if tokens is None:
-        return None
-    offsets, at = [], 0
-    for token in tokens:
-        offsets.append(at)
-        at += len(token.text)
-    top_logprobs: list[dict[str, float | None] | None] = []
-    for token in tokens:
-        by_text: dict[str, float | None] = {}
-        for text, logprob in [*token.top, (token.text, token.logprob)]:
-            by_text.setdefault(text, logprob)  # several tokens may have the same text: the most probable one counts
-        top_logprobs.append(None if token.logprob is None else by_text)
-    return {
-        "tokens": [token.text for token in tokens],
-        "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": top_logprobs,
-        "text_offset": offsets,
-    }
 
 
 class Stream(StreamingResponse):

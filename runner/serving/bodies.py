@@ -111,6 +111,9 @@ class OpenAIBody(SamplingFields):
     stream: bool | None = _parameter("return text as it is generated, as server-sent events")
     stream_options: StreamOptions | None = _parameter("include_usage: return the token counts in a last event")
     max_tokens: NewTokens | None = _parameter(NEW_TOKENS)
+    thinking_token_budget: Annotated[Whole, _described(minimum=0)] | None = _parameter(
+        f"most tokens of thinking; the maximum of new tokens then counts the answer alone; {LEFT_OUT}"
+    )
 
 
 class MessagePart(BaseModel):
@@ -131,6 +134,8 @@ class ChatMessage(BaseModel):
     )
     role: str = Field(json_schema_extra={"enum": [*ROLES]})
     content: Text | Several[MessagePart] | None = None
+    reasoning_content: Text | None = _parameter("what the assistant thought before; the chat template decides its use")
+    reasoning: Text | None = _parameter("another name of reasoning_content")
 
 
 Conversation = Annotated[Several[ChatMessage], _described(minItems=1, maxItems=MAX_MESSAGES)]

@@ -7,7 +7,7 @@ in another way than it requested.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.message import Message as Headers
 from typing import Any, TypeVar
 
@@ -40,10 +40,12 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "function_call": ("none", "auto"), "response_format": ({"type": "text"},), "modalities": (["text"],), "audio": (),
     "prediction": (), "reasoning_effort": ("none",), "verbosity": ("medium",), "web_search_options": (),
     "service_tier": ("auto", "default"), "store": (False,), "suffix": ("",), "best_of": (1,),
+    "chat_template_kwargs": ({},),
 }  # fmt: skip
 # More helpful reasons than "this server does not support it".
 REJECTION_REASONS = {
-    "response_format": "this server cannot enforce JSON or a grammar; describe the format in the prompt"
+    "response_format": "this server cannot enforce JSON or a grammar; describe the format in the prompt",
+    "chat_template_kwargs": "all requests share model.chat_template_kwargs of the command that starts the server",
 }
 # These describe the client, and are ignored.
 LABELS = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
@@ -80,9 +82,9 @@ def parse_body(
     body = validated(kind, value)
     if isinstance(body, ChatBody):
         return parse_chat(body, gateway)
-    if isinstance(body, TextBody):
-        return parse_text(body, gateway)
-    return parse_generate(body, gateway)
+    parsed = parse_text(body, gateway) if isinstance(body, TextBody) else parse_generate(body, gateway)
+    parsed.requests = [replace(request, is_raw=True) for request in parsed.requests]
+    return parsed
 
 
 def json_of(data: bytes, content_type: str) -> dict[str, Any]:
@@ -214,13 +216,15 @@ def _request(
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
     if not all(stops) or len(stops) > MAX_STOPS:
         raise _stops_refused()
+    new_tokens = min(gateway.config.generation.max_new_tokens, most) if limit is None else limit
     drawn = {name: getattr(body, name) for name in PARAMETERS}
     drawn["top_k"] = 0 if drawn["top_k"] == -1 else drawn["top_k"]  # vLLM's value for all tokens
     return Request(
         gateway.next_id(),
         prompt,
         tuple(stops),
-        min(gateway.config.generation.max_new_tokens, most) if limit is None else limit,
+        new_tokens,
+        thinking_tokens=_budget(body, most - new_tokens) if isinstance(body, OpenAIBody) else None,
         ignore_eos=bool(body.ignore_eos),
         recurring=True,
         sampling=Sampling(**drawn, seed=body.seed),
@@ -228,6 +232,16 @@ def _request(
         deltas=stream and gateway.streams_deltas,
         random_id=None if body.seed is None else random_id or 0,
     )
+
+
+def _budget(body: OpenAIBody, room: int) -> int | None:
+    """Return the most tokens of thinking, which come on top of those of the answer."""
+    budget = body.thinking_token_budget
+    if budget is not None and not 0 <= budget <= room:
+        need = f"the answer leaves {room} tokens of those that this server gives (task.max_new_tokens)"
+        need = "must be 0 or more" if budget < 0 else need
+        raise Refusal(400, f"thinking_token_budget={budget}: {need}", "thinking_token_budget")
+    return budget
 
 
 def _with_scores(parsed: ParsedBody, gateway: Gateway, name: str) -> ParsedBody:
@@ -244,7 +258,8 @@ def message_of(number: int, message: ChatMessage) -> Message:
     where = f"messages[{number}]"
     for name, value in (message.model_extra or {}).items():
         if value not in (None, [], "", {}):
-            raise Refusal(400, f"{where}.{name}: this server reads only role and content of a message", "messages")
+            need = "this server reads only role, content and reasoning_content of a message"
+            raise Refusal(400, f"{where}.{name}: {need}", "messages")
     if message.role not in ROLES:
         raise Refusal(400, f"{where}.role: {unknown('role', message.role, ROLES)}", "messages")
     content = message.content
@@ -253,9 +268,12 @@ def message_of(number: int, message: ChatMessage) -> Message:
         if other is not None:
             raise Refusal(400, f"{where}.content: a part of type {other!r}: this server reads only text", "messages")
         content = "".join(part.text or "" for part in content)
-    if content is None:
+    thinking = message.reasoning_content or message.reasoning
+    if thinking and message.role != "assistant":
+        raise Refusal(400, f"{where}.reasoning_content: it is the assistant's, not the {message.role}'s", "messages")
+    if content is None and not thinking:  # an answer may be cut off before it begins
         raise Refusal(400, f"{where}.content: give a text", "messages")
-    return Message(ROLES[message.role], content)
+    return Message(ROLES[message.role], content or "", thinking)
 
 
 def refuse_extra(body: BaseModel, neutral: dict[str, tuple[Any, ...]]) -> None:

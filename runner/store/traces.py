@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.core.progress import Progress
-from runner.core.result import CALLS, Call, Record, Response, Sample, unsealed, without_unset_keys
+from runner.core.result import CALLS, Answer, Call, Record, Response, Sample, unsealed, without_unset_keys
 from runner.store.jobs import SAMPLES, read_samples
 from runner.store.lines import call_in, read_evidence
 
@@ -88,9 +88,12 @@ def _log(
         run_id=run_id,
     )
     _log_calls(client, trace.trace_id, trace.span_id, calls, began_ns)
-    outputs: dict[str, Any] = (
-        {"answers": [one.text for one in sample.answers]} if len(sample.answers) > 1 else {"answer": answer.text}
-    )
+    outputs: dict[str, Any] = _parts(answer)
+    if len(sample.answers) > 1:
+        several = [_parts(one) for one in sample.answers]
+        outputs = {"answers": [one["answer"] for one in several]}
+        if any(one["thinking"] for one in several):
+            outputs |= {"thinking": [one["thinking"] for one in several]}
     outputs |= {"extracted": answer.extracted, "gold": sample.gold, "verdict": answer.verdict, "error": sample.error}
     client.end_trace(
         trace.trace_id,
@@ -112,7 +115,7 @@ def _log_calls(client: Any, trace_id: str, parent_id: str, calls: Sequence[Call]
         client.end_span(
             trace_id,
             span.span_id,
-            outputs=without_unset_keys({"answer": call.answer.text, "error": call.error}),
+            outputs=without_unset_keys(_parts(call.answer) | {"error": call.error}),
             attributes=_counts(call),
             status="ERROR" if call.error else "OK",
             end_time_ns=ended_ns,
@@ -120,7 +123,13 @@ def _log_calls(client: Any, trace_id: str, parent_id: str, calls: Sequence[Call]
         began_ns = ended_ns
 
 
+def _parts(answer: Answer) -> dict[str, str | None]:
+    parts = answer.parts
+    return {"answer": parts.answer, "thinking": parts.thinking if parts.has_thinking else None}
+
+
 def _counts(one: Response) -> Mapping[str, Any]:
     counts = {"prompt_tokens": one.prompt_tokens, "new_tokens": one.answer.tokens, "by": one.by}
+    counts |= {"thinking_tokens": one.answer.thinking_tokens}
     shown: dict[str, Any] = without_unset_keys(counts | {"finish_reason": one.answer.finish_reason.value})
     return shown

@@ -38,7 +38,8 @@ USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = False
 
 QUIT = ("quit", "exit", "/quit", "/exit")
-SETTINGS = (*PARAMETERS, "max_new_tokens", "seed")
+LIMITS = ("max_new_tokens", "thinking_tokens")
+SETTINGS = (*PARAMETERS, *LIMITS, "seed")
 HISTORY = ".chat_history"  # in output_dir: the lines that the arrow keys bring back
 NO_TEMPLATE = "the model has no chat template: turns are sent as `User: …` and `Assistant: …`"
 PLAIN_STOP = ("\nUser:",)
@@ -94,7 +95,7 @@ class Chat:
     def __init__(self, session: Session, engine: Engine, context: Context, messages: list[Message]) -> None:
         self.session, self.engine, self.recorder = session, engine, context.recorder
         self.messages = list(messages)
-        self.sampling, self.max_new_tokens = Sampling(), context.config.generation.max_new_tokens
+        self.sampling, self.limits = Sampling(), dict[str, Any]()
         self.generation, self.seed = context.config.generation, context.config.seed
         self.assigned: dict[str, Any] = {}  # by /set
         self.has_template = True
@@ -145,17 +146,24 @@ class Chat:
         self._submit(messages)
         pressed[:] = [False]
         completions: list[Completion] = []
+        thoughts = terminal.Thoughts()
 
         def listen(events: list[Event]) -> None:
             for event in events:
                 if isinstance(event, Completion):
                     completions.append(event)
+                elif event.thinking:
+                    thoughts.show(event.text)
                 else:
+                    thoughts.end()
                     print(plain(event.text), end="", flush=True)
             if pressed[0]:
                 self.session.cancel(self.turns)
 
-        gather(self.session, [], listen)
+        try:
+            gather(self.session, [], listen)
+        finally:  # else the terminal would stay dimmed
+            thoughts.end()
         [completion] = completions
         print(flush=True)
         pressed.clear()
@@ -163,9 +171,12 @@ class Chat:
         self.turns += 1
         if completion.error is not None:
             raise ConfigError(f"{completion.error} (/reset begins anew)")
-        if completion.answer.finish_reason is FinishReason.length:
-            say(f"[cut off after {counted(completion.answer.tokens, 'token')}: /set generation.max_new_tokens=N]")
-        self.messages = [*messages, Message("assistant", completion.answer.text)]
+        answer, parts = completion.answer, completion.answer.parts
+        if answer.finish_reason is FinishReason.length:
+            what = " while thinking" if parts.is_open else ""
+            say(f"[cut off{what} after {counted(answer.tokens, 'token')}: /set generation.max_new_tokens=N]")
+        thinking = parts.thinking if parts.has_thinking else None
+        self.messages = [*messages, Message("assistant", parts.answer, thinking)]
         self.last = completion, self.engine.stats - before
 
     def _submit(self, messages: list[Message]) -> None:
@@ -173,10 +184,10 @@ class Chat:
         request = Request(
             self.turns,
             tuple(messages),
-            max_new_tokens=self.max_new_tokens,
             keep=True,
             sampling=self.sampling,
             deltas=True,
+            **self.limits,
         )
         if self.has_template:
             try:
@@ -208,15 +219,17 @@ class Chat:
                 number: Any = PARAMETERS[key].read(value) if key in PARAMETERS else int(value)
             except ValueError as error:
                 raise ConfigError(f"/set {assignment}: {value or 'nothing'} is not a number") from error
+            limits = {key: number} if key in LIMITS else {}
             try:
-                if key == "max_new_tokens":
-                    self.max_new_tokens = Request(0, "", max_new_tokens=int(number)).max_new_tokens or 1
-                else:
-                    self.sampling = replace(self.sampling, **{key: number})
+                sampling = self.sampling if limits else replace(self.sampling, **{key: number})
+                needs = Request(0, "", sampling=sampling, **limits).needs
             except ConfigError as error:  # names the setting as the user typed it
                 raise ConfigError(f"/set {assignment}: {str(error).partition(': ')[2]}") from error
+            require(self.engine, f"/set {assignment}", needs)
+            self.sampling, self.limits = sampling, self.limits | limits
             self.assigned[key] = number
-        settings = {**vars(self.sampling.over(self.generation, self.seed)), "max_new_tokens": self.max_new_tokens}
+        limits = {name: getattr(self.generation, name, None) for name in LIMITS} | self.limits
+        settings = vars(self.sampling.over(self.generation, self.seed)) | limits
         say("  ".join(f"{name}={settings[name]}" for name in SETTINGS if settings[name] is not None))
 
     def _stats(self, _: str) -> None:
@@ -248,7 +261,7 @@ class Chat:
         path = _named(name, "/save")
         if path.exists():
             _load(path, f"/save {name}: the file exists, and")  # only a conversation is replaced
-        data = {"messages": [{"role": message.role, "content": message.content} for message in self.messages]}
+        data = {"messages": [message.as_dict() for message in self.messages]}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(data, ensure_ascii=False, indent=2) + "\n", "/save", durable=True)
         say(f"wrote {counted(len(self.messages), 'message')} to {path}")

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from runner.checkpoints.resolve import ResolvedJob
 from runner.config.model import Attention, local_model
-from runner.config.root import RunnerConfig
+from runner.config.root import Print, RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.config.task import GenerateConfig
 from runner.core.errors import ConfigError, EvidenceError, cannot_write, check
 from runner.core.files import write_atomically
-from runner.core.result import COMPLETIONS, Result, Sample
+from runner.core.result import COMPLETIONS, Answer, Result, Sample
 from runner.datasets.prompts import (
     STDIN,
     Branched,
@@ -99,7 +99,7 @@ def run(inputs: Prompts, context: Context) -> Result:
     done.notes += positions.needless_scaling_of(context.resolved, done.samples)
     metrics = count_completions(done.samples) | done.metrics
     result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
-    hand_over(task, prompts, recorder.samples, result, mine)
+    hand_over(task, prompts, recorder.samples, result, context.config.print is Print.full, mine)
     return result
 
 
@@ -111,7 +111,7 @@ def deliver(inputs: Prompts, resolved: ResolvedJob, job: Job, result: Result) ->
             log_prompt(resolved, build_request(task, 0, prompts[0]))
             log_completion(samples[0])
         check_output(task, prompts, samples)
-        hand_over(task, prompts, samples, result)
+        hand_over(task, prompts, samples, result, resolved.config.print is Print.full)
     elif task.output is not None:
         raise EvidenceError(
             f"{job.samples_path} holds {len(samples)} of the {len(prompts)} samples that were recorded, so "
@@ -138,7 +138,10 @@ def log_completion(sample: Sample) -> None:
     """Log the completions of a prompt, with their tokens."""
     for choice in sample.answers:
         log.info("completion %s, token ids: %s", sample.index, choice.token_ids)
-        log.info("completion %s, text: %r (%s)", sample.index, choice.text, choice.finish_reason.value)
+        parts = choice.parts
+        if parts.has_thinking:
+            log.info("completion %s, thinking: %r", sample.index, parts.thinking)
+        log.info("completion %s, text: %r (%s)", sample.index, parts.answer, choice.finish_reason.value)
 
 
 # --------------------------------------------------------------------------------------- writing and showing
@@ -172,44 +175,58 @@ def check_output(
 
 
 def hand_over(
-    task: GenerateConfig, prompts: list[Given], samples: dict[int, Sample], result: Result, mine: bytes | None = None
+    task: GenerateConfig,
+    prompts: list[Given],
+    samples: dict[int, Sample],
+    result: Result,
+    is_full: bool,
+    mine: bytes | None = None,
 ) -> None:
-    """Write task.output, and put the rows of the table into the result."""
+    """Write task.output, and put the rows of the table into the result; is_full: also what the model thought."""
     path = output_path(task)
     if path is not None:
         check_output(task, prompts, samples, mine)  # the file may have appeared meanwhile
         write_atomically(path, completions(prompts, samples), "task.output", durable=True)
     if len(prompts) == 1:
-        result.text = whole(prompts[0], samples[0])
+        result.text = whole(prompts[0], samples[0], is_full)
         return
     result.rows = [
-        row for index, given in enumerate(prompts[: task.show]) for row in rows(index, given, samples[index])
+        row for index, given in enumerate(prompts[: task.show]) for row in rows(index, given, samples[index], is_full)
     ]
 
 
-def whole(given: Given, sample: Sample) -> str:
+def whole(given: Given, sample: Sample, is_full: bool) -> str:
     """Return a whole completion; branches one below the other, each from its beginning."""
     if not isinstance(given, Branched):
-        return sample.answer.text
+        thinking, text = shown(sample.answer)
+        return f"[thinking] {thinking}\n\n{text}" if thinking and is_full else text
     pairs = zip(given.branches, sample.answers, strict=True)
-    texts = (f"{beginning}{choice.text}" for beginning, choice in pairs)
+    texts = (f"{beginning}{choice.parts.answer}" for beginning, choice in pairs)
     return "\n\n".join(f"[branch {number}] {text}" for number, text in enumerate(texts, start=1))
 
 
-def rows(index: int, given: Given, sample: Sample) -> list[dict[str, object]]:
+def rows(index: int, given: Given, sample: Sample, is_full: bool) -> list[dict[str, object]]:
     """Return the rows of the table for one prompt: one, or one for each branch."""
     return [
         {
             "": index,
             **({"branch": number} if sample.branches else {}),
             "prompt": head(given, number),
-            "completion": sample.error or choice.text,
-            "ended by": choice.finish_reason.value,
+            **({"thinking": thinking} if thinking and is_full else {}),
+            "completion": sample.error or text,
+            "ended by": f"{choice.finish_reason.value}{', still thinking' * choice.parts.is_open}",
             "tokens": choice.tokens,
             **({} if sample.by is None else {"by": sample.by}),
         }
         for number, choice in enumerate(sample.answers, start=1)
+        for thinking, text in [shown(choice)]
     ]
+
+
+def shown(answer: Answer) -> tuple[str, str]:
+    """Return thinking and answer as people read them: without the blank lines that models put around their tags."""
+    parts = answer.parts
+    return (parts.thinking.strip(), parts.answer.strip()) if parts.has_thinking else ("", parts.answer)
 
 
 def head(given: Given, branch: int = 0) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from thoughtful import thinking_model
 
 from runner.core.errors import ConfigError
 from runner.embedded import MODEL_DIR
+from runner.engines.base import Request
+from runner.engines.contract import complete
 from runner.harness.model import EngineModel, by_group
 
 QUESTIONS = [
@@ -100,6 +104,21 @@ def test_thinking_needs_its_end_and_scores_no_given_answers(ours: EngineModel, m
     request.task_name = "arc_easy"
     with pytest.raises(ConfigError, match="enable_thinking=True: arc_easy scores given answers"):
         ours.loglikelihood([request])
+
+
+@pytest.mark.slow
+def test_a_thought_is_no_part_of_an_answer(tmp_path: Path) -> None:
+    keys = f"pretrained={thinking_model(tmp_path / 'thinks')},dtype=float32,generation.thinking_tokens=9"
+    how = {"until": ["\n\n"], "do_sample": False, "max_gen_toks": 40}
+    texts = []
+    for end in ("", ",think_end_token=</think>"):
+        model = EngineModel.create_from_arg_string(keys + end, {"batch_size": 1})
+        context = model.apply_chat_template([{"role": "user", "content": QUESTIONS[0]}])
+        assert context.endswith("<think>\n")
+        texts += model.generate_until(instances("generate_until", (context, how)), disable_tqdm=True)
+        (completion,) = complete(model.engine, [Request(0, context, max_new_tokens=40)])
+    assert completion.answer.thinking_tokens == 9
+    assert texts == [completion.answer.text.split("\n\n")[0]] * 2
 
 
 def test_sampled_answers_depend_on_the_seed(ours: EngineModel) -> None:

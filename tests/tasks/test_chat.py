@@ -19,8 +19,10 @@ from typing import Any
 import pytest
 import warm_process
 from api_standin import Api, Trouble
+from thoughtful import thinking_model
 
 from runner.core.result import FinishReason, Sample
+from runner.engines.base import prompt_sha256
 from runner.store.jobs import read_samples
 
 WAIT_S = 90
@@ -134,6 +136,46 @@ def test_a_model_behind_an_api(tmp_path: Path) -> None:
     assert [sample.answer.text for sample in samples(tmp_path).values()] == ["I heard Hi", "I heard Ho"]
     assert "how many prompt tokens the server had in its cache is unknown" in done.stderr
     assert "tokens computed" not in done.stderr
+
+
+ASKED = f"{FIRST} Solve it step by step. End with '#### ' and the number."
+
+
+@pytest.mark.slow
+def test_a_model_that_thinks(tmp_path: Path) -> None:
+    model = thinking_model(tmp_path / "thinks")
+    said = f"/set thinking_tokens=12\n{ASKED}\n/save c.json\nand then?\n/reset\n/load c.json\n/set thinking_tokens=-1\n"
+    done = piped(tmp_path, said, "model=auto", f"model.name={model}", "generation.max_new_tokens=24", "print=none")
+    assert done.returncode == 0, done.stderr
+    first, second = (sample.answer for sample in samples(tmp_path).values())
+    assert (first.thinking_tokens, second.thinking_tokens) == (12, 12)
+    assert first.thinking
+    assert f"[thinking] {first.thinking.strip()}" in done.stderr
+    assert done.stdout.rstrip("\n") == f"{first.text}\n{second.text}", "stdout has the answers alone"
+    turns = json.loads((tmp_path / "c.json").read_text())["messages"]
+    assert turns[1] == {"role": "assistant", "content": first.text.lstrip("\n"), "reasoning_content": first.thinking}
+    assert "read 2 messages" in done.stderr
+    assert "/set thinking_tokens=-1: must be 0 or more" in done.stderr
+    turns = [("user", ASKED), ("assistant", first.text), ("user", "and then?")]
+    prompt = "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in turns)
+    seen = prompt_sha256(f"{prompt}<|im_start|>assistant\n<think>\n")
+    assert samples(tmp_path)[1].prompt_sha256 == seen, "a template that reads no old thoughts gets none"
+
+
+@pytest.mark.slow
+def test_a_thought_is_dimmed_in_a_terminal(tmp_path: Path) -> None:
+    model = thinking_model(tmp_path / "thinks")
+    budget = ("generation.thinking_tokens=12", "generation.max_new_tokens=24")
+    with terminal(tmp_path, "model=auto", f"model.name={model}", *budget) as screen:
+        screen.until(rb"you> ")
+        screen.type(f"{ASKED}\r")
+        shown = screen.until(rb"you> ")
+    (answer,) = (sample.answer for sample in samples(tmp_path).values())
+    assert answer.thinking is not None
+    dimmed = re.search(rb"\x1b\[2m(.*?)\x1b\[0m\r\n(.*)\r\n", shown, re.DOTALL)
+    assert dimmed, shown
+    assert dimmed[1].replace(b"\r\n", b"\n").decode() == answer.thinking.lstrip()
+    assert answer.text in dimmed[2].replace(b"\r\n", b"\n").decode()
 
 
 def test_whom_no_first_turn_reaches_the_chat_ends_at_once(tmp_path: Path) -> None:

@@ -199,21 +199,22 @@ class HybridSession(Session):
             self._ask_teacher(case)
 
     def _on_student_answer(self, case: Case, completion: Completion) -> None:
-        if completion.error is not None or not completion.answer.text.strip():
+        answer = completion.answer.parts.answer
+        if completion.error is not None or not answer.strip():
             self.engine.incidents["the student failed or returned no text"] += 1
             self._ask_teacher(case)
             return
         case.latest, case.reviews = completion, case.reviews + 1
         review = Request(
             f"{case.request.id}/review {case.reviews}",
-            review_of(case.request.prompt, completion.answer.text),
+            review_of(case.request.prompt, answer),
             max_new_tokens=self.model.review_tokens,
             sampling=GREEDY,
         )
         self._submit_to_teacher(case, "review", review)
 
     def _on_review(self, case: Case, completion: Completion) -> None:
-        verdict = read_verdict(completion.answer.text)
+        verdict = read_verdict(completion.answer.parts.answer)
         if completion.error is None and verdict.score is None:
             self.engine.incidents['a review was not JSON {"score", "feedback"} and counted as below the threshold'] += 1
         if verdict.score is not None and verdict.score >= self.model.threshold:
@@ -221,7 +222,7 @@ class HybridSession(Session):
         elif case.reviews >= self.model.rounds or completion.error is not None or case.latest is None:
             self._ask_teacher(case)
         else:
-            prompt = revision_of(case.request.prompt, case.latest.answer.text, verdict.feedback)
+            prompt = revision_of(case.request.prompt, case.latest.answer.parts.answer, verdict.feedback)
             revision = replace(case.request, id=f"{case.request.id}/revision {case.reviews}", prompt=prompt)
             self._ask_student(case, "revision", revision)
 

@@ -7,7 +7,6 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from runner.config.model import ApiConfig, Extensions
@@ -69,12 +68,12 @@ class RemoteModel:
         return EngineReport(metrics, facts, [note, *notes])
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the prompt as it is sent; only the server knows its tokens."""
+        """Return the prompt as it is sent, without thinking, which some servers refuse; only it knows the tokens."""
         prompt = request.prompt
         if isinstance(prompt, str):
             return prompt, []
         ids = [part for part in prompt if isinstance(part, int)]
-        turns = [asdict(part) for part in prompt if isinstance(part, Message)]
+        turns = [{"role": part.role, "content": part.content} for part in prompt if isinstance(part, Message)]
         return (ids, ids) if ids else (json.dumps(turns, ensure_ascii=False), [])
 
     def decode(self, ids: Sequence[int]) -> str:

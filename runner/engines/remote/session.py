@@ -188,7 +188,7 @@ class ApiSession(Session):
             sha256,
             CHARACTERS_PER_TOKEN * (most + CHARACTERS_PER_TOKEN),
             self.servers.servers[0].secret,
-            self.engine.tags,
+            () if request.is_raw else self.engine.tags,
             budget,
         )
 

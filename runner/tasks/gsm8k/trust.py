@@ -135,7 +135,7 @@ def changed_answers(samples: Sequence[Sample], again: Sequence[Sample], how: str
     pairs = [(before[sample.index], sample) for sample in again if not sample.failed and sample.index in before]
     if not pairs:
         return CheckOutcome()
-    texts = sum([one.text for one in old.answers] != [one.text for one in new.answers] for old, new in pairs)
+    texts = sum([one.parts for one in old.answers] != [one.parts for one in new.answers] for old, new in pairs)
     verdicts = sum(
         (old.answer.verdict, old.answer.extracted) != (new.answer.verdict, new.answer.extracted) for old, new in pairs
     )

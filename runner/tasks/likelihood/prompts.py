@@ -10,8 +10,9 @@ from runner.config.likelihood import LikelihoodConfig
 from runner.datasets.asking import behind, build_prompt
 from runner.datasets.given import Form, Given
 from runner.datasets.gsm8k import Item
-from runner.engines.base import EngineReport, Prompt, Request
+from runner.engines.base import EngineReport, Prompt, Request, check_scored
 from runner.engines.contract import Engine
+from runner.engines.kinds import kind_of
 from runner.tasks.asked_prompts import look_at_prompts, prompts_shown
 
 
@@ -26,6 +27,13 @@ def shown(task: LikelihoodConfig, rows: Sequence[Given], resolved: ResolvedJob) 
         scored = " | ".join(continuation_of(prompt, given, text) for text in given.texts)
         lines += [prompts_shown(resolved, [Request(number, prompt)]), f"scored after it: {scored}"]
     return "\n".join(lines)
+
+
+def check(task: LikelihoodConfig, rows: Sequence[Given], resolved: ResolvedJob) -> None:
+    """Refuse questions behind which a text would be scored as a thought, before the model is loaded."""
+    asked = next((given for given in rows if given.form is Form.asked), None)
+    if asked is not None and not isinstance(prompt := prompt_of(task, asked), str):
+        check_scored(prompt, kind_of(resolved.config.model).rendered(resolved, prompt))
 
 
 def look(task: LikelihoodConfig, rows: Sequence[Given], engine: Engine, report: EngineReport) -> None:

@@ -114,6 +114,7 @@ def run(inputs: Texts, context: Context) -> Result:
         counts = token_counts([it.request for it in pieces], texts_of(inputs), context, words)
         pair = both = SideBySide(context, words, counts)
         context, diverge = replace(context, engine=both), both.divergence
+    prompts.check(task, inputs.given, context.resolved)
     positions.say_before_the_load(positions.of_given(context.resolved, inputs.given, task.window))
     kept = TopKFile(context.recorder.folder) if task.keep_top_k else None
     scoring = Scoring({piece.index: piece for piece in pieces}, task, diverge, kept)

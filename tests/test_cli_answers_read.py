@@ -1,0 +1,165 @@
+"""Who reads the answer of a model that thinks, and where the thought is kept: each task through its command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api_standin import Api
+from thoughtful import thinking_model
+
+from runner import load
+from runner.core.errors import ConfigError
+from runner.core.result import Answer, FinishReason, Sample
+from runner.embedded import MODEL_DIR
+from runner.tasks.gsm8k.trust import changed_answers
+
+Run = Callable[..., Any]
+THOUGHT = "secret #### 99"
+ASKED = "Tom has 8 pens. Tom buys 5 more. How many pens does Tom have now?\nSolve it step by step. End with '#### ' and the number."
+BUDGET: Any = {"thinking_tokens": 9, "max_new_tokens": 40}
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    """A server whose model thinks, with its tags in the text."""
+    with Api(lambda _: f"<think>\n{THOUGHT}\n</think>\n\nThe answer is 21") as api:
+        yield api
+
+
+def at(api: Api) -> list[str]:
+    return ["model=api", "model.name=tiny", f"model.base_url={api.url}", "model.backoff_s=0.01", "tracking=none"]
+
+
+def lines(folder: Path, name: str) -> list[dict[str, Any]]:
+    (file,) = folder.glob(f"outputs/jobs/*/{name}")
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_generate_shows_the_answer_and_keeps_the_thought(runner: Run, tmp_path: Path, api: Api) -> None:
+    def ask(*more: str) -> Any:
+        done = runner(*at(api), "task=generate", *more)
+        assert done.code == 0, done.err
+        return done
+
+    shown = ask("task.prompt=Hi")
+    assert shown.out.startswith("The answer is 21\n\n")
+    assert THOUGHT not in shown.out
+    assert ask("task.prompt=Hi", "print=full").out.startswith(f"[thinking] {THOUGHT}\n\nThe answer is 21\n\n")
+    (completion,) = ask("task.prompt=Hi", "print=json").json()["completions"]
+    assert (completion["text"], completion["thinking"]) == ("\n\nThe answer is 21", f"\n{THOUGHT}\n")
+    (tmp_path / "p.txt").write_text("Hi\nHo\n")
+    api.answer = lambda body: "<think>\nhm" if "Ho" in str(body) else f"<think>{THOUGHT}</think>\n\nThe answer is 21"
+    table = ask("task.prompts=p.txt").out
+    assert "stop, still thinking" in table
+    assert THOUGHT not in table
+    assert THOUGHT in ask("task.prompts=p.txt", "print=full").out
+
+
+def test_agents_hear_answers_and_their_calls_keep_the_thoughts(runner: Run, tmp_path: Path, api: Api) -> None:
+    drawn = ("generation=agents", "generation.repetition_penalty=null")
+    team = ("task=agents", "task.mode=debate", "task.limit=1", "print=json")
+    done = runner(*at(api), *drawn, *team)
+    assert done.code == 0, done.err
+    heard = [str(body["messages"]) for body in api.seen]
+    assert any("The answer is 21" in text for text in heard), "the decision hears the agents"
+    assert not any("secret" in text for text in heard)
+    calls = [call for call in lines(tmp_path, "calls.jsonl") if "code" not in call]
+    assert len(calls) == len(heard)
+    assert all("secret" in str(call) for call in calls)
+    (sample,) = lines(tmp_path, "samples.jsonl")
+    assert "21" in sample["text"]
+    assert "secret" not in str(sample)
+    assert sample["new_tokens"] == sum(call["new_tokens"] for call in calls), "the thoughts cost, too"
+
+
+def test_another_thought_before_the_same_answer_is_another_text() -> None:
+    old, same, other = (
+        Sample(Answer.read(f"<think>{text}</think>#### 7", [1], FinishReason.stop), "sha", 3, 0.1, 0)
+        for text in ("so", "so", "well")
+    )
+    assert changed_answers([old], [same], "alone").metrics["texts_changed"] == 0
+    counted = changed_answers([old], [other], "alone").metrics
+    assert (counted["texts_changed"], counted["answers_changed"]) == (1, 0)
+
+
+def test_reviews_and_revisions_read_the_answer(runner: Run, tmp_path: Path, api: Api) -> None:
+    with Api(lambda body: "<think>0.1</think>" + '{"score": 0.2, "feedback": "Again."}') as teacher:
+        hybrid = ("model=hybrid", "model.rounds=2", f"model.teacher.base_url={teacher.url}", "model.teacher.name=tiny")
+        student = ("model.student.name=x", "model.student.stub=true")
+        done = runner(*hybrid, *student, "task=generate", "task.prompt=Hi", "tracking=none", "print=json")
+    assert done.code == 0, done.err
+    assert [call["what"] for call in lines(tmp_path, "samples.jsonl")[0]["calls"]] == [
+        "draft", "review", "revision", "review", "answer"
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_trace_has_the_thought_by_itself(runner: Run, tmp_path: Path, api: Api) -> None:
+    from mlflow import MlflowClient
+
+    done = runner(*at(api)[:-1], "task.limit=1", "task.check_invariance=0", "tracking.traces=true", "print=json")
+    assert done.code == 0, done.err
+    client = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
+    run = client.get_run(done.json()["mlflow_run_id"])
+    (trace,) = client.search_traces(locations=[run.info.experiment_id], run_id=run.info.run_id)
+    outputs = trace.data.spans[0].outputs
+    assert (outputs["answer"].strip(), outputs["thinking"].strip()) == ("The answer is 21", THOUGHT)
+
+
+@pytest.fixture(scope="module")
+def thinks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return thinking_model(tmp_path_factory.mktemp("models") / "thinks")
+
+
+@pytest.mark.slow
+def test_a_library_answer_is_the_answer_and_knows_its_thought(thinks: Path) -> None:
+    with load(str(thinks), device="cpu", dtype="float32") as model:
+        answer = model.generate(ASKED, **BUDGET)
+        assert answer.thinking
+        assert "think>" not in answer + answer.thinking
+        assert "".join(model.stream(ASKED, **BUDGET)) == answer, "a stream has the answer alone"
+        turns = [{"role": "user", "content": ASKED}, {"role": "assistant", "content": answer}]
+        assert model.chat([*turns, turns[0]], **BUDGET).prompt_tokens > 2 * answer.prompt_tokens
+        with pytest.raises(ConfigError, match="the chat template ends in <think>"):
+            model.logprobs(ASKED, "13")
+    with load(device="cpu", dtype="float32") as model:
+        assert model.generate(ASKED).thinking is None
+
+
+@pytest.mark.slow
+def test_blank_lines_behind_a_thought_do_not_stop_the_answer(thinks: Path) -> None:
+    with load(
+        str(thinks), device="cpu", dtype="float32", generation={"thinking_tokens": 9, "thinking_end": "</think>\n\n"}
+    ) as model:
+        free = model.generate(ASKED, max_new_tokens=40)
+        assert free.startswith("\n\n")
+        assert "\n" in free.strip()
+        for stop in ("\n\n", "\n"):
+            stopped = model.generate(ASKED, max_new_tokens=40, stop=stop)
+            assert stopped == "\n\n" + free.lstrip().split(stop)[0]
+            assert "".join(model.stream(ASKED, max_new_tokens=40, stop=stop)) == stopped
+
+
+@pytest.mark.slow
+def test_the_log_of_a_prompt_has_both(runner: Run, thinks: Path) -> None:
+    budget = (f"generation.{key}={value}" for key, value in BUDGET.items())
+    asked = (f"task.prompt={ASKED.splitlines()[0]}", "task.debug=true", "tracking=none", "print=json")
+    done = runner("model=auto", f"model.name={thinks}", "task=generate", *asked, *budget)
+    assert done.code == 0, done.err
+    (completion,) = done.json()["completions"]
+    assert f"completion 0, thinking: {completion['thinking']!r}" in done.err
+    assert f"completion 0, text: {completion['text']!r} (" in done.err
+
+
+@pytest.mark.slow
+def test_given_texts_are_not_scored_as_thoughts(runner: Run, thinks: Path) -> None:
+    common = ("model=auto", f"model.name={thinks}", "task=likelihood", "task.limit=2", "tracking=none", "print=json")
+    refused = runner(*common)
+    assert refused.code == 2
+    assert "the chat template ends in <think>, so a given text would be scored as a thought" in refused.err
+    assert runner(*common, "task.prompt=text").code == 0
+    assert runner(*common, f"model.name={MODEL_DIR}").code == 0
