@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from runner.compare.cut_offs import bounds_of, ends_of
 from runner.compare.data import ABSENT, Run, Table, TableRow, label
 from runner.compare.effect_words import (
     METHODS,
@@ -84,6 +85,8 @@ def _of_accuracies(table: Table) -> list[Column]:
         Column("n", [_asked(row.run) for row in rows]),
         Column("accuracy", list(map(accuracy_of, rows)), use=Use.result),
     ]
+    if any(row.run.bounds for row in rows):
+        columns.append(Column("accuracy\nwithout limit", [bounds_of(row) for row in rows], drop_order=1))
     if table.baseline:
         *test, smallest = effect_columns(rows, "points")
         columns += [*test, Column("wins/losses\n/ties", _cells(rows, pairs_of)), smallest]
@@ -125,6 +128,8 @@ def effect_columns(rows: list[TableRow], unit: str) -> list[Column]:
     """Return the columns of each row's difference to its baseline."""
     return [
         Column(f"Δ {unit}", list(map(difference_of, rows)), use=Use.difference),
+        *[Column(f"Δ {unit}\nwithout limit", _cells(rows, ends_of), drop_order=1)]
+        * any(it and it.ends for it in (row.effect for row in rows)),
         Column("p", _cells(rows, lambda it: p_value(it.p)), drop_order=8),
         Column("Holm", _cells(rows, lambda it: p_value(it.p_holm)), use=Use.verdict),
         *margin_column(rows),
