@@ -40,18 +40,16 @@ class Finishing:
 
     @classmethod
     def of(cls, lengths: Iterable[Length], wanted: float = WANTED) -> Finishing:
-        """Compute the curve; its interval has Greenwood's variance, as Wilson's of as many independent answers."""
+        """Compute the curve; its interval is Wilson's of as many answers as those that go on are worth (Peto)."""
         ordered = sorted(lengths)
-        every = [it.tokens for it in ordered]
-        open_share, terms = 1.0, 0.0  # the share that goes on, and the sum in Greenwood's variance
+        every, open_share, worth = [it.tokens for it in ordered], 1.0, len(ordered)
         found: dict[str, int] = {}
         for tokens, ended in Counter(it.tokens for it in ordered if it.finished).items():
             at_risk = len(every) - bisect_left(every, tokens)
             open_share *= 1 - ended / at_risk
-            terms += ended / (at_risk * (at_risk - ended)) if ended < at_risk else 0.0
-            worth = (1 - open_share) / (open_share * terms) if open_share and terms else len(ordered)
-            count = max(1, round(worth))
-            ends = wilson_interval(round((1 - open_share) * count), count)
+            if at_risk > ended:
+                worth = round((at_risk - ended) / open_share)
+            ends = wilson_interval(round((1 - open_share) * worth), worth)
             for name, share in zip(("high", "low", "tokens"), (*ends, 1 - open_share), strict=True):
                 if share >= wanted - 1e-12:
                     found.setdefault(name, tokens)
