@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from runner.compare.cut_offs import bounds_of, ends_of
+from runner.compare.cut_offs import ENDS_LEGEND, bounds_of, ends_of
 from runner.compare.data import ABSENT, Run, Table, TableRow, label
 from runner.compare.effect_words import (
     METHODS,
@@ -238,7 +238,8 @@ def _with_interval(run: Run, name: str, form: str) -> str:
 def summary(table: Table, with_front: bool = True) -> str:
     """Return the legend under a table with comparisons, and how the Pareto front is found."""
     compared = [row for row in table.rows if not row.is_repeat] if not table.only_repeats else table.rows
-    parts = [legend([it for row in compared for it in row.effects])]
+    effects = [it for row in compared for it in row.effects]
+    parts = [legend(effects), ENDS_LEGEND * any(it.ends for it in effects)]
     if table.unit == "token" and any(row.effect for row in table.rows):
         parts.append(
             "KL is the divergence of the row from the reference, over the tokens that the reference kept, or over all "

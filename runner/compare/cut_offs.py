@@ -19,6 +19,10 @@ from runner.core.texts import counted
 
 UNDECIDED = "undecided"
 ENDS = ("at_worst", "at_best")
+ENDS_LEGEND = (
+    "Without limit: if answers that were cut off are wrong … right (those of the baseline the reverse), with "
+    "an interval around both ends. Only what both ends show is a finding: Holm is that of the larger p."
+)
 
 
 def finding_of(it: Effect) -> str:

@@ -108,8 +108,7 @@ class Effect:
         p = self.p if limit is None else self.p_beyond(limit)
         if self.ends is None:
             return p
-        low, high = self.ends
-        value = self.neutral if limit is None else limit
+        (low, high), value = self.ends, self.neutral if limit is None else limit
         if low.value > value:
             return max(p, low.decisive_p(limit))
         return max(p, high.decisive_p(limit)) if high.value < value else 1.0

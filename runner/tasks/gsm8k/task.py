@@ -129,7 +129,8 @@ def ask_and_judge(inputs: Problems, context: Context) -> Result:
     limit = context.config.generation.max_new_tokens
     result.notes += filter(None, [cut_off_words(metrics, {LIMIT: str(limit)})])
     if any(it.sample.cut_off_answers for it in counted):
-        finishing = Finishing.of(lengths_of(one for it in counted for one in it.sample.answers))
+        has_budget = context.config.generation.thinking_tokens is not None
+        finishing = Finishing.of(lengths_of((one for it in counted for one in it.sample.answers), has_budget))
         result.metrics |= finishing.metrics
         result.notes.append(finishing.words(limit, metrics.get("decode_tok_per_s")))
     result.notes += [*warnings(metrics, facts), *not_compared(counted)]
