@@ -125,10 +125,20 @@ class Drawn(SampleReader):
         self.answers: dict[str, Answers] = {}
         self.of_texts: dict[str, Texts] = {}
 
-    def add(self, name: str, solved: Solved, families: Iterable[str | None] | None = None) -> Run:
+    def add(
+        self,
+        name: str,
+        solved: Solved,
+        families: Iterable[str | None] | None = None,
+        cut_off: Solved | None = None,
+    ) -> Run:
         """Add the answers of a run; return it as MLflow would have it, with the metrics that a verdict reads."""
         names = [None] * len(solved) if families is None else list(families)
-        marks = [QuestionOutcome(it, "prompt", family) for it, family in zip(solved.tolist(), names, strict=True)]
+        cuts = [0] * len(solved) if cut_off is None else cut_off.tolist()
+        marks = [
+            QuestionOutcome(it, "prompt", family, cut_off=int(cut))
+            for it, family, cut in zip(solved.tolist(), names, cuts, strict=True)
+        ]
         self.answers[name] = dict(zip(self.questions, marks, strict=True))
         return drawn_run(name, solved)
 

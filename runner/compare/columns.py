@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from runner.compare.cut_offs import ENDS_LEGEND, bounds_of, ends_of
 from runner.compare.data import ABSENT, Run, Table, TableRow, label
 from runner.compare.effect_words import (
     METHODS,
@@ -84,6 +85,8 @@ def _of_accuracies(table: Table) -> list[Column]:
         Column("n", [_asked(row.run) for row in rows]),
         Column("accuracy", list(map(accuracy_of, rows)), use=Use.result),
     ]
+    if any(row.run.bounds for row in rows):
+        columns.append(Column("accuracy\nwithout limit", [bounds_of(row) for row in rows], drop_order=1))
     if table.baseline:
         *test, smallest = effect_columns(rows, "points")
         columns += [*test, Column("wins/losses\n/ties", _cells(rows, pairs_of)), smallest]
@@ -125,6 +128,8 @@ def effect_columns(rows: list[TableRow], unit: str) -> list[Column]:
     """Return the columns of each row's difference to its baseline."""
     return [
         Column(f"Δ {unit}", list(map(difference_of, rows)), use=Use.difference),
+        *[Column(f"Δ {unit}\nwithout limit", _cells(rows, ends_of), drop_order=1)]
+        * any(it and it.ends for it in (row.effect for row in rows)),
         Column("p", _cells(rows, lambda it: p_value(it.p)), drop_order=8),
         Column("Holm", _cells(rows, lambda it: p_value(it.p_holm)), use=Use.verdict),
         *margin_column(rows),
@@ -233,7 +238,8 @@ def _with_interval(run: Run, name: str, form: str) -> str:
 def summary(table: Table, with_front: bool = True) -> str:
     """Return the legend under a table with comparisons, and how the Pareto front is found."""
     compared = [row for row in table.rows if not row.is_repeat] if not table.only_repeats else table.rows
-    parts = [legend([it for row in compared for it in row.effects])]
+    effects = [it for row in compared for it in row.effects]
+    parts = [legend(effects), ENDS_LEGEND * any(it.ends for it in effects)]
     if table.unit == "token" and any(row.effect for row in table.rows):
         parts.append(
             "KL is the divergence of the row from the reference, over the tokens that the reference kept, or over all "

@@ -6,9 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+from runner.compare.cut_offs import is_open
 from runner.compare.data import TableRow
 from runner.compare.effect_words import asked_of, if_alike, quantity, unit_of
-from runner.compare.findings import is_open, joined, label, range_of
+from runner.compare.findings import joined, label, range_of
 from runner.compare.quantities import LIKELIHOODS, Quantity, what_shows_more
 from runner.compare.wording import about
 from runner.core.effects import Effect

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from runner.compare.outcomes import Answers as Answers
+from runner.compare.outcomes import Bounds as Bounds
+from runner.compare.outcomes import Question as Question
+from runner.compare.outcomes import QuestionOutcome as QuestionOutcome
 from runner.core.effects import Effect
 from runner.core.errors import few
-from runner.core.metrics import ACCURACY, LOG_LIKELIHOODS, score
+from runner.core.metrics import ACCURACY, BOUNDS, LOG_LIKELIHOODS, score
 from runner.core.over_runs import MIN_RUNS
 from runner.core.result import Likelihood, Sample, Verdict
 from runner.core.stats import wilson_interval
@@ -23,8 +27,6 @@ EARLY_STOP = "early_stop_vs"  # the fact that names the job that a run was compa
 MAX_NAMED = 4  # jobs in a sentence
 ALONE_KEYS = "workers=1 hydra.launcher.fresh=true rerun=all"  # so that each job of a grid is measured by itself
 TEXT_END = 400  # characters of a text that are shown: the answer is at the end
-
-Question = tuple[int, str, str]  # index, question, gold: two answers form a pair if all three agree
 
 
 class NotPaired(Exception):
@@ -104,28 +106,17 @@ class Run:
             return correct / n, self.metrics["accuracy_low"], self.metrics["accuracy_high"]
         return correct / n, *wilson_interval(correct, n)
 
-
-class QuestionOutcome(NamedTuple):
-    """Whether a run solved a question, the hash of its prompt, and what else a comparison counts."""
-
-    solved: bool
-    prompt: str | None
-    cluster: str | None = None  # the family of questions that it belongs to
-    right: tuple[int, int] = (0, 0)  # of several answers to the question: how many are right, and how many there are
-    number: float | None = None  # the value of a metric that is compared instead of the verdict
-
     @property
-    def samples(self) -> int:
-        """How many answers there are."""
-        return self.right[1] or 1
-
-    @property
-    def mean(self) -> float:
-        """The share of right answers: 0 or 1 for a single one."""
-        return self.right[0] / self.right[1] if self.right[1] else float(self.solved)
-
-
-Answers = dict[Question, QuestionOutcome]
+    def bounds(self) -> Bounds | None:
+        """What its accuracy would be without a limit; None if no answer was cut off, or if that is not known."""
+        if all(key in self.metrics for key in BOUNDS):
+            return Bounds(*(self.metrics[key] for key in BOUNDS))
+        cut_off = int(self.metrics.get("cut_off", 0) - self.errors)  # an error has no verdict of its own
+        if self.interval is None or cut_off <= 0 or self.metrics.keys() & {"families", "answers_each"}:
+            return None
+        correct, n = self.score or (0, 0)
+        ends = wilson_interval(correct, n)[0], wilson_interval(correct + cut_off, n)[1]
+        return Bounds(correct / n, (correct + cut_off) / n, *ends)
 
 
 def question_of(sample: Sample) -> Question:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from runner.compare.cut_offs import finding_of, sentence_of_ends
 from runner.compare.data import TableRow
 from runner.compare.effect_words import (
     METHODS,
@@ -63,12 +64,13 @@ def _finding(rows: Sequence[TableRow], keys: list[str]) -> str:
     head = (OF_SEVERAL if len(rows) > 1 else OF_ONE).format(
         names=names,
         sample=fill(words.sample, largest),
-        finding=largest.finding,
+        finding=finding_of(largest),
         value=f"{of.write(largest.value)} {unit}",
         largest=largest_name,
         figures=f"{interval} {of.write(largest.low)}..{of.write(largest.high)}, {ps}",
     )
-    return "; ".join(filter(None, (head, *_limits(effects, largest, unit), largest.remark)))
+    ends = sentence_of_ends(largest)
+    return "; ".join(filter(None, (head, *_limits(effects, largest, unit), ends, largest.remark)))
 
 
 def _names(rows: Sequence[TableRow], keys: list[str], largest: int) -> tuple[str, str]:
@@ -85,7 +87,7 @@ def _limits(effects: Sequence[Effect], largest: Effect, unit: str) -> list[str]:
     """Say which differences could have been shown, if none is, and what is shown about the margin."""
     has_margin = largest.verdict not in (None, MarginVerdict.better)
     margin = _of_margin(effects) if has_margin else ""
-    if largest.finding is not Finding.open:
+    if largest.finding is not Finding.open or largest.hinges_on_cut_off:
         return [margin]
     if largest.detects is None and (has_margin or not largest.unplanned):
         return [f"{margin or 'undecided'} after {largest.n:,} questions"]
@@ -109,7 +111,7 @@ def _adjusted(it: Effect) -> str:
 def _what_it_says(row: TableRow, keys: list[str]) -> tuple[object, ...] | None:
     """Return what rows have to share to get one sentence; None for a finding, which has a sentence of its own."""
     it = row.effect
-    if row.note is not None or it is None or it.finding is not Finding.open:
+    if row.note is not None or it is None or it.finding is not Finding.open or it.hinges_on_cut_off:
         return None
     _, theirs, shared = sides(row, keys)
     return (
@@ -145,11 +147,6 @@ def label(it: Effect) -> str:
     if it.verdict is MarginVerdict.undecided and it.finding is not Finding.open:
         return f"{it.finding}, perhaps by more than {margin_words(it)}"
     return verdict_words(it.verdict, margin_words(it)).replace(", but by", " by")
-
-
-def is_open(it: Effect) -> bool:
-    """Whether neither a difference nor, with a margin, anything about the margin is shown."""
-    return it.finding is Finding.open and it.verdict in (None, MarginVerdict.undecided)
 
 
 def range_of(values: Sequence[str]) -> str:

@@ -163,6 +163,8 @@ class Dominance:
         effect = self.accuracies.effect(one, other)
         if effect is None or effect.p_at is None:
             return Relation(False, False)
+        value, effect = effect.value, effect.ends[0] if effect.ends else effect  # at worst, where answers were cut off
+        assert effect.p_at is not None
         if effect.early_stop_comparisons is not None and effect.side_of is not None:
             # Its share was fixed before it ran: what its bets have decided stands, whatever else the table has.
             self.shares[frozenset((one.run_id, other.run_id))] = effect.early_stop_comparisons
@@ -173,7 +175,7 @@ class Dominance:
             is_better = effect.value > 0 and effect.p * self.pairs < LEVEL
             is_worse = effect.value < 0 and effect.p < ALPHA
             is_within = effect.value > -margin and not is_worse and effect.p_at(-margin) * self.pairs < ALPHA
-        return Relation(is_better, is_better or (is_within and not is_worse), effect.value)
+        return Relation(is_better, is_better or (is_within and not is_worse), value)
 
 
 def _mark(rows: list[TableRow], dominance: Dominance) -> None:

@@ -9,14 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import NamedTuple
 
 from runner.compare.data import Answers, NotPaired, Question, Run
 from runner.compare.mean_pairs import has_means
-from runner.compare.pairing import compare_answers
+from runner.compare.pairing import compare_answers, unpaired_scores
 from runner.compare.runs import SampleReader
-from runner.core.effects import Effect, paired_accuracies, unpaired_accuracies
+from runner.core.effects import Effect, paired_accuracies
 
-Bits = tuple[int, int]  # the number of a set of questions, and which of them a run solved
+
+class Bits(NamedTuple):
+    """The number of a set of questions, and which of them a run solved, and which of its answers were cut off."""
+
+    questions: int
+    solved: int
+    cut_off: int
+
+    def won(self, other: Bits, if_cut_off: int) -> int:
+        """Count what only this run solved; if_cut_off: its cut-off answers are right (1), or the other's are (-1)."""
+        ours = self.solved | (self.cut_off if if_cut_off > 0 else 0)
+        return (ours & ~(other.solved | (other.cut_off if if_cut_off < 0 else 0))).bit_count()
 
 
 class PairsOfRuns:
@@ -34,9 +46,11 @@ class PairsOfRuns:
             return self._as_compared(one, other)
         (correct, n), (their_correct, their_n) = one.score or (0, 1), other.score or (0, 1)
         ours, theirs = self._read(one), self._read(other)
-        if ours is None or theirs is None or ours[0] != theirs[0]:
-            return _unpaired(correct, n, their_correct, their_n)
-        return _paired((ours[1] & ~theirs[1]).bit_count(), (theirs[1] & ~ours[1]).bit_count(), n)
+        if ours is None or theirs is None or ours.questions != theirs.questions:
+            return _unpaired((correct, n), one.bounds, (their_correct, their_n), other.bounds)
+        counted, low, high = (_paired(ours.won(theirs, end), theirs.won(ours, -end), n) for end in (0, -1, 1))
+        cut_off = ours.cut_off.bit_count(), theirs.cut_off.bit_count()
+        return counted.with_ends(cut_off, low, high) if any(cut_off) else counted
 
     def is_plain(self, run: Run) -> bool:
         """Whether a run has one verdict for each question, and the questions belong to no families."""
@@ -63,12 +77,14 @@ class PairsOfRuns:
                 self._bits[run.run_id] = None
             else:
                 questions = sorted(answers)
-                bits = "".join("01"[answers[question].solved] for question in questions)
-                self._bits[run.run_id] = self._sets.setdefault(tuple(questions), len(self._sets)), int(bits or "0", 2)
+                solved = "".join("01"[answers[question].solved] for question in questions)
+                cut_off = "".join("01"[answers[question].cut_off > 0] for question in questions)
+                number = self._sets.setdefault(tuple(questions), len(self._sets))
+                self._bits[run.run_id] = Bits(number, int(solved or "0", 2), int(cut_off or "0", 2))
                 if has_means([(it, it) for it in answers.values()]):
                     self._answers[run.run_id] = answers
         return self._bits.get(run.run_id)
 
 
 # among many rows the same counts occur often
-_paired, _unpaired = cache(paired_accuracies), cache(unpaired_accuracies)
+_paired, _unpaired = cache(paired_accuracies), cache(unpaired_scores)

@@ -158,15 +158,25 @@ def _about_finding(term: Term, row: TableRow) -> tuple[bool, str]:
     if not row.effects:
         return False, f"{term.text}: {_not_compared(row)}"
     wanted = FINDINGS[term.value]
-    found = [it for it in row.effects if (it.finding is wanted) == (term.sign == "!=")]
-    met = not found
-    what = ", ".join(dict.fromkeys(f"{it.measure} {it.finding}" if it.is_ratio else str(it.finding) for it in found))
-    return met, f"{term.text} holds" if met else f"{what}, required {term.text}"
+    # where answers were cut off, neither end may be what is not allowed
+    found = [it for of in row.effects for it in (of, *(of.ends or ())) if (it.finding is wanted) == (term.sign == "!=")]
+    if not found:
+        return True, f"{term.text} holds"
+    words = [f"{it.measure} {it.finding}" if it.is_ratio else str(it.finding) for it in found]
+    if not any(it in row.effects for it in found):
+        words = [f"{word} with cut-off answers at worst" for word in words]
+    return False, f"{', '.join(dict.fromkeys(words))}, required {term.text}"
 
 
 def _about_metric(term: Term, row: TableRow) -> tuple[bool, str]:
     value = row.run.metrics.get(term.key)
     if value is None:
         return False, f"no {term.key} was recorded, required {term.text}"
+    bounds, is_at_least = row.run.bounds, term.sign.startswith(">")
+    if bounds is None or term.key != "accuracy":
+        at = ""
+    else:  # what was cut off is neither right nor wrong: the worse of both
+        value = bounds.at_worst if is_at_least else bounds.at_best
+        at = f" with cut-off answers {'wrong' if is_at_least else 'right'}"
     met = COMPARISONS[term.sign](value, float(term.value))
-    return met, f"{term.key} {number(value)}" + ("" if met else f", required {term.text}")
+    return met, f"{term.key} {number(value)}{at}" + ("" if met else f", required {term.text}")

@@ -11,15 +11,15 @@ from typing import Any, TextIO
 
 from runner.compare import pictures
 from runner.compare.columns import summary
+from runner.compare.cut_offs import flat_ends
 from runner.compare.data import Flips, Table
-from runner.compare.effect_words import records
 from runner.compare.files_picture import draw_files
 from runner.compare.files_table import file_columns, file_records
 from runner.compare.forest import forest
 from runner.compare.page import Part, write_page
 from runner.compare.pairing import find_flips
 from runner.compare.quantities import ACCURACIES, DIFFERENCES, REPEATS
-from runner.compare.row_records import pooled_record, row_record
+from runner.compare.row_records import effect_records, pooled_record, row_record
 from runner.compare.runs import SampleReader
 from runner.compare.samples_page import write_samples_page
 from runner.compare.sections import Comparison, sections
@@ -190,6 +190,7 @@ def _csv(comparison: Comparison, out: TextIO) -> None:
             del line["standing"]
             line.pop("seeds", None)
             costs = {f"{name}_{key}": it for name in ("tokens", "saved") for key, it in line.pop(name, {}).items()}
+            effect |= flat_ends(effect.pop("without_limit", {}))
             plan = line.pop("plan") or {}
             line |= {f"plan_{key}": value for key, value in plan.items()}
             line["dominated_in"] = " ".join(line["dominated_in"])
@@ -201,9 +202,10 @@ def _csv(comparison: Comparison, out: TextIO) -> None:
             lines.append({**line, **config, **metrics, **costs, **ratios, **effect})
     for of_pooled in comparison.pooled:
         for row in of_pooled.rows:
-            effects = [value for value in records(row).values() if isinstance(value, dict)]
+            effects = [value for value in effect_records(row).values() if isinstance(value, dict)]
+            ends = flat_ends(effects[0].pop("without_limit", {})) if effects else {}
             sets = {"pooled_over": "; ".join(of_pooled.sets), "weights": of_pooled.weights.value, "note": row.note}
-            lines.append({"task": "pooled", **row.config, **sets, **(effects[0] if effects else {})})
+            lines.append({"task": "pooled", **row.config, **sets, **(effects[0] if effects else {}), **ends})
     first = ["task", "job_id", *(key for table in tables for key in table.keys)]
     of_front = ["on_front", "dominated_by", "dominated_in", "run_id", "output_dir"]
     last = [*ACCURACIES.keys.split(), "is_baseline", "note", *of_front]

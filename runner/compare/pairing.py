@@ -6,14 +6,16 @@ cells of a sweep, the figures of a memory benchmark.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import replace
+from functools import partial
 
 from runner.compare.data import (
     EXTRACTOR,
     JOB_ID,
     SCORER,
     Answers,
+    Bounds,
     Flip,
     Flips,
     NotPaired,
@@ -23,7 +25,7 @@ from runner.compare.data import (
     label,
     question_of,
 )
-from runner.compare.mean_pairs import cluster_field, compare_means, has_means
+from runner.compare.mean_pairs import Pairs, cluster_field, compare_means, has_means
 from runner.compare.repeated_runs import measured
 from runner.compare.runs import SampleReader
 from runner.core import effects, number_effects
@@ -129,7 +131,7 @@ def compare_answers(
     watched = [it.job_id for it in (run, base) if it.compared_while_running]
     if watched:  # by bets, whether or not it stopped early: a choice between two tests would find too many differences
         comparisons = run.early_stop_comparisons(base) or base.early_stop_comparisons(run)
-        effect = effects.sequential_accuracies(((our.solved, their.solved) for our, their in pairs), comparisons)
+        effect = at_both_ends(partial(by_bets, comparisons), pairs)
         words = (
             f"{' and '.join(watched)} {'were compared while they' if len(watched) > 1 else 'was compared while it'} ran"
         )
@@ -138,12 +140,33 @@ def compare_answers(
         if run.errors or base.errors:  # which --count-errors has let in
             words += "; questions that ended in an error count as not solved here, and not at all in what the job says"
         return replace(effect, remark="; ".join(filter(None, (words, remark))))
-    if has_means(pairs):
-        return replace(compare_means(pairs, cluster_field(run, base)), remark=remark)
+    effect_of = partial(compare_means, field=cluster_field(run, base)) if has_means(pairs) else by_verdicts
+    return replace(at_both_ends(effect_of, pairs), remark=remark)
+
+
+def by_verdicts(pairs: Pairs) -> Effect:
+    """Compare single verdicts of independent questions."""
     wins = sum(our.solved and not their.solved for our, their in pairs)
     losses = sum(their.solved and not our.solved for our, their in pairs)
-    effect = effects.paired_accuracies(wins, losses, n, sum(their.solved for _, their in pairs))
-    return replace(effect, remark=remark)
+    return effects.paired_accuracies(wins, losses, len(pairs), sum(their.solved for _, their in pairs))
+
+
+def by_bets(comparisons: int | None, pairs: Pairs) -> Effect:
+    """Compare verdicts of which a job looked at one after another while it ran."""
+    return effects.sequential_accuracies(((our.solved, their.solved) for our, their in pairs), comparisons)
+
+
+def at_both_ends(effect_of: Callable[[Pairs], Effect], pairs: Pairs) -> Effect:
+    """Compare pairs; with answers that were cut off, also at both ends of what these could have been."""
+    effect = effect_of(pairs)
+    cut_off = sum(our.cut_off for our, _ in pairs), sum(their.cut_off for _, their in pairs)
+    if not any(cut_off):
+        return effect
+    low, high = (
+        effect_of([(our.if_cut_off(right), their.if_cut_off(not right)) for our, their in pairs])
+        for right in (False, True)
+    )
+    return effect.with_ends(cut_off, low, high)
 
 
 def _are_left_out(run: Run, missing: Set[Question], reader: SampleReader) -> bool:
@@ -160,7 +183,25 @@ def compare_unpaired(run: Run, base: Run, why: str) -> Effect:
     (k1, n1), (k2, n2) = run.score or (0, 0), base.score or (0, 0)
     if not n1 or not n2:
         raise NotPaired("one of the two answered no question")
-    return replace(effects.unpaired_accuracies(k1, n1, k2, n2), remark=f"unpaired, {why}")
+    return replace(unpaired_scores((k1, n1), run.bounds, (k2, n2), base.bounds), remark=f"unpaired, {why}")
+
+
+Score = tuple[int, int]
+
+
+def unpaired_scores(ours: Score, our_bounds: Bounds | None, theirs: Score, their_bounds: Bounds | None) -> Effect:
+    """Compare right answers of all; with answers that were cut off, also at both ends of what these could have been."""
+    effect = effects.unpaired_accuracies(*ours, *theirs)
+    ends = [
+        (k, k) if it is None else (round(it.at_worst * n), round(it.at_best * n))
+        for (k, n), it in ((ours, our_bounds), (theirs, their_bounds))
+    ]
+    (worst, best), (their_worst, their_best) = ends
+    if worst == best and their_worst == their_best:
+        return effect
+    low = effects.unpaired_accuracies(worst, ours[1], their_best, theirs[1])
+    high = effects.unpaired_accuracies(best, ours[1], their_worst, theirs[1])
+    return effect.with_ends((best - worst, their_best - their_worst), low, high)
 
 
 def compare_repeats(run: Run, base: Run, reader: SampleReader) -> list[Effect]:

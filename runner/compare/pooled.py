@@ -12,6 +12,7 @@ from itertools import combinations
 
 from runner.compare.across_tasks import MODEL_KEYS
 from runner.compare.columns import effect_columns, naming
+from runner.compare.cut_offs import finding_of
 from runner.compare.data import ABSENT, Run, Table, TableRow
 from runner.compare.effect_words import legend, margin_decision, quantity
 from runner.compare.findings import sentence
@@ -233,14 +234,15 @@ def pooled_effect(effects: Sequence[Effect], weights: Weights) -> Effect:
     if effects[0].method is Method.sign_flips:
         texts = [it.texts for it in effects if it.texts is not None]
         return pooled_likelihoods([PairedTexts(*one) for one in texts], effects[0].counts["unit"], weights)
-    counts = [it.counts for it in effects]
-    return pooled_accuracies(
-        [
-            PairedVerdicts(one["wins"], one["losses"], it.n, one["baseline_correct"])
-            for one, it in zip(counts, effects, strict=True)
-        ],
+    effect = pooled_accuracies(
+        [PairedVerdicts(it.counts["wins"], it.counts["losses"], it.n, it.counts["baseline_correct"]) for it in effects],
         weights,
     )
+    if not any(it.ends for it in effects):
+        return effect
+    low, high = (pooled_effect([it.ends[end] if it.ends else it for it in effects], weights) for end in (0, 1))
+    ours, theirs = (sum(counts) for counts in zip(*(it.cut_off for it in effects), strict=True))
+    return effect.with_ends((ours, theirs), low, high)
 
 
 def unlike(effects: Sequence[Effect], names: Sequence[str]) -> str | None:
@@ -290,7 +292,7 @@ def pooled_columns(table: PooledTable) -> list[Column]:
         *test,
         Column(
             "finding",
-            [str(row.effect.finding) if row.effect else "not pooled" for row in table.rows],
+            [finding_of(row.effect) if row.effect else "not pooled" for row in table.rows],
             False,
             use=Use.verdict,
         ),

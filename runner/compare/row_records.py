@@ -6,8 +6,9 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from runner.compare.cut_offs import bounds_record, ends_record
 from runner.compare.data import Table, TableRow
-from runner.compare.effect_words import records
+from runner.compare.effect_words import quantity, records
 from runner.compare.pooled import PooledTable
 from runner.compare.quantities import REPEATS
 from runner.compare.seeds import seed_records
@@ -21,7 +22,7 @@ def row_record(table: Table, row: TableRow) -> dict[str, Any]:
     run = row.run
     metrics = dict(sorted(run.metrics.items()))
     if run.interval:  # from the counts, so that every table has the same interval
-        metrics |= dict(zip(ACCURACY[1:], run.interval[1:], strict=True))
+        metrics |= dict(zip(ACCURACY[1:], run.interval[1:], strict=True)) | bounds_record(row)
     return {
         "task": table.task,
         "job_id": run.job_id,
@@ -30,7 +31,7 @@ def row_record(table: Table, row: TableRow) -> dict[str, Any]:
         "config": row.config,
         "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()},
         "is_baseline": row.is_baseline,
-        **records(row),
+        **effect_records(row),
         "on_front": row.on_front,
         "dominated_by": row.dominated_by,
         "dominated_in": row.dominated_in,
@@ -42,6 +43,14 @@ def row_record(table: Table, row: TableRow) -> dict[str, Any]:
         **({"tokens": cost_record(row.tokens)} if row.tokens else {}),
         **({"saved": saving_record(row, row.saving)} if row.saving else {}),
     }
+
+
+def effect_records(row: TableRow) -> dict[str, Any]:
+    """Return a row's comparisons, each under its key, with both ends where answers were cut off."""
+    found = records(row)
+    if row.effect is not None and (ends := ends_record(row.effect)):
+        found[quantity(row.effect).record_key] |= ends
+    return found
 
 
 def pooled_record(table: PooledTable) -> dict[str, Any]:
@@ -60,7 +69,7 @@ def pooled_record(table: PooledTable) -> dict[str, Any]:
                     for name, it in zip(table.sets, table.cells[row.run.job_id], strict=True)
                     if it is not None and it.effect is not None
                 },
-                **{key: value for key, value in records(row).items() if key != REPEATS.record_key},
+                **{key: value for key, value in effect_records(row).items() if key != REPEATS.record_key},
                 "note": row.note,
             }
             for row in table.rows

@@ -186,7 +186,9 @@ def read_answers(path: Path, stopped_after: int | None = None) -> Answers:
     """
     scored = sorted((it for it in _samples_in(path) if it.answer.verdict is not None), key=lambda it: it.index)
     return {
-        question_of(one): QuestionOutcome(one.solved, one.prompt_sha256, one.cluster, one.right_answers)
+        question_of(one): QuestionOutcome(
+            one.solved, one.prompt_sha256, one.cluster, one.right_answers, cut_off=one.cut_off_answers
+        )
         for one in scored[:stopped_after]
         if not one.left_out
     }

@@ -14,5 +14,8 @@ def mean_answers(parts: Sequence[Answers]) -> Answers:
         outcomes = [of_seed[question] for of_seed in parts]
         right = sum(it.right[0] if it.right[1] else it.solved for it in outcomes)
         answers = sum(it.samples for it in outcomes)
-        mean[question] = QuestionOutcome(2 * right > answers, first.prompt, first.cluster, (right, answers))
+        cut_off = sum(it.cut_off for it in outcomes)
+        mean[question] = QuestionOutcome(
+            2 * right > answers, first.prompt, first.cluster, (right, answers), cut_off=cut_off
+        )
     return mean

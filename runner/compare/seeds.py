@@ -17,7 +17,7 @@ from runner.compare.wording import assignments
 from runner.core import metrics
 from runner.core.effects import Effect
 from runner.core.errors import ConfigError, few
-from runner.core.metrics import ACCURACY, OF_QUESTION
+from runner.core.metrics import ACCURACY, BOUNDS, OF_QUESTION
 from runner.core.over_seeds import over_seeds, share_over_seeds
 from runner.core.tables import Column, Use
 
@@ -78,9 +78,17 @@ def _over_seeds(members: Sequence[Run], reader: SampleReader) -> Run:
     questions = sorted(answers[0])
     solved = [[of_seed[question].solved for question in questions] for of_seed in answers]
     clusters = [answers[0][question].cluster for question in questions]
-    interval = share_over_seeds(solved, None if None in clusters else clusters)
+    families = None if None in clusters else clusters
+    interval = share_over_seeds(solved, families)
     whole = together(members)
     pooled = whole.metrics | dict(zip(ACCURACY, (fmean(map(fmean, solved)), *interval), strict=True))
+    if any(it.cut_off for of_seed in answers for it in of_seed.values()):
+        at_worst, at_best = (
+            [[of_seed[question].if_cut_off(right).solved for question in questions] for of_seed in answers]
+            for right in (False, True)
+        )
+        ends = share_over_seeds(at_worst, families)[0], share_over_seeds(at_best, families)[1]
+        pooled |= dict(zip(BOUNDS, (fmean(map(fmean, at_worst)), fmean(map(fmean, at_best)), *ends), strict=True))
     pooled |= {key: fmean(run.metrics[key] for run in members) for key in EDGES_COUNTED if key in pooled}
     return replace(whole, metrics=pooled, facts={}, over_seeds=True, earlier=[])
 
@@ -107,12 +115,24 @@ def with_seeds(effect: Effect, run: Run, base: Run) -> Effect:
     """Return the effect with what seeds add to its error, if one of the two runs has several."""
     if not (run.over_seeds or base.over_seeds):
         return effect
-    return over_seeds(effect, accuracies(run), accuracies(base))
+    whole = over_seeds(effect, accuracies(run), accuracies(base))
+    if effect.ends is None:
+        return whole
+    low, high = effect.ends
+    low = over_seeds(low, accuracies(run, at="at_worst"), accuracies(base, at="at_best"))
+    return whole.with_ends(
+        effect.cut_off, low, over_seeds(high, accuracies(run, at="at_best"), accuracies(base, at="at_worst"))
+    )
 
 
-def accuracies(run: Run) -> list[float]:
-    """Return the accuracy of each seed."""
-    return [it.score[0] / it.score[1] for it in run.parts or [run] if it.score and it.score[1]]
+def accuracies(run: Run, at: str = "") -> list[float]:
+    """Return the accuracy of each seed, or that `at_worst` or `at_best` of what was cut off."""
+    every = [it for it in run.parts or [run] if it.score and it.score[1]]
+    return [
+        getattr(it.bounds, at) if at and it.bounds else it.score[0] / it.score[1]
+        for it in every
+        if it.score is not None
+    ]
 
 
 def spreads(run: Run) -> dict[str, Spread]:

@@ -32,7 +32,7 @@ from runner.compare.token_savings import add_savings
 from runner.compare.wording import TEAM, cut_off_sentences, dominated, natural
 from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
-from runner.core.clustered_share import accuracy_figures
+from runner.core.clustered_share import accuracy_figures, bounds_of_accuracy
 from runner.core.effects import Effect, judge
 from runner.core.errors import ConfigError
 from runner.core.fields import HASHED, DefaultAs, Inert, UnlessDefault, counts_of, default_of
@@ -305,4 +305,6 @@ def _pooled(members: list[Run], by: list[str], reader: SampleReader) -> Run:
     if answers:
         solved, families = zip(*((it.solved, it.cluster) for it in answers.values()), strict=True)
         whole.metrics |= accuracy_figures(solved, families)
+        at_worst, at_best = ([it.if_cut_off(right).solved for it in answers.values()] for right in (False, True))
+        whole.metrics |= bounds_of_accuracy(at_worst, at_best, families)
     return whole

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from runner.compare.cut_offs import finding_of
 from runner.compare.data import Run, Table, TableRow
 from runner.compare.effect_words import p_value, quantity
 from runner.compare.token_costs import Costs, cells_of, estimate_record, training_tokens
@@ -114,7 +115,7 @@ def _accuracy(row: TableRow) -> str:
     if row.effect is None:
         return "accuracy was not compared"
     it, of = row.effect, quantity(row.effect)
-    return f"accuracy: {it.finding} (Δ {of.write(it.value)} points, {of.write(it.low)}..{of.write(it.high)})"
+    return f"accuracy: {finding_of(it)} (Δ {of.write(it.value)} points, {of.write(it.low)}..{of.write(it.high)})"
 
 
 def _training(saving: TokenSaving) -> list[str]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Hashable, Sequence
 
 from runner.core import ratios
+from runner.core.metrics import BOUNDS
 from runner.core.stats import ALPHA, edge, student_quantile, wilson_interval
 
 
@@ -21,6 +22,22 @@ def accuracy_figures(solved: Sequence[bool], families: Sequence[str | None]) -> 
     low, high = share_interval(solved, families)
     figures = {"accuracy": sum(solved) / len(solved), "accuracy_low": low, "accuracy_high": high, "n": len(solved)}
     return figures | ({} if None in families else {"families": len(set(families))})
+
+
+def bounds_of_accuracy(
+    at_worst: Sequence[bool], at_best: Sequence[bool], families: Sequence[str | None]
+) -> dict[str, float]:
+    """Return what the accuracy would be without a limit of tokens; nothing if no answer was cut off.
+
+    The questions that are solved if all answers that were cut off are wrong, and if all are right: the truth is between
+    these two. The lower end of one's interval and the upper end of the other's hold it with at least 95 %, whatever the
+    answers would have been (bench/bounds_null.py).
+    """
+    if list(at_worst) == list(at_best):
+        return {}
+    shares = (sum(solved) / len(solved) for solved in (at_worst, at_best))
+    ends = share_interval(at_worst, families)[0], share_interval(at_best, families)[1]
+    return dict(zip(BOUNDS, (*shares, *ends), strict=True))
 
 
 def clustered_share_interval(solved: Sequence[bool], clusters: Sequence[Hashable]) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from runner.core.sequential import Decision, Pairs, confidence_percent, level_of
 from runner.core.stats import ALPHA, POWER
 
 FINEST = 0.001  # a difference of accuracies, as it is shown
+CUT_OFF_DECIDES = "cut-off answers decide it"
 RATIOS = "ratios"  # the margin of all ratios, whatever they measure
 
 
@@ -70,6 +71,8 @@ class Effect:
     early_stop_comparisons: int | None = None  # these share 5 %, as fixed before the run; None: those of the table do
     side_of: Callable[[float], Decision] | None = None  # value → on which side of it bets at that share see the truth
     texts: tuple[Sequence[float], Sequence[float]] | None = None  # of likelihoods: each text's difference and size
+    cut_off: tuple[int, int] = (0, 0)  # answers of this run and of the baseline that were cut off
+    ends: tuple[Effect, Effect] | None = None  # if any: with ours wrong and the baseline's right, and the reverse
     remark: str | None = None  # what else a reader has to know
     unplanned: str = ""  # why more questions of this kind would not decide
     # Filled in by `judge`
@@ -80,6 +83,7 @@ class Effect:
     margin: float | None = None
     verdict: MarginVerdict | None = None  # about the margin; None without a margin
     needed: int | None = None  # the questions, or the runs a side, that would decide if neither run is better
+    as_counted: Effect | None = None  # with ends: what would be decided if what was cut off were known to be wrong
 
     def __post_init__(self) -> None:
         """Widen an interval that excludes the neutral value although the test, which decides, does not reject it."""
@@ -98,6 +102,34 @@ class Effect:
             return p
         is_worse_by_more = (self.value < limit) == (limit < self.neutral)
         return max(p, self.p) if is_worse_by_more else min(p, self.p)
+
+    def decisive_p(self, limit: float | None = None) -> float:
+        """Return the p against a limit, or against no difference: the largest one of whatever was cut off could say."""
+        p = self.p if limit is None else self.p_beyond(limit)
+        if self.ends is None:
+            return p
+        (low, high), value = self.ends, self.neutral if limit is None else limit
+        if low.value > value:
+            return max(p, low.decisive_p(limit))
+        return max(p, high.decisive_p(limit)) if high.value < value else 1.0
+
+    def side_by_bets(self, value: float) -> Decision:
+        """Return on which side of a value its bets see the truth, whatever the answers that were cut off would be."""
+        assert self.side_of is not None
+        if self.ends is None:
+            return self.side_of(value)
+        low, high = (it.side_by_bets(value) for it in self.ends)
+        return low if low is Decision.better else high if high is Decision.worse else Decision.open
+
+    @property
+    def hinges_on_cut_off(self) -> bool:
+        """Whether something would be decided if what was cut off were known to be wrong, and is not."""
+        was = self.as_counted
+        return was is not None and (was.finding, was.verdict) != (self.finding, self.verdict)
+
+    def with_ends(self, cut_off: tuple[int, int], low: Effect, high: Effect) -> Effect:
+        """Return it with both ends: this run's cut-off answers wrong and the baseline's right, and the reverse."""
+        return replace(self, cut_off=cut_off, ends=(replace(low, needs=None), replace(high, needs=None)))
 
     def without_plan(self, why: str) -> Effect:
         """Return it without numbers of questions that would decide."""
@@ -120,19 +152,39 @@ def judge(effects: Iterable[Effect], margins: Mapping[str, float] | None = None)
     A run that was compared while it ran has decided at its own share of the 5 %: its verdict stands, whatever else the
     table has. `margins`: for a measure, also decide which differences are above minus its margin, or below. A true
     difference is at most one of 0 and minus the margin, so findings and verdicts share the error of a comparison.
+    Where answers were cut off, only what both ends show is decided, by the larger p.
     """
+    of_table, margins = list(effects), margins or {}
+    _judge(of_table, margins)
+    if not any(it.ends for it in of_table):
+        return
+    counted = [replace(it, ends=None, needs=None) for it in of_table]
+    for version in (counted, *([(it.ends or (replace(it),) * 2)[end] for it in of_table] for end in (0, 1))):
+        _judge(version, margins)
+    for it, as_counted in zip(of_table, counted, strict=True):
+        it.as_counted = as_counted
+        if it.hinges_on_cut_off:
+            it.needs = it.needs_to_detect = it.needed = None
+            it.unplanned = it.unplanned or CUT_OFF_DECIDES
+
+
+def _judge(effects: Sequence[Effect], margins: Mapping[str, float]) -> None:
+    """Decide what each effect shows, by the p of the worse of its ends."""
     families: dict[str, list[Effect]] = {}
     for it in effects:
         measure = it.measure.partition("/")[0]
-        margin = (margins or {}).get(measure)
+        margin = margins.get(measure)
         if it.early_stop_comparisons is None:
             families.setdefault(measure, []).append(it)
         else:
             _take_over(it, margin)
     for measure, family in families.items():
-        margin = (margins or {}).get(RATIOS if family[0].is_ratio else measure)
+        margin = margins.get(RATIOS if family[0].is_ratio else measure)
         groups = [
-            [it.p] if margin is None or it.p_at is None else [it.p, it.p_beyond(_limit(it, margin))] for it in family
+            [it.decisive_p()]
+            if margin is None or it.p_at is None
+            else [it.decisive_p(), it.decisive_p(_limit(it, margin))]
+            for it in family
         ]
         for it, (p_holm, *p_margin) in zip(family, stats.holm_of_groups(groups), strict=True):
             it.p_holm, it.comparisons = p_holm, len(family)
@@ -150,13 +202,12 @@ def judge(effects: Iterable[Effect], margins: Mapping[str, float] | None = None)
 
 def _take_over(it: Effect, margin: float | None) -> None:
     """Take over what the bets of a run have decided at its share: the very claims that it would stop at."""
-    assert it.side_of is not None
     assert it.early_stop_comparisons is not None
     findings = {Decision.better: Finding.better, Decision.worse: Finding.worse, Decision.open: Finding.open}
-    it.comparisons, it.p_holm = it.early_stop_comparisons, min(1.0, it.p * it.early_stop_comparisons)
-    it.finding = findings[it.side_of(0.0)]
+    it.comparisons, it.p_holm = it.early_stop_comparisons, min(1.0, it.decisive_p() * it.early_stop_comparisons)
+    it.finding = findings[it.side_by_bets(0.0)]
     if margin is not None:
-        it.margin, it.verdict = margin, margin_verdict(it.side_of(0.0), it.side_of(-margin))
+        it.margin, it.verdict = margin, margin_verdict(it.side_by_bets(0.0), it.side_by_bets(-margin))
 
 
 def most_wrong(effects: Sequence[Effect]) -> float:

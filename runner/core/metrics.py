@@ -126,6 +126,7 @@ LOG_LIKELIHOODS = {
     "text": "log_likelihood_nats_per_text",
 }
 ENDS = ("", "_low", "_high")  # of a number and its 95 % interval
+BOUNDS = ("accuracy_cut_off_wrong", "accuracy_cut_off_right", "accuracy_uncut_low", "accuracy_uncut_high")
 OF_CALLS = ("prompt_tokens", "new_tokens")
 OF_QUESTION = ("prompt_tokens_per_question", "new_tokens_per_question")  # the cost of a question that takes many calls
 OF_PREFILL = (
@@ -141,6 +142,10 @@ _EVERY = (
     _metric("accuracy_low", form=".1%", pooling=Pooling.dropped),
     _metric("accuracy_high", form=".1%", pooling=Pooling.dropped),
     *(_metric(f"accuracy_all{end}", form=".1%", pooling=Pooling.dropped) for end in ENDS),  # with task.without
+    # where answers were cut off: if all of them were wrong, or right; the 95 % interval of the accuracy without a limit
+    *(_metric(key, form=".1%", pooling=Pooling.dropped) for key in BOUNDS),
+    _metric("finished_share", "share that finished", ".1%", better=Better.higher),
+    _metric("max_new_tokens_for_95_percent", "tokens within which 95 % finish", ",.0f", pooling=Pooling.max),
     *_counts(Better.higher, "correct", "correct_all"),
     *_counts(Better.lower, "wrong", "no_answer", "cut_off", "errors", "cancelled"),
     # how far the score can be trusted
@@ -394,6 +399,11 @@ LINES = (
     *(
         Line("accuracy", f"{{accuracy}}{_interval('accuracy')}   n = {n}", brief=True)
         for n in ("{n}", "{n} in {families} families")
+    ),
+    Line(
+        "without limit",
+        "{accuracy_cut_off_wrong} – {accuracy_cut_off_right} (all cut off wrong – all right)"
+        + _interval("accuracy_uncut"),
     ),
     Line("of all asked", "{accuracy_all}" + _interval("accuracy_all") + "   n = {n_all}"),
     Line("verdicts", "{correct} correct · {wrong} wrong · {no_answer} no answer · {cut_off} cut off"),

@@ -155,6 +155,14 @@ class Sample(Response):
         return self.answer.verdict is Verdict.correct
 
     @property
+    def cut_off_answers(self) -> int:
+        """How many answers were cut off before they said anything that counts; errors are none."""
+        return sum(
+            one.verdict is Verdict.cut_off and one.finish_reason is not FinishReason.error
+            for one in self.choices or [self.answer]
+        )
+
+    @property
     def right_answers(self) -> tuple[int, int]:
         """Return how many of several answers are right, and how many there are; zeros without several verdicts."""
         verdicts = [choice.verdict for choice in self.choices or []]

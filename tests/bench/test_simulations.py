@@ -68,6 +68,24 @@ def test_intervals_by_families_hold_and_those_of_independent_questions_do_not(
     assert independent <= 85
 
 
+def test_bounds_hold_where_answers_are_cut_off_and_what_counts_them_as_wrong_does_not(
+    generator: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers that were cut off: intervals, verdicts and the suggested limit, each beside its control."""
+    import bounds_null
+    from simulation import Limits
+
+    monkeypatch.setattr(bounds_null, "SETTINGS", [(200, 0.5), (200, 0.9)])
+    limits = Limits()
+    usual = bounds_null.bounds(generator, 60, limits)
+    assert all(rate.times > 30 for rate in usual[-2:]), "the control: half of the answers cut off"
+    counted = bounds_null.verdicts(generator, 30, limits)
+    assert all(rate.times > 15 for rate in counted[-2:]), "the control"
+    naive = bounds_null.limits_that_let_finish(generator, 30, limits)
+    assert naive[1] > 0.05, "the control: a fifth cut off"
+    assert limits.conclude(0.0) == 0
+
+
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", ["F1, 5 % differ", "F1, 40 % differ", "length, all differ"])
 def test_numbers_of_equal_runs_rarely_differ_and_lost_ones_are_found(kind: str) -> None:

@@ -79,3 +79,20 @@ def test_many_answers_are_counted_without_trying_all_subsets() -> None:
 @pytest.mark.parametrize(("n", "expected"), [(1, [1]), (2, [1, 2]), (5, [1, 2, 4, 5]), (8, [1, 2, 4, 8])])
 def test_sizes(n: int, expected: list[int]) -> None:
     assert sizes(n) == expected
+
+
+def test_a_vote_hinges_on_its_cut_off_answers_only_where_they_could_change_it() -> None:
+    """At worst all of them vote for the strongest rival, and win a tie; at best they are right."""
+    cut_off = [Answer("so 7, and", [1], FinishReason.length)]
+
+    def ends(given: list[str], cut: int) -> tuple[bool, bool]:
+        return voted(answers_of(*given) + cut_off * cut).ends
+
+    assert ends([GOLD, GOLD, GOLD, "1"], 1) == (True, True)
+    assert ends([GOLD, GOLD, "1"], 1) == (False, True)
+    assert ends([GOLD, "1", "1", "1"], 1) == (False, False)
+    assert ends([GOLD, "1", "1"], 1) == (False, True)
+    assert ends([], 2) == (False, True)
+    assert ends([], 1) == (False, True)
+    assert ends([GOLD], 0) == (True, True)
+    assert ends(["1", SILENT], 0) == (False, False)

@@ -54,6 +54,7 @@ PLAIN_PROCESSOR = {"RUNNER_WITHOUT": "amx,avx512"}
 OF_MACHINE = re.compile(r"\b((?:sweep|memory)-)[0-9a-f]{12}\b")  # what is measured is a job of its machine
 # Sentences that depend on speed, and on other work of the machine
 OF_SPEED = re.compile(r"(• )?(no Pareto front|the Pareto front leaves out|dominated beyond noise|decoding read faster)")
+TIME = re.compile(r", [\d.e+-]+ s (?=at this job's speed)")
 RELATIVE = 2e-4  # float32 sums in another order
 
 
@@ -277,6 +278,8 @@ def kept(value: Any, key: str = "") -> Any:
             }
         case list():
             return [kept(one, key) for one in value if not OF_SPEED.match(str(one))]
+        case str():
+            return TIME.sub(", # s ", value)
     return value
 
 

@@ -79,6 +79,7 @@ class Store:
         repeats: list[dict[str, Any]] | None = None,
         numbers_asked: Sequence[int] | None = None,
         left_out: Sequence[int] = (),
+        cut_off: Sequence[int] = (),
     ) -> Path:
         """Log one run like the runner; returns its job folder."""
         from mlflow.entities import Metric, Param, RunTag
@@ -106,9 +107,9 @@ class Store:
                 "n": n,
                 "correct": right,
                 "accuracy": right / n,
-                "wrong": n - right,
+                "wrong": n - right - len(cut_off),
                 "no_answer": 0,
-                "cut_off": 0,
+                "cut_off": len(cut_off),
             }
             lines = [
                 Sample(
@@ -117,7 +118,7 @@ class Store:
                         [1, 2],
                         FinishReason.stop,
                         extracted={"strict": gold if ok else "7", "flexible": "8"},
-                        verdict=Verdict.correct if ok else Verdict.wrong,
+                        verdict=Verdict.cut_off if index in cut_off else Verdict.correct if ok else Verdict.wrong,
                     ),
                     index=index,
                     prompt_sha256=f"{prompts} {index}",

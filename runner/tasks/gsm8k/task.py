@@ -13,6 +13,7 @@ from runner.checkpoints.resolve import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner.config.task import AUTO, Extractor, Gsm8kConfig
 from runner.core.errors import check
+from runner.core.finishing import Finishing, lengths_of
 from runner.core.floor_effects import LIMIT, cut_off_words
 from runner.core.result import Result, Sample, Verdict
 from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
@@ -117,7 +118,7 @@ def ask_and_judge(inputs: Problems, context: Context) -> Result:
     with closing(again) if again is not None else nullcontext():
         done = complete_questions(inputs, requests, context, judge, early_stop, again)
     counted = [judge.judged(sample) for sample in done.samples if not sample.left_out]
-    metrics = score_without_left_out(done.samples) | trust_report(counted, done.facts)
+    metrics = score_without_left_out(done.samples, judge.ends) | trust_report(counted, done.facts)
     facts = done.facts
     if early_stop is not None:
         metrics, facts = metrics | early_stop.metrics, facts | early_stop.facts
@@ -125,7 +126,13 @@ def ask_and_judge(inputs: Problems, context: Context) -> Result:
     metrics |= by_answers | done.metrics
     result = Result(metrics, rows, facts, done.notes, problems=done.problems, tables=done.tables)
     result.notes += [*choice_words(task, inputs.items), *unlike_lm_eval(task, context.config.generation)]
-    result.notes += filter(None, [cut_off_words(metrics, {LIMIT: str(context.config.generation.max_new_tokens)})])
+    limit = context.config.generation.max_new_tokens
+    result.notes += filter(None, [cut_off_words(metrics, {LIMIT: str(limit)})])
+    if any(it.sample.cut_off_answers for it in counted):
+        has_budget = context.config.generation.thinking_tokens is not None
+        finishing = Finishing.of(lengths_of((one for it in counted for one in it.sample.answers), has_budget))
+        result.metrics |= finishing.metrics
+        result.notes.append(finishing.words(limit, metrics.get("decode_tok_per_s")))
     result.notes += [*warnings(metrics, facts), *not_compared(counted)]
     result.notes += positions.needless_scaling_of(context.resolved, done.samples)
     for outcome in checks(inputs, requests, done.samples, context, again):

@@ -1,0 +1,177 @@
+"""Do the bounds hold where answers are cut off, and is the suggested limit enough? `python bench/bounds_null.py`.
+
+Each question has an answer that a model would give without a limit, right or wrong, and its length; hard questions take
+longer. A limit cuts off the longest answers. Bounds: the interval *without limit* has to hold the true accuracy; the
+usual interval, which counts an answer that was cut off as wrong, is the control. Verdicts: two models are equally
+good, and one of them writes longer answers; or it is worse by exactly the margin, and the other one is cut off more
+often. The verdicts are runner-compare's own; the control is what would be said if all that was cut off were wrong. The
+limit: answers have limits of several sizes, as where prompts and answers share the model's context; the interval of
+the suggested limit has to hold the one that lets 95 % finish. The control takes the quantile of the finished answers.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable
+from statistics import fmean
+
+import numpy as np
+from simulation import GOOD, NORMAL, Drawn, Limits, Numbers, Rate, Solved, Table, begin
+
+from runner.compare.data import Run
+from runner.compare.pairing import compare_pair
+from runner.core.clustered_share import bounds_of_accuracy
+from runner.core.effects import Effect, Finding, judge
+from runner.core.finishing import WANTED, Finishing, Length
+from runner.core.stats import wilson_interval
+
+CUT_OFF = (0.05, 0.2, 0.5)  # the shares that are cut off
+SETTINGS = [(50, 0.7), (200, 0.9), (200, 0.5), (1319, 0.8)]  # questions, true accuracy
+HARDER = (0.0, 0.8)  # how lengths go with difficulty
+RHO = 0.8  # how the verdicts do
+SPREAD = 0.6  # of the logarithm of a length
+MARGIN = 0.05
+
+
+def drawn(generator: np.random.Generator, n: int, accuracies: list[float], harder: float) -> tuple[Solved, Numbers]:
+    """Draw what runs would solve without a limit, and how long their answers are; the mean logarithm is 0."""
+    hard = generator.standard_normal(n)
+    own, lengths = generator.standard_normal((2, len(accuracies), n))
+    bars = np.array([[NORMAL.inv_cdf(accuracy)] for accuracy in accuracies])
+    solved: Solved = math.sqrt(RHO) * hard + math.sqrt(1 - RHO) * own < bars
+    return solved, SPREAD * (harder * hard + math.sqrt(1 - harder**2) * lengths)
+
+
+def limit_for(share: float) -> float:
+    """Return the limit that cuts off a share of the answers, as the logarithm of a length."""
+    return SPREAD * NORMAL.inv_cdf(1 - share)
+
+
+def holds(generator: np.random.Generator, n: int, accuracy: float, share: float, harder: float) -> tuple[bool, bool]:
+    """Return whether the bounds hold the true accuracy of one run, and whether the usual interval does."""
+    (solved,), (lengths,) = drawn(generator, n, [accuracy], harder)
+    is_cut = lengths > limit_for(share)
+    seen = solved & ~is_cut
+    low, high = wilson_interval(int(seen.sum()), n)
+    found = bounds_of_accuracy(seen.tolist(), (seen | is_cut).tolist(), [None] * n)
+    ends = (found["accuracy_uncut_low"], found["accuracy_uncut_high"]) if found else (low, high)
+    return ends[0] <= accuracy <= ends[1], low <= accuracy <= high
+
+
+def bounds(generator: np.random.Generator, pairs: int, limits: Limits) -> list[Rate]:
+    """Print how often intervals miss the truth; return the rates of the control."""
+    table = Table(
+        f"an accuracy: {pairs:,} runs a line",
+        *("n", "accuracy", "cut off", "harder longer", "bounds miss %", "usual interval misses %"),
+    )
+    controls = []
+    for n, accuracy in SETTINGS:
+        for share in CUT_OFF:
+            for harder in HARDER:
+                found = [holds(generator, n, accuracy, share, harder) for _ in range(pairs)]
+                missed, control = (Rate(sum(not it for it in of), pairs) for of in zip(*found, strict=True))
+                limits.missed.append(missed)
+                controls.append(control)
+                table.row(n, accuracy, f"{share:.0%}", harder, missed, control)
+    return controls
+
+
+def compared(
+    generator: np.random.Generator, reader: Drawn, accuracies: tuple[float, float], shares: tuple[float, float]
+) -> Effect:
+    """Return the judged difference of two runs with such shares of answers cut off."""
+    solved, lengths = drawn(generator, len(reader.questions), list(accuracies), HARDER[-1])
+    base, run = (added(reader, *it) for it in zip(("base", "run"), solved, lengths, shares, strict=True))
+    effect = compare_pair(run, base, reader)
+    effect.needs = None  # not of interest here, and it takes long
+    judge([effect], {effect.measure: MARGIN})
+    return effect
+
+
+def added(reader: Drawn, name: str, solved: Solved, lengths: Numbers, share: float) -> Run:
+    """Add a run of which the longest answers are cut off."""
+    is_cut = lengths > limit_for(share)
+    return reader.add(name, solved & ~is_cut, cut_off=is_cut)
+
+
+def verdicts(generator: np.random.Generator, pairs: int, limits: Limits) -> list[Rate]:
+    """Print how often verdicts are wrong, and how often a large difference is found; return those of the control."""
+    heads = "n", "accuracy", "cut off more", "false findings %", "as counted %", "called as good %", "as counted %"
+    table = Table(f"two models; one is cut off more often by a share: {pairs:,} pairs a line", *heads, "found %")
+    controls = []
+    for n, accuracy in SETTINGS[1:]:
+        reader = Drawn(n)
+        for share in CUT_OFF:
+            shares = 0.02, min(0.9, 0.02 + share)
+            equal = [compared(generator, reader, (accuracy, accuracy), shares) for _ in range(pairs)]
+            at_margin = [compared(generator, reader, (accuracy, accuracy - MARGIN), shares[::-1]) for _ in range(pairs)]
+            apart = [compared(generator, reader, (accuracy, accuracy / 3), (0.02, 0.05)) for _ in range(pairs // 10)]
+            false = rate(it.finding is not Finding.open for it in equal)
+            good = rate(it.verdict in GOOD for it in at_margin)
+            counted = [it.as_counted or it for it in equal], [it.as_counted or it for it in at_margin]
+            controls += [
+                rate(it.finding is not Finding.open for it in counted[0]),
+                rate(it.verdict in GOOD for it in counted[1]),
+            ]
+            limits.false += [false, good]
+            found = rate(it.finding is Finding.worse for it in apart)
+            table.row(n, accuracy, f"{share:.0%}", false, controls[-2], good, controls[-1], found)
+    return controls
+
+
+def rate(happened: Iterable[bool]) -> Rate:
+    """Return how often something happened."""
+    every = list(happened)
+    return Rate(sum(every), len(every))
+
+
+def suggested(generator: np.random.Generator, n: int, share: float) -> tuple[Finishing, float]:
+    """Return the curve of answers of which a share is cut off, and the quantile of the finished ones."""
+    lengths = np.exp(5 + SPREAD * generator.standard_normal(n))
+    limits = np.exp(5 + limit_for(share) * math.sqrt(2) + SPREAD * generator.standard_normal(n))
+    seen = [Length(math.ceil(min(pair)), pair[0] <= pair[1]) for pair in zip(lengths, limits, strict=True)]
+    finished = sorted(it.tokens for it in seen if it.finished)
+    return Finishing.of(seen), finished[math.ceil(WANTED * len(finished)) - 1]
+
+
+def finishing(tokens: float) -> float:
+    """Return the share of all answers that finish within so many tokens."""
+    return NORMAL.cdf((math.log(tokens) - 5) / SPREAD)
+
+
+def limits_that_let_finish(generator: np.random.Generator, pairs: int, limits: Limits) -> list[float]:
+    """Print the shares that suggested limits let finish; return the distance of those of the control from 95 %."""
+    table = Table(
+        f"the limit that lets {WANTED:.0%} finish: {pairs:,} jobs a line",
+        *("n", "cut off", "can be told", "lets finish", "by finished ones", "interval misses %"),
+    )
+    controls = []
+    for n in (200, 1319):
+        for share in CUT_OFF:
+            found = [suggested(generator, n, share) for _ in range(pairs)]
+            told = [curve for curve, _ in found if curve.tokens is not None]
+            true = math.exp(5 + SPREAD * NORMAL.inv_cdf(WANTED))
+            missed = rate(not (it.low or 0) <= math.ceil(true) <= (it.high or math.inf) for it, _ in found)
+            limits.missed.append(missed)
+            lets = fmean(finishing(it.tokens) for it in told if it.tokens is not None) if told else math.nan
+            naive = fmean(finishing(tokens) for _, tokens in found)
+            controls.append(WANTED - naive)
+            table.row(n, f"{share:.0%}", f"{len(told) / pairs:.0%}", f"{lets:.1%}", f"{naive:.1%}", missed)
+    return controls
+
+
+def main() -> int:
+    """Simulate and print; 1 if a limit is exceeded, or if a control does not fail."""
+    (pairs, generator, started), limits = begin("bounds_null", __doc__), Limits()
+    usual = bounds(generator, pairs, limits)
+    counted = verdicts(generator, pairs, limits)
+    naive = limits_that_let_finish(generator, pairs, limits)
+    print(f"\ncontrols: the usual interval misses in up to {max(it.times / it.of for it in usual):.0%}, verdicts as")
+    print(f"counted are wrong in up to {max(it.times / it.of for it in counted):.0%}, the quantile of finished answers")
+    print(f"lets up to {100 * max(naive):.0f} points too few finish")
+    return limits.conclude(started)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

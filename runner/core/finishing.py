@@ -1,0 +1,93 @@
+"""Within how many tokens answers finish, where a limit has cut off some: Kaplan and Meier's curve.
+
+An answer that was cut off would have taken more tokens than it has: how many more is not known, but that it took so
+many counts. The finished answers alone are the short ones, so a quantile of theirs is too small. Beyond the longest
+finished answer the curve says nothing: where all answers have one limit, it ends at the share that finished.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from runner.core.floor_effects import LIMIT
+from runner.core.result import Answer, FinishReason
+from runner.core.stats import wilson_interval
+from runner.core.texts import counted
+
+WANTED = 0.95  # the share of answers that are to finish
+
+
+class Length(NamedTuple):
+    """The tokens of an answer, and whether it ended by itself; otherwise it would have been longer."""
+
+    tokens: int
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Finishing:
+    """Within how many tokens a share of answers finishes."""
+
+    lengths: Sequence[Length]
+    reached: float  # the largest share that the curve reaches
+    tokens: int | None = None  # within so many, the share that is wanted finishes; None: it cannot be told
+    low: int | None = None  # of the 95 % interval of these tokens; None: no length is enough to be its end
+    high: int | None = None
+
+    @classmethod
+    def of(cls, lengths: Iterable[Length], wanted: float = WANTED) -> Finishing:
+        """Compute the curve; its interval is Wilson's of as many answers as those that go on are worth (Peto)."""
+        ordered = sorted(lengths)
+        every, open_share, worth = [it.tokens for it in ordered], 1.0, len(ordered)
+        found: dict[str, int] = {}
+        for tokens, ended in Counter(it.tokens for it in ordered if it.finished).items():
+            at_risk = len(every) - bisect_left(every, tokens)
+            open_share *= 1 - ended / at_risk
+            if at_risk > ended:
+                worth = round((at_risk - ended) / open_share)
+            ends = wilson_interval(round((1 - open_share) * worth), worth)
+            for name, share in zip(("high", "low", "tokens"), (*ends, 1 - open_share), strict=True):
+                if share >= wanted - 1e-12:
+                    found.setdefault(name, tokens)
+        return cls(ordered, 1 - open_share, **found)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The share that finished, and the limit that lets 95 % finish if that can be told."""
+        known = {} if self.tokens is None else {"max_new_tokens_for_95_percent": self.tokens}
+        return {"finished_share": self.reached} | known
+
+    def words(self, limit: int, tok_per_s: float | None) -> str:
+        """Return the limit of tokens that lets 95 % of the answers finish, and what it costs at a speed of decoding."""
+        if self.tokens is None:
+            longer, what = 2 * limit, f"cannot be told from these answers: {self.reached:.0%} finished within {limit:,}"
+            return f"which {LIMIT} lets {WANTED:.0%} finish {what}. {longer:,} {self._price(longer, tok_per_s)}"
+        low = "at most that" if self.low is None else f"{self.low:,}"
+        interval = f"95 % interval {low} to {'more' if self.high is None else f'{self.high:,}'}"
+        enough = f"{LIMIT}={self.tokens:,} lets {WANTED:.0%} of the answers finish ({interval})"
+        return enough if self.tokens <= limit else f"{enough}, and {self._price(self.tokens, tok_per_s)}"
+
+    def _price(self, limit: int, tok_per_s: float | None) -> str:
+        """Return what another limit costs at most: as if all that was cut off went on to it."""
+        more = sum(max(0, limit - it.tokens) for it in self.lengths if not it.finished)
+        time = f", {more / tok_per_s:.2g} s at this job's speed" if tok_per_s else ""
+        return f"would take at most {counted(more, 'token')} more{time}"
+
+
+def lengths_of(answers: Iterable[Answer], of_answer_only: bool = False) -> list[Length]:
+    """Return the lengths of answers that did not end in an error.
+
+    of_answer_only: thinking has a budget of its own, so that the limit counts what follows it.
+    """
+    return [
+        Length(
+            one.answer_tokens if of_answer_only and one.answer_tokens is not None else one.tokens,
+            one.finish_reason is FinishReason.stop,
+        )
+        for one in answers
+        if one.finish_reason in (FinishReason.stop, FinishReason.length)
+    ]

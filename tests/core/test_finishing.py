@@ -1,0 +1,49 @@
+"""Within how many tokens answers finish: the curve by hand, by scipy, and what is said where it ends too early."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import CensoredData, ecdf
+
+from runner.core.finishing import Finishing, Length, lengths_of
+from runner.core.model_text import Answer, FinishReason
+
+
+def test_the_curve_is_kaplan_and_meiers() -> None:
+    generator = np.random.default_rng(3)
+    lengths, limits = generator.integers(1, 60, (2, 300))
+    seen = [Length(int(min(pair)), bool(pair[0] <= pair[1])) for pair in zip(lengths, limits, strict=True)]
+    data = CensoredData(
+        uncensored=[it.tokens for it in seen if it.finished], right=[it.tokens for it in seen if not it.finished]
+    )
+    curve = ecdf(data).cdf
+    assert Finishing.of(seen).reached == pytest.approx(curve.probabilities[-1])
+    for wanted in (0.2, 0.5, 0.8):
+        assert Finishing.of(seen, wanted).tokens == curve.quantiles[int(np.argmax(curve.probabilities >= wanted))]
+    finished = Finishing.of([Length(tokens, True) for tokens in range(1, 101)])
+    assert (finished.reached, finished.tokens, finished.low, finished.high) == (1.0, 95, 91, 100)
+
+
+def test_what_cannot_be_told_is_not_told_and_twice_the_limit_has_a_price() -> None:
+    cut = Finishing.of([Length(20, True)] * 6 + [Length(30, False)] * 4)
+    assert cut.metrics == {"finished_share": 0.6}
+    assert cut.words(30, 100.0) == (
+        "which generation.max_new_tokens lets 95% finish cannot be told from these answers: 60% finished within 30. "
+        "60 would take at most 120 tokens more, 1.2 s at this job's speed"
+    )
+    longer = Finishing.of([Length(20, True)] * 96 + [Length(30, False)] * 4)
+    assert longer.metrics == {"finished_share": 0.96, "max_new_tokens_for_95_percent": 20}
+    assert longer.words(30, None) == (
+        "generation.max_new_tokens=20 lets 95% of the answers finish (95 % interval 20 to more)"
+    )
+    mixed = Finishing.of([Length(10, False)] * 10 + [Length(20, True)] * 10 + [Length(40, True)])
+    assert mixed.words(30, None).endswith(", and would take at most 300 tokens more")
+
+
+def test_the_limit_counts_the_answer_alone_where_thinking_has_a_budget() -> None:
+    thought = Answer("3", list(range(50)), FinishReason.length, thinking="2+1", thinking_tokens=40, answer_tokens=9)
+    failed = Answer("", [], FinishReason.error)
+    plain = Answer("3", [1, 2], FinishReason.stop)
+    assert lengths_of([thought, failed, plain]) == [(50, False), (2, True)]
+    assert lengths_of([thought, failed, plain], of_answer_only=True) == [(9, False), (2, True)]
