@@ -49,7 +49,7 @@ TAGS: Tags = (  # as a model or its chat template writes them
     Tag("<|inner_prefix|>", "<|inner_suffix|>"),
     Tag("<|channel>thought\n", "<channel|>"),
     *(
-        Tag("<|channel|>analysis<|message|>", end + final, _END + _FINAL)
+        Tag("<|channel|>analysis<|message|>", end + final, _END + final)
         for final in (_FINAL, "<|channel|>final <|constrain|>json<|message|>")
         for end in (_END, "")
     ),
@@ -264,7 +264,7 @@ def _spoken_of_before(
     if quoted and "\n" not in between and quoted not in between:
         return None
     if quote and quote in _QUOTES:
-        return _QUOTES
+        return quote if quote.isascii() else _QUOTES
     if _SIDE_BY_SIDE.fullmatch(between):
         return " ,.;:)"
     return " " if is_behind_word and is_answer else ""
