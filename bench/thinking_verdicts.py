@@ -33,7 +33,8 @@ from engines import ROOT, markdown
 from gsm8k_vs_lmeval import ask_lm_eval, write_rows
 from peers import HARNESS, INSPECT, LIGHTEVAL, harness_python, inspect_python, lighteval_python
 
-from runner.core.model_text import TAGS, Answer, FinishReason, Tag
+from runner.core.model_text import Answer, FinishReason
+from runner.core.thinking import TAGS, Tag
 from runner.scorers.verdicts import judge
 
 OUTPUTS = ROOT / "tests" / "scorers" / "thinking_outputs.jsonl"

@@ -14,8 +14,8 @@ from typing import Any
 
 from runner.config.sampling import OPEN, Sampling, is_number
 from runner.core.errors import ConfigError, check
-from runner.core.model_text import opened_by
 from runner.core.result import Response
+from runner.core.thinking import opened_by
 
 
 class Capability(StrEnum):

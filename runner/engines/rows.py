@@ -13,8 +13,8 @@ import torch
 from runner.config.model import local_model
 from runner.config.root import RunnerConfig
 from runner.config.sampling import GREEDY, Sampling
-from runner.core.model_text import Tag, opened_by
 from runner.core.result import Answer, FinishReason
+from runner.core.thinking import Tag, opened_by
 from runner.engines.base import Completion, Message, Request, check_scored, request_sha256
 from runner.engines.chat_template import ChatTemplate, template_values
 from runner.engines.local.kv_cache.prefix import Prefix

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from runner.core.model_text import TAGS, Tags, is_part_of_tag, new_pieces, read
 from runner.core.result import Answer, FinishReason
+from runner.core.thinking import TAGS, Tags, is_part_of_tag, new_pieces, read
 from runner.engines.base import Completion, Delta, Event
 from runner.engines.rows import BROKEN_SAMPLING, NO_NUMBERS, NO_TOKEN, NOT_SAMPLED, Row
 from runner.engines.sampling import leave_only

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from runner.config.generation import GenerationConfig
-from runner.core.model_text import TAGS, Tag, Tags, read
+from runner.core.thinking import TAGS, Tag, Tags, read
 from runner.models.tokenizing import ids_of
 
 MOST_OPENING = 16  # tokens of an opening tag, and of the blanks before it

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from runner.config.task import Extractor
-from runner.core.model_text import Answer, FinishReason, Parts, Verdict
+from runner.core.model_text import Answer, FinishReason, Verdict
+from runner.core.thinking import Parts
 from runner.scorers.letters import LETTERS, extract_letters
 from runner.scorers.named import scorer_of
 from runner.scorers.numbers import extract_all

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runner.checkpoints.resolve import ResolvedJob
-from runner.core.model_text import ends_in_thinking
+from runner.core.thinking import ends_in_thinking
 from runner.engines.base import EngineReport, Request, prompt_sha256
 from runner.engines.contract import Engine
 from runner.engines.kinds import kind_of

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from runner.config.model import LocalModelConfig
 from runner.core.errors import ConfigError
-from runner.core.model_text import may_begin_tag
 from runner.core.result import FinishReason
+from runner.core.thinking import may_begin_tag
 from runner.engines.base import Message, Request
 from runner.engines.rows import Admission, Row
 from runner.engines.stopping import Stopping

@@ -18,7 +18,8 @@ from runner.config.root import RunnerConfig
 from runner.config.sampling import Sampling
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
-from runner.core.model_text import TAGS, Ending, FinishReason, Tag
+from runner.core.model_text import Ending, FinishReason
+from runner.core.thinking import TAGS, Tag
 from runner.embedded import MODEL_DIR
 from runner.engines import open_engine
 from runner.engines.base import Begun, Completion, Delta, Event, Request

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from runner.core.model_text import TAGS, Ending, FinishReason, Tag, Tags, read, split
+from runner.core.model_text import Ending, FinishReason
 from runner.core.result import Answer, Verdict
+from runner.core.thinking import TAGS, Tag, Tags, read, split
 from runner.scorers.verdicts import judge
 from runner.scorers.votes import elect
 

@@ -13,8 +13,8 @@ from runner.config.generation import KvCache
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
 from runner.core import signals
-from runner.core.model_text import ends_in_thinking
 from runner.core.result import Answer, FinishReason
+from runner.core.thinking import ends_in_thinking
 from runner.engines.base import (
     Capability,
     Completion,

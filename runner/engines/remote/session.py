@@ -14,7 +14,8 @@ from typing import Any
 import openai
 
 from runner.core.errors import JobFailed, RunnerError
-from runner.core.model_text import Answer, FinishReason, Tags, ends_in_thinking, new_pieces, split
+from runner.core.model_text import Answer, FinishReason
+from runner.core.thinking import Tags, ends_in_thinking, new_pieces, split
 from runner.engines.base import Completion, Delta, Event, Request, RequestId, request_sha256
 from runner.engines.remote.faults import Fault, Miscounted, RequestRejected
 from runner.engines.remote.model import RemoteModel
