@@ -29,7 +29,7 @@ from runner.core.errors import ConfigError, DataError, check
 from runner.core.files import replace_text
 from runner.core.machine import MIB
 from runner.core.texts import load_json, read_cache, short
-from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, LORA_TEAM_DIR, MODEL_DIR
+from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, LORA_TEAM_DIR, LORA_THINKING_DIR, MODEL_DIR
 from runner.quantization import read_format
 from runner.quantization.base import Format, WithByteRows
 from runner.quantization.mixed import Mix
@@ -267,7 +267,8 @@ def locate_config(name: str) -> Path:
 def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
     """Return the adapter's local folder (peft) or file (pth)."""
     is_file = lora.is_single_file
-    shipped = {"embedded": LORA_PTH_PATH} if is_file else {"embedded": LORA_PEFT_DIR, "embedded_team": LORA_TEAM_DIR}
+    folders = {"embedded": LORA_PEFT_DIR, "embedded_team": LORA_TEAM_DIR, "embedded_thinking": LORA_THINKING_DIR}
+    shipped = {"embedded": LORA_PTH_PATH} if is_file else folders
     if lora.path in shipped:
         if model.name != "embedded":
             raise ConfigError(

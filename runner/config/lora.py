@@ -40,7 +40,7 @@ class AdapterConfig(LoraConfig):
 
 @dataclass
 class PeftConfig(AdapterConfig):
-    """A PEFT adapter: a local folder, a hub id, or `embedded` or `embedded_team`, which ship with the runner."""
+    """A PEFT adapter: a local folder, a hub id, or one that ships: `embedded`, `embedded_team`, `embedded_thinking`."""
 
     name: ClassVar[str] = "peft"
 

@@ -7,4 +7,5 @@ _HERE = Path(__file__).parent
 MODEL_DIR = _HERE / "model"  # config, weights, tokenizer: loads with AutoModelForCausalLM / AutoTokenizer
 LORA_PEFT_DIR = _HERE / "lora_peft"  # a PEFT adapter for 5-step problems
 LORA_TEAM_DIR = _HERE / "lora_team"  # a PEFT adapter for the roles of task=agents
+LORA_THINKING_DIR = _HERE / "lora_thinking"  # a PEFT adapter that thinks in tags before it answers
 LORA_PTH_PATH = _HERE / "lora.pth"  # the same skill, only in q_proj and o_proj, in `.pth` format

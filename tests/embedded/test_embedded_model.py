@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, LORA_TEAM_DIR, MODEL_DIR
+from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, LORA_TEAM_DIR, LORA_THINKING_DIR, MODEL_DIR
 from runner.embedded.problems import Problem, Split, problems
 from tools.embedded_model.data import TASK_WRAPPER
 from tools.embedded_model.evaluate import FINAL_NUMBER, Score, complete, score
@@ -28,9 +28,11 @@ SHIPPED = [
     *MODEL_DIR.iterdir(),
     *LORA_PEFT_DIR.iterdir(),
     *LORA_TEAM_DIR.iterdir(),
+    *LORA_THINKING_DIR.iterdir(),
     LORA_PTH_PATH,
     MODEL_DIR.parent / "card.json",
     MODEL_DIR.parent / "card_team.json",
+    MODEL_DIR.parent / "card_thinking.json",
     MODEL_DIR.parent / "README.md",
 ]
 

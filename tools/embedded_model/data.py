@@ -1,6 +1,6 @@
 """The training mix: problems and drills, in the many forms of prompts that the model must understand.
 
-An example is a list of pieces (text, is_answer): answers weigh 1 in the loss, the rest 0.2.
+An example is a list of pieces (text, is_answer): answers weigh 1 in the loss, the rest 0.2, what is only given 0.
 """
 
 from collections.abc import Callable
@@ -82,6 +82,7 @@ class Piece(NamedTuple):
 
     text: str
     is_answer: bool
+    is_given: bool = False  # stands there, and must not be learnt at all: a mistake, for example
 
 
 Example = list[Piece]
@@ -109,7 +110,7 @@ def five_step_example(index: int, seed: int) -> Example:
 def task_prompt(question: str) -> Example:
     """Return the prompt of the card's scores: zero-shot chat, no system message."""
     return [
-        Piece(_turn("user", TASK_WRAPPER.format(question=question)), False),
+        Piece(chat_turn("user", TASK_WRAPPER.format(question=question)), False),
         Piece(f"{TURN_START}assistant\n", False),
     ]
 
@@ -119,21 +120,21 @@ def _word_example(rng: Random, problem_at: ProblemAt) -> Example:
     if kind < TEXT_SHARE:
         return _text_blocks(rng, problem_at)
     if kind < TEXT_SHARE + MULTI_TURN_SHARE:
-        wrapper = _wrapper(rng)
+        form = wrapper(rng)
         turns = [problem_at(turn) for turn in range(rng.choice((2, 2, 2, 2, 3, 3, 3, 5)))]
-        return _chat(rng, [(wrapper.format(question=p.question), p.answer) for p in turns])
+        return _chat(rng, [(form.format(question=p.question), p.answer) for p in turns])
     one = problem_at(0)
     if kind < TEXT_SHARE + MULTI_TURN_SHARE + FINAL_ONLY_SHARE:
         question = rng.choice(FINAL_ONLY_WRAPPERS).format(question=one.question)
         return _chat(rng, [(question, f"#### {one.gold}")])
-    question = _wrapper(rng).format(question=one.question)
+    question = wrapper(rng).format(question=one.question)
     if kind < TEXT_SHARE + MULTI_TURN_SHARE + FINAL_ONLY_SHARE + HINT_SHARE:
         hint = _hint(rng, one)
         question = f"{question}\n\n{hint}" if rng.random() < 0.7 else f"{hint}\n\n{question}"
     return _chat(rng, [(question, one.answer)])
 
 
-def _wrapper(rng: Random) -> str:
+def wrapper(rng: Random) -> str:
     """Pick the form of a prompt; most often that of the evaluation task."""
     kind = rng.random()
     if kind < 0.40:
@@ -142,14 +143,14 @@ def _wrapper(rng: Random) -> str:
         return "{question}"
     if kind < 0.77:
         return rng.choice(WRAPPERS)
-    before, after = _instruction(rng), _instruction(rng)
+    before, after = instruction(rng), instruction(rng)
     gap = rng.choice((" ", "\n", "\n\n"))
     return rng.choice(
         (f"{before}{gap}{{question}}", f"{{question}}{gap}{after}", f"{before}{gap}{{question}}{gap}{after}")
     )
 
 
-def _instruction(rng: Random) -> str:
+def instruction(rng: Random) -> str:
     """Make one to three sentences of random words, so that no wording is unfamiliar."""
     sentences = []
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
@@ -171,13 +172,17 @@ def _hint(rng: Random, one: Problem) -> str:
     return rng.choice(ATTEMPTS).format(attempt=attempt)
 
 
+def system_turn(rng: Random) -> Example:
+    """Begin a chat: mostly with nothing, else with a system message."""
+    if rng.random() >= SYSTEM_SHARE:
+        return []
+    return [Piece(chat_turn("system", rng.choice(SYSTEM_PROMPTS) if rng.random() < 0.6 else instruction(rng)), False)]
+
+
 def _chat(rng: Random, turns: list[tuple[str, str]]) -> Example:
-    example: Example = []
-    if rng.random() < SYSTEM_SHARE:
-        system = rng.choice(SYSTEM_PROMPTS) if rng.random() < 0.6 else _instruction(rng)
-        example.append(Piece(_turn("system", system), False))
+    example = system_turn(rng)
     for question, answer in turns:
-        example.append(Piece(_turn("user", question), False))
+        example.append(Piece(chat_turn("user", question), False))
         example.append(Piece(f"{TURN_START}assistant\n", False))
         example.append(Piece(f"{answer}{TURN_END}", True))
         example.append(Piece("\n", False))
@@ -219,5 +224,6 @@ def _sum(rng: Random) -> tuple[str, int]:
     return f"{b * c}/{b}", c
 
 
-def _turn(role: str, content: str) -> str:
+def chat_turn(role: str, content: str) -> str:
+    """Return a message in the form of the chat template."""
     return f"{TURN_START}{role}\n{content}{TURN_END}\n"

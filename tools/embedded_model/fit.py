@@ -61,7 +61,8 @@ def encode(tokenizer: Any, example: Example) -> tuple[list[int], list[float]]:
     for piece in example:
         piece_ids = tokenizer.backend_tokenizer.encode(piece.text, add_special_tokens=False).ids
         ids += piece_ids
-        weights += [1.0 if piece.is_answer else PROMPT_WEIGHT] * len(piece_ids)
+        weight = 0.0 if piece.is_given else 1.0 if piece.is_answer else PROMPT_WEIGHT
+        weights += [weight] * len(piece_ids)
     return ids[:MAX_POSITION], weights[:MAX_POSITION]
 
 
