@@ -6,6 +6,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from runner.compare import pairing
+from runner.compare.budgets import add_equal_tokens
 from runner.compare.conclusion import conclude
 from runner.compare.data import JOB_ID, REPEAT, NotPaired, Run, Table, TableRow, TooFew, group, label
 from runner.compare.effect_words import error_budget
@@ -27,6 +28,7 @@ from runner.compare.seeds import (
 from runner.compare.selection import listed, matches
 from runner.compare.survival import add_survival
 from runner.compare.teams import stands_for
+from runner.compare.thinking import add_thinking
 from runner.compare.token_costs import add_token_costs
 from runner.compare.token_savings import add_savings
 from runner.compare.wording import TEAM, cut_off_sentences, dominated, natural
@@ -99,6 +101,8 @@ def tabulate(runs: list[Run], choice: ComparisonOptions, reader: SampleReader) -
     costs_of = add_token_costs(table, reader)
     arrange(table)
     add_savings(table, costs_of)
+    add_thinking(table, reader)
+    add_equal_tokens(table, reader)
     add_survival(table, reader)
     return table
 
