@@ -40,6 +40,7 @@ from runner.core.errors import ConfigError
 from runner.core.fields import HASHED, DefaultAs, Inert, UnlessDefault, counts_of, default_of
 from runner.core.floor_effects import why_more_would_not_decide
 from runner.core.progress import Progress
+from runner.store.tracking import text_of
 
 QUESTION_KEYS = (
     "task.data",
@@ -231,7 +232,7 @@ def written_alike() -> dict[tuple[str, str], str]:
 def in_every_choice() -> dict[str, str]:
     """Return the defaults, as text, of keys that each choice of a group has: records from before such a key lack it."""
     return {
-        f"{group_name}.{item.name}": str(default_of(item))
+        f"{group_name}.{item.name}": text_of(default_of(item))
         for group_name, schemas in GROUPS.items()
         for item in fields(next(iter(schemas.values())))
         if isinstance(counts_of(item), UnlessDefault)
