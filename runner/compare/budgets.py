@@ -79,12 +79,12 @@ def add_equal_tokens(table: Table, reader: SampleReader) -> None:
     of_row = {row.run.run_id: it for it in settings for row in it.rows}
     costs: dict[str, Costs | str] = {}
     sides: list[tuple[Setting, Setting]] = []
-    for it in settings:
-        baselines = [row.baseline for row in it.rows if row.baseline is not None]
+    for one in settings:
+        baselines = [row.baseline for row in one.rows if row.baseline is not None]
         base = of_row.get(baselines[0].run.run_id) if baselines else None
-        if base is not None and base is not it and all(of_row.get(row.run.run_id) is base for row in baselines):
-            sides.append((it, base))
-            table.equal_tokens.append(_compare(it, base, costs, reader))
+        if base is not None and base is not one and all(of_row.get(row.run.run_id) is base for row in baselines):
+            sides.append((one, base))
+            table.equal_tokens.append(_compare(one, base, costs, reader))
     judge_equal_tokens([it.result for it in table.equal_tokens if it.result])
     for it, (ours, theirs) in zip(table.equal_tokens, sides, strict=True):
         it.words = _sentence(it, ours, theirs)

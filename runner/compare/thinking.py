@@ -32,8 +32,8 @@ def has_thinking(table: Table) -> bool:
 def add_thinking(table: Table, reader: SampleReader) -> None:
     """Compare the thinking tokens of each row with its baseline's on the same questions, and say it in one line."""
     for row in table.rows:
-        if row.baseline is None or row.effect is None:
-            continue
+        if row.baseline is None or row.effect is None or _budget(row) != _budget(row.baseline):
+            continue  # of unlike budgets one knows who thinks longer
         sides = [replace(it, number=TOKENS) for it in (row.run, row.baseline.run)]
         if any(it.over_seeds for it in sides) or all(THINKING not in it.metrics for it in sides):
             continue
@@ -43,6 +43,10 @@ def add_thinking(table: Table, reader: SampleReader) -> None:
             continue  # few questions, or nobody counted the tokens: the rows have their means, and no test
     judge([row.thinking for row in table.rows if row.thinking and not row.is_repeat])
     table.remarks += [sentence(table)] if any(row.thinking for row in table.rows) else []
+
+
+def _budget(row: TableRow) -> str:
+    return row.run.value(BUDGET) or "null"  # which jobs of before the key lack
 
 
 def sentence(table: Table) -> str:

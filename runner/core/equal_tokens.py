@@ -96,23 +96,24 @@ def at_equal_tokens(
 
     n = len(ours.right[0])
     units, of_unit = np.unique(range(n) if clusters is None else [str(it) for it in clusters], return_inverse=True)
-    sides = [
+    our_sums, their_sums = (
         _sums([*curve.tokens, *curve.right, [1.0] * n], of_unit, len(units)) for curve in (ours, theirs)
-    ]  # rows: what is summed; columns: units
-    observed = [_points(np.ones((1, len(units))), side) for side in sides]
-    low, high = _range(*observed)
+    )  # rows: what is summed; columns: units
+    once = np.ones((1, len(units)))
+    our_points, their_points = _points(once, our_sums), _points(once, their_sums)
+    low, high = _range(our_points, their_points)
     if low[0] >= high[0]:
         return None
-    value = float(_mean_difference(*observed, low, high)[0])
+    value = float(_mean_difference(our_points, their_points, low, high)[0])
     drawn, at_budgets, inside = [], [], []
     generator, left, block = np.random.default_rng(0), resamples, max(1, AT_ONCE // len(units))
     while left:
         count, left = min(block, left), left - min(block, left)
         weights = _weights(generator, count, len(units))
-        curves = [_points(weights, side) for side in sides]
-        low_drawn, high_drawn = _range(*curves)
-        (tokens, right), other = curves[0], curves[1]
-        drawn.append(np.where(low_drawn < high_drawn, _mean_difference(*curves, low_drawn, high_drawn), np.nan))
+        one, other = _points(weights, our_sums), _points(weights, their_sums)
+        ends = _range(one, other)
+        drawn.append(np.where(ends[0] < ends[1], _mean_difference(one, other, *ends), np.nan))
+        tokens, right = one
         at_budgets.append(right - _at(other, tokens))
         inside.append((tokens >= other[0].min(1, keepdims=True)) & (tokens <= other[0].max(1, keepdims=True)))
     means = np.concatenate(drawn)
@@ -122,26 +123,25 @@ def at_equal_tokens(
     scale = math.sqrt(len(units) / (len(units) - 1))  # a resample's variance divides by n
     scale *= 1 + FEW / len(units)
     differences, reached = np.concatenate(at_budgets), np.concatenate(inside).mean(0) >= 1 - ALPHA / 2
-    (own_tokens, own_right), its_right = observed[0], _at(observed[1], observed[0][0])
+    (own_tokens, own_right), its_right = our_points, _at(their_points, our_points[0])
     signs = _signs(ours, theirs)
     points = []
     for at in np.flatnonzero(reached).tolist():
-        there = float(own_right[0, at] - its_right[0, at])
+        our_accuracy, their_accuracy = float(own_right[0, at]), float(its_right[0, at])
+        there = our_accuracy - their_accuracy
         interval = _interval(there, differences[:, at], scale, len(units), signs)
-        points.append(
-            AtTokens(at, *(float(it[0, at]) for it in (own_tokens, own_right, its_right)), Estimate(there, *interval))
-        )
-    p, ends = _p(means, scale, len(units)), _interval(value, means, scale, len(units), signs)
+        points.append(AtTokens(at, float(own_tokens[0, at]), our_accuracy, their_accuracy, Estimate(there, *interval)))
+    p, (lowest, highest) = _p(means, scale, len(units)), _interval(value, means, scale, len(units), signs)
     if sum(signs) < MIN_DIFFERING:
         p = max(p, stats.mcnemar_exact(*signs))
     if p >= ALPHA:  # the test decides
-        ends = min(ends[0], 0.0), max(ends[1], 0.0)
+        lowest, highest = min(lowest, 0.0), max(highest, 0.0)
     return EqualTokens(
         n,
         None if clusters is None else len(units),
         float(low[0]),
         float(high[0]),
-        Estimate(value, *ends),
+        Estimate(value, lowest, highest),
         p,
         points,
         [at for at, it in enumerate(reached.tolist()) if not it],
