@@ -20,7 +20,7 @@ from runner.core.tables import Column, Use
 TOKENS = "thinking_tokens"  # the number of a question
 THINKING = "thinking_tokens_per_answer"  # a metric that only jobs have whose model thought
 BUDGET = "generation.thinking_tokens"
-MAX_ROWS = 8  # that the sentence names of each kind
+MAX_ROWS = 8  # with a finding that the sentence names
 BY_ANSWERS = {"pass_at_k": "pass@{}", "maj_at_k": "maj@{}", "pass_hat_k": "pass^{}"}
 
 
@@ -38,9 +38,10 @@ def add_thinking(table: Table, reader: SampleReader) -> None:
         if any(it.over_seeds for it in sides) or all(THINKING not in it.metrics for it in sides):
             continue
         try:
-            row.thinking = compare_numbers(sides[0], sides[1], reader)
+            it = compare_numbers(sides[0], sides[1], reader)
         except NotPaired:
             continue  # few questions, or nobody counted the tokens: the rows have their means, and no test
+        row.thinking = it if it.counts["mean"] or it.counts["baseline_mean"] else None
     judge([row.thinking for row in table.rows if row.thinking and not row.is_repeat])
     table.remarks += [sentence(table)] if any(row.thinking for row in table.rows) else []
 
@@ -57,9 +58,9 @@ def sentence(table: Table) -> str:
     parts = [f"{versus(row, table.keys)}: {_difference(row)}" for row in found[:MAX_ROWS]]
     parts += [f"{len(found) - MAX_ROWS} more differ"] * (len(found) > MAX_ROWS)
     if still_open:
-        named = [f"{versus(row, table.keys)} ({_difference(row)})" for row in still_open[:MAX_ROWS]]
-        named += [f"{len(still_open) - MAX_ROWS} more"] * (len(still_open) > MAX_ROWS)
-        parts.append(f"{Finding.open}: {', '.join(named)}")
+        largest = max(still_open, key=lambda row: abs(row.thinking.value) if row.thinking else 0.0)
+        several = f" in {len(still_open)} comparisons, the largest" if len(still_open) > 1 else ""
+        parts.append(f"{Finding.open}{several}: {versus(largest, table.keys)} ({_difference(largest)})")
     return f"thinking tokens of an answer: {'; '.join(parts)}"
 
 
@@ -68,7 +69,10 @@ def _difference(row: TableRow) -> str:
     it, mean = row.thinking, row.thinking.counts["baseline_mean"]
     words = {Finding.larger: "thinks longer, ", Finding.smaller: "thinks shorter, "}.get(it.finding, "")
     share = f", {100 * it.value / mean:+.0f} % of {mean:,.1f}".replace("-", "−") if mean else ""
-    value, low, high = (f"{end:+,.1f}".replace("-0.0", "+0.0").replace("-", "−") for end in (it.value, it.low, it.high))
+    value, low, high = (
+        f"{end:+,.1f}".replace("-0.0", "+0.0").replace("+0.0", "0.0").replace("-", "−")
+        for end in (it.value, it.low, it.high)
+    )
     return f"{words}Δ {value}{share}, 95 % interval {low}..{high}, Holm {p_value(it.p_holm)}"
 
 

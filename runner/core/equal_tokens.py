@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 RESAMPLES = 4000
 AT_ONCE = 2_000_000  # numbers of a block of resamples: they fit the cache
 MIN_QUESTIONS = 50  # or families: of fewer, the interval covers too little (bench/equal_tokens_null.py)
-FEW = 6  # over n: by this share the interval is wider, as curves bend within the noise of few questions
+FEW = 8  # over n: by this share the interval is wider, as curves bend within the noise of few questions
 MIN_DIFFERING = 20  # questions: of fewer, the observed differences say too little of those to come
+LEAST_GAP = 0.1  # of a verdict between two budgets: less is hardly a difference
 NORMAL = NormalDist()
 
 
@@ -124,13 +125,14 @@ def at_equal_tokens(
     scale *= 1 + FEW / len(units)
     differences, reached = np.concatenate(at_budgets), np.concatenate(inside).mean(0) >= 1 - ALPHA / 2
     (own_tokens, own_right), its_right = our_points, _at(their_points, our_points[0])
-    signs = _signs(ours, theirs)
     points = []
     for at in np.flatnonzero(reached).tolist():
         our_accuracy, their_accuracy = float(own_right[0, at]), float(its_right[0, at])
-        there = our_accuracy - their_accuracy
+        there, tokens_there = our_accuracy - their_accuracy, float(own_tokens[0, at])
+        signs = _signs(_gaps_at(ours.right[at], theirs, their_points[0][0], tokens_there), of_unit)
         interval = _interval(there, differences[:, at], scale, len(units), signs)
-        points.append(AtTokens(at, float(own_tokens[0, at]), our_accuracy, their_accuracy, Estimate(there, *interval)))
+        points.append(AtTokens(at, tokens_there, our_accuracy, their_accuracy, Estimate(there, *interval)))
+    signs = _signs(np.mean(ours.right, axis=0) - np.mean(theirs.right, axis=0), of_unit)
     p, (lowest, highest) = _p(means, scale, len(units)), _interval(value, means, scale, len(units), signs)
     if sum(signs) < MIN_DIFFERING:
         p = max(p, stats.mcnemar_exact(*signs))
@@ -214,16 +216,24 @@ def _mean_difference(ours: tuple[Floats, Floats], theirs: tuple[Floats, Floats],
     return np.where(width > 0, area / np.where(width > 0, width, 1.0), 0.0)
 
 
-def _signs(ours: Curve, theirs: Curve) -> tuple[int, int]:
-    """Return of how many questions one side has more right answers over its budgets than the other."""
-    shares = [
-        [math.fsum(of_question) / len(of_question) for of_question in zip(*it.right, strict=True)]
-        for it in (ours, theirs)
-    ]
-    return (
-        sum(one > other for one, other in zip(*shares, strict=True)),
-        sum(one < other for one, other in zip(*shares, strict=True)),
-    )
+def _gaps_at(right: Sequence[float], theirs: Curve, their_tokens: Floats, tokens: float) -> Floats:
+    """Return of each question its verdict minus those of the other curve, between the two budgets that are nearest."""
+    import numpy as np
+
+    order = np.argsort(their_tokens, kind="stable")
+    at = int(np.clip(np.searchsorted(their_tokens[order], tokens), 1, len(order) - 1))
+    below, above = (int(it) for it in order[at - 1 : at + 1])
+    width = their_tokens[above] - their_tokens[below]
+    share = float(np.clip((tokens - their_tokens[below]) / width, 0.0, 1.0)) if width > 0 else 1.0
+    return np.array(right) - (1 - share) * np.array(theirs.right[below]) - share * np.array(theirs.right[above])
+
+
+def _signs(gaps: Floats, of_unit: Any) -> tuple[int, int]:
+    """Return in how many questions, or families, one side has more right answers, and in how many the other."""
+    import numpy as np
+
+    sums = np.bincount(of_unit, gaps)
+    return int((sums > LEAST_GAP).sum()), int((sums < -LEAST_GAP).sum())
 
 
 def _interval(value: float, drawn: Floats, scale: float, units: int, signs: tuple[int, int]) -> tuple[float, float]:

@@ -32,6 +32,15 @@ def test_the_mean_is_that_of_the_lines_over_the_shared_tokens() -> None:
     assert it.finding is Finding.better
 
 
+def test_where_few_questions_differ_at_a_budget_the_interval_is_that_of_their_signs() -> None:
+    ours, theirs = curve((0, 20), (40, 21), (80, 90)), curve((0, 20), (40, 20), (80, 40))
+    it = at_equal_tokens(ours, theirs)
+    assert it is not None
+    point = next(one for one in it.points if one.budget == 1)
+    assert point.difference.value == pytest.approx(0.01)
+    assert point.difference.low < 0, "one question does not show that the setting is better"
+
+
 def test_curves_that_do_not_overlap_are_not_compared() -> None:
     assert at_equal_tokens(curve((0, 20), (40, 60)), curve((50, 20), (120, 70))) is None
     assert at_equal_tokens(curve((50, 20), (120, 70)), curve((0, 20), (50, 60))) is None
