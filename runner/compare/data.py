@@ -10,6 +10,7 @@ from runner.compare.outcomes import Bounds as Bounds
 from runner.compare.outcomes import Question as Question
 from runner.compare.outcomes import QuestionOutcome as QuestionOutcome
 from runner.core.effects import Effect
+from runner.core.equal_tokens import CurvesCompared
 from runner.core.errors import few
 from runner.core.metrics import ACCURACY, BOUNDS, LOG_LIKELIHOODS, score
 from runner.core.over_runs import MIN_RUNS
@@ -222,6 +223,7 @@ class TableRow:
     off_front: str | None = None  # why its speed and memory are not considered
     tokens: TokenCost | None = None  # what its questions cost
     saving: TokenSaving | None = None  # of its baseline's tokens
+    thinking: Effect | None = None  # how many tokens more than its baseline it thinks
 
     @property
     def effect(self) -> Effect | None:
@@ -255,6 +257,7 @@ class Table:
     without_speed: list[str] = field(default_factory=list)  # jobs with too few runs to know the noise of their speed
     flips: list[Flips] = field(default_factory=list)
     survival: list[SurvivalTable] = field(default_factory=list)  # of the edges of graphs that several seeds learned
+    equal_tokens: list[CurvesCompared] = field(default_factory=list)  # of settings with several budgets of thinking
     remarks: list[str] = field(default_factory=list)  # answers cut off; more than 5 % of such tables may be wrong
     plan_title: str = ""  # what the rows' plans are for
     requirements: list[Requirement] = field(default_factory=list)  # of every row, met or not
@@ -302,10 +305,8 @@ class Table:
         sentences = [self.dominated] * bool(self.dominated)
         front = "the Pareto front leaves out" if self.axes else "no Pareto front: it leaves out"
         if self.without_memory:
-            sentences.append(
-                f"{front} memory: {few(self.without_memory, MAX_NAMED)} do"
-                f"{'es' * (len(self.without_memory) == 1)} not say how much memory the model took (model_mib)"
-            )
+            jobs = f"{few(self.without_memory, MAX_NAMED)} do{'es' * (len(self.without_memory) == 1)}"
+            sentences.append(f"{front} memory: {jobs} not say how much memory the model took (model_mib)")
         if self.without_speed:
             every = len(self.without_speed) == len([row for row in self.rows if not row.off_front])
             which = "" if every else f" ({few(self.without_speed, MAX_NAMED)})"
@@ -315,8 +316,7 @@ class Table:
                 f"{self.front_runs} times or more, on an idle machine with {ALONE_KEYS}, or give the noise yourself: "
                 "--tolerance PERCENT"
             )
-        left_out = [f"{row.run.job_id} ({row.off_front})" for row in self.rows if row.off_front]
-        if left_out:
+        if left_out := [f"{row.run.job_id} ({row.off_front})" for row in self.rows if row.off_front]:
             count = f"the Pareto front counts {len(self.rows) - len(left_out)} of {len(self.rows)} runs"
             sentences.append(
                 f"{count if self.axes else 'no Pareto front'}: speed counts only where a job had a process and the "

@@ -116,7 +116,8 @@ def parser() -> argparse.ArgumentParser:
         "--metric",
         default="",
         metavar="NAME",
-        help="compare this number of each question instead of verdicts: new_tokens, characters, cost_usd; with "
+        help="compare this number of each question instead of verdicts: new_tokens, thinking_tokens, answer_tokens, "
+        "characters, cost_usd; with "
         "--lm-eval or --results, only this metric of those in the files",
     )
     add(

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from runner.compare import pictures
+from runner.compare.budget_pictures import budget_pictures
+from runner.compare.budgets import equal_tokens_record
 from runner.compare.columns import summary
 from runner.compare.cut_offs import flat_ends
 from runner.compare.data import Flips, Table
@@ -35,6 +37,7 @@ from runner.core.tables import NO_WIDTH, Column, print_fitted, say_item, say_lin
 GRAPHS = 24  # the most that the page shows
 OF_TEAMS = "spatial_edges_after"  # a metric that only teams of agents have
 FLIPS_A_PAIR, PAIRS = 50, 20  # the most that the page shows: lost ones, won ones, and pairs of runs
+COSTS = ("tokens", "saved", "thinking", "right_answer_costs")  # of a row's record, each a line of its own in a CSV
 SAMPLES_PAGE = "samples.html"
 RATIO = ("ratio", "ratio_low", "ratio_high", "runs", "p_holm", "finding", "verdict")
 
@@ -154,6 +157,7 @@ def _json(comparison: Comparison, out: TextIO) -> None:
             "rows": [row_record(table, row) for row in table.rows],
             "sentences": table.sentences,
             **({"flips": [asdict(it) for it in table.flips]} if table.flips else {}),
+            **({"equal_tokens": [equal_tokens_record(it) for it in table.equal_tokens]} if table.equal_tokens else {}),
             **({"survival": [survival_record(it) for it in table.survival]} if table.survival else {}),
         }
         for table in tables
@@ -189,7 +193,7 @@ def _csv(comparison: Comparison, out: TextIO) -> None:
             }
             del line["standing"]
             line.pop("seeds", None)
-            costs = {f"{name}_{key}": it for name in ("tokens", "saved") for key, it in line.pop(name, {}).items()}
+            costs = {f"{name}_{key}": it for name in COSTS for key, it in line.pop(name, {}).items()}
             effect |= flat_ends(effect.pop("without_limit", {}))
             plan = line.pop("plan") or {}
             line |= {f"plan_{key}": value for key, value in plan.items()}
@@ -228,7 +232,11 @@ def save(comparison: Comparison, folder: Path, reader: SampleReader, options: di
     """Write the files and return their names."""
     tables, files = comparison.tables, comparison.files
     with Progress(None, "drawing"):
-        parts = [(table, pictures.draw(table), table.flips or flips_of(table, reader)) for table in tables]
+        drawn_of = [[*pictures.draw(table), *budget_pictures(table)] for table in tables]
+        parts = [
+            (table, figures, table.flips or flips_of(table, reader))
+            for table, figures in zip(tables, drawn_of, strict=True)
+        ]
     names: list[str] = []
 
     def path(name: str) -> Path:

@@ -109,7 +109,9 @@ class SampleReader:
 
     def numbers(self, run: Run) -> Answers:
         """Return the number of each question that is compared instead of its verdict."""
-        return self.first_intact(run, partial(read_numbers, name=run.number or ""), bool, "answers")
+        read = partial(read_numbers, name=run.number or "")
+        parts = [self.first_intact(part, read, bool, "answers") for part in run.parts or [run]]
+        return {question: it for part in parts for question, it in part.items()}
 
     def words(self, run: Run, wanted: set[Question], most: int = TEXT_END) -> dict[Question, dict[str, str]]:
         """Return a run's answers to some questions: verdict, extracted answer, and the end of the text."""

@@ -8,11 +8,14 @@ from pathlib import Path
 from runner.compare.data import Answers, QuestionOutcome, question_of
 from runner.core.metrics import Better
 from runner.core.result import Sample
+from runner.scorers.thinking import answer_tokens, mean_tokens, thinking_tokens
 from runner.store.jobs import read_samples
 
 OF_SAMPLES: dict[str, Callable[[Sample], float | None]] = {  # of several answers to a question: the mean
     "new_tokens": lambda it: sum(one.tokens for one in it.answers) / len(it.answers),
     "characters": lambda it: sum(len(one.text) for one in it.answers) / len(it.answers),
+    "thinking_tokens": lambda it: mean_tokens(thinking_tokens, it.answers),
+    "answer_tokens": lambda it: mean_tokens(answer_tokens, it.answers),
     "cost_usd": lambda it: it.cost_usd,
 }
 BETTER = {"cost_usd": Better.lower}  # of tokens and characters, neither more nor fewer is better

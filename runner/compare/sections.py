@@ -14,9 +14,12 @@ from runner.compare.gates import failures
 from runner.compare.planning import plan_columns
 from runner.compare.pooled import PooledTable, pooled_columns
 from runner.compare.survival import seed_tables
+from runner.compare.thinking import has_thinking, thinking_columns
 from runner.core.effects import Finding
 from runner.core.tables import Column
 from runner.core.texts import counted
+
+THINKING_TITLE = "thinking, and what a right answer costs: the tokens and seconds of all answers for each right one"
 
 
 @dataclass
@@ -70,6 +73,8 @@ def of_table(table: Table) -> Section:
         grids.append(Grid(ratio_columns(table), classes=classes))
     if any(row.plan for row in table.rows):
         grids.append(Grid(plan_columns(table), table.plan_title))
+    if has_thinking(table):
+        grids.append(Grid(thinking_columns(table), THINKING_TITLE))
     grids += [Grid(of_seeds, title) for title, of_seeds in seed_tables(table).items()]
     said = [*_said_of(table.rows), *((text, None) for text in (*table.remarks, *table.front_sentences) if text)]
     return Section(

@@ -6,6 +6,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from runner.compare import pairing
+from runner.compare.budgets import add_equal_tokens
 from runner.compare.conclusion import conclude
 from runner.compare.data import JOB_ID, REPEAT, NotPaired, Run, Table, TableRow, TooFew, group, label
 from runner.compare.effect_words import error_budget
@@ -27,6 +28,7 @@ from runner.compare.seeds import (
 from runner.compare.selection import listed, matches
 from runner.compare.survival import add_survival
 from runner.compare.teams import stands_for
+from runner.compare.thinking import add_thinking
 from runner.compare.token_costs import add_token_costs
 from runner.compare.token_savings import add_savings
 from runner.compare.wording import TEAM, cut_off_sentences, dominated, natural
@@ -38,6 +40,7 @@ from runner.core.errors import ConfigError
 from runner.core.fields import HASHED, DefaultAs, Inert, UnlessDefault, counts_of, default_of
 from runner.core.floor_effects import why_more_would_not_decide
 from runner.core.progress import Progress
+from runner.store.tracking import text_of
 
 QUESTION_KEYS = (
     "task.data",
@@ -99,6 +102,8 @@ def tabulate(runs: list[Run], choice: ComparisonOptions, reader: SampleReader) -
     costs_of = add_token_costs(table, reader)
     arrange(table)
     add_savings(table, costs_of)
+    add_thinking(table, reader)
+    add_equal_tokens(table, reader)
     add_survival(table, reader)
     return table
 
@@ -227,7 +232,7 @@ def written_alike() -> dict[tuple[str, str], str]:
 def in_every_choice() -> dict[str, str]:
     """Return the defaults, as text, of keys that each choice of a group has: records from before such a key lack it."""
     return {
-        f"{group_name}.{item.name}": str(default_of(item))
+        f"{group_name}.{item.name}": text_of(default_of(item))
         for group_name, schemas in GROUPS.items()
         for item in fields(next(iter(schemas.values())))
         if isinstance(counts_of(item), UnlessDefault)

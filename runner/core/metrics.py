@@ -153,6 +153,13 @@ _EVERY = (
     *_counts(Better.lower, "answers_changed"),
     _metric("double_bos", form=".0f", better=Better.lower, pooling=Pooling.max),
     *_counts(Better.neither, "thinking_removed"),  # answers of which only what follows the thinking was judged
+    # how much the model thought; also by how the answers ended: `endings/closed`
+    *(
+        _metric(f"{part}_tokens_per_answer", f"{part} tokens", ",.1f", head_words=f"{part}\ntokens\n/answer")
+        for part in ("thinking", "answer")
+    ),
+    _metric("thought_share", "answers with thinking", ".1%"),
+    *_counts(Better.neither, "endings"),
     *_counts(Better.neither, "families"),  # of questions, by task.cluster
     *_counts(Better.neither, "asked_again", "twins", "tied_votes"),
     *(_metric(f"{what}_changed_share", form=".1%", better=Better.lower) for what in ("texts", "answers")),
@@ -169,6 +176,7 @@ _EVERY = (
     # several answers to each question
     _metric("answers_each", form=".0f"),
     *(_metric(f"{how}_at_k", f"{how}@k", ".1%", better=Better.higher) for how in ("pass", "maj")),
+    _metric("pass_hat_k", "pass^k", ".1%", better=Better.higher),  # all of k answers are right
     *_counts(Better.neither, "n", "n_all", "stopped", "prompt_tokens", "new_tokens", *OF_PREFILL, *OF_GUESSES),
     # a team of agents
     *_counts(Better.lower, "calls", "code_failed"),
@@ -412,6 +420,16 @@ LINES = (
         "trust",
         "strict {accuracy/strict} · flexible {accuracy/flexible} · {extractors_differ} verdicts differ · "
         "{stopped_by_length} stopped by length",
+    ),
+    Line(
+        "thinking",
+        "{thinking_tokens_per_answer} tokens an answer · {answer_tokens_per_answer} for the answer itself · "
+        "in {thought_share} of the answers",
+    ),
+    Line(
+        "endings",
+        "{endings/closed} closed · {endings/budget_spent} budget spent · {endings/cut_off_thinking} cut off while "
+        "thinking · {endings/cut_off_answer} cut off in the answer · {endings/no_thinking} without thinking",
     ),
     Line(
         "asked again",

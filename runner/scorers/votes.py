@@ -2,8 +2,8 @@
 
 Each answer votes for the number that was found in it; an answer that has no number or was cut off does not vote. The
 number with the most votes is elected; ties go to the number that came first. Expressions that are equal count as one
-number. pass@k and maj@k are exact, unbiased means over all ways to choose k of the n answers: the numbers of a tie
-share it equally, as they would with a random order.
+number. pass@k (one of k is right), pass^k (all are) and maj@k are exact, unbiased means over all ways to choose k of
+the n answers: the numbers of a tie share it equally, as they would with a random order.
 """
 
 from __future__ import annotations
@@ -47,6 +47,10 @@ class Vote:
     def pass_at(self, k: int) -> float:
         """Return the probability that k of the answers include a right one."""
         return pass_at(k, self.n, sum(self.right))
+
+    def all_at(self, k: int) -> float:
+        """Return the probability that k of the answers are all right."""
+        return all_at(k, self.n, sum(self.right))
 
     def majority_at(self, k: int) -> float:
         """Return the probability that k of the answers elect a right number."""
@@ -97,6 +101,13 @@ def pass_at(k: int, n: int, right: int) -> float:
     assert 0 <= right <= n
     assert 1 <= k <= n
     return float(1 - Fraction(comb(n - right, k), comb(n, k)))
+
+
+def all_at(k: int, n: int, right: int) -> float:
+    """Return C(right, k) / C(n, k): pass^k."""
+    assert 0 <= right <= n
+    assert 1 <= k <= n
+    return float(Fraction(comb(right, k), comb(n, k)))
 
 
 @lru_cache(maxsize=4096)  # many questions have the same counts

@@ -33,6 +33,7 @@ from runner.datasets.prompts import (
 )
 from runner.engines.base import Request
 from runner.engines.kinds import kind_of
+from runner.scorers.thinking import thinking_totals
 from runner.scorers.totals import count_completions
 from runner.store.jobs import Job, read_samples
 from runner.tasks import positions
@@ -97,7 +98,7 @@ def run(inputs: Prompts, context: Context) -> Result:
         log_completion(recorder.samples[0])
     write_atomically(recorder.folder / COMPLETIONS, completions(prompts, recorder.samples))
     done.notes += positions.needless_scaling_of(context.resolved, done.samples)
-    metrics = count_completions(done.samples) | done.metrics
+    metrics = count_completions(done.samples) | thinking_totals(done.samples) | done.metrics
     result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
     hand_over(task, prompts, recorder.samples, result, context.config.print is Print.full, mine)
     return result

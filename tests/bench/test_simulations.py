@@ -112,6 +112,21 @@ def test_equal_runs_are_rarely_found_to_differ_and_moved_ones_often(kind: str) -
     assert 0 < least < 0.01
 
 
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize("case", ["the same", "50 % longer", "8 points less"])
+def test_intervals_at_equal_tokens_hold_the_truth_and_equal_settings_rarely_differ(case: str) -> None:
+    """Accuracy at equal tokens: the truth is known from many questions."""
+    from equal_tokens_null import CASES, rates
+
+    found, missed, missed_at = rates(np.random.default_rng(1), case, 100, 60)
+    assert missed.low <= 0.05
+    assert missed_at.times <= 0.06 * missed_at.of
+    if CASES[case][0] == CASES[case][1]:
+        assert found.low <= 0.05
+    else:
+        assert found.times >= 20
+
+
 @THOROUGH
 def test_too_few_texts_have_no_verdict_and_enough_rarely_a_false_one(monkeypatch: pytest.MonkeyPatch) -> None:
     import likelihood_null

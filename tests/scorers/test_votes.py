@@ -43,7 +43,9 @@ def wins(answers: tuple[str, ...]) -> bool:
 def test_pass_and_majority_are_the_means_over_all_subsets_in_all_orders(answers: list[str]) -> None:
     vote = vote_of(*answers)
     for k in range(1, len(answers) + 1):
-        assert vote.pass_at(k) == pytest.approx(mean(GOLD in some for some in combinations(answers, k)))
+        subsets = [*combinations(answers, k)]
+        assert vote.pass_at(k) == pytest.approx(mean(GOLD in some for some in subsets))
+        assert vote.all_at(k) == pytest.approx(mean({*some} == {GOLD} for some in subsets))
         assert vote.majority_at(k) == pytest.approx(mean(map(wins, permutations(answers, k))))
 
 

@@ -18,6 +18,7 @@ from runner.core.errors import few
 from runner.core.result import FinishReason, Sample, Verdict
 from runner.core.texts import counted
 from runner.engines.base import Request
+from runner.scorers.thinking import thinking_totals
 from runner.scorers.votes import sizes
 from runner.tasks.base import Context
 from runner.tasks.completing import complete_beside
@@ -51,6 +52,7 @@ def trust_report(judged: Sequence[Judged], facts: Mapping[str, str]) -> dict[str
         report["extractors_differ"] = sum(strict is not flexible for strict, flexible in pairs)
     reasons = [one.finish_reason for it in judged for one in it.sample.answers]
     report["stopped_by_length"] = reasons.count(FinishReason.length)
+    report |= thinking_totals([it.sample for it in judged])
     parts = [one.parts for it in judged for one in it.answers]
     report["thinking_removed"] = sum(one.has_thinking and not one.is_open for one in parts)
     report["cut_off_thinking"] = sum(one.is_open for one in parts)
@@ -98,7 +100,7 @@ def not_compared(judged: Sequence[Judged]) -> list[str]:
 def by_number_of_answers(
     judged: Sequence[Judged], task: Gsm8kConfig
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """Return metrics and a table of pass@k and maj@k for the first 1, 2, 4 … answers to each question."""
+    """Return metrics and a table of pass@k, maj@k and pass^k for the first 1, 2, 4 … answers to each question."""
     if task.samples == 1:
         return {}, []
     votes = [it.votes[task.judged_by] for it in judged]
@@ -107,8 +109,9 @@ def by_number_of_answers(
     for k in sizes(task.samples):
         passed = sum(vote.pass_at(k) for vote in votes) / len(votes)
         elected = sum(vote.majority_at(k) for vote in votes) / len(votes)
-        metrics |= {f"pass_at_k/{k}": passed, f"maj_at_k/{k}": elected}
-        rows.append({"k": k, "pass@k": passed, "maj@k": elected})
+        all_right = sum(vote.all_at(k) for vote in votes) / len(votes)
+        metrics |= {f"pass_at_k/{k}": passed, f"maj_at_k/{k}": elected, f"pass_hat_k/{k}": all_right}
+        rows.append({"k": k, "pass@k": passed, "maj@k": elected, "pass^k": all_right})
     return metrics, rows
 
 
