@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import warm_process
 
-from runner.core.model_text import split
+from runner.core.thinking import split
 from runner.embedded.problems import Split, practice_problem, problem, problems
 from tools.embedded_model.data import Example
 from tools.embedded_model.team_data import steps_of
