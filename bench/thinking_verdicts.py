@@ -78,6 +78,7 @@ def main() -> None:
         figures.extend(
             latest.Figure(what, f"of {all_of_it}", found, side=side)
             for what, (found, all_of_it) in zip(("judged wrong", "where it is meant for it"), counts[::2], strict=True)
+            if all_of_it
         )
         if options.list:
             print(f"{side}:", *(f"- {of[at]['kind']}: {of[at]['why']}" for at in sorted(wrong & set(able))), sep="\n")
@@ -99,7 +100,7 @@ def main() -> None:
     add(INSPECT, "match", "reader", cases, partial(_inspect, python=inspect), _is_for_inspect)
     print(markdown(["judged by", "", "wrong", "because of the thinking", "of these, where it is meant for it"], rows))
     if options.save:
-        latest.save(figures)
+        latest.save(sorted(figures, key=lambda it: it.what))
 
 
 def _wrong(cases: Sequence[Case], scores: Scores, by: str) -> set[int]:
