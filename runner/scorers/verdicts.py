@@ -16,7 +16,15 @@ from runner.scorers.numbers import extract_all
 _THINKING_REMOVED = "only what follows thinking is an answer, and a boxed expression that is no number is none"
 WHY_NOT = "why_not"
 # what changed with a task's VERSION, for those who compare with a job that was scored before it
-NEW_RULES = {("gsm8k", 3): _THINKING_REMOVED, ("agents", 4): _THINKING_REMOVED}
+_TAGS_MENTIONED = (
+    "tags that a text only speaks of are no thinking, and an answer that was cut off behind it is not right"
+)
+NEW_RULES = {
+    ("gsm8k", 3): _THINKING_REMOVED,
+    ("agents", 4): _THINKING_REMOVED,
+    ("gsm8k", 4): _TAGS_MENTIONED,
+    ("agents", 5): _TAGS_MENTIONED,
+}
 
 
 @dataclass(frozen=True)

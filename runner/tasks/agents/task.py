@@ -44,7 +44,7 @@ from runner.tasks.base import Context, Uses
 from runner.tasks.completing import problems
 
 # 2: a program's `answer` that is no number, or too long, is no answer; 3: learned graphs are not drawn
-VERSION = 4  # only what follows thinking is said and counts, and a boxed expression that is no number is none
+VERSION = 5  # 5: tags that a text speaks of are no thinking, and an answer that was cut off behind it is not right
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
 

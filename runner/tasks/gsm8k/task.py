@@ -46,7 +46,7 @@ from runner.tasks.gsm8k.trust import (
     warnings,
 )
 
-VERSION = 3  # 3: only what follows thinking is an answer, and a boxed expression that is no number is none
+VERSION = 4  # 4: tags that a text speaks of are no thinking, and an answer that was cut off behind it is not right
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
 
