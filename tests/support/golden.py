@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shlex
@@ -56,6 +57,7 @@ OF_MACHINE = re.compile(r"\b((?:sweep|memory)-)[0-9a-f]{12}\b")  # what is measu
 OF_SPEED = re.compile(r"(• )?(no Pareto front|the Pareto front leaves out|dominated beyond noise|decoding read faster)")
 TIME = re.compile(r", [\d.e+-]+ s (?=at this job's speed)")
 RELATIVE = 2e-4  # float32 sums in another order
+ABSOLUTE = 5e-6  # of small sums of log-probabilities in float32, between kinds of processors
 
 
 @dataclass
@@ -306,7 +308,9 @@ def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for at, pair in enumerate(zip(old, new, strict=True)):
             yield from differences(*pair, f"{where} [{at}]")
-    elif isinstance(old, float) and isinstance(new, float) and abs(old - new) <= RELATIVE * max(abs(old), abs(new)):
+    elif (
+        isinstance(old, float) and isinstance(new, float) and math.isclose(old, new, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+    ):
         return
     elif old != new or isinstance(old, bool) is not isinstance(new, bool):
         yield f"{where}: {old!r:.300} became {new!r:.300}"
