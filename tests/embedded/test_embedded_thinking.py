@@ -27,7 +27,7 @@ def test_a_job_thinks_then_answers(runner: Callable[..., Any], tmp_path: Path) -
     assert done.code == 0, done.stderr
     (lines,) = samples(tmp_path).values()
     closed = [line for line in lines if line["verdict"] != "cut_off"]
-    assert sum(line["verdict"] == "correct" for line in closed) >= 8
+    assert sum(line["verdict"] == "correct" for line in closed) >= 10
     assert 0 < len(lines) - len(closed) < 8  # some never end
     for line in closed:
         assert line["thinking"].count("=") >= 3
@@ -44,7 +44,12 @@ def test_card_is_in_the_readme_and_rises_with_the_budget() -> None:
         ]
         assert f"| {name} | {' | '.join(cells)} |" in README
     for none, whole in zip(rows["at most 0 thinking tokens"], rows["at most 128 thinking tokens"], strict=True):
-        assert none["accuracy"] + 0.5 < whole["accuracy"]
+        assert none["accuracy"] + 0.8 < whole["accuracy"]
+    for split, (least, first) in {"hard": (0.87, 0.1), "hard5": (0.75, 0.1)}.items():
+        scores = [CARD["scores"][split][f"at most {budget} thinking tokens"]["accuracy"] for budget in BUDGETS]
+        assert scores == sorted(scores)
+        assert scores[0] < first
+        assert scores[-1] > least
 
 
 @pytest.mark.slow
@@ -57,6 +62,6 @@ def test_more_thinking_solves_more_and_a_budget_saves_thoughts_without_end() -> 
     asked = problems(Split.HARD5, 40)
     measured = measure(model, AutoTokenizer.from_pretrained(str(MODEL_DIR)), asked, (0, 128), (256,))
     none, whole = (measured.scores[f"at most {it} thinking tokens"].correct for it in (0, 128))
-    assert none + 16 <= whole
+    assert none + 24 <= whole
     assert measured.cut_off[256] >= 2
     assert measured.scores["at most 256 new tokens"].correct < whole
