@@ -174,6 +174,7 @@ def test_the_schema_says_which_keys_hold_text() -> None:
         "task.stop",
         "task.branches",
         "task.gold_after",
+        "generation.thinking_end",
     }
     for key in ("model.name", "lora.path", "task.output", "output_dir", "tracking.uri", "tracking.experiment"):
         assert key_types()[key].is_string

@@ -154,7 +154,12 @@ INDIRECT = {
     "tqdm",
     "yaml",
 }  # dependencies of transformers, torch, MLflow, FastAPI, uvicorn, OmegaConf
-OPTIONAL = {"torchao", "gguf", "joblib", "lm_eval", "optuna", "ray", "submitit"}  # each in its own extra
+# each in its own extra, sympy with Math-Verify
+OPTIONAL = {"torchao", "gguf", "joblib", "lm_eval", "optuna", "ray", "submitit"} | {
+    "math_verify",
+    "latex2sympy2_extended",
+    "sympy",
+}
 
 
 @pytest.mark.slow

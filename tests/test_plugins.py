@@ -73,7 +73,7 @@ def test_all_names_are_known_and_nothing_is_imported(there: Call, tmp_path: Path
     assert {"absmax", "broken", "nf4"} <= {*groups["quantization"]}
     assert "words" in groups["task"]
     assert "backwards" in groups["model"]
-    assert "Data sets: colours, embedded" in shown.out
+    assert "Data sets: aime_2024, aime_2025, colours, embedded" in shown.out
     listed = " ".join(shown.out.partition("From plug-ins")[2].split())
     assert (
         f"{PACKAGE}: dataset colours, metric answer_words, metric words, model backwards, quantization absmax" in listed

@@ -71,7 +71,7 @@ def test_five_hundred_labelled_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert slowest <= MOST_S
     assert len(reasons) >= 10, reasons
     assert list(tmp_path.iterdir()) == []
-    assert children_of(os.getpid()) == before
+    assert not [it for it in children_of(os.getpid()) - before if "expressions_child" in str(command(it))]
 
 
 @pytest.mark.parametrize(

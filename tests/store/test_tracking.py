@@ -84,7 +84,7 @@ def test_a_job_is_one_run_with_everything_in_it(logged: Make, tmp_path: Path) ->
     assert params["seed"] == "7"
     assert logged_run.data.metrics == pytest.approx(record.result.metrics)
     tags = logged_run.data.tags
-    assert (tags["job_id"], tags["task"], tags["task_version"]) == (record.job_id, "gsm8k", "3")
+    assert (tags["job_id"], tags["task"], tags["task_version"]) == (record.job_id, "gsm8k", "4")
     assert tags["output_dir"] == record.output_dir
     assert tags["mlflow.runName"] == "gsm8k stub nf4 test max_new_tokens=24 limit=3 seed=7"
     assert record.mlflow_run_id

@@ -34,8 +34,8 @@ if os.environ.get("FAULTS"):
     faults = dict(fault.split("=") for fault in os.environ["FAULTS"].split(","))
     begin, answer = stub.StubEngine.__init__, stub.StubSession._answer
 
-    def remember(self, config, delay_s):
-        begin(self, config, delay_s)
+    def remember(self, config, *rest):
+        begin(self, config, *rest)
         self.fault, self.done = faults.get(str(config.seed)), 0
 
     def break_down(self, request):

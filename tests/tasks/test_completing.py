@@ -280,7 +280,9 @@ def test_more_questions_generate_only_what_is_new_and_fewer_nothing(
     reused, cut_off, *of_engine = less.result.notes
     assert reused.startswith("3 of 3 samples were taken from job ")
     assert cut_off == "3 of 3 cut off at 8 tokens: raise generation.max_new_tokens"
-    assert of_engine == small.result.notes[1:], "what was said of the engine holds for its answers"
+    of_speed = "which generation.max_new_tokens lets"  # of three answers, and at a speed that was measured here
+    said = [[note for note in notes if not note.startswith(of_speed)] for notes in (of_engine, small.result.notes[1:])]
+    assert said[0] == said[1], "what was said of the engine holds for its answers"
     (Path(less.output_dir) / "result.json").unlink()
     again = run(config)
     assert again.result.notes == less.result.notes, "the lines say themselves where they come from"
