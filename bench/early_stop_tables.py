@@ -43,8 +43,9 @@ MARKS = {
 
 def job_of(ours: Solved, theirs: Solved, comparisons: int, margin: float | None = None) -> EarlyStop:
     """Run a job by the task's own rule on answers that were drawn; return it as it ends."""
+    solved, cut_off = theirs.tolist(), [False] * len(theirs)
     job = EarlyStop(
-        "drawn", Job("base", Path()), theirs.tolist(), range(len(theirs)), comparisons=comparisons, margin=margin
+        "drawn", Job("base", Path()), solved, cut_off, range(len(theirs)), comparisons=comparisons, margin=margin
     )
     job.begin({number: MARKS[solves] for number, solves in enumerate(ours.tolist())})
     return job

@@ -72,9 +72,15 @@ def test_the_number_of_comparisons_that_the_user_gives_counts(runner: Run) -> No
 def test_the_table_shows_what_the_jobs_have_decided(
     runner: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The embedded model; its answers are cut off after 3 tokens, and have all their tokens with 95."""
+    """The embedded model; one job may hardly repeat a digit, and one has no penalty, in other words."""
     words = "generation=greedy generation.max_new_tokens=96"
-    jobs = ("task.limit=60", "generation.max_new_tokens=96,3,95", f"task.early_stop_vs='{words}'", "print=none")
+    jobs = (
+        "task.limit=60",
+        "generation.max_new_tokens=96",
+        "generation.repetition_penalty=null,3,1",
+        f"task.early_stop_vs='{words}'",
+        "print=none",
+    )
     for margin in ((), ("task.early_stop_margin=25",)):
         done = runner("-m", *jobs, *margin, "workers=1")
         assert done.code == 0, done.err
@@ -82,32 +88,32 @@ def test_the_table_shows_what_the_jobs_have_decided(
         code = compare.main(
             [
                 *("--output-dir", str(tmp_path / "outputs"), "--grid", "last", "--format", "json"),
-                *("--baseline", "generation.max_new_tokens=96", *options),
+                *("--baseline", "generation.repetition_penalty=null", *options),
             ]
         )
         captured = capsys.readouterr()
         assert code == 0, captured.err
         table = json.loads(captured.out)["tables"][0]
-        by_tokens = {row["config"]["generation.max_new_tokens"]: row for row in table["rows"]}
+        by_penalty = {row["config"]["generation.repetition_penalty"]: row for row in table["rows"]}
         records = results(tmp_path)
-        facts = {tokens: records[row["job_id"]]["result"]["facts"] for tokens, row in by_tokens.items()}
-        cut_off, alike = (by_tokens[tokens]["comparison"] for tokens in ("3", "95"))
-        assert (cut_off["finding"], alike["finding"]) == ("worse", "no difference shown")
-        for tokens, comparison in (("3", cut_off), ("95", alike)):
-            metrics = by_tokens[tokens]["metrics"]
+        facts = {penalty: records[row["job_id"]]["result"]["facts"] for penalty, row in by_penalty.items()}
+        bad, alike = (by_penalty[penalty]["comparison"] for penalty in ("3.0", "1.0"))
+        assert (bad["finding"], alike["finding"]) == ("worse", "no difference shown")
+        for penalty, comparison in (("3.0", bad), ("1.0", alike)):
+            metrics = by_penalty[penalty]["metrics"]
             assert comparison["early_stop_comparisons"] == metrics["early_stop_comparisons"] == 2
-            assert facts[tokens]["early_stop_level"] == "5 %/2 = 2.5 %"
+            assert facts[penalty]["early_stop_level"] == "5 %/2 = 2.5 %"
             assert comparison["p"] == pytest.approx(metrics["early_stop_p"])
             for end in ("low", "high"):
                 in_points = 100 * comparison[f"difference_{end}"]
                 assert in_points == pytest.approx(metrics[f"early_stop_difference_points_{end}"])
-        said = {tokens: facts[tokens]["early_stop_verdict"].partition(" after ")[0] for tokens in ("3", "95")}
+        said = {penalty: facts[penalty]["early_stop_verdict"].partition(" after ")[0] for penalty in ("3.0", "1.0")}
         if margin:
-            assert said == {"3": "worse by more than 25 points", "95": "as good within 25 points"}
-            assert (cut_off["verdict"], alike["verdict"]) == ("worse by more", "as good")
-            assert by_tokens["95"]["metrics"]["questions_left"] > 0, "it need not ask all to be called as good"
+            assert said == {"3.0": "worse by more than 25 points", "1.0": "as good within 25 points"}
+            assert (bad["verdict"], alike["verdict"]) == ("worse by more", "as good")
+            assert by_penalty["1.0"]["metrics"]["questions_left"] > 0, "it need not ask all to be called as good"
         else:
-            assert said == {"3": "worse", "95": "undecided"}
-            assert by_tokens["3"]["metrics"]["questions_left"] > 0
-            assert by_tokens["95"]["metrics"]["questions_left"] == 0
+            assert said == {"3.0": "worse", "1.0": "undecided"}
+            assert by_penalty["3.0"]["metrics"]["questions_left"] > 0
+            assert by_penalty["1.0"]["metrics"]["questions_left"] == 0
         assert not any("may be wrong" in sentence for sentence in table["sentences"])

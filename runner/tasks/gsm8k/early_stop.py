@@ -22,7 +22,7 @@ from runner.config.task import Gsm8kConfig
 from runner.core.errors import ConfigError
 from runner.core.margins import MarginVerdict, margin_verdict, points_of_margin, verdict_words
 from runner.core.metrics import points
-from runner.core.result import Sample
+from runner.core.result import Sample, Verdict
 from runner.core.sequential import Decision, Pairs, confidence_percent, level_of, level_words
 from runner.datasets.chosen import numbers_of
 from runner.datasets.gsm8k import Item
@@ -89,11 +89,15 @@ class EarlyStop:
     words: str  # how the user has named the baseline
     job: Job
     solved: list[bool]  # of each question of the job, in order: whether the baseline solved it
+    cut_off: list[bool]  # and whether its answer was cut off
     numbers: Sequence[int]  # of these questions; task.only leaves gaps
     min_ahead: int = MIN_AHEAD
     comparisons: int = 1  # share the 5 %
     margin: float | None = None  # decides about this one, and not about any difference
-    pairs: Pairs = field(default_factory=Pairs)
+    pairs: Pairs = field(default_factory=Pairs)  # as counted: what was cut off is not right
+    ends: tuple[Pairs, Pairs] = field(
+        default_factory=lambda: (Pairs(), Pairs())
+    )  # with what was cut off at worst, at best
     asked: int = 0  # so many questions, from the first on, were looked at
     _waiting: dict[int, Sample] = field(default_factory=dict)  # answers to later questions
 
@@ -120,12 +124,14 @@ class EarlyStop:
                 raise named_job.not_asked(KEY, words, job, item.number)
         numbers = numbers_of(items)
         solved = [samples[number].solved for number in numbers]
+        cut_off = [samples[number].answer.verdict is Verdict.cut_off for number in numbers]
         ahead = max(MIN_AHEAD, config.generation.batch_size or 0)
-        return cls(words, job, solved, numbers, ahead, comparisons_of(task), margin_of(task))
+        return cls(words, job, solved, cut_off, numbers, ahead, comparisons_of(task), margin_of(task))
 
     def begin(self, settled: Mapping[int, Sample]) -> int | None:
         """Begin with the samples that exist; return how many questions are enough, None to continue."""
-        self.pairs = Pairs(level_of(self.comparisons), self.margin)
+        self.pairs, *ends = (Pairs(level_of(self.comparisons), self.margin) for _ in range(3))
+        self.ends = ends[0], ends[1]
         self.asked, self._waiting = 0, dict(settled)
         return self._go_on()
 
@@ -144,26 +150,39 @@ class EarlyStop:
             if (sample := self._waiting.pop(self.numbers[self.asked], None)) is None:
                 break
             if not sample.failed and not sample.left_out:
-                self.pairs.add(sample.solved, self.solved[self.asked])
+                baseline, (worst, best) = self.solved[self.asked], self.ends
+                self.pairs.add(sample.solved, baseline)
+                worst.add(sample.solved, baseline or self.cut_off[self.asked])
+                best.add(sample.solved or sample.answer.verdict is Verdict.cut_off, baseline)
             self.asked += 1
         return self.asked if self.is_decided else None
 
     @property
     def is_decided(self) -> bool:
         """Whether the job may stop: with a margin, a difference alone is not enough."""
-        decision = self.pairs.decision if self.margin is None else self.pairs.from_margin
-        return decision is not Decision.open
+        return (self.decision if self.margin is None else self.from_margin) is not Decision.open
+
+    @property
+    def decision(self) -> Decision:
+        """What is decided about the difference, whatever the answers that were cut off would have been."""
+        worst, best = (it.decision for it in self.ends)
+        return worst if worst is best else Decision.open
+
+    @property
+    def from_margin(self) -> Decision:
+        """What is decided about the margin, likewise."""
+        worst, best = (it.from_margin for it in self.ends)
+        return worst if worst is best else Decision.open
 
     # ----------------------------------------------------------------------------------------------------- reports
 
     @property
     def verdict(self) -> str:
         """What is decided so far: `better`, `worse`, `as good within 2 points`, `undecided`."""
-        it = self.pairs
         if self.margin is None:
-            return it.decision
-        verdict = margin_verdict(it.decision, it.from_margin)
-        is_worse = verdict is MarginVerdict.undecided and it.decision is Decision.worse
+            return self.decision
+        verdict = margin_verdict(self.decision, self.from_margin)
+        is_worse = verdict is MarginVerdict.undecided and self.decision is Decision.worse
         return "worse, and " * is_worse + verdict_words(verdict, points_of_margin(self.margin))
 
     @property

@@ -31,10 +31,11 @@ WHOLE = "generation=greedy generation.max_new_tokens=96"
 
 @pytest.fixture
 def job(make_config: Make) -> Callable[..., RunnerConfig]:
-    """Return a function that makes a job of the embedded model, with answers of so many tokens at most."""
+    """Return a function that makes a job of the embedded model; a bad one may hardly repeat a digit, so it is wrong."""
 
-    def make(tokens: int = 96, seed: int = 0, **keys: Any) -> RunnerConfig:
-        generation = choose(["generation"], {}, {"generation.max_new_tokens": tokens})["generation"]
+    def make(seed: int = 0, is_bad: bool = False, **keys: Any) -> RunnerConfig:
+        values = {"generation.max_new_tokens": 96} | ({"generation.repetition_penalty": 3.0} if is_bad else {})
+        generation = choose(["generation"], {}, values)["generation"]
         model = LocalModelConfig(name="embedded", device="cpu")
         task = Gsm8kConfig(**{"limit": 60, **keys})
         return make_config(model=model, generation=generation, task=task, seed=seed)
@@ -61,13 +62,14 @@ def test_a_clear_difference_ends_a_job_early_and_a_kill_changes_nothing(
     job: Callable[..., RunnerConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = run(job())
-    config = job(3, early_stop_vs=WHOLE)  # answers that are cut off after three tokens
+    config = job(is_bad=True, early_stop_vs=WHOLE)
     record = run(config)
     found = decided(record)
     asked = int(found["n"])
     assert record.result.facts["early_stop_verdict"] == f"worse after {asked} of 60 questions"
     assert record.result.facts["early_stop_vs"] == f"{WHOLE} · {base.job_id}"
-    assert (found["accuracy"], found["early_stop_wins"]) == (0, 0)
+    assert found["accuracy"] <= 0.1
+    assert found["early_stop_wins"] == 0
     assert (found["questions_asked"], found["questions_left"]) == (asked, 60 - asked)
     assert (found["early_stop_comparisons"], record.result.facts["early_stop_level"]) == (1, "5 %")
     assert found["early_stop_losses"] == 8  # the first that decide where all point one way
@@ -90,7 +92,7 @@ def test_a_clear_difference_ends_a_job_early_and_a_kill_changes_nothing(
     monkeypatch.setattr("runner.engines.LazyEngine.load", lambda *_: pytest.fail("nothing is to be asked any more"))
     assert decided(run(config)) == found
     # a job without task.early_stop_vs, on no more questions, has all it needs
-    assert run(job(3, limit=asked)).result.metrics["n"] == asked
+    assert run(job(is_bad=True, limit=asked)).result.metrics["n"] == asked
 
 
 def test_where_nothing_differs_all_questions_are_put(job: Callable[..., RunnerConfig]) -> None:
@@ -106,18 +108,18 @@ def test_where_nothing_differs_all_questions_are_put(job: Callable[..., RunnerCo
     with pytest.raises(
         ConfigError, match=f"task.early_stop_vs={record.job_id}: {record.job_id} has task.early_stop_vs itself"
     ):
-        run(job(3, limit=30, early_stop_vs=record.job_id))
+        run(job(is_bad=True, limit=30, early_stop_vs=record.job_id))
     for keys, message in (
         ({"limit": 41}, "has not asked question 40 of this job: .* a smaller task.limit"),
         ({"offset": 1}, "has not asked question 0 of this job: .* another task.split, task.offset"),
         ({"prompt": PromptStyle.text}, r"differs in task.prompt \(chat, here text\)"),
     ):
         with pytest.raises(ConfigError, match=message):
-            run(job(3, early_stop_vs=base.job_id, **{"limit": 40, **keys}))
+            run(job(is_bad=True, early_stop_vs=base.job_id, **{"limit": 40, **keys}))
 
 
 def test_a_baseline_that_is_not_done_is_refused_with_what_to_run(job: Callable[..., RunnerConfig]) -> None:
-    config = job(3, early_stop_vs=WHOLE)
+    config = job(is_bad=True, early_stop_vs=WHOLE)
     inputs = gsm8k.prepare(config)
     told = gsm8k.preview(inputs, resolve(config))
     assert told == f"early stop: {WHOLE} ({inputs.after}), must run first; at most 60 questions; decided at 5 %"
@@ -139,7 +141,7 @@ def test_a_job_whose_files_are_not_here_is_compared_unless_its_keys_name_itself(
         False,
         True,
     ]
-    assert gsm8k.is_compared(job(3, early_stop_vs=WHOLE))
+    assert gsm8k.is_compared(job(is_bad=True, early_stop_vs=WHOLE))
 
 
 @pytest.mark.parametrize(
@@ -180,15 +182,15 @@ def test_keys_are_checked(keys: dict[str, Any], message: str) -> None:
 
 def test_another_share_or_margin_is_another_job_which_reuses_the_answers(job: Callable[..., RunnerConfig]) -> None:
     base = run(job())
-    whole = run(job(3, early_stop_vs=WHOLE))
-    assert run(job(3, early_stop_vs=WHOLE, early_stop_comparisons=1)).from_ledger
-    strict = run(job(3, early_stop_vs=WHOLE, early_stop_comparisons=5))
+    whole = run(job(is_bad=True, early_stop_vs=WHOLE))
+    assert run(job(is_bad=True, early_stop_vs=WHOLE, early_stop_comparisons=1)).from_ledger
+    strict = run(job(is_bad=True, early_stop_vs=WHOLE, early_stop_comparisons=5))
     found, others = decided(strict), decided(whole)
     assert (found["early_stop_losses"], others["early_stop_losses"]) == (11, 8)
     assert strict.result.metrics["early_stop_level"] == 0.01
     assert strict.result.facts["early_stop_level"] == "5 %/5 = 1 %"
     assert any(f"samples were taken from job {whole.job_id}" in note for note in strict.result.notes)
-    config = job(3, early_stop_vs=WHOLE, early_stop_comparisons=5, early_stop_margin=2)
+    config = job(is_bad=True, early_stop_vs=WHOLE, early_stop_comparisons=5, early_stop_margin=2)
     told = gsm8k.preview(gsm8k.prepare(config), resolve(config))
     assert told.endswith("at most 60 questions; decided whether as good within 2 points at 5 %/5 = 1 %")
     margin = run(config)
@@ -209,7 +211,7 @@ def sample(index: int, verdict: Verdict, reason: FinishReason = FinishReason.sto
 @pytest.fixture
 def until(tmp_path: Path) -> EarlyStop:
     """What watches a job of 30 questions whose baseline has solved all of them."""
-    return EarlyStop("quantization=none", Job("gsm8k-base", tmp_path), [True] * 30, range(30))
+    return EarlyStop("quantization=none", Job("gsm8k-base", tmp_path), [True] * 30, [False] * 30, range(30))
 
 
 def test_pairs_are_looked_at_in_the_order_of_the_questions(until: EarlyStop) -> None:
@@ -223,12 +225,25 @@ def test_pairs_are_looked_at_in_the_order_of_the_questions(until: EarlyStop) -> 
     assert until.begin(dict(enumerate(wrong[:8]))) == 8  # as the next start finds them
 
 
+def test_answers_that_were_cut_off_decide_nothing(tmp_path: Path) -> None:
+    def decided(mine: Verdict, theirs: bool, is_cut_off: bool) -> str:
+        job = EarlyStop("quantization=none", Job("gsm8k-base", tmp_path), [theirs] * 30, [is_cut_off] * 30, range(30))
+        job.begin({index: sample(index, mine) for index in range(30)})
+        return job.verdict
+
+    assert decided(Verdict.wrong, True, False) == "worse"
+    assert decided(Verdict.cut_off, True, False) == "undecided", "they might all be right"
+    assert decided(Verdict.correct, False, False) == "better"
+    assert decided(Verdict.correct, False, True) == "undecided", "the baseline's might all be right"
+
+
 def test_with_a_margin_a_job_stops_when_that_is_decided_and_not_before(tmp_path: Path) -> None:
     def ended(marks: list[tuple[bool, bool]], **settings: Any) -> EarlyStop:
         job = EarlyStop(
             "quantization=none",
             Job("gsm8k-base", tmp_path),
             [their for _, their in marks],
+            [False] * len(marks),
             range(len(marks)),
             **settings,
         )
