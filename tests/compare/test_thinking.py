@@ -65,11 +65,11 @@ def test_the_same_is_a_number_that_any_comparison_takes(thinkers: Store, rows: A
 
 def test_nothing_is_said_of_models_that_do_not_think(store: Store, rows: Any, show: Any) -> None:
     for name, config in (("plain-none", NONE), ("plain-nf4", NF4)):
-        thinking_job(store, "plain", name, marks(80, N), None, config=config)
-    found = rows("plain", *BASELINE)["plain-nf4"]
+        thinking_job(store, "no thinking", name, marks(80, N), None, config=config)
+    found = rows("no thinking", *BASELINE)["plain-nf4"]
     assert found.keys().isdisjoint({"thinking", "right_answer_costs"})
-    assert "think" not in show("plain", *BASELINE)[1].replace("generation.thinking_tokens", "")
-    same = rows("plain", *BASELINE, "--metric", "thinking_tokens")["plain-nf4"]["number"]
+    assert "think" not in show("no thinking", *BASELINE)[1].replace("generation.thinking_tokens", "")
+    same = rows("no thinking", *BASELINE, "--metric", "thinking_tokens")["plain-nf4"]["number"]
     assert (same["mean"], same["finding"]) == (0, "no difference shown")
 
 
@@ -116,14 +116,14 @@ def test_longer_thoughts_are_worse_at_equal_tokens_and_equal_ones_are_not(
 
 
 def test_what_is_not_compared_is_said(store: Store, show: Any) -> None:
-    budgets(store, "few", 1.5, 40)
-    assert compared(show, "few")["note"] == "too few questions that all budgets share: 40, at least 50"
+    budgets(store, "few that think", 1.5, 40)
+    assert compared(show, "few that think")["note"] == "too few questions that all budgets share: 40, at least 50"
     for config, least in ((NF4, 60), (NONE, 10)):
         for budget in (100, 200):
             words = [least + budget // 10] * 60
-            thinking_job(store, "apart", f"{least}-{budget}", marks(40, 60), words, budget, config=config)
+            thinking_job(store, "tokens apart", f"{least}-{budget}", marks(40, 60), words, budget, config=config)
     text = PROMPT_TOKENS + ANSWER_TOKENS
-    assert compared(show, "apart")["note"] == (
+    assert compared(show, "tokens apart")["note"] == (
         f"the tokens of a question do not overlap: {70 + text}.0 to {80 + text}.0 here, {20 + text}.0 to {30 + text}.0 "
         "in the baseline"
     )

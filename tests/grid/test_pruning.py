@@ -21,7 +21,7 @@ pytest.importorskip("optuna", reason="pip install 'runner-llm[dev]'")
 # the embedded model solves most problems at temperature 0.1, fewer the hotter it is
 SEARCH = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.sampler.name=grid", "hydra.sweeper.n_jobs=1",
           "generation=sampling", "generation.temperature=0.1,0.2,3.0,4.0,5.0", "task.limit=150",
-          "generation.max_new_tokens=40", "tracking=none")  # fmt: skip
+          "generation.max_new_tokens=96", "tracking=none")  # fmt: skip
 
 
 def trials(outputs: Path) -> dict[float, tuple[str, float | None]]:
