@@ -29,6 +29,13 @@ MOST_S = 1.0 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 POWERS, STOP = r"\boxed{9^{9^{9^{9}}}}", FinishReason.stop
 
 
+@pytest.fixture(autouse=True, scope="module")
+def no_process_is_left() -> Iterator[None]:
+    """End the process that compares: the tests of other files count processes and open files."""
+    yield
+    PROCESS.close()
+
+
 @pytest.fixture(autouse=True)
 def closed() -> Iterator[None]:
     yield

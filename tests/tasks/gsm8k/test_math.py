@@ -19,6 +19,7 @@ from runner.config.task import Extractor, Gold, Gsm8kConfig
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason, Verdict
 from runner.datasets.shapes import Keys, read_row
+from runner.scorers.expressions import PROCESS
 from runner.scorers.named import scorer_of
 from runner.store.jobs import Job, Recorder
 from runner.tasks.gsm8k import task as gsm8k
@@ -63,6 +64,13 @@ AIME = [
     {"id": 60, "problem": "Find $r$.", "solution": "It is 33.", "answer": "033", "url": "x", "year": "2024"},
     {"id": "1", "problem": "Find $s$.", "answer": "70"},
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_process_is_left() -> Iterator[None]:
+    """End the process that compares: the tests of other files count processes and open files."""
+    yield
+    PROCESS.close()
 
 
 @pytest.fixture
