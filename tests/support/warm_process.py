@@ -263,11 +263,12 @@ def become(order: dict[str, Any], descriptors: list[int], given: dict[str, str],
         signal.signal(ending, signal.SIG_IGN if ending in order["ignored"] else default)
     if order["session"]:
         os.setsid()
-    own_nursery(given, made, order["ignored"], descriptors)
+    room = max(200, *(number + 1 for number in order["numbers"]))  # copies above this overwrite no ordered number
+    own_nursery(given, made, order["ignored"], descriptors, room + 100)
     os.chdir(order["folder"])
     os.environ.clear()
     os.environ.update(made | order["variables"])
-    copies = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 200) for descriptor in descriptors]
+    copies = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, room) for descriptor in descriptors]
     for descriptor, number in zip(copies, order["numbers"], strict=True):
         os.dup2(descriptor, number)
     for descriptor in (*copies, *(set(descriptors) - set(order["numbers"]))):
@@ -318,9 +319,12 @@ def become(order: dict[str, Any], descriptors: list[int], given: dict[str, str],
 
 
 def own_nursery(
-    given: dict[str, str], made: dict[str, str], ignored: Sequence[int], descriptors: Sequence[int]
+    given: dict[str, str], made: dict[str, str], ignored: Sequence[int], descriptors: Sequence[int], room: int
 ) -> None:
-    """Fork a nursery for the processes that this one will start, before it does anything; it ends with this process."""
+    """Fork a nursery for the processes that this one will start, before it does anything; it ends with this process.
+
+    The socket to it gets a number of at least `room`.
+    """
     ours, theirs = socket.socketpair()
     if not os.fork():
         for descriptor in (ours.detach(), *descriptors):  # their closing shows others that this process has ended
@@ -334,7 +338,7 @@ def own_nursery(
             serve(theirs, given, made, ignored)
         os._exit(0)
     theirs.close()
-    copy = fcntl.fcntl(ours.detach(), fcntl.F_DUPFD_CLOEXEC, 300)  # above the ordered numbers
+    copy = fcntl.fcntl(ours.detach(), fcntl.F_DUPFD_CLOEXEC, room)
     _adopt(socket.socket(fileno=copy), given | made)
 
 
