@@ -54,7 +54,8 @@ class Measured:
     @property
     def facts(self) -> dict[str, str]:
         """The facts that the job reports of it."""
-        return self.report.facts | {"measured": self.contention, "machine": self.machine}
+        graphs = {"decoding_graphs": self.stats.decoding_graphs} if self.stats.decoding_graphs else {}
+        return self.report.facts | graphs | {"measured": self.contention, "machine": self.machine}
 
     def after(self, earlier: Measured | None) -> Measured:
         """Return it together with the measurements of earlier starts, if these ran on the same kind of machine."""

@@ -302,7 +302,7 @@ class LocalSession(Session):
             if decoder.is_busy:
                 events += decoder.step()
         if not any(decoder.is_busy for decoder in self._decoders):
-            note_cuda(self.engine.stats, self.loaded)
+            self._note_gpu()
         return events
 
     def _route(self, rows: list[Row]) -> None:
@@ -346,4 +346,10 @@ class LocalSession(Session):
         self.branches.clear()
         for decoder in self._decoders:
             decoder.close()
+        self._note_gpu()
+
+    def _note_gpu(self) -> None:
+        """Note what a GPU did so far."""
         note_cuda(self.engine.stats, self.loaded)
+        if self.scheduler is not None and (step := self.scheduler.forward.device_step) is not None:
+            self.engine.stats.decoding_graphs = step.graphs.summary or self.engine.stats.decoding_graphs

@@ -5,79 +5,34 @@ and which prefixes it sees. All that follows from it is computed on the device. 
 rounded up, so few shapes occur. Rows that fill up a shape decode nothing: they write into a place of their slot that no
 token has yet.
 
-On a GPU a shape that occurs again and again is recorded as a CUDA graph, and later steps of this shape are one call.
-Elsewhere, and where recording fails, the same function runs operation by operation.
+On a GPU a shape that occurs again and again is recorded as a CUDA graph (step_graphs.py), and later steps of this shape
+are one call. Elsewhere, and where recording fails, the same function runs operation by operation.
 """
 
 from __future__ import annotations
 
-import logging
 import weakref
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from runner.core.errors import is_memory_error, one_line
 from runner.engines.local.attention.device_attention import attend
 from runner.engines.local.attention.parts import Scaling, Term, by_token, joined, padded_heads, sinks_term
-from runner.engines.local.decode.host_reads import HostRead, NoHostReads
+from runner.engines.local.decode.step_graphs import CudaGraphs, Record, StepGraphs
 from runner.engines.local.interface import PLAIN, Softmax, running
 from runner.engines.local.kv_cache.kv_cache import Heads, rounded
 from runner.engines.local.kv_cache.prefix import Prefix
 from runner.engines.local.kv_cache.slots import Slots
 from runner.engines.local.windows import Window
 from runner.engines.rows import Row
-from runner.models.mixing import IS_MIXED
-
-log = logging.getLogger(__name__)
 
 MOST_PREFIXES = 8  # that a step reads for all of its rows: with more, most rows would see few of them
 FEWEST_PLACES = 64  # of own keys that a step reads
-RECORD_AT = 4  # the occurrence of a shape at which it is recorded: that takes as long as many steps
 TOKEN, POSITION, PLACE, SEES = range(4)  # columns of the table; from SEES on, one for each prefix
 OWN = -1  # in place of a prefix's number: the row's own keys
-ALLOWED_OFF = 0.05  # of the logits' spread, between a recorded step and the same one operation by operation
-
-
-class Recording(Protocol):
-    """A recorded step: `replay` computes its logits from what the table holds then."""
-
-    logits: torch.Tensor
-
-    def replay(self) -> None:
-        """Compute the logits."""
-
-
-Record = Callable[[Callable[[], torch.Tensor]], Recording]
-
-
-class CudaGraphs:
-    """Records steps as CUDA graphs, which share their memory: the logits of one are read before the next one runs."""
-
-    def __init__(self) -> None:
-        self.pool = torch.cuda.graph_pool_handle()
-
-    def __call__(self, run: Callable[[], torch.Tensor]) -> Recording:
-        """Record a step."""
-        return CudaGraph(run, self.pool)
-
-
-class CudaGraph:
-    """A step as a CUDA graph."""
-
-    def __init__(self, run: Callable[[], torch.Tensor], pool: Any) -> None:
-        self.graph = torch.cuda.CUDAGraph()
-        # other threads of a server may use the GPU meanwhile
-        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
-            self.logits = run()
-
-    def replay(self) -> None:
-        """Run the step once more."""
-        self.graph.replay()
 
 
 @dataclass
@@ -177,11 +132,9 @@ class DeviceStep:
 
     def __init__(self, model: Any, heads: Heads, record: Record | None = None) -> None:
         self.model, self.heads = model, heads
-        marks = (getattr(model, name, None) for name in ("hf_quantizer", IS_MIXED))
-        is_plain = not any(marks)  # libraries may wait within their operations
-        self.record = CudaGraphs() if record is None and heads.device.type == "cuda" and is_plain else record
-        self.recordings: dict[tuple[int, int], Recording] = {}  # by rows and own places
-        self._occurred: Counter[tuple[int, int]] = Counter()
+        if record is None and heads.device.type == "cuda":
+            record = CudaGraphs(heads.device)
+        self.graphs = StepGraphs(record)
         self._table = torch.zeros(0, SEES + MOST_PREFIXES, dtype=torch.int64, device=heads.device)
         self._read: list[weakref.ref[Any]] = []  # what recordings read besides the table: they do not keep it alive
 
@@ -207,12 +160,15 @@ class DeviceStep:
         lines += [[0, place, place, *[0] * MOST_PREFIXES] for place in filling]
         on_gpu = self.heads.device.type == "cuda"
         self._table[:count].copy_(torch.tensor(lines, pin_memory=on_gpu), non_blocking=on_gpu)
-        return self._logits(StepAttention(self.heads, own, prefixes, self._table[:count], places))[: len(rows)]
+        attention = StepAttention(self.heads, own, prefixes, self._table[:count], places)
+        tokens = attention.table[:, TOKEN]
+        # each run makes its masks anew: a recording must compute them, too
+        return self.graphs.logits((count, places), tokens, lambda: self._run(replace(attention)))[: len(rows)]
 
     def forget(self) -> None:
         """Free recorded steps and their memory."""
-        self.recordings, self._read = {}, []
-        self._occurred.clear()
+        self.graphs.forget()
+        self._read = []
 
     def _forget_others(self, read: list[Any]) -> None:
         """Forget recordings that read other tensors than these."""
@@ -220,38 +176,6 @@ class DeviceStep:
         if not is_same or any(one() is not other for one, other in zip(self._read, read, strict=True)):
             self.forget()
             self._read = [weakref.ref(one) for one in read]
-
-    def _logits(self, attention: StepAttention) -> torch.Tensor:
-        """Replay the step if it is recorded; else run it, and record it if it occurs again and again."""
-        shape = len(attention.table), attention.places
-        if shape in self.recordings:
-            recording = self.recordings[shape]
-            recording.replay()
-            return recording.logits
-        logits = self._run(attention)
-        self._occurred[shape] += 1
-        if self.record is not None and self._occurred[shape] == RECORD_AT:
-            try:
-                self.recordings[shape] = self._recorded(self.record, attention, logits)
-            except (HostRead, RuntimeError) as error:
-                if not isinstance(error, HostRead):
-                    error.__traceback__ = None  # it holds the tensors of the step
-                what = "memory is short" if is_memory_error(error) else one_line(error, limit=160)
-                log.info("decoding steps are not recorded: %s", what)
-                self.record = None
-                self.forget()
-        return logits
-
-    def _recorded(self, record: Record, attention: StepAttention, expected: torch.Tensor) -> Recording:
-        """Record a step that was just run, and compare it; RuntimeError if its logits differ."""
-        with NoHostReads():  # type: ignore[no-untyped-call]
-            self._run(replace(attention))  # without masks that were computed before
-        recording = record(lambda: self._run(replace(attention)))
-        recording.replay()
-        off = (recording.logits.float() - expected.float()).abs().max() / expected.float().std().clamp(min=1e-6)
-        if not float(off) <= ALLOWED_OFF:
-            raise RuntimeError(f"their logits would be off by {float(off):.2g} of their spread")
-        return recording
 
     def _run(self, attention: StepAttention) -> torch.Tensor:
         """Return the logits [B, V], operation by operation."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,10 @@ from runner.engines.base import Request
 from runner.engines.local.attention import device_attention
 from runner.engines.local.decode import device_step
 from runner.engines.local.decode.compat_probe import probe_heads
-from runner.engines.local.decode.device_step import RECORD_AT, DeviceStep
+from runner.engines.local.decode.device_step import DeviceStep
 from runner.engines.local.decode.forward import Forward, TokenSpan
 from runner.engines.local.decode.host_reads import HostRead, NoHostReads
+from runner.engines.local.decode.step_graphs import RECORD_AT, CudaGraphs
 from runner.engines.local.kv_cache.kv_cache import Heads
 from runner.engines.local.kv_cache.prefix import Prefix
 from runner.engines.local.kv_cache.shared_kv import own_kv
@@ -219,50 +221,118 @@ def test_recorded_steps_are_replayed_until_what_they_read_moves(
     step = ours.forward.device_step
     assert step is not None
     if device == "cpu":
-        step.record = Replayed
+        step.graphs.record = Replayed
     for _ in range(RECORD_AT - 1):
         assert_close(ours.step(), usual.step())
-    assert not step.recordings
+    assert not step.graphs.recordings
     for _ in range(4):
         assert_close(ours.step(), usual.step())
-    [recording] = step.recordings.values()
+    [recording] = step.graphs.recordings.values()
     if isinstance(recording, Replayed):
-        assert recording.replays == 4, "one for the comparison, and one for each step after it"
+        assert recording.replays == 5, "two for the comparison, and one for each step after it"
     for decoding in (usual, ours):
         decoding.own.lengthen(200, 400)  # other tensors
     assert_close(ours.step(), usual.step())
-    assert not step.recordings
+    assert not step.graphs.recordings
     for _ in range(RECORD_AT):
         assert_close(ours.step(), usual.step())
-    assert len(step.recordings) == 1
+    assert len(step.graphs.recordings) == 1
     for decoding in (usual, ours):  # the rows on the branch end, so its keys are not read any more
         decoding.leave(0)
         decoding.leave(1)
     assert not any(row.prefix and row.prefix.parent for row in ours.rows)
     assert_close(ours.step(), usual.step())
-    assert not step.recordings
+    assert not step.graphs.recordings
 
 
+class ReplaysNothing(Replayed):
+    """As a graph that was recorded on another GPU's stream: empty, beside logits that were computed meanwhile."""
+
+    def replay(self) -> None:
+        self.replays += 1
+
+
+class ReplaysOldTokens(Replayed):
+    """As a graph that holds a copy of the table."""
+
+    def replay(self) -> None:
+        with torch.inference_mode():
+            self.logits.copy_(self.first)
+
+    def __init__(self, run: Callable[[], torch.Tensor]) -> None:
+        super().__init__(run)
+        self.first = self.logits.clone()
+
+
+def not_permitted(run: Callable[[], torch.Tensor]) -> Replayed:
+    raise RuntimeError("operation not permitted when stream is capturing")
+
+
+@pytest.mark.parametrize(
+    ("record", "why"), [(ReplaysNothing, "off by nan"), (ReplaysOldTokens, "off by"), (not_permitted, "not permitted")]
+)
 def test_a_recording_that_differs_or_fails_is_not_used(
-    pair: Callable[..., list[Decoding]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    pair: Callable[..., list[Decoding]], record: Any, why: str
 ) -> None:
-    class Wrong(Replayed):
-        def replay(self) -> None:
-            self.logits = torch.zeros_like(self.logits)
-
-    def fails(run: Callable[[], torch.Tensor]) -> Replayed:
-        raise RuntimeError("operation not permitted when stream is capturing")
-
-    caplog.set_level("INFO")
     usual, ours = pair()
-    for record, why in ((Wrong, "off by"), (fails, "not permitted")):
-        step = DeviceStep(ours.forward.model, ours.forward.heads, record)
-        monkeypatch.setattr(ours.forward, "device_step", step)
-        for _ in range(RECORD_AT + 1):
-            assert_close(ours.step(), usual.step())
-        assert step.record is None
-        assert not step.recordings
-        assert why in caplog.text
+    step = ours.forward.device_step
+    assert step is not None
+    step.graphs.record = record
+    for _ in range(RECORD_AT + 1):
+        assert_close(ours.step(), usual.step())
+    assert not step.graphs.recordings
+    assert step.graphs.record is not None, "other shapes may work"
+    assert why in step.graphs.summary
+    assert step.graphs.summary.startswith("none: not 1 shapes: ")
+
+
+def test_one_shape_that_fails_leaves_the_others_recorded(pair: Callable[..., list[Decoding]]) -> None:
+    usual, ours = pair()
+    step = ours.forward.device_step
+    assert step is not None
+    failing = [True]
+    step.graphs.record = lambda run: not_permitted(run) if failing.pop() else Replayed(run)
+    for _ in range(RECORD_AT + 1):
+        assert_close(ours.step(), usual.step())
+    failing.append(False)
+    for decoding in (usual, ours):
+        decoding.leave(0)  # four rows, a shape of its own
+    for _ in range(RECORD_AT + 2):
+        assert_close(ours.step(), usual.step())
+    assert len(step.graphs.recordings) == 1
+    assert step.graphs.summary == (
+        "1 shapes, 18 % of steps; not 1 shapes: operation not permitted when stream is capturing"
+    )
+
+
+def test_graphs_are_recorded_and_replayed_on_their_models_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call that CUDA relates to the current GPU is made within the model's one."""
+    current, calls = [0], []
+
+    class On:
+        def __init__(self, device: torch.device) -> None:
+            self.index = device.index
+
+        def __enter__(self) -> None:
+            self.before, current[0] = current[0], self.index
+
+        def __exit__(self, *_: object) -> None:
+            current[0] = self.before
+
+    class Graph:
+        def replay(self) -> None:
+            calls.append(("replay", current[0]))
+
+    @contextlib.contextmanager
+    def graph(*_: object, **__: object) -> Iterator[None]:
+        calls.append(("record", current[0]))
+        yield
+
+    handle = lambda: calls.append(("pool", current[0]))  # noqa: E731
+    for name, instead in {"device": On, "CUDAGraph": Graph, "graph": graph, "graph_pool_handle": handle}.items():
+        monkeypatch.setattr(torch.cuda, name, instead)
+    CudaGraphs(torch.device("cuda:1"))(lambda: torch.zeros(1)).replay()
+    assert calls == [("pool", 1), ("record", 1), ("replay", 1)]
 
 
 def test_a_model_that_waits_is_not_recorded(
@@ -272,12 +342,12 @@ def test_a_model_that_waits_is_not_recorded(
     usual, ours = pair()
     step = ours.forward.device_step
     assert step is not None
-    step.record, norm = Replayed, ours.forward.model.model.norm
+    step.graphs.record, norm = Replayed, ours.forward.model.model.norm
     own = norm.forward
     monkeypatch.setattr(norm, "forward", lambda rows: own(rows) if rows.sum().item() else rows)
     for _ in range(RECORD_AT):
         assert_close(ours.step(), usual.step())
-    assert step.record is None
+    assert step.graphs.record is None
     assert "decoding steps are not recorded" in caplog.text
     assert "_local_scalar_dense" in caplog.text
 
