@@ -69,7 +69,8 @@ class BitsAndBytesConfig(Quantized):
             library = importlib.import_module("bitsandbytes.cextension").lib
         except Exception as error:  # it loads a native library: any error concerns this platform
             raise self._unusable(error) from error
-        reason = getattr(library, "error_msg", None)  # it has one if the native library did not load
+        # it has one if the native library did not load; one that did load answers any name with a function
+        reason = vars(library).get("error_msg")
         if reason is not None and device != "cpu":  # on a CPU torch does the work without it
             raise self._unusable(reason)
 

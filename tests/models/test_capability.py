@@ -241,8 +241,10 @@ Int8Config().prepare("cuda")
     assert "does not run on this platform (CUDA version mismatch): install a version" in done.stderr
 
 
-def test_bitsandbytes_here_is_usable() -> None:
-    Int8Config().prepare("cpu")
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_bitsandbytes_here_is_usable(device: str) -> None:
+    """Its native library is loaded, which answers every name that is asked for with a function."""
+    Int8Config().prepare(device)
 
 
 # ----------------------------------------------------------------------------------------------------- memory
