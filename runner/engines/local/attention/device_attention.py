@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 
 import torch
 
@@ -64,13 +65,65 @@ def attend(
         out, log = aten._scaled_dot_product_flash_attention_for_cpu(
             query, keys, values, 0.0, is_causal, attn_mask=bias, scale=scale
         )
-    elif bias is None and query.dtype in HALF:
+    elif bias is None and query.dtype in HALF and has_flash(query.device):
         out, log = aten._scaled_dot_product_flash_attention(query, keys, values, 0.0, is_causal, False, scale=scale)[:2]
     else:
         out, log = aten._scaled_dot_product_efficient_attention(
             query, keys, values, bias, True, 0.0, is_causal, scale=scale
         )[:2]
     return out, log[:, :, : query.shape[2]]  # one of them fills the logs up to a multiple of 32
+
+
+@cache
+def has_flash(device: torch.device) -> bool:
+    """Whether a GPU runs flash attention: from NVIDIA's Ampere on."""
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def attends_by_length(heads: Heads) -> bool:
+    """Whether own keys are attended to by their number for each row: then a step has no mask, and reads no other keys.
+
+    Flash attention does that; on a CPU, where tests force SDPA, the same with a mask stands for it.
+    """
+    if not (heads.by_sdpa and heads.plain_softmax) or heads.is_int8:
+        return False
+    if heads.dim > WIDEST or heads.dim % WHOLE or any(one is not None and one.is_chunk for one in heads.windows):
+        return False
+    return heads.device.type != "cuda" or (heads.dtype in HALF and has_flash(heads.device))
+
+
+@dataclass(frozen=True)
+class OwnKeys:
+    """Each row's own keys and values in a layer [row · place, KVH, D], of which it sees the first `counts` ones."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    starts: torch.Tensor  # int32 [B + 1]: where each row's places begin, and the end
+    counts: torch.Tensor  # int32 [B]
+    places: int  # of each row
+    window: int | None = None  # a row sees only so many last ones
+
+
+def attend_by_length(scaling: Scaling, query: torch.Tensor, own: OwnKeys) -> Part:
+    """Attend one query of each row [B, H, D] to its own keys; return [B, H, D] and float32 [B, H]."""
+    if query.device.type == "cuda":
+        rows = torch.arange(len(query) + 1, dtype=torch.int32, device=query.device)
+        left = {} if own.window is None else {"window_size_left": own.window - 1, "window_size_right": 0}
+        out, log = torch.ops.aten._flash_attention_forward(
+            query, own.keys, own.values, rows, own.starts, 1, own.places, 0.0, False, False,
+            scale=scaling.scale, seqused_k=own.counts, **left,
+        )[:2]  # fmt: skip
+        return out, log.transpose(0, 1)
+    keys, values = (
+        some.view(len(query), own.places, -1, some.shape[-1]).transpose(1, 2) for some in (own.keys, own.values)
+    )
+    place = torch.arange(own.places)[None]
+    hidden = place >= own.counts[:, None]
+    if own.window is not None:
+        hidden |= place < own.counts[:, None] - own.window
+    grouped = query.view(len(query), keys.shape[1], -1, query.shape[-1])
+    out, log = attend(scaling, grouped, keys, values, hidden[:, None, None])
+    return out.flatten(1, 2), log.flatten(1, 2)
 
 
 def _is_for_sdpa(scaling: Scaling, query: torch.Tensor) -> bool:

@@ -107,6 +107,16 @@ def joined(terms: list[Term], dtype: torch.dtype) -> torch.Tensor:
     return (out / total[..., None]).to(dtype).flatten(1, 2)
 
 
+def joined_by_logs(outs: list[torch.Tensor], logs: list[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    """Join outputs [T, KVH, G, D], each divided by its sum, by the logs of these sums [T, KVH, G]: [T, H, D].
+
+    A part that has no weight changes nothing, whatever its output is.
+    """
+    weights = torch.stack(logs).softmax(dim=0)[..., None]
+    weighted = torch.stack(outs).where(weights > 0, 0.0) * weights
+    return weighted.sum(dim=0).to(dtype).flatten(1, 2)
+
+
 def most_scores(tensor: torch.Tensor) -> int:
     """Return how many scores may be in memory at once on the tensor's device."""
     return SCORES.get(tensor.device.type, SCORES["cpu"])

@@ -3,7 +3,7 @@
 The host writes one small table for each step: of every row its token, its position, the place for its key and value,
 and which prefixes it sees. All that follows from it is computed on the device. The number of rows and of own places is
 rounded up, so few shapes occur. Rows that fill up a shape decode nothing: they write into a place of their slot that no
-token has yet.
+token has yet. Where attention takes each row's number of own keys, a shape is a number of rows alone.
 
 On a GPU a shape that occurs again and again is recorded as a CUDA graph (step_graphs.py), and later steps of this shape
 are one call. Elsewhere, and where recording fails, the same function runs operation by operation.
@@ -19,8 +19,14 @@ from typing import Any
 
 import torch
 
-from runner.engines.local.attention.device_attention import attend
-from runner.engines.local.attention.parts import Scaling, Term, by_token, joined, padded_heads, sinks_term
+from runner.engines.local.attention.device_attention import (
+    OwnKeys,
+    Part,
+    attend,
+    attend_by_length,
+    attends_by_length,
+)
+from runner.engines.local.attention.parts import Scaling, by_token, joined_by_logs, padded_heads, sinks_term
 from runner.engines.local.decode.step_graphs import CudaGraphs, Record, StepGraphs
 from runner.engines.local.interface import PLAIN, Softmax, running
 from runner.engines.local.kv_cache.kv_cache import Heads, rounded
@@ -44,6 +50,7 @@ class StepAttention:
     prefixes: list[Prefix]
     table: torch.Tensor  # int64 [B, SEES + prefixes]
     places: int  # of own keys that are read
+    by_length: bool  # attention takes each row's number of own keys, and `places` does not matter
     _hidden: dict[tuple[Window | None, int], torch.Tensor] = field(init=False, default_factory=dict)
 
     def attend(
@@ -54,24 +61,44 @@ class StepAttention:
         heads, width, rows = self.heads, value.shape[-1], query.shape[1]
         heads.check_layer(layer)
         query, key, value = padded_heads(heads, query, key, value)
-        self.own.write(layer, key.transpose(0, 1), value.transpose(0, 1), self._slots, self.table[:, PLACE])
         scaling, window = Scaling(scale, softmax.cap), heads.windows[layer] if heads.windows else None
         grouped = query.view(heads.kv_heads, heads.group, rows, heads.dim)  # [KVH, G, B, D]
-        terms = [self._of_prefix(number, layer, scaling, window, grouped) for number in range(len(self.prefixes))]
+        out, top = self._of_own(layer, scaling, window, grouped, key, value)
+        parts = [self._of_prefix(number, layer, scaling, window, grouped) for number in range(len(self.prefixes))]
+        if softmax.sinks is not None:
+            zeros, sinks, _ = sinks_term(softmax.sinks, top.shape, heads.dim)
+            parts.append((zeros.to(out.dtype), sinks))
+        if parts:
+            outs, tops = zip(*parts, strict=True)
+            result = joined_by_logs([*outs, out], [*tops, top], query.dtype)
+        else:
+            result = out.flatten(1, 2)
+        return result if width == heads.dim else result[..., :width]
+
+    def _of_own(
+        self, layer: int, scaling: Scaling, window: Window | None, grouped: torch.Tensor,
+        key: torch.Tensor, value: torch.Tensor,
+    ) -> Part:  # fmt: skip
+        """Store the new keys and values, and attend all rows to their own ones: [B, KVH, G, D] and [B, KVH, G]."""
+        heads, rows = self.heads, len(self.table)
+        key, value, by_row = key.transpose(0, 1), value.transpose(0, 1), grouped.permute(2, 0, 1, 3)
+        if self.by_length:
+            keys, values = self.own.flat(layer, rows)
+            keys.index_copy_(0, self._new_places, key)
+            values.index_copy_(0, self._new_places, value)
+            size = None if window is None else window.size
+            own = OwnKeys(keys, values, self._starts, self._counts, self.own.capacity, size)
+            out, top = attend_by_length(scaling, by_row.flatten(1, 2), own)
+            return out.view(by_row.shape), top.view(by_row.shape[:3])
+        self.own.write(layer, key, value, self._slots, self.table[:, PLACE])
         keys, values = (
             heads.to_numbers(some[layer][:rows, :, : self.places]) for some in (self.own.keys, self.own.values)
         )
-        hidden = self._hidden_own(window)[:, None, None]
-        out, top = attend(scaling, grouped.permute(2, 0, 1, 3), keys, values, hidden)
-        terms.append((out.float(), top, torch.ones_like(top)))
-        if softmax.sinks is not None:
-            terms.append(sinks_term(softmax.sinks, (rows, heads.kv_heads, heads.group), heads.dim))
-        result = joined(terms, query.dtype)
-        return result if width == heads.dim else result[..., :width]
+        return attend(scaling, by_row, keys, values, self._hidden_own(window)[:, None, None])
 
     def _of_prefix(
         self, number: int, layer: int, scaling: Scaling, window: Window | None, grouped: torch.Tensor
-    ) -> Term:
+    ) -> Part:
         """Attend all rows to a prefix; those that do not see it get no weight."""
         group, rows = grouped.shape[1:3]
         keys, values = self.prefixes[number].kv.read(layer)
@@ -84,12 +111,27 @@ class StepAttention:
             some[0].view(len(grouped), rows, group, *some.shape[3:]).transpose(0, 1)
             for some in attend(scaling, by_token(grouped)[None], keys[None], values[None], hidden)
         )
-        top = top.where(sees[:, None, None], -torch.inf)
-        return out.float(), top, torch.ones_like(top)
+        return out, top.where(sees[:, None, None], -torch.inf)
 
     @cached_property
     def _slots(self) -> torch.Tensor:
         return torch.arange(len(self.table), device=self.table.device)
+
+    @cached_property
+    def _starts(self) -> torch.Tensor:
+        """Return where each row's places begin in all places: int32 [B + 1]."""
+        rows = torch.arange(len(self.table) + 1, dtype=torch.int32, device=self.table.device)
+        return rows * self.own.capacity
+
+    @cached_property
+    def _counts(self) -> torch.Tensor:
+        """Return how many own places each row sees, the new one included: int32 [B]."""
+        return (self.table[:, PLACE] + 1).int()
+
+    @cached_property
+    def _new_places(self) -> torch.Tensor:
+        """Return where each row's new key and value belong in all places: int64 [B]."""
+        return self._slots * self.own.capacity + self.table[:, PLACE]
 
     def _first(self, window: Window) -> torch.Tensor:
         """Return the first position that each row sees: int64 [B]."""
@@ -131,7 +173,7 @@ class DeviceStep:
     """Computes the logits of one more token of every row, on the device alone."""
 
     def __init__(self, model: Any, heads: Heads, record: Record | None = None) -> None:
-        self.model, self.heads = model, heads
+        self.model, self.heads, self.by_length = model, heads, attends_by_length(heads)
         if record is None and heads.device.type == "cuda":
             record = CudaGraphs(heads.device)
         self.graphs = StepGraphs(record)
@@ -147,7 +189,7 @@ class DeviceStep:
         own, rows = step.own, step.rows
         prefixes, seen_by = _prefixes(rows)
         count = min(_rounded_rows(len(rows)), own.slots)
-        places = _rounded_places(max(row.places for row in rows) + 1, own.capacity)
+        places = 0 if self.by_length else _rounded_places(max(row.places for row in rows) + 1, own.capacity)
         if len(self._table) < count:
             self._table, self._read = self._table.new_zeros(own.slots, self._table.shape[1]), []
         self._forget_others([own.keys[0], *(prefix.kv for prefix in prefixes)])
@@ -160,7 +202,7 @@ class DeviceStep:
         lines += [[0, place, place, *[0] * MOST_PREFIXES] for place in filling]
         on_gpu = self.heads.device.type == "cuda"
         self._table[:count].copy_(torch.tensor(lines, pin_memory=on_gpu), non_blocking=on_gpu)
-        attention = StepAttention(self.heads, own, prefixes, self._table[:count], places)
+        attention = StepAttention(self.heads, own, prefixes, self._table[:count], places, self.by_length)
         tokens = attention.table[:, TOKEN]
         # each run makes its masks anew: a recording must compute them, too
         return self.graphs.logits((count, places), tokens, lambda: self._run(replace(attention)))[: len(rows)]

@@ -12,7 +12,10 @@ ROOM_TO_GROW = 256  # places beyond the longest own prompt, before slots have to
 
 
 class Slots(OwnKv):
-    """A slot for each row in one tensor for each layer [slot, KVH, place, W], all of one capacity."""
+    """A slot for each row in one tensor for each layer [slot, KVH, place, W], all of one capacity.
+
+    For SDPA all heads of a place are side by side in memory, so that `flat` needs no copy.
+    """
 
     def __init__(self, heads: Heads, slots: int = 0, capacity: int = 0) -> None:
         self.heads, self.slots, self.capacity, self.used = heads, slots, rounded(capacity), 0
@@ -44,7 +47,8 @@ class Slots(OwnKv):
         if len(needs) > slots:
             slots = max(len(needs), min(most, 2 * slots) if slots else most)
         if longest > capacity:
-            capacity = rounded(min(need, longest + ROOM_TO_GROW))
+            # on a GPU at once for all that rows may need: with each other tensor its recorded steps would be lost
+            capacity = rounded(need if self.heads.device.type == "cuda" else min(need, longest + ROOM_TO_GROW))
         if (slots, capacity) != (self.slots, self.capacity):
             self._grow(slots, capacity)
         for slot in reversed(range(at, self.used)):
@@ -94,7 +98,14 @@ class Slots(OwnKv):
         """Return keys of all layers, then values."""
         return [tensor[slot] for tensor in (*self.keys, *self.values)]
 
+    def flat(self, layer: int, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values of the first slots, place by place: [slot · place, KVH, W]."""
+        keys, values = (some[layer][:slots].transpose(1, 2).flatten(0, 1) for some in (self.keys, self.values))
+        return keys, values
+
     def _empty(self, slots: int, capacity: int) -> torch.Tensor:
+        if self.heads.by_sdpa:
+            return self.heads.empty(slots, capacity, self.heads.kv_heads).transpose(1, 2)
         return self.heads.empty(slots, self.heads.kv_heads, capacity)
 
     def _grow(self, slots: int, capacity: int) -> None:
