@@ -1,8 +1,8 @@
 """What works on this GPU, and how fast? `python bench/first_gpu.py [--device cuda] [--out FOLDER] [--only STEP …]`.
 
 The first thing to run on a machine with a GPU. Each step is a process with a time limit of its own, so that a crash or
-a hang costs one step. The table has what was expected beside what was measured; FOLDER gets it as first_gpu.md, and each
-step's output and figures. Where there is no GPU the same steps run on the CPU with tiny models: that proves the script.
+a hang costs one step. The table has what was expected beside what was measured; FOLDER gets it as first_gpu.md, and the
+output and figures of each step. Where there is no GPU the same steps run on the CPU with tiny models: that proves the script.
 """
 
 from __future__ import annotations
@@ -74,6 +74,8 @@ def main() -> None:
     lines: list[Line] = []
     for step in options.only:
         done = run(step, options.device, options.out, STEPS[step] * options.patience)
+        if not all(line.passed for line in done):
+            print("\n".join((options.out / f"{step}.log").read_text().splitlines()[-25:]))
         for line in done:
             print(f"{'PASS' if line.passed else 'FAIL'} {line.step}: {line.measured} ({line.took_s:.0f} s)", flush=True)
         lines += done

@@ -45,7 +45,8 @@ class Row:
     tokens: list[int] = field(default_factory=list)
     entered_s: float = 0.0
     first_token_s: float = 0.0
-    prefix: Prefix | None = None
+    prefix: Prefix | None = None  # the deepest one that it attends to
+    source: Prefix | None = None  # a deeper one, of which it gets a copy in its slot
     generator: torch.Generator | None = None
     places: int = 0  # its own tokens in the scheduler's KV cache
     blocks: list[int] = field(default_factory=list)  # of the prompt cache, with the beginning of its pending tokens
@@ -76,6 +77,11 @@ class Row:
     def path(self) -> list[Prefix]:
         """The shared prefixes that it continues, from the root down."""
         return self.prefix.path if self.prefix else []
+
+    @property
+    def needed(self) -> list[Prefix]:
+        """The prefixes that are computed before it enters: those of its path, and those that it gets a copy of."""
+        return self.source.path if self.source else self.path
 
     @property
     def shared(self) -> int:

@@ -35,6 +35,7 @@ from runner.engines.local.decode.compat_probe import (
 )
 from runner.engines.local.decode.fast_layers import FastLayers, choices_for, ways_of
 from runner.engines.local.decode.fused_forward import FusedForward
+from runner.engines.local.decode.gpu_norms import GpuNorms
 from runner.engines.local.decode.prefix_tree import ConversationCache
 from runner.engines.local.decode.scheduler import Scheduler
 from runner.engines.local.decode.speculation import Speculation
@@ -82,7 +83,7 @@ class LocalEngine:
         self._heads: Heads | None = None
         self._rejection: str | None = None  # why the scheduler cannot serve the model, once known
         self._batching: Batching | None = None
-        self._fast_layers: FastLayers | None = None
+        self._fast_layers: FastLayers | GpuNorms | None = None
         self.fused: FusedForward | None = None  # for a plain model on a CPU
 
     def load(self) -> EngineReport:
@@ -199,17 +200,20 @@ class LocalEngine:
         return self._products
 
     def install_fast_kernels(self, loaded: Loaded, heads: Heads) -> None:
-        """Replace layers' functions by faster ones, once and only on a CPU."""
-        if self._fast_layers is None and heads.device.type == "cpu":
-            self._fast_layers = FastLayers(loaded.model, kernels_for(heads), self.products(loaded, heads))
-            self.stats.notes += self._fast_layers.notes
+        """Replace layers' functions by faster ones, once."""
+        if self._fast_layers is None and heads.device.type == "cuda":
+            self._fast_layers = GpuNorms(loaded.model)
+        elif self._fast_layers is None and heads.device.type == "cpu":
+            fast = FastLayers(loaded.model, kernels_for(heads), self.products(loaded, heads))
+            self._fast_layers = fast
+            self.stats.notes += fast.notes
             if self._shared_attention is not None and self._shared_attention.note:
                 self.stats.notes.append(self._shared_attention.note)
-            self.stats.packed_mib = self._fast_layers.packed_mib
-            quantized = self._fast_layers.quantized
+            self.stats.packed_mib = fast.packed_mib
+            quantized = fast.quantized
             if quantized.exchanged and not quantized.left:
                 loaded.metrics["unpacked_mib"] = quantized.workspace_mib
-            self.fused = probe_fused_forward(loaded, heads, self._fast_layers.matrices, self._trials.is_fused_right())
+            self.fused = probe_fused_forward(loaded, heads, fast.matrices, self._trials.is_fused_right())
             self._trials.keep_fused(self.fused is not None)
             self.stats.rows_are_independent = self.fused is not None and self.fused.is_by_row
             is_plain = self.fused is None and not (quantized.exchanged or quantized.left)

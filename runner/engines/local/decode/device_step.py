@@ -66,7 +66,7 @@ class StepAttention:
         out, top = self._of_own(layer, scaling, window, grouped, key, value)
         parts = [self._of_prefix(number, layer, scaling, window, grouped) for number in range(len(self.prefixes))]
         if softmax.sinks is not None:
-            zeros, sinks, _ = sinks_term(softmax.sinks, top.shape, heads.dim)
+            zeros, sinks, _ = sinks_term(softmax.sinks, (rows, heads.kv_heads, heads.group), heads.dim)
             parts.append((zeros.to(out.dtype), sinks))
         if parts:
             outs, tops = zip(*parts, strict=True)

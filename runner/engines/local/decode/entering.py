@@ -74,6 +74,7 @@ class Entering(Room):
             if whole and not (self.reading or long) and self._joins_decoding(row) != self._joins_decoding(entering[0]):
                 break
             self.prompts.find(row)
+            self.prefixes.find_copy(row)
             share = most - most // SHARE_OF_PIECES if self.reading or long else most
             left, wanted = len(row.pending) - row.copied, len(row.given or ())
             is_long = left > share or wanted > self.most_positions or (bool(row.tokens) and left >= self.short_span)

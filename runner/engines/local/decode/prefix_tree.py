@@ -6,15 +6,18 @@ conversation are kept when a turn ends, so that the next turn computes only what
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 
 import torch
 
+from runner.engines.local.decode.device_step import MOST_PREFIXES
 from runner.engines.local.decode.forward import Forward
 from runner.engines.local.kv_cache.kv_cache import OwnKv
 from runner.engines.local.kv_cache.prefix import Prefix
 from runner.engines.local.kv_cache.shared_kv import SharedKv
+from runner.engines.local.kv_cache.slots import Slots
 from runner.engines.rows import Row
 from runner.engines.stats import EngineStats
 
@@ -123,12 +126,14 @@ class Prefixes:
                 row.prefix = prefix
         roots: dict[int, int] = {}
         places: dict[int, tuple[int, ...]] = {}
+        if self.forward.device_step is not None:
+            self._copy_some(rows)
         for row in rows:
-            for one in row.path:
+            for one in row.needed:
                 if not one.users:
                     self._alive.setdefault((one.parent, one.tokens[0]), []).append(one)
                 one.users += 1
-            places[id(row)] = tuple(roots.setdefault(id(one), len(roots)) for one in row.path)
+            places[id(row)] = tuple(roots.setdefault(id(one), len(roots)) for one in row.needed)
         return sorted(rows, key=lambda row: (places[id(row)], -row.need))
 
     def compute(self, row: Row, most: int) -> bool:
@@ -136,7 +141,7 @@ class Prefixes:
 
         A prefix of more than `most` tokens is read in one pass at each call, since other rows are decoding.
         """
-        for prefix in row.path:
+        for prefix in row.needed:
             if prefix.kv is None:
                 count = self.forward.read_prefix(prefix, most)
                 self.tokens += count
@@ -147,7 +152,7 @@ class Prefixes:
 
     def release(self, row: Row) -> None:
         """Free the prefixes of a row that no other row uses."""
-        for prefix in row.path:
+        for prefix in row.needed:
             prefix.users -= 1
             if prefix.users:
                 continue
@@ -164,6 +169,43 @@ class Prefixes:
             for prefix in prefixes:
                 prefix.forget()
         self.tokens = 0
+
+    def _copy_some(self, rows: Sequence[Row]) -> None:
+        """Where rows have more prefixes than a step attends to, let them get copies of those that few of them have."""
+        users = Counter(one for row in rows for one in row.path)
+        new = sorted((one for one in users if not one.users), key=lambda one: one.start)  # parents come first
+        attended = sum(not one.is_copied for some in self._alive.values() for one in some)
+        spare = MOST_PREFIXES - attended
+        if len(new) > spare:
+            often = [one for one in new if users[one] * MOST_PREFIXES >= len(rows)]  # so are their parents
+            kept = set(often[: max(spare, 0)])
+        else:
+            kept = set(new)
+        for one in new:
+            one.is_copied = one not in kept or (one.parent is not None and one.parent.is_copied)
+        for row in rows:
+            if row.prefix is not None and row.prefix.attended is not row.prefix:
+                row.source, row.prefix = row.prefix, row.prefix.attended
+
+    def find_copy(self, row: Row) -> None:
+        """Note in a row how many of its own tokens a copy has, if these are more than it has found elsewhere."""
+        length = row.source.length - row.shared if row.source else 0
+        if length > row.copied:
+            row.blocks, row.copied = [], length
+
+    def copy(self, entering: Sequence[tuple[int, Row]], own: OwnKv) -> None:
+        """Copy prefixes into the slots of rows that enter: into neighbouring ones at once."""
+        wanted = [(slot, row) for slot, row in entering if row.source is not None and not row.blocks]
+        for _, run in groupby(enumerate(wanted), key=lambda at: (at[1][1].source, at[1][1].prefix, at[1][0] - at[0])):
+            some = [one for _, one in run]
+            (first, row), (last, _) = some[0], some[-1]
+            assert isinstance(own, Slots)
+            for prefix in row.needed[len(row.path) :]:
+                at = prefix.start - row.shared
+                for layer in range(own.heads.layers):
+                    stored = prefix.kv.stored(layer)
+                    for mine, theirs in zip((own.keys[layer], own.values[layer]), stored, strict=True):
+                        mine[first : last + 1, :, at : at + theirs.shape[1]] = theirs
 
     def _deepest(self, prompt: Sequence[int]) -> Prefix | None:
         """Return the deepest known prefix that a prompt begins with; the prompt's last token stays its own."""

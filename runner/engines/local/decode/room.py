@@ -31,12 +31,14 @@ class Room:
         self.active: list[Row] = []  # decoding; they have the first slots of the store, in this order
         self.reading: list[Row] = []  # in the slots behind them: rows whose long prompts are read in pieces
         self.budget_tokens = 0  # whose keys and values may be stored
+        self.own: OwnKv | None = None
         self._cost = Slots.cost if forward.kernels is None else KvArenas.cost
         self._empty()
 
     def _empty(self) -> None:
-        """Forget the store, its size, and shortages of memory."""
-        self.own: OwnKv | None = None
+        """Forget the store, its size, and shortages of memory; a GPU's store stays, for its recorded steps."""
+        if self.heads.device.type != "cuda":
+            self.own = None
         self.most_rows = self.asked_rows or most_rows(self.heads.device.type, self.heads.stored_dtype.itemsize)
         self.full_at = 0  # number of rows when the next one did not fit; 0: all have fitted
         self.has_noted_shortage = False
@@ -62,7 +64,7 @@ class Room:
 
     def _fits(self, row: Row, others: Sequence[Row]) -> bool:
         """Whether the budget has room for another row with its prefixes."""
-        missing = sum(len(prefix.tokens) - prefix.held for prefix in row.path)
+        missing = sum(len(prefix.tokens) - prefix.held for prefix in row.needed)
         needs = [one.need for one in others]
         return self._cost([*needs, row.need]) + self.prefixes.tokens + missing <= self.budget_tokens
 

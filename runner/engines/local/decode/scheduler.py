@@ -113,8 +113,10 @@ class Scheduler(Entering):
         """Drop all rows."""
         for row in (*self.active, *self.reading, *self.waiting):
             self.prefixes.release(row)
-        self.active, self.reading = [], []
+        self.active, self.reading, self.own = [], [], None
         self.waiting.clear()
+        if self.forward.device_step is not None:
+            self.forward.device_step.forget()
         self._reset()
 
     # ---------------------------------------------------------------------------------------- entering
@@ -152,9 +154,9 @@ class Scheduler(Entering):
         own = self._make_room(whole, long)
         reading = [*self.reading, *long]
         first = len(self.active)
-        for slot, row in enumerate([*whole, *reading], start=first):
-            if row in self.reading:
-                continue
+        entering = [(slot, row) for slot, row in enumerate([*whole, *reading], start=first) if row not in self.reading]
+        self.prefixes.copy(entering, own)
+        for slot, row in entering:
             self.prompts.copy(row, own, slot)
             row.places, row.entered_s = row.copied, row.entered_s or started
             self.stats.shared_tokens += row.shared + row.copied

@@ -15,6 +15,7 @@ class Prefix:
     tokens: list[int]
     parent: Prefix | None = None
     users: int = 0  # rows that use it, those of its children included
+    is_copied: bool = False  # each row has a copy of it, and of its children, in its slot, and does not attend to it
     kv: Any = field(default=None, repr=False)  # keys and values, while they are needed
     partial: SharedKv | None = field(default=None, repr=False)  # the keys and values so far, while it is read in pieces
     read: int = 0  # tokens in `partial`
@@ -23,6 +24,11 @@ class Prefix:
     def path(self) -> list[Prefix]:
         """The prefixes from the root down to this one."""
         return [*(self.parent.path if self.parent else []), self]
+
+    @property
+    def attended(self) -> Prefix | None:
+        """The deepest prefix on its path that rows attend to."""
+        return self if not self.is_copied else self.parent.attended if self.parent else None
 
     @property
     def length(self) -> int:
