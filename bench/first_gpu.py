@@ -2,7 +2,7 @@
 
 The first thing to run on a machine with a GPU. Each step is a process with a time limit of its own, so that a crash or
 a hang costs one step. The table has what was expected beside what was measured; FOLDER gets it as first_gpu.md, and the
-output and figures of each step. Where there is no GPU the same steps run on the CPU with tiny models: that proves the script.
+output and figures of each step. Where there is no GPU the same steps run on the CPU with tiny models.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def run(step: str, device: str, folder: Path, limit_s: float) -> list[Line]:
         ended = f"not done after {limit_s:.0f} s"
     took_s = time.perf_counter() - started
     if (figures := folder / f"{step}.json").exists():
-        return [Line(step, *line, took_s) for line in json.loads(figures.read_text())]
+        lines = json.loads(figures.read_text())
+        return [Line(step, expected, measured, passed, took_s) for expected, measured, passed in lines]
     last = ((folder / f"{step}.log").read_text().strip().splitlines() or [""])[-1]
     return [Line(step, "it ends", f"{ended}: {last[:150]}", False, took_s)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -118,8 +119,7 @@ def versions() -> None:
         except (OSError, subprocess.SubprocessError) as error:
             found[name] = type(error).__name__
     try:
-        import pynvml
-
+        pynvml = importlib.import_module("pynvml")
         pynvml.nvmlInit()
         found["NVML"] = str(pynvml.nvmlDeviceGetCount())
     except Exception as error:  # noqa: BLE001  # whatever it says, that is what was found
@@ -235,7 +235,7 @@ def profile() -> None:
 def note_profile(what: str, seen: Any, host_ms: float) -> None:
     """Note how many kernels a step has, how long the device is busy, and how often the host waits."""
     events = seen.events()
-    on_device = [one for one in events if one.device_type == torch.autograd.DeviceType.CUDA]
+    on_device = [one for one in events if one.device_type.name == "CUDA"]
     busy_ms = sum(one.time_range.elapsed_us() for one in on_device) / 20_000
     waits = Counter(one.name for one in events if re.search("Synchronize|cudaMemcpy$", one.name))
     launches = sum(one.name.startswith(("cudaLaunch", "cudaGraphLaunch", "cuLaunch")) for one in events) / 20
@@ -416,13 +416,15 @@ def job() -> None:
         "model=embedded",
         f"model.device={DEVICE}",
         "task.limit=200",
+        "tracking=none",
     ]
     started = time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     print(done.stdout, done.stderr)
     found = re.search(r"accuracy[ │|]*([\d.]+)", done.stdout + done.stderr)
     said = f"exit code {done.returncode}, accuracy {found[1] if found else 'not found'}"
-    note("a job runs", f"{said}, {time.perf_counter() - started:.0f} s", done.returncode == 0)
+    is_right = done.returncode == 0 and found is not None and float(found[1]) > 85
+    note("a job runs: accuracy of about 93 %", f"{said}, {time.perf_counter() - started:.0f} s", is_right)
 
 
 if __name__ == "__main__":

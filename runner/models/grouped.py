@@ -27,6 +27,7 @@ class GroupedLinear(nn.Linear):
 
     _names: tuple[str, ...] = ()
     has_byte_rows = False  # rows are rounded to 8 bits before they are multiplied
+    _order: tuple[tuple[int, int], torch.Tensor | None] | None = None  # `group_of`, and the tensor it was read from
 
     def __init__(self, like: nn.Linear, layout: Layout, stored: dict[str, torch.Tensor]) -> None:
         """like: the layer in whose place it is. stored: the tensors, which may be filled later."""
@@ -71,11 +72,15 @@ class GroupedLinear(nn.Linear):
     def group_of(self) -> torch.Tensor | None:
         """The group of each input, int64; None if they lie in order."""
         order = self._parameters.get(self.layout.order_name)
-        if order is None or bool((order == -1).all()):  # -1: the format's word for none
+        if order is None:
             return None
-        groups = order.to(torch.int64)
-        in_order = torch.arange(self.in_features, device=order.device) // self.layout.group
-        return None if torch.equal(groups, in_order) else groups
+        of_tensor = order.data_ptr(), order._version  # it may be filled later
+        if self._order is None or self._order[0] != of_tensor:  # looking at the numbers makes the host wait for a GPU
+            groups = order.to(torch.int64)
+            in_order = torch.arange(self.in_features, device=order.device) // self.layout.group
+            is_plain = bool((order == -1).all()) or torch.equal(groups, in_order)  # -1: the format's word for none
+            self._order = of_tensor, None if is_plain else groups
+        return self._order[1]
 
     def unpacked(self, first: int, last: int, dtype: torch.dtype) -> torch.Tensor:
         """Return the weights of some outputs, [outputs, inputs].

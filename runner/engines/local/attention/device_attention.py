@@ -98,6 +98,7 @@ class OwnKeys:
 
     keys: torch.Tensor
     values: torch.Tensor
+    rows: torch.Tensor  # int32 [B + 1]: 0, 1, …
     starts: torch.Tensor  # int32 [B + 1]: where each row's places begin, and the end
     counts: torch.Tensor  # int32 [B]
     places: int  # of each row
@@ -107,10 +108,9 @@ class OwnKeys:
 def attend_by_length(scaling: Scaling, query: torch.Tensor, own: OwnKeys) -> Part:
     """Attend one query of each row [B, H, D] to its own keys; return [B, H, D] and float32 [B, H]."""
     if query.device.type == "cuda":
-        rows = torch.arange(len(query) + 1, dtype=torch.int32, device=query.device)
         left = {} if own.window is None else {"window_size_left": own.window - 1, "window_size_right": 0}
         out, log = torch.ops.aten._flash_attention_forward(
-            query, own.keys, own.values, rows, own.starts, 1, own.places, 0.0, False, False,
+            query, own.keys, own.values, own.rows, own.starts, 1, own.places, 0.0, False, False,
             scale=scaling.scale, seqused_k=own.counts, **left,
         )[:2]  # fmt: skip
         return out, log.transpose(0, 1)

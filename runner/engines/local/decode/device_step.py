@@ -87,7 +87,7 @@ class StepAttention:
             keys.index_copy_(0, self._new_places, key)
             values.index_copy_(0, self._new_places, value)
             size = None if window is None else window.size
-            own = OwnKeys(keys, values, self._starts, self._counts, self.own.capacity, size)
+            own = OwnKeys(keys, values, self._rows, self._starts, self._counts, self.own.capacity, size)
             out, top = attend_by_length(scaling, by_row.flatten(1, 2), own)
             return out.view(by_row.shape), top.view(by_row.shape[:3])
         self.own.write(layer, key, value, self._slots, self.table[:, PLACE])
@@ -120,8 +120,11 @@ class StepAttention:
     @cached_property
     def _starts(self) -> torch.Tensor:
         """Return where each row's places begin in all places: int32 [B + 1]."""
-        rows = torch.arange(len(self.table) + 1, dtype=torch.int32, device=self.table.device)
-        return rows * self.own.capacity
+        return self._rows * self.own.capacity
+
+    @cached_property
+    def _rows(self) -> torch.Tensor:
+        return torch.arange(len(self.table) + 1, dtype=torch.int32, device=self.table.device)
 
     @cached_property
     def _counts(self) -> torch.Tensor:

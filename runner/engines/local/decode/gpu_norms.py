@@ -1,7 +1,7 @@
 """RMS norms on a GPU: torch's single kernel in place of the six operations that transformers writes.
 
-A small model's step is a queue of short kernels, and these are a sixth of them. The layers stay the model's own: only the
-`forward` of an instance is replaced, after a trial, and restored when the job ends.
+A small model's step is a queue of short kernels, and these are a sixth of them. The layers stay the model's own: only
+the `forward` of an instance is replaced, after a trial, and restored when the job ends.
 """
 
 from __future__ import annotations

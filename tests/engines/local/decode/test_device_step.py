@@ -186,18 +186,19 @@ def test_flash_attention_by_length_is_that_of_the_reference() -> None:
         return torch.randn(*shape, generator=generator, device="cuda", dtype=torch.bfloat16)
 
     query, keys, values = some(rows, kv_heads * group, dim), *(some(rows * places, kv_heads, dim) for _ in range(2))
-    starts = torch.arange(rows + 1, device="cuda", dtype=torch.int32) * places
+    numbers = torch.arange(rows + 1, device="cuda", dtype=torch.int32)
+    starts = numbers * places
     for window in (None, 16):
         counts = torch.tensor([1, 96, 40, 17, 3], device="cuda", dtype=torch.int32)
-        own = OwnKeys(keys, values, starts, counts, places, window)
+        own = OwnKeys(keys, values, numbers, starts, counts, places, window)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             recorded = attend_by_length(Scaling(0.1, 0.0), query, own)
         for seen in ([1, 96, 40, 17, 3], [50, 2, 96, 1, 20]):
             counts.copy_(torch.tensor(seen))
             graph.replay()
-            numbers = keys.cpu().float(), values.cpu().float(), starts.cpu(), counts.cpu()
-            expected = attend_by_length(Scaling(0.1, 0.0), query.cpu().float(), OwnKeys(*numbers, places, window))
+            here = keys.cpu().float(), values.cpu().float(), numbers.cpu(), starts.cpu(), counts.cpu()
+            expected = attend_by_length(Scaling(0.1, 0.0), query.cpu().float(), OwnKeys(*here, places, window))
             for ours, theirs in zip(recorded, expected, strict=True):
                 assert float((ours.cpu().float() - theirs).abs().max()) < 0.02
 
