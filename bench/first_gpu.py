@@ -49,6 +49,7 @@ def run(step: str, device: str, folder: Path, limit_s: float) -> list[Line]:
     """Run a step; its log and figures are in the folder."""
     started = time.perf_counter()
     command = [sys.executable, str(HERE / "first_gpu_side.py"), step, device, str(folder / f"{step}.json")]
+    code = -1
     try:
         with (folder / f"{step}.log").open("w") as log:
             code = subprocess.run(command, stdout=log, stderr=log, timeout=limit_s, check=False).returncode
@@ -58,7 +59,8 @@ def run(step: str, device: str, folder: Path, limit_s: float) -> list[Line]:
     took_s = time.perf_counter() - started
     if (figures := folder / f"{step}.json").exists():
         lines = json.loads(figures.read_text())
-        return [Line(step, expected, measured, passed, took_s) for expected, measured, passed in lines]
+        done = [Line(step, expected, measured, passed, took_s) for expected, measured, passed in lines]
+        return done if not code else [*done, Line(step, "it ends", ended, False, took_s)]
     last = ((folder / f"{step}.log").read_text().strip().splitlines() or [""])[-1]
     return [Line(step, "it ends", f"{ended}: {last[:150]}", False, took_s)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 from attending import GPU
+from group_layers import layer_of
 from opening import load_base, local_engine, open_engine
 from streams import NEW_TOKENS, complete, requests
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, GptOssConfig, LlamaConfig, MistralConfig
 
 from runner.config.generation import GenerationConfig, KvCache
@@ -176,6 +179,34 @@ def test_logits_are_those_of_the_usual_step(
         assert_close(ours.step(), usual.step(), kv_cache)
 
 
+class Operations(TorchDispatchMode):
+    """Counts operations by their names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count[func.__name__.removesuffix(".default")] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("has_flash", "by"), [(True, "flash"), (False, "efficient")])
+def test_a_gpu_without_flash_attention_has_another_function(
+    monkeypatch: pytest.MonkeyPatch, has_flash: bool, by: str
+) -> None:
+    """GPUs older than Ampere; tensors without numbers stand for theirs."""
+    monkeypatch.setattr(device_attention, "has_flash", lambda _: has_flash)
+    monkeypatch.setattr(device_attention, "_is_for_sdpa", lambda *_: True)
+    query, keys = (torch.empty(2, 4, length, 64, dtype=torch.float16, device="meta") for length in (1, 30))
+    with Operations() as seen:
+        device_attention.attend(Scaling(1.0, 0.0), query, keys, keys)
+    assert [name for name in seen.count if "scaled_dot" in name] == [f"_scaled_dot_product_{by}_attention"]
+    heads = Heads(1, 2, 2, 64, torch.float16, torch.device("cuda"), by_sdpa=True)
+    assert device_attention.attends_by_length(heads) is has_flash
+    assert not device_attention.attends_by_length(replace(heads, dtype=torch.float32))
+
+
 @GPU
 def test_flash_attention_by_length_is_that_of_the_reference() -> None:
     """Beside the one of a CPU in float32, with and without a window; and a recorded one follows the numbers of keys."""
@@ -241,6 +272,21 @@ def test_what_waits_is_found() -> None:
                 wait()
     with NoHostReads():
         numbers[numbers.argmax()[None]] = (numbers.to(torch.float32) * 2.0).long().repeat_interleave(2)[:1]
+
+
+@pytest.mark.parametrize("kind", ["gptq", "gptq_order", "awq"])
+def test_a_layer_of_groups_asks_for_its_order_once(kind: str) -> None:
+    """In each layer of each step it would make the host wait; new numbers in the tensor are read again."""
+    layer, _ = layer_of(kind, 64, 256)
+    rows = torch.ones(1, 256)
+    expected = layer.multiplied(rows)
+    with NoHostReads():
+        again = layer.multiplied(rows)
+    assert torch.equal(again, expected)
+    if kind == "gptq_order":
+        order = layer.stored[layer.layout.order_name]
+        order.copy_(torch.arange(256) // layer.layout.group)
+        assert layer.group_of is None
 
 
 @DEVICES
