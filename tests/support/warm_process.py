@@ -321,10 +321,7 @@ def become(order: dict[str, Any], descriptors: list[int], given: dict[str, str],
 def own_nursery(
     given: dict[str, str], made: dict[str, str], ignored: Sequence[int], descriptors: Sequence[int], room: int
 ) -> None:
-    """Fork a nursery for the processes that this one will start, before it does anything; it ends with this process.
-
-    The socket to it gets a number of at least `room`.
-    """
+    """Fork a nursery for this process's own, which ends with it; the socket to it has a number from `room` on."""
     ours, theirs = socket.socketpair()
     if not os.fork():
         for descriptor in (ours.detach(), *descriptors):  # their closing shows others that this process has ended
@@ -338,8 +335,7 @@ def own_nursery(
             serve(theirs, given, made, ignored)
         os._exit(0)
     theirs.close()
-    copy = fcntl.fcntl(ours.detach(), fcntl.F_DUPFD_CLOEXEC, room)
-    _adopt(socket.socket(fileno=copy), given | made)
+    _adopt(socket.socket(fileno=fcntl.fcntl(ours.detach(), fcntl.F_DUPFD_CLOEXEC, room)), given | made)
 
 
 def name_this_process(command: Sequence[str]) -> None:

@@ -205,12 +205,11 @@ class LocalEngine:
             self._fast_layers = GpuNorms(loaded.model)
         elif self._fast_layers is None and heads.device.type == "cpu":
             fast = FastLayers(loaded.model, kernels_for(heads), self.products(loaded, heads))
-            self._fast_layers = fast
+            self._fast_layers, quantized = fast, fast.quantized
             self.stats.notes += fast.notes
             if self._shared_attention is not None and self._shared_attention.note:
                 self.stats.notes.append(self._shared_attention.note)
             self.stats.packed_mib = fast.packed_mib
-            quantized = fast.quantized
             if quantized.exchanged and not quantized.left:
                 loaded.metrics["unpacked_mib"] = quantized.workspace_mib
             self.fused = probe_fused_forward(loaded, heads, fast.matrices, self._trials.is_fused_right())
@@ -306,7 +305,7 @@ class LocalSession(Session):
             if decoder.is_busy:
                 events += decoder.step()
         if not any(decoder.is_busy for decoder in self._decoders):
-            self._note_gpu()
+            note_cuda(self.engine.stats, self.loaded)
         return events
 
     def _route(self, rows: list[Row]) -> None:
@@ -350,10 +349,4 @@ class LocalSession(Session):
         self.branches.clear()
         for decoder in self._decoders:
             decoder.close()
-        self._note_gpu()
-
-    def _note_gpu(self) -> None:
-        """Note what a GPU did so far."""
         note_cuda(self.engine.stats, self.loaded)
-        if self.scheduler is not None and (step := self.scheduler.forward.device_step) is not None:
-            self.engine.stats.decoding_graphs = step.graphs.summary or self.engine.stats.decoding_graphs

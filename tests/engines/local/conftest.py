@@ -1,16 +1,21 @@
-"""Engines that are closed when a test ends, and kernels whose tiles are emulated."""
+"""Engines that are closed when a test ends, kernels whose tiles are emulated, and rows that decode in two ways."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from emulated import OnlyTiles, built_attention
 from opening import local_engine
+from step_decoding import FAMILIES, Decoding, loaded_of
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner.config.root import RunnerConfig
+from runner.engines.local.decode.compat_probe import probe_heads
 from runner.engines.local.engine import LocalEngine
 
 
@@ -32,3 +37,24 @@ def opened(make_config: Callable[..., RunnerConfig]) -> Iterator[Callable[..., L
 def emulated_tiles(made_once: Callable[..., Path]) -> OnlyTiles:
     """Attention to shared keys and products by tiles (AMX) that are emulated; they are built once."""
     return OnlyTiles(made_once("emulated_tiles", built_attention) / "products.so")
+
+
+@pytest.fixture
+def pair(make_config: Callable[..., RunnerConfig], tiny_llama: Path, tmp_path: Path) -> Callable[..., list[Decoding]]:
+    """Return a function that gives the usual steps of a family, and those on the device."""
+
+    def decodings(family: str = "llama", device: str = "cpu", **keys: Any) -> list[Decoding]:
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(FAMILIES[family]).save_pretrained(tmp_path)
+        AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
+        loaded = loaded_of(make_config, tmp_path, device)
+        heads = replace(probe_heads(loaded), **keys)
+        usual, by_sdpa = (replace(heads, by_sdpa=by_sdpa) for by_sdpa in (False, True))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("runner.engines.local.decode.forward.kernels_for", lambda _: None)
+            return [Decoding(loaded, usual), Decoding(loaded, by_sdpa)]
+
+    return decodings
+
+
+# In 8 bits, a key that is off by float32's rounding may get the next byte: a hundredth of that key.

@@ -61,6 +61,8 @@ class Scheduler(Entering):
         self.progress = RowProgress()
         self.count.now(0, 0)
         self.stats.kv_tokens, self.stats.under_way = 0, 0.0
+        if self.forward.device_step is not None:
+            self.stats.decoding_graphs = self.forward.device_step.graphs.summary or self.stats.decoding_graphs
 
     @property
     def is_busy(self) -> bool:

@@ -153,8 +153,11 @@ def test_the_store_keeps_what_it_is_given(dtype: torch.dtype, way: str) -> None:
         )
 
     assert [same(slot, slot) for slot in range(3)] == [True] * 3
-    on_gpu = isinstance(own, Slots) and heads.device.type == "cuda"  # which gives memory to all places at once
-    assert own.held == (own.slots * own.capacity if on_gpu else sum(lengths))
+    if heads.device.type == "cuda":  # which gives memory to all places at once
+        assert isinstance(own, Slots)
+        assert own.held == own.slots * own.capacity
+    else:
+        assert own.held == sum(lengths)
     own.enter(2, 2, [*needs[:2], 90, 100, needs[2]], [*lengths[:2], 80, 80, lengths[2]], 5)  # the last goes behind them
     assert [same(0, 0), same(1, 1), same(4, 2)] == [True] * 3
     own.leave(0, 4)  # the last of the first four goes to its place
