@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.root import AUTO, RunnerConfig
-from runner.core import machine
+from runner.core import machine, visible_gpus
 from runner.core.console import console, plain, say
 from runner.core.files import shared_folder
 from runner.core.progress import ProgressState
 from runner.core.result import Status
 from runner.core.tables import NO_WIDTH, Column, Use, print_fitted
 from runner.core.texts import clock, counted
-from runner.estimates.fit import PROCESS_MIB, gpus_free_mib
+from runner.estimates.fit import PROCESS_MIB
 from runner.estimates.jobs import JobEstimate, estimate_words
 from runner.grid.plan import Outcome, PlannedJob, State, estimate_plan
 from runner.grid.question_plan import question_lines
@@ -123,7 +123,9 @@ def _free_memory() -> str:
     parts = [f"{machine.available_mib():,.0f} MiB of main memory"]
     if (group := min(machine.cgroup_rooms_mib(), default=inf)) <= machine.available_mib():
         parts = [f"{group:,.0f} MiB of main memory below the control group's limit"]
-    return ", ".join([*parts, *(f"{mib:,.0f} MiB of GPU {number}" for number, mib in enumerate(gpus_free_mib()))])
+    return ", ".join(
+        [*parts, *(f"{mib:,.0f} MiB of GPU {number}" for number, mib in enumerate(visible_gpus.free_mib()))]
+    )
 
 
 def _total_time(plan: list[PlannedJob], estimates: dict[int, JobEstimate]) -> str:
