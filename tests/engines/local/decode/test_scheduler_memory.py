@@ -29,6 +29,7 @@ from runner.engines.local.attention.attention import PassLayout
 from runner.engines.local.decode import room
 from runner.engines.local.decode.forward import Forward
 from runner.engines.local.decode.scheduler import Scheduler
+from runner.engines.local.kernels import native
 from runner.engines.sampling import Sampler
 from runner.run import run
 
@@ -193,7 +194,7 @@ def test_memory_may_run_out_between_two_groups_of_sampled_rows(
         replace(request, sampling=replace(request.sampling, temperature=0.8 + 0.1 * (number % 2)))
         for number, request in enumerate(requests())
     ]
-    monkeypatch.setattr(sampling.native, "for_logits", lambda _: None)  # as on a GPU
+    monkeypatch.setattr(native, "for_logits", lambda _: None)  # as on a GPU
     expected = complete(engine, mixed)
     real, calls = sampling._draw, 0
 
