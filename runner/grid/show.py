@@ -182,7 +182,8 @@ def show_failures(plan: list[PlannedJob], outcomes: dict[int, Outcome]) -> int:
             say(f"impossible: {label}: {planned.problem}")
         elif outcome is not None and outcome.status is not Status.FINISHED:
             log = planned.job.folder / "log.txt" if planned.job else Path()
-            say(f"{outcome.status.value}: {label}: {outcome.message}\n    log: {log}")
+            note = f"\n    note: {outcome.note}" if outcome.note else ""
+            say(f"{outcome.status.value}: {label}: {outcome.message}{note}\n    log: {log}")
         else:
             continue
         failures += 1
@@ -227,6 +228,15 @@ class GridView:
         if number in self.running:
             self.running[number] = step
 
+    def repeats(self, number: int, why: str) -> None:
+        """Print that a job is repeated, and why."""
+        self.running.pop(number, None)
+        line = f"REPEATED {self.labels[number]}: {why}"
+        if self._live is None:
+            say(line)
+        else:
+            self._live.console.print(line)
+
     def ended(self, number: int, outcome: Outcome) -> None:
         """Record that a job has ended, and print one line that says how."""
         self.running.pop(number, None)
@@ -241,6 +251,7 @@ class GridView:
             line += f"\n    note: {outcome.message}" if outcome.message else ""
         else:  # no metrics: those of a job with errors would count unanswered questions as wrong
             line = f"{at} {outcome.status.value} {self.labels[number]}: {outcome.message}"
+        line += f"\n    note: {outcome.note}" if outcome.note else ""
         if self._live is None:
             say(line)
         else:
