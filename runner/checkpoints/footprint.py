@@ -20,6 +20,8 @@ from runner.checkpoints.pass_memory import (
     activation_bytes,
     place_bytes,
     quantized_workspace_bytes,
+    recorded_rows,
+    sampled_bytes,
     shape_of,
     streamed,
     waiting_places,
@@ -202,11 +204,15 @@ def _predict_one(resolved: ResolvedJob, work: Workload, free_mib: float | None) 
             most = max(choice.pass_bytes(device, positions, width, dtype_bytes) for choice in mix.choices)
         return most + activation_bytes(shape, dtype_bytes, pass_shape)
 
+    drawing = sampled_bytes(config.generation) if device != "cpu" and new_tokens else 0  # on a CPU, C draws
     reading = (
         streamed(device, rows, prompt_tokens) if is_stream else PassShape(rows, prompt_tokens, prompt_tokens * eager)
     )
+    reading = replace(reading, sampled_bytes=drawing)
     prefill = activations(reading)
-    decode = activations(PassShape(rows, 1, context * eager))
+    decode = activations(PassShape(rows, 1, context * eager, drawing))
+    if device == "cuda" and is_stream and new_tokens > 1 and not config.mix.quantizes and files.stored is None:
+        decode += recorded_rows(rows, prompt_tokens, context) * shape["vocab"] * dtype_bytes
     unpacked = 0 if by_panels else largest * max(choice.unpacked_bytes(dtype_bytes) for choice in mix.choices)
     plain = Footprint(weights, cache * prompt_tokens, cache * context, prefill + unpacked, decode + unpacked)
     if device != "cpu":
