@@ -28,6 +28,7 @@ from runner.checkpoints.pass_memory import (
 )
 from runner.checkpoints.resolve import ModelFiles, ResolvedJob
 from runner.checkpoints.weight_files import Tensor
+from runner.config.generation import KvCache
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.task import Workload
 from runner.core import machine
@@ -211,8 +212,10 @@ def _predict_one(resolved: ResolvedJob, work: Workload, free_mib: float | None) 
     reading = replace(reading, sampled_bytes=drawing)
     prefill = activations(reading)
     decode = activations(PassShape(rows, 1, context * eager, drawing))
-    if device == "cuda" and is_stream and new_tokens > 1 and not config.mix.quantizes and files.stored is None:
-        decode += recorded_rows(rows, prompt_tokens, context) * shape["vocab"] * dtype_bytes
+    if device == "cuda" and is_stream and new_tokens > 1:
+        by_length = dtype_bytes == BYTES["bfloat16"] and config.generation.kv_cache is not KvCache.int8
+        spans = () if by_length else (prompt_tokens, context)
+        decode += recorded_rows(rows, *spans) * shape["vocab"] * dtype_bytes
     unpacked = 0 if by_panels else largest * max(choice.unpacked_bytes(dtype_bytes) for choice in mix.choices)
     plain = Footprint(weights, cache * prompt_tokens, cache * context, prefill + unpacked, decode + unpacked)
     if device != "cpu":

@@ -97,20 +97,20 @@ def sampled_bytes(sampling: SamplingKeys) -> int:
     return 2 * BYTES["float64"] + of_sorting + of_history  # probabilities and their sums
 
 
-def recorded_rows(rows: int, first: int, last: int) -> int:
-    """Return the rows whose logits recorded decoding steps keep on a GPU, from the first to the last place of each row.
+def recorded_rows(rows: int, first: int = 0, last: int = 0) -> int:
+    """Return the rows whose logits recorded decoding steps keep on a GPU: as in engines/local/decode/device_step.py.
 
-    A step is recorded for each rounded number of rows and places: as in engines/local/decode/device_step.py. All rows
-    decode at each number of places, and when they end one after another, fewer do at the last.
+    A step is recorded for each rounded number of rows, which becomes less as rows end one after another. Where own keys
+    are read up to the longest row's, from place `first` to `last`, the rounded number of these makes another one, too.
     """
     places, count = {FEWEST_PLACES}, FEWEST_PLACES
     while count < last:
         places |= {count * 3 // 2, count * 2}
         count *= 2
     used = [it for it in sorted(places) if it >= first]
-    used = [it for before, it in zip([0, *used], used, strict=False) if before < last]
+    shapes = sum(before < last for before in [0, *used[:-1]])
     fewer = {rounded_rows(count) for count in range(1, rows + 1)}
-    return sum(fewer) + (len(used) - 1) * rounded_rows(rows)
+    return sum(fewer) + max(shapes - 1, 0) * rounded_rows(rows)
 
 
 def rounded_rows(count: int) -> int:

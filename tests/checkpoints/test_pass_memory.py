@@ -18,10 +18,10 @@ from runner.checkpoints.pass_memory import recorded_rows, sampled_bytes
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.sampling import GREEDY, Sampling
-from runner.engines.local.decode import device_step
+from runner.core.dtypes import Dtype
+from runner.engines.local.decode import device_step, step_graphs
 from runner.engines.local.kernels import native
 from runner.engines.sampling import Sampler, generator_of
-from runner.quantization.bitsandbytes import Nf4Config
 
 ROWS, VOCABULARY = 16, 20_000
 SAMPLED = replace(GREEDY, temperature=0.7, seed=1)
@@ -61,14 +61,16 @@ def test_what_a_gpu_needs_to_draw_tokens(monkeypatch: pytest.MonkeyPatch, keys: 
 
 @pytest.mark.parametrize(("rows", "first", "last"), [(1, 40, 300), (16, 100, 420), (128, 64, 1000), (512, 700, 1200)])
 def test_logits_that_recorded_steps_keep(rows: int, first: int, last: int) -> None:
-    """All rows decode to the end, and then end one after another: each shape that occurs four times is recorded."""
-    occurred: Counter[tuple[int, int]] = Counter()
-    for place in range(first, last):
-        occurred[device_step._rounded_rows(rows), device_step._rounded_places(place + 1, 10**9)] += 1
-    for left in range(rows, 0, -1):
-        occurred[device_step._rounded_rows(left), device_step._rounded_places(last, 10**9)] += 4
-    kept = sum(count for (count, _), times in occurred.items() if times >= device_step.RECORD_AT)
-    assert kept <= recorded_rows(rows, first, last) <= 1.3 * kept
+    """All rows decode to the end, and then end one after another; shapes that occur often are recorded."""
+    for by_length in (False, True):
+        occurred: Counter[tuple[int, int]] = Counter()
+        for place in range(first, last):
+            places = 0 if by_length else device_step._rounded_places(place + 1, 10**9)
+            occurred[device_step._rounded_rows(rows), places] += 1
+        for left in range(rows, 0, -1):
+            occurred[device_step._rounded_rows(left), places] += step_graphs.RECORD_AT
+        kept = sum(count for (count, _), times in occurred.items() if times >= step_graphs.RECORD_AT)
+        assert kept <= recorded_rows(rows, *(() if by_length else (first, last))) <= 1.3 * kept
     assert pass_memory.FEWEST_PLACES == device_step.FEWEST_PLACES
     assert all(pass_memory.rounded_rows(count) == device_step._rounded_rows(count) for count in range(1, 600))
 
@@ -76,8 +78,8 @@ def test_logits_that_recorded_steps_keep(rows: int, first: int, last: int) -> No
 def test_a_plan_for_a_gpu_counts_them(make_config: Any, saved_family: Callable[..., Path]) -> None:
     folder = saved_family(vocab_size=50_000)
 
-    def decode_bytes(device: str, **groups: Any) -> int:
-        model = LocalModelConfig(name=str(folder), device=device)
+    def decode_bytes(device: str, dtype: Dtype = Dtype.float32, **groups: Any) -> int:
+        model = LocalModelConfig(name=str(folder), device=device, dtype=dtype)
         found = predict(make_config(model=model, **groups), 32, 100, 300)
         assert found is not None
         return found.decode_activation_bytes
@@ -85,5 +87,5 @@ def test_a_plan_for_a_gpu_counts_them(make_config: Any, saved_family: Callable[.
     drawn = GenerationConfig(temperature=0.7, top_p=1.0)
     assert decode_bytes("cpu", generation=drawn) == decode_bytes("cpu"), "C draws there"
     assert decode_bytes("cuda", generation=drawn) - decode_bytes("cuda") == 32 * 50_000 * 16
-    recorded = recorded_rows(32, 100, 400) * 50_000 * 4
-    assert decode_bytes("cuda") > recorded > decode_bytes("cuda", quantization=Nf4Config())
+    assert decode_bytes("cuda") == 50_000 * (32 * (4 + 4) + recorded_rows(32, 100, 400) * 4)
+    assert decode_bytes("cuda", Dtype.bfloat16) == 50_000 * (32 * (2 + 4) + recorded_rows(32) * 2)
