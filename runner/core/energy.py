@@ -75,7 +75,7 @@ class Energy:
         try:
             library: Any = importlib.import_module("pynvml")
         except ImportError:
-            self.why_not.append("the energy of GPUs is read through the package pynvml, which is not installed")
+            self.why_not.append("the energy of GPUs is read through the package nvidia-ml-py, which is not installed")
             return None, []
         try:
             library.nvmlInit()

@@ -65,5 +65,5 @@ def test_gpus_are_asked_where_the_model_is_on_them(tmp_path: Path, monkeypatch: 
     assert energy.joules(before) == pytest.approx(2.5)
     assert energy.sources == "1 GPUs (NVML)"
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert "pynvml, which is not installed" in Energy(tmp_path, with_gpus=True).why_not[1]
+    assert "nvidia-ml-py, which is not installed" in Energy(tmp_path, with_gpus=True).why_not[1]
     assert len(Energy(tmp_path).why_not) == 1
