@@ -114,7 +114,8 @@ def _estimate_cells(taken: JobEstimate | None, planned: PlannedJob) -> list[str]
         it = fit.predicted
         memory = [f"{mib:,.0f}" for mib in (it.weight_mib, it.kv_cache_mib, it.activation_mib, it.total_mib)]
         is_possible = planned.state is not State.impossible
-        memory.append("see below" if not is_possible else "yes" if fit.fits else "no")
+        is_unknown = not fit.free_mib and bool(machine.gpu_models())  # nothing tells the memory of the GPUs
+        memory.append("see below" if not is_possible else "yes" if fit.fits else "unknown" if is_unknown else "no")
     return [count, *memory, *estimate_words(taken.time if taken else None)]
 
 
