@@ -14,11 +14,12 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ CUDA_VARIABLE, HIP_VARIABLE = "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"
 VARIABLES = (CUDA_VARIABLE, HIP_VARIABLE, "ROCR_VISIBLE_DEVICES")
 WSL_SMI = "/usr/lib/wsl/lib/nvidia-smi"
 SMI_S, TORCH_S = 20, 120  # how long they may take
+STANDS_S = 2.0  # how long the free memory counts as it was read
 # where none of these exists, torch finds no GPU either: NVIDIA's driver, AMD's, Windows' (WSL2), Jetson's
 DEVICE_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg", "/dev/nvhost-gpu", "/dev/nvmap", "/dev/nvgpu")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -119,11 +121,14 @@ def _entry(cards: Sequence[Card], entry: str) -> list[Gpu]:
 def free_mib() -> list[float]:
     """Return the free memory of each GPU that this process may use; nothing if it is not known.
 
-    Where only torch knows it, it is all that they have.
+    Where only torch knows it, it is all that they have. A plan asks for each of its jobs, so an answer stands a while.
     """
     gpus = visible()
-    if not gpus:
-        return []
+    return list(_free(tuple(gpus), int(time.monotonic() / STANDS_S))) if gpus else []
+
+
+@lru_cache(maxsize=1)
+def _free(gpus: tuple[Gpu, ...], _when: int) -> list[float]:
     free = [] if gpus[0].total_mib else _nvml_free(gpus) or _smi_free(gpus)
     return free or [nbytes / MIB for _, nbytes in _torch_gpus()]
 

@@ -32,7 +32,7 @@ print({{}}["-L" in sys.argv[1:]], end="")
 @pytest.fixture(autouse=True)
 def anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No GPU, no library and no answer that was kept; torch is one for CUDA."""
-    for cached in (visible_gpus._cards, visible_gpus._as_torch_says):
+    for cached in (visible_gpus._cards, visible_gpus._as_torch_says, visible_gpus._free):
         cached.cache_clear()
     for name in visible_gpus.VARIABLES:
         monkeypatch.delenv(name, raising=False)
