@@ -20,12 +20,15 @@ from runner.checkpoints.pass_memory import (
     activation_bytes,
     place_bytes,
     quantized_workspace_bytes,
+    recorded_rows,
+    sampled_bytes,
     shape_of,
     streamed,
     waiting_places,
 )
 from runner.checkpoints.resolve import ModelFiles, ResolvedJob
 from runner.checkpoints.weight_files import Tensor
+from runner.config.generation import KvCache
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.task import Workload
 from runner.core import machine
@@ -202,11 +205,17 @@ def _predict_one(resolved: ResolvedJob, work: Workload, free_mib: float | None) 
             most = max(choice.pass_bytes(device, positions, width, dtype_bytes) for choice in mix.choices)
         return most + activation_bytes(shape, dtype_bytes, pass_shape)
 
+    drawing = sampled_bytes(config.generation) if device != "cpu" and new_tokens else 0  # on a CPU, C draws
     reading = (
         streamed(device, rows, prompt_tokens) if is_stream else PassShape(rows, prompt_tokens, prompt_tokens * eager)
     )
+    reading = replace(reading, sampled_bytes=drawing)
     prefill = activations(reading)
-    decode = activations(PassShape(rows, 1, context * eager))
+    decode = activations(PassShape(rows, 1, context * eager, drawing))
+    if device == "cuda" and is_stream and new_tokens > 1:
+        by_length = dtype_bytes == BYTES["bfloat16"] and config.generation.kv_cache is not KvCache.int8
+        spans = () if by_length else (prompt_tokens, context)
+        decode += recorded_rows(rows, *spans) * shape["vocab"] * dtype_bytes
     unpacked = 0 if by_panels else largest * max(choice.unpacked_bytes(dtype_bytes) for choice in mix.choices)
     plain = Footprint(weights, cache * prompt_tokens, cache * context, prefill + unpacked, decode + unpacked)
     if device != "cpu":

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from runner.checkpoints.footprint import predict
 from runner.checkpoints.resolve import ResolvedJob
 from runner.config.task import with_possible_batch
+from runner.core import machine, visible_gpus
 from runner.core.errors import ConfigError, DataError
 from runner.core.machine import MIB
 from runner.quantization import SMALLEST
 from runner.quantization.base import CheckpointSource
 
+SPREAD_SHARE = 0.8  # of the memory of several GPUs that a model can fill: layers are not cut
 UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
@@ -61,6 +63,26 @@ def _smaller(resolved: ResolvedJob, free_mib: float) -> list[str]:
     if predicted is None or predicted.weight_mib > free_mib:
         return []
     return [f"quantization={smallest.name} ({predicted.weight_mib:,.0f} MiB)"]
+
+
+def gpus_needed(resolved: ResolvedJob, mib: float) -> tuple[int, frozenset[int]]:
+    """Return how many GPUs a job needs that takes so much memory, and those that it names by number.
+
+    A model that is spread by model.device_map needs as many as hold it, or all of them.
+    """
+    models = [one.files.model for one in (resolved, resolved.second) if one is not None]
+    models = [model for model in models if machine.device_class(model.device) == "cuda"]
+    named = frozenset(int(index) for model in models if (index := model.device.partition(":")[2]))
+    if all(model.device_map is None for model in models):
+        return int(bool(models)), named
+    if limits := [model.max_memory for model in models if model.max_memory]:
+        return max((int(place) for one in limits for place in one if place != "cpu"), default=-1) + 1, named
+    room, count = 0.0, len(visible_gpus.visible())
+    for number, free in enumerate(sorted(visible_gpus.free_mib()), start=1):  # whichever it gets
+        room += SPREAD_SHARE * free
+        if mib <= room:
+            return number, named
+    return count, named
 
 
 def limited(free_mib: Mapping[str, float], max_memory: Mapping[str, str] | None) -> dict[str, float]:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.config.generation import KvCache
+from runner.config.sampling import SamplingKeys, active_parameters
 from runner.core.dtypes import BYTES
 
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # prompt tokens in one pass
 MAX_ROWS = {"cpu": 128, "cuda": 512}  # at once, in 16 bits: with more rows, matrix products get no more efficient
 THREAD_BUFFER_BYTES = 163_840  # in which a thread unpacks and sums: as in kernels/quantized.h
 SCALE_BYTES = 4  # of a place and head, where keys and values are stored in 8 bits: as in kernels/attention.h
+FEWEST_PLACES = 64  # of own keys that a decoding step on a GPU reads
 WAITING_NUMBERS = 2**24  # of waiting distributions: 64 MiB, or more for the distributions of MIN_WAITING positions
 MIN_WAITING = 256
 
@@ -26,6 +28,7 @@ class PassShape:
     rows: int
     tokens: int  # of each row
     scores_context: int = 0  # positions for which eager attention stores scores; 0: not eager
+    sampled_bytes: int = 0  # for each of the logits, to draw a token by them
 
 
 def streamed(device: str, rows: int, prompt_tokens: int) -> PassShape:
@@ -69,15 +72,53 @@ def activation_bytes(shape: dict[str, int], dtype_bytes: int, pass_shape: PassSh
 
     MLP: gate, up and their product, and two copies of the hidden state. Attention: query, key, value and
     output, and a copy of one layer's keys as the cache grows; eager attention also stores its scores, in the
-    model's dtype and in float32. Logits: the last position's, in the model's dtype and in float32.
+    model's dtype and in float32. Logits: the last position's, in the model's dtype and in float32, and what torch needs
+    to draw from them.
     """
     positions = pass_shape.rows * pass_shape.tokens
     mlp = positions * (3 * shape["intermediate"] + 2 * shape["hidden"]) * dtype_bytes
     heads = 2 * shape["heads"] + 3 * shape["kv_heads"]
     attention = positions * (heads * shape["head_dim"] + 2 * shape["hidden"]) * dtype_bytes
     attention += positions * pass_shape.scores_context * shape["heads"] * (dtype_bytes + BYTES["float32"])
-    logits = pass_shape.rows * shape["vocab"] * (dtype_bytes + BYTES["float32"])
+    logits = pass_shape.rows * shape["vocab"] * (dtype_bytes + BYTES["float32"] + pass_shape.sampled_bytes)
     return max(mlp, attention, logits)
+
+
+def sampled_bytes(sampling: SamplingKeys) -> int:
+    """Return what torch needs for each of the logits to draw a token: as in engines/sampling.py, where no C does it.
+
+    A top_p that is null is often one of the model's own settings.
+    """
+    penalties = active_parameters(sampling, lambda one: one.for_greedy)
+    of_history = 1 + 4 + BYTES["float32"] if penalties else 0  # whether and how often a row has it; its lowered score
+    if not sampling.temperature:
+        return of_history
+    of_sorting = BYTES["float64"] if sampling.top_p is None or sampling.top_p < 1 else 0
+    return 2 * BYTES["float64"] + of_sorting + of_history  # probabilities and their sums
+
+
+def recorded_rows(rows: int, first: int = 0, last: int = 0) -> int:
+    """Return the rows whose logits recorded decoding steps keep on a GPU: as in engines/local/decode/device_step.py.
+
+    A step is recorded for each rounded number of rows, which becomes less as rows end one after another. Where own keys
+    are read up to the longest row's, from place `first` to `last`, the rounded number of these makes another one, too.
+    """
+    places, count = {FEWEST_PLACES}, FEWEST_PLACES
+    while count < last:
+        places |= {count * 3 // 2, count * 2}
+        count *= 2
+    used = [it for it in sorted(places) if it >= first]
+    shapes = sum(before < last for before in [0, *used[:-1]])
+    fewer = {rounded_rows(count) for count in range(1, rows + 1)}
+    return sum(fewer) + max(shapes - 1, 0) * rounded_rows(rows)
+
+
+def rounded_rows(count: int) -> int:
+    """Return a number of rows rounded up: to a power of two, or a multiple of 16 or of an eighth."""
+    if count <= 16:
+        return 1 << (count - 1).bit_length()
+    step = max(16, 1 << ((count - 1).bit_length() - 3))
+    return -(-count // step) * step
 
 
 def shape_of(settings: dict[str, Any]) -> dict[str, int]:

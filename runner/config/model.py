@@ -87,6 +87,10 @@ class LocalModelConfig(ModelConfig):
         super().__post_init__()
         prefix = self.key
         kind, _, index = self.device.partition(":")
+        no_float64 = (
+            "Apple's GPUs have no float64, in which tokens are sampled, so that a seed would give other answers"
+        )
+        check(kind != "mps", f"{prefix}.device", self.device, f"{no_float64}: use cpu")
         known = kind in ("auto", "cpu", "cuda") and (not index or (kind == "cuda" and index.isdigit()))
         check(known, f"{prefix}.device", self.device, "use auto, cpu, cuda or cuda:N")
         for name in self.chat_template_kwargs:

@@ -7,10 +7,11 @@ it.
 from __future__ import annotations
 
 import importlib
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from runner.core import visible_gpus
 
 POWERCAP = Path("/sys/class/powercap")
 MICRO, MILLI = 1e-6, 1e-3
@@ -74,18 +75,11 @@ class Energy:
         try:
             library: Any = importlib.import_module("pynvml")
         except ImportError:
-            self.why_not.append("the energy of GPUs is read through the package pynvml, which is not installed")
+            self.why_not.append("the energy of GPUs is read through the package nvidia-ml-py, which is not installed")
             return None, []
         try:
             library.nvmlInit()
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-            names = (
-                [str(number) for number in range(library.nvmlDeviceGetCount())]
-                if visible is None
-                else [name.strip() for name in visible.split(",") if name.strip()]
-            )
-            by_index, by_uuid = library.nvmlDeviceGetHandleByIndex, library.nvmlDeviceGetHandleByUUID
-            gpus = [by_index(int(name)) if name.isdigit() else by_uuid(name) for name in names]
+            gpus = [library.nvmlDeviceGetHandleByUUID(gpu.uuid) for gpu in visible_gpus.visible()]
             for gpu in gpus:
                 library.nvmlDeviceGetTotalEnergyConsumption(gpu)
         except library.NVMLError as error:

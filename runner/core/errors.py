@@ -90,6 +90,21 @@ def is_memory_error(error: BaseException) -> bool:
     return False
 
 
+def lost_gpu(error: BaseException) -> str:
+    """Return the error, or the cause of it, after which a process can use its GPU no more; empty if it is another one.
+
+    A failed assertion on the GPU is such an error: torch reports it again at each later use. Nothing is known of torch
+    here, so the error is known by its name.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        names = {kind.__name__ for kind in type(cause).__mro__}
+        if "AcceleratorError" in names and not any(sign in str(cause) for sign in OUT_OF_MEMORY):
+            return f"{type(cause).__name__}: {one_line(cause)}"
+        cause = cause.__cause__ or cause.__context__
+    return ""
+
+
 @contextmanager
 def memory_errors_as_job_failed() -> Iterator[None]:
     """Raise JobFailed with a clear message if memory runs out in this block."""

@@ -1,10 +1,11 @@
-"""GPU memory that torch has allocated, without importing torch: if nobody imported it, none is allocated."""
+"""torch's GPUs and the memory that it has allocated there, without importing torch: if nobody has, none is in use."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
 
+from runner.core.errors import lost_gpu
 from runner.core.machine import MIB
 
 
@@ -18,6 +19,32 @@ def restart_peak() -> None:
     if (torch := _torch_with_gpus()) is not None:
         for device in range(torch.cuda.device_count()):
             torch.cuda.reset_peak_memory_stats(device)
+
+
+def why_lost() -> str:
+    """Return why this process can use its GPUs no more, such as a failed assertion on one of them; empty if it can.
+
+    Whoever caught the error may not have passed it on, but torch reports it again.
+    """
+    torch = _torch_with_gpus()
+    try:
+        for device in range(torch.cuda.device_count()) if torch is not None else ():
+            if torch.cuda.memory_reserved(device):  # only what is in use, since to wait for a GPU takes some memory
+                torch.cuda.synchronize(device)
+    except RuntimeError as error:
+        return lost_gpu(error)
+    return ""
+
+
+def free_unused() -> None:
+    """Give back memory that torch keeps for itself; nothing if the GPU is lost, which another error has said."""
+    torch = _torch_with_gpus()
+    try:
+        if torch is not None:
+            torch.cuda.empty_cache()
+    except RuntimeError as error:
+        if not lost_gpu(error):
+            raise
 
 
 def peak_mib() -> float | None:

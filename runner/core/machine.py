@@ -17,7 +17,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from runner.core import processor
+from runner.core import processor, visible_gpus
 from runner.core.texts import counted
 
 MIB = 1024 * 1024
@@ -302,13 +302,10 @@ def device_class(device: str) -> str:
     """Return cpu or cuda: what model.device means on this machine, as far as that is known without torch."""
     if device != "auto":
         return device.partition(":")[0]
-    has_cuda = bool(gpu_models()) and "+cpu" not in versions()["torch"]
+    has_cuda = "+cpu" not in versions()["torch"] and bool(gpu_models())
     return "cuda" if has_cuda else "cpu"
 
 
 def gpu_models() -> list[str]:
-    """Names of the GPUs that this process may use, from the driver's files, so that no library is imported."""
-    files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-    models = [model for file in files if (model := _value_of(file, "Model"))]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return models if visible is None else models[: len([name for name in visible.split(",") if name.strip()])]
+    """Names of the GPUs that this process may use."""
+    return [gpu.model for gpu in visible_gpus.visible()]

@@ -19,7 +19,7 @@ import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper
 
 from runner.config.sampling import GREEDY, PARAMETERS, Sampling, active_parameters
-from runner.core.errors import is_memory_error
+from runner.core.errors import is_memory_error, lost_gpu
 from runner.engines.base import RequestId
 from runner.engines.local.kernels import native
 from runner.engines.rows import NO_TOKEN, NOT_SAMPLED, Row
@@ -147,7 +147,7 @@ class Sampler:
         try:
             return pick(rows)
         except Exception as error:
-            if is_memory_error(error):
+            if is_memory_error(error) or lost_gpu(error):
                 raise
             if len(rows) == 1:
                 log.exception("a row's next token could not be sampled: %s", self.samplings[rows[0]])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -13,7 +11,7 @@ from runner.checkpoints.pass_memory import kv_number_bytes, most_rows
 from runner.checkpoints.resolve import ResolvedJob
 from runner.config.rope import RopeConfig
 from runner.config.task import TYPICAL_PROMPT_TOKENS, with_possible_batch
-from runner.core import machine
+from runner.core import machine, visible_gpus
 from runner.core.errors import ConfigError
 from runner.engines.kinds import kind_of
 from runner.engines.kinds.local import TYPICAL_ROWS
@@ -22,7 +20,6 @@ from runner.quantization.base import CheckpointSource
 
 PROCESS_MIB = 600.0  # an interpreter with torch and transformers, before any weights
 SMALLER = ("int8", "nf4")  # in the order of trial, the one that loses more last
-SMI = ("--query-gpu=memory.free", "--format=csv,noheader,nounits")
 
 
 @dataclass(frozen=True)
@@ -51,20 +48,14 @@ class Fit:
 def free_mib_by_device(device: str, max_memory: Mapping[str, str] | None = None) -> dict[str, float]:
     """Return the free memory for a model by device: of GPUs, or main memory without that of a new process."""
     if machine.device_class(device) == "cuda":
-        free = {str(number): mib for number, mib in enumerate(gpus_free_mib())}
+        free = {str(number): mib for number, mib in enumerate(visible_gpus.free_mib())}
         if max_memory is None:  # one device
-            best = max(free, key=lambda place: free[place], default=None)
+            named = device.partition(":")[2]
+            places = [named] if named in free else [] if named else free
+            best = max(places, key=lambda place: free[place], default=None)
             return {} if best is None else {f"GPU {best}": free[best]}
         return limited(free, max_memory)
     return limited({"cpu": max(machine.available_mib() - PROCESS_MIB, 0.0)}, max_memory)
-
-
-def gpus_free_mib() -> list[float]:
-    """Return each GPU's free memory, from the driver's own tool; empty if there is none."""
-    if not machine.gpu_models() or shutil.which("nvidia-smi") is None:
-        return []
-    done = subprocess.run(["nvidia-smi", *SMI], capture_output=True, text=True, check=False, timeout=20)
-    return [float(line) for line in done.stdout.split() if line.replace(".", "").isdigit()]
 
 
 def rows_of(resolved: ResolvedJob) -> int:

@@ -130,7 +130,7 @@ def time_of(config: RunnerConfig, speed: Speed, rows: int, read: int | None = No
 def _fit(resolved: ResolvedJob, read: int | None) -> Fit | None:
     try:
         free_mib = free_mib_by_device(resolved.files.model.device, resolved.files.model.max_memory)
-        return fit(resolved, free_mib, read=read)
+        return fit(resolved, free_mib, fixes=bool(free_mib), read=read)
     except RunnerError:  # errors in its files are reported elsewhere
         return None
 

@@ -18,11 +18,11 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from runner.config.root import AUTO, RunnerConfig
-from runner.core import machine
+from runner.config.root import RunnerConfig
+from runner.core import visible_gpus
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import Status
-from runner.grid.plan import Outcome, PlannedJob, State, objective, plan_all, worker_count
+from runner.grid.plan import Outcome, PlannedJob, State, objective, plan_all, worker_limits
 from runner.grid.show import GridView, labels
 from runner.grid.trials import Trials
 from runner.grid.workers import WorkerPool
@@ -106,10 +106,9 @@ class WorkerLauncher(PlanLauncher):
         return WorkerPool(
             plan=plan,
             numbers=numbers,
-            workers_wanted=worker_count(plan, numbers, settings.workers),
-            shares_groups=settings.workers != AUTO,
+            limits=worker_limits(plan, numbers, settings.workers),
             log_folder=Path(settings.output_dir).expanduser().absolute() / "workers" / str(os.getpid()),
             fresh=self.fresh,
-            gpus=len(machine.gpu_models()),
+            gpus=visible_gpus.visible(),
             **shared,
         ).run()

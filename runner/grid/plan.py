@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 
 from hydra.types import HydraContext
@@ -20,7 +21,7 @@ from runner.config.compose import Composer
 from runner.config.hydra import to_config, without_hydra
 from runner.config.root import AUTO, RunnerConfig
 from runner.core import machine
-from runner.core.errors import INTERRUPTED, ConfigError, JobFailed, JobHeld, RunnerError
+from runner.core.errors import INTERRUPTED, ConfigError, JobFailed, JobHeld, RunnerError, lost_gpu
 from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.result import Record, Status
 from runner.engines.kinds import BaseCache, Need, kind_of
@@ -51,6 +52,8 @@ class Outcome:
     message: str = ""
     exit_code: int = 0
     is_held_elsewhere: bool = False  # another process is doing the job
+    lost_gpu: str = ""  # the error after which its process can use the GPU no more
+    note: str = ""  # what else happened on the way
 
 
 @dataclass
@@ -89,6 +92,11 @@ class PlannedJob:
         """What makes two jobs duplicates: the same job, logged to the same store and delivered to the same file."""
         assert self.config is not None
         return self.job, mlflow_store.store_of(self.config), self.config.task.delivers_to
+
+    @cached_property
+    def need(self) -> Need:
+        """What it needs of the machine, as predicted."""
+        return Need(0.0, 1) if self.resolved is None else predicted_need(self.resolved)
 
     def record_death(self, status: Status, message: str) -> Outcome:
         """Record how the job ended, because its process died before it could do so; return the outcome."""
@@ -217,21 +225,36 @@ def group(plan: list[PlannedJob], numbers: list[int]) -> deque[deque[int]]:
     return deque(sorted(groups.values(), key=lambda members: -sum(plan[n].cost for n in members)))
 
 
-def worker_count(plan: list[PlannedJob], numbers: list[int], wanted: str) -> int:
-    """Return the number of workers: as configured, or as many as GPUs, cores and memory allow, one for each base."""
+@dataclass(frozen=True)
+class WorkerLimits:
+    """How many workers there may be at once."""
+
+    total: int
+    on_cpu: int  # without a GPU
+    is_given: bool = False  # by the user: then several workers may have the same GPU and load the same base
+    is_measuring: bool = False  # one at a time, by jobs whose ids depend on all GPUs that a process sees
+
+
+def worker_limits(plan: list[PlannedJob], numbers: list[int], wanted: str) -> WorkerLimits:
+    """Return how many workers to start: as configured, or as many as cores and memory allow, and one for each GPU.
+
+    On the CPU there is one for each base. On GPUs as many work as get the GPUs that they need.
+    """
     if wanted != AUTO:
-        return min(int(wanted), len(numbers))
-    grouped = group(plan, numbers)  # jobs that share a base need the same memory and threads
-    groups = len(grouped)
+        count = min(int(wanted), len(numbers))
+        return WorkerLimits(count, count, is_given=True)
     if any(plan[number].measures for number in numbers):
-        return 1  # another job at the same time would distort the measurement
-    if gpus := len(machine.gpu_models()):
-        return min(gpus, groups)
-    first_of_each = [plan[members[0]] for members in grouped]
-    needs = [predicted_need(one.resolved) for one in first_of_each if one.resolved]
-    by_memory = int(0.8 * machine.available_mib() // (PROCESS_MIB + max(need.mib for need in needs)))
-    by_cores = machine.cores() // max(need.threads for need in needs)
-    return max(1, min(groups, by_memory, by_cores))
+        return WorkerLimits(1, 1, is_measuring=True)  # another job at the same time would distort the measurement
+    gpus = len(machine.gpu_models())
+    first_of_each = [plan[members[0]] for members in group(plan, numbers)]  # jobs that share a base need about the same
+    needs = [one.need for one in first_of_each if one.resolved]
+    on_cpu = [need for need in needs if not (gpus and need.gpus)]
+    if needs and not on_cpu:
+        return WorkerLimits(gpus, 0)
+    by_memory = int(0.8 * machine.available_mib() // (PROCESS_MIB + max(need.mib for need in on_cpu)))
+    by_cores = machine.cores() // max(need.threads for need in on_cpu)
+    count = max(1, min(len(on_cpu), by_memory, by_cores))
+    return WorkerLimits(count + gpus * (len(on_cpu) < len(needs)), count)
 
 
 def predicted_need(resolved: resolve.ResolvedJob) -> Need:
@@ -277,7 +300,8 @@ def outcome_of_error(error: Exception) -> Outcome:
         return Outcome(Status.FINISHED, error.record, str(error))
     if isinstance(error, RunnerError):
         return Outcome(Status.FAILED, None, str(error), error.exit_code, is_held_elsewhere=isinstance(error, JobHeld))
-    return Outcome(Status.FAILED, message=f"{type(error).__name__}: {error}", exit_code=1)
+    message = f"{type(error).__name__}: {error}"
+    return Outcome(Status.FAILED, message=message, exit_code=1, lost_gpu=lost_gpu(error))
 
 
 def objective(record: Record) -> tuple[str, float]:

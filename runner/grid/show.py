@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.root import AUTO, RunnerConfig
-from runner.core import machine
+from runner.core import machine, visible_gpus
 from runner.core.console import console, plain, say
 from runner.core.files import shared_folder
 from runner.core.progress import ProgressState
 from runner.core.result import Status
 from runner.core.tables import NO_WIDTH, Column, Use, print_fitted
 from runner.core.texts import clock, counted
-from runner.estimates.fit import PROCESS_MIB, gpus_free_mib
+from runner.estimates.fit import PROCESS_MIB
 from runner.estimates.jobs import JobEstimate, estimate_words
 from runner.grid.plan import Outcome, PlannedJob, State, estimate_plan
 from runner.grid.question_plan import question_lines
@@ -114,7 +114,8 @@ def _estimate_cells(taken: JobEstimate | None, planned: PlannedJob) -> list[str]
         it = fit.predicted
         memory = [f"{mib:,.0f}" for mib in (it.weight_mib, it.kv_cache_mib, it.activation_mib, it.total_mib)]
         is_possible = planned.state is not State.impossible
-        memory.append("see below" if not is_possible else "yes" if fit.fits else "no")
+        is_unknown = not fit.free_mib and bool(machine.gpu_models())  # nothing tells the memory of the GPUs
+        memory.append("see below" if not is_possible else "yes" if fit.fits else "unknown" if is_unknown else "no")
     return [count, *memory, *estimate_words(taken.time if taken else None)]
 
 
@@ -123,7 +124,9 @@ def _free_memory() -> str:
     parts = [f"{machine.available_mib():,.0f} MiB of main memory"]
     if (group := min(machine.cgroup_rooms_mib(), default=inf)) <= machine.available_mib():
         parts = [f"{group:,.0f} MiB of main memory below the control group's limit"]
-    return ", ".join([*parts, *(f"{mib:,.0f} MiB of GPU {number}" for number, mib in enumerate(gpus_free_mib()))])
+    return ", ".join(
+        [*parts, *(f"{mib:,.0f} MiB of GPU {number}" for number, mib in enumerate(visible_gpus.free_mib()))]
+    )
 
 
 def _total_time(plan: list[PlannedJob], estimates: dict[int, JobEstimate]) -> str:
@@ -180,7 +183,8 @@ def show_failures(plan: list[PlannedJob], outcomes: dict[int, Outcome]) -> int:
             say(f"impossible: {label}: {planned.problem}")
         elif outcome is not None and outcome.status is not Status.FINISHED:
             log = planned.job.folder / "log.txt" if planned.job else Path()
-            say(f"{outcome.status.value}: {label}: {outcome.message}\n    log: {log}")
+            note = f"\n    note: {outcome.note}" if outcome.note else ""
+            say(f"{outcome.status.value}: {label}: {outcome.message}{note}\n    log: {log}")
         else:
             continue
         failures += 1
@@ -225,6 +229,15 @@ class GridView:
         if number in self.running:
             self.running[number] = step
 
+    def repeats(self, number: int, why: str) -> None:
+        """Print that a job is repeated, and why."""
+        self.running.pop(number, None)
+        line = f"REPEATED {self.labels[number]}: {why}"
+        if self._live is None:
+            say(line)
+        else:
+            self._live.console.print(line)
+
     def ended(self, number: int, outcome: Outcome) -> None:
         """Record that a job has ended, and print one line that says how."""
         self.running.pop(number, None)
@@ -239,6 +252,7 @@ class GridView:
             line += f"\n    note: {outcome.message}" if outcome.message else ""
         else:  # no metrics: those of a job with errors would count unanswered questions as wrong
             line = f"{at} {outcome.status.value} {self.labels[number]}: {outcome.message}"
+        line += f"\n    note: {outcome.note}" if outcome.note else ""
         if self._live is None:
             say(line)
         else:

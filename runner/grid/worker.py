@@ -12,7 +12,7 @@ import sys
 from multiprocessing.connection import Connection
 
 from runner.config.root import RunnerConfig
-from runner.core import child, progress, signals
+from runner.core import child, gpu, progress, signals
 from runner.core.console import ForPeople, keep_streams
 from runner.core.errors import INTERRUPTED
 from runner.core.progress import ProgressState
@@ -62,4 +62,5 @@ def do_job(connection: Connection, bases: BaseCache, config: RunnerConfig, confi
         raise
     finally:
         progress.report_to(None)
+    outcome.lost_gpu = outcome.lost_gpu or gpu.why_lost()  # the grid then ends this worker
     connection.send(outcome)

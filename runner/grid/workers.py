@@ -1,8 +1,9 @@
 """Runs the jobs of a grid in worker processes: one event loop, no threads.
 
 Jobs that share a base go to one worker, one after another, so that it is loaded once; the longest such group
-starts first. If the user has asked for more workers than there are groups, idle ones take jobs of another's group and
-load its base, too. When a worker dies or hangs, only its current job fails, and a new worker replaces it.
+starts first. Idle workers take jobs of another's group and load its base, too, if the user has asked for more workers
+than there are groups, or if a GPU is free and the jobs take longer than the load. When a worker dies or hangs, only its
+current job fails, and a new worker replaces it. A worker that has lost its GPU ends, and its job is repeated once.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import time
 from collections import Counter, deque
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
@@ -22,9 +24,13 @@ from runner.config.hydra import as_yaml
 from runner.core import child
 from runner.core.progress import ProgressState
 from runner.core.result import Status
+from runner.core.visible_gpus import Gpu
+from runner.engines.kinds import Need
 from runner.grid import forking
 from runner.grid.executor import Executor
-from runner.grid.plan import Outcome, group
+from runner.grid.gpu_sets import GpuSet, GpuSets, largest
+from runner.grid.plan import Outcome, WorkerLimits, group
+from runner.grid.worker_process import Worker
 
 START = "from runner.grid.worker import main; main()"
 POLL_S = 0.2
@@ -33,41 +39,24 @@ DIE_S = 2.0  # how long the copy of a killed worker may take to die
 LEAVE_S = 10.0  # how long a released worker may take to exit, before it is killed
 
 
-@dataclass
-class Worker:
-    """A worker process, the jobs that it still has to do, and its current job."""
-
-    process: subprocess.Popen[bytes]
-    connection: Connection
-    log: Path
-    todo: deque[int]
-    gpu: int = 0
-    jobs_given: int = 0  # how many jobs it has got so far
-    current: int | None = None  # the number of its job
-    since: float = 0.0  # when it got its job, or was released
-    log_from: int = 0  # where the output of its job begins in the log
-
-    def kill(self) -> None:
-        """Kill the worker and all that it has started."""
-        with suppress(ProcessLookupError):  # it has ended already
-            os.killpg(self.process.pid, signal.SIGKILL)
-
-
 @dataclass(kw_only=True)
 class WorkerPool(Executor):
     """Gives the jobs of a grid to worker processes and records how each one ends."""
 
-    workers_wanted: int
+    limits: WorkerLimits
     log_folder: Path
-    shares_groups: bool = False  # whether an idle worker takes jobs of another one's group
     fresh: bool = False  # a process for every job, so that no earlier job affects its memory figures
-    gpus: int = 0
+    gpus: Sequence[Gpu] = ()
     _workers: list[Worker] = field(default_factory=list)
     _leaving: list[Worker] = field(default_factory=list)  # released, but their processes have not exited yet
     _groups: deque[deque[int]] = field(default_factory=deque)
     _held_elsewhere: list[int] = field(default_factory=list)  # another process is doing them: tried again at the end
     _waiting: set[int] = field(default_factory=set)  # jobs that are tried again, and now wait for the other process
+    _lost: dict[int, tuple[GpuSet, str]] = field(default_factory=dict)  # the GPUs that failed in a job, and how
     _started: int = 0
+
+    def __post_init__(self) -> None:
+        self._sets = GpuSets(self.gpus, self.limits.is_given, self.limits.is_measuring)
 
     def run(self) -> bool:
         """Run all jobs, until the user stops them; return whether the user did."""
@@ -82,29 +71,59 @@ class WorkerPool(Executor):
             worker.process.wait()
             worker.connection.close()
 
-    def _take_ready_group(self) -> deque[int] | None:
-        """Take the next group whose first job need not wait for an unfinished job; None while all have to wait.
+    def _take_ready_group(self, worker: Worker | None = None) -> deque[int] | None:
+        """Take the next group for this worker, or for a new one, whose first job need not wait for an unfinished job.
 
-        When no worker has a job, the jobs that they wait for have failed: then the first group is taken, and each of
-        its jobs reports that itself.
+        None while all have to wait, for jobs or for GPUs. When no worker has a job, the jobs that they wait for have
+        failed: then the first group is taken, and each of its jobs reports that itself.
         """
-        ready = next((it for it in self._groups if not all(map(self.waits, it))), None)
-        if ready is None and self._groups and self._all_idle:
-            ready = self._groups[0]
+        fitting = [it for it in self._groups if self._has_gpus(it, worker)]
+        ready = next((it for it in fitting if not all(map(self.waits, it))), None)
+        if ready is None and fitting and self._all_idle:
+            ready = fitting[0]
         if ready is not None:
             self._groups.remove(ready)
         return ready
+
+    def _has_gpus(self, numbers: Iterable[int], worker: Worker | None) -> bool:
+        """Whether a worker has the GPUs for these jobs, or a new one can have them."""
+        need, avoided = self._need(numbers)
+        if worker is not None:
+            return self._sets.is_right(worker.gpus, need, avoided)
+        others = [*self._workers, *self._leaving]
+        picked = self._sets.pick(need, self._used_gpus, avoided)
+        on_cpu = sum(not other.gpus.numbers for other in others)
+        return picked is not None and (bool(picked.numbers) or on_cpu < self.limits.on_cpu)
+
+    def _need(self, numbers: Iterable[int]) -> tuple[Need, frozenset[int]]:
+        """Return what jobs need that share a base, and the GPUs that have failed in one of them."""
+        jobs = list(numbers) if self.gpus else []
+        avoided = (self._lost[number][0].numbers for number in jobs if number in self._lost)
+        return largest(self.plan[number].need for number in jobs), frozenset().union(*avoided)
 
     @property
     def _all_idle(self) -> bool:
         return all(worker.current is None for worker in self._workers)
 
-    def _take_share(self) -> deque[int]:
-        """Take every second ready job of the worker that has most to do; empty if no worker has two."""
-        giver = max(self._workers, key=lambda worker: len(worker.todo), default=None)
-        if giver is None or not self.shares_groups:
+    def _take_share(self, worker: Worker | None = None) -> deque[int]:
+        """Take every second ready job of the worker that has most to do, for this worker or a new one.
+
+        Nothing if no worker has two, or if to load the base would take longer, unless the user wants so many workers.
+        On a GPU the only job goes, too, if it would have to wait for longer than the load.
+        """
+        givers = [giver for giver in self._workers if self.limits.is_given or giver.gpus.numbers]
+        giver = max(givers, key=lambda giver: len(giver.todo), default=None)
+        if giver is None:
             return deque()
-        share = [number for number in giver.todo if not self.waits(number)][1::2]
+        ready = [number for number in giver.todo if not self.waits(number)]
+        share = ready[1::2]
+        if not self.limits.is_given:
+            waits_s = giver.left_s if len(ready) == 1 else giver.s_per_cost * sum(self.plan[it].cost for it in share)
+            share = share or ready
+            if not (self.fresh or waits_s > giver.load_s > 0):
+                return deque()
+        if not share or not self._has_gpus(share, worker):
+            return deque()
         for number in share:
             giver.todo.remove(number)
         return deque(share)
@@ -117,7 +136,7 @@ class WorkerPool(Executor):
             self._waiting |= set(self._held_elsewhere)
             self._groups, self._held_elsewhere = group(self.plan, self._held_elsewhere), []
         # a released worker may still have its base in memory: it counts until its process has exited
-        while len(self._workers + self._leaving) < self.workers_wanted:
+        while len(self._workers + self._leaving) < self.limits.total:
             if not (members := self._take_ready_group() or self._take_share()):
                 break
             self._start(members)
@@ -155,15 +174,24 @@ class WorkerPool(Executor):
         assert worker.current is not None
         if isinstance(message, ProgressState):
             self.view.progressed(worker.current, message)
+            worker.note_progress(message, self.plan[worker.current].cost)
             return
         self._job_ended(worker, worker.current, message)
-        if message.status is Status.KILLED:
+        if message.status is Status.KILLED or message.lost_gpu:
             self._release(worker)  # a job that was stopped by any process ends its worker, too
         else:
             self._assign_next_job(worker)
 
     def _job_ended(self, worker: Worker, number: int, outcome: Outcome) -> None:
         worker.current = None
+        if outcome.lost_gpu and outcome.status is Status.FAILED and number not in self._lost and not self.stop_requests:
+            self._lost[number] = worker.gpus, outcome.lost_gpu
+            self.view.repeats(number, f"{worker.gpus} cannot be used any more by its worker: {outcome.lost_gpu}")
+            worker.todo.append(number)  # last: if it fails again, it does so at the cost of no other job
+            return
+        if number in self._lost:
+            earlier, why = self._lost[number]
+            outcome = replace(outcome, note=f"repeated on {worker.gpus}, because {earlier} had failed: {why}")
         if outcome.is_held_elsewhere:
             self._held_elsewhere.append(number)
             return
@@ -183,17 +211,17 @@ class WorkerPool(Executor):
             self._release(worker)
             return
         if not worker.todo:
-            worker.todo = self._take_ready_group() or self._take_share()
+            worker.todo = self._take_ready_group(worker) or self._take_share(worker)
+            worker.load_s = 0.0
         if not worker.todo:
             self._release(worker)
             return
         number = next((it for it in worker.todo if not self.waits(it)), None)
         if number is None and not self._all_idle:
             return
-        number = worker.current = worker.todo[0] if number is None else number
+        number = worker.todo[0] if number is None else number
         worker.todo.remove(number)
-        worker.jobs_given += 1
-        worker.since, worker.log_from = time.monotonic(), worker.log.stat().st_size
+        worker.gets(number)
         self.view.started(number)
         planned = self.plan[number]
         assert planned.composed is not None
@@ -207,31 +235,32 @@ class WorkerPool(Executor):
     def _start(self, numbers: deque[int]) -> None:
         parent_end, worker_end = socket.socketpair()
         log = self.log_folder / f"worker_{self._started}.log"
-        gpu = self._least_used_gpu()
+        need, avoided = self._need(numbers)
+        gpus = self._sets.pick(need, self._used_gpus, avoided) or GpuSet()
         self._started += 1
         with worker_end, log.open("ab") as stream:
             process = child.start(
                 *("-c", START, str(worker_end.fileno()), str(os.getpid()), forking.FORKS if self._forks else "stays"),
-                environment={"CUDA_VISIBLE_DEVICES": _gpu(gpu)} if self.gpus else None,
+                environment=gpus.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
                 pass_fds=[worker_end.fileno()],
                 start_new_session=True,  # the terminal's Ctrl-C then reaches only this process, which passes it on
             )
-        worker = Worker(process, Connection(parent_end.detach()), log, numbers, gpu)
+        worker = Worker(process, Connection(parent_end.detach()), log, numbers, gpus)
         self._workers.append(worker)
         self._assign_next_job(worker)
 
     @property
     def _forks(self) -> bool:
         """Whether each job runs in a copy of its worker; without copies a fresh job needs a new worker."""
-        return self.fresh and forking.is_possible(self.gpus)
+        return self.fresh and forking.is_possible(len(self.gpus))
 
-    def _least_used_gpu(self) -> int:
-        """Return the GPU with the fewest workers, so that a new worker gets the GPU of a dead one."""
-        used = Counter(worker.gpu for worker in (*self._workers, *self._leaving))
-        return min(range(max(self.gpus, 1)), key=lambda gpu: used[gpu])
+    @property
+    def _used_gpus(self) -> Counter[int]:
+        """How many workers have each GPU; a released one until its process has exited."""
+        return Counter(number for worker in (*self._workers, *self._leaving) for number in worker.gpus.numbers)
 
     def _release(self, worker: Worker) -> None:
         """Tell a worker to exit; its remaining jobs go to another worker."""
@@ -288,9 +317,3 @@ class WorkerPool(Executor):
             elif worker.current is not None and self.is_late(worker.since):
                 worker.kill()
                 self._handle_death(worker, self.why_late)
-
-
-def _gpu(number: int) -> str:
-    """Return the number-th of the GPUs that this process may see."""
-    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return visible[number % len(visible)] if visible else str(number)

@@ -23,7 +23,7 @@ from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.engines.kinds import kind_of
-from runner.grid.plan import plan_job, predicted_need, worker_count
+from runner.grid.plan import plan_job, predicted_need, worker_limits
 from runner.quantization import mixed
 from runner.quantization.bitsandbytes import Nf4Config
 from runner.run import run
@@ -134,7 +134,7 @@ def test_a_grid_looks_for_each_model_once(make_config: Make, located: list[str],
     with resolve.sharing():
         plan = [plan_job([], config) for config in configs]
     assert located == [model.name for model in models]
-    assert worker_count(plan, list(range(len(plan))), "auto") == 1
+    assert worker_limits(plan, list(range(len(plan))), "auto").total == 1
     assert predicted_need(resolve.resolve(configs[0])).mib > 0
     assert len(located) == 3, "outside of a grid's plan every job looks for itself: files may have changed"
 

@@ -97,6 +97,10 @@ def test_menu_defaults_equal_the_schema() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
+        (
+            lambda: LocalModelConfig(name="x", device="mps"),
+            "model.device=mps: Apple's GPUs have no float64, in which tokens are sampled",
+        ),
         (lambda: LocalModelConfig(name="x", device="gpu"), "model.device=gpu: use auto, cpu, cuda or cuda:N"),
         (lambda: LocalModelConfig(name="x", device="cpu:1"), "model.device=cpu:1"),
         (lambda: LocalModelConfig(name=" "), "model.name=' '"),

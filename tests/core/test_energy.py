@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from runner.core import visible_gpus
 from runner.core.energy import Energy
 
 
@@ -53,18 +54,16 @@ def test_gpus_are_asked_where_the_model_is_on_them(tmp_path: Path, monkeypatch: 
     library = SimpleNamespace(
         NVMLError=RuntimeError,
         nvmlInit=lambda: None,
-        nvmlDeviceGetCount=lambda: 2,
-        nvmlDeviceGetHandleByIndex=lambda number: number,
-        nvmlDeviceGetHandleByUUID=lambda name: {"GPU-b": 1}[name],
+        nvmlDeviceGetHandleByUUID=lambda uuid: {"GPU-b": 1}[uuid],
         nvmlDeviceGetTotalEnergyConsumption=lambda gpu: counted[gpu],
     )
     monkeypatch.setitem(sys.modules, "pynvml", library)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-b")
+    monkeypatch.setattr(visible_gpus, "visible", lambda: [visible_gpus.Gpu("1", "H100", "GPU-b")])
     energy = Energy(tmp_path, with_gpus=True)
     before = energy.read()
     counted[0], counted[1] = 1, 92_500
     assert energy.joules(before) == pytest.approx(2.5)
     assert energy.sources == "1 GPUs (NVML)"
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert "pynvml, which is not installed" in Energy(tmp_path, with_gpus=True).why_not[1]
+    assert "nvidia-ml-py, which is not installed" in Energy(tmp_path, with_gpus=True).why_not[1]
     assert len(Energy(tmp_path).why_not) == 1

@@ -204,6 +204,18 @@ def test_a_row_that_cannot_be_sampled_ends_alone(has_kernels: bool, monkeypatch:
         assert [one[row] for one in other] == [one[row] for one in whole], "its draws are as before"
 
 
+@pytest.mark.usefixtures("by")
+def test_a_lost_gpu_is_no_fault_of_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> torch.Tensor:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(native, "for_logits", lambda _: None)
+    monkeypatch.setattr(sampling, "_draw", fail)
+    sampler = uniform_sampler(settings_of(0.9, 0.9, 30, 1.1, 0), TEXTS[:4], VOCABULARY)
+    with pytest.raises(torch.AcceleratorError):
+        sampler.pick(torch.randn(4, VOCABULARY))
+
+
 def test_min_p_and_penalties_follow_their_definitions() -> None:
     """With 200 random logits each: draws are among the tokens of transformers' min_p, penalties follow OpenAI's formula."""
     rows, source = 200, torch.Generator().manual_seed(11)

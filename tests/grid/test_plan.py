@@ -23,9 +23,11 @@ from runner.config.wording import PromptStyle
 from runner.core import machine
 from runner.core.errors import ConfigError
 from runner.core.result import Status
-from runner.grid.plan import Outcome, PlannedJob, State, group, plan_job, worker_count
+from runner.grid.gpu_sets import GpuSet
+from runner.grid.plan import Outcome, PlannedJob, State, WorkerLimits, group, plan_job, worker_limits
 from runner.grid.show import GridView
-from runner.grid.workers import Worker, WorkerPool
+from runner.grid.worker_process import Worker
+from runner.grid.workers import WorkerPool
 from runner.store.jobs import Job
 
 Make = Callable[..., RunnerConfig]
@@ -42,7 +44,8 @@ def planned(make_config: Make, task: TaskConfig, **groups: Any) -> PlannedJob:
 
 
 def pool_of(plan: list[PlannedJob], folder: Path) -> WorkerPool:
-    return WorkerPool(plan=plan, numbers=[*range(len(plan))], view=GridView([], 0), workers_wanted=2, log_folder=folder)
+    numbers, view = [*range(len(plan))], GridView([], 0)
+    return WorkerPool(plan=plan, numbers=numbers, view=view, limits=WorkerLimits(2, 2), log_folder=folder)
 
 
 def test_each_job_without_a_shared_base_counts(make_config: Make, parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,9 +53,9 @@ def test_each_job_without_a_shared_base_counts(make_config: Make, parts: Path, m
     monkeypatch.setattr(machine, "gpu_models", list)
     pipeline = planned(make_config, Gsm8kConfig(), model=PartsModelConfig(str(parts)))  # takes all cores
     verify = planned(make_config, VerifyConfig(parts=str(parts)))  # takes one
-    assert worker_count([verify, verify], [0, 1], "auto") == 2
+    assert worker_limits([verify, verify], [0, 1], "auto") == WorkerLimits(2, 2)
     for plan in ([pipeline, verify], [verify, pipeline]):
-        assert worker_count(plan, [0, 1], "auto") == 1
+        assert worker_limits(plan, [0, 1], "auto") == WorkerLimits(1, 1)
 
 
 def test_a_job_waits_for_its_reference_if_the_grid_has_it(make_config: Make, tmp_path: Path) -> None:
@@ -63,7 +66,7 @@ def test_a_job_waits_for_its_reference_if_the_grid_has_it(make_config: Make, tmp
     pool._groups = group(plan, pool.numbers)
     first_two = [pool._take_ready_group(), pool._take_ready_group()]
     assert first_two == [deque([2]), deque([1])]
-    pool._workers = [cast(Worker, SimpleNamespace(current=2))]
+    pool._workers = [cast(Worker, SimpleNamespace(current=2, gpus=GpuSet()))]
     assert pool._take_ready_group() is None, "both others wait for the running one"
     pool.outcomes[2] = Outcome(Status.FINISHED)
     assert [pool._take_ready_group(), pool._take_ready_group(), pool._take_ready_group()] == [
@@ -79,10 +82,10 @@ def test_an_idle_worker_takes_half_of_another_ones_jobs_but_none_that_waits(make
         one.job = Job(f"job-{number}", tmp_path / str(number))
     plan[4].after, plan[5].after = "job-1", "elsewhere"
     pool = pool_of(plan, tmp_path)
-    busy = cast(Worker, SimpleNamespace(current=0, todo=deque([1, 2, 3, 4, 5])))
+    busy = cast(Worker, SimpleNamespace(current=0, todo=deque([1, 2, 3, 4, 5]), gpus=GpuSet()))
     pool._workers = [busy]
     assert pool._take_share() == deque(), "unless the user has asked for so many workers"
-    pool.shares_groups = True
+    pool.limits = WorkerLimits(2, 2, is_given=True)
     assert (pool._take_share(), busy.todo) == (deque([2, 5]), deque([1, 3, 4]))
     assert pool._take_share() == deque([3])
     assert (pool._take_share(), busy.todo) == (deque(), deque([1, 4])), "one is its own, one waits for it"

@@ -17,9 +17,14 @@ from runner.config.lora import PeftConfig
 from runner.config.model import LocalModelConfig
 from runner.config.task import Gsm8kConfig
 from runner.core.dtypes import Dtype
+from runner.core.visible_gpus import Gpu
+from runner.engines.kinds import Need
 from runner.grid import forking
+from runner.grid.gpu_sets import GpuSet
+from runner.grid.plan import WorkerLimits
 from runner.grid.show import GridView
-from runner.grid.workers import Worker, WorkerPool
+from runner.grid.worker_process import Worker
+from runner.grid.workers import WorkerPool
 from runner.run import run
 
 Start = Callable[..., Any]  # the fixture `grid`: takes arguments, returns a started grid
@@ -268,10 +273,14 @@ def test_only_linux_without_gpus_copies_a_process(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_new_worker_gets_the_gpu_of_a_dead_one() -> None:
-    pool = WorkerPool(plan=[], numbers=[], view=GridView([], 0), workers_wanted=2, log_folder=Path(), gpus=2)
-    assert pool._least_used_gpu() == 0
-    workers = [Worker(None, None, Path(), None, gpu) for gpu in (0, 1)]  # type: ignore[arg-type]
+    gpus = [Gpu(str(number), "H100") for number in range(2)]
+    limits = WorkerLimits(2, 2, is_given=True)
+    pool = WorkerPool(plan=[], numbers=[], view=GridView([], 0), limits=limits, log_folder=Path(), gpus=gpus)
+    sets = [GpuSet(frozenset({number}), {"CUDA_VISIBLE_DEVICES": str(number)}) for number in range(2)]
+    workers = [Worker(None, None, Path(), None, it) for it in sets]  # type: ignore[arg-type]
+    need = Need(0.0, 1, 1)
+    assert pool._sets.pick(need, pool._used_gpus) == sets[0]
     pool._workers = workers[:1]
-    assert pool._least_used_gpu() == 1
-    pool._workers, pool._leaving = workers[1:], []
-    assert pool._least_used_gpu() == 0
+    assert pool._sets.pick(need, pool._used_gpus) == sets[1]
+    pool._workers, pool._leaving = [], workers[1:]
+    assert pool._sets.pick(need, pool._used_gpus) == sets[0]

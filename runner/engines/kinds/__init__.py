@@ -22,10 +22,12 @@ Encoded = tuple[str | Sequence[int], list[int]]  # a prompt as the model sees it
 
 @dataclass(frozen=True)
 class Need:
-    """The memory and the threads that a job needs."""
+    """The memory, threads and GPUs that a job needs."""
 
     mib: float
     threads: int
+    gpus: int = 0
+    named_gpus: frozenset[int] = frozenset()  # those that it needs by number, as model.device=cuda:1 does
 
 
 class BaseCache:
@@ -98,7 +100,7 @@ class ModelKind(ABC):
         return None
 
     def need(self, resolved: ResolvedJob) -> Need:
-        """Predict the memory and the threads of a job."""
+        """Predict the memory, the threads and the GPUs of a job."""
         return Need(0.0, 1)
 
     def run_as_torchrun_worker(self, config: RunnerConfig) -> int | None:

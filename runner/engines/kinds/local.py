@@ -10,7 +10,7 @@ from pathlib import Path
 from runner.checkpoints import adapter_header, chat_templates, footprint, formats, random_weights
 from runner.checkpoints.footprint import Footprint
 from runner.checkpoints.gguf_file import is_known, read_header
-from runner.checkpoints.memory_check import check_memory, limited
+from runner.checkpoints.memory_check import check_memory, gpus_needed, limited
 from runner.checkpoints.resolve import ResolvedJob
 from runner.config.generation import KvCache
 from runner.config.profiles import notes as profile_notes
@@ -84,11 +84,12 @@ class Local(ModelKind):
         """Predict from the headers of the checkpoint; nothing is known without them."""
         config = resolved.config
         predicted = self.predict(resolved, config.task.workload(config.generation, TYPICAL_ROWS))
+        needed = gpus_needed(resolved, predicted.total_mib if predicted is not None else math.inf)
         if predicted is None:
-            return Need(0.0, machine.cores())
+            return Need(0.0, machine.cores(), *needed)
         small = predicted.weight_mib < SMALL_WEIGHT_MIB
         threads = resolved.files.model.threads or (1 if small else machine.cores())
-        return Need(predicted.total_mib, threads)
+        return Need(predicted.total_mib, threads, *needed)
 
     def build_kernels(self, resolved: ResolvedJob) -> float:
         """Build the kernels that this model needs, unless it is on a GPU."""

@@ -66,8 +66,13 @@ class PartsKind(ModelKind):
         return Footprint({"linear": round(_weight_mib(resolved.config) * MIB)}, 0, 0, 0, 0)
 
     def need(self, resolved: ResolvedJob) -> Need:
-        """Predict the weights; the processes share all cores."""
-        return Need(_weight_mib(resolved.config), machine.cores())
+        """Predict the weights; the processes share all cores, and each has a GPU if there are enough."""
+        config = resolved.config
+        model, processes = parts_model(config.model), first_rank(config, manifest_of(config)).local_processes
+        number = model.device.partition(":")[2]
+        named = frozenset({int(number)} if number else {})
+        is_on_gpus = machine.device_class(model.device) == "cuda"
+        return Need(_weight_mib(config), machine.cores(), is_on_gpus * (1 if number else processes), named)
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
         """Return what the pipeline engine can do."""

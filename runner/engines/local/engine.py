@@ -18,6 +18,7 @@ from runner.checkpoints.resolve import ResolvedJob
 from runner.config.generation import Speculate, require_plain_kv
 from runner.config.model import Attention
 from runner.config.profiles import notes as profile_notes
+from runner.core import gpu
 from runner.core.processor import left_out
 from runner.core.result import FinishReason
 from runner.engines.arithmetic import Arithmetic
@@ -147,8 +148,7 @@ class LocalEngine:
         self._loaded = self._heads = self._rejection = self._batching = None
         self._fast_layers = self.fused = self._products = self._shared_attention = None
         vars(self).pop("admission", None), vars(self).pop("_trials", None)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        gpu.free_unused()
 
     # --------------------------------------------------------------------------------- what its sessions need
 

@@ -304,6 +304,7 @@ class Scheduler(Entering):
             row.places = row.copied = 0
             row.blocks = []
             row.scores.clear()
+            row.generator = None  # it may have drawn a number for a token that was not sampled
 
     def _check_memory(self) -> None:
         """Raise MemoryError if the next token of each row may not fit; unused arenas are freed first."""

@@ -163,6 +163,7 @@ class StaticBatches:
         self.memory.forget()
         for row in rows:
             row.scores.clear()
+            row.generator = None  # as in the scheduler: it goes on from the row's tokens
         if width == 1:
             row = rows[0]
             row.error = f"out of memory with its {len(row.pending)} tokens alone"

@@ -16,12 +16,12 @@ from streams import NEW_TOKENS, PROMPTS, complete, requests
 
 from runner.config.generation import GenerationConfig
 from runner.config.measures import SweepConfig
-from runner.config.model import LocalModelConfig
+from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
-from runner.engines import contract
+from runner.engines import contract, sampling
 from runner.engines.base import FEWER_ROWS
 from runner.engines.contract import Engine
 from runner.engines.local import memory
@@ -29,6 +29,7 @@ from runner.engines.local.attention.attention import PassLayout
 from runner.engines.local.decode import room
 from runner.engines.local.decode.forward import Forward
 from runner.engines.local.decode.scheduler import Scheduler
+from runner.engines.local.kernels import native
 from runner.engines.sampling import Sampler
 from runner.run import run
 
@@ -178,6 +179,36 @@ def test_memory_may_run_out_between_the_passes(engine: Engine, failing: int, mon
         index: tokens[: limits[index].max_new_tokens] for index, tokens in expected.items()
     }
     assert len(engine.stats.notes) == 1
+
+
+@pytest.mark.parametrize("attention", [Attention.auto, Attention.sdpa], ids=["stream", "batches"])
+@pytest.mark.parametrize("failing", [1, 2, 5])
+def test_memory_may_run_out_between_two_groups_of_sampled_rows(
+    make_config: Callable[..., RunnerConfig], tiny_model: LocalModelConfig, monkeypatch: pytest.MonkeyPatch,
+    attention: Attention, failing: int,
+) -> None:  # fmt: skip
+    """Random numbers are drawn for all rows before a GPU samples each group of equal settings."""
+    model = replace(tiny_model, attention=attention)
+    engine = open_engine(make_config(model=model, generation=replace(SAMPLING, repetition_penalty=None)))
+    mixed = [
+        replace(request, sampling=replace(request.sampling, temperature=0.8 + 0.1 * (number % 2)))
+        for number, request in enumerate(requests())
+    ]
+    monkeypatch.setattr(native, "for_logits", lambda _: None)  # as on a GPU
+    expected = complete(engine, mixed)
+    real, calls = sampling._draw, 0
+
+    def draw(*arguments: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 2 * failing:
+            raise torch.OutOfMemoryError(CUDA_SAYS)
+        return real(*arguments)
+
+    monkeypatch.setattr(sampling, "_draw", draw)
+    assert complete(engine, mixed) == expected
+    assert len(engine.stats.notes) > 0
+    engine.close()
 
 
 def test_a_row_that_does_not_fit_alone_is_an_error_of_its_own(engine: Engine) -> None:

@@ -1,0 +1,55 @@
+"""A worker process of a grid as the grid's own process sees it: its jobs, its GPUs, how long it loads and works."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from runner.core.progress import ProgressState
+from runner.grid.gpu_sets import GpuSet
+
+
+@dataclass
+class Worker:
+    """A worker process, the jobs that it still has to do, and its current job."""
+
+    process: subprocess.Popen[bytes]
+    connection: Connection
+    log: Path
+    todo: deque[int]
+    gpus: GpuSet = field(default_factory=GpuSet)
+    jobs_given: int = 0  # how many jobs it has got so far
+    current: int | None = None  # the number of its job
+    since: float = 0.0  # when it got its job, or was released
+    log_from: int = 0  # where the output of its job begins in the log
+    load_s: float = 0.0  # how long its present base took to load; 0 until that is known
+    work_from_s: float = 0.0  # when the work of its job began, after the load; 0 until then
+    left_s: float = 0.0  # of its current job
+    s_per_cost: float = 0.0  # how long its jobs work, by their rough sizes
+
+    def gets(self, number: int) -> None:
+        """Note that it gets a job."""
+        self.current, self.since, self.log_from = number, time.monotonic(), self.log.stat().st_size
+        self.jobs_given += 1
+        self.work_from_s = self.left_s = 0.0
+
+    def note_progress(self, step: ProgressState, cost: float) -> None:
+        """Note how long it loads and works, once its job's work has begun."""
+        if step.left_s is None:
+            return
+        passed_s, self.left_s = time.monotonic() - self.since, step.left_s
+        self.work_from_s = self.work_from_s or passed_s
+        self.load_s = self.load_s or passed_s
+        self.s_per_cost = (passed_s - self.work_from_s + step.left_s) / max(cost, 1.0)
+
+    def kill(self) -> None:
+        """Kill the worker and all that it has started."""
+        with suppress(ProcessLookupError):  # it has ended already
+            os.killpg(self.process.pid, signal.SIGKILL)
