@@ -64,10 +64,7 @@ class LocalEngine:
     """Runs the model that the groups model, quantization, lora and rope describe."""
 
     def __init__(
-        self,
-        resolved: ResolvedJob,
-        bases: BaseCache | None = None,
-        packed_share: float = PACKED_SHARE,
+        self, resolved: ResolvedJob, bases: BaseCache | None = None, packed_share: float = PACKED_SHARE
     ) -> None:
         self.config, self.capabilities, self._resolved = resolved.config, capabilities_of(resolved.config), resolved
         # a mistake is said before the model is loaded

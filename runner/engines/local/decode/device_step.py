@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from runner.checkpoints.pass_memory import rounded_rows
 from runner.engines.local.attention.device_attention import (
     OwnKeys,
     Part,
@@ -191,7 +192,7 @@ class DeviceStep:
         """Send the last token of each row; return the logits [n, V], valid until the next step."""
         own, rows = step.own, step.rows
         prefixes, seen_by = _prefixes(rows)
-        count = min(_rounded_rows(len(rows)), own.slots)
+        count = min(rounded_rows(len(rows)), own.slots)
         places = 0 if self.by_length else _rounded_places(max(row.places for row in rows) + 1, own.capacity)
         if len(self._table) < count:
             self._table, self._read = self._table.new_zeros(own.slots, self._table.shape[1]), []
@@ -248,14 +249,6 @@ def _prefixes(rows: Sequence[Row]) -> tuple[list[Prefix], dict[Prefix | None, li
         for prefix, path in paths.items()
     }
     return prefixes, sees
-
-
-def _rounded_rows(count: int) -> int:
-    """Return a number of rows rounded up: to a power of two, or a multiple of 16 or of an eighth."""
-    if count <= 16:
-        return 1 << (count - 1).bit_length()
-    step = max(16, 1 << ((count - 1).bit_length() - 3))
-    return -(-count // step) * step
 
 
 def _rounded_places(count: int, most: int) -> int:

@@ -14,6 +14,7 @@ from step_decoding import DEVICES, FAMILIES, IDS, Decoding, Make, assert_close, 
 from streams import NEW_TOKENS, complete, requests
 from torch.overrides import TorchFunctionMode
 
+from runner.checkpoints.pass_memory import rounded_rows
 from runner.config.generation import GenerationConfig, KvCache
 from runner.config.model import LocalModelConfig
 from runner.config.sampling import Sampling
@@ -197,7 +198,7 @@ def test_functions_that_are_missing_or_wrong_are_not_used(
 
 
 def test_rounded_shapes() -> None:
-    rows = [device_step._rounded_rows(count) for count in (1, 3, 8, 9, 17, 100, 128, 129, 300)]
+    rows = [rounded_rows(count) for count in (1, 3, 8, 9, 17, 100, 128, 129, 300)]
     assert rows == [1, 4, 8, 16, 32, 112, 128, 160, 320]
     places = [device_step._rounded_places(count, 400) for count in (1, 65, 97, 129, 193, 390)]
     assert places == [64, 96, 128, 192, 256, 400]
