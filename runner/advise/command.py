@@ -6,12 +6,15 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from runner.advise import mix_check
 from runner.advise.advice import MAX_RECOMMENDED, Advice, advise
 from runner.advise.candidates import COSTS, Candidate, UserLimits
 from runner.advise.machines import Machine, machine_of
+from runner.advise.mix import FORMATS, Limit
 from runner.advise.ranking import TIGHT, UNKNOWN
 from runner.compat.variables import variables_as_overrides
 from runner.config.compose import compose
@@ -53,7 +56,8 @@ def parser() -> argparse.ArgumentParser:
   runner-advise model=qwen25_15b_instruct --memory-gib 8 --seconds-per-question 20
   runner-advise model=qwen25_7b_instruct --machine laptop_8gb
   runner-advise model=auto model.name=FOLDER task.limit=50 --run
-  runner-advise files=FOLDER --memory-gib 8"""
+  runner-advise files=FOLDER --memory-gib 8
+  runner-advise model=local model.name=FOLDER --mix 'weight_mib<120' quantization=nf4,int8,none"""
     it = argparse.ArgumentParser(
         NAME, description=about, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -66,6 +70,12 @@ def parser() -> argparse.ArgumentParser:
         help="limit of the process, on the model's device (default: all free memory)",
     )
     add("--seconds-per-question", type=float, metavar="N", help="limit, averaged over a whole job")
+    add(
+        "--mix",
+        metavar="LIMIT",
+        help="give each layer a format of quantization=A,B,... (default: nf4,int8,none), so that the model fits and loses "
+        "least: 'weight_mib<60' limits the weights, 'model_mib<60' also KV cache and activations; measures here",
+    )
     add = it.add_argument_group("machine").add_argument
     add("--machine", metavar="NAME|FILE", help="laptop_8gb, workstation_24gb, gpu_80gb, or a YAML file (default: here)")
     add("--quick", action="store_true", help="do not time anything: use only recorded jobs and earlier calibrations")
@@ -87,11 +97,13 @@ def _advise(options: argparse.Namespace) -> int:
             raise ConfigError(f"{word}: not a valid override: write KEY=VALUE or GROUP=CHOICE")
     overrides = quote_texts(options.overrides)
     overrides = [*variables_as_overrides(overrides), *overrides]
-    wanted = _wanted(overrides)
 
     def checked(overrides: list[str]) -> RunnerConfig:
         return to_config(*compose(overrides))
 
+    if options.mix is not None:
+        return _advise_mix(options, overrides, checked)
+    wanted = _wanted(overrides)
     memory_mib = None if options.memory_gib is None else 1024 * options.memory_gib
     limits = UserLimits(memory_mib, options.seconds_per_question)
     output_dir = Path(checked(wanted[0]).output_dir).expanduser().absolute()
@@ -106,6 +118,22 @@ def _advise(options: argparse.Namespace) -> int:
         from runner.advise.running import run
 
         run(advice)
+    return 0
+
+
+def _advise_mix(options: argparse.Namespace, overrides: list[str], compose: Callable[[list[str]], RunnerConfig]) -> int:
+    """Choose a format for each layer."""
+    for option in ("memory_gib", "seconds_per_question", "machine", "run"):
+        if getattr(options, option):
+            raise ConfigError(f"--mix runs jobs here to its own limit: leave --{option.replace('_', '-')} out")
+    limit = Limit.read(options.mix)
+    given = [word.partition("=")[2] for word in overrides if word.startswith("quantization=")]
+    others = [word for word in overrides if not word.startswith("quantization=")]
+    advice = mix_check.advise(limit, others, (given or [FORMATS])[-1].split(","), compose)
+    if options.json:
+        print(json.dumps(mix_check.as_data(advice), ensure_ascii=False))
+    else:
+        mix_check.show(advice)
     return 0
 
 

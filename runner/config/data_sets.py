@@ -23,6 +23,7 @@ from omegaconf.errors import ValidationError
 from runner.config.choices import CONF
 from runner.config.groups import GROUPS
 from runner.config.messages import wrong_value
+from runner.config.model import LocalModelConfig
 from runner.config.sources import source_at
 from runner.config.task import Extractor, Gold, QuestionsConfig
 from runner.config.wording import FOR_EXPRESSIONS, for_letters
@@ -31,6 +32,7 @@ from runner.core.errors import ConfigError, unknown
 GROUP = "dataset"
 NAME = re.compile(r"[A-Za-z0-9_-]+")
 EMBEDDED = "embedded"  # always the data set, even beside a folder of this name
+TEXTS = "texts"  # what a model is scored on that was not trained on the embedded problems
 INTERPOLATION = "${data_set:"
 PATH_KEYS = ("data", "shots_data")
 KEYS = (
@@ -66,9 +68,22 @@ def find(data: str, root: Any = None) -> DataSet | None:
 
 
 def look_up(key: str, *, _parent_: DictConfig, _root_: DictConfig) -> Any:
-    """Return a key's value from the data set of a task, else its default in the task's schema: `${data_set:KEY}`."""
+    """Return a key's value from the data set of a task, else its default in the task's schema: `${data_set:KEY}`.
+
+    `${data_set:data}` is the data set itself where none is named.
+    """
+    if key == "data":
+        return _usual(_root_)
     data_set = find(str(_parent_.data), _root_)
     return data_set.keys[key] if data_set and key in data_set.keys else _default(_parent_, key)
+
+
+def _usual(root: DictConfig) -> str:
+    """Return the data set of a model without another: the embedded one knows its own problems only."""
+    model, schema = root._get_node("model"), OmegaConf.get_type(root, "model")
+    is_local = isinstance(schema, type) and issubclass(schema, LocalModelConfig)
+    name = model._get_node("name") if is_local and isinstance(model, DictConfig) else None
+    return TEXTS if name is not None and str(name) != EMBEDDED else EMBEDDED
 
 
 def apply_data_set(composed: DictConfig) -> None:

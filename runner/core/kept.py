@@ -1,7 +1,8 @@
 """What takes long to find out and is kept in the user's cache: a signed file for each thing, while somebody uses it.
 
 A new key (of another version, machine or model) is another file. So a file that nothing has used for a long time is
-removed when a new one is written: GPUs, kernels, trials of models, measurements, names, MLflow's empty database.
+removed when a new one is written: GPUs, kernels, losses of layers, trials of models, measurements, names and MLflow's
+empty database.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from runner.core.texts import checked, signed
 
 log = logging.getLogger(__name__)
 
-KINDS = ("gpus-*.json", "kernels-*", "mlflow-*.db", "names-*.json", "products-*.json", "trials-*.json")
+KINDS = (
+    *("gpus-*.json", "kernels-*", "losses-*.json", "mlflow-*.db", "names-*.json", "products-*.json"),
+    "trials-*.json",
+)
 DAY_S = 86_400
 UNUSED_DAYS = 90
 

@@ -29,12 +29,13 @@ def apply(model: Any, mix: Mix, device: torch.device) -> Any:
     for path, layer in linear.items():
         choice = mix.choice_for(path, is_head=path in left_alone)
         if choice.packed and not (path in left_alone and tied):
-            model.set_submodule(path, _quantized(choice, model, layer.to(device), path))
+            model.set_submodule(path, quantized(choice, model, layer.to(device), path))
     setattr(model, IS_MIXED, True)
     return model.to(device)
 
 
-def _quantized(choice: QuantizationConfig, model: Any, layer: torch.nn.Module, path: str) -> torch.nn.Module:
+def quantized(choice: QuantizationConfig, model: Any, layer: torch.nn.Module, path: str) -> torch.nn.Module:
+    """Return a plain linear layer of a model as a choice quantizes it."""
     try:
         if isinstance(choice, MadeGroupsConfig):
             return made_groups.layer_of(choice, layer, path)

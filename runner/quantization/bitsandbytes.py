@@ -59,8 +59,9 @@ class BitsAndBytesConfig(Quantized):
 
     @staticmethod
     def quiet_import() -> None:
-        """Silence its import, which looks for optional kernels on a hub, and warns if it finds none."""
-        logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+        """Silence its import, which looks for optional kernels on a hub, and what it says of each product's inputs."""
+        for name in ("backends.cpu.ops", "autograd._functions"):
+            logging.getLogger(f"bitsandbytes.{name}").setLevel(logging.ERROR)
 
     def prepare(self, device: str) -> None:
         """Import it, and turn its various signs that it cannot run here into one message."""
