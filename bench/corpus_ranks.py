@@ -1,4 +1,4 @@
-"""Do the tails of the 200 texts that ship rank formats as a larger corpus does? `python bench/corpus_ranks.py --model FOLDER`.
+"""Do the 200 texts that ship rank formats as a larger corpus does? `python bench/corpus_ranks.py --model FOLDER`.
 
 A real model's weights are rounded to types of .gguf files and to formats that are made here. Two corpora are read with
 each and with the model as it is: `task.data=texts`, and a larger one of what is at hand without a download: sources and

@@ -6,13 +6,12 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from runner.advise import mix_check
 from runner.advise.advice import MAX_RECOMMENDED, Advice, advise
-from runner.advise.candidates import COSTS, Candidate, UserLimits
+from runner.advise.candidates import COSTS, Candidate, Compose, UserLimits
 from runner.advise.machines import Machine, machine_of
 from runner.advise.mix import FORMATS, Limit
 from runner.advise.ranking import TIGHT, UNKNOWN
@@ -73,8 +72,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--mix",
         metavar="LIMIT",
-        help="give each layer a format of quantization=A,B,... (default: nf4,int8,none), so that the model fits and loses "
-        "least: 'weight_mib<60' limits the weights, 'model_mib<60' also KV cache and activations; measures here",
+        help="give each layer a format of quantization=A,B,... (default: nf4,int8,none), so that the model fits and "
+        "loses least: 'weight_mib<60' limits the weights, 'model_mib<60' also KV cache and activations; measures here",
     )
     add = it.add_argument_group("machine").add_argument
     add("--machine", metavar="NAME|FILE", help="laptop_8gb, workstation_24gb, gpu_80gb, or a YAML file (default: here)")
@@ -121,7 +120,7 @@ def _advise(options: argparse.Namespace) -> int:
     return 0
 
 
-def _advise_mix(options: argparse.Namespace, overrides: list[str], compose: Callable[[list[str]], RunnerConfig]) -> int:
+def _advise_mix(options: argparse.Namespace, overrides: list[str], compose: Compose) -> int:
     """Choose a format for each layer."""
     for option in ("memory_gib", "seconds_per_question", "machine", "run"):
         if getattr(options, option):

@@ -1,4 +1,4 @@
-"""One option for each layer, so that all fit into a limit and their losses add up to the least: a knapsack. No torch."""
+"""One option for each layer, so that all fit into a limit and the sum of losses is least: a knapsack. No torch."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def best(layers: Layers, limit: int) -> Choice | None:
 
 
 def greedy(layers: Layers, limit: int) -> Choice | None:
-    """Return what is found by enlarging the layer that gains most for a byte, again and again: often the best, not always."""
+    """Return what enlarging the layer that gains most for a byte, again and again, finds: often the best."""
     choice = [min(range(len(options)), key=lambda it: options[it].nbytes) for options in layers]
     left = limit - size_of(layers, tuple(choice))
     if left < 0:
@@ -99,7 +99,7 @@ def in_order(layers: Layers, limit: int) -> Choice | None:
 
 
 def neighbours(layers: Layers, choice: Choice, limit: int, count: int) -> list[Choice]:
-    """Return choices within the limit in which two layers of one size have exchanged their options, likely ones first."""
+    """Return choices within the limit in which two layers of one size have changed places, likely ones first."""
     found: dict[Choice, float] = {}
     for one, other in _exchanges(layers, choice):
         changed = list(choice)

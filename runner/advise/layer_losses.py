@@ -17,8 +17,8 @@ import torch
 from runner.checkpoints.resolve import ResolvedJob
 from runner.core import machine
 from runner.core.errors import ConfigError
-from runner.engines.rows import Admission
 from runner.engines.base import Request
+from runner.engines.rows import Admission
 from runner.models import mixing
 from runner.models.load import load_base
 from runner.quantization.base import QuantizationConfig

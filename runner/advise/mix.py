@@ -1,7 +1,7 @@
 """`runner-advise --mix LIMIT`: which layer gets which format, so that the model fits and loses least.
 
-The steps: the loss of each layer alone in each format (layer_losses.py) → the choice with the least sum within the limit
-(knapsack.py) → jobs of this mix and of others beside it, compared on texts that the choice has not seen (mix_check.py).
+The steps: the loss of each layer alone in each format (layer_losses.py) → the choice with the least sum within the
+limit (knapsack.py) → jobs of this mix and of others, compared on texts that the choice has not seen (mix_check.py).
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
+from runner.advise.candidates import Compose
 from runner.advise.knapsack import Choice, Option
 from runner.checkpoints.footprint import compute_dtype, weight_bytes
 from runner.checkpoints.linear_layers import linear_layers
 from runner.checkpoints.resolve import ResolvedJob, resolve
 from runner.config.model import has_weights
-from runner.config.root import RunnerConfig
 from runner.core import kept
 from runner.core.dtypes import BYTES
 from runner.core.errors import ConfigError
@@ -38,8 +38,6 @@ TEXTS = 20  # are read for each layer and format, and left out of the check
 LIMITS = ("weight_mib", "model_mib")
 LIMIT = re.compile(rf"({'|'.join(LIMITS)})<(\d+(?:\.\d+)?)")
 MEASURES = 1  # raised when losses are measured in another way: those that are kept are of no use then
-
-Compose = Callable[[list[str]], RunnerConfig]
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,8 @@ class MixableModel:
             raise ConfigError(
                 f"model.name={config.model.name}: --mix quantizes an unquantized folder, and this is none"
             )
-        Mix.of(replace(config.quantization, overrides={"*": dict(_as_override(it)) for it in formats.values()}))
+        for name in formats:
+            Mix.of(replace(config.quantization, overrides={"*": name}))  # refuses what quantizes whole models only
         layers, _ = linear_layers(files.tensors, files.text_settings)
         dtype_bytes = BYTES[compute_dtype(files.model, files.text_settings)]
         nbytes = [[sum(it.price(tensor.shape[0], tensor.params, dtype_bytes)) for it in formats.values()]
@@ -98,10 +97,13 @@ class MixableModel:
         """The names of the formats."""
         return list(self.formats)
 
-    def options(self, losses: dict[str, dict[str, float]]) -> list[list[Option]]:
-        """Return what each layer may become, with the losses that were measured."""
+    def options(self, losses: dict[str, dict[str, float]], scales: dict[str, float]) -> list[list[Option]]:
+        """Return what each layer may become, with the losses that were measured, times the scale of each format."""
         return [
-            [Option(size, losses[path].get(name, 0.0)) for size, name in zip(sizes, self.names, strict=True)]
+            [
+                Option(size, scales[name] * losses[path].get(name, 0.0))
+                for size, name in zip(sizes, self.names, strict=True)
+            ]
             for path, sizes in zip(self.layers, self.nbytes, strict=True)
         ]
 
@@ -132,10 +134,6 @@ class MixableModel:
                 break
         inner = ", ".join(f"{path}: {name}" for path, name in patterns.items())
         return [f"quantization={base}", f"quantization.overrides={{{inner}}}"]
-
-
-def _as_override(choice: QuantizationConfig) -> dict[str, Any]:
-    return {"name": choice.name, **choice.keys}
 
 
 def _patterns(of_layer: dict[str, str], base: str) -> dict[str, str]:

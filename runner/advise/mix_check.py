@@ -1,20 +1,21 @@
 """The direct check of a mix: jobs of it, of the formats alone and of mixes beside it, compared pair by pair.
 
-A mix is chosen by losses that were measured one layer at a time, on a few texts. Whether their sum tells the loss of the
+A mix is chosen by losses that were measured one layer at a time, on a few texts. That their sum tells the loss of the
 whole is an assumption, so it is tested: the jobs read other texts, and the divergence of each text is compared.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runner.advise import knapsack
+from runner.advise.candidates import Compose
 from runner.advise.knapsack import Choice, Option
 from runner.advise.mix import TEXTS, Limit, MixableModel, losses_of
 from runner.config.plain_text import quote_texts
-from runner.core.console import plain, say
+from runner.core.console import plain
 from runner.core.effects import Effect, Finding, judge
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.machine import MIB
@@ -28,7 +29,6 @@ from runner.store.jobs import read_samples
 NEIGHBOURS = 2
 OF_SIZE = 0.25  # by which share a sum of single losses may miss the measured loss before that is said
 KEPT = 64  # most probable tokens of the reference: enough for its divergences
-Compose = Callable[[list[str]], object]
 
 
 @dataclass
@@ -67,6 +67,7 @@ class MixAdvice:
     mix: Tried
     others: list[Tried]
     texts: int
+    scales: dict[str, float]  # of the single losses of each format
 
     @property
     def written(self) -> Tried:
@@ -86,43 +87,40 @@ class MixAdvice:
         return min(fits, key=lambda it: it.kl, default=None)
 
 
-def advise(limit: Limit, words: list[str], names: Sequence[str], compose: Callable[..., object]) -> MixAdvice:
+def advise(limit: Limit, words: list[str], names: Sequence[str], compose: Compose) -> MixAdvice:
     """Choose a mix within a limit and check it by jobs; ConfigError if no mix fits."""
     words = [*words, *(() if any(word.startswith("task=") for word in words) else ("task=likelihood",))]
-    model = MixableModel.of(words, names, compose)  # type: ignore[arg-type]
+    model = MixableModel.of(words, names, compose)
     offset = next((int(word.partition("=")[2]) for word in words if word.startswith("task.offset=")), 0)
     shared = [*words, f"task.offset={offset + TEXTS}", f"task.keep_top_k={KEPT}", "task.reference=quantization=none"]
-    uniform = {name: Tried([f"uniform {name}"], model.uniform(name), 0.0, 0.0) for name in model.names}
-    plain_model = Tried(["uniform none"], (), 0.0, 0.0)
-    measured = [*uniform.values()] if "none" in uniform else [plain_model, *uniform.values()]
-    _run(
-        shared,
-        measured,
-        {id(it): [f"quantization={it.names[0].split()[1]}", "quantization.overrides={}"] for it in measured},
-    )
+    uniform = {name: Tried([f"uniform {name}"], model.uniform(name), 0.0, 0.0) for name in ("none", *model.names)}
+    _run(shared, list(uniform.values()), [[f"quantization={name}", "quantization.overrides={}"] for name in uniform])
     rest_mib = 0.0
     if limit.metric == "model_mib":
-        rest_mib = max(it.metric("model_mib") - it.metric("weight_mib") for it in measured)
+        rest_mib = max(it.metric("model_mib") - it.metric("weight_mib") for it in uniform.values())
     allowed = int((limit.mib - rest_mib) * MIB) - model.other_bytes
-    options = model.options(losses_of(model, compose))  # type: ignore[arg-type]
+    losses = losses_of(model, compose)
+    scales = {name: _scale(it.kl, sum(of.get(name, 0.0) for of in losses.values())) for name, it in uniform.items()}
+    options = model.options(losses, scales)
     chosen = knapsack.best(options, allowed)
     if chosen is None:
         least = min(model.weight_mib(model.uniform(name)) for name in model.names) + rest_mib
-        raise ConfigError(f"--mix {limit}: the smallest of these formats has {least:,.2f} MiB")
+        raise ConfigError(f"--mix {limit}: the smallest of these formats takes {least:,.2f} MiB: allow more")
+    mix, *others = _candidates(model, options, chosen, allowed)
     for it in uniform.values():
         it.weight_mib, it.predicted = model.weight_mib(it.choice), knapsack.loss_of(options, it.choice)
-    tried = _candidates(model, options, chosen, allowed)
-    for it in tried[1:]:  # a uniform choice may be found again
-        if (same := uniform.get(_uniform_name(model, it.choice))) is not None:
-            same.names += it.names
-    mix, *others = [it for number, it in enumerate(tried) if number == 0 or not _uniform_name(model, it.choice)]
-    _run(shared, [mix, *others], {id(it): model.quantization(it.choice) for it in (mix, *others)})
-    others += list(uniform.values())
-    return _compared(MixAdvice(model, limit, mix, others, len(mix.texts)))
+    _run(shared, [mix, *others], [model.quantization(it.choice) for it in (mix, *others)])
+    known = {it.choice for it in (mix, *others)}
+    others += [it for it in uniform.values() if it.choice not in known]
+    return _compared(MixAdvice(model, limit, mix, others, len(mix.texts), scales))
 
 
-def _uniform_name(model: MixableModel, choice: Choice) -> str:
-    return model.names[choice[0]] if len(set(choice)) == 1 else ""
+def _scale(measured: float, predicted: float) -> float:
+    """Return the factor that makes a format's single losses add up to what the job of it alone has measured.
+
+    The job's kernels may round activations, too, and it reads other texts.
+    """
+    return measured / predicted if predicted > 0 and measured > 0 else 1.0
 
 
 def _candidates(model: MixableModel, options: Sequence[Sequence[Option]], chosen: Choice, allowed: int) -> list[Tried]:
@@ -139,9 +137,9 @@ def _candidates(model: MixableModel, options: Sequence[Sequence[Option]], chosen
     return list(found.values())
 
 
-def _run(shared: list[str], tried: Sequence[Tried], words: Mapping[int, list[str]]) -> None:
+def _run(shared: list[str], tried: Sequence[Tried], words: Sequence[list[str]]) -> None:
     """Run the jobs of some choices as one grid, and read what they have measured."""
-    pairs = [dict(word.partition("=")[::2] for word in words[id(it)]) for it in tried]
+    pairs = [dict(word.partition("=")[::2] for word in some) for some in words]
     sweeper, arguments = sweeper_of(quote_texts(shared), None)
     sweeper.zip = [{key: ",".join(pair[key] for pair in pairs) for key in pairs[0]}]
     grid = sweeper.plan(arguments)
@@ -158,8 +156,8 @@ def _run(shared: list[str], tried: Sequence[Tried], words: Mapping[int, list[str
         it.texts = units([one.likelihood for _, one in sorted(samples.items()) if one.likelihood is not None])
     if len(tried[0].texts) < MIN_TEXTS:
         raise ConfigError(
-            f"{len(tried[0].texts)} texts are left after the {TEXTS} for single losses, and a comparison needs {MIN_TEXTS}: "
-            "give task.data with more texts, or a larger task.limit"
+            f"{len(tried[0].texts)} texts are left after the {TEXTS} for single losses, and a comparison needs "
+            f"{MIN_TEXTS}: give task.data with more texts, or a larger task.limit"
         )
 
 
@@ -184,22 +182,17 @@ def _compared(advice: MixAdvice) -> MixAdvice:
 def show(advice: MixAdvice) -> None:
     """Print the mix, what was tried beside it, and what the comparison shows."""
     model, limit = advice.model, advice.limit
-    print(plain(f"runner-advise --mix '{limit}' of {', '.join(model.names)}: {len(model.layers)} linear layers, "
-                f"{TEXTS} texts for single losses, {advice.texts} others for the check"))  # fmt: skip
-    print()
+    texts = f"{TEXTS} texts for single losses, {advice.texts} others for the check"
+    print(plain(f"{limit}, {', '.join(model.names)}: {len(model.layers)} linear layers; {texts}; KL in nats a token"))
     wide = max(len(it.name) for it in (advice.mix, *advice.others))
-    print(
-        plain(
-            f"{'':{wide}}  {limit.metric:>10}  {'KL predicted':>12}  {'KL measured, 95 % interval':>34}  less than the mix by"
-        )
-    )
+    head = f"{limit.metric:>10}  {'predicted KL':>12}  {'measured KL, 95 % interval':>32}  less than the mix by"
+    print(plain(f"\n{'':{wide}}  {head}"))
     for it in (advice.mix, *sorted(advice.others, key=lambda it: it.predicted)):
         print(plain(_line(it, limit, wide)))
     print()
     for sentence in verdicts(advice):
         print(plain(sentence))
-    print()
-    print(plain(command(advice)))
+    print(plain(f"\n{command(advice)}"))
 
 
 def command(advice: MixAdvice) -> str:
@@ -216,42 +209,39 @@ def _line(it: Tried, limit: Limit, wide: int) -> str:
         value, low, high = -it.effect.value, *sorted((-it.effect.low, -it.effect.high))
         less = f"{value:+.3g} [{low:+.3g}, {high:+.3g}], p {it.effect.p_holm:.2g}"
     size = f"{it.metric(limit.metric):,.2f}"
-    return f"{it.name:{wide}}  {size:>10}  {it.predicted:>12.4g}  {f'{it.kl:.4g}{ends}':>34}  {less}".rstrip()
+    return f"{it.name:{wide}}  {size:>10}  {it.predicted:>12.4g}  {f'{it.kl:.4g}{ends}':>32}  {less}".rstrip()
 
 
 def verdicts(advice: MixAdvice) -> list[str]:
     """Say how the limit is met, whether the mix is better than one format, and whether the sum of losses misled."""
-    model, limit, mix = advice.model, advice.limit, advice.mix
+    limit, mix, best = advice.limit, advice.mix, advice.uniform
     size = mix.metric(limit.metric)
     lines = [
-        f"{limit.metric} {size:,.2f} measured, {size / limit.mib:.1%} of the limit; weights {mix.metric('weight_mib'):,.2f} "
-        f"MiB measured, {mix.weight_mib:,.2f} predicted; {model.counts(mix.choice)}"
+        f"size: {limit.metric} {size:,.2f} measured, {size / limit.mib:.1%} of the limit; weights "
+        f"{mix.metric('weight_mib'):,.2f} MiB measured, {mix.weight_mib:,.2f} predicted; layers: "
+        f"{advice.model.counts(mix.choice)}"
     ]
-    best = advice.uniform
     if best is None:
-        lines.append("no single format fits the limit")
-    elif best.effect is not None and best.effect.finding is Finding.better:
-        lines.append(
-            f"better than {best.names[0]}, the best single format that fits: KL {mix.kl:.3g} instead of {best.kl:.3g} nats/token"
-        )
+        lines.append("one format: none fits the limit for all layers")
     else:
-        shown = best.effect is not None and best.effect.finding is Finding.worse
-        lines.append(f"{'worse than' if shown else 'not shown to be better than'} {best.names[0]}, the best single format that "
-                     f"fits: KL {mix.kl:.3g} and {best.kl:.3g} nats/token")  # fmt: skip
-    ratio_of_sum = mix.predicted / mix.kl if mix.kl else 1.0
-    if abs(ratio_of_sum - 1) > OF_SIZE:
+        finding = Finding.open if best.effect is None else best.effect.finding
+        words = {Finding.better: "better than", Finding.worse: "worse than"}.get(finding, "not shown to be better than")
         lines.append(
-            f"the sum of single losses is {ratio_of_sum:.2f} times the measured loss: it says which mix, not how large the loss is"
+            f"one format: the mix is {words} {best.name}, the best that fits: KL {mix.kl:.3g} and {best.kl:.3g}"
+        )
+    scaled = ", ".join(f"{name} × {scale:.2g}" for name, scale in advice.scales.items() if scale != 1)
+    lines.append(f"sum: single losses are scaled to the job of each format alone: {scaled or 'none'}")
+    if mix.kl and abs(mix.predicted / mix.kl - 1) > OF_SIZE:
+        lines.append(
+            f"sum: single losses add up to {mix.predicted / mix.kl:.2f} times the loss of the mix: they do not say how "
+            "large it is"
         )
     if advice.better:
         names = "; ".join(f"{it.name} (KL {it.kl:.3g})" for it in advice.better)
-        lines.append(
-            f"the sum of single losses misled: {names} loses less than the mix; written is {advice.written.name}"
-        )
+        lines.append(f"sum: it misled. Shown to lose less than the mix: {names}. Written is {advice.written.name}")
     else:
-        lines.append(
-            f"nothing else of {sum(it.effect is not None for it in advice.others)} within the limit is shown to lose less"
-        )
+        compared = sum(it.effect is not None for it in advice.others)
+        lines.append(f"sum: it did not mislead. None of {compared} others within the limit is shown to lose less")
     return lines
 
 
@@ -286,8 +276,3 @@ def as_data(advice: MixAdvice) -> dict[str, object]:
         "others": [data(it) for it in advice.others],
         "sentences": verdicts(advice),
     }
-
-
-def finish(advice: MixAdvice) -> None:
-    """Say where the jobs are."""
-    say("runner-compare --baseline quantization=none shows all these jobs")
