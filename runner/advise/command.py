@@ -75,6 +75,11 @@ def parser() -> argparse.ArgumentParser:
         help="give each layer a format of quantization=A,B,... (default: nf4,int8,none), so that the model fits and "
         "loses least: 'weight_mib<60' limits the weights, 'model_mib<60' also KV cache and activations; measures here",
     )
+    add(
+        "--by-block",
+        action="store_true",
+        help="of --mix: one format for all layers of a block, which is measured sooner",
+    )
     add = it.add_argument_group("machine").add_argument
     add("--machine", metavar="NAME|FILE", help="laptop_8gb, workstation_24gb, gpu_80gb, or a YAML file (default: here)")
     add("--quick", action="store_true", help="do not time anything: use only recorded jobs and earlier calibrations")
@@ -128,7 +133,7 @@ def _advise_mix(options: argparse.Namespace, overrides: list[str], compose: Comp
     limit = Limit.read(options.mix)
     given = [word.partition("=")[2] for word in overrides if word.startswith("quantization=")]
     others = [word for word in overrides if not word.startswith("quantization=")]
-    advice = mix_check.advise(limit, others, (given or [FORMATS])[-1].split(","), compose)
+    advice = mix_check.advise(limit, others, (given or [FORMATS])[-1].split(","), options.by_block, compose)
     if options.json:
         print(json.dumps(mix_check.as_data(advice), ensure_ascii=False))
     else:

@@ -30,11 +30,11 @@ PASS_TOKENS = 1024  # of texts that are read together
 def measure(
     resolved: ResolvedJob,
     requests: Sequence[Request],
-    layers: Sequence[str],
+    layers: Mapping[str, Sequence[str]],
     formats: Mapping[str, QuantizationConfig],
     on_layer: Callable[[], None],
 ) -> dict[str, dict[str, float]]:
-    """Return the loss of each layer in each format, measured on texts with the unquantized model."""
+    """Return the loss of each layer, or of several together, in each format, measured on texts with a plain model."""
     loaded = load_base(resolved)
     loaded.model.float()
     torch.set_num_threads(resolved.files.model.threads or machine.threads_for(loaded.model.num_parameters()))
@@ -47,17 +47,19 @@ def measure(
             texts.append(([*row.prompt, *(row.given or [])][: begin + MOST_TOKENS], begin))
     reading = _Reading(loaded.model, [it for it in texts if len(it[0]) > it[1]], loaded.device)
     losses: dict[str, dict[str, float]] = {}
-    for path in layers:
-        layer, block = loaded.model.get_submodule(path), _block_of(path)
-        weight = layer.weight.data
-        losses[path] = {}
-        with reading.from_block(block):
-            for name, choice in formats.items():
-                layer.weight.data = rounded_weight(choice, loaded.model, layer, path, stored)
+    for name, paths in layers.items():
+        modules = {path: loaded.model.get_submodule(path) for path in paths}
+        plain = {path: module.weight.data for path, module in modules.items()}
+        losses[name] = {}
+        with reading.from_block(_block_of(paths[0])):
+            for choice_name, choice in formats.items():
+                for path, module in modules.items():
+                    module.weight.data = rounded_weight(choice, loaded.model, module, path, stored)
                 try:
-                    losses[path][name] = reading.loss()
+                    losses[name][choice_name] = reading.loss()
                 finally:
-                    layer.weight.data = weight
+                    for path, module in modules.items():
+                        module.weight.data = plain[path]
         on_layer()
     return losses
 

@@ -65,13 +65,13 @@ class MixableModel:
 
     words: list[str]  # the overrides of a job with it, without its quantization
     formats: dict[str, QuantizationConfig]
-    layers: list[str]  # paths
-    nbytes: list[list[int]]  # of each layer in each format
+    layers: dict[str, list[str]]  # a layer, or a whole block, and the paths of its linear layers
+    nbytes: list[list[int]]  # of each in each format
     other_bytes: int  # of all that stays as it is: embeddings, head, norms
 
     @classmethod
-    def of(cls, words: list[str], names: Sequence[str], compose: Compose) -> MixableModel:
-        """Read the sizes of a model's layers from its files; ConfigError if it cannot have a mix."""
+    def of(cls, words: list[str], names: Sequence[str], by_block: bool, compose: Compose) -> MixableModel:
+        """Read the sizes of a model's layers, or blocks, from its files; ConfigError if it cannot have a mix."""
         config = compose([*words, "quantization=none"])
         if not has_weights(config.model):
             raise ConfigError(f"model={config.model.name}: it has no weights here, so there is nothing to quantize")
@@ -86,11 +86,16 @@ class MixableModel:
             Mix.of(replace(config.quantization, overrides={"*": name}))  # refuses what quantizes whole models only
         layers, _ = linear_layers(files.tensors, files.text_settings)
         dtype_bytes = BYTES[compute_dtype(files.model, files.text_settings)]
-        nbytes = [[sum(it.price(tensor.shape[0], tensor.params, dtype_bytes)) for it in formats.values()]
-                  for tensor in layers.values()]  # fmt: skip
+        together: dict[str, list[str]] = {}
+        for path in layers:
+            together.setdefault(".".join(path.split(".")[: _first_number(path) + 1]) if by_block else path, []).append(
+                path
+            )
+        nbytes = [[sum(sum(it.price(layers[path].shape[0], layers[path].params, dtype_bytes)) for path in paths)
+                   for it in formats.values()] for paths in together.values()]  # fmt: skip
         plain = sum(tensor.params * dtype_bytes for tensor in layers.values())
         whole = sum(weight_bytes(files.tensors, files.text_settings, None, config.mix, dtype_bytes).values())
-        return cls(words, formats, list(layers), nbytes, whole - plain)
+        return cls(words, formats, together, nbytes, whole - plain)
 
     @property
     def names(self) -> list[str]:
@@ -101,10 +106,10 @@ class MixableModel:
         """Return what each layer may become, with the losses that were measured, times the scale of each format."""
         return [
             [
-                Option(size, scales[name] * losses[path].get(name, 0.0))
+                Option(size, scales[name] * losses[layer].get(name, 0.0))
                 for size, name in zip(sizes, self.names, strict=True)
             ]
-            for path, sizes in zip(self.layers, self.nbytes, strict=True)
+            for layer, sizes in zip(self.layers, self.nbytes, strict=True)
         ]
 
     def weight_mib(self, choice: Choice) -> float:
@@ -123,7 +128,8 @@ class MixableModel:
 
     def quantization(self, choice: Choice) -> list[str]:
         """Return the overrides that give each layer its format: the most frequent one, and patterns for the others."""
-        of_layer = dict(zip(self.layers, (self.names[number] for number in choice), strict=True))
+        pairs = zip(self.layers.values(), (self.names[number] for number in choice), strict=True)
+        of_layer = {path: name for paths, name in pairs for path in paths}
         (base, _), = Counter(of_layer.values()).most_common(1)  # fmt: skip
         patterns = _patterns(of_layer, base)
         short = {_from_first_block(path): name for path, name in patterns.items()}
@@ -141,8 +147,7 @@ def _patterns(of_layer: dict[str, str], base: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for path, name in of_layer.items():
         parts = path.split(".")
-        first = next(at for at, part in enumerate(parts) if part.isdigit())
-        for depth in range(first + 1, len(parts) + 1):
+        for depth in range(_first_number(path) + 1, len(parts) + 1):
             module = ".".join(parts[:depth])
             inside = {it for other, it in of_layer.items() if f"{other}.".startswith(f"{module}.")}
             if inside == {name}:
@@ -154,9 +159,12 @@ def _patterns(of_layer: dict[str, str], base: str) -> dict[str, str]:
 
 def _from_first_block(path: str) -> str:
     """Return a path from the list of the model's blocks on: layers.0.mlp instead of model.layers.0.mlp."""
-    parts = path.split(".")
-    first = next(at for at, part in enumerate(parts) if part.isdigit())
-    return ".".join(parts[max(first - 1, 0) :])
+    return ".".join(path.split(".")[max(_first_number(path) - 1, 0) :])
+
+
+def _first_number(path: str) -> int:
+    """Return which part of a path is the number of its block."""
+    return next(at for at, part in enumerate(path.split(".")) if part.isdigit())
 
 
 def losses_of(model: MixableModel, compose: Compose) -> dict[str, dict[str, float]]:
@@ -166,7 +174,7 @@ def losses_of(model: MixableModel, compose: Compose) -> dict[str, dict[str, floa
     inputs, job = identify(resolved)
     quantizing = {name: it for name, it in model.formats.items() if it.packed}
     formats = [f"{name} {it.keys}" for name, it in quantizing.items()]
-    what = [MEASURES, job.job_id, sorted(formats), version("torch"), version("transformers")]
+    what = [MEASURES, job.job_id, sorted(formats), [*model.layers], version("torch"), version("transformers")]
     cache = user_cache()
     file = (
         None if cache is None else cache / f"losses-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]}.json"

@@ -70,6 +70,13 @@ class MixAdvice:
     scales: dict[str, float]  # of the single losses of each format
 
     @property
+    def what(self) -> str:
+        """What is chosen for."""
+        linear = sum(map(len, self.model.layers.values()))
+        blocks = len(self.model.layers)
+        return f"{linear} linear layers" + (f" in {blocks} blocks" if blocks < linear else "")
+
+    @property
     def written(self) -> Tried:
         """What is recommended: the mix, or what is shown to lose less within the same limit."""
         lower = [it for it in self.better if it.metric(self.limit.metric) <= self.limit.mib]
@@ -87,10 +94,10 @@ class MixAdvice:
         return min(fits, key=lambda it: it.kl, default=None)
 
 
-def advise(limit: Limit, words: list[str], names: Sequence[str], compose: Compose) -> MixAdvice:
+def advise(limit: Limit, words: list[str], names: Sequence[str], by_block: bool, compose: Compose) -> MixAdvice:
     """Choose a mix within a limit and check it by jobs; ConfigError if no mix fits."""
     words = [*words, *(() if any(word.startswith("task=") for word in words) else ("task=likelihood",))]
-    model = MixableModel.of(words, names, compose)
+    model = MixableModel.of(words, names, by_block, compose)
     offset = next((int(word.partition("=")[2]) for word in words if word.startswith("task.offset=")), 0)
     shared = [*words, f"task.offset={offset + TEXTS}", f"task.keep_top_k={KEPT}", "task.reference=quantization=none"]
     uniform = {name: Tried([f"uniform {name}"], model.uniform(name), 0.0, 0.0) for name in ("none", *model.names)}
@@ -183,7 +190,7 @@ def show(advice: MixAdvice) -> None:
     """Print the mix, what was tried beside it, and what the comparison shows."""
     model, limit = advice.model, advice.limit
     texts = f"{TEXTS} texts for single losses, {advice.texts} others for the check"
-    print(plain(f"{limit}, {', '.join(model.names)}: {len(model.layers)} linear layers; {texts}; KL in nats a token"))
+    print(plain(f"{limit}, {', '.join(model.names)}: {advice.what}; {texts}; KL in nats a token"))
     wide = max(len(it.name) for it in (advice.mix, *advice.others))
     head = f"{limit.metric:>10}  {'predicted KL':>12}  {'measured KL, 95 % interval':>32}  less than the mix by"
     print(plain(f"\n{'':{wide}}  {head}"))
@@ -270,7 +277,9 @@ def as_data(advice: MixAdvice) -> dict[str, object]:
 
     return {
         "limit": str(advice.limit),
-        "layers": {path: model.names[number] for path, number in zip(model.layers, advice.written.choice, strict=True)},
+        "formats": {
+            path: model.names[number] for path, number in zip(model.layers, advice.written.choice, strict=True)
+        },
         "command": command(advice),
         "mix": data(advice.mix),
         "others": [data(it) for it in advice.others],
