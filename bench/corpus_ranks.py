@@ -19,6 +19,7 @@ import re
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,9 @@ MADE: dict[str, QuantizationConfig] = {
     "intx 3 bits": TorchaoIntxConfig(bits=3),
 }
 CHARACTERS = 900  # of a piece of the larger corpus
-STATISTICS: dict[str, Callable[[Any], float]] = {
+STATISTICS: dict[str, Callable[..., Any]] = {
     "mean": np.mean,
-    **{f"{share:g} %": (lambda kl, share=share: float(np.percentile(kl, share))) for share in (50, 90, 95, 99, 99.9)},
+    **{f"{share:g} %": partial(np.percentile, q=share) for share in (50, 90, 95, 99, 99.9)},
 }
 LANGUAGES = ("de", "fr", "es", "ru", "zh")
 
@@ -62,7 +63,7 @@ def larger(pieces: int) -> Iterator[tuple[str, str]]:
     found = {
         "sources": (file.read_text() for file in _drawn(draw, library.glob("*.py"), pieces)),
         "documentation": iter(_drawn(draw, pydoc_data.topics.topics.values(), pieces)),
-        "packages": iter(_drawn(draw, (it.metadata.get_payload() or "" for it in distributions()), 4 * pieces)),
+        "packages": iter(_drawn(draw, (it.read_text("METADATA") or "" for it in distributions()), 4 * pieces)),
         "json": (file.read_text(errors="ignore") for file in _drawn(draw, packages.rglob("*.json"), 4 * pieces)),
         "translations": (text for language in LANGUAGES for text in _translations(packages, language)),
         "word problems": (f"{it.question}\n{it.answer}" for it in problems(Split.TEST, pieces)),
@@ -155,7 +156,8 @@ def main() -> None:
         if count % 20 == 0 or count == len(order):
             print(f"read: {count} of {len(ids)}", file=sys.stderr, flush=True)
             if options.save:
-                np.savez(options.save, **{name: np.concatenate(value) for name, value in found.items()})
+                arrays: dict[str, Any] = {name: np.concatenate(value) for name, value in found.items()}
+                np.savez(options.save, **arrays)
     texts = [texts[number] for number in order]
     report(found, texts)
 

@@ -73,7 +73,8 @@ def rounded_weight(choice: QuantizationConfig, model: Any, layer: Any, path: str
     inputs = weight.shape[0] if is_transposed else weight.shape[1]
     with torch.inference_mode():  # a row of the unit matrix picks a column of the weight
         columns = quantized(torch.eye(inputs, dtype=weight.dtype, device=weight.device))
-    return (columns if is_transposed else columns.T).to(layer.weight.dtype).contiguous().clone()
+    made: torch.Tensor = columns if is_transposed else columns.T
+    return made.to(layer.weight.dtype).contiguous().clone()
 
 
 def _block_of(path: str) -> str:
