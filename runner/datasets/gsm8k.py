@@ -47,6 +47,7 @@ class Item:
     id: str = field(default="", compare=False)  # of the data set; empty if it has none
     number: int = field(default=0, compare=False)  # in the job; gaps are the questions that task.only leaves out
     left_out: bool = field(default=False, compare=False)  # it is asked, and does not count in the score
+    shift: int = field(default=0, compare=False)  # by how many positions its choices were moved on (task.rotate)
 
     @property
     def text(self) -> str:

@@ -326,3 +326,16 @@ def test_intervals_that_count_seeds_hold_and_those_of_questions_only_do_not(
     *_, only_questions, _ = lines[0].split()
     assert float(only_questions) < 80
     assert float(lines[1].split("]")[2].split("%")[0]) > 20, "equal teams, called different by questions only"
+
+
+def test_position_bias_is_rarely_found_without_one_and_the_first_order_alone_is_misled(
+    generator: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import position_null
+    from simulation import Limits
+
+    monkeypatch.setattr(position_null, "SETTINGS", [(60, 4, 2, 0.7, 0.5, True)])
+    limits = Limits()
+    (naive,) = position_null.simulate(generator, 60, limits)
+    assert naive.times == 60, "the control"
+    assert limits.conclude(0.0) == 0
