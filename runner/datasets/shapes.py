@@ -24,13 +24,17 @@ from runner.scorers.numbers import gold_number
 
 # GSM8K and many more · SVAMP, ASDiv · other spellings · MAWPS as published · GSM-Hard
 QUESTIONS = ("question", "Body+Question", "Question", "problem", "sQuestion", "input")
-# … · SVAMP, ASDiv · MultiArith · MAWPS as published · Calc-X's MAWPS, SVAMP and ASDiv · GSM-Hard · ARC
-ANSWERS = ("answer", "Answer", "final_ans", "final_answer", "lSolutions", "result", "target", "answerKey")
+# … · SVAMP, ASDiv · MultiArith · MAWPS as published · Calc-X's MAWPS, SVAMP and ASDiv · GSM-Hard · ARC · GPQA
+ANSWERS = (
+    *("answer", "Answer", "final_ans", "final_answer", "lSolutions", "result", "target", "answerKey"),
+    "Correct Answer",
+)
 CHOICES = "choices"  # of MMLU: a list, and `answer` is a number from 0 on; of ARC: text and label, and `answerKey`
 # HumanEval · MBPP · APPS: each answer is a program
 PROGRAMMING = (("test", "entry_point"), ("code", "test_list"), ("solutions", "input_output"))
 OPTIONS = "options"  # of MMLU-Pro: a list; `answer` is the letter, and `answer_index` its number from 0 on
 GPQA = ("Correct Answer", *(f"Incorrect Answer {number}" for number in (1, 2, 3)))  # a column for each choice
+KNOWN_CHOICES = (CHOICES, OPTIONS, "+".join(GPQA))  # what task.choices_key becomes where the rows show it
 # ARC and Calc-X · SVAMP, ASDiv · MMLU-Pro · MAWPS as published · MATH-500 · GPQA
 IDS = ("id", "ID", "question_id", "iIndex", "unique_id", "Record ID")
 UNIT = re.compile(r"\s*\([^()]*\)\s*$")  # 9 (apples), in ASDiv
@@ -93,9 +97,9 @@ class Keys:
         if self.choices is not None or self.has_letters or self.scorer is not None:
             return self
         if all(key in row for key in GPQA) and self.answer is None:
-            return replace(self, answer=GPQA[0], choices="+".join(GPQA), has_letters=True)
-        if isinstance(options, list) and type(row.get("answer_index")) is int and self.answer in (None, "answer"):
-            return replace(self, answer="answer_index", choices=OPTIONS, has_letters=True)
+            return replace(self, choices="+".join(GPQA), has_letters=True)
+        if isinstance(options, list) and {"answer", "answer_index"} <= row.keys() and self.answer in (None, "answer"):
+            return replace(self, choices=OPTIONS, has_letters=True)
         if not choices:
             return self
         has_labels = isinstance(choices, Mapping) and {"text", "label"} <= choices.keys()
@@ -137,6 +141,7 @@ class Read:
     stem: str = ""  # the question without the choices
     id: str = ""
     cluster: str | None = None
+    choices_key: str | None = None  # named, or of a known shape
 
 
 def read_row(row: Mapping[str, Any], keys: Keys) -> Read:
@@ -173,7 +178,7 @@ def read_row(row: Mapping[str, Any], keys: Keys) -> Read:
         worked = answer if "####" in answer else f"#### {gold}" if keys.after is None else f"{answer}\n#### {gold}"
     row_id = next((str(row[key]) for key in _id_keys(row) if isinstance(row[key], str | int)), "")
     cluster = next((cluster_of(row, key) for key in keys.of_cluster(row)), None)
-    return Read(question, worked, gold, choices, stem if choices else "", row_id, cluster)
+    return Read(question, worked, gold, choices, stem if choices else "", row_id, cluster, keys.choices)
 
 
 def with_choices(stem: str, choices: Sequence[str]) -> str:

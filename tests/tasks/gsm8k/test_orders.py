@@ -18,16 +18,15 @@ QUESTIONS = [
 ]
 
 
-def asked(runner: Callable[..., Any], tmp_path: Path, *arguments: str) -> dict[str, Any]:
+def asked(runner: Callable[..., Any], tmp_path: Path, *arguments: str) -> tuple[dict[str, float], str]:
     data = jsonl(tmp_path / "sums.jsonl", QUESTIONS)
     done = runner("model=stub", f"task.data={data}", "tracking=none", "print=json", *arguments)
     assert done.code == 0, done.err
-    return done.json()
+    return done.json()["metrics"], (Path(done.json()["output_dir"]) / "result.json").read_text()
 
 
 def test_a_stub_that_always_prefers_b_is_found(runner: Callable[..., Any], tmp_path: Path) -> None:
-    result = asked(runner, tmp_path, "model.answer='#### B'", "task.rotate=4")
-    metrics = result["metrics"]
+    metrics, record = asked(runner, tmp_path, "model.answer='#### B'", "task.rotate=4")
     assert metrics["position_bias_points"] == 75.0
     assert 40 < metrics["position_bias_points_low"] < 75.0 == metrics["position_bias_points_high"]
     assert metrics["position_bias_p"] < 0.001
@@ -35,10 +34,10 @@ def test_a_stub_that_always_prefers_b_is_found(runner: Callable[..., Any], tmp_p
     assert metrics["n"] == 80
     assert metrics["families"] == 20
     assert metrics["same_in_all_orders_share"] == metrics["right_in_all_orders_share"] == 0
-    assert any("position bias (p = 0.0001): B is chosen in 100.0% of the answers" in note for note in result["notes"])
-    alone = asked(runner, tmp_path, "model.answer='#### B'")
-    assert alone["metrics"]["accuracy"] == 1, "in one order it seems to know everything"
-    assert any("B is the right choice of all 20 questions" in note for note in alone["notes"])
+    assert "position bias (p = 0.0001): B is chosen in 100.0% of the answers" in record
+    metrics, record = asked(runner, tmp_path, "model.answer='#### B'")
+    assert metrics["accuracy"] == 1, "in one order it seems to know everything"
+    assert "B is the right choice of all 20 questions" in record
 
 
 @pytest.mark.parametrize(
