@@ -24,6 +24,7 @@ from runner.compare.output import FORMATS, save
 from runner.compare.pairing import find_flips
 from runner.compare.planning import parse_aim, plan_questions
 from runner.compare.pooled import PooledTable, pooled_tables
+from runner.compare.publish import publish
 from runner.compare.run_list import find_grid, grid_to_log_to, load_runs, runs_of
 from runner.compare.runs import FOLDER, SampleReader, store_to_read
 from runner.compare.sections import Comparison
@@ -73,6 +74,10 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
     aim = parse_aim(options.plan_questions) if options.plan_questions else None
     if options.files and (option := first_given(options, *NO_FILES)):
         raise ConfigError(f"--files has a line for each model file: leave out {option}")
+    if options.benchmark and not options.publish:
+        raise ConfigError(f"--benchmark {options.benchmark}: it names what --publish writes: add --publish FOLDER")
+    if options.publish and (option := first_given(options, "lm_eval", "results", "flips", "files")):
+        raise ConfigError(f"--publish writes what jobs of the runner have recorded: leave out {option}")
     if options.seeds and (option := first_given(options, *NO_SEEDS)):
         raise ConfigError(f"--seeds makes one row of all seeds of a configuration: leave out {option}")
     grid: str | None = None
@@ -123,6 +128,9 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
         if target and reader.client is not None:  # --log needs a database
             log_files(reader.client, target, folder, names, FOLDER)
             say(f"logged to MLflow run {target}: {FOLDER}/")
+    if options.publish:
+        paths = publish(tables, Path(options.publish).expanduser(), options.benchmark)
+        say(f"to publish, nothing was uploaded: {', '.join(map(str, paths))}")
     failed = failures(tables)
     for line in failed:
         say(line)

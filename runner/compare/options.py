@@ -169,5 +169,18 @@ def parser() -> argparse.ArgumentParser:
     add("--format", default="table", choices=list(FORMATS), help="default: %(default)s")
     add("--explain", action="store_true", help="say in the table how the Pareto front is found")
     add("--save", metavar="FOLDER", help="write comparison.html, .md, .csv, .json and pictures there")
+    add(
+        "--publish",
+        metavar="FOLDER",
+        help="write what a model's repository on the Hugging Face Hub may have there: a section for its card and "
+        ".eval_results/*.yaml, with intervals and the commands; nothing is uploaded",
+    )
+    add(
+        "--benchmark",
+        default="",
+        metavar="DATASET_ID:TASK_ID",
+        help="with --publish: the benchmark on the Hub, where task.data is a file, and its task in the data set's "
+        "eval.yaml (default: task.data, and task.subset or default)",
+    )
     add("--log", action="store_true", help="log those files to the grid's MLflow run, as comparison/")
     return it

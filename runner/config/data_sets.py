@@ -36,7 +36,18 @@ TEXTS = "texts"  # what a model is scored on that was not trained on the embedde
 INTERPOLATION = "${data_set:"
 PATH_KEYS = ("data", "shots_data")
 KEYS = (
-    *("data", "subset", "split", "question_key", "answer_key", "choices_key", "gold", "gold_after", "cluster"),
+    *(
+        "data",
+        "subset",
+        "split",
+        "question_key",
+        "answer_key",
+        "choices_key",
+        "choices_seed",
+        "gold",
+        "gold_after",
+        "cluster",
+    ),
     *("prompt", "template", "system", "instruction", "shots", "shots_data", "shots_split", "extractor", "scorer"),
 )
 

@@ -16,7 +16,7 @@ from runner.config.thinking_budget import ThinkingBudget, check_budget
 from runner.core.bounds import above, check_keys, filled, least, within
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, check
-from runner.core.fields import HASHED, MISSING, UNLESS_DEFAULT, Inert, Names, setting
+from runner.core.fields import HASHED, MISSING, UNLESS_DEFAULT, Inert, Names, Text, setting
 from runner.quantization.base import QuantizationConfig
 
 MAX_THREADS = 4096  # more than a machine has cores
@@ -136,6 +136,7 @@ class StubConfig(ModelConfig):
         0.0, Inert("only slows the stub down"), within(0, 86400, "must be 0 or more seconds, a day at most")
     )
     thinking_words: int = setting(0, UNLESS_DEFAULT, least(0))
+    answer: Text | None = setting(None, UNLESS_DEFAULT)
 
 
 class Extensions(StrEnum):

@@ -55,6 +55,7 @@ AUTO = "auto"
 # five answers would show next to nothing, and a short job has no others to ask them beside
 QUESTIONS_A_CHECK = 100
 MIN_QUESTIONS_CHECKED = 500
+MAX_CHOICES = 26  # of a question: a letter for each
 MAX_SAMPLES = 10_000  # answers to one question, which decode together
 TYPICAL_PROMPT_TOKENS = 512  # assumed while the prompts are not known yet
 QUESTION_TOKENS = 128  # of a word problem in a chat template
@@ -199,6 +200,7 @@ class QuestionsConfig(TaskConfig):
         filled("name a key of the rows, or null for no families"),
     )
     split: str = "test"
+    choices_seed: int | None = setting(None, SELECTS, least(0, ", or null for the order of the data"))
     shuffle_seed: int | None = setting(None, SELECTS, least(0, ", or null for the order of the data"))
     offset: int = setting(0, SELECTS, least(0))
     limit: int | None = setting(200, takes=least(1, ", or null for all"))
@@ -213,7 +215,8 @@ class QuestionsConfig(TaskConfig):
     @property
     def has_independent_verdicts(self) -> bool:
         """Whether it judges one answer to each question, and has no families of questions."""
-        return self.gives_verdicts and self.cluster is None and getattr(self, "samples", 1) == 1
+        is_asked_once = getattr(self, "samples", 1) == getattr(self, "rotate", 1) == 1
+        return self.gives_verdicts and self.cluster is None and is_asked_once
 
     @property
     def has_letters(self) -> bool:
@@ -265,6 +268,7 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
     scorer: str | None = setting(None, UNLESS_DEFAULT)
     samples: int = setting(1, takes=within(1, MAX_SAMPLES))
     repeat: int = setting(0, UNLESS_DEFAULT, least(0))
+    rotate: int = setting(1, SELECTS, within(1, MAX_CHOICES))
     check_invariance: int | str = setting(AUTO, DefaultAs(0))  # the check adds metrics and changes no answer
     check_contamination: int = setting(0, takes=least(0))
     early_stop_vs: str | None = setting(None, OTHER_JOB, WORDS_FOR_A_JOB)
@@ -286,6 +290,10 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
             is_asked = getattr(self, key) not in (0, AUTO)
             check(self.early_stop_vs is None or not is_asked, f"task.{key}", getattr(self, key), need)
         self._check_early_stop()
+        need = "task.early_stop_vs takes each question as independent of all others: leave one of the two out"
+        check(self.early_stop_vs is None or self.rotate == 1, "task.rotate", self.rotate, need)
+        need = "a rotated question has no twin with other numbers: leave one of the two out"
+        check(not self.check_contamination or self.rotate == 1, "task.rotate", self.rotate, need)
         need = "it asks in another order, and task.early_stop_vs needs that of its baseline: leave one of the two out"
         check(self.early_stop_vs is None or not self.repeat, "task.repeat", self.repeat, need)
         if self.prompt is PromptStyle.lm_eval_5shot:
@@ -358,12 +366,13 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
     def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
         """Return the questions, if their number is known; all begin with the same worked examples."""
         shots = FIXED_SHOTS if self.prompt is PromptStyle.lm_eval_5shot else self.shots
+        read = None if read is None else read // self.rotate  # what was read are prompts
         return [replace(it, shared_tokens=shots * EXAMPLE_TOKENS) for it in super().amounts(generation, read)]
 
     @property
     def questions(self) -> int:
         """Return the number of answers, with those of the checks."""
-        questions = super().questions
+        questions = super().questions * self.rotate
         return (questions + self.asked_again(questions) + self.check_contamination) * self.samples
 
     def asked_again(self, questions: int) -> int:

@@ -40,7 +40,9 @@ def bounds_of_accuracy(
     return dict(zip(BOUNDS, (*shares, *ends), strict=True))
 
 
-def clustered_share_interval(solved: Sequence[bool], clusters: Sequence[Hashable]) -> tuple[float, float]:
+def clustered_share_interval(
+    solved: Sequence[bool], clusters: Sequence[Hashable], alpha: float = ALPHA
+) -> tuple[float, float]:
     """Return a 95 % interval of the share of questions that are solved, in more such clusters; (0, 1) for fewer than 2.
 
     It joins two, at Student's quantile for as many clusters as have both kinds of answers: Wilson's for as many
@@ -58,8 +60,8 @@ def clustered_share_interval(solved: Sequence[bool], clusters: Sequence[Hashable
     mixed = min(sum(own > 0 for own in sums), sum(own < size for own, size in zip(sums, sizes, strict=True)))
     # Satterthwaite's degrees of freedom of the jackknife: its terms grow with the square of the sizes.
     freedom = math.fsum(it**2 for it in sizes) ** 2 / math.fsum(it**4 for it in sizes) - 1
-    bound = student_quantile(ALPHA, max(1, int(min(freedom, mixed - 1))))
-    widest = student_quantile(ALPHA, max(1, int(freedom)))
+    bound = student_quantile(alpha, max(1, int(min(freedom, mixed - 1))))
+    widest = student_quantile(alpha, max(1, int(freedom)))
     bend = ratios.skewness(sums, sizes) / math.sqrt(count)
 
     def is_inside(true: float) -> bool:

@@ -173,6 +173,12 @@ _EVERY = (
     _metric("early_stop_comparisons", form=".0f", pooling=Pooling.dropped),
     _metric("early_stop_level", form=".2g", pooling=Pooling.dropped),
     _metric("early_stop_confidence_percent", "confidence", "g", unit="%", pooling=Pooling.dropped),
+    # the choices of each question in several orders
+    *_counts(Better.neither, "questions_in_all_orders"),
+    *_with_ends("position_bias_points", "position bias", "+.1f", Better.lower, unit="points"),
+    _metric("position_bias_p", "p of no position bias", ".2g", pooling=Pooling.dropped),
+    _metric("same_in_all_orders_share", "the same choice in all orders", ".1%", better=Better.higher),
+    _metric("right_in_all_orders_share", "right in all orders", ".1%", better=Better.higher),
     # several answers to each question
     _metric("answers_each", form=".0f"),
     *(_metric(f"{how}_at_k", f"{how}@k", ".1%", better=Better.higher) for how in ("pass", "maj")),
@@ -415,6 +421,15 @@ LINES = (
     ),
     Line("of all asked", "{accuracy_all}" + _interval("accuracy_all") + "   n = {n_all}"),
     Line("verdicts", "{correct} correct · {wrong} wrong · {no_answer} no answer · {cut_off} cut off"),
+    Line(
+        "orders",
+        "of {questions_in_all_orders} questions {same_in_all_orders_share} have the same choice in all orders of their "
+        "choices · {right_in_all_orders_share} are right in all",
+    ),
+    Line(
+        "position bias",
+        "{position_bias_points} points" + _interval("position_bias_points") + "   p = {position_bias_p}",
+    ),
     Line("vote", "of {answers_each} answers to each question · {tied_votes} ties"),
     Line(
         "trust",

@@ -22,7 +22,7 @@ from runner.core.texts import parse_json, read_json, read_lines
 from runner.datasets import tables
 from runner.datasets.question_lists import named_places
 from runner.datasets.question_selection import QuestionSelection, Row
-from runner.datasets.shapes import CHOICES, Keys, read_row
+from runner.datasets.shapes import Keys, read_row
 from runner.embedded.problems import DISTINCT, Split, problem, template_name
 from runner.scorers.numbers import plain_number
 
@@ -47,6 +47,8 @@ class Item:
     id: str = field(default="", compare=False)  # of the data set; empty if it has none
     number: int = field(default=0, compare=False)  # in the job; gaps are the questions that task.only leaves out
     left_out: bool = field(default=False, compare=False)  # it is asked, and does not count in the score
+    choices_key: str | None = field(default=None, compare=False)  # of the row, where it has choices
+    shift: int = field(default=0, compare=False)  # by how many positions its choices were moved on (task.rotate)
 
     @property
     def text(self) -> str:
@@ -83,8 +85,8 @@ def load_questions(task: QuestionsConfig) -> list[Item]:
                 f"task.offset={task.offset}: split {task.split} of task.data={task.data} has only {total}"
             )
         raise ConfigError(f"task.data={task.data}: split {task.split} holds no questions")
-    if items[0].choices and task.choices_key is None:
-        task.take_choices(CHOICES)
+    if items[0].choices_key is not None and task.choices_key is None:
+        task.take_choices(items[0].choices_key)
     return items if task.without is None else _without(task.without, items, source)
 
 
@@ -284,6 +286,7 @@ def _items(rows: Iterable[Row], choice: QuestionSelection, keys: Keys) -> list[I
                     read.cluster,
                     id=read.id,
                     number=number,
+                    choices_key=read.choices_key,
                 )
             )
         except ValueError as error:

@@ -1,5 +1,7 @@
 """Which keys of a row hold its question and its answer: those that are given, or those of known data sets.
 
+Choices whose columns say which of them is right, as GPQA's, are always shuffled: else each right one would be A.
+
 The answer is a worked one that ends in `#### NUMBER`, as in GSM8K, or the number alone. With choices it is a letter,
 which may be given as letter, as the number of a choice from 0 on, or as its text.
 """
@@ -11,6 +13,7 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from random import Random
 from typing import Any
 
 from runner.config.task import Extractor, QuestionsConfig
@@ -21,13 +24,19 @@ from runner.scorers.numbers import gold_number
 
 # GSM8K and many more · SVAMP, ASDiv · other spellings · MAWPS as published · GSM-Hard
 QUESTIONS = ("question", "Body+Question", "Question", "problem", "sQuestion", "input")
-# … · SVAMP, ASDiv · MultiArith · MAWPS as published · Calc-X's MAWPS, SVAMP and ASDiv · GSM-Hard · ARC
-ANSWERS = ("answer", "Answer", "final_ans", "final_answer", "lSolutions", "result", "target", "answerKey")
+# … · SVAMP, ASDiv · MultiArith · MAWPS as published · Calc-X's MAWPS, SVAMP and ASDiv · GSM-Hard · ARC · GPQA
+ANSWERS = (
+    *("answer", "Answer", "final_ans", "final_answer", "lSolutions", "result", "target", "answerKey"),
+    "Correct Answer",
+)
 CHOICES = "choices"  # of MMLU: a list, and `answer` is a number from 0 on; of ARC: text and label, and `answerKey`
 # HumanEval · MBPP · APPS: each answer is a program
 PROGRAMMING = (("test", "entry_point"), ("code", "test_list"), ("solutions", "input_output"))
-# ARC and Calc-X · SVAMP, ASDiv · MMLU-Pro · MAWPS as published · MATH-500
-IDS = ("id", "ID", "question_id", "iIndex", "unique_id")
+OPTIONS = "options"  # of MMLU-Pro: a list; `answer` is the letter, and `answer_index` its number from 0 on
+GPQA = ("Correct Answer", *(f"Incorrect Answer {number}" for number in (1, 2, 3)))  # a column for each choice
+KNOWN_CHOICES = (CHOICES, OPTIONS, "+".join(GPQA))  # what task.choices_key becomes where the rows show it
+# ARC and Calc-X · SVAMP, ASDiv · MMLU-Pro · MAWPS as published · MATH-500 · GPQA
+IDS = ("id", "ID", "question_id", "iIndex", "unique_id", "Record ID")
 UNIT = re.compile(r"\s*\([^()]*\)\s*$")  # 9 (apples), in ASDiv
 MASKED = re.compile(r"\bN_\d\d\b|\bnumber\d\b")  # N_00 and number0 replace numbers in masked questions
 
@@ -43,12 +52,13 @@ class Keys:
     after: str | None = None  # the words before it; None: ####
     cluster: str | None = None  # names the family of questions that a row belongs to
     scorer: str | None = None  # of expressions, or of a plug-in: it reads the gold answer
+    choices_seed: int | None = None  # shuffles the choices of each question; None: as the row has them
 
     @classmethod
     def of(cls, task: QuestionsConfig) -> Keys:
         """Return the keys that a task names."""
         keys = task.question_key, task.answer_key, task.choices_key
-        return cls(*keys, task.has_letters, task.gold_after, task.cluster, task.gold_scorer)
+        return cls(*keys, task.has_letters, task.gold_after, task.cluster, task.gold_scorer, task.choices_seed)
 
     def among(self, names: Collection[str]) -> tuple[tuple[str, ...], str]:
         """Return the keys of the question's parts, and that of the answer; ValueError if one is missing."""
@@ -77,14 +87,20 @@ class Keys:
     def columns(self, names: Collection[str]) -> list[str]:
         """Return the columns of a table that are read."""
         parts, answer = self.among(names)
-        known = [key for key in (CHOICES, "answerKey") if key in names]
+        known = [key for key in (CHOICES, "answerKey", OPTIONS, "answer_index", *GPQA) if key in names]
         named = *self.of_choices(names), *self.of_cluster(names), *_id_keys(names)
         return list(dict.fromkeys([*parts, answer, *known, *named]))
 
     def with_known_choices(self, row: Mapping[str, Any]) -> Keys:
-        """Return the keys of a row of MMLU's or ARC's shape; ValueError if it has other choices that no key names."""
-        choices = row.get(CHOICES)
-        if self.choices is not None or self.has_letters or self.scorer is not None or not choices:
+        """Return the keys of a row of a known shape; ValueError if it has other `choices` that no key names."""
+        choices, options = row.get(CHOICES), row.get(OPTIONS)
+        if self.choices is not None or self.has_letters or self.scorer is not None:
+            return self
+        if all(key in row for key in GPQA) and self.answer is None:
+            return replace(self, choices="+".join(GPQA), has_letters=True)
+        if isinstance(options, list) and {"answer", "answer_index"} <= row.keys() and self.answer in (None, "answer"):
+            return replace(self, choices=OPTIONS, has_letters=True)
+        if not choices:
             return self
         has_labels = isinstance(choices, Mapping) and {"text", "label"} <= choices.keys()
         answer = self.answer or ("answerKey" if has_labels else "answer")
@@ -100,6 +116,10 @@ class Keys:
             "one, from 0 on, in `answer`) nor ARC's (`text` and `label`, and the right label in `answerKey`): say how "
             f"it is asked, with task.choices_key={CHOICES} and task.answer_key=KEY, of a letter, a number or a choice"
         )
+
+    def seed_of(self, answer: str, choices: Sequence[str]) -> int | None:
+        """Return what the choices of a row are shuffled by: always something where a choice's column is the answer."""
+        return 0 if self.choices_seed is None and answer in choices else self.choices_seed
 
     def of_cluster(self, names: Collection[str]) -> list[str]:
         """Return the key of the family of questions; empty if none is named."""
@@ -121,6 +141,7 @@ class Read:
     stem: str = ""  # the question without the choices
     id: str = ""
     cluster: str | None = None
+    choices_key: str | None = None  # named, or of a known shape
 
 
 def read_row(row: Mapping[str, Any], keys: Keys) -> Read:
@@ -137,22 +158,37 @@ def read_row(row: Mapping[str, Any], keys: Keys) -> Read:
     choices: tuple[str, ...] = ()
     if choice_keys := keys.of_choices(row):
         labels, choices = _choices(row, choice_keys)
-        question = "\n".join([stem, *(f"{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=False))])
     if keys.scorer is not None:
         value = row[answer_key]
         answer = worked = str(value) if isinstance(value, int | float) else _text(row, answer_key)
         gold = scorer_of(keys.scorer).read_gold(answer)
     elif keys.has_letters:
         answer, gold = _letter(row[answer_key], labels, choices, keys.after)
+        seed = keys.seed_of(answer_key, choice_keys)
+        if choices and seed is not None:
+            order = order_of(choices, stem, seed)
+            gold = LETTERS[order.index(LETTERS.index(gold))]
+            answer, choices = gold, tuple(choices[at] for at in order)  # its working may speak of other letters
     else:
         answer = _answer(row, answer_key)
         gold = gold_number(answer, keys.after)
+    question = with_choices(stem, choices)
     # as a worked example, an answer without #### would teach the model to leave it out
     if keys.scorer is None:
         worked = answer if "####" in answer else f"#### {gold}" if keys.after is None else f"{answer}\n#### {gold}"
     row_id = next((str(row[key]) for key in _id_keys(row) if isinstance(row[key], str | int)), "")
     cluster = next((cluster_of(row, key) for key in keys.of_cluster(row)), None)
-    return Read(question, worked, gold, choices, stem if choices else "", row_id, cluster)
+    return Read(question, worked, gold, choices, stem if choices else "", row_id, cluster, keys.choices)
+
+
+def with_choices(stem: str, choices: Sequence[str]) -> str:
+    """Return a question with its choices as A, B, C …; as it is if it has none."""
+    return "\n".join([stem, *(f"{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=False))])
+
+
+def order_of(choices: Sequence[str], stem: str, seed: int) -> list[int]:
+    """Return the order of a question's choices: by the seed and the question, wherever it stands in its file."""
+    return Random(f"{seed} {stem}").sample(range(len(choices)), len(choices))
 
 
 def _id_keys(names: Collection[str]) -> list[str]:

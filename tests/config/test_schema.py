@@ -254,6 +254,8 @@ def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
         "task.cluster",
         "task.shots_split",
         "task.shuffle_seed",
+        "task.choices_seed",
+        "task.rotate",
         "task.offset",
         "task.only",
         "task.without",

@@ -14,7 +14,18 @@ from runner.compare import lm_eval, lm_eval_files
 from runner.compare.data import CLUSTER, Run
 from runner.compare.lm_eval_keys import FOLDER_KEY
 from runner.compare.numbers import mean_of
-from runner.compare.other_tools import inspect_log, lighteval_results, llama_bench, vllm_bench
+from runner.compare.other_tools import (
+    aiperf_profile,
+    evalplus_results,
+    evalscope_report,
+    guidellm_report,
+    inspect_log,
+    lighteval_results,
+    llama_bench,
+    llama_eval,
+    olmo_eval,
+    vllm_bench,
+)
 from runner.compare.other_tools.files import parse, read_bytes
 from runner.compare.other_tools.tool_run import METRIC, ToolRun
 from runner.compare.table import differing_keys
@@ -25,9 +36,16 @@ from runner.core.metrics import Better
 from runner.core.result import REPEATS, RepeatLog
 
 OPTION = "--results"
-TOOLS: tuple[ModuleType, ...] = (inspect_log, lighteval_results, llama_bench, vllm_bench)  # the only list of readers
+# the only list of readers
+TOOLS: tuple[ModuleType, ...] = (
+    *(inspect_log, lighteval_results, evalscope_report, olmo_eval, evalplus_results, llama_eval),
+    *(llama_bench, vllm_bench, guidellm_report, aiperf_profile),
+)
 SUFFIXES = (".json", ".eval")
-WRITERS = "inspect_ai, lighteval, lm-evaluation-harness, llama-bench, vLLM"
+WRITERS = (
+    "inspect_ai, lighteval, lm-evaluation-harness, evalscope, olmo-eval, EvalPlus, llama-eval, llama-bench, vLLM, "
+    "GuideLLM, AIPerf"
+)
 KEYS_OF_METRICS = (METRIC, "task.filter", "task.name")  # they tell apart the runs of one evaluation
 
 

@@ -1,7 +1,8 @@
 """Reads what vLLM's benchmarks write: `vllm bench latency` and `throughput` with `--output-json`, `vllm bench serve`
-with `--save-result`.
+with `--save-result`, alone or by `vllm bench sweep serve`.
 
-The files of `latency` and `throughput` name the model and no other setting.
+The files of `latency` and `throughput` name the model and no other setting. A sweep writes `run=N.json` into a folder
+for each combination, whose settings stand behind `run_number`, and all of them again into `summary.json`.
 """
 
 from __future__ import annotations
@@ -24,17 +25,36 @@ KEYS = {
 }
 # Settings that `serve` writes; any other text is one that the user has added with --metadata KEY=VALUE
 OF_SERVE = ("num_prompts", "request_rate", "burstiness", "max_concurrency", "label")
+RUN, WARM_UP, FAILURE = "run_number", -1, {"error_type", "error", "serve_overrides"}  # of a sweep
 NOT_SETTINGS = ("date", "endpoint_type", "model_id", "tokenizer_id")
 
 
 def recognises(_path: Path, content: Any) -> bool:
-    """Whether a file is the result of one of vLLM's benchmarks."""
-    return _kind(content) is not None
+    """Whether a file is the result of one of vLLM's benchmarks, or of a sweep of them."""
+    is_failure = isinstance(content, dict) and content.keys() >= FAILURE
+    return _kind(content) is not None or is_failure or _is_summary(content)
+
+
+def _is_summary(content: Any) -> bool:
+    is_list = isinstance(content, list) and bool(content)
+    return is_list and all(_kind(one) == SERVE and RUN in one for one in content)
 
 
 def read(path: Path, content: Any) -> ToolFile:
-    """Return the run in a file."""
-    where, kind = str(path), _kind(content) or LATENCY
+    """Return the run in a file, or all runs of a sweep's summary that stands alone."""
+    if _is_summary(content):
+        if any(path.parent.glob("run=*.json")):  # the same runs
+            return ToolFile([])
+        return ToolFile([_run(path, f"{path}, run {number}", one) for number, one in enumerate(content, 1)])
+    if _kind(content) is None:
+        return ToolFile([], [f"{path}, which failed ({content['error_type']}: {str(content['error'])[:120]})"])
+    if content.get(RUN) == WARM_UP:
+        return ToolFile([])
+    return ToolFile([_run(path, str(path), content)])
+
+
+def _run(path: Path, where: str, content: dict[str, Any]) -> ToolRun:
+    kind = _kind(content) or LATENCY
     changed = datetime.fromtimestamp(path.stat().st_mtime, UTC)  # latency and throughput write no time
     run = ToolRun(TOOL, path, kind, changed.strftime("%Y%m%d-%H%M%S"), {})
     run.params = {"model.name": field_of(content, "model_id", str, where), "backend.name": TOOL}
@@ -49,7 +69,7 @@ def read(path: Path, content: Any) -> ToolFile:
             run.repeats = {"total_tok_per_s": [positive(content["tokens_per_second"], "tokens_per_second", where)]}
         case _:
             _read_serve(run, content, where)
-    return ToolFile([run])
+    return run
 
 
 def _kind(content: Any) -> str | None:
@@ -66,6 +86,9 @@ def _read_serve(run: ToolRun, content: dict[str, Any], where: str) -> None:
     settings = {key: value for key, value in content.items() if key in OF_SERVE or isinstance(value, str)}
     settings["max_concurrency"] = "unlimited" if content.get("max_concurrency") is None else content["max_concurrency"]
     run.params |= params_of("task", {key: settings[key] for key in settings if key not in (*NOT_SETTINGS, "backend")})
+    keys = list(content)
+    of_sweep = keys[keys.index(RUN) + 1 :] if RUN in keys else []
+    run.params |= params_of("sweep", {key: content[key] for key in of_sweep})
     run.repeats = {
         "output_tok_per_s": [positive(content["output_throughput"], "output_throughput", where)],
         "ttft_s": [_first_token_s(content, where)],

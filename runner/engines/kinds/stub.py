@@ -40,13 +40,15 @@ THOUGHT = "Let me see ."  # is repeated
 class StubEngine:
     """Answers `[STUB_GENERATION]`, a newline and the first 120 characters of the prompt with `...`.
 
-    Before, it thinks in as many words as are asked for.
+    Before, it thinks in as many words as are asked for. It may have one answer to everything instead.
     """
 
     capabilities = CAPABILITIES
 
-    def __init__(self, config: RunnerConfig, delay_s: float, thinking_words: int = 0) -> None:
-        self.delay_s, self.thinking_words = delay_s, thinking_words
+    def __init__(
+        self, config: RunnerConfig, delay_s: float, thinking_words: int = 0, answer: str | None = None
+    ) -> None:
+        self.delay_s, self.thinking_words, self.answer = delay_s, thinking_words, answer
         self.max_new_tokens, self.budget = config.generation.max_new_tokens, config.generation.thinking_tokens
         self.kv_cache = config.generation.kv_cache
         self.stats = EngineStats()
@@ -122,7 +124,8 @@ class StubSession(Session):
         return _answers(request, texts, FinishReason.length if cut_off else FinishReason.stop, seconds)
 
     def _echo(self, request: Request, prompt: str) -> Answer:
-        words = f"[STUB_GENERATION]\n{prompt[:HEAD_CHARACTERS]}...".split(" ")
+        echo = f"[STUB_GENERATION]\n{prompt[:HEAD_CHARACTERS]}..."
+        words = (echo if self.engine.answer is None else self.engine.answer).split(" ")
         limit = self.engine.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
         wanted = self.engine.thinking_words
         budget = self.engine.budget if request.thinking_tokens is None else request.thinking_tokens
@@ -208,7 +211,7 @@ class Stub(ModelKind):
         """Return the stub engine."""
         assert isinstance(resolved.config.model, StubConfig)
         model = resolved.config.model
-        return StubEngine(resolved.config, model.delay_s, model.thinking_words)
+        return StubEngine(resolved.config, model.delay_s, model.thinking_words, model.answer)
 
 
 KIND = Stub()

@@ -19,6 +19,7 @@ from runner.core.result import Result, Sample, Verdict
 from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
 from runner.datasets.chosen import by_number, choice_words, hashes_of_choice, numbers_of
 from runner.datasets.gsm8k import Item, describe, items_sha256, load_questions
+from runner.datasets.rotations import rotated, same_letter_words
 from runner.datasets.twins import twins_of
 from runner.engines.base import EngineReport, Request, RequestId
 from runner.engines.contract import Engine
@@ -35,6 +36,8 @@ from runner.tasks.gsm8k.early_stop import HASHES as OF_EARLY_STOP
 from runner.tasks.gsm8k.early_stop import EarlyStop, find_baseline, hashes_of, preview_baseline
 from runner.tasks.gsm8k.early_stop import is_compared as is_compared  # for the plan of a grid
 from runner.tasks.gsm8k.judging import Judge
+from runner.tasks.gsm8k.orders import TITLE as BY_POSITION
+from runner.tasks.gsm8k.orders import report as report_of_orders
 from runner.tasks.gsm8k.trust import (
     CheckOutcome,
     by_number_of_answers,
@@ -75,7 +78,7 @@ class Problems(Inputs):
 def prepare(config: RunnerConfig) -> Problems:
     """Read and hash the questions and the worked examples."""
     task = own_config(config, Gsm8kConfig)
-    items = load_questions(task)
+    items = rotated(load_questions(task), task.rotate)
     shots, shots_sha256 = load_shots(task, items)
     hashes = {"data": items_sha256(items), "shots": shots_sha256} | hashes_of_choice(task, items)
     if task.extractor is Extractor.math:
@@ -125,6 +128,12 @@ def ask_and_judge(inputs: Problems, context: Context) -> Result:
     by_answers, rows = by_number_of_answers(counted, task)
     metrics |= by_answers | done.metrics
     result = Result(metrics, rows, facts, done.notes, problems=done.problems, tables=done.tables)
+    if task.rotate > 1:
+        of_orders, by_position = report_of_orders(counted, items, task)
+        result.metrics |= of_orders.metrics
+        result.notes += of_orders.notes
+        result.tables[BY_POSITION] = by_position
+    result.notes += same_letter_words(inputs.items, task.rotate)
     result.notes += [*choice_words(task, inputs.items), *unlike_lm_eval(task, context.config.generation)]
     limit = context.config.generation.max_new_tokens
     result.notes += filter(None, [cut_off_words(metrics, {LIMIT: str(limit)})])

@@ -65,7 +65,7 @@ def test_a_kind_without_a_fingerprint_cannot_be_instantiated() -> None:
 
 
 def test_the_stub_has_no_keys_of_a_local_model(runner: Callable[..., object]) -> None:
-    assert [item.name for item in fields(StubConfig)] == ["delay_s", "thinking_words"]
+    assert [item.name for item in fields(StubConfig)] == ["delay_s", "thinking_words", "answer"]
     assert local_model(StubConfig()) == LocalModelConfig(name="stub"), "a request for them still gets the defaults"
     done = runner("model=stub", "model.device=cpu")
     assert done.code == 2  # type: ignore[attr-defined]

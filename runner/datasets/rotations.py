@@ -1,0 +1,72 @@
+"""task.rotate: each multiple-choice question in several orders of its choices, which are one cluster.
+
+In the k-th order every choice is moved on by the same number of positions, so that with as many orders as choices each
+choice is once at each position: a model that always prefers one letter then has 1 in 4 right of four choices.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from runner.core.errors import ConfigError
+from runner.datasets.gsm8k import Item
+from runner.datasets.shapes import with_choices
+from runner.scorers.letters import LETTERS
+
+FEW = 8  # questions: fewer can have the same right letter by chance
+
+
+def rotated(items: list[Item], orders: int) -> list[Item]:
+    """Return each question in so many orders, or in as many as it has choices if those are fewer."""
+    if orders == 1:
+        return items
+    without = next((item for item in items if not item.choices), None)
+    if without is not None:
+        fix = "give task.choices_key" if without.gold in LETTERS else "leave it out"
+        raise ConfigError(
+            f"task.rotate={orders}: question {without.number} has no list of choices that could be asked in another "
+            f"order: {fix}"
+        )
+    return [
+        _moved_on(item, shift, item.number * orders + number)
+        for item in items
+        for number, shift in enumerate(shifts_of(len(item.choices), orders))
+    ]
+
+
+def shifts_of(choices: int, orders: int) -> list[int]:
+    """Return by how many positions the choices are moved on in each order, evenly spread."""
+    orders = min(orders, choices)
+    return [number * choices // orders for number in range(orders)]
+
+
+def same_letter_words(items: list[Item], orders: int) -> list[str]:
+    """Warn where one letter is the right one throughout, so that a preference for it would pass for knowledge."""
+    letters = Counter(item.gold for item in items if item.choices)
+    if orders > 1 or len(letters) != 1 or letters.total() < FEW:
+        return []
+    (letter,) = letters
+    return [
+        f"{letter} is the right choice of all {letters.total():,} questions, so a model that prefers {letter} looks as "
+        "if it knew them: task.choices_seed=0 shuffles the choices, task.rotate=4 asks them in four orders"
+    ]
+
+
+def _moved_on(item: Item, shift: int, number: int) -> Item:
+    """Return a question with its choices moved on: the last ones come first."""
+    start = len(item.choices) - shift
+    choices = item.choices[start:] + item.choices[:start]
+    gold = LETTERS[(LETTERS.index(item.gold) + shift) % len(choices)]
+    cluster = item.cluster if item.cluster is not None else f"question {item.place}"
+    question = with_choices(item.stem, choices)
+    return replace(
+        item,
+        question=question,
+        choices=choices,
+        gold=gold,
+        answer=f"#### {gold}",
+        cluster=cluster,
+        number=number,
+        shift=shift,
+    )
