@@ -114,6 +114,7 @@ KINDS = (
     "AdapterConfig",
     "PeftConfig",
     "PthConfig",
+    "VllmConfig",
 )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from runner.config.generation import GenerationConfig, require_plain_kv
-from runner.config.lora import LoraConfig, PthConfig
+from runner.config.lora import LoraConfig, adapter_of
 from runner.config.model import ModelConfig, local_model
 from runner.config.rope import RopeConfig
 from runner.config.thinking_budget import ThinkingBudget, check_budget
@@ -99,7 +99,8 @@ class VllmConfig(ModelConfig):
         """Reject what vLLM cannot do, or does in another way than the record would say."""
         here = "use model=auto, which runs on this machine"
         check(rope.name == RopeConfig.name, "rope", rope.name, f"vLLM takes rope=native only; {here}")
-        check(not isinstance(lora, PthConfig), "lora", lora.name, f"vLLM reads PEFT adapters, no .pth: {here}")
+        is_pth = (adapter := adapter_of(lora)) is not None and adapter.is_single_file
+        check(not is_pth, "lora", lora.name, f"vLLM reads PEFT adapters, no .pth: {here}")
         check(not lora.merges, "lora.merge", True, "vLLM keeps adapters beside the weights: use lora.merge=false")
         mixed = f"vLLM quantizes all layers alike: leave quantization.skip and quantization.overrides out, or {here}"
         check(not quantization.is_mixed, "quantization", quantization.label, mixed)

@@ -50,7 +50,7 @@ class Vllm(ModelKind):
         return api.CAPABILITIES | {Capability.fixed_length} | ({Capability.thinking_budget} if thinks else set())
 
     def check(self, resolved: ResolvedJob) -> list[str]:
-        """Refuse what vLLM cannot run here, by files and headers; say how much memory it will take."""
+        """Refuse what vLLM cannot run here, by files and headers; in a plan, say how much memory it will take."""
         model, files = vllm_model(resolved.config.model), resolved.files
         environment = environment_of(model)
         need = "vLLM reads folders of safetensors: use model=local quantization=gguf"
@@ -58,7 +58,8 @@ class Vllm(ModelKind):
         _check_words(resolved, environment)
         chat_templates.check(resolved)
         adapter_header.check(files)
-        return [_memory_note(resolved, environment)]
+        note = _memory_note(resolved, environment)
+        return [note] if resolved.config.plan else []
 
     def need(self, resolved: ResolvedJob) -> Need:
         """Its server uses all cores, or as many GPUs as the keys say."""

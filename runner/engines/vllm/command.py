@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from runner.checkpoints.resolve import ModelFiles, ResolvedJob
-from runner.config.vllm import vllm_model
+from runner.config.vllm import VllmConfig, vllm_model
 from runner.core.dtypes import dtype_for
 from runner.core.texts import load_json
 from runner.engines.vllm.environment import Environment, environment_of
@@ -20,6 +20,11 @@ KV_SPACE = "VLLM_CPU_KVCACHE_SPACE"
 OWN_VARIABLES = {"VLLM_API_KEY", "VLLM_NO_USAGE_STATS", "VLLM_BATCH_INVARIANT", KV_SPACE}
 
 
+def name_of(model: VllmConfig) -> str:
+    """Return the name under which the server has the model: its own, or the last part of its folder's path."""
+    return Path(model.name).name if Path(model.name).expanduser().exists() else model.name
+
+
 def dtype_of(resolved: ResolvedJob, environment: Environment) -> str:
     """Return the number format that model.dtype means where vLLM runs."""
     device = "cpu" if environment.on_cpu else "cuda"
@@ -27,11 +32,10 @@ def dtype_of(resolved: ResolvedJob, environment: Environment) -> str:
 
 
 def options_of(resolved: ResolvedJob) -> list[str]:
-    """Return the options of the server that decide what it computes; its address and its key come from elsewhere."""
+    """Return the options that decide what the server computes with a model; its address and key come from elsewhere."""
     config, files = resolved.config, resolved.files
     model = vllm_model(config.model)
-    options = ["--model", str(files.path), "--served-model-name", model.name]
-    options += ["--dtype", dtype_of(resolved, environment_of(model))]
+    options = ["--dtype", dtype_of(resolved, environment_of(model))]
     for option, number in (
         ("--tensor-parallel-size", model.tensor_parallel),
         ("--pipeline-parallel-size", model.pipeline_parallel),
@@ -67,10 +71,9 @@ def variables_of(resolved: ResolvedJob, key: str) -> dict[str, str]:
 
 
 def flags_shown(resolved: ResolvedJob) -> str:
-    """Return the options as a record has them, without paths of this machine, and the user's variables for vLLM."""
-    words = options_of(resolved)
-    paths = {str(resolved.files.path), f"{ADAPTER}={resolved.files.adapter}"}
-    shown = [Path(word).name if word in paths else word for word in words]
+    """Return these options as a record has them, without paths of this machine, and the user's variables for vLLM."""
+    path = str(resolved.files.adapter)
+    shown = [word.replace(path, Path(path).name) for word in options_of(resolved)]
     own = [f"{name}={value}" for name, value in sorted(os.environ.items())
            if name.startswith("VLLM_") and name not in OWN_VARIABLES]  # fmt: skip
     return " ".join([*own, *shown])

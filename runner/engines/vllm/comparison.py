@@ -1,7 +1,7 @@
 """Whether vLLM computes what the model's files say: 32 texts, scored by its server and by transformers.
 
 Transformers' scores are kept in the user's cache, by the content of the model's files. Each token's log-probabilities
-are compared. In float32 two right programs differ by less than 0.0001; a wrong scale, mask or layer makes more than 0.1.
+are compared. In float32 two right programs differ by less than 0.0001; a wrong scale, mask or layer by more than 0.1.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from runner.engines.kinds import BaseCache
 from runner.engines.remote.engine import ApiEngine
 from runner.engines.remote.session import ApiSession
 from runner.engines.vllm import comparison
-from runner.engines.vllm.command import ADAPTER, flags_shown
+from runner.engines.vllm.command import ADAPTER, flags_shown, name_of
 from runner.engines.vllm.gpus import batch_invariant
 from runner.engines.vllm.server import VllmServer
 
@@ -41,7 +41,7 @@ class VllmEngine(ApiEngine):
         self._scratch = TemporaryDirectory(prefix="runner-vllm-") if folder is None else None
         self._folder = Path(self._scratch.name) if self._scratch is not None else folder
         self._server: VllmServer | None = None
-        self._log_from, self._room = 0, 0
+        self._log_from, self._room, self._start_s = 0, 0, 0.0
 
     def load(self) -> EngineReport:
         """Start the server unless it runs, and report what it is."""
@@ -58,7 +58,7 @@ class VllmEngine(ApiEngine):
             "compared": server.compared,
             "batch_invariant": invariant if batch_invariant() else "off: not on this hardware",
         } | {name: value for name, value in report.facts.items() if name == "sent"}
-        self.stats.load_s = report.metrics["load_s"] = server.start_s
+        self.stats.load_s = report.metrics["load_s"] = self._start_s
         return report
 
     def open(self, batch_size: int | None = None) -> ApiSession:
@@ -101,7 +101,8 @@ class VllmEngine(ApiEngine):
         if was_running and server.failure() is not None:  # it ended between two jobs
             self._bases.clear()
             server, was_running = self._bases.get(self._resolved, self._start)
-        self._use(server, ADAPTER if self._resolved.files.adapter is not None else self._keys.name)
+        self._start_s = 0.0 if was_running else server.start_s
+        self._use(server, ADAPTER if self._resolved.files.adapter is not None else name_of(self._keys))
         self._log_from = server.log.stat().st_size if was_running and server.log.exists() else server.log_from
         if not server.compared:
             try:
@@ -131,7 +132,7 @@ class VllmEngine(ApiEngine):
         if reference.missing:
             return f"not compared: {reference.missing}"
         texts = comparison.texts()
-        base = ApiEngine(replace(self.config), replace(self.model, name=self._keys.name), self.capabilities)
+        base = ApiEngine(replace(self.config), replace(self.model, name=name_of(self._keys)), self.capabilities)
         try:
             comparison.check_tokens(self._resolved, reference, base.servers.tokens_of(texts))
             requests = [
@@ -148,7 +149,7 @@ class VllmEngine(ApiEngine):
 def client_of(model: VllmConfig, url: str) -> ApiConfig:
     """Return the keys with which the remote engine speaks to the server."""
     return ApiConfig(
-        name=model.name,
+        name=name_of(model),
         base_url=url,
         extensions=Extensions.vllm,
         thinking_budget=None if model.reasoning_parser is None else ThinkingBudget.vllm,

@@ -22,7 +22,7 @@ from runner.core.errors import ConfigError, JobFailed, RunnerError, one_line
 from runner.core.progress import Progress, tell
 from runner.engines.remote.server import KEPT, started_keys
 from runner.engines.vllm import keeper
-from runner.engines.vllm.command import options_of, variables_of
+from runner.engines.vllm.command import name_of, options_of, variables_of
 from runner.engines.vllm.environment import environment_of
 
 LOOPBACK = "127.0.0.1"
@@ -51,7 +51,8 @@ class VllmServer:
         self.model = vllm_model(resolved.config.model)
         self.environment = environment_of(self.model)
         self.log, self.compared = folder / LOG, ""
-        self._options = options_of(resolved)
+        self._options = ["--model", str(resolved.files.path), "--served-model-name", name_of(self.model)]
+        self._options += options_of(resolved)
         self._key = secrets.token_urlsafe(24)
         self._variables = variables_of(resolved, self._key)
         self._ended: RunnerError | None = None
@@ -162,7 +163,7 @@ class VllmServer:
                 listed = json.loads(answer.read(2**20)).get("data", [])
         except (OSError, ValueError, AttributeError):
             return False
-        return any(entry.get("id") == self.model.name for entry in listed)
+        return any(entry.get("id") == name_of(self.model) for entry in listed)
 
     def _start_error(self, code: int) -> RunnerError:
         quoted = self._quote()
