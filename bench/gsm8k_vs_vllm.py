@@ -11,6 +11,8 @@ installed below outputs/ and reads what optimum-intel converts there: weights as
 (`openvino-int8`). `lmeval` is lm-evaluation-harness' HF backend and `generate` transformers' own, each with --batch
 concurrent rows. A side that cannot be installed or fails has the reason in its line, and the others go on.
 `--device cuda --sides runner generate` compares these two on a GPU.
+
+`--overhead` compares model=vllm with a bare client of the same server, by turns: the same requests, so many at once.
 """
 
 from __future__ import annotations
@@ -19,11 +21,25 @@ import argparse
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from engines import ROOT, Job, Outcome, head_line, markdown, model_folder, run_counts, run_fresh, same_tokens, spread
+from engines import (
+    ROOT,
+    Job,
+    Outcome,
+    answer_of,
+    greedy,
+    head_line,
+    markdown,
+    model_folder,
+    run_counts,
+    run_fresh,
+    same_tokens,
+    spread,
+)
 from gguf_of import gguf_of
 from peers import (
     VLLM_DEFAULTS,
@@ -37,6 +53,16 @@ from peers import (
     zentorch_python,
 )
 from questions import add_options, load_prompts
+
+from runner.checkpoints.resolve import resolve
+from runner.config.vllm import VllmConfig
+from runner.core import machine
+from runner.core.dtypes import Dtype
+from runner.engines.base import Request
+from runner.engines.contract import complete
+from runner.engines.kinds import kind_of
+from runner.engines.remote.server import started_keys
+from runner.engines.vllm.engine import VllmEngine
 
 SIDES = ("runner", "vllm", "zentorch", "openvino", "openvino-int8", "llamacpp", "lmeval", "generate")
 LOAD_ONCE = ("vllm", "zentorch")  # a round; they load for longer than most runs take
@@ -145,6 +171,47 @@ def take_turns(sides: Sequence[Side], texts: Sequence[str], options: argparse.Na
             raise SystemExit("the sides were fed different token ids: nothing can be compared")
 
 
+def overhead(options: argparse.Namespace, folder: Path, prompts: list[list[int]]) -> None:
+    """Let the runner and a bare client ask the same server by turns, and print how much longer the first takes."""
+    keys = {"args": options.vllm_args, "concurrency": max(options.rows), "compare": False}
+    model = VllmConfig(name=str(folder), dtype=Dtype(options.dtype), python=vllm_python(), **keys)
+    requests = [
+        Request(at, tuple(ids), max_new_tokens=options.new_tokens, ignore_eos=True) for at, ids in enumerate(prompts)
+    ]
+    config = greedy(model, max_new_tokens=options.new_tokens)
+    engine = VllmEngine(resolve(config), kind_of(model).capabilities(config))
+    tokens, seconds = options.new_tokens * len(prompts), dict[str, list[float]]()
+    try:
+        engine.load()
+        server = engine.model
+        settings = {"url": server.base_url, "key": started_keys[str(server.base_url)], "model": server.name}
+        settings |= {"concurrency": model.concurrency}
+        for turn in range(options.repeats + 1):  # the first one fills the server's prefix cache
+            for name in ("bare, streamed", "runner", "bare, whole answers"):
+                if name == "runner":
+                    started = time.perf_counter()
+                    failed = [one.error for one in complete(engine, requests) if one.error]
+                    took = time.perf_counter() - started
+                    if failed:
+                        raise SystemExit(failed[0])
+                else:
+                    job = Job("vllm", str(folder), options.dtype, prompts, [options.new_tokens] * len(prompts), None,
+                              settings=settings | {"stream": name == "bare, streamed"})  # fmt: skip
+                    took = answer_of(job, vllm_python(), None)
+                if turn:
+                    seconds.setdefault(name, []).append(took)
+    finally:
+        engine.close()
+    bare = seconds["bare, streamed"]
+    lines = [
+        [name, spread(some), f"{tokens / statistics.median(some):,.0f}",
+         spread([100 * (one / other - 1) for one, other in zip(some, bare, strict=True)], 1)]
+        for name, some in seconds.items()
+    ]  # fmt: skip
+    head = [f"{len(prompts)} requests, {model.concurrency} at once, {options.repeats} turns", "s", "tokens/s"]
+    print(markdown([*head, "% longer than bare, streamed"], lines))
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -158,6 +225,8 @@ def main() -> None:
     parser.add_argument("--limit-s", type=float, default=300.0, help="llama.cpp and lm-eval begin nothing after this")
     parser.add_argument("--no-search", action="store_true", help="take the first settings of vLLM and OpenVINO")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of runner and generate")
+    parser.add_argument("--overhead", action="store_true", help="model=vllm against a bare client of its server")
+    parser.add_argument("--vllm-args", nargs="*", default=["--enforce-eager"], help="of the server, with --overhead")
     options = parser.parse_args()
     if options.device != "cpu" and (elsewhere := set(options.sides) - {"runner", "generate"}):
         raise SystemExit(f"--device {options.device}: only runner and generate can use it, not {', '.join(elsewhere)}")
@@ -169,6 +238,10 @@ def main() -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     prompts = [tokenizer(text)["input_ids"] for text in texts]
+    if options.overhead:
+        print(f"### {options.model}, {options.dtype}\n\n{head_line(sys.argv, machine.cores())}\n", flush=True)
+        overhead(options, folder, prompts)
+        return
     job = Job(
         "stream", str(folder), options.dtype, prompts, [options.new_tokens] * len(prompts), None, device=options.device
     )

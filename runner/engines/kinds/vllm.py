@@ -7,6 +7,7 @@ from pathlib import Path
 
 from runner.checkpoints import adapter_header, chat_templates
 from runner.checkpoints.resolve import ResolvedJob, file_bytes
+from runner.config.lora import adapter_of
 from runner.config.root import RunnerConfig, base_key
 from runner.config.vllm import WORDS, VllmConfig, vllm_model
 from runner.core import machine
@@ -46,8 +47,10 @@ class Vllm(ModelKind):
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
         """Return what its server can do."""
-        thinks = vllm_model(config.model).reasoning_parser is not None
-        return api.CAPABILITIES | {Capability.fixed_length} | ({Capability.thinking_budget} if thinks else set())
+        model = vllm_model(config.model)
+        further = {Capability.fixed_length} | ({Capability.thinking_budget} if model.reasoning_parser else set())
+        scores_nothing = adapter_of(config.lora) is not None and environment_of(model).on_cpu
+        return (api.CAPABILITIES | further) - ({Capability.logprobs} if scores_nothing else set())
 
     def check(self, resolved: ResolvedJob) -> list[str]:
         """Refuse what vLLM cannot run here, by files and headers; in a plan, say how much memory it will take."""

@@ -75,7 +75,11 @@ class RemoteModel:
         ]
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the prompt as it is sent, without thinking, which some servers refuse; only it knows the tokens."""
+        """Return the prompt as it is sent; only the server knows the tokens."""
+        return self._sent_prompt(request)
+
+    def _sent_prompt(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
+        """Return the prompt without thinking, which some servers refuse."""
         prompt = request.prompt
         if isinstance(prompt, str):
             return prompt, []
@@ -129,7 +133,7 @@ class RemoteModel:
         sent |= {"stop": list(request.stop)} if request.stop else {}
         sent |= {"n": request.n} if request.n > 1 else {}
         sent |= {"extra_body": extra} if extra else {}
-        prompt, ids = self.encode(request)
+        prompt, ids = self._sent_prompt(request)
         return sent | ({"messages": json.loads(str(prompt))} if is_chat else {"prompt": ids or prompt})
 
     def update_notes(self) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from runner.checkpoints.resolve import ResolvedJob
 from runner.config.model import ApiConfig, Extensions
@@ -21,7 +24,11 @@ from runner.engines.vllm.command import ADAPTER, flags_shown, name_of
 from runner.engines.vllm.gpus import batch_invariant
 from runner.engines.vllm.server import VllmServer
 
-RETRIES = 3  # of a server on this machine: it does not lose connections, and its end is seen at once
+if TYPE_CHECKING:
+    from runner.engines.rows import Admission
+
+RETRIES = 6  # a server that has failed takes seconds to end, and only its end says why
+NO_SCORES = "vLLM's build for CPUs cannot score prompts beside an adapter"  # 0.32 ends with an error in einsum()
 _wrong: dict[str, str] = {}  # bases that were compared by this process, and computed something else
 
 
@@ -42,6 +49,7 @@ class VllmEngine(ApiEngine):
         self._folder = Path(self._scratch.name) if self._scratch is not None else folder
         self._server: VllmServer | None = None
         self._log_from, self._room, self._start_s = 0, 0, 0.0
+        self._reference = comparison.Reference()
 
     def load(self) -> EngineReport:
         """Start the server unless it runs, and report what it is."""
@@ -65,6 +73,20 @@ class VllmEngine(ApiEngine):
         """Open a session to the server."""
         self.load()
         return super().open(batch_size)
+
+    def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
+        """Return the prompt as the server renders it, with the tokenizer that it reads, too, and its token ids."""
+        return self._admission.encode(request)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids as part of a longer text."""
+        return self._admission.decode(ids)
+
+    @cached_property
+    def _admission(self) -> Admission:
+        from runner.engines.rows import admission_of  # imports torch
+
+        return admission_of(self._resolved)
 
     def gone(self) -> RunnerError | None:
         """Return how the server ended, if it did."""
@@ -116,7 +138,8 @@ class VllmEngine(ApiEngine):
 
     def _start(self, resolved: ResolvedJob) -> VllmServer:
         assert self._folder is not None
-        self._reference = comparison.reference_of(resolved)  # before vLLM takes the memory
+        if Capability.logprobs in self.capabilities:
+            self._reference = comparison.reference_of(resolved)  # before vLLM takes the memory
         return VllmServer(resolved, self._folder)
 
     def _use(self, server: VllmServer, name: str) -> None:
@@ -129,6 +152,8 @@ class VllmEngine(ApiEngine):
         """Compare the base with transformers; return how near they are, or why that is not known."""
         reference, server = self._reference, self._server
         assert server is not None
+        if Capability.logprobs not in self.capabilities:
+            return f"not compared: {NO_SCORES}, so only jobs without an adapter are"
         if reference.missing:
             return f"not compared: {reference.missing}"
         texts = comparison.texts()
