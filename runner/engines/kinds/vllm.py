@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from runner.core.texts import counted
 from runner.engines.base import Capability, Prompt
 from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, Encoded, ModelKind, Need, api, local
-from runner.engines.vllm.command import CPU_KV_GIB, dtype_of
+from runner.engines.vllm.command import CPU_KV_GIB, KV_SPACE, dtype_of
 from runner.engines.vllm.engine import VllmEngine
 from runner.engines.vllm.environment import Environment, environment_of
 from runner.engines.vllm.gpus import batch_invariant, visible_gpus
@@ -107,7 +108,7 @@ def _memory_note(resolved: ResolvedJob, environment: Environment) -> str:
     sized = f"memory: {weights:,.0f} MiB of weights"
     if environment.on_cpu:
         share = None if model.memory_share is None else model.memory_share * machine.total_mib()
-        kv = CPU_KV_GIB * 1024.0 if share is None else max(share - weights, 0.0)
+        kv = 1024.0 * float(os.environ.get(KV_SPACE) or CPU_KV_GIB) if share is None else max(share - weights, 0.0)
         _refuse(model, weights if share is None else max(weights, share), machine.available_mib(), "main memory")
         return f"{sized}, and {kv:,.0f} MiB of main memory for keys and values"
     if not gpus:

@@ -36,7 +36,7 @@ SECONDHAND = ("See root cause above", "Engine core initialization failed", "Engi
 NO_MEMORY = (
     "out of memory", "No available memory for the cache blocks", "on startup is less than desired",
     "larger than the available KV cache memory", "is less than requested memory for kv", "annot allocate memory",
-    "likely for lack of memory", "MemoryError", "is needed, which is larger than", "No memory is available",
+    "MemoryError", "is needed, which is larger than", "No memory is available",
     "memory for the KV cache", "Free memory on device",
 )  # fmt: skip
 BAD_WORDS = ("unrecognized arguments", "invalid choice", "error: argument", "expected one argument", "ambiguous option")
@@ -79,7 +79,7 @@ class VllmServer:
     def failure(self) -> RunnerError | None:
         """Return why the server is gone; None while it runs."""
         if self._ended is None and (code := self._keeper.poll()) is not None:
-            self._ended = JobFailed(f"{self._words(code)}. {KEPT}")
+            self._ended = JobFailed(self._words(code, after=f". {KEPT}"))
         return self._ended
 
     def close(self) -> None:
@@ -123,7 +123,7 @@ class VllmServer:
                 ) from None
 
     def _start(self) -> subprocess.Popen[bytes]:
-        options = [*self._options, "--host", LOOPBACK, "--port", str(self.port)]
+        options = [*self._options, "--disable-uvicorn-access-log", "--host", LOOPBACK, "--port", str(self.port)]
         order: dict[str, Any] = {
             "command": self.environment.server + options,
             "environment": self._variables,
@@ -177,21 +177,21 @@ class VllmServer:
 
     # ------------------------------------------------------------------------------------------------- words
 
-    def _words(self, code: int, when: str = "") -> str:
+    def _words(self, code: int, when: str = "", after: str = "") -> str:
         """Say how the server ended, with its last error."""
         how = child.describe_exit(keeper.KILLED - code if code > keeper.KILLED else code)
-        quoted = self._quote()
+        quoted = self._quote(has_spoken="SIG" not in how)
         words = f"{self.environment.label} {how}{when}"
         if any(sign in words + quoted for sign in NO_MEMORY) and "SIGKILL" not in how:
             cpu = "model.memory_share (of main memory)" if self.environment.on_cpu else "model.tensor_parallel"
             words += f": it has not enough memory. Use a smaller model.max_positions, another {cpu}, or free some"
-        return words + quoted
+        return words + after + quoted
 
-    def _quote(self) -> str:
-        """Return the server's last error, and where its log is."""
+    def _quote(self, has_spoken: bool = True) -> str:
+        """Return the server's last error, or what it has said last, and where its log is."""
         lines = [PREFIX.sub("", line).strip() for line in child.last_lines(self.log, 400, self.log_from)]
         errors = [line for line in lines if ERROR.match(line) and not any(it in line for it in SECONDHAND)]
-        last = errors[-1:] or [line for line in lines if line][-3:]
+        last = errors[-1:] or [line for line in lines if line and has_spoken][-3:]
         return "".join(f"\n    | {line[:400]}" for line in last) + f"\n    log: {self.log}"
 
 
