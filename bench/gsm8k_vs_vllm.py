@@ -18,11 +18,13 @@ concurrent rows. A side that cannot be installed or fails has the reason in its 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -180,7 +182,7 @@ def overhead(options: argparse.Namespace, folder: Path, prompts: list[list[int]]
     ]
     config = greedy(model, max_new_tokens=options.new_tokens)
     engine = VllmEngine(resolve(config), kind_of(model).capabilities(config))
-    tokens, seconds = options.new_tokens * len(prompts), dict[str, list[float]]()
+    tokens, sides = options.new_tokens * len(prompts), dict[str, list[Turn]]()
     try:
         engine.load()
         server = engine.model
@@ -188,28 +190,63 @@ def overhead(options: argparse.Namespace, folder: Path, prompts: list[list[int]]
         settings |= {"concurrency": model.concurrency}
         for turn in range(options.repeats + 1):  # the first one fills the server's prefix cache
             for name in ("bare, streamed", "runner", "bare, whole answers"):
+                before = processor_s(os.getpid())
                 if name == "runner":
-                    started = time.perf_counter()
+                    started, spent = time.perf_counter(), time.process_time()
                     failed = [one.error for one in complete(engine, requests) if one.error]
-                    took = time.perf_counter() - started
+                    took, spent = time.perf_counter() - started, time.process_time() - spent
                     if failed:
                         raise SystemExit(failed[0])
                 else:
                     job = Job("vllm", str(folder), options.dtype, prompts, [options.new_tokens] * len(prompts), None,
                               settings=settings | {"stream": name == "bare, streamed"})  # fmt: skip
-                    took = answer_of(job, vllm_python(), None)
+                    took, spent = answer_of(job, vllm_python(), None)
                 if turn:
-                    seconds.setdefault(name, []).append(took)
+                    sides.setdefault(name, []).append(Turn(took, spent, processor_s(os.getpid()) - before))
     finally:
         engine.close()
-    bare = seconds["bare, streamed"]
+    bare = sides["bare, streamed"]
     lines = [
-        [name, spread(some), f"{tokens / statistics.median(some):,.0f}",
-         spread([100 * (one / other - 1) for one, other in zip(some, bare, strict=True)], 1)]
-        for name, some in seconds.items()
+        [
+            name,
+            spread([one.seconds for one in turns]),
+            f"{tokens / statistics.median(one.seconds for one in turns):,.0f}",
+            spread([100 * (one.seconds / other.seconds - 1) for one, other in zip(turns, bare, strict=True)], 1),
+            spread([one.client_s for one in turns], 2),
+            spread([one.server_s for one in turns], 1),
+            spread([100 * (one.client_s - other.client_s) / other.server_s
+                    for one, other in zip(turns, bare, strict=True)], 2),
+        ]
+        for name, turns in sides.items()
     ]  # fmt: skip
     head = [f"{len(prompts)} requests, {model.concurrency} at once, {options.repeats} turns", "s", "tokens/s"]
-    print(markdown([*head, "% longer than bare, streamed"], lines))
+    head += ["% longer than bare, streamed", "processor s, client", "processor s, server"]
+    print(markdown([*head, "% more than bare of the server's processor time"], lines))
+
+
+@dataclass
+class Turn:
+    """What a client of a server took: seconds, and those of processors, which other work changes least."""
+
+    seconds: float
+    client_s: float
+    server_s: float
+
+
+def processor_s(ancestor: int) -> float:
+    """Return the processor time of all that a process has started and that runs."""
+    parents, times = dict[int, int](), dict[int, float]()
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            words = file.read_text().rpartition(")")[2].split()
+            parents[int(file.parent.name)] = int(words[1])
+            times[int(file.parent.name)] = (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+    def is_below(process: int) -> bool:
+        parent = parents.get(process, 0)
+        return parent == ancestor or (parent > 1 and is_below(parent))
+
+    return sum(seconds for process, seconds in times.items() if is_below(process))
 
 
 def main() -> None:

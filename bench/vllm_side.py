@@ -25,8 +25,8 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")  # GiB
 from standing_alone import outcome_of, peak_mib, read_job, reset_peak, resident_mib, write
 
 
-async def ask_server(job: dict[str, Any]) -> float:
-    """Send a job's requests to a server, so many at once; return the seconds until the last has ended."""
+async def ask_server(job: dict[str, Any]) -> tuple[float, float]:
+    """Send a job's requests to a server, so many at once; return the seconds, and the processor's, until all ended."""
     import aiohttp
 
     settings = job["settings"]
@@ -46,9 +46,9 @@ async def ask_server(job: dict[str, Any]) -> float:
                 raise SystemExit(f"the server has not made {most} tokens: {last[:300]}")
 
     async with aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector) as client:
-        started = time.perf_counter()
+        started, spent = time.perf_counter(), time.process_time()
         await asyncio.gather(*map(ask, job["prompts"], job["new_tokens"]))
-        return time.perf_counter() - started
+        return time.perf_counter() - started, time.process_time() - spent
 
 
 def main() -> None:
