@@ -50,9 +50,12 @@ class VllmEngine(ApiEngine):
         self._server: VllmServer | None = None
         self._log_from, self._room, self._start_s = 0, 0, 0.0
         self._reference = comparison.Reference()
+        self._report: EngineReport | None = None
 
     def load(self) -> EngineReport:
         """Start the server unless it runs, and report what it is."""
+        if self._report is not None and self.gone() is None:
+            return self._report
         if self._server is None:
             self._connect()
         server = self._server
@@ -67,6 +70,7 @@ class VllmEngine(ApiEngine):
             "batch_invariant": invariant if batch_invariant() else "off: not on this hardware",
         } | {name: value for name, value in report.facts.items() if name == "sent"}
         self.stats.load_s = report.metrics["load_s"] = self._start_s
+        self._report = report
         return report
 
     def open(self, batch_size: int | None = None) -> ApiSession:
@@ -109,7 +113,7 @@ class VllmEngine(ApiEngine):
             self._server.copy_log(self._folder, self._log_from)
         if self._owns_bases or self.gone() is not None:
             self._bases.clear()
-        self._server = None
+        self._server = self._report = None
         if self._scratch is not None:
             self._scratch.cleanup()
 
