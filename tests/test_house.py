@@ -114,7 +114,6 @@ KINDS = (
     "AdapterConfig",
     "PeftConfig",
     "PthConfig",
-    "VllmConfig",
 )
 
 

@@ -68,7 +68,8 @@ class Vllm(ModelKind):
     def need(self, resolved: ResolvedJob) -> Need:
         """Its server uses all cores, or as many GPUs as the keys say."""
         model = vllm_model(resolved.config.model)
-        return Need(_weight_mib(resolved), machine.cores(), model.gpus)
+        gpus = 0 if environment_of(model).on_cpu else min(model.gpus, max(len(machine.gpu_models()), 1))
+        return Need(_weight_mib(resolved), machine.cores(), gpus)
 
     def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
         """Render and tokenize prompts with the model's own tokenizer, which the server reads, too."""

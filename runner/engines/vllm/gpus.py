@@ -6,7 +6,7 @@ import os
 import subprocess
 from dataclasses import dataclass
 
-QUERY = ("--query-gpu=index,memory.total,compute_cap", "--format=csv,noheader,nounits")
+QUERY = ("--query-gpu=index,uuid,memory.total,compute_cap", "--format=csv,noheader,nounits")
 INVARIANT_FROM = 9.0  # compute capability: what VLLM_BATCH_INVARIANT is made for
 
 
@@ -14,22 +14,28 @@ INVARIANT_FROM = 9.0  # compute capability: what VLLM_BATCH_INVARIANT is made fo
 class Gpu:
     """A GPU of this machine."""
 
+    index: str
+    uuid: str
     mib: float
     capability: float
 
 
-def visible_gpus() -> list[Gpu]:
-    """Return the GPUs that this process may use; empty where the driver does not tell."""
+def all_gpus() -> list[Gpu]:
+    """Return this machine's GPUs; empty where the driver does not tell."""
     try:
         done = subprocess.run(["nvidia-smi", *QUERY], capture_output=True, text=True, timeout=20, check=False)
         lines = [line.split(",") for line in done.stdout.splitlines()] if done.returncode == 0 else []
-        gpus = {index.strip(): Gpu(float(mib), float(capability)) for index, mib, capability in lines}
+        return [Gpu(index.strip(), uuid.strip(), float(mib), float(power)) for index, uuid, mib, power in lines]
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return []
+
+
+def visible_gpus() -> list[Gpu]:
+    """Return the GPUs that this process may use, by their numbers or UUIDs."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return list(gpus.values())
-    return [gpus[name.strip()] for name in visible.split(",") if name.strip() in gpus]
+    names = None if visible is None else [name.strip() for name in visible.split(",") if name.strip()]
+    return [gpu for gpu in all_gpus()
+            if names is None or any(name == gpu.index or gpu.uuid.startswith(name) for name in names)]  # fmt: skip
 
 
 def batch_invariant() -> bool:
@@ -37,5 +43,5 @@ def batch_invariant() -> bool:
     wanted = os.environ.get("VLLM_BATCH_INVARIANT", "")
     if wanted:
         return wanted != "0"
-    gpus = visible_gpus()
+    gpus = all_gpus()  # not those of a grid's worker: plan and worker must agree
     return bool(gpus) and all(gpu.capability >= INVARIANT_FROM for gpu in gpus)
