@@ -26,7 +26,7 @@ from runner.checkpoints import random_weights
 from runner.checkpoints.resolve import resolve
 from runner.config.generation import GenerationConfig, KvCache
 from runner.config.lora import LoraConfig
-from runner.config.model import LocalModelConfig
+from runner.config.model import LocalModelConfig, ModelConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
@@ -116,16 +116,17 @@ class Outcome:
 
 def run_fresh(job: Job, python: str = sys.executable, more: Mapping[str, str] | None = None) -> Outcome:
     """Run a job in a process of its own, with more environment variables."""
-    return Outcome(**_answer_of(job, python, more))
+    return Outcome(**answer_of(job, python, more))
 
 
 def run_counts(job: Job, counts: Sequence[int], python: str = sys.executable) -> dict[int, Outcome]:
     """Run a job with its first so many prompts, for each count one after another in one process of vLLM."""
-    answers = _answer_of(replace(job, counts=list(counts)), python, None)
+    answers = answer_of(replace(job, counts=list(counts)), python, None)
     return {count: Outcome(**one) for count, one in zip(counts, answers, strict=True)}
 
 
-def _answer_of(job: Job, python: str, more: Mapping[str, str] | None) -> Any:
+def answer_of(job: Job, python: str, more: Mapping[str, str] | None) -> Any:
+    """Run a job in a process of its own, and return what it has written."""
     # importing the runner has set GOMP_SPINCOUNT here (see runner/__init__.py): all sides get it, or none
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment |= more or {}
@@ -177,7 +178,7 @@ def _mixture() -> Path:
 
 
 def greedy(
-    model: LocalModelConfig,
+    model: ModelConfig,
     quantization: QuantizationConfig | None = None,
     max_new_tokens: int | None = None,
     kv_cache: KvCache = KvCache.as_model,

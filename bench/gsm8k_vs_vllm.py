@@ -11,19 +11,37 @@ installed below outputs/ and reads what optimum-intel converts there: weights as
 (`openvino-int8`). `lmeval` is lm-evaluation-harness' HF backend and `generate` transformers' own, each with --batch
 concurrent rows. A side that cannot be installed or fails has the reason in its line, and the others go on.
 `--device cuda --sides runner generate` compares these two on a GPU.
+
+`--overhead` compares model=vllm with a bare client of the same server, by turns: the same requests, so many at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from engines import ROOT, Job, Outcome, head_line, markdown, model_folder, run_counts, run_fresh, same_tokens, spread
+from engines import (
+    ROOT,
+    Job,
+    Outcome,
+    answer_of,
+    greedy,
+    head_line,
+    markdown,
+    model_folder,
+    run_counts,
+    run_fresh,
+    same_tokens,
+    spread,
+)
 from gguf_of import gguf_of
 from peers import (
     VLLM_DEFAULTS,
@@ -37,6 +55,16 @@ from peers import (
     zentorch_python,
 )
 from questions import add_options, load_prompts
+
+from runner.checkpoints.resolve import resolve
+from runner.config.vllm import VllmConfig
+from runner.core import machine
+from runner.core.dtypes import Dtype
+from runner.engines.base import Request
+from runner.engines.contract import complete
+from runner.engines.kinds import kind_of
+from runner.engines.remote.server import started_keys
+from runner.engines.vllm.engine import VllmEngine
 
 SIDES = ("runner", "vllm", "zentorch", "openvino", "openvino-int8", "llamacpp", "lmeval", "generate")
 LOAD_ONCE = ("vllm", "zentorch")  # a round; they load for longer than most runs take
@@ -145,6 +173,82 @@ def take_turns(sides: Sequence[Side], texts: Sequence[str], options: argparse.Na
             raise SystemExit("the sides were fed different token ids: nothing can be compared")
 
 
+def overhead(options: argparse.Namespace, folder: Path, prompts: list[list[int]]) -> None:
+    """Let the runner and a bare client ask the same server by turns, and print how much longer the first takes."""
+    keys = {"args": options.vllm_args, "concurrency": max(options.rows), "compare": False}
+    model = VllmConfig(name=str(folder), dtype=Dtype(options.dtype), python=vllm_python(), **keys)
+    requests = [
+        Request(at, tuple(ids), max_new_tokens=options.new_tokens, ignore_eos=True) for at, ids in enumerate(prompts)
+    ]
+    config = greedy(model, max_new_tokens=options.new_tokens)
+    engine = VllmEngine(resolve(config), kind_of(model).capabilities(config))
+    tokens, sides = options.new_tokens * len(prompts), dict[str, list[Turn]]()
+    try:
+        engine.load()
+        server = engine.model
+        settings = {"url": server.base_url, "key": started_keys[str(server.base_url)], "model": server.name}
+        settings |= {"concurrency": model.concurrency}
+        for turn in range(options.repeats + 1):  # the first one fills the server's prefix cache
+            for name in ("bare, streamed", "runner", "bare, whole answers"):
+                before = processor_s(os.getpid())
+                if name == "runner":
+                    started, spent = time.perf_counter(), time.process_time()
+                    failed = [one.error for one in complete(engine, requests) if one.error]
+                    took, spent = time.perf_counter() - started, time.process_time() - spent
+                    if failed:
+                        raise SystemExit(failed[0])
+                else:
+                    job = Job("vllm", str(folder), options.dtype, prompts, [options.new_tokens] * len(prompts), None,
+                              settings=settings | {"stream": name == "bare, streamed"})  # fmt: skip
+                    took, spent = answer_of(job, vllm_python(), None)
+                if turn:
+                    sides.setdefault(name, []).append(Turn(took, spent, processor_s(os.getpid()) - before))
+    finally:
+        engine.close()
+    bare = sides["bare, streamed"]
+    lines = [
+        [
+            name,
+            spread([one.seconds for one in turns]),
+            f"{tokens / statistics.median(one.seconds for one in turns):,.0f}",
+            spread([100 * (one.seconds / other.seconds - 1) for one, other in zip(turns, bare, strict=True)], 1),
+            spread([one.client_s for one in turns], 2),
+            spread([one.server_s for one in turns], 1),
+            spread([100 * (one.client_s - other.client_s) / other.server_s
+                    for one, other in zip(turns, bare, strict=True)], 2),
+        ]
+        for name, turns in sides.items()
+    ]  # fmt: skip
+    head = [f"{len(prompts)} requests, {model.concurrency} at once, {options.repeats} turns", "s", "tokens/s"]
+    head += ["% longer than bare, streamed", "processor s, client", "processor s, server"]
+    print(markdown([*head, "% more than bare of the server's processor time"], lines))
+
+
+@dataclass
+class Turn:
+    """What a client of a server took: seconds, and those of processors, which other work changes least."""
+
+    seconds: float
+    client_s: float
+    server_s: float
+
+
+def processor_s(ancestor: int) -> float:
+    """Return the processor time of all that a process has started and that runs."""
+    parents, times = dict[int, int](), dict[int, float]()
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            words = file.read_text().rpartition(")")[2].split()
+            parents[int(file.parent.name)] = int(words[1])
+            times[int(file.parent.name)] = (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+    def is_below(process: int) -> bool:
+        parent = parents.get(process, 0)
+        return parent == ancestor or (parent > 1 and is_below(parent))
+
+    return sum(seconds for process, seconds in times.items() if is_below(process))
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -158,6 +262,8 @@ def main() -> None:
     parser.add_argument("--limit-s", type=float, default=300.0, help="llama.cpp and lm-eval begin nothing after this")
     parser.add_argument("--no-search", action="store_true", help="take the first settings of vLLM and OpenVINO")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of runner and generate")
+    parser.add_argument("--overhead", action="store_true", help="model=vllm against a bare client of its server")
+    parser.add_argument("--vllm-args", nargs="*", default=["--enforce-eager"], help="of the server, with --overhead")
     options = parser.parse_args()
     if options.device != "cpu" and (elsewhere := set(options.sides) - {"runner", "generate"}):
         raise SystemExit(f"--device {options.device}: only runner and generate can use it, not {', '.join(elsewhere)}")
@@ -169,6 +275,10 @@ def main() -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     prompts = [tokenizer(text)["input_ids"] for text in texts]
+    if options.overhead:
+        print(f"### {options.model}, {options.dtype}\n\n{head_line(sys.argv, machine.cores())}\n", flush=True)
+        overhead(options, folder, prompts)
+        return
     job = Job(
         "stream", str(folder), options.dtype, prompts, [options.new_tokens] * len(prompts), None, device=options.device
     )

@@ -3,13 +3,20 @@
 Loading takes longer than most runs, so a process may do several: with the first 1, 8 and 32 prompts, say. Its prefix
 cache is emptied before each, and the run ends with an error if the first prompt finds anything there. As side
 `zentorch` it runs in an environment that has AMD's plugin, too, and ends with an error if vLLM does not use the plugin.
+
+With settings.url it is a client of a running server, as bare as one can be: it sends the same requests, and reads what
+comes without looking at it.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import random
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 os.environ |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
@@ -18,13 +25,41 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")  # GiB
 from standing_alone import outcome_of, peak_mib, read_job, reset_peak, resident_mib, write
 
 
+async def ask_server(job: dict[str, Any]) -> tuple[float, float]:
+    """Send a job's requests to a server, so many at once; return the seconds, and the processor's, until all ended."""
+    import aiohttp
+
+    settings = job["settings"]
+    slots = asyncio.Semaphore(settings["concurrency"])
+    headers = {"Authorization": f"Bearer {settings['key']}"}
+    timeout = aiohttp.ClientTimeout(total=None)
+    connector = aiohttp.TCPConnector(limit=0)
+
+    async def ask(ids: list[int], most: int) -> None:
+        body: dict[str, Any] = {"model": settings["model"], "prompt": ids, "max_tokens": most, "temperature": 0}
+        body |= {"ignore_eos": True, "stream": settings["stream"]}
+        body |= {"stream_options": {"include_usage": True}} if settings["stream"] else {}
+        async with slots, client.post(f"{settings['url']}/completions", json=body) as answer:
+            text = (await answer.read()).decode()
+            last = text.rstrip().removesuffix("data: [DONE]").rstrip().rpartition("data: ")[2]
+            if json.loads(last)["usage"]["completion_tokens"] != most:
+                raise SystemExit(f"the server has not made {most} tokens: {last[:300]}")
+
+    async with aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector) as client:
+        started, spent = time.perf_counter(), time.process_time()
+        await asyncio.gather(*map(ask, job["prompts"], job["new_tokens"]))
+        return time.perf_counter() - started, time.process_time() - spent
+
+
 def main() -> None:
     """Run the job and write the outcome."""
+    if "url" in (job := read_job())["settings"]:
+        Path(sys.argv[2]).write_text(json.dumps(asyncio.run(ask_server(job))))
+        return
     import torch
     from vllm import LLM, SamplingParams, TokensPrompt  # type: ignore[import-not-found]
     from vllm.platforms import current_platform  # type: ignore[import-not-found]
 
-    job = read_job()
     uses_plugin = current_platform.is_zen_cpu() and hasattr(torch.ops.zentorch, "zentorch_linear_unary")
     if job["kind"] == "zentorch" and not uses_plugin:
         raise SystemExit(f"vLLM does not use zentorch here: its platform is {type(current_platform).__name__}")

@@ -27,6 +27,8 @@ EXTRACTOR, SCORER, CLUSTER = "task.extractor", "task.scorer", "task.cluster"
 EARLY_STOP = "early_stop_vs"  # the fact that names the job that a run was compared with while it ran
 MAX_NAMED = 4  # jobs in a sentence
 ALONE_KEYS = "workers=1 hydra.launcher.fresh=true rerun=all"  # so that each job of a grid is measured by itself
+ENGINE = "model.engine.name"  # of runs that another program has computed here; no key of a job, but a fact
+OWN_ENGINE = "runner"
 TEXT_END = 400  # characters of a text that are shown: the answer is at the end
 
 
@@ -63,6 +65,8 @@ class Run:
         """Return the value of a config key, id or metric as text, or None if the run has none."""
         if key in IDS:
             return str(getattr(self, key))
+        if key == ENGINE and key not in self.params:
+            return OWN_ENGINE if "model.base_url" not in self.params else None
         number = self.metrics.get(key)
         return self.params.get(key, None if number is None else repr(number).removesuffix(".0"))
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from sys import intern
 
-from runner.compare.data import Run
+from runner.compare.data import ENGINE, Run
 from runner.core.console import say
 from runner.core.errors import ConfigError, EvidenceError
 from runner.core.result import Record, Status
@@ -108,6 +108,8 @@ def run_of(
     run_id: str, started_ms: int, status: str, params: dict[str, str], tags: dict[str, str], metrics: dict[str, float]
 ) -> Dated:
     """Return a run of MLflow; most keys and values of runs are the same texts, which are kept once."""
+    if "fact.engine" in tags:
+        params = params | {ENGINE: tags["fact.engine"]}
     run = Run(
         run_id=run_id,
         job_id=tags[JOB_ID],

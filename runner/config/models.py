@@ -11,6 +11,7 @@ from runner.config.model import (
     PartsModelConfig,
     StubConfig,
 )
+from runner.config.vllm import VllmConfig
 from runner.core.plugins import Choices
 
 _OWN: dict[str, type[ModelConfig]] = {
@@ -20,5 +21,6 @@ _OWN: dict[str, type[ModelConfig]] = {
     "api": ApiConfig,
     "hybrid": HybridConfig,
     "parts": PartsModelConfig,
+    "vllm": VllmConfig,
 }
 MODELS = Choices("model", ModelConfig, _OWN)

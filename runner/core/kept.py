@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 KINDS = (
     *("gpus-*.json", "kernels-*", "losses-*.json", "mlflow-*.db", "names-*.json", "products-*.json"),
-    "trials-*.json",
+    *("scores-*.json", "trials-*.json"),
 )
 DAY_S = 86_400
 UNUSED_DAYS = 90

@@ -218,6 +218,11 @@ def _total_memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def total_mib() -> float:
+    """The machine's main memory."""
+    return _total_memory_bytes() / MIB
+
+
 def available_mib() -> float:
     """Memory that new processes can use without displacing others: the machine's, or this container's if less."""
     free = _value_of("/proc/meminfo", "MemAvailable:")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from runner.checkpoints.resolve import ResolvedJob
 from runner.config.model import local_model
 from runner.config.root import RunnerConfig
 from runner.config.sampling import GREEDY, Sampling
@@ -20,6 +21,7 @@ from runner.engines.chat_template import ChatTemplate, template_values
 from runner.engines.local.kv_cache.prefix import Prefix
 from runner.engines.scores import TokenScores
 from runner.engines.thinking import MOST_OPENING, MOST_PARTIAL, Budget, Thought, end_tokens, tags_of
+from runner.models.load_tokenizer import load_tokenizer
 from runner.models.tokenizing import ids_of, text_of
 from runner.models.vocabulary import check_ids
 
@@ -289,3 +291,11 @@ def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     declared = getattr(model.generation_config, "eos_token_id", None)
     several = declared if isinstance(declared, list) else [declared]
     return frozenset(token for token in [tokenizer.eos_token_id, *several] if token is not None)
+
+
+def admission_of(resolved: ResolvedJob) -> Admission:
+    """Return what turns a job's requests into rows, with the tokenizer alone: no weight is read."""
+    model = resolved.files.model
+    tokenizer = load_tokenizer(f"model.name={model.name}", resolved.files.path, model.trust_remote_code)
+    rows = resolved.files.text_settings.get("vocab_size", math.inf)
+    return Admission(resolved.config, tokenizer, model.name, math.inf, vocab_size=rows)

@@ -43,6 +43,8 @@ def main() -> None:
                     return  # this is the copy, and its job has ended
         except (EOFError, OSError, KeyboardInterrupt):
             return  # the parent is gone, or wants this worker to stop
+        finally:
+            bases.clear()
 
 
 def do_job(connection: Connection, bases: BaseCache, config: RunnerConfig, config_yaml: str, wait: bool) -> None:

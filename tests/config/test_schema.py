@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NEEDS = {
     "model=auto": ["model.name=./x"],
     "model=local": ["model.name=./x"],
+    "model=vllm": ["model.name=./x"],
     "lora=peft": ["lora.path=./x"],
     "lora=pth": ["lora.path=./x"],
     "task=generate": ["task.prompt=x"],

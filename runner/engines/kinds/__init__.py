@@ -31,7 +31,10 @@ class Need:
 
 
 class BaseCache:
-    """Keeps the base that was loaded last for the next job; only one, because two may not fit in memory."""
+    """Keeps the base that was loaded last for the next job; only one, because two may not fit in memory.
+
+    A base that has a process is closed when it is not kept any longer.
+    """
 
     def __init__(self) -> None:
         self._key: str | None = None
@@ -39,7 +42,7 @@ class BaseCache:
 
     def get(self, resolved: ResolvedJob, load: Callable[[ResolvedJob], Any]) -> tuple[Any, bool]:
         """Return the base for a job, and whether it was loaded already."""
-        key = base_key(resolved.config)
+        key = kind_of(resolved.config.model).base_key(resolved.config) or base_key(resolved.config)
         if key == self._key:
             return self._base, True
         self.clear()
@@ -48,7 +51,9 @@ class BaseCache:
 
     def clear(self) -> None:
         """Free the base."""
-        self._key = self._base = None
+        base, self._key, self._base = self._base, None, None
+        if hasattr(base, "close"):
+            base.close()
 
 
 class ModelKind(ABC):

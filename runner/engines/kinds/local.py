@@ -122,13 +122,9 @@ class Local(ModelKind):
 
     def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
         """Render and tokenize prompts, with the tokenizer alone."""
-        from runner.engines.rows import Admission  # imports torch
-        from runner.models.load_tokenizer import load_tokenizer
+        from runner.engines.rows import admission_of  # imports torch
 
-        model = resolved.files.model
-        tokenizer = load_tokenizer(f"model.name={model.name}", resolved.files.path, model.trust_remote_code)
-        rows = resolved.files.text_settings.get("vocab_size", math.inf)
-        admission = Admission(resolved.config, tokenizer, model.name, math.inf, vocab_size=rows)
+        admission = admission_of(resolved)
         return [admission.encode(Request(0, prompt)) for prompt in prompts]
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:

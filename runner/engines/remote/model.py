@@ -14,7 +14,7 @@ from runner.config.root import RunnerConfig
 from runner.config.sampling import PARAMETERS
 from runner.config.thinking_budget import MARGIN
 from runner.config.thinking_budget import PARAMETERS as BUDGETS
-from runner.core.errors import ConfigError
+from runner.core.errors import ConfigError, RunnerError
 from runner.core.texts import counted
 from runner.engines.base import Capability, EngineReport, Message, Request
 from runner.engines.remote.faults import Miscounted
@@ -43,8 +43,12 @@ class RemoteModel:
     def servers(self) -> ServerPool:
         """The connections to the servers, which all sessions share."""
         if self._servers is None:
-            self._servers = ServerPool(self.model, self.retries)
+            self._servers = ServerPool(self.model, self.retries, self.gone)
         return self._servers
+
+    def gone(self) -> RunnerError | None:
+        """Return why no request can be answered any more, if that is known here: nothing else is tried then."""
+        return None
 
     def load(self) -> EngineReport:
         """Ask the servers for their models."""
@@ -60,15 +64,22 @@ class RemoteModel:
                 notes = [f"ignored from what {model.address} says of its model: {self.servers.plain(fault)}"]
         sent = {key: value for key, value in self.parameters(Request(0, "")).items() if key not in ("prompt", "model")}
         facts = {"server": model.address, "reported_model": listed.reported, "sent": json.dumps(sent)}
-        whoever = model.address.replace(", ", " or ")
-        note = (
+        return EngineReport(metrics, facts, [*self.doubts(), *notes])
+
+    def doubts(self) -> list[str]:
+        """Return what nobody here can know of the model."""
+        model, whoever = self.model, self.model.address.replace(", ", " or ")
+        return [
             f"a remote model cannot be hashed: if {whoever} changes the model behind the name {model.name}, "
             "this job still counts as done"
-        )
-        return EngineReport(metrics, facts, [note, *notes])
+        ]
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the prompt as it is sent, without thinking, which some servers refuse; only it knows the tokens."""
+        """Return the prompt as it is sent; only the server knows the tokens."""
+        return self._sent_prompt(request)
+
+    def _sent_prompt(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
+        """Return the prompt without thinking, which some servers refuse."""
         prompt = request.prompt
         if isinstance(prompt, str):
             return prompt, []
@@ -122,7 +133,7 @@ class RemoteModel:
         sent |= {"stop": list(request.stop)} if request.stop else {}
         sent |= {"n": request.n} if request.n > 1 else {}
         sent |= {"extra_body": extra} if extra else {}
-        prompt, ids = self.encode(request)
+        prompt, ids = self._sent_prompt(request)
         return sent | ({"messages": json.loads(str(prompt))} if is_chat else {"prompt": ids or prompt})
 
     def update_notes(self) -> None:

@@ -33,8 +33,13 @@ _reported_out: set[str] = set()  # servers of which this process has said that t
 class ServerPool:
     """The connections to a model's servers; their work runs in one thread until the pool is closed."""
 
-    def __init__(self, model: ApiConfig, retries: Counter[str] | None = None) -> None:
-        self.model = model
+    def __init__(
+        self,
+        model: ApiConfig,
+        retries: Counter[str] | None = None,
+        gone: Callable[[], RunnerError | None] = lambda: None,
+    ) -> None:
+        self.model, self._gone = model, gone  # gone: why no server will answer any more, if that is known
         self.retries = Counter() if retries is None else retries  # requests that were sent again, by cause
         self._reported: tuple[str, str] | None = None  # a server, and what it reports of its model
         self._probes: set[asyncio.Task[None]] = set()
@@ -100,6 +105,8 @@ class ServerPool:
             try:
                 answer = await attempt(server)
             except Fault as fault:
+                if (reason := self._gone()) is not None:
+                    raise reason from None
                 self._note_failure(server, fault)
                 asked.add(server)
                 others = [one for one in self._in_use() if one not in asked and not one.closed_s]

@@ -114,11 +114,36 @@ class Scorer:
         if isinstance(prompt, str):
             return asyncio.ensure_future(self._tokenize(prompt=prompt))
         turns = [asdict(part) for part in prompt if isinstance(part, Message)]
-        return asyncio.ensure_future(self._tokenize(messages=turns, add_generation_prompt=True))
+        return asyncio.ensure_future(self._tokenize_chat(turns))
+
+    async def _tokenize_chat(self, turns: list[dict[str, Any]]) -> Tokens:
+        """Return a chat's tokens, with the text of its template: from the server, or from its tokens."""
+        tokens = await self._tokenize(messages=turns, add_generation_prompt=True)
+        if tokens.text is not None:
+            return tokens
+        text = await self._detokenize(tokens.ids)
+        if text is None or (await self._tokenize(prompt=text, add_special_tokens=False)).ids != tokens.ids:
+            return tokens  # its text would be read as other tokens
+        return Tokens(tokens.ids, text)
+
+    async def _detokenize(self, ids: list[int]) -> str | None:
+        """Return the text of tokens, with special tokens; None if the server does not say it."""
+        try:
+            body = {"model": self.model.name, "tokens": ids}
+            answer: Any = await self.client.post(self._beside("detokenize"), body=body, cast_to=object)
+        except openai.APIStatusError as error:
+            if error.status_code in UNSUPPORTED:
+                return None
+            raise
+        text = answer.get("prompt") if isinstance(answer, dict) else None
+        return text if isinstance(text, str) else None
+
+    def _beside(self, name: str) -> str:
+        return f"{self.model.base_url.removesuffix('/v1')}/{name}"
 
     async def _tokenize(self, **parameters: Any) -> Tokens:
-        url = f"{self.model.base_url.removesuffix('/v1')}/tokenize"
-        answer: Any = await self.client.post(url, body={"model": self.model.name, **parameters}, cast_to=object)
+        body = {"model": self.model.name, **parameters}
+        answer: Any = await self.client.post(self._beside("tokenize"), body=body, cast_to=object)
         ids = answer.get("tokens") if isinstance(answer, dict) else None
         if not isinstance(ids, list) or not all(isinstance(one, int) and one >= 0 for one in ids):
             raise Fault(f"{self.model.base_url} answered /tokenize without tokens", "sent no valid answer")

@@ -33,6 +33,7 @@ for noisy in ("openai", "httpx2", "httpcore2"):  # they log a line for each requ
 RETRY_STATUSES = (408, 409, 425, 429)  # and all from 500 on
 EXTENDED = ("vllm", "runner")  # accept more parameters than OpenAI: vLLM and our task=serve
 NO_LIST = (404, 405, 501)  # statuses of servers without a list of models
+started_keys: dict[str, str] = {}  # the keys of servers that this process has started, by address
 
 
 @dataclass
@@ -52,6 +53,8 @@ class ModelList:
 def key_of(model: ApiConfig) -> tuple[str, str]:
     """Return the server's key and the variable that contains it; a server on this machine needs none."""
     names = model.key_variables
+    if isinstance(model.base_url, str) and model.base_url in started_keys:
+        return started_keys[model.base_url], names[0]
     for name in names:
         if key := os.environ.get(name, "").strip():
             if not (key.isascii() and key.isprintable()) or " " in key:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from api_standin import Api
 from stages import split_into
+from vllm_standin import VllmStandIn
 
 from runner.checkpoints.resolve import resolve
 from runner.config.model import (
@@ -22,6 +23,7 @@ from runner.config.model import (
 )
 from runner.config.models import MODELS
 from runner.config.root import RunnerConfig
+from runner.config.vllm import VllmConfig
 from runner.embedded import MODEL_DIR
 from runner.engines.base import Capability
 from runner.engines.kinds import ModelKind, Need, kind_of
@@ -32,10 +34,12 @@ Make = Callable[..., RunnerConfig]
 @pytest.mark.parametrize("name", list(MODELS))
 def test_every_model_has_a_complete_description(make_config: Make, name: str, tmp_path: Path) -> None:
     folder = split_into(MODEL_DIR, tmp_path / "parts", 2) if name == "parts" else MODEL_DIR
+    python = str(VllmStandIn(tmp_path / "env").python) if name == "vllm" else ""
     with Api() as api:
         teacher, student = TeacherConfig(name="tiny", base_url=api.url), StudentConfig(name="x", stub=True)
         keys: dict[str, Any] = {"api": {"name": "tiny", "base_url": api.url}}
         keys |= {"hybrid": {"student": student, "teacher": teacher}, "stub": {}}
+        keys |= {"vllm": {"name": str(folder), "python": python}}
         config = make_config(model=MODELS[name](**keys.get(name, {"name": str(folder)})))
         check_description(config, tmp_path)
 
@@ -51,9 +55,10 @@ def check_description(config: RunnerConfig, tmp_path: Path) -> None:
     assert predicted is not None
     assert bool(predicted.weight_mib) == kind.HAS_WEIGHTS
     starts_processes = isinstance(config.model, PartsModelConfig)  # each job starts its own
-    assert bool(kind.base_key(config)) == (kind.HAS_WEIGHTS and not starts_processes)
+    is_served = isinstance(config.model, VllmConfig)  # here, by a process that several jobs share
+    assert bool(kind.base_key(config)) == (is_served or (kind.HAS_WEIGHTS and not starts_processes))
     assert kind.run_as_torchrun_worker(config) is None
-    assert (kind.need(resolved).mib > 0) == kind.HAS_WEIGHTS
+    assert (kind.need(resolved).mib > 0) == (is_served or kind.HAS_WEIGHTS)
 
 
 def test_a_kind_without_a_fingerprint_cannot_be_instantiated() -> None:

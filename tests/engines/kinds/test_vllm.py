@@ -22,8 +22,13 @@ import pytest
 from servers import free_port
 from serving import serving
 
+from runner.checkpoints.resolve import resolve
+from runner.config.lora import PeftConfig
+from runner.config.root import RunnerConfig
+from runner.config.vllm import VllmConfig
 from runner.core.model_text import Ending
 from runner.embedded import MODEL_DIR
+from runner.engines.vllm.command import options_of
 from runner.store.jobs import read_samples
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -158,6 +163,79 @@ def test_a_real_vllm_keeps_to_a_budget(runner: Run, tmp_path: Path) -> None:
         assert held.tokens > tokens
 
 
+def with_vllm(runner: Run, folder: Path, *keys: str) -> Any:
+    """Run a job with model=vllm on the embedded model in float32; it must end well."""
+    folder.mkdir(exist_ok=True)
+    own = (
+        "model=vllm",
+        "model.name=embedded",
+        "model.dtype=float32",
+        f"model.python={VLLM}",
+        "model.args=[--enforce-eager]",
+    )
+    done = runner("tracking=none", "print=json", *own, *keys, cwd=folder, VLLM_CPU_KVCACHE_SPACE="1")
+    assert done.code == 0, done.err
+    (path,) = folder.glob("outputs/jobs/*/result.json")
+    return json.loads(path.read_text())["result"]
+
+
+@needs_vllm
+@pytest.mark.thorough
+def test_model_vllm_gives_the_answers_of_our_engine_with_an_adapter_too(runner: Run, tmp_path: Path) -> None:
+    for lora in ("none", "embedded"):
+        keys = (f"lora={lora}", "task.split=hard5", "task.limit=20")
+        there, here = tmp_path / f"there_{lora}", tmp_path / f"here_{lora}"
+        facts = with_vllm(runner, there, *keys)["facts"]
+        is_compared = "with transformers" if lora == "none" else "not compared: vLLM's build for CPUs cannot score"
+        assert facts["compared"].startswith(is_compared)
+        here.mkdir()
+        done = runner("tracking=none", "print=json", "model.dtype=float32", "model.device=cpu", *keys, cwd=here)
+        assert done.code == 0, done.err
+        ours, theirs = (samples_of(folder) for folder in (here, there))
+        assert [one.answer.text for one in theirs] == [one.answer.text for one in ours]
+        assert [one.prompt_sha256 for one in theirs] == [one.prompt_sha256 for one in ours]
+
+
+@needs_vllm
+@pytest.mark.thorough
+@pytest.mark.parametrize("prompt", ["chat", "text"])
+def test_model_vllm_scores_as_our_engine_does(runner: Run, tmp_path: Path, prompt: str) -> None:
+    keys = ("task=likelihood", "task.limit=12", f"task.prompt={prompt}")
+    with_vllm(runner, tmp_path / "there", *keys)
+    (tmp_path / "here").mkdir()
+    done = runner(
+        "tracking=none", "print=json", "model.dtype=float32", "model.device=cpu", *keys, cwd=tmp_path / "here"
+    )
+    assert done.code == 0, done.err
+    ours, theirs = (samples_of(tmp_path / name) for name in ("here", "there"))
+    assert len(ours) == len(theirs) == 12
+    for own, other in zip(ours, theirs, strict=True):
+        assert own.likelihood is not None
+        assert other.likelihood is not None
+        assert own.likelihood.tokens == other.likelihood.tokens
+        assert other.likelihood.nats == pytest.approx(own.likelihood.nats, abs=1e-3)
+
+
+@needs_vllm
+@pytest.mark.thorough
+def test_a_vllm_that_computes_something_else_is_refused(
+    runner: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(VllmConfig, "_check_word", lambda *_: None)  # which would refuse the words that make it wrong
+    wrong = '--hf-overrides={"rope_parameters":{"rope_type":"default","rope_theta":2000.0}}'
+    own = ("model=vllm", "model.name=embedded", f"model.python={VLLM}", f"model.args=[--enforce-eager,'{wrong}']")
+    for dtype in ("float32", "bfloat16"):
+        done = runner("tracking=none", "task.limit=2", *own, f"model.dtype={dtype}", VLLM_CPU_KVCACHE_SPACE="1")
+        assert done.code == 2, done.err
+        assert "computes another model than transformers" in done.err
+        assert re.search(r"A token's mean is -\d+\.\d{4} by vLLM and -\d+\.\d{4} by transformers", done.err)
+
+
+def samples_of(folder: Path) -> list[Any]:
+    (path,) = folder.glob("outputs/jobs/*/samples.jsonl")
+    return [sample for _, sample in sorted(read_samples(path).items())]
+
+
 @pytest.mark.slow
 def test_our_own_server_gives_the_same_verdicts(runner: Run, tmp_path: Path) -> None:
     (tmp_path / "server").mkdir()
@@ -204,6 +282,39 @@ def test_vllm_parses_every_command_that_is_printed(runner: Run, tmp_path: Path) 
     assert (own, on_two, with_ray) == (["1", "2", "0", "False"], ["1", "2", "1", "True"], ["1", "2", "0", "False"])
     for wrong in (["NAME", "--tensor-paralel-size", "8"], ["NAME", "--nnodes", "two"]):
         assert parsed_by_vllm([wrong]).returncode, "the control"
+
+
+@needs_vllm
+@pytest.mark.thorough
+def test_vllm_parses_what_model_vllm_starts_it_with(make_config: Callable[..., RunnerConfig]) -> None:
+    def started_with(**keys: Any) -> list[str]:
+        model = VllmConfig(name="embedded", python=str(VLLM), **keys)
+        return ["--model", "NAME", *options_of(resolve(make_config(model=model, lora=PeftConfig(path="embedded"))))]
+
+    page = [dict(word.split("=", 1) for word in words if word.startswith("model."))
+            for words in commands(PAGE.read_text().replace("'", ""), "runner") if "model=vllm" in words]  # fmt: skip
+    of_page = [
+        started_with(
+            tensor_parallel=int(keys["model.tensor_parallel"]),
+            pipeline_parallel=int(keys.get("model.pipeline_parallel", 1)),
+            args=[word for word in keys.get("model.args", "").strip("[]").split(",") if word],
+        )
+        for keys in page
+    ]
+    assert len(of_page) == 3
+    every = started_with(
+        tensor_parallel=2, pipeline_parallel=3, data_parallel=4, memory_share=0.5, max_positions=512, quantization="fp8",
+        reasoning_parser="qwen3", trust_remote_code=True, chat_template_kwargs={"enable_thinking": False},
+        args=["--max-num-seqs", "64", "--enforce-eager", "--data-parallel-size-local", "2"],
+    )  # fmt: skip
+    done = parsed_by_vllm([*of_page, every])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [line.split() for line in done.stdout.splitlines()[-4:]] == [
+        ["2", "1", "0", "False"],
+        ["8", "2", "0", "False"],
+        ["8", "2", "0", "False"],
+        ["2", "3", "0", "False"],
+    ]
 
 
 @pytest.mark.thorough

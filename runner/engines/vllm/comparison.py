@@ -1,0 +1,144 @@
+"""Whether vLLM computes what the model's files say: 32 texts, scored by its server and by transformers.
+
+Transformers' scores are kept in the user's cache, by the content of the model's files. Each token's log-probabilities
+are compared. In float32 two right programs differ by less than 0.0001; a wrong scale, mask or layer by more than 0.1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from runner.checkpoints.resolve import ResolvedJob, file_bytes
+from runner.config.vllm import vllm_model
+from runner.core import child, kept, machine
+from runner.core.dtypes import BYTES
+from runner.core.errors import ConfigError, one_line
+from runner.core.files import user_cache
+from runner.core.machine import MIB
+from runner.core.progress import tell
+from runner.embedded.problems import Split, problems
+from runner.engines.vllm.command import dtype_of
+from runner.engines.vllm.environment import environment_of
+
+TEXTS = 32
+REFERENCE = "runner.engines.vllm.reference"
+REFERENCE_S = 3600.0
+# mean absolute differences of a token's log-probability, in nats, that rounding may make
+TOLERANCE = {"float32": 0.001, "float16": 0.03, "bfloat16": 0.15}
+QUANTIZED = 0.5  # vLLM has rounded the weights, and transformers has not
+SPARE = 1.3  # the weights, and what a forward pass takes beside them
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What transformers says of the texts, or why it says nothing."""
+
+    missing: str = ""
+    dtype: str = ""
+    ids: Sequence[Sequence[int]] = ()
+    logprobs: Sequence[Sequence[float]] = ()  # of each token after the first
+
+
+def texts() -> list[str]:
+    """Return the texts that are scored: word problems with their answers, which need nothing but digits and words."""
+    return [f"{one.question}\n{one.answer}" for one in problems(Split.TEST, TEXTS)]
+
+
+def reference_of(resolved: ResolvedJob) -> Reference:
+    """Return transformers' scores, from the cache or from a process that ends before vLLM starts."""
+    model, files = vllm_model(resolved.config.model), resolved.files
+    if not model.compare:
+        return Reference(missing="model.compare=false")
+    if files.stored is not None:
+        return Reference(
+            missing=f"the checkpoint is quantized ({files.stored}), so transformers would compute otherwise"
+        )
+    stored_bytes = max(BYTES.get(str(files.settings.get("dtype") or files.settings.get("torch_dtype")), 2), 1)
+    numbers = sum(one.params for one in files.tensors) or file_bytes(files.path) / stored_bytes
+    wanted = dtype_of(resolved, environment_of(model))
+    dtypes = [name for name in ("float32", wanted) if SPARE * numbers * BYTES[name] < machine.available_mib() * MIB]
+    if not dtypes:
+        return Reference(missing=f"transformers would need {numbers * BYTES[wanted] / MIB:,.0f} MiB of main memory")
+    dtype = dtypes[0]
+    file = _file(resolved, dtype)
+    found: Any = kept.read(file).get("scores") if file is not None else None
+    if found is None:
+        tell(f"scoring {TEXTS} texts by transformers in {dtype}, to compare vLLM with it (model.compare=false: not)")
+        found = _score(resolved, dtype, round(SPARE * numbers * BYTES[dtype]))
+        if file is not None:
+            kept.keep(file, {"scores": found})
+    return Reference("", dtype, [one["ids"] for one in found], [one["logprobs"] for one in found])
+
+
+def verdict(resolved: ResolvedJob, reference: Reference, scored: Sequence[Sequence[float]]) -> str:
+    """Return how far vLLM's log-probabilities are from transformers'; ConfigError if they are further than rounding."""
+    model = vllm_model(resolved.config.model)
+    label = environment_of(model).label
+    pairs = [pair for ours, theirs in zip(scored, reference.logprobs, strict=True)
+             for pair in zip(ours, theirs, strict=True)]  # fmt: skip
+    gaps = [abs(own - other) for own, other in pairs]
+    mean, most = sum(gaps) / len(gaps), max(gaps)
+    word, dtype = model.word_for(resolved.config.quantization), dtype_of(resolved, environment_of(model))
+    tolerance = TOLERANCE[dtype] if word is None else QUANTIZED
+    figures = f"{mean:.2g} nats for a token on average, {most:.2g} at most, over {len(gaps):,} tokens of {TEXTS} texts"
+    if mean <= tolerance and math.isfinite(most):
+        return f"with transformers in {reference.dtype}: {figures}"
+    own, other = (math.fsum(values) / len(pairs) for values in zip(*pairs, strict=True))
+    raise ConfigError(
+        f"model.name={model.name}: {label} computes another model than transformers: log-probabilities differ by "
+        f"{figures}, and {tolerance:g} on average is what {word or dtype} may make. A token's mean is {own:.4f} by "
+        f"vLLM and {other:.4f} by transformers in {reference.dtype}. Use another model.dtype, other model.args or "
+        "another version of vLLM; model.compare=false takes its answers as they are"
+    )
+
+
+def check_tokens(resolved: ResolvedJob, reference: Reference, ids: Sequence[Sequence[int]]) -> None:
+    """Refuse a server that reads a text as other tokens than transformers does."""
+    other = next((at for at, pair in enumerate(zip(ids, reference.ids, strict=True)) if [*pair[0]] != [*pair[1]]), None)
+    if other is not None:
+        model = vllm_model(resolved.config.model)
+        raise ConfigError(
+            f"model.name={model.name}: {environment_of(model).label} reads {texts()[other][:60]!r} as "
+            f"{len(ids[other])} tokens {[*ids[other]][:8]} …, transformers as {len(reference.ids[other])} "
+            f"{[*reference.ids[other]][:8]} …: their versions may be too far apart; model.compare=false takes its "
+            "answers as they are"
+        )
+
+
+def _file(resolved: ResolvedJob, dtype: str) -> Any:
+    folder, content = user_cache(), resolved.files.hashes.get("model")
+    if folder is None or content is None:
+        return None
+    versions = machine.versions()
+    key = json.dumps([content, dtype, texts(), versions["torch"], versions["transformers"]])
+    return folder / f"scores-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+
+
+def _score(resolved: ResolvedJob, dtype: str, needed_bytes: int) -> list[dict[str, Any]]:
+    model = vllm_model(resolved.config.model)
+    order = {
+        "folder": str(resolved.files.path), "dtype": dtype, "trust_remote_code": model.trust_remote_code,
+        "texts": texts(), "bytes": needed_bytes,
+    }  # fmt: skip
+    pipe = subprocess.PIPE
+    process = child.start("-m", REFERENCE, stdin=pipe, stdout=pipe, stderr=pipe)
+    try:
+        out, err = process.communicate(json.dumps(order).encode(), REFERENCE_S)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    if process.returncode:
+        lines = err.decode(errors="replace").strip().splitlines() or [child.describe_exit(process.returncode)]
+        raise ConfigError(
+            f"model.name={model.name}: transformers cannot score it, so vLLM cannot be compared with it: "
+            f"{one_line(lines[-1])}. model.compare=false takes its answers as they are"
+        )
+    scores: list[dict[str, Any]] = json.loads(out.decode().splitlines()[-1])
+    return scores
