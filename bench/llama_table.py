@@ -1,8 +1,8 @@
 """Is the table of divergences llama.cpp's own? `python bench/llama_table.py --file FILE.gguf [--types …] [--texts 60]`.
 
 llama.cpp's `llama-quantize` makes files of other types of a real model's file (`make real-model`), and an unquantized
-one as the reference. `llama-perplexity --kl-divergence` and `task=likelihood` then score the same tokens with each file: the
-second halves of texts of 256 tokens, prose and code of this project. The token ids of both are compared first.
+one as the reference. `llama-perplexity --kl-divergence` and `task=likelihood` then score the same tokens with each file:
+the second halves of texts of 256 tokens, prose and code of this project. The token ids of both are compared first.
 Both blocks are printed for each type, and a table has what they say: llama.cpp stores the reference's logarithms in 16
 bits and rounds what it multiplies to 8 bits, and runner does neither.
 """
@@ -172,7 +172,8 @@ def main() -> None:
     types = options.types.split(",")
     files = make_files(programs, options.file or gguf_file(), ROOT / "outputs" / ".llama-table", types)
     with tempfile.TemporaryDirectory() as folder:
-        of_llama, of_runner = (side(*it, files, texts, Path(folder)) for side, it in ((theirs, [programs]), (ours, [])))
+        of_llama = theirs(programs, files, texts, Path(folder))
+        of_runner = ours(files, texts, Path(folder))
     for name in types:
         print(f"\n{name}, llama.cpp\n{of_llama[name]}\n\n{name}, runner\n{of_runner[name]}")
     print(f"\nthe reference beside itself, by llama.cpp\n{of_llama[REFERENCE]}")

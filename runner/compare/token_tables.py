@@ -1,4 +1,4 @@
-"""What a comparison shows of single tokens: percentiles of their divergence, llama.cpp's block, the worst in context."""
+"""What a comparison shows of single tokens: percentiles of divergence, llama.cpp's block, the worst in context."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HEADS = {"kl_nats_per_token": "mean", "kl_median_nats": "median", "kl_max_nats":
          "scored_tokens": "tokens"} | {key: f"{100 * it:g} %" for key, it in KL_SHARES.items() if it != 0.5}  # fmt: skip
 WORST_TOKENS = "worst_tokens.jsonl"
 NO_BLOCK = (
-    "--format llama: no run has compared whole distributions with a reference's, or an earlier version has: run it with "
+    "--format llama: no run has compared whole distributions with a reference, or an earlier version has: run it with "
     "task.reference=OVERRIDES task.exact=true, and with rerun=all if it has run before"
 )
 
