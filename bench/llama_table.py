@@ -1,8 +1,8 @@
 """Is the table of divergences llama.cpp's own? `python bench/llama_table.py --file FILE.gguf [--types …] [--texts 60]`.
 
 llama.cpp's `llama-quantize` makes files of other types of a real model's file (`make real-model`), and an unquantized
-one as the reference. `llama-perplexity --kl-divergence` and `task=likelihood` then score the same tokens with each file:
-the second halves of texts of 256 tokens, prose and code of this project. The token ids of both are compared first.
+one as the reference. `llama-perplexity --kl-divergence` and `task=likelihood` score the same tokens with each file: the
+second halves of texts of 256 tokens, prose and code of this project. The token ids of both are compared first.
 Both blocks are printed for each type, and a table has what they say: llama.cpp stores the reference's logarithms in 16
 bits and rounds what it multiplies to 8 bits, and runner does neither.
 """
@@ -25,7 +25,7 @@ from engines import ROOT, head_line, markdown
 from gguf_files import CONTEXT, TRIES, base_tokens, run
 from peers import llamacpp_programs
 
-TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K")
+TYPES = ("Q8_0", "Q5_K_M", "Q4_0", "Q2_K")
 REFERENCE = "F32"
 SOURCES = {"prose": "docs/*.md", "code": "runner/[a-d]*/*.py"}
 HOW = ["-c", CONTEXT, "-b", CONTEXT, "-ctk", "f32", "-ctv", "f32", "-fa", "off"]
@@ -64,7 +64,7 @@ def texts_of(tokenizer: Any, count: int) -> list[Text]:
             before = texts[-1].continuation if texts else ""  # llama.cpp reads all texts as one
             ids = [tokenizer(part)["input_ids"] for part in (*parts, before, "".join((before, *parts)))]
             if ids[2] + ids[0] + ids[1] == ids[3] and len(ids[0] + ids[1]) == CONTEXT:
-                texts.append(Text(tuple(ids[0] + ids[1]), *parts, category))
+                texts.append(Text(tuple(ids[0] + ids[1]), parts[0], parts[1], category))
     return texts
 
 
@@ -129,7 +129,7 @@ def ours(files: dict[str, Path], texts: Sequence[Text], scratch: Path) -> dict[s
     say_command("runner", "-m", "model=local model.name=TYPE.gguf quantization=gguf model.dtype=float32",
                 "task=likelihood task.data=texts.jsonl task.exact=true",
                 "task.reference='model.name=F32.gguf quantization=none'")  # fmt: skip
-    printed("runner", "-m", *which, *task, f"output_dir={output}", "workers=1")
+    printed("runner", "-m", *which, *task, f"output_dir={output}", "workers=1", "tracking=none")
     for samples in output.glob("jobs/*/samples.jsonl"):
         read = [json.loads(line)["token_ids"] for line in samples.read_text().splitlines()]
         if read != [list(text.ids[CONTEXT // 2 + 1 :]) for text in texts]:

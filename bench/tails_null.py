@@ -34,7 +34,7 @@ from runner.store.jobs import read_samples
 from runner.tasks.likelihood.tokens import texts_of
 
 TEXTS = (50, 100, 200)
-MEANS = ("kl_nats_per_token", "top_1_agreement", "delta_p_mean", "delta_p_rms", "ln_ppl_ratio", "ln_ppl_correlation")
+MEANS = ("kl_nats_per_token", "top_1_agreement", "delta_p_mean", "delta_p_rms", "ln_ppl_ratio")
 SHOWN = (*MEANS, *KL_SHARES, *DELTA_P_SHARES)
 LOGNORMAL = {"lognormal, texts alike": (0.5, 2.5), "lognormal, unlike": (1.5, 2.0)}  # spread over texts, over tokens
 POPULATION, BOOTSTRAPS = 5000, 200
@@ -86,9 +86,8 @@ def coverage(generator: np.random.Generator, name: str, population: Sequence[Tex
     truth, rates = figures_of(population), []
     every = np.concatenate([it.least for it in population])
     skewness = float(((every - every.mean()) ** 3).mean() / every.std() ** 3)
-    print(
-        f"\n{name}: {len(population):,} texts, {len(every):,} tokens, mean KL {every.mean():.4g}, skewness {skewness:.0f}"
-    )
+    sizes = f"{len(population):,} texts, {len(every):,} tokens"
+    print(f"\n{name}: {sizes}, mean KL {every.mean():.4g}, skewness {skewness:.0f}")
     heads = "texts", f"{'figure':>20}", "has one", "interval misses truth %", "bootstrap's %"
     table, tried = Table(f"{draws:,} jobs a line", *heads), max(1, draws // 20)
     for texts in TEXTS:

@@ -29,7 +29,8 @@ OF_CATEGORY = ("n", "scored_tokens", "kl_nats_per_token", "kl_median_nats", "kl_
 HEADS = {"kl_nats_per_token": "mean", "kl_median_nats": "median", "kl_max_nats": "largest", "delta_p_mean": "Δp",
          "delta_p_rms": "RMS Δp", "delta_p_p01": "1 %\nΔp", "ln_ppl_ratio": "ln(PPL\nratio)",
          "ln_ppl_correlation": "corre-\nlation", "top_1_agreement": "same\nfirst", "n": "texts",
-         "scored_tokens": "tokens"} | {key: f"{100 * it:g} %" for key, it in KL_SHARES.items() if it != 0.5}  # fmt: skip
+         "scored_tokens": "tokens"}  # fmt: skip
+HEADS |= {key: f"{100 * it:g} %" for key, it in KL_SHARES.items() if it != 0.5}
 WORST_TOKENS = "worst_tokens.jsonl"
 NO_BLOCK = (
     "--format llama: no run has compared whole distributions with a reference, or an earlier version has: run it with "

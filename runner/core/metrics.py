@@ -250,7 +250,7 @@ _EVERY = (
         for it in _with_ends(key, "", ".3%", Better.neither)
     ),
     *_with_ends("ln_ppl_ratio", "ln(PPL / the reference's)", ".4f", Better.lower),
-    *_with_ends("ln_ppl_correlation", "correlation of log-likelihoods", ".2%", Better.higher),
+    _metric("ln_ppl_correlation", "correlation of log-likelihoods", ".2%", pooling=Pooling.dropped),
     *_with_ends("acc", "", ".1%", Better.higher),
     *_with_ends("acc_norm", "acc by characters", ".1%", Better.higher),
     *_with_ends("acc_bytes", "acc by bytes", ".1%", Better.higher),

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from runner.core.clustered_share import clustered_share_interval
 from runner.core.metrics import DELTA_P_SHARES, KL_SHARES
-from runner.core.ratios import MIN_TEXTS, caution, paired_interval, ratio
-from runner.core.stats import ALPHA, student_quantile
+from runner.core.ratios import MIN_TEXTS, paired_interval, ratio
 from runner.core.token_percentiles import TokenValues
 
 AT_MOST = "_at_most"  # of a figure that is a lower bound: the upper one
@@ -36,7 +36,7 @@ class TextTokens:
 
 def token_figures(texts: Sequence[TextTokens]) -> dict[str, float]:
     """Return the figures of all texts, and the chief ones of each category as `KEY/CATEGORY`."""
-    job_figures = {**_of_kl(texts), **_of_probabilities(texts)}
+    job_figures = {**_of_kl(texts), **_of_probabilities(texts), **_of_agreement(texts)}
     for name, some in by_category(texts).items():
         sizes = [float(len(it.least)) for it in some]
         sums = [math.fsum(it.least) for it in some]
@@ -45,7 +45,7 @@ def token_figures(texts: Sequence[TextTokens]) -> dict[str, float]:
         }
         if not any(it.most for it in some):
             found |= _with_ends("kl_nats_per_token", ratio(sums, sizes), _mean_ends(sums, sizes, least=0.0))
-        found["top_1_agreement"] = sum(it.agreed for it in some) / sum(sizes)
+        found |= _of_agreement(some)
         job_figures |= {f"{key}/{name}": value for key, value in found.items()}
     return job_figures
 
@@ -99,8 +99,16 @@ def _of_probabilities(texts: Sequence[TextTokens]) -> dict[str, float]:
         found |= _with_ends(key, values.percentile(share), _percentile_ends(texts, values, share))
     found |= {"delta_p_min": float(values.ordered[0]), "delta_p_max": float(values.ordered[-1])}
     found |= _with_ends("ln_ppl_ratio", ratio(losses, sizes), _mean_ends(losses, sizes))
-    correlation, ends = correlated(pairs)
-    return found | (_with_ends("ln_ppl_correlation", correlation, ends) if correlation is not None else {})
+    correlation = correlated(*(np.concatenate(some) for some in zip(*pairs, strict=True)))
+    return found | ({} if correlation is None else {"ln_ppl_correlation": correlation})
+
+
+def _of_agreement(texts: Sequence[TextTokens]) -> dict[str, float]:
+    """Return the share of equal first choices; its interval is not Student's, which misses where nearly all agree."""
+    agreed = [at < it.agreed for it in texts for at in range(len(it.least))]
+    clusters = [number for number, it in enumerate(texts) for _ in it.least]
+    ends = clustered_share_interval(agreed, clusters) if len(texts) >= MIN_TEXTS else None
+    return _with_ends("top_1_agreement", sum(agreed) / len(agreed), ends)
 
 
 def _mean_ends(sums: Sequence[float], sizes: Sequence[float], least: float = -math.inf) -> Ends:
@@ -118,36 +126,18 @@ def _with_ends(key: str, value: float, ends: Ends) -> dict[str, float]:
     return {key: value} | ({} if ends is None else {f"{key}_low": ends[0], f"{key}_high": ends[1]})
 
 
-def correlated(pairs: Sequence[tuple[Any, Any]]) -> tuple[float | None, Ends]:
-    """Return the correlation of tokens' log-probabilities under both models, with an interval over texts.
+def correlated(ours: Any, theirs: Any) -> float | None:
+    """Return the correlation of tokens' log-probabilities under both models; None if one of them is constant.
 
-    It leaves out one text after the other (jackknife), on Fisher's scale.
+    It has no interval: a jackknife over texts misses the truth too often where few tokens are far off (tails_null.py).
     """
     import numpy as np
 
-    moments = np.array([
-        (len(one), one.sum(), other.sum(), (one**2).sum(), (other**2).sum(), (one * other).sum())
-        for one, other in ((ours.astype(np.float64), theirs.astype(np.float64)) for ours, theirs in pairs)
-    ])  # fmt: skip
-
-    def of(sums: Any) -> Any:
-        x, y, xx, yy, xy = sums.T[1:] / sums.T[0]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return (xy - x * y) / np.sqrt((xx - x * x) * (yy - y * y))
-
-    whole = moments.sum(axis=0)
-    value = float(of(whole[None])[0])
-    if not math.isfinite(value):
-        return None, None
-    if all(np.array_equal(ours, theirs) for ours, theirs in pairs):
-        return 1.0, (1.0, 1.0)
-    n = len(pairs)
-    if n < MIN_TEXTS or value >= 1:
-        return min(value, 1.0), None
-    z = np.arctanh(np.clip(of(whole - moments), -1 + 1e-15, 1 - 1e-15))
-    error = math.sqrt((n - 1) / n * float(((z - z.mean()) ** 2).sum()))
-    half = student_quantile(ALPHA / caution(n), n - 1) * error
-    return value, (math.tanh(math.atanh(value) - half), math.tanh(math.atanh(value) + half))
+    if np.array_equal(ours, theirs):
+        return 1.0
+    one, other = (it - it.mean() for it in (ours.astype(np.float64), theirs.astype(np.float64)))
+    spread = math.sqrt(float((one**2).sum()) * float((other**2).sum()))
+    return float((one * other).sum()) / spread if spread > 0 else None
 
 
 # ------------------------------------------------------------------------------------------------------------- tables
