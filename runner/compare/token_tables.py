@@ -16,7 +16,7 @@ from runner.core.errors import ConfigError
 from runner.core.metrics import KL_SHARES, described
 from runner.core.tables import Column, Use
 from runner.scorers.llama_block import block
-from runner.scorers.token_divergence import AT_MOST
+from runner.scorers.token_divergence import AT_MOST, CHIEF, categories_of
 from runner.store.divergences import DIVERGENCES, TokenDivergences, read_divergences
 from runner.store.jobs import read_samples
 
@@ -40,7 +40,7 @@ NO_BLOCK = (
 
 def has_tokens(table: Table) -> bool:
     """Whether any row has figures of single tokens."""
-    return any("kl_p999_nats" in row.run.metrics for row in table.rows)
+    return any(CHIEF in row.run.metrics for row in table.rows)
 
 
 def token_columns(table: Table) -> list[Column]:
@@ -51,7 +51,7 @@ def token_columns(table: Table) -> list[Column]:
 
 def category_columns(table: Table) -> list[Column]:
     """Return the columns of the table of categories, a line for each of a row's; none if no row has several."""
-    lines = [(at, name) for at, row in enumerate(table.rows) for name in categories_of(row.run)]
+    lines = [(at, name) for at, row in enumerate(table.rows) for name in categories_of(row.run.metrics)]
     if not lines:
         return []
     named = [
@@ -62,11 +62,6 @@ def category_columns(table: Table) -> list[Column]:
         cells = [_cell(table.rows[at].run, key, f"/{name}") for at, name in lines]
         named.append(Column(HEADS[key], cells, use=Use.result))
     return named
-
-
-def categories_of(run: Run) -> list[str]:
-    """Return the categories of a run's texts."""
-    return [key.removeprefix("kl_p999_nats/") for key in run.metrics if key.startswith("kl_p999_nats/")]
 
 
 def _cell(run: Run, key: str, of: str = "") -> str:
@@ -102,7 +97,7 @@ def write_llama(tables: Iterable[Table], reader: SampleReader, out: TextIO) -> N
 
 def block_of(run: Run, reader: SampleReader) -> str | None:
     """Return a run's block; None if it has none."""
-    if "kl_p999_nats" not in run.metrics or f"kl_p999_nats{AT_MOST}" in run.metrics:
+    if CHIEF not in run.metrics or CHIEF + AT_MOST in run.metrics:
         return None
     found = next((_tokens(path, samples) for path, samples in _files(run, reader)), None)
     if found is None or not all(len(it.reference) for it in found):
@@ -141,7 +136,7 @@ def worst_of(table: Table, reader: SampleReader) -> list[WorstTokens]:
     """Return the worst tokens of each run that has kept them."""
     found = []
     for row in table.rows:
-        path = next(reader.files(row.run, WORST_TOKENS), None) if "kl_p999_nats" in row.run.metrics else None
+        path = next(reader.files(row.run, WORST_TOKENS), None) if CHIEF in row.run.metrics else None
         lines = [] if path is None else path.read_text(encoding="utf-8").splitlines()
         if lines:
             name = name_of(row, table.keys) or row.run.job_id

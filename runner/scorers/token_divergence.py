@@ -17,6 +17,7 @@ from runner.core.metrics import DELTA_P_SHARES, KL_SHARES
 from runner.core.ratios import MIN_TEXTS, paired_interval, ratio
 from runner.core.token_percentiles import TokenValues
 
+CHIEF = "kl_p999_nats"  # which every job with figures of tokens has
 AT_MOST = "_at_most"  # of a figure that is a lower bound: the upper one
 OF_CATEGORY = ("kl_median_nats", "kl_p99_nats", "kl_p999_nats", "kl_max_nats")
 Ends = tuple[float, float] | None
@@ -143,8 +144,15 @@ def correlated(ours: Any, theirs: Any) -> float | None:
 # ------------------------------------------------------------------------------------------------------------- tables
 
 
-def divergence_tables(figures: Mapping[str, float], categories: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-    """Return the tables of a job: one line for each statistic of its tokens, and one for each category."""
+def categories_of(figures: Mapping[str, float]) -> list[str]:
+    """Return the categories that have figures of their own."""
+    return [key.removeprefix(CHIEF + "/") for key in figures if key.startswith(CHIEF + "/")]
+
+
+def divergence_tables(figures: Mapping[str, float]) -> dict[str, list[dict[str, Any]]]:
+    """Return the tables of a job with figures of tokens: a line for each statistic, and one for each category."""
+    if CHIEF not in figures:
+        return {}
     lines: list[dict[str, Any]] = []
     for words, kl, delta_p in LINES:
         line = {"of the tokens": words, "KL, nats": _cell(figures, kl, ".3g"), "Δp, %": _cell(figures, delta_p, ".3f")}
@@ -157,7 +165,7 @@ def divergence_tables(figures: Mapping[str, float], categories: Iterable[str]) -
                               ("99.9 %", "kl_p999_nats"), ("largest", "kl_max_nats"))
         }
         | {"same first choice": f"{100 * figures[f'top_1_agreement/{name}']:.2f}%"}
-        for name in categories
+        for name in categories_of(figures)
     ]  # fmt: skip
     tables = {"how far from the reference, with 95 % intervals over texts": lines, "by category": kinds}
     return {title: some for title, some in tables.items() if some}

@@ -85,6 +85,6 @@ def test_tokens_of_two_jobs_compared(jobs: Path, runner: Command, tmp_path: Path
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     for it in worst:
         (sample,) = (one for one in samples if one["index"] == it["index"])
-        whole = sample["question"] + sample["text"]
+        whole = sample["question"] + sample["gold"]
         assert it["before"] + it["token"] + it["after"] in whole, "the context is the text's own"
         assert it["category"] == sample["category"]

@@ -89,7 +89,7 @@ def test_of_bounds_each_figure_has_two_and_the_interval_holds_both() -> None:
     assert (found["kl_p90_nats_low"], found["kl_p90_nats_high"]) == pytest.approx(
         (exact["kl_p90_nats_low"], 2 * exact["kl_p90_nats_high"])
     )
-    line = next(it for it in divergence_tables(found, [])["how far from the reference, with 95 % intervals over texts"]
+    line = next(it for it in divergence_tables(found)["how far from the reference, with 95 % intervals over texts"]
                 if it["of the tokens"] == "90 %")  # fmt: skip
     assert line["KL, nats"].startswith("at least ")
     assert ", at most " in line["KL, nats"]
@@ -103,7 +103,7 @@ def test_categories_have_figures_of_their_own() -> None:
     codes = token_figures([replace(it, category=None) for it in some[::2]])
     assert found["kl_p99_nats/code_C"] == codes["kl_p99_nats"], "a name as MLflow takes it"
     assert found["n/chat"] == 60
-    (table,) = (rows for title, rows in divergence_tables(found, by_category(some)).items() if "category" in title)
+    (table,) = (rows for title, rows in divergence_tables(found).items() if "category" in title)
     assert [row["category"] for row in table] == ["code_C", "chat"]
     assert by_category(texts(3)) == {}
 

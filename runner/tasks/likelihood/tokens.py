@@ -10,7 +10,7 @@ from pathlib import Path
 from runner.core.errors import cannot_write
 from runner.core.result import Result, Sample
 from runner.engines.base import Request
-from runner.scorers.token_divergence import TextTokens, by_category, divergence_tables, token_figures
+from runner.scorers.token_divergence import TextTokens, token_figures
 from runner.store.divergences import DIVERGENCES, TokenDivergences, read_divergences
 
 WORST_TOKENS = "worst_tokens.jsonl"
@@ -41,14 +41,13 @@ class WorstToken:
 
 
 def add_token_figures(result: Result, samples: Sequence[Sample], folder: Path) -> None:
-    """Add the figures and tables of tokens to a job's result; a note says why there are none."""
+    """Add the figures of tokens to a job's result; a note says why there are none."""
     found = read_divergences(folder / DIVERGENCES)
     texts = texts_of([it for it in samples if not it.failed], found)
     if texts is None:
         result.notes.append(WITHOUT)
     elif texts:
         result.metrics |= token_figures(texts)
-        result.tables |= divergence_tables(result.metrics, by_category(texts))
 
 
 def texts_of(samples: Sequence[Sample], found: Mapping[int, TokenDivergences]) -> list[TextTokens] | None:
