@@ -125,10 +125,10 @@ def ours(files: dict[str, Path], texts: Sequence[Text], scratch: Path) -> dict[s
     names = ",".join(str(file) for name, file in files.items() if name != REFERENCE)
     which = ["model=local", f"model.name={names}", "model.device=cpu", "model.dtype=float32", "quantization=gguf"]
     task = ["task=likelihood", f"task.data={data}", "task.exact=true"]
-    task += [f"task.reference='model.name={files[REFERENCE]} quantization=none'"]
+    task += [f"task.reference='model.name={files[REFERENCE]}'"]
     say_command("runner", "-m", "model=local model.name=TYPE.gguf quantization=gguf model.dtype=float32",
                 "task=likelihood task.data=texts.jsonl task.exact=true",
-                "task.reference='model.name=F32.gguf quantization=none'")  # fmt: skip
+                "task.reference='model.name=F32.gguf'")  # fmt: skip
     printed("runner", "-m", *which, *task, f"output_dir={output}", "workers=1", "tracking=none")
     for samples in output.glob("jobs/*/samples.jsonl"):
         read = [json.loads(line)["token_ids"] for line in samples.read_text().splitlines()]
