@@ -119,6 +119,8 @@ def llamacpp_programs(folder: Path) -> Path:
         (source,) = folder.glob("*/vendor/llama.cpp")
         off = [f"-DLLAMA_BUILD_{part}=OFF" for part in ("TESTS", "EXAMPLES", "SERVER", "APP")]
         kind = ["-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON", "-DLLAMA_OPENSSL=OFF", "-DLLAMA_BUILD_TOOLS=ON"]
+        # with the tiles of AMX its quantized products end in an illegal instruction where a kernel does not allow them
+        kind += ["-DGGML_NATIVE=OFF"] if "amx" in Path("/proc/cpuinfo").read_text() else []
         subprocess.run(["cmake", "-S", str(source), "-B", str(built), *kind, *off], check=True, stdout=sys.stderr)
         targets = ["--target", *PROGRAMS, "--parallel", str(machine.cores())]
         subprocess.run(["cmake", "--build", str(built), *targets], check=True, stdout=sys.stderr)

@@ -19,6 +19,7 @@ from runner.core.loaded import SHOWN, lines
 from runner.core.metrics import ACCURACY, LINES, described, grid_columns, number, of_plug_ins
 from runner.core.result import COMPLETIONS, Record, Status
 from runner.core.tables import NO_WIDTH, Column, Use, print_fitted, say_lines
+from runner.scorers.token_divergence import divergence_tables
 from runner.store.mlflow_store import EXPERIMENT, Store, relative_path, see_all
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def _table(record: Record, choices: dict[str, str], store: Store | None, full: b
     tables = console(width_elsewhere=NO_WIDTH)
     if result.rows:
         _print_rows(result.rows, tables)
-    for title, rows in result.tables.items():
+    for title, rows in {**divergence_tables(result.metrics), **result.tables}.items():
         if rows:
             out.print(f"\n{title}", style="bold")
             _print_rows(rows, tables)

@@ -18,7 +18,7 @@ from runner.compare.files import file_table
 from runner.compare.folder_runs import recorded_runs
 from runner.compare.gates import Term, check, failures, margins_with, parse_requirements
 from runner.compare.numbers import with_number
-from runner.compare.options import parser
+from runner.compare.options import LLAMA, parser
 from runner.compare.other_tools import load as other_tools
 from runner.compare.output import FORMATS, save
 from runner.compare.pairing import find_flips
@@ -32,6 +32,7 @@ from runner.compare.seeds import check_seeds
 from runner.compare.selection import newest, parse_keys, parse_margins, parse_pairs, pick, select, where
 from runner.compare.table import ComparisonOptions, differing_keys, tabulate
 from runner.compare.teams import name_teams
+from runner.compare.token_tables import write_llama
 from runner.config.agents import AgentsConfig
 from runner.core.console import say
 from runner.core.entry import run_entry
@@ -118,7 +119,10 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
     files = file_table(runs, reader, options.baseline, margins, _tolerance(options)) if options.files else None
     pooled = pool_tasks(options, tables, runs, reader, margins) if options.pool else []
     comparison = Comparison(tables, pooled, files, options.explain)
-    FORMATS[options.format](comparison, sys.stdout)
+    if options.format == LLAMA:
+        write_llama(tables, reader, sys.stdout)
+    else:
+        FORMATS[options.format](comparison, sys.stdout)
     sys.stdout.flush()
     if options.save or target:
         folder = Path(options.save).expanduser() if options.save else scratch / FOLDER

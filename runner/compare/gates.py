@@ -6,7 +6,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from runner.compare.data import Requirement, Run, Table, TableRow
 from runner.compare.effect_words import asked_of, margin_decision, margin_words
@@ -15,16 +15,18 @@ from runner.compare.wording import about, name_of, number
 from runner.core.effects import RATIOS, Finding
 from runner.core.errors import ConfigError, unknown
 from runner.core.margins import MarginVerdict
+from runner.scorers.token_divergence import AT_MOST
 
 OPTION = "--require"
 TERM = re.compile(r"([^<>=!\s]+)(<=|>=|!=|==|=|<|>)([^<>=!\s]+)")
+WITH_UNIT = re.compile(r"([-+.\d]+(?:e[-+]?\d+)?)([a-z]+)")
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
     ">": operator.gt,
     ">=": operator.ge,
 }
-EXAMPLE = "e.g. 'margin=2 finding!=worse decode_tok_per_s>=100 model_mib<4000'"
+EXAMPLE = "e.g. 'margin=2 finding!=worse decode_tok_per_s>=100 model_mib<4000 kl_p999<0.5nats'"
 SHOWN_GOOD = (MarginVerdict.better, MarginVerdict.as_good, MarginVerdict.worse_but_within)
 FINDINGS = {it.name: it for it in Finding}
 
@@ -58,10 +60,20 @@ def parse_requirements(texts: Sequence[str], runs: Sequence[Run]) -> list[Term]:
             match = TERM.fullmatch(part)
             if match is None:
                 raise ConfigError(f"{OPTION} {text}: cannot read {part!r}; {EXAMPLE}")
-            terms.append(_checked(Term(part, *match.groups()), runs))
+            terms.append(_checked(_with_unit(Term(part, *match.groups()), runs), runs))
         if not joined:
             raise ConfigError(f"{OPTION}: is empty; {EXAMPLE}")
     return list(dict.fromkeys(terms))
+
+
+def _with_unit(term: Term, runs: Sequence[Run]) -> Term:
+    """Return a term whose value has a unit, as kl_p999<0.5nats, with the metric that is named so: kl_p999_nats<0.5."""
+    match = WITH_UNIT.fullmatch(term.value)
+    if match is None or any(term.key in run.metrics for run in runs):
+        return term
+    name, _, category = term.key.partition("/")
+    key = f"{name}_{match[2]}" + f"/{category}" * bool(category)
+    return replace(term, key=key, value=match[1]) if any(key in run.metrics for run in runs) else term
 
 
 def _checked(term: Term, runs: Sequence[Run]) -> Term:
@@ -173,7 +185,11 @@ def _about_metric(term: Term, row: TableRow) -> tuple[bool, str]:
     if value is None:
         return False, f"no {term.key} was recorded, required {term.text}"
     bounds, is_at_least = row.run.bounds, term.sign.startswith(">")
-    if bounds is None or term.key != "accuracy":
+    name, _, category = term.key.partition("/")
+    at_most = row.run.metrics.get(f"{name}{AT_MOST}" + f"/{category}" * bool(category))
+    if at_most is not None and not is_at_least:  # the reference kept some tokens only, so that there are two bounds
+        value, at = at_most, " at most"
+    elif bounds is None or term.key != "accuracy":
         at = ""
     else:  # what was cut off is neither right nor wrong: the worse of both
         value = bounds.at_worst if is_at_least else bounds.at_best

@@ -8,6 +8,8 @@ from runner.compare.other_tools.load import WRITERS
 from runner.compare.output import FORMATS
 from runner.core.pooling import Weights
 
+LLAMA = "llama"  # the format of llama.cpp's llama-perplexity
+
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
@@ -135,7 +137,7 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="TERMS",
         help="exit with 1 and the reasons if a row, other than a baseline, fails a term: margin=2 (as good within 2 "
-        "points), finding!=worse, or a metric: 'margin=2 model_mib<4000 decode_tok_per_s>=100'",
+        "points), finding!=worse, or a metric: 'margin=2 model_mib<4000 decode_tok_per_s>=100 kl_p999<0.5nats'",
     )
     add(
         "--plan-questions",
@@ -166,7 +168,13 @@ def parser() -> argparse.ArgumentParser:
         "experiments/which_file.yaml",
     )
     add = it.add_argument_group("output").add_argument
-    add("--format", default="table", choices=list(FORMATS), help="default: %(default)s")
+    add(
+        "--format",
+        default="table",
+        choices=[*FORMATS, LLAMA],
+        help="default: %(default)s; llama prints what llama-perplexity --kl-divergence does, for each run of "
+        "task=likelihood that was compared with a reference by task.exact=true",
+    )
     add("--explain", action="store_true", help="say in the table how the Pareto front is found")
     add("--save", metavar="FOLDER", help="write comparison.html, .md, .csv, .json and pictures there")
     add(

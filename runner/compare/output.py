@@ -26,6 +26,7 @@ from runner.compare.runs import SampleReader
 from runner.compare.samples_page import write_samples_page
 from runner.compare.sections import Comparison, sections
 from runner.compare.survival import survival_pictures, survival_record
+from runner.compare.token_tables import worst_of
 from runner.compare.wording import flips_headline, flips_names, name_of, verdict
 from runner.core.console import console, plain, rich_table
 from runner.core.errors import cannot_write
@@ -247,7 +248,8 @@ def save(comparison: Comparison, folder: Path, reader: SampleReader, options: di
         folder.mkdir(parents=True, exist_ok=True)
         drawn = {id(table): survival_pictures(table) for table in tables}
         page: list[Part] = [
-            (table, [*figures, *drawn[id(table)], *graphs_of(table, reader)], flips) for table, figures, flips in parts
+            (table, [*figures, *drawn[id(table)], *graphs_of(table, reader)], flips, worst_of(table, reader))
+            for table, figures, flips in parts
         ]
         scored = [table for table in tables if table.scored]
         with path("comparison.html").open("w", encoding="utf-8") as out:

@@ -12,6 +12,7 @@ from runner.compare.data import Flips, Table, label
 from runner.compare.files_picture import draw_files
 from runner.compare.pictures import JobPicture
 from runner.compare.sections import Comparison, Section, class_of, of_files, of_pooled, of_table
+from runner.compare.token_tables import WorstTokens
 from runner.compare.wording import flips_headline, flips_names, verdict
 from runner.core.console import plain
 from runner.core.drawing import Picture
@@ -19,16 +20,17 @@ from runner.core.effects import Finding
 from runner.core.tables import Column
 
 STYLE = Path(__file__).with_name("page.css")
+WORST_HEADS = ("KL, nats", "text", "reference: p, first choice", "here: p, first choice", "sample")
 MARKS = {"front": "●", "dominated": "○"}
 
-Part = tuple[Table, Sequence[Picture | JobPicture], list[Flips]]
+Part = tuple[Table, Sequence[Picture | JobPicture], list[Flips], list[WorstTokens]]
 
 
 def write_page(
     comparison: Comparison, parts: list[Part], options: dict[str, str], out: TextIO, samples: str = ""
 ) -> None:
     """Write the whole page, with a link to the page of all samples if there is one."""
-    title = f"Comparison: {', '.join(table.task for table, _, _ in parts)}"
+    title = f"Comparison: {', '.join(table.task for table, *_ in parts)}"
     out.write(
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -42,12 +44,18 @@ def write_page(
         _section(of_files(comparison.files), draw_files(comparison.files), [], out)
     for pooled in comparison.pooled:  # the one verdict comes before the tables that it is made of
         _section(of_pooled(pooled), [], [], out)
-    for table, figures, flips in parts:
-        _section(of_table(table), figures, flips, out)
+    for table, figures, flips, worst in parts:
+        _section(of_table(table), figures, flips, out, worst)
     out.write("</body>\n</html>\n")
 
 
-def _section(section: Section, figures: Sequence[Picture | JobPicture], flips: list[Flips], out: TextIO) -> None:
+def _section(
+    section: Section,
+    figures: Sequence[Picture | JobPicture],
+    flips: list[Flips],
+    out: TextIO,
+    worst: Sequence[WorstTokens] = (),
+) -> None:
     runs = f" <small>{section.runs}</small>" if section.runs else ""
     out.write(f"<section>\n<h2>{escape(section.title)}{runs}</h2>\n")
     if section.conclusion:
@@ -68,6 +76,8 @@ def _section(section: Section, figures: Sequence[Picture | JobPicture], flips: l
         if isinstance(figure, Picture):
             out.write(f"<figure>\n{figure.inline()}\n<figcaption>{escape(figure.title)}</figcaption>\n</figure>\n")
     _job_pictures([figure for figure in figures if isinstance(figure, JobPicture)], out)
+    for of_run in worst:
+        _worst_tokens(of_run, out)
     if section.table:
         for flips_of_pair in flips:
             _flips(flips_of_pair, section.table, out)
@@ -120,6 +130,20 @@ def _job_pictures(figures: list[JobPicture], out: TextIO) -> None:
         names = "".join(f"<li>{escape(name)}</li>" for name in figure.names)
         out.write(f"<details><summary>{figure.inline()}<ul>{names}</ul></summary></details>\n")
     out.write("</div>\n")
+
+
+def _worst_tokens(worst: WorstTokens, out: TextIO) -> None:
+    """Write a run's tokens with the largest divergence, each marked in its text."""
+    words = f"{len(worst.tokens)} worst tokens: {worst.name}"
+    out.write(f'<details><summary>{escape(words)}</summary>\n<div class="wide">\n<table>\n<thead><tr>')
+    out.writelines(f"<th>{escape(head)}</th>" for head in WORST_HEADS)
+    out.write("</tr></thead>\n<tbody>\n")
+    for it in worst.tokens:
+        text = f'{escape(it["before"])}<b class="worse">{escape(it["token"])}</b>{escape(it["after"])}'
+        out.write(f'<tr><th scope="row" class=n>{escape(it["nats"])}</th><td class="context">{text}</td>')
+        out.writelines(f"<td>{escape(it[key])}</td>" for key in ("reference", "here", "sample"))
+        out.write("</tr>\n")
+    out.write("</tbody>\n</table>\n</div>\n</details>\n")
 
 
 def _flips(flips: Flips, table: Table, out: TextIO) -> None:

@@ -15,6 +15,8 @@ from runner.compare.planning import plan_columns
 from runner.compare.pooled import PooledTable, pooled_columns
 from runner.compare.survival import seed_tables
 from runner.compare.thinking import has_thinking, thinking_columns
+from runner.compare.token_tables import BY_CATEGORY, category_columns, has_tokens, token_columns
+from runner.compare.token_tables import TITLE as TOKENS_TITLE
 from runner.core.effects import Finding
 from runner.core.tables import Column
 from runner.core.texts import counted
@@ -75,6 +77,9 @@ def of_table(table: Table) -> Section:
         grids.append(Grid(plan_columns(table), table.plan_title))
     if has_thinking(table):
         grids.append(Grid(thinking_columns(table), THINKING_TITLE))
+    if has_tokens(table):
+        grids.append(Grid(token_columns(table), TOKENS_TITLE))
+        grids += [Grid(of_kinds, BY_CATEGORY)] if (of_kinds := category_columns(table)) else []
     grids += [Grid(of_seeds, title) for title, of_seeds in seed_tables(table).items()]
     said = [*_said_of(table.rows), *((text, None) for text in (*table.remarks, *table.front_sentences) if text)]
     return Section(

@@ -21,7 +21,8 @@ from runner.core.result import Sample
 from runner.core.stats import RANKS
 
 UNITS = {"_tok_per_s": "tok/s", "_mib_per_s": "MiB/s", "_gb_per_s": "GB/s", "_gflop_per_s": "GFLOP/s",
-         "_requests_per_s": "requests/s", "_j_per_token": "J/token", "_j": "J", "_mib": "MiB", "_s": "s"}  # fmt: skip
+         "_requests_per_s": "requests/s", "_j_per_token": "J/token", "_j": "J", "_mib": "MiB", "_s": "s",
+         "_nats": "nats"}  # fmt: skip
 SPREADS = ("_min", "_max")  # the lowest and the highest of several repeats
 
 
@@ -127,6 +128,13 @@ LOG_LIKELIHOODS = {
 }
 ENDS = ("", "_low", "_high")  # of a number and its 95 % interval
 BOUNDS = ("accuracy_cut_off_wrong", "accuracy_cut_off_right", "accuracy_uncut_low", "accuracy_uncut_high")
+# percentiles over tokens: the divergence from the reference, and the change of the text's tokens' own probabilities
+KL_SHARES = {"kl_median_nats": 0.5, "kl_p90_nats": 0.9, "kl_p95_nats": 0.95, "kl_p99_nats": 0.99, "kl_p999_nats": 0.999}
+DELTA_P_SHARES = {
+    **{f"delta_p_p{digits}": float(f"0.{digits}") for digits in ("001", "01", "05", "10", "25")},
+    "delta_p_median": 0.5,
+    **{f"delta_p_p{digits}": float(f"0.{digits}") for digits in ("75", "90", "95", "99", "999")},
+}
 OF_CALLS = ("prompt_tokens", "new_tokens")
 OF_QUESTION = ("prompt_tokens_per_question", "new_tokens_per_question")  # the cost of a question that takes many calls
 OF_PREFILL = (
@@ -231,6 +239,18 @@ _EVERY = (
     _metric("kl_truncation_nats_per_token", "KL beyond the kept tokens", ".2g", better=Better.lower, unit="nats/token"),
     _metric("kl_drawing_error_nats_per_token", "KL by drawn tokens, ±", ".2g", better=Better.lower, unit="nats/token"),
     *_with_ends("top_1_agreement", "top-1 agreement", ".2%", Better.higher, head_words="top-1\nagrees"),
+    *(it for key in (*KL_SHARES, "kl_max_nats") for it in _with_ends(key, "", ".3g", Better.lower)),
+    *(
+        _metric(f"{key}_at_most", unit="nats", form=".3g", better=Better.lower, pooling=Pooling.dropped)
+        for key in (*KL_SHARES, "kl_max_nats")
+    ),
+    *(
+        it
+        for key in ("delta_p_mean", "delta_p_rms", *DELTA_P_SHARES, "delta_p_min", "delta_p_max")
+        for it in _with_ends(key, "", ".3%", Better.neither)
+    ),
+    *_with_ends("ln_ppl_ratio", "ln(PPL / the reference's)", ".4f", Better.lower),
+    _metric("ln_ppl_correlation", "correlation of log-likelihoods", ".2%", pooling=Pooling.dropped),
     *_with_ends("acc", "", ".1%", Better.higher),
     *_with_ends("acc_norm", "acc by characters", ".1%", Better.higher),
     *_with_ends("acc_bytes", "acc by bytes", ".1%", Better.higher),

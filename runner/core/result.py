@@ -132,13 +132,14 @@ class Sample(Response):
 
     ORDER = (
         "index prompt_sha256 prompt_tokens text token_ids finish_reason seconds error permanent question gold cluster "
-        "extracted verdict likelihood branches choices calls new_tokens by cost_usd reused_from left_out"
+        "category extracted verdict likelihood branches choices calls new_tokens by cost_usd reused_from left_out"
     )
 
     index: int
     question: str | None = None
     gold: str | None = None
     cluster: str | None = None  # the family of questions that it belongs to, by task.cluster
+    category: str | None = None  # the kind of text that was scored
     likelihood: Likelihood | None = None  # of a given text that was scored: its tokens are the answer's
     choices: list[Answer] | None = None  # of a prompt that was answered more than once
     reused_from: str | None = None  # the other job that it was generated for

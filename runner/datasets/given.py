@@ -42,6 +42,7 @@ class Given:
     texts: tuple[str, ...]  # one, or the choices
     gold: int = 0  # the index of the right one
     cluster: str | None = None  # the family of texts that it belongs to
+    category: str | None = None  # the kind of text: chat, code, language
 
 
 SHAPES = {
@@ -52,6 +53,8 @@ SHAPES = {
     "question+answer": "question and answer",
 }
 NEEDED = f"rows have {'; '.join(SHAPES.values())}"
+CATEGORY = "category"  # the key of a row that names its kind of text
+BESIDE_TEXTS = ("cluster", CATEGORY)  # what has a fingerprint of its own
 
 
 def load_given(task: LikelihoodConfig) -> list[Given]:
@@ -86,8 +89,14 @@ def _given(item: Item) -> Given:
 
 def given_sha256(given: list[Given]) -> str:
     """Fingerprint of all scored texts, in order."""
-    texts = [{key: value for key, value in asdict(one).items() if key != "cluster"} for one in given]
+    texts = [{key: value for key, value in asdict(one).items() if key not in BESIDE_TEXTS} for one in given]
     return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()
+
+
+def category_hashes(given: list[Given]) -> dict[str, str]:
+    """Fingerprint of the categories of texts; empty without any."""
+    names = [it.category for it in given]
+    return {"categories": hashlib.sha256(json.dumps(names).encode()).hexdigest()} if any(names) else {}
 
 
 def _named(file: str, split: str, rows: list[tuple[str, Any]]) -> frozenset[int]:
@@ -136,17 +145,18 @@ def _read(where: str, row: Any, shape: str, cluster_key: str | None = None) -> G
         if not isinstance(row, dict) or not set(shape.split("+")) <= row.keys():
             raise ValueError(f"{SHAPES[shape]} expected, as in the first row")
         cluster = next((cluster_of(row, key) for key in Keys(cluster=cluster_key).of_cluster(row)), None)
+        category = kind if isinstance(kind := row.get(CATEGORY), str) and kind.strip() else None
         if shape == "text":
-            return Given(Form.text, "", (text_of(row["text"]),), cluster=cluster)
+            return Given(Form.text, "", (text_of(row["text"]),), cluster=cluster, category=category)
         key = shape.split("+")[0]
         form, question = Form.raw if key == "prompt" else Form.asked, text_of(row[key])
         if shape.endswith("gold"):
             choices = _choices(row["choices"])
-            return Given(form, question, choices, _gold(row, choices), cluster)
+            return Given(form, question, choices, _gold(row, choices), cluster, category)
         answer = row[shape.split("+")[1]]
         is_number = isinstance(answer, int | float) and not isinstance(answer, bool)
         text = str(answer) if is_number and form is Form.asked else text_of(answer)
-        return Given(form, question, (text,), cluster=cluster)
+        return Given(form, question, (text,), cluster=cluster, category=category)
     except ValueError as error:
         raise DataError(f"{where}: {error}") from error
 

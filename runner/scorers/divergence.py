@@ -15,16 +15,20 @@ from dataclasses import dataclass
 from typing import Any
 
 ROUNDING = 1e-7  # of a sum of probabilities in float32: a smaller rest is not distinguishable from none
+Values = Sequence[float]
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """Sums over the tokens of one sample, in nats."""
+    """Sums over the tokens of one sample, in nats, and what each token has."""
 
     kl_nats: float  # KL(reference || this): at least, or estimated without bias where tokens were drawn
     truncation_nats: float  # the most that the other tokens can add to it
     agreed: int  # positions in which both have the same first choice
     kl_variance: float = 0.0  # of kl_nats, by the draws
+    least: Values = ()  # the divergence in each position, or a lower bound: the other tokens count as one
+    most: Values = ()  # an upper bound; empty: `least` is exact
+    firsts: Sequence[tuple[int, int]] = ()  # the reference's and this model's first choice in each position
 
     def __add__(self, other: Divergence) -> Divergence:
         """Return the sums over both."""
@@ -33,6 +37,9 @@ class Divergence:
             self.truncation_nats + other.truncation_nats,
             self.agreed + other.agreed,
             self.kl_variance + other.kl_variance,
+            [*self.least, *other.least],
+            [*self.most, *other.most],
+            [*self.firsts, *other.firsts],
         )
 
 
@@ -53,6 +60,16 @@ class _Kept:
             self.rest = np.where(self.has_rest, rest, 1.0)
             self.tail = np.where(self.has_rest, self.rest * np.log(self.rest / self.our_rest), 0.0)  # as one token
 
+    def truncation(self, least: Sequence[float]) -> Any:
+        """Return the most that the tokens of the rest add in each position: see `diverge`."""
+        import numpy as np
+
+        lowest = np.asarray(least, dtype=np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):  # in positions that are not selected
+            largest = np.minimum(np.exp(self.theirs[:, -1]), self.rest)  # of one token of the rest
+            largest_tail = np.where(self.has_rest, self.rest * (np.log(largest) - lowest), 0.0)
+            return np.maximum(largest_tail - self.tail, 0.0) + np.where(self.has_rest, 0.0, ROUNDING * -lowest)
+
 
 def diverge(
     width: int,
@@ -69,14 +86,11 @@ def diverge(
     adds no more than if all of p were on this model's least probable token: each token of the rest has at most p, and
     at most the probability of the last kept token.
     """
-    import numpy as np
-
-    kept, lowest = _Kept(width, reference, these), np.asarray(least, dtype=np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):  # in positions that are not selected
-        largest = np.minimum(np.exp(kept.theirs[:, -1]), kept.rest)  # of one token of the rest
-        largest_tail = np.where(kept.has_rest, kept.rest * (np.log(largest) - lowest), 0.0)
-        truncation = np.maximum(largest_tail - kept.tail, 0.0) + np.where(kept.has_rest, 0.0, ROUNDING * -lowest)
-    return Divergence(_total(kept.inside + kept.tail), _total(truncation), sum(same_first))
+    kept = _Kept(width, reference, these)
+    kl, truncation = kept.inside + kept.tail, kept.truncation(least)
+    return Divergence(
+        _total(kl), _total(truncation), sum(same_first), least=kl.tolist(), most=(kl + truncation).tolist()
+    )
 
 
 def diverge_with_drawn(
@@ -85,6 +99,7 @@ def diverge_with_drawn(
     drawn: int,
     drawn_reference: Sequence[float],
     these: Sequence[Sequence[float]],
+    least: Sequence[float],
     same_first: Sequence[bool],
 ) -> Divergence:
     """Return this model's divergence from a reference that has drawn `drawn` of its other tokens in each position.
@@ -103,8 +118,9 @@ def diverge_with_drawn(
         each = np.where(kept.has_rest[:, None], np.exp(log_r) - 1.0 - log_r, 0.0)
         rest = np.where(kept.has_rest, kept.rest, 0.0)
         variance = rest**2 * each.var(axis=1, ddof=1) / drawn if drawn > 1 else np.full(len(rest), np.inf)
-    kl = kept.inside + kept.tail + rest * each.mean(axis=1)
-    return Divergence(_total(kl), 0.0, sum(same_first), _total(variance))
+    at_least = kept.inside + kept.tail
+    kl, at_most = at_least + rest * each.mean(axis=1), at_least + kept.truncation(least)
+    return Divergence(_total(kl), 0.0, sum(same_first), _total(variance), at_least.tolist(), at_most.tolist())
 
 
 def _total(values: Any) -> float:
@@ -120,5 +136,6 @@ def diverge_whole(reference: Any, these: Any) -> Divergence:
     """
     p, q = (one.double().log_softmax(dim=-1) for one in (reference, these))
     parts = (p.exp() * (p - q)).where(p.isfinite(), 0.0)  # a token with probability 0 adds nothing
-    agreed = reference.argmax(dim=-1) == these.argmax(dim=-1)
-    return Divergence(float(parts.sum()), 0.0, int(agreed.sum()))
+    firsts = list(zip(reference.argmax(dim=-1).tolist(), these.argmax(dim=-1).tolist(), strict=True))
+    agreed = sum(theirs == ours for theirs, ours in firsts)
+    return Divergence(float(parts.sum()), 0.0, agreed, least=parts.sum(dim=-1).tolist(), firsts=firsts)

@@ -10,7 +10,6 @@ left a line without its sample, the next line of that index counts.
 
 from __future__ import annotations
 
-import base64
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,10 +18,9 @@ from typing import Any
 
 from runner.core.result import sealed, unsealed
 from runner.store.lines import GrowingFile, damaged, read_evidence
+from runner.store.packed import ID, LOGPROB, packed, unpacked
 
 TOP_K = "top_k.jsonl"
-ID, LOGPROB = "I", "f"  # 4 bytes each, little-endian on all machines that torch runs on
-BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,7 @@ class TopK:
     drawn: int = 0
     drawn_ids: array[int] = field(default_factory=lambda: array(ID))
     drawn_logprobs: array[float] = field(default_factory=lambda: array(LOGPROB))
+    scored: array[float] = field(default_factory=lambda: array(LOGPROB))  # of the text's own tokens; once, none
 
     def __post_init__(self) -> None:
         if self.width < 1 or len(self.ids) != len(self.logprobs) or len(self.ids) % self.width:
@@ -42,11 +41,19 @@ class TopK:
         sizes = len(self.drawn_ids), len(self.drawn_logprobs)
         if sizes != (self.drawn * self.places,) * 2:
             raise ValueError(f"{sizes[0]} drawn ids and {sizes[1]} logarithms in {self.places} places of {self.drawn}")
+        if len(self.scored) not in (0, self.places):
+            raise ValueError(f"{len(self.scored)} tokens of the text in {self.places} places")
 
     @classmethod
-    def of(cls, top: Sequence[Sequence[tuple[int, float]]], drawn: Sequence[Sequence[tuple[int, float]]] = ()) -> TopK:
-        """Return the tokens that an engine has reported for each position."""
-        return cls(len(top[0]), *_arrays(top), len(drawn[0]) if drawn else 0, *_arrays(drawn))
+    def of(
+        cls,
+        top: Sequence[Sequence[tuple[int, float]]],
+        drawn: Sequence[Sequence[tuple[int, float]]] = (),
+        scored: Sequence[float] = (),
+    ) -> TopK:
+        """Return the tokens that an engine has reported for each position, and the logarithms of the text's own."""
+        width = len(drawn[0]) if drawn else 0
+        return cls(len(top[0]), *_arrays(top), width, *_arrays(drawn), array(LOGPROB, scored))
 
     @property
     def places(self) -> int:
@@ -73,11 +80,13 @@ class TopKFile:
 
     def add(self, index: int, top: TopK) -> None:
         """Append a sample's line."""
-        packed: dict[str, Any] = {"ids": _packed(top.ids), "logprobs": _packed(top.logprobs)}
+        content: dict[str, Any] = {"ids": packed(top.ids), "logprobs": packed(top.logprobs)}
         if top.drawn:
-            packed |= {"drawn": top.drawn, "drawn_ids": _packed(top.drawn_ids)}
-            packed |= {"drawn_logprobs": _packed(top.drawn_logprobs)}
-        self._file.append(sealed({"index": index, "width": top.width, "places": top.places, **packed}))
+            content |= {"drawn": top.drawn, "drawn_ids": packed(top.drawn_ids)}
+            content |= {"drawn_logprobs": packed(top.drawn_logprobs)}
+        if top.scored:
+            content["scored"] = packed(top.scored)
+        self._file.append(sealed({"index": index, "width": top.width, "places": top.places, **content}))
         self.widths[index] = top.width
 
     def close(self) -> None:
@@ -90,10 +99,11 @@ def read_top_k(path: Path) -> dict[int, TopK]:
     by_sample: dict[int, TopK] = {}
     for number, line in read_evidence(path, unsealed, "line of top_k.jsonl"):
         try:
-            kept = _unpacked_pair(line, "", int(line["width"]))
-            drawn = int(line.get("drawn", 0))
-            others = (drawn, *_unpacked_pair(line, "drawn_", drawn)) if drawn else ()
-            by_sample[int(line["index"])] = TopK(int(line["width"]), *kept, *others)
+            width, drawn = int(line["width"]), int(line.get("drawn", 0))
+            ids, logprobs = _unpacked_pair(line, "", width)
+            drawn_ids, drawn_logprobs = _unpacked_pair(line, "drawn_", drawn) if drawn else _arrays(())
+            scored = unpacked(LOGPROB, line.get("scored"), int(line["places"]))
+            by_sample[int(line["index"])] = TopK(width, ids, logprobs, drawn, drawn_ids, drawn_logprobs, scored)
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise damaged(path, number, f"is not a sample's most probable tokens ({error})") from error
     return by_sample
@@ -106,19 +116,4 @@ def _arrays(pairs_by_position: Sequence[Sequence[tuple[int, float]]]) -> tuple[a
 
 def _unpacked_pair(line: dict[str, Any], prefix: str, width: int) -> tuple[array[int], array[float]]:
     count = width * int(line["places"])
-    return _unpacked(ID, line[f"{prefix}ids"], count), _unpacked(LOGPROB, line[f"{prefix}logprobs"], count)
-
-
-def _packed(values: array[Any]) -> str:
-    import pyarrow  # late: importing it takes tens of milliseconds
-
-    return base64.b64encode(pyarrow.compress(values.tobytes(), codec="zstd", asbytes=True)).decode()
-
-
-def _unpacked(typecode: str, text: str, count: int) -> array[Any]:
-    import pyarrow
-
-    values: array[Any] = array(typecode)
-    packed = base64.b64decode(text, validate=True)
-    values.frombytes(pyarrow.decompress(packed, decompressed_size=count * BYTES, codec="zstd", asbytes=True))
-    return values
+    return unpacked(ID, line[f"{prefix}ids"], count), unpacked(LOGPROB, line[f"{prefix}logprobs"], count)

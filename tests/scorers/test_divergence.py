@@ -63,8 +63,8 @@ def divergence_with_drawn(reference: np.ndarray, these: np.ndarray, width: int, 
     (top, chosen), (ours, ours_chosen) = (
         [np.take_along_axis(one, some, axis=1) for some in (ids, others)] for one in (reference, these)
     )
-    both = np.concatenate([ours, ours_chosen], axis=1).tolist()
-    return diverge_with_drawn(width, top.ravel().tolist(), drawn, chosen.ravel().tolist(), both, [True] * PLACES)
+    both, least = np.concatenate([ours, ours_chosen], axis=1).tolist(), these.min(axis=1).tolist()
+    return diverge_with_drawn(width, top.ravel().tolist(), drawn, chosen.ravel().tolist(), both, least, [True] * PLACES)
 
 
 @pytest.mark.parametrize(("sharp", "difference"), [(1.0, 0.3), (4.0, 0.05), (2.0, 1.0)])
@@ -82,8 +82,17 @@ def test_drawn_tokens_estimate_the_divergence_without_bias_and_say_how_exactly(s
     assert at_least.truncation_nats > 100 * errors.std()
 
 
+def test_each_tokens_divergence_is_within_its_bounds() -> None:
+    p, q = (one.astype(np.float64) for one in draw(4.0, 0.3))
+    exact = (np.exp(p) * (p - q)).sum(axis=1)
+    for it in (divergence_with_drawn(*draw(4.0, 0.3), 8, 16, 0), divergence_of_top(*draw(4.0, 0.3), 8)):
+        assert (np.array(it.least) <= exact + 1e-6).all()
+        assert (exact <= np.array(it.most) + 1e-6).all()
+        assert (np.array(it.most) - np.array(it.least)).max() > 1e-3, "a control: they are not the same"
+
+
 def test_nothing_is_added_where_no_rest_is_left() -> None:
     reference = [math.log(0.5), math.log(0.5)]
-    alike = diverge_with_drawn(2, reference, 2, [-math.inf, -math.inf], [[*reference, -20.0, -20.0]], [True])
+    alike = diverge_with_drawn(2, reference, 2, [-math.inf, -math.inf], [[*reference, -20.0, -20.0]], [-20.0], [True])
     assert alike.kl_nats == pytest.approx(0, abs=1e-9)
     assert alike.kl_variance == 0

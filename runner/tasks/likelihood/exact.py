@@ -107,6 +107,7 @@ class TextProgress:
     at: int = 0
     divergence: Divergence = NOTHING  # of the positions before `at`
     completion: Completion | None = None  # of this model, from the first reading
+    reference: Sequence[float] = ()  # the reference's log-probabilities of the text's tokens
     waiting: Waiting = field(default_factory=lambda: Waiting(0, 0))
     latest: Divergence = NOTHING  # of the current reading
 
@@ -121,9 +122,9 @@ class TextProgress:
             check_vocabularies(words, scores.shape[-1], theirs.shape[-1])
             self.latest += diverge_whole(theirs, scores[begin:end].to(theirs.device))
 
-    def advance(self, completion: Completion) -> None:
-        """Add the positions that have been compared in the current reading."""
-        self.completion = self.completion or completion
+    def advance(self, completion: Completion, theirs: Completion) -> None:
+        """Add the positions that have been compared in the current reading of both."""
+        self.completion, self.reference = self.completion or completion, theirs.logprobs or []
         self.divergence += self.latest
         self.at, self.size = self.at + self.waiting.count, len(completion.answer.token_ids)
 
@@ -138,7 +139,7 @@ class SideBySide:
         self.words, self.sizes = words, sizes
         self.capabilities = self.own.capabilities
         self.reports: list[EngineReport] = []  # of this model and of its reference, once they are loaded
-        self._divergences: dict[RequestId, Divergence] = {}
+        self._divergences: dict[RequestId, TextProgress] = {}
 
     @property
     def stats(self) -> EngineStats:
@@ -179,11 +180,16 @@ class SideBySide:
 
     def keep(self, course: TextProgress) -> None:
         """Keep the divergence of a text until it is asked for."""
-        self._divergences[course.request.id] = course.divergence
+        course.waiting = Waiting(0, 0)  # frees its distributions
+        self._divergences[course.request.id] = course
 
     def divergence(self, completion: Completion) -> Divergence:
-        """Return the divergence from the reference over a text that has been scored, and forget it."""
-        return self._divergences.pop(completion.id)
+        """Return the divergence from the reference over a text that has been scored."""
+        return self._divergences[completion.id].divergence
+
+    def logprobs(self, index: int) -> Sequence[float]:
+        """Return the log-probabilities of such a text's tokens under the reference, and forget the text."""
+        return self._divergences.pop(index).reference
 
 
 class SideBySideSession(Session):
@@ -222,7 +228,7 @@ class SideBySideSession(Session):
                 continue
             if (mine.prompt_sha256, mine.answer.token_ids) != (other.prompt_sha256, other.answer.token_ids):
                 raise _other_tokens(words, course.request.id)
-            course.advance(mine)
+            course.advance(mine, other)
             if course.at < course.size:
                 unfinished.append(course)
                 continue

@@ -5,6 +5,7 @@ Not a task. A job that is its own reference is compared with nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from runner.config.likelihood import KEPT, LikelihoodConfig
@@ -86,8 +87,16 @@ class ReferenceJob:
                 f"{KEY}={self.words}: {self.job.job_id} has read text {index} as other tokens, after another prompt "
                 "or by another tokenizer: the two models cannot be compared token by token"
             )
-        same = [best[0][0] == kept.ids[at * kept.width] for at, best in enumerate(completion.top_logprobs or [])]
-        ours = completion.score_token_logprobs or []
+        firsts = [(kept.ids[at * kept.width], best[0][0]) for at, best in enumerate(completion.top_logprobs or [])]
+        same = [theirs == ours for theirs, ours in firsts]
+        ours, least = completion.score_token_logprobs or [], completion.min_logprobs or []
         if kept.drawn:
-            return diverge_with_drawn(kept.width, kept.logprobs, kept.drawn, kept.drawn_logprobs, ours, same)
-        return diverge(kept.width, kept.logprobs, ours, completion.min_logprobs or [], same)
+            drawn = kept.drawn, kept.drawn_logprobs
+            found = diverge_with_drawn(kept.width, kept.logprobs, *drawn, ours, least, same)
+        else:
+            found = diverge(kept.width, kept.logprobs, ours, least, same)
+        return replace(found, firsts=firsts)
+
+    def logprobs(self, index: int) -> Sequence[float]:
+        """Return the log-probabilities of a text's tokens under the reference; none if it did not keep them."""
+        return self.kept[index].scored

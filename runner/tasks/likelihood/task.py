@@ -8,39 +8,52 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 from runner.checkpoints.resolve import ResolvedJob
 from runner.config.likelihood import DRAWN, LikelihoodConfig
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError, DataError
+from runner.core.errors import ConfigError
 from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.result import Likelihood, Result, Sample
 from runner.datasets.chosen import cluster_hashes
-from runner.datasets.given import Form, Given, given_sha256, load_given
+from runner.datasets.given import Form, Given, category_hashes, given_sha256, load_given
 from runner.datasets.gsm8k import describe
 from runner.engines.base import Capability, Completion, EngineReport, Request, require_among
 from runner.engines.contract import Engine
 from runner.engines.kinds import kind_of
 from runner.scorers.divergence import Divergence
 from runner.scorers.likelihoods import WINDOWS, figures
+from runner.store.divergences import DivergenceFile, TokenDivergences
 from runner.store.jobs import Job
 from runner.store.top_k import TopK, TopKFile
 from runner.tasks import positions
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.completing import Samples, complete_missing, order_of_repeat, sample_of
 from runner.tasks.likelihood import prompts
+from runner.tasks.likelihood.continuations import Continuation, windows
 from runner.tasks.likelihood.exact import EXACT_HASH, SideBySide, second_of, token_counts
 from runner.tasks.likelihood.reference import TOP_K_HASH, ReferenceJob, find
+from runner.tasks.likelihood.tokens import add_token_figures, write_worst
 from runner.tasks.named_job import state
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
 log = logging.getLogger(__name__)
-Diverge = Callable[[Completion], Divergence]  # the divergence from the reference over one text
+
+
+class Reference(Protocol):
+    """The model that a job is compared with: what it kept, or loaded beside the job's own."""
+
+    def divergence(self, completion: Completion) -> Divergence:
+        """Return the divergence from the reference over one text."""
+
+    def logprobs(self, index: int) -> Sequence[float]:
+        """Return the log-probabilities of the text's tokens under the reference; none if they are not known."""
 
 
 @dataclass
@@ -50,25 +63,6 @@ class Texts(Inputs):
     task: LikelihoodConfig
     given: list[Given]
     reference: Job | None  # that must run first; None: there is none, or its model is loaded beside this one
-
-
-@dataclass(frozen=True)
-class Continuation:
-    """One continuation: a request of the job, with its sizes."""
-
-    request: Request
-    unit: int
-    bytes: int
-    characters: int
-    question: str | None = None  # None: a window of a text, which its tokens identify
-    gold: str | None = None
-    is_other: bool = False
-    cluster: str | None = None
-
-    @property
-    def index(self) -> int:
-        """Its number among the samples."""
-        return int(self.request.id)
 
 
 def prepare(config: RunnerConfig) -> Texts:
@@ -90,7 +84,7 @@ def prepare(config: RunnerConfig) -> Texts:
     if reference is None:
         second = None  # the job would be compared with itself
     else:
-        hashes["reference"] = reference.job_id
+        hashes |= {"reference": reference.job_id, **category_hashes(given)}  # of which tables are made
     if second is not None:
         hashes[EXACT_HASH], reference = "true", None  # no job has to run first
     source = describe(task.data, task.split, hashes["data"])
@@ -105,19 +99,20 @@ def run(inputs: Texts, context: Context) -> Result:
         log.info("%s", prompts.shown(task, inputs.given, context.resolved))
     reference = None if inputs.reference is None else ReferenceJob.read(inputs.reference, words)
     pieces = [replace(it, request=_keeping(it.request, task.keep_top_k)) for it in cut(inputs, context)]
-    diverge: Diverge | None = None
+    compared_with: Reference | None = reference
     pair: SideBySide | None = None
     if reference is not None:
         pieces = [replace(it, request=reference.beside(it.request, it.question, it.gold)) for it in pieces]
-        diverge = reference.divergence
     elif inputs.second is not None:
         counts = token_counts([it.request for it in pieces], texts_of(inputs), context, words)
-        pair = both = SideBySide(context, words, counts)
-        context, diverge = replace(context, engine=both), both.divergence
+        compared_with = pair = both = SideBySide(context, words, counts)
+        context = replace(context, engine=both)
     prompts.check(task, inputs.given, context.resolved)
     positions.say_before_the_load(positions.of_given(context.resolved, inputs.given, task.window))
-    kept = TopKFile(context.recorder.folder) if task.keep_top_k else None
-    scoring = Scoring({piece.index: piece for piece in pieces}, task, diverge, kept)
+    folder = context.recorder.folder
+    kept = TopKFile(folder) if task.keep_top_k else None
+    apart = DivergenceFile(folder) if compared_with is not None else None
+    scoring = Scoring({piece.index: piece for piece in pieces}, task, compared_with, kept, apart)
 
     def look(engine: Engine, report: EngineReport) -> None:
         for one in [report] if pair is None else pair.reports:
@@ -134,11 +129,13 @@ def run(inputs: Texts, context: Context) -> Result:
             look,
             order=partial(order_of_repeat, task.repeat),
         )
+        if apart is not None:
+            requests = {piece.index: piece.request for piece in pieces}
+            write_worst(folder, [it for it in done.samples if not it.failed], requests, context.engine.decode)
     finally:
-        if kept is not None:
-            kept.close()
-        if pair is not None:
-            pair.close()
+        for it in (kept, apart, pair):
+            if it is not None:
+                it.close()
     failed = {pieces[sample.index].unit for sample in done.samples if sample.failed}
     parts = [sample.likelihood for sample in done.samples if sample.likelihood is not None]
     whole = [part for part in parts if part.unit not in failed]
@@ -149,6 +146,8 @@ def run(inputs: Texts, context: Context) -> Result:
         facts["reference"] = f"{reference.words} · {reference.job.job_id}"
     spent = {name: value for name, value in done.metrics.items() if name != "decode_tok_per_s"}  # nothing is decoded
     result = Result((figures(whole, families) if whole else {}) | errors | spent, facts=facts, notes=done.notes)
+    if apart is not None:
+        add_token_figures(result, done.samples, folder)
     result.problems = done.problems
     result.notes += notes(inputs)
     result.notes += positions.needless_scaling_of(context.resolved, done.samples)
@@ -199,14 +198,15 @@ def cut(inputs: Texts, context: Context) -> list[Continuation]:
             cut_text = windows(
                 inputs.task, given.texts[0], next(encoded), special, unit, len(pieces), is_one_text(inputs.given)
             )
-            pieces += [replace(it, cluster=given.cluster) for it in cut_text]
+            pieces += [replace(it, cluster=given.cluster, category=given.category) for it in cut_text]
             continue
         prompt = prompts.prompt_of(inputs.task, given)
         for number, text in enumerate(given.texts):
             continuation = prompts.continuation_of(prompt, given, text)
             request = Request(len(pieces), prompt, continuation=continuation)
             size, is_other = len(continuation.encode()), number != given.gold
-            pieces.append(Continuation(request, unit, size, len(text), given.question, text, is_other, given.cluster))
+            kinds = given.cluster, given.category
+            pieces.append(Continuation(request, unit, size, len(text), given.question, text, is_other, *kinds))
     return pieces
 
 
@@ -225,39 +225,6 @@ def texts_of(inputs: Texts) -> list[str]:
     return [given.texts[0] for given in inputs.given if given.form is Form.text]
 
 
-def windows(
-    task: LikelihoodConfig, text: str, ids: list[int], special: list[int], unit: int, first: int, are_samples: bool
-) -> list[Continuation]:
-    """Cut a text into windows of tokens: each scores the tokens that the one before has not, after those they share.
-
-    The first token of the text has no context and is not scored, unless the tokenizer puts a token before it. The bytes
-    and characters of the text are shared out among its windows by their tokens.
-    """
-    if len(ids) < 2:
-        raise DataError(f"task.data={task.data}: text {unit} has {len(ids)} token, and the first one is not scored")
-    has_begin = ids[:1] == special[:1]  # the tokenizer puts a token before the text
-    of_text = len(ids) - has_begin
-    pieces: list[Continuation] = []
-    scored_to = 1
-    for begin in range(0, len(ids), task.step):
-        end = min(begin + task.window, len(ids))
-        size, characters = (share(whole, end - has_begin, of_text) - share(whole, scored_to - has_begin, of_text)
-                 for whole in (len(text.encode()), len(text)))  # fmt: skip
-        prompt, continuation = tuple(ids[begin:scored_to]), tuple(ids[scored_to:end])
-        number = first + len(pieces)
-        request = Request(number, prompt, continuation=continuation)
-        pieces.append(Continuation(request, number if are_samples else unit, size, characters))
-        scored_to = end
-        if end == len(ids):
-            break
-    return pieces
-
-
-def share(whole: int, part: int, of: int) -> int:
-    """Return the share of `part` tokens out of `of`, rounded so that the shares of a text add up."""
-    return round(whole * part / of)
-
-
 # ------------------------------------------------------------------------------------------------------------ samples
 
 
@@ -265,9 +232,14 @@ class Scoring(Samples):
     """Turns completions into samples, and checks which samples on disk belong to this job."""
 
     def __init__(
-        self, pieces: dict[int, Continuation], task: LikelihoodConfig, diverge: Diverge | None, kept: TopKFile | None
+        self,
+        pieces: dict[int, Continuation],
+        task: LikelihoodConfig,
+        reference: Reference | None,
+        kept: TopKFile | None,
+        apart: DivergenceFile | None,
     ) -> None:
-        self.pieces, self.task, self.diverge, self.kept = pieces, task, diverge, kept
+        self.pieces, self.task, self.reference, self.kept, self.apart = pieces, task, reference, kept, apart
         self._nats, self._tokens = 0.0, 0
 
     def look(self, report: EngineReport) -> None:
@@ -283,7 +255,13 @@ class Scoring(Samples):
         """Return the sample of a continuation; the tokens that a reference keeps are written to disk first."""
         (completion,) = choices
         piece = self.pieces[int(completion.id)]
-        sample = replace(sample_of(completion), question=piece.question, gold=piece.gold, cluster=piece.cluster)
+        sample = replace(
+            sample_of(completion),
+            question=piece.question,
+            gold=piece.gold,
+            cluster=piece.cluster,
+            category=piece.category,
+        )
         if sample.failed:
             return sample
         scored = Likelihood(
@@ -295,8 +273,9 @@ class Scoring(Samples):
             sum(completion.greedy or []),
             piece.is_other,
         )
-        if self.diverge is not None:
-            far = self.diverge(completion)
+        if self.reference is not None and self.apart is not None:
+            far, theirs = self.reference.divergence(completion), self.reference.logprobs(piece.index)
+            self.apart.add(piece.index, TokenDivergences.of(far, completion.logprobs or [], theirs))
             scored = replace(
                 scored,
                 kl_nats=far.kl_nats,
@@ -305,7 +284,8 @@ class Scoring(Samples):
                 top_1_agreed=far.agreed,
             )
         if self.kept is not None:
-            self.kept.add(piece.index, TopK.of(completion.top_logprobs or [], completion.drawn_logprobs or []))
+            drawn = completion.drawn_logprobs or []
+            self.kept.add(piece.index, TopK.of(completion.top_logprobs or [], drawn, completion.logprobs or []))
         return replace(sample, likelihood=scored)
 
     def news(self, sample: Sample) -> dict[str, str]:
@@ -330,7 +310,7 @@ class Scoring(Samples):
         known = (piece.unit, piece.bytes, piece.characters, piece.is_other, len(sample.answer.token_ids))
         if (scored.unit, scored.bytes, scored.characters, scored.is_other, scored.tokens) != known:
             return "was counted differently than its text is today"
-        if (scored.kl_nats is None) != (self.diverge is None):
+        if (scored.kl_nats is None) != (self.reference is None):
             return "was compared with another reference than this job has"
         if self.kept is not None and sample.index not in self.kept.widths:
             return f"has no line in {self.kept.path.name}"

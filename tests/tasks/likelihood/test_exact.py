@@ -25,6 +25,7 @@ from runner.core.result import Status
 from runner.engines import kinds
 from runner.report import headline
 from runner.run import run
+from runner.store.divergences import DIVERGENCES, read_divergences
 from runner.tasks.likelihood import exact as side_by_side
 from runner.tasks.likelihood import task as likelihood
 from runner.tasks.likelihood.exact import TextProgress, Waiting
@@ -39,6 +40,14 @@ def exact_kl(two: Two, row: dict[str, str], places: int) -> tuple[float, int]:
     ids = tokenizer(row["prompt"] + row["continuation"])["input_ids"]
     q, p = (scores(Path(two(which).model.name), ids, "float64")[-places:] for which in (0, 1))
     return float((p.exp() * (p - q)).sum()), int((p.argmax(dim=-1) == q.argmax(dim=-1)).sum())
+
+
+def probabilities(two: Two, row: dict[str, str], ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The probabilities of a continuation's tokens under the reference and under this model, by transformers alone."""
+    whole = AutoTokenizer.from_pretrained(two(0).model.name)(row["prompt"] + row["continuation"])["input_ids"]
+    both = (scores(Path(two(which).model.name), whole, "float64")[-len(ids) :] for which in (1, 0))
+    p, q = (one.exp().gather(1, torch.tensor(ids)[:, None])[:, 0] for one in both)
+    return p, q
 
 
 @pytest.mark.slow
@@ -63,7 +72,19 @@ def test_the_divergence_is_that_of_plain_float64_and_as_near_to_the_kept_one_as_
     metrics = record.result.metrics
     assert metrics["kl_nats_per_token"] == pytest.approx(kl / metrics["scored_tokens"], abs=1e-5)
     assert metrics["top_1_agreement"] == agreed / metrics["scored_tokens"]
-    assert metrics.keys() == kept.result.metrics.keys()
+    bounded = {key for key in kept.result.metrics if key.endswith("_at_most")}
+    assert metrics.keys() == kept.result.metrics.keys() - bounded, "percentiles of bounds are bounds"
+    for key in bounded:
+        exact, at_least = metrics[key.removesuffix("_at_most")], kept.result.metrics[key.removesuffix("_at_most")]
+        assert at_least - 1e-6 <= exact <= kept.result.metrics[key] + 1e-6, key
+    assert metrics["delta_p_rms"] == pytest.approx(kept.result.metrics["delta_p_rms"], abs=1e-5)
+    own = read_divergences(Path(record.output_dir) / DIVERGENCES)
+    changes: list[float] = []
+    for row, sample in zip(PAIRS, samples(record), strict=True):
+        p, q = probabilities(two, row, sample.answer.token_ids)
+        changes += (q - p).tolist()
+        assert list(own[sample.index].reference) == pytest.approx(p.log().tolist(), abs=1e-5)
+    assert metrics["delta_p_mean"] == pytest.approx(sum(changes) / len(changes), abs=1e-6)
     assert "±" in headline(kept.result.metrics)["KL"]
     assert "±" not in headline(metrics)["KL"]
     assert f"{model_overrides(two(1))} · side by side, LlamaForCausalLM" in record.result.facts["reference"]

@@ -1,0 +1,115 @@
+"""What a job says of its single tokens: percentiles of their divergence, and the worst in context. Not a task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from runner.core.errors import cannot_write
+from runner.core.result import Result, Sample
+from runner.engines.base import Request
+from runner.scorers.token_divergence import TextTokens, token_figures
+from runner.store.divergences import DIVERGENCES, TokenDivergences, read_divergences
+
+WORST_TOKENS = "worst_tokens.jsonl"
+WORST, BEFORE, AFTER = 50, 24, 8  # how many tokens, and how many of the text on both sides
+QUESTION_END = 80  # characters of a prompt that stand before a text's first tokens
+WITHOUT = (
+    f"some texts were compared by an earlier version, which kept no {DIVERGENCES}: for percentiles over tokens run the "
+    "job again with rerun=all"
+)
+
+
+@dataclass(frozen=True)
+class WorstToken:
+    """One of the tokens with the largest divergence, and where it is."""
+
+    index: int  # of its sample
+    position: int  # in its text
+    category: str | None
+    kl_nats: float
+    kl_at_most_nats: float | None  # None: the divergence is exact
+    before: str
+    token: str
+    after: str
+    logprob: float
+    reference_logprob: float | None
+    first: str  # this model's first choice
+    reference_first: str
+
+
+def add_token_figures(result: Result, samples: Sequence[Sample], folder: Path) -> None:
+    """Add the figures of tokens to a job's result; a note says why there are none."""
+    found = read_divergences(folder / DIVERGENCES)
+    texts = texts_of([it for it in samples if not it.failed], found)
+    if texts is None:
+        result.notes.append(WITHOUT)
+    elif texts:
+        result.metrics |= token_figures(texts)
+
+
+def texts_of(samples: Sequence[Sample], found: Mapping[int, TokenDivergences]) -> list[TextTokens] | None:
+    """Return the tokens of each text, or family of texts, without wrong choices; None if some were not kept."""
+    counted = [it for it in samples if it.likelihood is not None and not it.likelihood.is_other]
+    has_families = all(it.cluster is not None for it in counted)
+    texts: dict[object, TextTokens] = {}
+    for sample in counted:
+        if (own := found.get(sample.index)) is None:
+            return None
+        assert sample.likelihood is not None
+        text = texts.setdefault(sample.cluster if has_families else sample.likelihood.unit, TextTokens(sample.category))
+        text.least += own.least
+        text.most += own.most
+        text.logprobs += own.logprobs
+        text.reference += own.reference
+        text.agreed += sum(ours == theirs for ours, theirs in zip(own.first, own.reference_first, strict=True))
+    return [*texts.values()]
+
+
+def write_worst(
+    folder: Path, samples: Sequence[Sample], requests: Mapping[int, Request], decode: Callable[[Sequence[int]], str]
+) -> None:
+    """Write the tokens with the largest divergence, each with its context."""
+    found, by_index = read_divergences(folder / DIVERGENCES), {it.index: it for it in samples}
+    places = (
+        (nats, index, at)
+        for index, it in found.items()
+        if index in by_index
+        for at, nats in enumerate(it.least)
+    )  # fmt: skip
+    worst = sorted(places, key=lambda it: (-it[0], it[1:]))[:WORST]
+    lines = [
+        in_context(by_index[index], found[index], at, requests[index], decode) for nats, index, at in worst if nats > 0
+    ]
+    path = folder / WORST_TOKENS
+    try:
+        path.write_text("".join(json.dumps(asdict(it), ensure_ascii=False) + "\n" for it in lines), encoding="utf-8")
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def in_context(
+    sample: Sample, own: TokenDivergences, at: int, request: Request, decode: Callable[[Sequence[int]], str]
+) -> WorstToken:
+    """Return a token of a sample with the text around it."""
+    ids = sample.answer.token_ids
+    earlier, prompt = ids[max(0, at - BEFORE) : at], request.prompt
+    if request.continuation is not None and not isinstance(request.continuation, str):  # a window of a text
+        earlier = [*(it for it in prompt[-max(1, BEFORE - at) :] if isinstance(it, int)), *earlier][-BEFORE:]
+    begin = (sample.question or "")[-QUESTION_END:] if at < BEFORE else ""
+    return WorstToken(
+        sample.index,
+        at,
+        sample.category,
+        own.least[at],
+        own.most[at] if own.most else None,
+        begin + decode(earlier),
+        decode(ids[at : at + 1]),
+        decode(ids[at + 1 : at + 1 + AFTER]),
+        own.logprobs[at],
+        own.reference[at] if own.reference else None,
+        decode([own.first[at]]),
+        decode([own.reference_first[at]]),
+    )

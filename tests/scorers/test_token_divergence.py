@@ -1,0 +1,152 @@
+"""Figures of single tokens: percentiles, intervals and where there are none, bounds, categories, llama.cpp's block."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runner.core.token_percentiles import TokenValues
+from runner.scorers.llama_block import TOO_FEW, block
+from runner.scorers.token_divergence import TextTokens, by_category, divergence_tables, token_figures
+
+LLAMA = Path(__file__).parents[1] / "data" / "llama_perplexity" / "block.txt"
+NUMBERS = re.compile(r" *-?(?:\d+\.\d+|nan)")
+
+
+def texts(count: int, spread: float = 1.0, tokens: int = 60) -> list[TextTokens]:
+    """Draw texts whose KL is lognormal and whose probabilities change by as much."""
+    generator, found = np.random.default_rng(1), []
+    for _ in range(count):
+        kl = 0.01 * np.exp(generator.normal(0, spread) + generator.normal(0, 1.5, tokens))
+        theirs = -generator.exponential(1.0, tokens)
+        ours = np.minimum(theirs + generator.normal(0, 1, tokens) * np.sqrt(kl), 0)
+        found.append(TextTokens(None, kl.tolist(), [], ours.tolist(), theirs.tolist(), tokens - 1))
+    return found
+
+
+def test_figures_are_those_of_numpy_and_an_interval_contains_its_figure() -> None:
+    some = texts(200)
+    found = token_figures(some)
+    kl = np.concatenate([it.least for it in some])
+    ours, theirs = (np.concatenate([getattr(it, name) for it in some]) for name in ("logprobs", "reference"))
+    change = np.exp(ours) - np.exp(theirs)
+    expected = {
+        "kl_median_nats": np.median(kl),
+        "kl_p99_nats": np.quantile(kl, 0.99),
+        "kl_p999_nats": np.quantile(kl, 0.999),
+        "kl_max_nats": kl.max(),
+        "delta_p_mean": change.mean(),
+        "delta_p_rms": np.sqrt((change**2).mean()),
+        "delta_p_p01": np.quantile(change, 0.01),
+        "ln_ppl_ratio": (theirs - ours).mean(),
+        "ln_ppl_correlation": np.corrcoef(ours, theirs)[0, 1],
+    }
+    assert {key: found[key] for key in expected} == pytest.approx(expected)
+    for key in found:
+        if key.endswith("_low"):
+            name = key.removesuffix("_low")
+            assert found[key] < found[name] < found[f"{name}_high"], name
+    without = {key for key in expected if f"{key}_low" not in found}
+    assert without == {"kl_max_nats", "ln_ppl_correlation"}, "no interval holds for these"
+
+
+def test_the_same_model_twice_is_exactly_0_with_intervals_of_0() -> None:
+    same = [replace(it, least=[0.0] * 60, logprobs=it.reference, agreed=60) for it in texts(60)]
+    found = token_figures(same)
+    changed = {key: value for key, value in found.items() if value != 0 and not key.startswith("top_1")}
+    assert changed == {"ln_ppl_correlation": 1}
+    assert {"kl_p999_nats_low", "kl_p999_nats_high", "delta_p_rms_high"} <= found.keys()
+
+
+def test_no_interval_is_given_of_few_texts_or_where_few_are_beyond() -> None:
+    assert not any(key.endswith("_low") for key in token_figures(texts(49)))
+    found = token_figures(texts(50))
+    assert "kl_p90_nats_low" in found
+    assert "kl_p999_nats_low" not in found
+    alone = TokenValues([[float(at == 0)] * 50 for at in range(100)])
+    assert alone.interval(0.995) is None, "the rarer side is one text"
+
+
+def test_unlike_texts_make_intervals_wider() -> None:
+    widths = []
+    for spread in (0.0, 2.0):
+        values = [np.log(it.least).tolist() for it in texts(100, spread)]
+        ends = TokenValues(values).interval(0.9)
+        assert ends is not None
+        widths.append(ends[1] - ends[0])
+    assert widths[1] > 2 * widths[0]
+
+
+def test_of_bounds_each_figure_has_two_and_the_interval_holds_both() -> None:
+    some = [replace(it, most=[2 * nats for nats in it.least]) for it in texts(100)]
+    found, exact = token_figures(some), token_figures(texts(100))
+    assert found["kl_p90_nats_at_most"] == pytest.approx(2 * found["kl_p90_nats"])
+    assert (found["kl_p90_nats_low"], found["kl_p90_nats_high"]) == pytest.approx(
+        (exact["kl_p90_nats_low"], 2 * exact["kl_p90_nats_high"])
+    )
+    line = next(it for it in divergence_tables(found)["how far from the reference, with 95 % intervals over texts"]
+                if it["of the tokens"] == "90 %")  # fmt: skip
+    assert line["KL, nats"].startswith("at least ")
+    assert ", at most " in line["KL, nats"]
+    unknown = token_figures([replace(it, reference=[]) for it in some])
+    assert not any(key.startswith(("delta_p", "ln_ppl")) for key in unknown)
+
+
+def test_categories_have_figures_of_their_own() -> None:
+    some = [replace(it, category=("code/C", "chat")[at % 2]) for at, it in enumerate(texts(120))]
+    found = token_figures(some)
+    codes = token_figures([replace(it, category=None) for it in some[::2]])
+    assert found["kl_p99_nats/code_C"] == codes["kl_p99_nats"], "a name as MLflow takes it"
+    assert found["n/chat"] == 60
+    (table,) = (rows for title, rows in divergence_tables(found).items() if "category" in title)
+    assert [row["category"] for row in table] == ["code_C", "chat"]
+    assert by_category(texts(3)) == {}
+
+
+# ---------------------------------------------------------------------------------------------------------- llama.cpp
+
+
+def test_the_block_has_llama_cpps_layout() -> None:
+    """The file is what llama-perplexity has printed (llama-cpp-python 0.3.36, SmolLM2-135M-Instruct, Q4_0)."""
+    some = texts(30)
+    kl, logprobs, reference = (
+        np.concatenate([getattr(it, name) for it in some]).tolist() for name in ("least", "logprobs", "reference")
+    )
+    ours = block(kl, logprobs, reference, [True] * 1700 + [False] * 100)
+    theirs = LLAMA.read_text().splitlines()
+    assert [NUMBERS.sub(" #", line) for line in ours.splitlines()] == [NUMBERS.sub(" #", line) for line in theirs]
+    widths = [[len(line) for line in text if "PPL" in line or "KLD" in line] for text in (ours.splitlines(), theirs)]
+    assert widths[0] == widths[1], "and its columns"
+
+
+def test_the_blocks_numbers_are_those_of_their_definitions() -> None:
+    some = texts(30)
+    kl, ours, theirs = (
+        np.concatenate([getattr(it, name) for it in some]) for name in ("least", "logprobs", "reference")
+    )
+    lines = block(list(kl), list(ours), list(theirs), [True] * 1700 + [False] * 100).splitlines()
+    found = {line.partition(":")[0].strip(): [float(it) for it in re.findall(r"-?\d+\.\d+", line.partition(":")[2])]
+             for line in lines if ":" in line}  # fmt: skip
+    n, change = len(kl), np.exp(ours) - np.exp(theirs)
+    error = kl.std() / math.sqrt(n - 1)
+    assert found["Mean    KLD"] == pytest.approx([kl.mean(), error], abs=1e-6)
+    assert found["99.9%   KLD"] == pytest.approx([np.quantile(kl, 0.999)], abs=1e-4)
+    assert found["Mean    Δp"] == pytest.approx([100 * change.mean(), 100 * change.std() / math.sqrt(n - 1)], abs=1e-3)
+    assert found["Same top p"] == pytest.approx([100 * 1700 / 1800, 100 * math.sqrt(17 / 18 / 18 / 1799)], abs=1e-3)
+    gap = (theirs - ours).std() / math.sqrt(n - 1)
+    assert found["Mean ln(PPL(Q)/PPL(base))"] == pytest.approx([(theirs - ours).mean(), gap], abs=1e-5)
+    assert found["Cor(ln(PPL(Q)), ln(PPL(base)))"] == pytest.approx([100 * np.corrcoef(ours, theirs)[0, 1]], abs=0.02)
+
+
+def test_the_same_model_twice_has_no_divergence_in_the_block() -> None:
+    (it,) = texts(1, tokens=200)
+    found = block([0.0] * 200, it.reference, it.reference, [True] * 200)
+    assert "Mean    KLD:   0.000000 ±   0.000000" in found
+    assert "Maximum Δp:  0.000%" in found
+    assert "Same top p: 100.000 ± 0.000 %" in found
+    assert block([0.0] * 99, it.reference[:99], it.reference[:99], [True] * 99) == TOO_FEW
