@@ -66,7 +66,9 @@ def fetch() -> None:
 def unpack() -> None:
     """Write the weights as bfloat16, with the tokenizer, as a model folder that needs no .gguf library."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
+
+    from runner.models import gguf_tokenizer
 
     model: Any = AutoModelForCausalLM.from_pretrained(place(), gguf_file=NAME, dtype=torch.bfloat16)
     model.hf_quantizer = None  # it is plain now
@@ -74,7 +76,7 @@ def unpack() -> None:
     fresh = plain_folder().with_suffix(".part")
     shutil.rmtree(fresh, ignore_errors=True)
     model.save_pretrained(fresh)
-    AutoTokenizer.from_pretrained(place(), gguf_file=NAME).save_pretrained(fresh)
+    gguf_tokenizer.make(gguf_file(), "left").save_pretrained(fresh)
     fresh.rename(plain_folder())
 
 

@@ -5,6 +5,7 @@ For the architectures that are known here, all of it comes from the header that 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from runner.checkpoints.gguf_file import Header
@@ -28,6 +29,8 @@ OWN_SETTINGS = {
     "gemma2": GEMMA,
     "gemma3": GEMMA,
 }
+# of byte pairs: each digit is a piece by itself, and the rest is cut by GPT-2's pattern (tokenizer.ggml.pre)
+SINGLE_DIGITS = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
 SPECIAL_TOKENS = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
 
 WHOLE = {
@@ -85,3 +88,8 @@ def weight_name(architecture: str, name: str) -> str | None:
 def _single(value: Any) -> Any:
     """Return the element of a list that has only one."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def cuts_single_digits(metadata: Mapping[str, Any]) -> bool:
+    """Whether a file's tokenizer cuts digits apart, which transformers' reading of such files does not do."""
+    return metadata.get("tokenizer.ggml.pre") in SINGLE_DIGITS and metadata.get("tokenizer.ggml.model") == "gpt2"

@@ -19,6 +19,7 @@ from typing import Any
 
 from runner.checkpoints import gguf_file, model_files, no_model, random_weights, torch_archive, weight_files
 from runner.checkpoints.byteio import file_sha256
+from runner.checkpoints.gguf_names import cuts_single_digits
 from runner.checkpoints.weight_files import Tensor
 from runner.config.lora import AdapterConfig, adapter_of
 from runner.config.model import LocalModelConfig, local_model
@@ -135,6 +136,9 @@ class ModelFiles:
         hashes = {"model": random_weights.sha256(self.model) if random else files_sha256(self.path, cache)}
         if self.model.dtype is Dtype.auto:  # it depends on the machine, and the answers depend on it
             hashes["dtype"] = self.dtype
+        is_gguf = not random and self.path.is_file() and gguf_file.is_gguf(self.path)
+        if is_gguf and cuts_single_digits(gguf_file.read_header(self.path).metadata):
+            hashes["tokenizer"] = "single digits"  # in jobs of before, these files' tokens were others
         if self.adapter is not None:
             is_folder = self.adapter.is_dir()
             hashes["lora"] = files_sha256(self.adapter, cache) if is_folder else file_sha256(self.adapter)

@@ -1,7 +1,8 @@
 """Makes the tokenizer that a .gguf file describes, from the arrays in its header.
 
 The steps are those of transformers' own reading of such a file, which takes seconds for a large vocabulary: the same
-vocabulary, merges, normalizer and added tokens, in the same order. A test compares the two.
+vocabulary, merges, normalizer and added tokens, in the same order. A test compares the two. Only digits differ where
+a model was trained on single ones (`cuts_single_digits`): transformers leaves them together, llama.cpp cuts them apart.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE, Unigram
 
 from runner.checkpoints.gguf_file import Header, is_known, read_array, read_header
-from runner.checkpoints.gguf_names import SPECIAL_TOKENS, settings_of
+from runner.checkpoints.gguf_names import SPECIAL_TOKENS, cuts_single_digits, settings_of
 from runner.checkpoints.model_files import of_gguf
 from runner.core.errors import DataError
 from runner.core.texts import short
@@ -115,6 +116,12 @@ def make(path: Path, padding_side: str) -> Any:
     if (split := SPLIT_OF.get(metadata.get("tokenizer.ggml.pre", ""))) is not None:
         by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(split), "isolated"), by_bytes])
+    elif cuts_single_digits(metadata):
+        digits, by_bytes = (
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        )
+        made.pre_tokenizer = pre_tokenizers.Sequence([digits, by_bytes])
     settings: dict[str, Any] = {f"{ours}_token": _token(vocabulary, its) for its, ours in SPECIAL_TOKENS.items()}
     for key in ("add_bos_token", "add_eos_token"):
         if f"tokenizer.ggml.{key}" in metadata:

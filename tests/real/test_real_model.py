@@ -24,6 +24,7 @@ from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.engines import contract
 from runner.engines.base import Completion, Request
+from runner.models.load_tokenizer import load_tokenizer
 from runner.quantization import CHOICES
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Int8Config
@@ -105,6 +106,13 @@ def test_a_gguf_files_pass_is_a_single_call(make_config: Make, has_byte_rows: bo
     engine = local_engine(make_config(model=local(real_model.gguf_file(), dtype=dtype), quantization=quantization))
     assert [done.error for done in contract.complete(engine, [Request(0, PROMPTS[0], max_new_tokens=2)])] == [None]
     assert engine.fused is not None
+
+
+def test_texts_have_the_tokens_of_llama_cpp() -> None:
+    """Of llama.cpp's server, by /tokenize, on texts in many scripts: numbers among them."""
+    tokenizer = load_tokenizer("model.name", real_model.gguf_file())
+    for one in json.loads((Path(__file__).parent / "llama_cpp_tokens.json").read_text()):
+        assert tokenizer(one["text"], add_special_tokens=False)["input_ids"] == one["tokens"], one["text"]
 
 
 def test_next_tokens_are_as_probable_as_for_llama_cpp(make_config: Make) -> None:
