@@ -55,8 +55,7 @@ def texts_of(tokenizer: Any, count: int) -> list[Text]:
         source = "\n".join(path.read_text() for path in sorted(ROOT.glob(pattern)))
         pieces = [source[begin:end] for _, (begin, end) in
                   tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(source)]  # fmt: skip
-        # transformers splits the digits of a .gguf file's tokenizer differently, so there are none
-        pieces = [piece for piece in pieces if piece.isascii() and not set(piece) & set("0123456789<|")]
+        pieces = [piece for piece in pieces if piece.isascii() and not set(piece) & set("<|")]
         sizes = dict(zip(set(pieces), map(len, tokenizer(list(dict.fromkeys(set(pieces))))["input_ids"]), strict=True))
         words, wanted = iter(pieces), len(texts) + count // len(SOURCES)
         while len(texts) < wanted:
