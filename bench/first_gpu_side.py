@@ -1,4 +1,4 @@
-"""One step of first_gpu.py in a process of its own: `python bench/first_gpu_side.py STEP DEVICE FIGURES.json`."""
+"""One step of first_gpu.py in a process of its own, with the arguments STEP DEVICE FIGURES.json."""
 
 from __future__ import annotations
 

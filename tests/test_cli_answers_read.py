@@ -157,7 +157,8 @@ def test_the_log_of_a_prompt_has_both(runner: Run, thinks: Path) -> None:
 
 @pytest.mark.slow
 def test_given_texts_are_not_scored_as_thoughts(runner: Run, thinks: Path) -> None:
-    common = ("model=auto", f"model.name={thinks}", "task=likelihood", "task.limit=2", "tracking=none", "print=json")
+    model = ("model=auto", f"model.name={thinks}", "task=likelihood", "task.data=embedded")
+    common: tuple[str, ...] = (*model, "task.limit=2", "tracking=none", "print=json")
     refused = runner(*common)
     assert refused.code == 2
     assert "the chat template ends in <think>, so a given text would be scored as a thought" in refused.err

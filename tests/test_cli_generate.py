@@ -175,6 +175,7 @@ def test_the_schema_says_which_keys_hold_text() -> None:
         "task.branches",
         "task.gold_after",
         "generation.thinking_end",
+        "model.answer",
     }
     for key in ("model.name", "lora.path", "task.output", "output_dir", "tracking.uri", "tracking.experiment"):
         assert key_types()[key].is_string

@@ -246,7 +246,7 @@ _EVERY = (
     ),
     *(
         it
-        for key in ("delta_p_mean", "delta_p_rms", *DELTA_P_SHARES, "delta_p_min", "delta_p_max")
+        for key in ("delta_p_mean", "delta_p_rms", *DELTA_P_SHARES, "delta_p_smallest", "delta_p_largest")
         for it in _with_ends(key, "", ".3%", Better.neither)
     ),
     *_with_ends("ln_ppl_ratio", "ln(PPL / the reference's)", ".4f", Better.lower),

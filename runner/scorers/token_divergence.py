@@ -98,7 +98,7 @@ def _of_probabilities(texts: Sequence[TextTokens]) -> dict[str, float]:
     )
     for key, share in DELTA_P_SHARES.items():
         found |= _with_ends(key, values.percentile(share), _percentile_ends(texts, values, share))
-    found |= {"delta_p_min": float(values.ordered[0]), "delta_p_max": float(values.ordered[-1])}
+    found |= {"delta_p_smallest": float(values.ordered[0]), "delta_p_largest": float(values.ordered[-1])}
     found |= _with_ends("ln_ppl_ratio", ratio(losses, sizes), _mean_ends(losses, sizes))
     correlation = correlated(*(np.concatenate(some) for some in zip(*pairs, strict=True)))
     return found | ({} if correlation is None else {"ln_ppl_correlation": correlation})
@@ -174,7 +174,7 @@ def divergence_tables(figures: Mapping[str, float]) -> dict[str, list[dict[str, 
 LINES = (  # words, the figure of KL and that of Δp
     ("mean", "kl_nats_per_token", "delta_p_mean"),
     ("root mean square", "", "delta_p_rms"),
-    ("smallest", "", "delta_p_min"),
+    ("smallest", "", "delta_p_smallest"),
     ("0.1 %", "", "delta_p_p001"),
     ("1 %", "", "delta_p_p01"),
     ("5 %", "", "delta_p_p05"),
@@ -186,7 +186,7 @@ LINES = (  # words, the figure of KL and that of Δp
     ("95 %", "kl_p95_nats", "delta_p_p95"),
     ("99 %", "kl_p99_nats", "delta_p_p99"),
     ("99.9 %", "kl_p999_nats", "delta_p_p999"),
-    ("largest", "kl_max_nats", "delta_p_max"),
+    ("largest", "kl_max_nats", "delta_p_largest"),
 )
 
 

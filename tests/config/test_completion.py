@@ -32,7 +32,7 @@ def plugin() -> CompletionPlugin:
         ("-m task.prompt=chat,", ["task.prompt=chat,lm_eval_5shot", "task.prompt=chat,text"]),
         ("-m quantization=none,nf4 lora=embedded_te", ["lora=embedded_team"]),
         ("-m lora=embedded,em", [f"lora=embedded,embedded_{it}" for it in ("pth", "team", "thinking")]),
-        ("task.data=g", ["task.data=gsm8k", "task.data=gsm8k_platinum"]),
+        ("task.data=g", [f"task.data={it}" for it in ("gpqa_diamond", "gsm8k", "gsm8k_platinum")]),
         ("-m task.data=embedded,embedded_hard,embedded_", ["task.data=embedded,embedded_hard,embedded_hard5"]),
         ("data", []),
         ("task.limit=", ["task.limit=200"]),

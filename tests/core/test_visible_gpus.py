@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,9 +30,10 @@ print({{}}["-L" in sys.argv[1:]], end="")
 
 
 @pytest.fixture(autouse=True)
-def anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No GPU, no library and no answer that was kept; torch is one for CUDA."""
-    for cached in (visible_gpus._cards, visible_gpus._as_torch_says, visible_gpus._free):
+    answers = visible_gpus._cards, visible_gpus._as_torch_says, visible_gpus._free
+    for cached in answers:
         cached.cache_clear()
     for name in visible_gpus.VARIABLES:
         monkeypatch.delenv(name, raising=False)
@@ -42,6 +43,9 @@ def anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(visible_gpus, "_torch_version", lambda: "2.13.0")
     monkeypatch.setattr(machine, "versions", lambda: {"torch": "2.13.0"})
     monkeypatch.setattr(visible_gpus, "DEVICE_FILES", (str(tmp_path / "device"),))
+    yield
+    for cached in answers:  # the tests that follow are told of no such GPU
+        cached.cache_clear()
 
 
 @pytest.fixture

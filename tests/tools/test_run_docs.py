@@ -16,9 +16,10 @@ from tools import embedded_gguf, families, page_machine, run_docs, shown
 from tools.check_docs import FENCE, ROOT, pages
 
 # Their rows are others; the first two need a server.
-SPECIAL = ("model=api", "model=hybrid", "model=parts", "task.samples=", "task.check_", "task.context_lengths=", "plan=quick",
-           "task=split", "task.show_prompt=", "task.reference=", "task.early_stop_vs=", "--lm-eval", "inference_sweep",
-           "split_parts", "--margin", "--results", "quantization=gguf task=generate")  # fmt: skip
+SPECIAL = (
+    "model=api", "model=hybrid", "model=parts", "task.samples=", "task.rotate=", "task.check_", "task.context_lengths=",
+    "plan=quick", "task=split", "task.show_prompt=", "task.reference=", "task.early_stop_vs=", "--lm-eval", "inference_sweep", "split_parts", "--margin", "--results", "quantization=gguf task=generate",
+)  # fmt: skip
 WITHOUT_SPEED = "without speed"  # the last line of the head of the Pareto front
 WITHIN = {"make demo": "runner-compare --margin 2"}  # the command whose table another command shows
 

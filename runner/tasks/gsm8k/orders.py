@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from runner.config.task import Gsm8kConfig
-from runner.core.choice_positions import AskedInOrders, position_bias
 from runner.core.metrics import points
 from runner.core.stats import ALPHA
 from runner.datasets.gsm8k import Item
 from runner.scorers.letters import LETTERS
 from runner.tasks.gsm8k.judging import Judged
 from runner.tasks.gsm8k.trust import CheckOutcome
+
+if TYPE_CHECKING:  # imports numpy
+    from runner.core.choice_positions import AskedInOrders
 
 TITLE = "choices by position"
 
@@ -34,6 +37,8 @@ def report(
     if not whole:
         return CheckOutcome(), []
     asked = [_asked(some, items, task) for some in whole]
+    from runner.core.choice_positions import position_bias  # imports numpy, which a plan does not need
+
     bias = position_bias(asked)
     at = bias.most_preferred
     most = bias.positions[at]
@@ -80,6 +85,8 @@ def _asked(some: Sequence[Judged], items: Mapping[int, Item], task: Gsm8kConfig)
     choices = len(its_items[0].choices)
     letters = [it.votes[task.judged_by].answer for it in some]
     picks = [LETTERS.index(one) if one is not None and one in LETTERS[:choices] else None for one in letters]
+    from runner.core.choice_positions import AskedInOrders
+
     return AskedInOrders(choices, tuple(item.shift for item in its_items), tuple(picks))
 
 
