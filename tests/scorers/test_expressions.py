@@ -24,8 +24,8 @@ from runner.scorers.verdicts import judge
 from runner.scorers.votes import elect
 
 PAIRS = [json.loads(line) for line in Path("tests/data/math_pairs.jsonl").read_text().splitlines()]
-# an answer may take, where it has a core for itself: its limit is of CPU time, so that verdicts do not depend on the load
-MOST_S = 1.0 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+# seconds that an answer may take at most: its limit is half a second of CPU time, and other processes have turns
+MOST_S = 5.0 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 POWERS, STOP = r"\boxed{9^{9^{9^{9}}}}", FinishReason.stop
 
 
