@@ -38,6 +38,7 @@ STANDS_S = 2.0  # how long the free memory counts as it was read
 # where none of these exists, torch finds no GPU either: NVIDIA's driver, AMD's, Windows' (WSL2), Jetson's
 DEVICE_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg", "/dev/nvhost-gpu", "/dev/nvmap", "/dev/nvgpu")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+NUMBER = re.compile(r"\d+(\.\d+)?")
 LISTED = re.compile(r"(?:GPU \d+:|\s+(?P<part>MIG)) (?P<model>.*?)(?:\s+Device\s+\d+:)? \(UUID: (?P<uuid>\S+)\)")
 ASK_TORCH = (
     "import json, torch; one = torch.cuda.get_device_properties; "
@@ -206,10 +207,15 @@ def _nvml_free(gpus: Sequence[Gpu]) -> list[float]:
 
 
 def _smi_free(gpus: Sequence[Gpu]) -> list[float]:
-    lines = (_smi("--query-gpu=uuid,memory.free", "--format=csv,noheader,nounits") or "").splitlines()
-    cells = [line.partition(",")[::2] for line in lines]
-    sizes = {uuid.strip(): float(size) for uuid, size in cells if size.strip().isdigit()}
+    sizes = from_driver("memory.free")
     return [sizes[gpu.uuid] for gpu in gpus] if all(gpu.uuid in sizes for gpu in gpus) else []
+
+
+def from_driver(what: str) -> dict[str, float]:
+    """Return a number that nvidia-smi tells of each GPU of this machine, by its UUID; empty where it tells nothing."""
+    lines = (_smi(f"--query-gpu=uuid,{what}", "--format=csv,noheader,nounits") or "").splitlines()
+    cells = [line.partition(",")[::2] for line in lines]
+    return {uuid.strip(): float(number) for uuid, number in cells if NUMBER.fullmatch(number.strip())}
 
 
 def _smi(*arguments: str) -> str | None:

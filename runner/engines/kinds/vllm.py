@@ -22,7 +22,7 @@ from runner.engines.kinds import BaseCache, Encoded, ModelKind, Need, api, local
 from runner.engines.vllm.command import CPU_KV_GIB, KV_SPACE, dtype_of
 from runner.engines.vllm.engine import VllmEngine
 from runner.engines.vllm.environment import Environment, environment_of
-from runner.engines.vllm.gpus import batch_invariant, visible_gpus
+from runner.engines.vllm.gpus import batch_invariant, memory_mib
 
 GPU_SHARE = 0.9  # vLLM's own, or a little less
 
@@ -105,7 +105,7 @@ def _weight_mib(resolved: ResolvedJob) -> float:
 def _memory_note(resolved: ResolvedJob, environment: Environment) -> str:
     """Say how much memory vLLM will take by its own rules, or that this is not known; refuse what cannot fit."""
     model = vllm_model(resolved.config.model)
-    weights, gpus = _weight_mib(resolved), [] if environment.on_cpu else visible_gpus()
+    weights, gpus = _weight_mib(resolved), [] if environment.on_cpu else memory_mib()
     sized = f"memory: {weights:,.0f} MiB of weights"
     if environment.on_cpu:
         share = None if model.memory_share is None else model.memory_share * machine.total_mib()
@@ -115,7 +115,7 @@ def _memory_note(resolved: ResolvedJob, environment: Environment) -> str:
     if not gpus:
         return f"{sized}; what vLLM takes of each GPU is not known: the driver names no GPU here"
     here, each = gpus[: model.gpus], weights / (model.tensor_parallel * model.pipeline_parallel)
-    share = (model.memory_share or GPU_SHARE) * min(gpu.mib for gpu in here)
+    share = (model.memory_share or GPU_SHARE) * min(here)
     _refuse(model, each, share, f"each GPU, model.memory_share={model.memory_share or GPU_SHARE:g}")
     elsewhere = (
         f"; {model.gpus - len(here)} of {model.gpus} GPUs are not on this machine" if len(here) < model.gpus else ""

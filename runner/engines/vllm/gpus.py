@@ -1,47 +1,28 @@
-"""The GPUs that a server of vLLM would use, as NVIDIA's driver reports them; no library is imported."""
+"""What vLLM's rules ask of this machine's GPUs, as NVIDIA's driver reports them; no library is imported."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-from dataclasses import dataclass
+from functools import cache
 
-QUERY = ("--query-gpu=index,uuid,memory.total,compute_cap", "--format=csv,noheader,nounits")
+from runner.core import visible_gpus
+
 INVARIANT_FROM = 9.0  # compute capability: what VLLM_BATCH_INVARIANT is made for
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU of this machine."""
-
-    index: str
-    uuid: str
-    mib: float
-    capability: float
-
-
-def all_gpus() -> list[Gpu]:
-    """Return this machine's GPUs; empty where the driver does not tell."""
-    try:
-        done = subprocess.run(["nvidia-smi", *QUERY], capture_output=True, text=True, timeout=20, check=False)
-        lines = [line.split(",") for line in done.stdout.splitlines()] if done.returncode == 0 else []
-        return [Gpu(index.strip(), uuid.strip(), float(mib), float(power)) for index, uuid, mib, power in lines]
-    except (OSError, ValueError, subprocess.TimeoutExpired):
-        return []
-
-
-def visible_gpus() -> list[Gpu]:
-    """Return the GPUs that this process may use, by their numbers or UUIDs."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = None if visible is None else [name.strip() for name in visible.split(",") if name.strip()]
-    return [gpu for gpu in all_gpus()
-            if names is None or any(name == gpu.index or gpu.uuid.startswith(name) for name in names)]  # fmt: skip
+def memory_mib() -> list[float]:
+    """Return the whole memory of each GPU that this process may use; empty where the driver does not tell."""
+    sizes, gpus = visible_gpus.from_driver("memory.total"), visible_gpus.visible()
+    return [sizes[gpu.uuid] for gpu in gpus] if all(gpu.uuid in sizes for gpu in gpus) else []
 
 
 def batch_invariant() -> bool:
     """Whether vLLM is to compute a sequence alike, whatever runs beside it: as the user says, or where it can."""
     wanted = os.environ.get("VLLM_BATCH_INVARIANT", "")
-    if wanted:
-        return wanted != "0"
-    gpus = all_gpus()  # not those of a grid's worker: plan and worker must agree
-    return bool(gpus) and all(gpu.capability >= INVARIANT_FROM for gpu in gpus)
+    return wanted != "0" if wanted else _lowest_capability() >= INVARIANT_FROM
+
+
+@cache
+def _lowest_capability() -> float:
+    """Return that of all GPUs here, not of a grid's worker alone: plan and worker must agree. 0: none is known."""
+    return min(visible_gpus.from_driver("compute_cap").values(), default=0.0)
