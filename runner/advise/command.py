@@ -9,11 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from runner.advise import mix_check
 from runner.advise.advice import MAX_RECOMMENDED, Advice, advise
 from runner.advise.candidates import COSTS, Candidate, Compose, UserLimits
 from runner.advise.machines import Machine, machine_of
-from runner.advise.mix import FORMATS, Limit
 from runner.advise.ranking import TIGHT, UNKNOWN
 from runner.compat.variables import variables_as_overrides
 from runner.config.compose import compose
@@ -127,6 +125,9 @@ def _advise(options: argparse.Namespace) -> int:
 
 def _advise_mix(options: argparse.Namespace, overrides: list[str], compose: Compose) -> int:
     """Choose a format for each layer."""
+    from runner.advise import mix_check  # imports numpy and what runs jobs
+    from runner.advise.mix import FORMATS, Limit
+
     for option in ("memory_gib", "seconds_per_question", "machine", "run"):
         if getattr(options, option):
             raise ConfigError(f"--mix runs jobs here to its own limit: leave --{option.replace('_', '-')} out")
