@@ -6,8 +6,6 @@ limit (knapsack.py) → jobs of this mix and of others, compared on texts that t
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -24,7 +22,6 @@ from runner.config.model import has_weights
 from runner.core import kept
 from runner.core.dtypes import BYTES
 from runner.core.errors import ConfigError
-from runner.core.files import user_cache
 from runner.core.machine import MIB
 from runner.core.progress import Progress
 from runner.engines.base import Request
@@ -175,10 +172,7 @@ def losses_of(model: MixableModel, compose: Compose) -> dict[str, dict[str, floa
     quantizing = {name: it for name, it in model.formats.items() if it.packed}
     formats = [f"{name} {it.keys}" for name, it in quantizing.items()]
     what = [MEASURES, job.job_id, sorted(formats), [*model.layers], version("torch"), version("transformers")]
-    cache = user_cache()
-    file = (
-        None if cache is None else cache / f"losses-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]}.json"
-    )
+    file = kept.place("losses", what)
     known: dict[str, dict[str, float]] = {} if file is None else kept.read(file).get("losses", {})
     if not known:
         from runner.advise.layer_losses import measure  # imports torch

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.core.files import replace_text, user_cache
-from runner.core.texts import checked, signed
+from runner.core.texts import checked, short_hash, signed
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,12 @@ KINDS = (
 )
 DAY_S = 86_400
 UNUSED_DAYS = 90
+
+
+def place(kind: str, key: object) -> Path | None:
+    """Return the file of a key, which is a value of JSON, in the user's cache; None where there is no cache."""
+    cache = user_cache()
+    return None if cache is None else cache / f"{kind}-{short_hash(key, 16)}.json"
 
 
 def read(file: Path) -> dict[str, Any]:

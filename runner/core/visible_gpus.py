@@ -6,7 +6,6 @@ and systems that have neither. What torch has said is kept until the machine res
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import logging
@@ -25,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from runner.core import child, kept
-from runner.core.files import user_cache
 
 log = logging.getLogger(__name__)
 
@@ -256,9 +254,7 @@ def _torch_gpus() -> list[tuple[str, int]]:
 def _as_torch_says(version: str, variables: tuple[str | None, ...]) -> list[tuple[str, int]]:
     """Return what torch says in a child process, once until the machine restarts."""
     boot = BOOT_ID.read_text() if BOOT_ID.exists() else ""
-    digest = hashlib.sha256(json.dumps([version, variables, boot]).encode()).hexdigest()[:16]
-    folder = user_cache()
-    file = folder / f"gpus-{digest}.json" if folder is not None else None
+    file = kept.place("gpus", [version, variables, boot])
     found = kept.read(file).get("gpus") if file is not None else None
     if found is None:
         found = _ask_torch()

@@ -18,8 +18,6 @@ from types import ModuleType
 from typing import Any
 
 from runner.core import kept
-from runner.core.files import user_cache
-from runner.core.texts import short_hash
 
 READER, MODELS = "transformers.utils.import_utils", "models"
 Names = dict[frozenset[str], dict[str, set[str]]]  # the packages that modules need → module → names
@@ -76,10 +74,7 @@ def keeping(read: Callable[..., Names]) -> Callable[..., Names]:
 
 def _file(folder: Path) -> Path | None:
     """Return where the names of a folder are kept: another file when one of its sources changes."""
-    if (cache := user_cache()) is None:
-        return None
-    sources = sorted(_sources(str(folder)))
-    return cache / f"names-{short_hash([str(folder), sources], 16)}.json"
+    return kept.place("names", [str(folder), sorted(_sources(str(folder)))])
 
 
 def _sources(folder: str) -> Iterator[tuple[str, int, int]]:

@@ -6,12 +6,12 @@ are compared. In float32 two right programs differ by less than 0.0001; a wrong 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from runner.checkpoints.resolve import ResolvedJob, file_bytes
@@ -19,7 +19,6 @@ from runner.config.vllm import vllm_model
 from runner.core import child, kept, machine
 from runner.core.dtypes import BYTES
 from runner.core.errors import ConfigError, one_line
-from runner.core.files import user_cache
 from runner.core.machine import MIB
 from runner.core.progress import tell
 from runner.embedded.problems import Split, problems
@@ -111,13 +110,10 @@ def check_tokens(resolved: ResolvedJob, reference: Reference, ids: Sequence[Sequ
         )
 
 
-def _file(resolved: ResolvedJob, dtype: str) -> Any:
-    folder, content = user_cache(), resolved.files.hashes.get("model")
-    if folder is None or content is None:
-        return None
-    versions = machine.versions()
-    key = json.dumps([content, dtype, texts(), versions["torch"], versions["transformers"]])
-    return folder / f"scores-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+def _file(resolved: ResolvedJob, dtype: str) -> Path | None:
+    content, versions = resolved.files.hashes.get("model"), machine.versions()
+    key = [content, dtype, texts(), versions["torch"], versions["transformers"]]
+    return None if content is None else kept.place("scores", key)
 
 
 def _score(resolved: ResolvedJob, dtype: str, needed_bytes: int) -> list[dict[str, Any]]:
