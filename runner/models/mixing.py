@@ -12,8 +12,6 @@ from runner.quantization.base import QuantizationConfig
 from runner.quantization.made_groups import MadeGroupsConfig
 from runner.quantization.mixed import Mix
 
-IS_MIXED = "has_mixed_quantization"  # the mark of such a model, which transformers' own quantizer does not know
-
 
 def apply(model: Any, mix: Mix, device: torch.device) -> Any:
     """Quantize a model that is in main memory, layer by layer on the device, and move the rest there."""
@@ -30,7 +28,6 @@ def apply(model: Any, mix: Mix, device: torch.device) -> Any:
         choice = mix.choice_for(path, is_head=path in left_alone)
         if choice.packed and not (path in left_alone and tied):
             model.set_submodule(path, quantized(choice, model, layer.to(device), path))
-    setattr(model, IS_MIXED, True)
     return model.to(device)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from runner.checkpoints.pass_memory import rounded_rows
+from runner.checkpoints.pass_memory import FEWEST_PLACES, rounded_rows
 from runner.engines.local.attention.device_attention import (
     OwnKeys,
     Part,
@@ -37,7 +37,6 @@ from runner.engines.local.windows import Window
 from runner.engines.rows import Row
 
 MOST_PREFIXES = 8  # that a step reads for all of its rows: with more, most rows would see few of them
-FEWEST_PLACES = 64  # of own keys that a step reads
 TOKEN, POSITION, PLACE, SEES = range(4)  # columns of the table; from SEES on, one for each prefix
 OWN = -1  # in place of a prefix's number: the row's own keys
 
@@ -50,8 +49,7 @@ class StepAttention:
     own: Slots
     prefixes: list[Prefix]
     table: torch.Tensor  # int64 [B, SEES + prefixes]
-    places: int  # of own keys that are read
-    by_length: bool  # attention takes each row's number of own keys, and `places` does not matter
+    places: int  # of own keys that are read; 0: attention takes each row's number of them
     _hidden: dict[tuple[Window | None, int], torch.Tensor] = field(init=False, default_factory=dict)
 
     def attend(
@@ -83,7 +81,7 @@ class StepAttention:
         """Store the new keys and values, and attend all rows to their own ones: [B, KVH, G, D] and [B, KVH, G]."""
         heads, rows = self.heads, len(self.table)
         key, value, by_row = key.transpose(0, 1), value.transpose(0, 1), grouped.permute(2, 0, 1, 3)
-        if self.by_length:
+        if not self.places:
             keys, values = self.own.flat(layer, rows)
             keys.index_copy_(0, self._new_places, key)
             values.index_copy_(0, self._new_places, value)
@@ -206,7 +204,7 @@ class DeviceStep:
         lines += [[0, place, place, *[0] * MOST_PREFIXES] for place in filling]
         on_gpu = self.heads.device.type == "cuda"
         self._table[:count].copy_(torch.tensor(lines, pin_memory=on_gpu), non_blocking=on_gpu)
-        attention = StepAttention(self.heads, own, prefixes, self._table[:count], places, self.by_length)
+        attention = StepAttention(self.heads, own, prefixes, self._table[:count], places)
         tokens = attention.table[:, TOKEN]
         # each run makes its masks anew: a recording must compute them, too
         return self.graphs.logits((count, places), tokens, lambda: self._run(replace(attention)))[: len(rows)]

@@ -175,12 +175,10 @@ class Prefixes:
         users = Counter(one for row in rows for one in row.path)
         new = sorted((one for one in users if not one.users), key=lambda one: one.start)  # parents come first
         attended = sum(not one.is_copied for some in self._alive.values() for one in some)
-        spare = MOST_PREFIXES - attended
+        spare, kept = MOST_PREFIXES - attended, new
         if len(new) > spare:
             often = [one for one in new if users[one] * MOST_PREFIXES >= len(rows)]  # so are their parents
-            kept = set(often[: max(spare, 0)])
-        else:
-            kept = set(new)
+            kept = often[: max(spare, 0)]
         for one in new:
             one.is_copied = one not in kept or (one.parent is not None and one.parent.is_copied)
         for row in rows:

@@ -73,8 +73,8 @@ class CudaGraph:
 class StepGraphs:
     """The recordings of one model's steps by their shapes."""
 
-    def __init__(self, record: Record | None, why_not: str = "") -> None:
-        self.record, self.why_not = record, why_not
+    def __init__(self, record: Record | None) -> None:
+        self.record, self.why_not = record, ""
         self.recordings: dict[Shape, Recording] = {}
         self.left_out: dict[Shape, str] = {}  # shapes that failed, with the reason
         self.steps = self.replayed = 0
