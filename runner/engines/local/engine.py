@@ -36,7 +36,7 @@ from runner.engines.local.decode.compat_probe import (
 )
 from runner.engines.local.decode.fast_layers import FastLayers, choices_for, ways_of
 from runner.engines.local.decode.fused_forward import FusedForward
-from runner.engines.local.decode.gpu_norms import GpuNorms
+from runner.engines.local.decode.norms import GpuNorms
 from runner.engines.local.decode.prefix_tree import ConversationCache
 from runner.engines.local.decode.scheduler import Scheduler
 from runner.engines.local.decode.speculation import Speculation

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from runner.checkpoints.footprint import PACKED_SHARE
 from runner.core import machine
 from runner.core.heap import Heap
 from runner.core.mapped_files import MappedFiles
+from runner.engines.local.decode.norms import norms_of, replace_norm
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache.kv_cache import Heads, kernels_for
 from runner.engines.local.matmul import byte_products
@@ -70,9 +72,8 @@ class FastLayers:
         for layer in self.quantized.left:
             self._watch_heap(layer)
         if kernels is not None:
-            for module in model.modules():
-                if type(module).__name__.endswith("RMSNorm"):
-                    self._norm(module, kernels)
+            norms = [layer for layer in norms_of(model) if _is_here(layer)]
+            self.layers += [layer for layer in norms if replace_norm(layer, partial(_norm, kernels), TOLERANCE)]
 
     @property
     def matrices(self) -> dict[nn.Module, LayerWeights]:
@@ -120,35 +121,6 @@ class FastLayers:
         layer.forward = forward  # type: ignore[method-assign,assignment]
         self.layers.append(layer)
 
-    def _norm(self, layer: Any, kernels: native.Kernels) -> None:
-        weight, epsilon = getattr(layer, "weight", None), getattr(layer, "variance_epsilon", None)
-        if epsilon is None or weight is None or weight.dtype not in native.FORMATS or weight.device.type != "cpu":
-            return
-        weight, dtype, width = weight.detach().contiguous(), weight.dtype, weight.numel()
-        own = layer.forward
-
-        def forward(rows: torch.Tensor) -> torch.Tensor:
-            if rows.dtype != dtype:
-                other: torch.Tensor = own(rows)
-                return other
-            rows = rows.contiguous()
-            if rows.shape[-1] != width or rows.device.type != "cpu":
-                raise ValueError(f"rows {list(rows.shape)} on {rows.device} for a norm of {width} numbers")
-            result = torch.empty_like(rows)
-            kernels(
-                "norm", dtype, rows.data_ptr(), weight.data_ptr(), rows.numel() // width, width,
-                ctypes.c_float(epsilon), result.data_ptr(),
-            )  # fmt: skip
-            return result
-
-        with torch.no_grad():
-            trial = torch.randn(3, width, generator=torch.Generator().manual_seed(0)).to(dtype)
-            expected = own(trial)
-            off = (forward(trial).float() - expected.float()).abs().max() / expected.float().abs().max().clamp(min=1e-9)
-        if off <= TOLERANCE[dtype]:  # some families' norms use their weight in another way
-            layer.forward = forward
-            self.layers.append(layer)
-
 
 def is_plain(layer: nn.Linear) -> bool:
     """Whether it is torch's own layer with a plain matrix: quantized layers are subclasses or hold other tensors."""
@@ -190,3 +162,21 @@ def ways_of(
         unpacked = choose_unpacked(model, kernels_for(heads))
         ways |= {} if unpacked is None else {"unpacked_products": unpacked.fact}
     return ways | ({} if attention is None else {"shared_attention": attention.fact})
+
+
+def _is_here(norm: Any) -> bool:
+    weight = getattr(norm, "weight", None)
+    return weight is not None and weight.dtype in native.FORMATS and weight.device.type == "cpu"
+
+
+def _norm(kernels: native.Kernels, rows: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """Normalize rows in one call of C."""
+    rows, width = rows.contiguous(), weight.numel()
+    if rows.shape[-1] != width or rows.device.type != "cpu":
+        raise ValueError(f"rows {list(rows.shape)} on {rows.device} for a norm of {width} numbers")
+    result = torch.empty_like(rows)
+    kernels(
+        "norm", rows.dtype, rows.data_ptr(), weight.data_ptr(), rows.numel() // width, width, ctypes.c_float(epsilon),
+        result.data_ptr(),
+    )  # fmt: skip
+    return result

@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM
 from runner.engines.local.attention import device_attention
 from runner.engines.local.attention.device_attention import OwnKeys, attend_by_length
 from runner.engines.local.attention.parts import Scaling
-from runner.engines.local.decode.gpu_norms import GpuNorms
 from runner.engines.local.decode.host_reads import NoHostReads
+from runner.engines.local.decode.norms import GpuNorms
 from runner.engines.local.kv_cache.kv_cache import Heads
 
 

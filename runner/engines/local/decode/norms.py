@@ -1,0 +1,60 @@
+"""RMS norms by one function, where transformers writes six operations or more; on a CPU and on a GPU.
+
+The layers stay the model's own: only the `forward` of an instance is replaced, after a trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+Fused = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]  # of rows, weight and epsilon
+GPU_TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}  # of the largest number
+
+
+class GpuNorms:
+    """A model's norms as one kernel each, until `restore`: a small model's step is a queue of short kernels."""
+
+    def __init__(self, model: nn.Module) -> None:
+        # a layer with a hook of accelerate's has a `forward` of its own already
+        norms = [layer for layer in norms_of(model) if not hasattr(layer, "_hf_hook")]
+        self.layers = [layer for layer in norms if replace_norm(layer, _by_torch, GPU_TOLERANCE)]
+
+    def restore(self) -> None:
+        """Give every norm its own `forward` back."""
+        for layer in self.layers:
+            del layer.forward
+        self.layers = []
+
+
+def norms_of(model: nn.Module) -> Iterator[Any]:
+    """Go through a model's RMS norms."""
+    return (module for module in model.modules() if type(module).__name__.endswith("RMSNorm"))
+
+
+def replace_norm(layer: Any, fused: Fused, tolerance: Mapping[torch.dtype, float]) -> bool:
+    """Let a norm compute by another function, and return whether it does: if a trial gives what its own one gives."""
+    weight, epsilon = getattr(layer, "weight", None), getattr(layer, "variance_epsilon", None)
+    if epsilon is None or weight is None or weight.dtype not in tolerance:
+        return False
+    own, weight = layer.forward, weight.detach().contiguous()
+
+    def forward(rows: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = fused(rows, weight, epsilon) if rows.dtype == weight.dtype else own(rows)
+        return result
+
+    with torch.no_grad():
+        trial = torch.randn(3, weight.numel(), generator=torch.Generator().manual_seed(0)).to(weight)
+        expected = own(trial).float()
+        off = (forward(trial).float() - expected).abs().max() / expected.abs().max().clamp(min=1e-9)
+    if not off <= tolerance[weight.dtype]:  # some families' norms use their weight in another way
+        return False
+    layer.forward = forward
+    return True
+
+
+def _by_torch(rows: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    return nn.functional.rms_norm(rows, weight.shape, weight, epsilon)
