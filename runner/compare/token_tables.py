@@ -16,8 +16,8 @@ from runner.core.errors import ConfigError
 from runner.core.metrics import KL_SHARES, described
 from runner.core.tables import Column, Use
 from runner.scorers.llama_block import block
-from runner.scorers.token_divergence import AT_MOST, CHIEF, categories_of
-from runner.store.divergences import DIVERGENCES, TokenDivergences, read_divergences
+from runner.scorers.token_divergence import AT_MOST, CHIEF, categories_of, figure_in_words
+from runner.store.divergences import DIVERGENCES, WORST_TOKENS, TokenDivergences, read_divergences
 from runner.store.jobs import read_samples
 
 TITLE = "divergence from the reference by token, in nats, with 95 % intervals over texts"
@@ -31,7 +31,6 @@ HEADS = {"kl_nats_per_token": "mean", "kl_median_nats": "median", "kl_max_nats":
          "ln_ppl_correlation": "corre-\nlation", "top_1_agreement": "same\nfirst", "n": "texts",
          "scored_tokens": "tokens"}  # fmt: skip
 HEADS |= {key: f"{100 * it:g} %" for key, it in KL_SHARES.items() if it != 0.5}
-WORST_TOKENS = "worst_tokens.jsonl"
 NO_BLOCK = (
     "--format llama: no run has compared whole distributions with a reference, or an earlier version has: run it with "
     "task.reference=OVERRIDES task.exact=true, and with rerun=all if it has run before"
@@ -65,18 +64,7 @@ def category_columns(table: Table) -> list[Column]:
 
 
 def _cell(run: Run, key: str, of: str = "") -> str:
-    metrics = run.metrics
-    if f"{key}{of}" not in metrics:
-        return ABSENT
-    write = described(key).write
-
-    def written(end: str) -> str:
-        return write(metrics[f"{key}{end}{of}"]).replace("-", "−")
-
-    value = written("")
-    if f"{key}{AT_MOST}{of}" in metrics:
-        value = f"{value} – {written(AT_MOST)}"
-    return value + (f" [{written('_low')}, {written('_high')}]" if f"{key}_low{of}" in metrics else "")
+    return figure_in_words(run.metrics, key, described(key).write, "{} – {}", of) or ABSENT
 
 
 # ---------------------------------------------------------------------------------------------------------- llama.cpp

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -191,15 +191,21 @@ LINES = (  # words, the figure of KL and that of Δp
 
 
 def _cell(figures: Mapping[str, float], key: str, form: str, of: str = "") -> str:
-    """Return a figure with its interval, or as two bounds."""
+    scale = 100 if key.startswith("delta_p") else 1
+    return figure_in_words(figures, key, lambda it: format(scale * it, form), "at least {}, at most {}", of)
+
+
+def figure_in_words(
+    figures: Mapping[str, float], key: str, write: Callable[[float], str], bounds: str, of: str = ""
+) -> str:
+    """Return a figure, or that of a category, with its interval, or as two bounds; empty if there is none."""
     if f"{key}{of}" not in figures:
         return ""
-    scale = 100 if key.startswith("delta_p") else 1
 
     def written(end: str) -> str:
-        return format(scale * figures[f"{key}{end}{of}"], form).replace("-", "−")
+        return write(figures[f"{key}{end}{of}"]).replace("-", "−")
 
     value = written("")
     if f"{key}{AT_MOST}{of}" in figures:
-        value = f"at least {value}, at most {written(AT_MOST)}"
+        value = bounds.format(value, written(AT_MOST))
     return value + (f" [{written('_low')}, {written('_high')}]" if f"{key}_low{of}" in figures else "")

@@ -18,6 +18,7 @@ from runner.store.lines import GrowingFile, damaged, read_evidence
 from runner.store.packed import ID, LOGPROB, NATS, packed, unpacked
 
 DIVERGENCES = "divergences.jsonl"
+WORST_TOKENS = "worst_tokens.jsonl"  # beside it, for people: the largest in their texts
 
 
 @dataclass(frozen=True)

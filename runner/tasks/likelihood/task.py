@@ -27,7 +27,7 @@ from runner.engines.contract import Engine
 from runner.engines.kinds import kind_of
 from runner.scorers.divergence import Divergence
 from runner.scorers.likelihoods import WINDOWS, figures
-from runner.store.divergences import DivergenceFile, TokenDivergences
+from runner.store.divergences import DivergenceFile, TokenDivergences, read_divergences
 from runner.store.jobs import Job
 from runner.store.top_k import TopK, TopKFile
 from runner.tasks import positions
@@ -129,9 +129,10 @@ def run(inputs: Texts, context: Context) -> Result:
             look,
             order=partial(order_of_repeat, task.repeat),
         )
-        if apart is not None:
+        found = None if apart is None else read_divergences(apart.path)
+        if found is not None:
             requests = {piece.index: piece.request for piece in pieces}
-            write_worst(folder, [it for it in done.samples if not it.failed], requests, context.engine.decode)
+            write_worst(folder, [it for it in done.samples if not it.failed], found, requests, context.engine.decode)
     finally:
         for it in (kept, apart, pair):
             if it is not None:
@@ -146,8 +147,8 @@ def run(inputs: Texts, context: Context) -> Result:
         facts["reference"] = f"{reference.words} · {reference.job.job_id}"
     spent = {name: value for name, value in done.metrics.items() if name != "decode_tok_per_s"}  # nothing is decoded
     result = Result((figures(whole, families) if whole else {}) | errors | spent, facts=facts, notes=done.notes)
-    if apart is not None:
-        add_token_figures(result, done.samples, folder)
+    if found is not None:
+        add_token_figures(result, done.samples, found)
     result.problems = done.problems
     result.notes += notes(inputs)
     result.notes += positions.needless_scaling_of(context.resolved, done.samples)

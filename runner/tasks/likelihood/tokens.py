@@ -11,9 +11,8 @@ from runner.core.errors import cannot_write
 from runner.core.result import Result, Sample
 from runner.engines.base import Request
 from runner.scorers.token_divergence import TextTokens, token_figures
-from runner.store.divergences import DIVERGENCES, TokenDivergences, read_divergences
+from runner.store.divergences import DIVERGENCES, WORST_TOKENS, TokenDivergences
 
-WORST_TOKENS = "worst_tokens.jsonl"
 WORST, BEFORE, AFTER = 50, 24, 8  # how many tokens, and how many of the text on both sides
 QUESTION_END = 80  # characters of a prompt that stand before a text's first tokens
 WITHOUT = (
@@ -40,9 +39,8 @@ class WorstToken:
     reference_first: str
 
 
-def add_token_figures(result: Result, samples: Sequence[Sample], folder: Path) -> None:
+def add_token_figures(result: Result, samples: Sequence[Sample], found: Mapping[int, TokenDivergences]) -> None:
     """Add the figures of tokens to a job's result; a note says why there are none."""
-    found = read_divergences(folder / DIVERGENCES)
     texts = texts_of([it for it in samples if not it.failed], found)
     if texts is None:
         result.notes.append(WITHOUT)
@@ -69,10 +67,14 @@ def texts_of(samples: Sequence[Sample], found: Mapping[int, TokenDivergences]) -
 
 
 def write_worst(
-    folder: Path, samples: Sequence[Sample], requests: Mapping[int, Request], decode: Callable[[Sequence[int]], str]
+    folder: Path,
+    samples: Sequence[Sample],
+    found: Mapping[int, TokenDivergences],
+    requests: Mapping[int, Request],
+    decode: Callable[[Sequence[int]], str],
 ) -> None:
     """Write the tokens with the largest divergence, each with its context."""
-    found, by_index = read_divergences(folder / DIVERGENCES), {it.index: it for it in samples}
+    by_index = {it.index: it for it in samples}
     places = (
         (nats, index, at)
         for index, it in found.items()
