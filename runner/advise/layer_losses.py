@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
+from runner.checkpoints.linear_layers import block_of
 from runner.checkpoints.resolve import ResolvedJob
 from runner.core import machine
-from runner.core.errors import ConfigError
 from runner.engines.base import Request
 from runner.engines.rows import Admission
 from runner.models import mixing
@@ -51,7 +51,7 @@ def measure(
         modules = {path: loaded.model.get_submodule(path) for path in paths}
         plain = {path: module.weight.data for path, module in modules.items()}
         losses[name] = {}
-        with reading.from_block(_block_of(paths[0])):
+        with reading.from_block(block_of(paths[0])):
             for choice_name, choice in formats.items():
                 for path, module in modules.items():
                     module.weight.data = rounded_weight(choice, loaded.model, module, path, stored)
@@ -77,15 +77,6 @@ def rounded_weight(choice: QuantizationConfig, model: Any, layer: Any, path: str
     return made.to(layer.weight.dtype).contiguous().clone()
 
 
-def _block_of(path: str) -> str:
-    """Return the path of the block that a layer belongs to: up to the first number."""
-    parts = path.split(".")
-    number = next((at for at, part in enumerate(parts) if part.isdigit()), None)
-    if number is None:
-        raise ConfigError(f"{path}: a linear layer outside of the model's blocks, whose loss is not measured")
-    return ".".join(parts[: number + 1])
-
-
 class _Reading:
     """Reads the same texts again and again with a model one layer of which has changed, and compares."""
 
@@ -98,7 +89,7 @@ class _Reading:
             self.batches.append(
                 (torch.tensor(padded, device=device), [(begin - 1, len(ids) - 1) for ids, begin in some])
             )
-        blocks = sorted({_block_of(name) for name, _ in model.named_modules() if _has_number(name)}, key=_number_of)
+        blocks = sorted({block_of(name) for name, _ in model.named_modules() if _has_number(name)}, key=_number_of)
         self.blocks = [path for path in blocks if isinstance(model.get_submodule(path), torch.nn.Module)]
         self.outputs: dict[str, list[Any]] = {path: [] for path in self.blocks}
         hooks = [

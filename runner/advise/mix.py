@@ -16,7 +16,7 @@ from typing import Any
 from runner.advise.candidates import Compose
 from runner.advise.knapsack import Choice, Option
 from runner.checkpoints.footprint import compute_dtype, weight_bytes
-from runner.checkpoints.linear_layers import linear_layers
+from runner.checkpoints.linear_layers import block_of, first_number, linear_layers
 from runner.checkpoints.resolve import ResolvedJob, resolve
 from runner.config.model import has_weights
 from runner.core import kept
@@ -85,9 +85,7 @@ class MixableModel:
         dtype_bytes = BYTES[compute_dtype(files.model, files.text_settings)]
         together: dict[str, list[str]] = {}
         for path in layers:
-            together.setdefault(".".join(path.split(".")[: _first_number(path) + 1]) if by_block else path, []).append(
-                path
-            )
+            together.setdefault(block_of(path) if by_block else path, []).append(path)
         nbytes = [[sum(sum(it.price(layers[path].shape[0], layers[path].params, dtype_bytes)) for path in paths)
                    for it in formats.values()] for paths in together.values()]  # fmt: skip
         plain = sum(tensor.params * dtype_bytes for tensor in layers.values())
@@ -144,7 +142,7 @@ def _patterns(of_layer: dict[str, str], base: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for path, name in of_layer.items():
         parts = path.split(".")
-        for depth in range(_first_number(path) + 1, len(parts) + 1):
+        for depth in range(first_number(path) + 1, len(parts) + 1):
             module = ".".join(parts[:depth])
             inside = {it for other, it in of_layer.items() if f"{other}.".startswith(f"{module}.")}
             if inside == {name}:
@@ -156,12 +154,7 @@ def _patterns(of_layer: dict[str, str], base: str) -> dict[str, str]:
 
 def _from_first_block(path: str) -> str:
     """Return a path from the list of the model's blocks on: layers.0.mlp instead of model.layers.0.mlp."""
-    return ".".join(path.split(".")[max(_first_number(path) - 1, 0) :])
-
-
-def _first_number(path: str) -> int:
-    """Return which part of a path is the number of its block."""
-    return next(at for at, part in enumerate(path.split(".")) if part.isdigit())
+    return ".".join(path.split(".")[max(first_number(path) - 1, 0) :])
 
 
 def losses_of(model: MixableModel, compose: Compose) -> dict[str, dict[str, float]]:

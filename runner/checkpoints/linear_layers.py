@@ -9,6 +9,7 @@ from typing import Any
 
 from runner.checkpoints.resolve import ModelFiles
 from runner.checkpoints.weight_files import Tensor
+from runner.core.errors import ConfigError
 from runner.quantization.mixed import Mix
 
 IN_A_BLOCK = re.compile(r"\.\d+\.")  # model.layers.0.self_attn…, transformer.h.0.…
@@ -54,6 +55,19 @@ def part_of(tensor: Tensor) -> str:
     if len(tensor.shape) == 2 and tensor.name.endswith(".weight"):
         return "linear" if IN_A_BLOCK.search(tensor.name) else "embedding"
     return "other"
+
+
+def first_number(path: str) -> int:
+    """Return which part of a layer's path is the number of its block; ConfigError if it is in none."""
+    number = next((at for at, part in enumerate(path.split(".")) if part.isdigit()), None)
+    if number is None:
+        raise ConfigError(f"{path}: a linear layer outside of the model's blocks, whose loss is not measured")
+    return number
+
+
+def block_of(path: str) -> str:
+    """Return the path of the block that a layer belongs to."""
+    return ".".join(path.split(".")[: first_number(path) + 1])
 
 
 def layer_of(tensor: Tensor) -> str:

@@ -8,13 +8,12 @@ answer is a verdict; any other one is compared as a number. With `repeats`, a sa
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from runner.compare.other_tools.files import field_of, parse, read_bytes
+from runner.compare.other_tools.files import changed, field_of, lines_of, read_bytes
 from runner.compare.other_tools.several_answers import joined
 from runner.compare.other_tools.tool_run import (
     LONGEST_TEXT,
@@ -66,7 +65,7 @@ def read(path: Path, content: Any) -> ToolFile:
                 tool=TOOL,
                 path=path,
                 task=dataset,
-                time=datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y%m%d-%H%M%S"),
+                time=changed(path),
                 params={
                     "model.name": field_of(content, "model_name", str, where),
                     **params_of("generation", settings.get("generation_config")),
@@ -97,13 +96,8 @@ def _reviews(path: Path, dataset: str, about: list[Any], where: str) -> Iterator
         file = path.parents[2] / REVIEWS / path.parent.name / f"{dataset}_{subset}.jsonl"
         if not file.is_file():
             raise DataError(f"{where}: its answers, {file}, are not there")
-        lines = [line for line in read_bytes(file).splitlines() if line.strip()]
-        for number, line in enumerate(lines, 1):
-            place = f"{file}, line {number}"
-            row = parse(line, place)
+        for place, row in lines_of(file, "answers", expected, where):
             yield place, row | {"subset": subset if len(subsets) > 1 else ""} if isinstance(row, dict) else {}
-        if len(lines) != expected:
-            raise DataError(f"{file}: {len(lines)} answers, but {where} counts {expected}: one of them was changed")
 
 
 def _values(row: dict[str, Any]) -> dict[str, Any]:

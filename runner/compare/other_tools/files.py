@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,26 @@ def read_bytes(path: Path) -> bytes:
     if not content.strip():
         raise DataError(f"{path}: the file is empty")
     return content
+
+
+def in_words(time: datetime) -> str:
+    """Return a time as runs have it."""
+    return time.strftime("%Y%m%d-%H%M%S")
+
+
+def changed(path: Path) -> str:
+    """Return when a file was changed: of tools that write no time into it."""
+    return in_words(datetime.fromtimestamp(path.stat().st_mtime, UTC))
+
+
+def lines_of(file: Path, what: str, expected: int, where: str) -> Iterator[tuple[str, Any]]:
+    """Yield the lines of JSON in a file, each with its place for messages; DataError unless there are so many."""
+    lines = [line for line in read_bytes(file).splitlines() if line.strip()]
+    if len(lines) != expected:
+        raise DataError(f"{file}: {len(lines)} {what}, but {where} counts {expected}: one of them was changed")
+    for number, line in enumerate(lines, 1):
+        place = f"{file}, line {number}"
+        yield place, parse(line, place)
 
 
 def parse(raw: bytes, where: str) -> Any:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from runner.compare.other_tools.files import field_of, positive
+from runner.compare.other_tools.files import field_of, in_words, positive
 from runner.compare.other_tools.tool_run import ToolFile, ToolRun, params_of
 from runner.core.errors import DataError
 
@@ -58,5 +58,4 @@ def _run(path: Path, where: str, benchmark: Any, data: dict[str, Any], release: 
         "output_tok_per_s": [positive(speed, "output_tokens_per_second", where)],
         "ttft_s": [positive(first, "time_to_first_token_ms", where) / 1000],
     }
-    time = start.strftime("%Y%m%d-%H%M%S")
-    return ToolRun(TOOL, path, TOOL, time, params, repeats=repeats, facts={"guidellm_version": release})
+    return ToolRun(TOOL, path, TOOL, in_words(start), params, repeats=repeats, facts={"guidellm_version": release})

@@ -5,11 +5,10 @@ More cases than the data set has questions ask these again: such a question was 
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from runner.compare.other_tools.files import field_of
+from runner.compare.other_tools.files import changed, field_of
 from runner.compare.other_tools.several_answers import joined
 from runner.compare.other_tools.tool_run import (
     LONGEST_TEXT,
@@ -46,13 +45,12 @@ def read(path: Path, content: Any) -> ToolFile:
                         f"{logged}: one of them was changed")  # fmt: skip
     samples = joined(answers)
     check_samples_differ(path, samples)
-    time = datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y%m%d-%H%M%S")
     params = {
         "model.name": str(content.get("model_name")),
         **params_of("generation", content.get("sampling_config")),
         METRIC: "correct",
     }
-    return ToolFile([ToolRun(TOOL, path, dataset, time, params, samples=samples)])
+    return ToolFile([ToolRun(TOOL, path, dataset, changed(path), params, samples=samples)])
 
 
 def _sample(path: str, name: str, case: dict[str, Any]) -> ToolSample:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runner.compare.other_tools.files import field_of, parse, read_bytes
+from runner.compare.other_tools.files import field_of, lines_of
 from runner.compare.other_tools.tool_run import (
     LONGEST_TEXT,
     METRIC,
@@ -83,15 +83,7 @@ def _predictions(path: Path, entry: dict[str, Any], model: str) -> Iterator[tupl
     if len(chosen) != 1:
         state = "are not there" if not chosen else f"are there for {len(chosen)} models"
         raise DataError(f"{where}: the predictions of {entry['task']}, {folder}/MODEL/{names[0]}, {state}")
-    lines = [line for line in read_bytes(chosen[0]).splitlines() if line.strip()]
-    expected = field_of(entry, "num_instances", int, where)
-    if len(lines) != expected:
-        raise DataError(
-            f"{chosen[0]}: {len(lines)} predictions, but {where} counts {expected}: one of them was changed"
-        )
-    for number, line in enumerate(lines, 1):
-        place = f"{chosen[0]}, line {number}"
-        yield place, parse(line, place)
+    yield from lines_of(chosen[0], "predictions", field_of(entry, "num_instances", int, where), where)
 
 
 def _file_name(name: str) -> str:

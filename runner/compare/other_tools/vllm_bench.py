@@ -7,12 +7,11 @@ for each combination, whose settings stand behind `run_number`, and all of them 
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from runner.compare.other_tools.files import field_of, positive
+from runner.compare.other_tools.files import changed, field_of, positive
 from runner.compare.other_tools.tool_run import ToolFile, ToolRun, params_of
 from runner.core.errors import DataError
 
@@ -55,8 +54,7 @@ def read(path: Path, content: Any) -> ToolFile:
 
 def _run(path: Path, where: str, content: dict[str, Any]) -> ToolRun:
     kind = _kind(content) or LATENCY
-    changed = datetime.fromtimestamp(path.stat().st_mtime, UTC)  # latency and throughput write no time
-    run = ToolRun(TOOL, path, kind, changed.strftime("%Y%m%d-%H%M%S"), {})
+    run = ToolRun(TOOL, path, kind, changed(path), {})  # latency and throughput write no time
     run.params = {"model.name": field_of(content, "model_id", str, where), "backend.name": TOOL}
     match kind:
         case "vllm latency":
