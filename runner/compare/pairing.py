@@ -129,10 +129,9 @@ def compare_answers(
                 f"different prompts: {other_prompts} of {n} questions have another prompt than in the baseline"
             )
         remark = "; ".join(filter(None, (remark, f"different prompts for {other_prompts} of {n} questions")))
-    if (engines := (run.value(ENGINE), base.value(ENGINE))) != (engines[1],) * 2:
-        remark = "; ".join(
-            filter(None, (remark, f"different engines: {engines[0]} here, {engines[1]} in the baseline"))
-        )
+    engine, other = run.value(ENGINE), base.value(ENGINE)
+    if engine != other:
+        remark = "; ".join(filter(None, (remark, f"different engines: {engine} here, {other} in the baseline")))
     watched = [it.job_id for it in (run, base) if it.compared_while_running]
     if watched:  # by bets, whether or not it stopped early: a choice between two tests would find too many differences
         comparisons = run.early_stop_comparisons(base) or base.early_stop_comparisons(run)

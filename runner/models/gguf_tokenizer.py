@@ -117,11 +117,8 @@ def make(path: Path, padding_side: str) -> Any:
         by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(split), "isolated"), by_bytes])
     elif cuts_single_digits(metadata):
-        digits, by_bytes = (
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        )
-        made.pre_tokenizer = pre_tokenizers.Sequence([digits, by_bytes])
+        by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), by_bytes])
     settings: dict[str, Any] = {f"{ours}_token": _token(vocabulary, its) for its, ours in SPECIAL_TOKENS.items()}
     for key in ("add_bos_token", "add_eos_token"):
         if f"tokenizer.ggml.{key}" in metadata:

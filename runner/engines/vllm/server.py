@@ -12,6 +12,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +89,9 @@ class VllmServer:
         self._ended = self._ended or JobFailed(f"the server of {self.environment.label} was ended")
         pipe = self._keeper.stdin
         if pipe is not None and not pipe.closed:
-            try:
+            with suppress(OSError):  # it has ended already
                 pipe.write(b"\n")
                 pipe.close()
-            except OSError:  # it has ended already
-                pass
         try:
             self._keeper.wait(END_S)
         except subprocess.TimeoutExpired:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from runner.config.task import Gsm8kConfig
-from runner.core.metrics import points
+from runner.core.metrics import ENDS, points
 from runner.core.stats import ALPHA
 from runner.datasets.gsm8k import Item
 from runner.scorers.letters import LETTERS
@@ -46,13 +46,7 @@ def report(
     same = [_chosen_texts(one) for one in asked]
     metrics = {
         "questions_in_all_orders": len(whole),
-        **dict(
-            zip(
-                ("position_bias_points", "position_bias_points_low", "position_bias_points_high"),
-                (100 * end for end in ends),
-                strict=True,
-            )
-        ),
+        **{f"position_bias_points{end}": 100 * value for end, value in zip(ENDS, ends, strict=True)},
         "position_bias_p": bias.p,
         "same_in_all_orders_share": sum(len(texts) == 1 and None not in texts for texts in same) / len(whole),
         "right_in_all_orders_share": sum(all(it.sample.solved for it in some) for some in whole) / len(whole),
