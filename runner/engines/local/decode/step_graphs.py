@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from runner.core.errors import is_memory_error, one_line
+from runner.core.texts import counted
 from runner.engines.local.decode.host_reads import HostRead, NoHostReads
 
 log = logging.getLogger(__name__)
@@ -107,9 +108,9 @@ class StepGraphs:
     def summary(self) -> str:
         """How many steps were replayed, or why none was; empty where nothing is ever recorded."""
         reasons = Counter(self.left_out.values())
-        missing = "; ".join(f"not {count} shapes: {reason}" for reason, count in reasons.items())
+        missing = "; ".join(f"{counted(count, 'shape')} not recorded: {reason}" for reason, count in reasons.items())
         if self._made and self.steps:
-            share = f"{len(self._made)} shapes, {100 * self.replayed / self.steps:.0f} % of steps"
+            share = f"{counted(len(self._made), 'shape')}, {100 * self.replayed / self.steps:.0f} % of steps"
             return f"{share}; {missing}" if missing else share
         return f"none: {self.why_not or missing}" if self.why_not or missing else ""
 

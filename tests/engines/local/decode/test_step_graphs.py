@@ -83,7 +83,7 @@ def test_a_recording_that_differs_or_fails_is_not_used(
     assert not step.graphs.recordings
     assert step.graphs.record is not None, "other shapes may work"
     assert why in step.graphs.summary
-    assert step.graphs.summary.startswith("none: not 1 shapes: ")
+    assert step.graphs.summary.startswith("none: 1 shape not recorded: ")
 
 
 def test_one_shape_that_fails_leaves_the_others_recorded(pair: Callable[..., list[Decoding]]) -> None:
@@ -101,8 +101,8 @@ def test_one_shape_that_fails_leaves_the_others_recorded(pair: Callable[..., lis
         assert_close(ours.step(), usual.step())
     assert len(step.graphs.recordings) == 1
     share = round(100 * 2 / (2 * RECORD_AT + 3))
-    failure = "not 1 shapes: operation not permitted when stream is capturing"
-    assert step.graphs.summary == f"1 shapes, {share} % of steps; {failure}"
+    failure = "1 shape not recorded: operation not permitted when stream is capturing"
+    assert step.graphs.summary == f"1 shape, {share} % of steps; {failure}"
 
 
 def test_graphs_are_recorded_and_replayed_on_their_models_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
