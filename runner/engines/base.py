@@ -138,6 +138,7 @@ class Request:
     sampling: Sampling = OPEN
     n: int = 1  # completions of the prompt, each with its own random numbers
     deltas: bool = False  # return text as it is generated, not only at the end
+    timed: bool = False  # note when each token came out; other engines may return several at once otherwise
     is_raw: bool = False  # the text is the answer as it was written, with the tags of its thinking
     continuation: str | tuple[int, ...] | None = None
     top_logprobs: int = 0  # for each token of the continuation: how many of the most probable tokens to return

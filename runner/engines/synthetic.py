@@ -53,6 +53,7 @@ def synthetic_requests(
             ],
             max_new_tokens=new_tokens,
             ignore_eos=True,
+            timed=True,
         )
         for row, first in enumerate(firsts)
     ]

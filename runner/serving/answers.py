@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from runner.core.model_text import Answer
 from runner.engines.base import Completion, Delta, Event, Request
 from runner.serving.gateway import ClientRequest, Gateway, Refusal
+from runner.serving.held_texts import HeldTexts
 from runner.serving.logprobs import MIN_LOGPROB, Token, chat_logprobs, text_logprobs
 from runner.serving.parsing import ParsedBody
 
@@ -204,11 +205,11 @@ class ClientAnswer(ABC):
             for piece in pieces:
                 yield self._chunk([piece])
             event = first
+            held = [HeldTexts(self.parsed.interval) for _ in self._indices()]
             while event is not None:
                 index = self._take(event)
-                for text, is_thinking in self._new_texts(event):
-                    if text:
-                        yield self._chunk([self.piece(index, text, None, is_thinking=is_thinking)])
+                for text, is_thinking in held[index].take(self._new_texts(event), isinstance(event, Completion)):
+                    yield self._chunk([self.piece(index, text, None, is_thinking=is_thinking)])
                 if isinstance(event, Completion) and self.parsed.top is None:
                     yield self._chunk([self.piece(index, None, self._reason(index))])
                 event = await client.next() if client.left else None

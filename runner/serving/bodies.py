@@ -110,6 +110,9 @@ class OpenAIBody(SamplingFields):
     n: Annotated[Whole, _described(minimum=1)] | None = _parameter("completions of each prompt")
     stream: bool | None = _parameter("return text as it is generated, as server-sent events")
     stream_options: StreamOptions | None = _parameter("include_usage: return the token counts in a last event")
+    stream_interval: Annotated[Whole, _described(minimum=1)] | None = _parameter(
+        "so many tokens in each event of a stream, but for the first and the last one"
+    )
     max_tokens: NewTokens | None = _parameter(NEW_TOKENS)
     thinking_token_budget: Annotated[Whole, _described(minimum=0)] | None = _parameter(
         f"most tokens of thinking; the maximum of new tokens then counts the answer alone; {LEFT_OUT}"

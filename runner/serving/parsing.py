@@ -58,6 +58,7 @@ class ParsedBody:
     requests: list[Request]  # one for each prompt
     stream: bool = False
     include_usage: bool = False
+    interval: int = 1  # tokens in an event of the stream
     top: int | None = None  # None: no log-probabilities; else how many alternatives for each token
     echo: bool = False  # the answer begins with the prompt
     scores_only: bool = False  # nothing is generated, only the prompt is scored
@@ -187,13 +188,15 @@ def _parsed(body: OpenAIBody, gateway: Gateway, prompts: list[Prompt], limit: in
         raise Refusal(400, f"n={n}: must be 1 or more", "n")
     if options is not None and not body.stream:
         raise Refusal(400, "stream_options needs stream=true", "stream_options")
+    if (interval := 1 if body.stream_interval is None else body.stream_interval) < 1:
+        raise Refusal(400, f"stream_interval={interval}: must be 1 or more", "stream_interval")
     if (options := options or StreamOptions()).include_obfuscation:
         raise Refusal(400, "stream_options.include_obfuscation=true: this server does not pad its streams")
     requests = [
         _request(body, gateway, prompt, "max_tokens", limit, n, bool(body.stream), number)
         for number, prompt in enumerate(prompts)
     ]
-    return ParsedBody(requests, bool(body.stream), bool(options.include_usage))
+    return ParsedBody(requests, bool(body.stream), bool(options.include_usage), interval)
 
 
 def _request(

@@ -56,7 +56,7 @@ class RealPrompts:
         self._taken += count
         chosen = (self.prompts[position % len(self.prompts)] for position in positions)
         return [
-            Request(id=row, prompt=prompt, max_new_tokens=new_tokens, ignore_eos=True)
+            Request(id=row, prompt=prompt, max_new_tokens=new_tokens, ignore_eos=True, timed=True)
             for row, prompt in enumerate(chosen)
         ]
 

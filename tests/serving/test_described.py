@@ -24,6 +24,7 @@ WITH_NUMBERS = [path for path, body in MINIMAL.items() if len(body) > 1]  # path
 REQUIRES: dict[str, dict[str, Any]] = {
     "top_logprobs": {"logprobs": True},
     "stream_options": {"stream": True},
+    "stream_interval": {"stream": True},
     "top_p": {"temperature": 1},
 }
 

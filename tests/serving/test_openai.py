@@ -106,6 +106,17 @@ def test_a_stream_has_the_same_text_and_its_usage_last(client: OpenAI) -> None:
     assert chunks[-1].choices == []
 
 
+@pytest.mark.parametrize("interval", [1, 4, 99])
+def test_an_event_has_as_many_tokens_as_were_asked_for(client: OpenAI, interval: int) -> None:
+    asked: dict[str, Any] = {"model": "embedded", "prompt": "7 pens", "max_tokens": 12, "temperature": 0}
+    whole = client.completions.create(**asked)
+    assert whole.usage is not None
+    chunks = [*client.completions.create(**asked, stream=True, extra_body={"stream_interval": interval})]
+    texts = list(filter(None, (chunk.choices[0].text for chunk in chunks)))
+    assert "".join(texts) == whole.choices[0].text
+    assert len(texts) == 1 + -(-(whole.usage.completion_tokens - 1) // interval), "the first token comes at once"
+
+
 def test_the_asynchronous_client_is_answered_in_parallel(server: Serving, client: OpenAI) -> None:
     texts = [f"{number} pens and {number + 3} pens" for number in range(24)]
     alone = [client.completions.create(model="embedded", prompt=text, max_tokens=12).choices[0].text for text in texts]

@@ -69,6 +69,7 @@ def test_a_grid_starts_one_server_and_gets_the_answers_of_the_local_engine(runne
         facts = result["facts"]
         assert facts["engine"] == "vLLM 0.32.0 on the CPU"
         assert facts["flags"] == "--dtype float32"
+        assert '"stream_interval": 16' in facts["sent"], "nobody watches the text as it comes"
         assert re.match(r"with transformers in float32: \S+ nats for a token on average", facts["compared"])
         assert not any("cannot be hashed" in note for note in result.get("notes", []))
     logs = list(tmp_path.glob("outputs/jobs/*/vllm.log"))
