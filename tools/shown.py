@@ -133,6 +133,9 @@ def tables(lines: list[str]) -> Iterator[Table]:
                 yield Table("plan", names[names.index("state") :], shared=shared)
             elif lines[place - 1].startswith("file ") and "accuracy" in names:
                 yield Table("model files", names)
+            elif {"accuracy", "/answer"} <= {*names}:
+                last = len(names) - names[::-1].index("accuracy")  # the lines above may be of another table
+                yield Table("costs of answers", names[last:])
             elif "accuracy" in names:
                 kind = "comparison" if "Holm" in names else "runs"
                 columns = [name for name in names[names.index("accuracy") :] if name != "Pareto"]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from lm_eval_out import lm_eval_folder
 from serving import serving
+from vllm_standin import VllmStandIn
 
 from tools import embedded_gguf, families, page_machine, run_docs, shown
 from tools.check_docs import FENCE, ROOT, pages
@@ -20,6 +21,7 @@ from tools.check_docs import FENCE, ROOT, pages
 SPECIAL = (
     "model=api", "model=hybrid", "model=parts", "task.samples=", "task.rotate=", "task.check_", "task.context_lengths=",
     "plan=quick", "task=split", "task.show_prompt=", "task.reference=", "task.early_stop_vs=", "--lm-eval", "inference_sweep", "split_parts", "--margin", "--results", "quantization=gguf task=generate",
+    "max_new_tokens=40", "model=vllm",
 )  # fmt: skip
 WITHOUT_SPEED = "without speed"  # the last line of the head of the Pareto front
 WITHIN = {"make demo": "runner-compare --margin 2"}  # the command whose table another command shows
@@ -58,7 +60,11 @@ runner task.limit=2 task.samples=2 generation=sampling
 runner -m quantization=none,nf4 task.limit=2 workers=1
 runner-compare --grid last --baseline quantization=none
 runner-compare --grid last --baseline quantization=none --margin 2
+runner task.limit=3 quantization=nf4 print=none
 runner-compare --where "quantization.name='nf4'"
+runner task.limit=4 generation.max_new_tokens=40
+runner -m generation.thinking_tokens=0,16 lora=embedded_thinking task.limit=2 print=none
+runner-compare --grid last --baseline generation.thinking_tokens=16 --save page
 runner task=generate task.prompts=prompts.txt generation.max_new_tokens=4
 runner task=sweep task.batch_sizes=[1] task.prompt_tokens=[16] task.new_tokens=4 task.repeats=3 task.arrival_rates=[4] task.arrival_requests=2
 runner task=memory task.repeats=2 task.batch_size=1 task.prompt_tokens=16 task.new_tokens=2
@@ -80,6 +86,7 @@ runner task=generate model=parts model.name=parts task.prompt="2+2?" generation.
 """
 REMOTE = """
 runner task.limit=2 model=api model.base_url={url} model.name=embedded
+runner -m model=vllm model.python={python} model.name=embedded model.dtype=float32 model.compare=false task.limit=2 seed=0,1
 runner task.limit=2 model=hybrid model.student.name=embedded model.teacher.base_url={url} model.teacher.name=embedded
 """
 MODULES = {"runner": "runner", "runner-compare": "runner.compare", "runner-advise": "runner.advise"}
@@ -143,7 +150,7 @@ def test_all_tables_on_the_pages_have_the_rows_and_columns_of_today(
         embedded_gguf.write(tmp_path / "models" / f"{name}.gguf", name)
     process = partial(runner, process=True)
     with serving(tmp_path / "server", "tracking=none") as server:
-        remote = REMOTE.format(url=f"http://127.0.0.1:{server.port}/v1")
+        remote = REMOTE.format(url=f"http://127.0.0.1:{server.port}/v1", python=VllmStandIn(tmp_path / "env").python)
         found = today(tmp_path, QUICK + OTHERS.format(experiments=ROOT / "experiments") + remote, process)
     missing = [where for where, which, _ in SHOWN if which not in found]
     assert not missing, "no small run shows such a table: add one"

@@ -146,6 +146,13 @@ class RemoteRequest:
         )
 
 
+def _unread(sent: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters with token ids where the client does not look at each one: that takes 10 ms for 1,000."""
+    if not isinstance(sent.get("prompt"), list):
+        return sent
+    return sent | {"prompt": "", "extra_body": sent.get("extra_body", {}) | {"prompt": sent["prompt"]}}
+
+
 def _finish_reason(reason: object) -> FinishReason:
     """Return the finish reason for that of a server."""
     if not isinstance(reason, str):
@@ -266,7 +273,9 @@ class ApiSession(Session):
                     remote.scored = await server.scorer.score(remote.request)
                     remote.usage, remote.reasons = Usage(remote.scored.prompt_tokens, 0), [FinishReason.stop]
                     return
-                async with await ask(**remote.sent, stream=True, stream_options={"include_usage": True}) as stream:
+                async with await ask(
+                    **_unread(remote.sent), stream=True, stream_options={"include_usage": True}
+                ) as stream:
                     has_answer_begun = True
                     kind = stream.response.headers.get("content-type", "nothing")
                     if "text/event-stream" not in kind:

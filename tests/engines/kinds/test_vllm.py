@@ -222,10 +222,11 @@ def test_a_vllm_that_computes_something_else_is_refused(
     runner: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(VllmConfig, "_check_word", lambda *_: None)  # which would refuse the words that make it wrong
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     wrong = '--hf-overrides={"rope_parameters":{"rope_type":"default","rope_theta":2000.0}}'
     own = ("model=vllm", "model.name=embedded", f"model.python={VLLM}", f"model.args=[--enforce-eager,'{wrong}']")
     for dtype in ("float32", "bfloat16"):
-        done = runner("tracking=none", "task.limit=2", *own, f"model.dtype={dtype}", VLLM_CPU_KVCACHE_SPACE="1")
+        done = runner("tracking=none", "task.limit=2", *own, f"model.dtype={dtype}")
         assert done.code == 2, done.err
         assert "computes another model than transformers" in done.err
         assert re.search(r"A token's mean is -\d+\.\d{4} by vLLM and -\d+\.\d{4} by transformers", done.err)
