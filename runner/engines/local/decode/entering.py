@@ -77,7 +77,7 @@ class Entering(Room):
             self.prefixes.find_copy(row)
             share = most - most // SHARE_OF_PIECES if self.reading or long else most
             left, wanted = len(row.pending) - row.copied, len(row.given or ())
-            is_long = left > share or wanted > self.most_positions or (bool(row.tokens) and left >= self.short_span)
+            is_long = left > share or wanted > self.most_positions or (bool(row.tokens) and 1 < self.short_span <= left)
             if whole and not is_long and (tokens + left > share or positions + wanted > self.most_positions):
                 break
             on_way = [*self.active, *self.reading, *entering]

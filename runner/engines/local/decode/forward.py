@@ -241,13 +241,14 @@ def most_positions(device: torch.device, vocab_size: int) -> int:
 def next_piece(row: Row, slot: int, tokens: int, logits: int, short_span: int) -> TokenSpan:
     """Return the next piece of a row's pending tokens, with at most `tokens` tokens and `logits` scored targets.
 
-    Of an answer that was begun, the tokens are read in short spans after the prompt, which attend as in decoding.
+    Of an answer that was begun, the tokens are read in short spans after the prompt, which attend as in decoding; where
+    no span is short, all are read together.
     """
     pending, start = row.pending, row.places
     end = min(start + tokens, len(pending))
     if row.given is None:
         prompt = len(pending) - len(row.tokens)
-        if row.tokens and len(pending) - start >= short_span:
+        if row.tokens and 1 < short_span <= len(pending) - start:
             end = min(end, prompt if start < prompt else start + short_span - 1)
         return TokenSpan(row, slot, pending[start:end], start, is_last=end == len(pending))
     scored_from = len(pending) - len(row.given)  # the token that the continuation's first one follows
