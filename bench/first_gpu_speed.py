@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import statistics
@@ -32,17 +33,20 @@ from runner.engines.base import Request
 from runner.engines.local.attention.device_attention import attend
 from runner.engines.local.attention.parts import Scaling
 from runner.engines.local.decode import step_graphs
+from runner.engines.local.decode.ahead import SWITCH
 from runner.engines.local.engine import LocalSession
 
 
 def speed() -> None:
-    """Decoding, with and without recorded steps, and by generate."""
+    """Decoding, with recorded steps, with such that wait for the last one's tokens, without any, and by generate."""
     engine = engine_of()
     for rows in ROWS:
         requests = asked(engine, rows)
         rates = {}
-        for name, at, tries in (("with graphs", ALWAYS, 2), ("without", NEVER, 1)):
-            step_graphs.RECORD_AT = at
+        for name, at, ahead, tries in (
+            ("with graphs", ALWAYS, "1", 2), ("not ahead", ALWAYS, "0", 2), ("without", NEVER, "1", 1)
+        ):  # fmt: skip
+            step_graphs.RECORD_AT, os.environ[SWITCH] = at, ahead
             rates[name] = max(decode_rate(engine, requests) for _ in range(tries))
         few = asked(engine, rows, NEW // 4)
         started = time.perf_counter()

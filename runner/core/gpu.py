@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.core.errors import lost_gpu
 from runner.core.machine import MIB
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _torch_with_gpus() -> Any:
     torch = sys.modules.get("torch")
     return torch if torch is not None and torch.cuda.is_initialized() else None
+
+
+def sent(numbers: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of the host on a device; from pinned memory to a GPU, so that the host does not wait."""
+    return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers.to(device)
 
 
 def restart_peak() -> None:

@@ -20,6 +20,7 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper
 
 from runner.config.sampling import GREEDY, PARAMETERS, Sampling, active_parameters
 from runner.core.errors import is_memory_error, lost_gpu
+from runner.core.gpu import sent
 from runner.engines.base import RequestId
 from runner.engines.local.kernels import native
 from runner.engines.rows import NO_TOKEN, NOT_SAMPLED, Row
@@ -218,8 +219,8 @@ class Sampler:
         return _Group(
             self.samplings[rows[0]],
             rows,
-            slice(None) if is_every else torch.tensor(rows, device=self.device),
-            torch.tensor(lines, device=self.device),
+            slice(None) if is_every else sent(torch.tensor(rows), self.device),
+            sent(torch.tensor(lines), self.device),
         )
 
 
@@ -293,12 +294,11 @@ def _nucleus(top_p: float, scores: torch.Tensor) -> torch.Tensor:
 
 def _uniform(generators: Sequence[torch.Generator | None], device: torch.device) -> torch.Tensor:
     """Return the next random number of each row [B], in float64 to keep the tails; 0 for a greedy row."""
-    is_for_gpu = device.type == "cuda"  # then the copy from pinned memory lets the host go on
-    numbers = torch.zeros(len(generators), dtype=torch.float64, pin_memory=is_for_gpu)
+    numbers = torch.zeros(len(generators), dtype=torch.float64)
     for row, generator in enumerate(generators):
         if generator is not None:
             numbers[row : row + 1].uniform_(generator=generator)
-    return numbers.to(device, non_blocking=is_for_gpu)
+    return sent(numbers, device)
 
 
 def _draw(sampling: Sampling, scores: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,10 @@
 """One decoding step of all rows with tensors that stay where they are, so that a GPU can record and repeat it.
 
 The host writes one small table for each step: of every row its token, its position, the place for its key and value,
-and which prefixes it sees. All that follows from it is computed on the device. The number of rows and of own places is
-rounded up, so few shapes occur. Rows that fill up a shape decode nothing: they write into a place of their slot that no
-token has yet. Where attention takes each row's number of own keys, a shape is a number of rows alone.
+and which prefixes it sees. Tokens that the host has not read yet are put there on the device, where all that follows is
+computed. The number of rows and of own places is rounded up, so few shapes occur. Rows that fill up a shape decode
+nothing: they write into a place of their slot that no token has yet. Where attention takes each row's number of own
+keys, a shape is a number of rows alone.
 
 On a GPU a shape that occurs again and again is recorded as a CUDA graph (step_graphs.py), and later steps of this shape
 are one call. Elsewhere, and where recording fails, the same function runs operation by operation.
@@ -169,6 +170,7 @@ class StepRows:
     own: Slots
     rows: Sequence[Row]
     reading: Sequence[Row]
+    picked: torch.Tensor | None = None  # int64 [n]: the rows' last tokens, which only the device has so far
 
 
 class DeviceStep:
@@ -187,7 +189,10 @@ class DeviceStep:
         return len(_prefixes(rows)[0]) <= MOST_PREFIXES
 
     def __call__(self, step: StepRows, ids: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
-        """Send the last token of each row; return the logits [n, V], valid until the next step."""
+        """Send the last token of each row; return the logits [n, V], valid until the next step.
+
+        ids: these tokens, which count for nothing where only the device has them.
+        """
         own, rows = step.own, step.rows
         prefixes, seen_by = _prefixes(rows)
         count = min(rounded_rows(len(rows)), own.slots)
@@ -204,6 +209,8 @@ class DeviceStep:
         lines += [[0, place, place, *[0] * MOST_PREFIXES] for place in filling]
         on_gpu = self.heads.device.type == "cuda"
         self._table[:count].copy_(torch.tensor(lines, pin_memory=on_gpu), non_blocking=on_gpu)
+        if step.picked is not None:
+            self._table[: len(rows), TOKEN].copy_(step.picked)
         attention = StepAttention(self.heads, own, prefixes, self._table[:count], places)
         tokens = attention.table[:, TOKEN]
         # each run makes its masks anew: a recording must compute them, too

@@ -50,6 +50,16 @@ class Entering(Room):
             self._set_budget()
             self.budget_s = self.memory.looked_s
 
+    def _check_memory(self) -> None:
+        """Raise MemoryError if the next token of each row may not fit; unused arenas are freed first."""
+        try:
+            self.memory.check(len(self.active))
+        except MemoryError:
+            if self.own is None or not self.own.keep_spare(0):
+                raise
+            self.memory.forget()
+            self.memory.check(len(self.active))
+
     @property
     def short_span(self) -> int:
         """Of how many tokens a span is attended to by SDPA, and not token by token."""

@@ -141,6 +141,27 @@ class Forward:
             PassLayout(self.heads, self.kernels, own, *kinds, uses, is_step=True), ids, positions, None
         )
 
+    def step_of_picked(
+        self, own: Slots, rows: Sequence[Row], reading: Sequence[Row], picked: torch.Tensor
+    ) -> torch.Tensor | None:
+        """As `step`, with tokens that the host has not read; None where it would have to.
+
+        A token without an embedding is another one here; `check_tokens` tells of it when the host has read it.
+        """
+        if self.device_step is None or not self.device_step.fits(rows):
+            return None
+        positions = [len(row.prompt) + len(row.tokens) for row in rows]
+        step = StepRows(own, rows, reading, picked.clamp(0, self.rows - 1))
+        return self._forward(step, [0] * len(rows), positions, None)
+
+    def check_tokens(self, ids: Sequence[int]) -> None:
+        """Raise ConfigError if the model has no embedding for one of the tokens of a pass."""
+        if (largest := max(ids)) >= self.rows:  # prompts were checked, so it is of an answer
+            raise ConfigError(
+                f"the model answered with token {largest}, and its embedding ends at {self.rows - 1}: its head is "
+                "larger than its embedding, so head and embedding are of different checkpoints or tokenizers"
+            )
+
     def _uses(self, paths: Sequence[list[Prefix]], of_path: Sequence[int]) -> list[PrefixUse]:
         """Return each prefix of these paths once; of_path: the number of each token's path."""
         uses = []
@@ -161,11 +182,7 @@ class Forward:
         self, layout: PassLayout | StepRows, ids: list[int], positions: list[int], keep: list[int] | None
     ) -> torch.Tensor:
         """Return the logits [n, V] after the tokens in `keep`, or after all tokens."""
-        if (largest := max(ids)) >= self.rows:  # prompts were checked, so it is of an answer
-            raise ConfigError(
-                f"the model answered with token {largest}, and its embedding ends at {self.rows - 1}: its head is "
-                "larger than its embedding, so head and embedding are of different checkpoints or tokenizers"
-            )
+        self.check_tokens(ids)
         self.most_tokens = max(self.most_tokens, len(ids))
         self.most_logits = max(self.most_logits, len(ids if keep is None else keep))
         if isinstance(layout, StepRows):

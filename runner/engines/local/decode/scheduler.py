@@ -3,6 +3,7 @@
 Active rows have the slots 0 … n-1 of the key-value store; when a row ends, the last one moves into its slot. Each
 forward pass is a flat list of tokens: a shared prefix, the own prompts of rows that enter, or one token of every row. A
 continuation that is to be scored is read in the same pass as its prompt.
+On a GPU a step begins before the last one's tokens are read: ahead.py.
 When memory runs out, half as many rows continue, and the others continue later from the tokens that they have.
 """
 
@@ -17,6 +18,7 @@ from runner.core.errors import MEMORY_ERRORS, is_memory_error
 from runner.core.result import FinishReason
 from runner.engines.base import MEMORY_RAN_OUT, Event, RequestId
 from runner.engines.local.attention.attention import PrefixUse
+from runner.engines.local.decode.ahead import Ahead
 from runner.engines.local.decode.entering import Entering
 from runner.engines.local.decode.forward import TokenSpan, read_and_score, scored
 from runner.engines.local.decode.prefix_tree import ConversationCache
@@ -49,11 +51,13 @@ class Scheduler(Entering):
     ) -> None:
         self.stopping, self.count, self.speculation = stopping, RowCount(stats), speculation
         super().__init__(loaded, heads, stats, asked_rows, conversations, prompts)
+        self.ahead = Ahead(self.forward)
         self._reset()
 
     def _reset(self) -> None:
         """Forget earlier rows: their store, its size, and shortages of memory."""
         self._empty()
+        self.ahead.drop()
         self.uses: list[PrefixUse] | None = None  # prefixes of the active rows, until the rows change
         self.sampler = Sampler(self.vocab_size, self.heads.device)
         self.at_once = 0  # rows in the current pass; 0 if it reads a prefix and no row is active
@@ -164,9 +168,12 @@ class Scheduler(Entering):
             self.stats.shared_tokens += row.shared + row.copied
         read = self._pieces(whole, reading, most)
         joins_decoding = bool(self.forward.kernels) if reading else self._joins_decoding(whole[0])
-        decoding = self.active[:] if joins_decoding else []
+        decoding = self.active[:] if joins_decoding or self.ahead.has_begun else []
         steps = [TokenSpan(row, slot, row.tokens[-1:], row.places) for slot, row in enumerate(decoding)]
-        logits = read_and_score(self.forward, own, [*steps, *read])
+        logits = read_and_score(self.forward, own, [*steps, *read] if joins_decoding else read)
+        of_decoding = self.ahead.take(decoding)
+        if of_decoding is None:
+            of_decoding, logits = logits[: len(decoding)], logits[len(decoding) :]
         for piece in read:
             piece.row.places += len(piece.ids)
             own.fill(piece.slot, piece.row.places)
@@ -175,9 +182,10 @@ class Scheduler(Entering):
         new: list[tuple[Row, int]] = []
         if started_rows or decoding:
             newcomers = sampler_of(started_rows, self.vocab_size, self.heads.device)
-            self.stopping.force(logits, [*decoding, *started_rows])
-            picked = self.sampler.pick(logits[: len(decoding)]).tolist() if decoding else []
-            picked += newcomers.pick(logits[len(decoding) :]).tolist() if started_rows else []
+            self.stopping.force(of_decoding, decoding)
+            self.stopping.force(logits, started_rows)
+            picked = self.sampler.pick(of_decoding).tolist() if decoding else []
+            picked += newcomers.pick(logits).tolist() if started_rows else []
             new = list(zip([*decoding, *started_rows], picked, strict=True))
             self.sampler.take(newcomers)
             self._note_places(decoding)
@@ -207,15 +215,20 @@ class Scheduler(Entering):
         assert self.own is not None
         longest = max(row.places for row in self.active) + 1
         self.own.lengthen(longest, max(row.need for row in self.active))
-        if drafts := self.speculation.drafts(self.active, self.forward, self.sampler):
+        has_begun = self.ahead.has_begun
+        if drafts := [] if has_begun else self.speculation.drafts(self.active, self.forward, self.sampler):
             new = self.speculation.check(self.forward, self.own, self.active, drafts, self.sampler)
         else:
             if self.uses is None:
                 self.uses = self.forward.uses_of(self.active)
-            logits = self.forward.step(self.own, self.active, self.uses, self.reading)
+            logits = self.ahead.take(self.active)
+            if logits is None:
+                logits = self.forward.step(self.own, self.active, self.uses, self.reading)
             self.stopping.force(logits, self.active)
-            tokens: list[int] = self.sampler.pick(logits).tolist()
+            picked = self.sampler.pick(logits)
+            del logits  # the next step needs memory for its own
             self._note_places(self.active)
+            tokens = self.ahead.read(picked, self.own, self.active, self.reading)
             new = list(zip(self.active, tokens, strict=True))
         self.speculation.note(len(new) if drafts else None)
         self._note_memory()
@@ -299,22 +312,13 @@ class Scheduler(Entering):
         """Move all rows back to `waiting`; they continue later from the tokens that they have."""
         self.waiting.extendleft(reversed([*self.active, *self.reading]))
         self.active, self.reading, self.own, self.uses = [], [], None, None
+        self.ahead.drop()
         self.sampler.keep([])
         for row in self.waiting:
             row.places = row.copied = 0
             row.blocks = []
             row.scores.clear()
             row.generator = None  # it may have drawn a number for a token that was not sampled
-
-    def _check_memory(self) -> None:
-        """Raise MemoryError if the next token of each row may not fit; unused arenas are freed first."""
-        try:
-            self.memory.check(len(self.active))
-        except MemoryError:
-            if self.own is None or not self.own.keep_spare(0):
-                raise
-            self.memory.forget()
-            self.memory.check(len(self.active))
 
     def _shrink(self, error: BaseException) -> list[Event]:
         """Move all rows back and continue with half as many; raise an error that is not about memory."""
