@@ -55,7 +55,7 @@ test: $(STAMP)    ## run all tests but the thorough ones
 
 test-all: $(STAMP) ## run every test there is, before a release
 	$(PYTEST)
-	$(MAKE) test-avx2 AVX2="$(AVX2_ALL)"
+	$(MAKE) test-avx2 AVX2="$(AVX2) $(AVX2_ALL)" AVX2_MARKS=""
 
 # The packages of constraints-next.txt are found before those of .venv, which provides all others.
 NEXT := .next/.installed
@@ -69,15 +69,14 @@ $(NEXT): constraints-next.txt $(STAMP)
 test-next: $(NEXT) ## run the tests with next year's Hydra and OmegaConf; ARGS=tests/grid runs some
 	.next/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not thorough" $(ARGS)
 
-# oneDNN and our kernels leave AVX512 out, other parts of torch do not: products in float32 go by these, and its sums of
-# bytes saturate, so that our layers of int8 are not compared with the libraries'. One process: mypy runs beside it in CI.
-AVX2 := matmul/test_four_bit test_own_memory decode/test_static_probe test_rates decode/test_fused_forward
-AVX2_BYTES := matmul/test_quantized_layers decode/test_fused_forward matmul/test_int8_stored matmul/test_answers_alike
-AVX2_ALL := attention/test_attention decode/test_forward_scoring matmul/test_four_bit test_own_memory decode/test_static_probe test_rates \
-	decode/test_scheduler decode/test_fused_forward decode/test_speculation
-test-avx2: $(STAMP) ## run engine tests in bfloat16 and four bits once more, as on a desktop processor without bfloat16 products
-	ONEDNN_MAX_CPU_ISA=AVX2 RUNNER_WITHOUT=avx512 $(BIN)/pytest -m "not slow" -k "not f32 and not float32 and not int8" $(AVX2:%=tests/engines/local/%.py)
-	ONEDNN_MAX_CPU_ISA=AVX2 RUNNER_WITHOUT=avx512 $(BIN)/pytest -m "not slow" -k "not f32 and not float32" $(AVX2_BYTES:%=tests/engines/local/%.py)
+# oneDNN, our kernels and what bitsandbytes asks torch for leave AVX512 out (tests/conftest.py), MKL does not: products in
+# float32 go by these. One process: mypy runs beside it in CI.
+AVX2 := matmul/test_four_bit test_own_memory decode/test_static_probe test_rates decode/test_fused_forward \
+	matmul/test_quantized_layers matmul/test_int8_stored matmul/test_answers_alike
+AVX2_MARKS := not slow
+AVX2_ALL := attention/test_attention decode/test_forward_scoring decode/test_scheduler decode/test_speculation
+test-avx2: $(STAMP) ## run engine tests in bfloat16 and few bits once more, as on a desktop processor without bfloat16 products
+	ONEDNN_MAX_CPU_ISA=AVX2 RUNNER_WITHOUT=avx512 $(BIN)/pytest -m "$(AVX2_MARKS)" -k "not f32 and not float32" $(AVX2:%=tests/engines/local/%.py)
 
 sanitize: $(STAMP) ## run the engine's tests with kernels that AddressSanitizer and UndefinedBehaviorSanitizer watch
 	$(BIN)/python -m tools.sanitize $(ARGS)

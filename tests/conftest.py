@@ -26,6 +26,7 @@ from runner.config.model import LocalModelConfig, StubConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
+from runner.core import processor
 from runner.core.files import hold
 from runner.core.signals import ENDING
 from runner.quantization.base import QuantizationConfig
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the real hub
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# On a processor without AVX-512 bitsandbytes does not ask torch for products of bytes. Where only RUNNER_WITHOUT and
+# ONEDNN_MAX_CPU_ISA leave it out, it would ask, and torch would ask oneDNN, whose sums then saturate.
+if "avx512" in processor.left_out():
+    os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
 
 # A database waits for the disk at every commit, longer than most tests compute: test folders lie in memory where there is
 # room. PYTEST_DEBUG_TEMPROOT, a variable of pytest's, puts them elsewhere.

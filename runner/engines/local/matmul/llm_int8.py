@@ -1,6 +1,7 @@
 """LLM.int8() in steps of torch, whose sums are exact: what the kernels are tried beside.
 
-The library's own sums are made by torch's product of bytes, which saturates where oneDNN has none by VNNI.
+The library's own sums are made by torch's product of bytes, which saturates where ONEDNN_MAX_CPU_ISA hides VNNI from
+oneDNN: torch asks the processor itself whether it has VNNI.
 """
 
 from __future__ import annotations

@@ -23,7 +23,6 @@ from runner.core.dtypes import Dtype
 from runner.core.heap import Heap
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kernels import native
-from runner.engines.local.matmul import llm_int8
 from runner.engines.local.matmul.quantized_layers import QuantizedLayers
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
@@ -34,7 +33,7 @@ Saved = Callable[..., Path]
 BUILT = native.kernels()
 has_kernels = pytest.mark.skipif(BUILT is None, reason="the kernels are not built here")
 exact = pytest.mark.skipif(
-    BUILT is None or not BUILT.has_quantized, reason="the library's own sums saturate without products of bytes"
+    BUILT is None or not BUILT.has_quantized, reason="torchao's own sums saturate without products of bytes"
 )
 packed = pytest.mark.skipif(not machine.has_bfloat16_products(), reason="bitsandbytes packs no 4-bit weights here")
 
@@ -63,7 +62,7 @@ def test_outputs_are_the_librarys_own(kind: str, inputs: int, outputs: int, keys
     try:
         for bias in (False, True):
             layer = layer_of(kind, inputs, outputs, bias, **keys)
-            own = llm_int8.forward_of(layer) if kind == "int8" else layer.forward
+            own = layer.forward
             layer(torch.ones(1, inputs, dtype=torch.bfloat16))  # the library arranges its weights in the first pass
             found = QuantizedLayers(nn.ModuleList([nn.Embedding(1, 1, dtype=torch.bfloat16), layer]), Heap())
             assert (found.exchanged, found.left, found.notes) == ([layer], [], [])
@@ -125,7 +124,7 @@ def test_weights_stay_and_functions_are_put_back(
 @has_kernels
 @pytest.mark.parametrize(
     "quantization",
-    [Fp4Config(), pytest.param(Int8Config(), marks=exact), pytest.param(Int8DynamicConfig(), marks=exact)],
+    [Fp4Config(), Int8Config(), pytest.param(Int8DynamicConfig(), marks=exact)],
     ids=["fp4", "int8", "int8_dynamic"],
 )
 def test_an_adapter_over_quantized_layers_counts(
