@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import json
 import os
 import random
 import shutil
@@ -12,7 +11,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +30,7 @@ from runner.core.signals import ENDING
 from runner.quantization.base import QuantizationConfig
 
 if TYPE_CHECKING:
+    from in_process import Finished
     from trips import Trip
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the real hub
@@ -62,6 +61,16 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[object]:
+    """Let no garbage be looked for meanwhile: among the objects of thousands of tests there is none."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -268,20 +277,6 @@ def tiny_model(tiny_llama: Path) -> LocalModelConfig:
     return LocalModelConfig(name=str(tiny_llama), device="cpu", dtype=Dtype.float32)
 
 
-@dataclass
-class Finished:
-    """A finished process."""
-
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> dict[str, Any]:
-        """Read the last line of stdout."""
-        values: dict[str, Any] = json.loads(self.out.strip().splitlines()[-1])
-        return values
-
-
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
     """Return a function that makes a folder under a name, once for all workers of a session; no test may change it."""
@@ -347,7 +342,7 @@ def runner(tmp_path: Path, new_database: Callable[[Path], None]) -> Callable[...
             new_database(cwd / "outputs" / "mlflow.db")
         if process or not all(name.startswith(in_process.LATE) for name in environment):
             variables = os.environ | environment
-            return Finished(*warm_process.run(module, arguments, timeout_s=300, cwd=cwd, env=variables))
-        return Finished(*in_process.run(module, arguments, cwd, environment))
+            return in_process.Finished(*warm_process.run(module, arguments, timeout_s=300, cwd=cwd, env=variables))
+        return in_process.Finished(*in_process.run(module, arguments, cwd, environment))
 
     return call

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import json
 import logging
 import os
 import re
@@ -18,7 +19,9 @@ import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import warm_process
@@ -36,6 +39,20 @@ REMEMBER = (
 )  # fmt: skip
 # Warnings that Python ignores by default.
 IGNORED = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
+
+
+@dataclass
+class Finished:
+    """A finished process."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> dict[str, Any]:
+        """Read the last line of stdout."""
+        values: dict[str, Any] = json.loads(self.out.strip().splitlines()[-1])
+        return values
 
 
 def run(module: str, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> tuple[int, str, str]:
@@ -82,6 +99,7 @@ def _as_at_the_start() -> Iterator[None]:
     GlobalHydra.instance().clear()
     Plugins.instance()
     _forget()
+    _close_databases()
     with (
         mock.patch.dict(os.environ),
         mock.patch.object(ForPeople, "table_follows", False),
@@ -112,3 +130,13 @@ def _forget() -> None:
                     clear()
                 elif isinstance(value, dict) and re.match("_[a-z]", key):
                     value.clear()
+
+
+def _close_databases() -> None:
+    """Close the databases of earlier tests, whose files are gone: MLflow keeps each one open until the process ends."""
+    store = sys.modules.get("mlflow.store.tracking.sqlalchemy_store")
+    engines = {} if store is None else store.SqlAlchemyStore._engine_map
+    for uri, engine in [*engines.items()]:
+        if uri.startswith("sqlite:///") and not Path(engine.url.database or "").exists():
+            engine.dispose()
+            del engines[uri]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,16 +114,22 @@ def small_group() -> Iterator[Path]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="control groups are Linux's")
-def test_a_containers_memory_limit_ends_in_a_smaller_batch(small_group: Path, tmp_path: Path) -> None:
+def test_a_containers_memory_limit_ends_in_a_smaller_batch(
+    small_group: Path, runner: Callable[..., Any], tmp_path: Path
+) -> None:
     """The real program in a real control group, next to itself without one: the same answers, and no SIGKILL."""
-    arguments = [sys.executable, "-m", "runner", "task=gsm8k", "task.limit=200", "tracking=none", "print=json"]
+    arguments = ["task=gsm8k", "task.limit=200", "tracking=none", "print=json"]
     inside = f'echo $$ > "{small_group}/cgroup.procs"; exec "$@"'
+    (folder := tmp_path / "limited").mkdir()
+    command = ["bash", "-c", inside, "bash", sys.executable, "-m", "runner", *arguments]
+    limited = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert limited.returncode == 0, limited.stderr[-2000:]
+    (tmp_path / "free").mkdir()
+    free = runner(*arguments, cwd=tmp_path / "free")
+    assert free.code == 0, free.err
     answers = {}
-    for name, command in (("free", arguments), ("limited", ["bash", "-c", inside, "bash", *arguments])):
-        (folder := tmp_path / name).mkdir()
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, f"{name}: {done.stderr[-2000:]}"
-        [samples] = folder.glob("outputs/jobs/*/samples.jsonl")
+    for name in ("free", "limited"):
+        [samples] = (tmp_path / name).glob("outputs/jobs/*/samples.jsonl")
         lines = [json.loads(line) for line in samples.read_text().splitlines()]
         answers[name] = sorted((line["index"], line["text"]) for line in lines)
     assert len(answers["limited"]) == 200

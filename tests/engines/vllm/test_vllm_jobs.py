@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm_process
 from vllm_standin import VllmStandIn, is_alive
 
 from runner.engines.vllm import comparison
@@ -242,7 +243,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start the runner as a process that can be killed."""
     pipe = subprocess.PIPE
     command = [sys.executable, "-m", "runner", *arguments]
-    return subprocess.Popen(command, cwd=folder, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    return warm_process.popen(command, cwd=folder, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
 @pytest.mark.slow
