@@ -62,8 +62,8 @@ class KeptTrials:
         return heads
 
     def keep_heads(self, heads: Heads) -> Heads:
-        """Keep the shape that a trial has found right, on a CPU, and return it."""
-        if heads.device.type == "cpu":
+        """Keep the shape that a trial has found right, on a CPU by its kernels, and return it."""
+        if heads.device.type == "cpu" and not heads.by_sdpa:
             names = "layers", "kv_heads", "group", "dim", "plain_softmax", "note"
             found: dict[str, Any] = {name: getattr(heads, name) for name in names}
             found["dtype"] = str(heads.dtype).removeprefix("torch.")

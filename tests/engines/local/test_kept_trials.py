@@ -87,6 +87,12 @@ def test_a_model_that_was_not_identified_is_tried_each_time(run: Run) -> None:
     assert run(identified=False)[1] == ["heads", "fused"]
 
 
+def test_attention_as_on_a_gpu_is_tried_each_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept does not say that it is by SDPA: a second engine would attend by kernels."""
+    monkeypatch.setenv("RUNNER_ATTENTION", "sdpa")
+    assert [run()[1][0] for _ in range(2)] == ["heads", "heads"]
+
+
 @pytest.mark.parametrize("change", ["variable", "machine", "version", "code", "threads", "key", "model"])
 def test_a_change_is_tried_again(run: Run, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run()
