@@ -18,6 +18,7 @@ from runner.core.result import Answer, FinishReason
 from runner.core.thinking import Tag, opened_by
 from runner.engines.base import Completion, Message, Request, check_scored, request_sha256
 from runner.engines.chat_template import ChatTemplate, template_values
+from runner.engines.local.kv_cache.kv_cache import rounded
 from runner.engines.local.kv_cache.prefix import Prefix
 from runner.engines.scores import TokenScores
 from runner.engines.thinking import MOST_OPENING, MOST_PARTIAL, Budget, Thought, end_tokens, tags_of
@@ -53,6 +54,7 @@ class Row:
     places: int = 0  # its own tokens in the scheduler's KV cache
     blocks: list[int] = field(default_factory=list)  # of the prompt cache, with the beginning of its pending tokens
     copied: int = 0  # tokens in these blocks
+    rest: int = 0  # last tokens of its prefix, of which its slot has a copy before its own ones: less than a page
     sent: int = 0  # characters of its text, tags included, that were sent as deltas or stand between them
     scores: TokenScores = field(default_factory=TokenScores)  # of the continuation's tokens scored so far
     token_times: list[float] = field(default_factory=list)  # when each of its tokens came out
@@ -99,7 +101,8 @@ class Row:
     def need(self) -> int:
         """Own tokens that it may have in the KV cache when it ends."""
         more = self.limit if self.given is None else len(self.given) - 1
-        return len(self.prompt) - self.shared + more
+        own = len(self.prompt) - self.shared + more
+        return self.rest + rounded(own) if self.rest else own
 
     def completion(self, reason: FinishReason, seconds: float, answer: Answer | None = None) -> Completion:
         """Return its completion."""

@@ -60,7 +60,7 @@ def loaded_of(make_config: Make, folder: Path, device: str) -> Loaded:
 
 
 class Decoding:
-    """Rows after their prompts: four on two nested prefixes, one alone; and one whose prompt is half read."""
+    """Rows after their prompts: four on two nested prefixes, one alone; and one on a prefix whose prompt is half read."""
 
     def __init__(self, loaded: Loaded, heads: Heads) -> None:
         self.forward = Forward(loaded.model, heads)
@@ -73,25 +73,28 @@ class Decoding:
             for number, (start, end) in enumerate(zip(starts, ends, strict=True))
         ]
         self.rows.append(Row(Request(9, ()), IDS[200:230], "", 50))
-        self.long = Row(Request(10, ()), IDS[300:360], "", 50)
-        self.own = own_kv(heads, self.forward.kernels, [128] * 8)
-        assert isinstance(self.own, Slots)
+        self.long = Row(Request(10, ()), IDS[:TRUNK] + IDS[300:360], "", 50, prefix=trunk)
         for prefix in (trunk, branch):
             self.forward.read_prefix(prefix, 1000)
+        self.own = own_kv(heads, self.forward.kernels, [128] * 8, [row.prefix for row in (*self.rows, self.long)])
+        assert isinstance(self.own, Slots)
         pieces = [TokenSpan(row, slot, row.pending) for slot, row in enumerate([*self.rows])]
         first = self.forward.read_prompts(self.own, pieces).argmax(dim=-1).tolist()
         self.forward.read_prompts(self.own, [TokenSpan(self.long, 5, self.long.pending[:30], is_last=False)])
         self.long.places = 30
-        for row, token in zip(self.rows, first, strict=True):
+        self.own.fill(len(self.rows), 30)
+        for slot, (row, token) in enumerate(zip(self.rows, first, strict=True)):
             row.tokens, row.places = [token], len(row.pending)
+            self.own.fill(slot, row.places)
 
     def step(self) -> torch.Tensor:
         """Decode one more token of each row."""
         logits = self.forward.step(self.own, self.rows, self.forward.uses_of(self.rows), [self.long])
         logits = logits.clone()
-        for row, token in zip(self.rows, logits.argmax(dim=-1).tolist(), strict=True):
+        for slot, (row, token) in enumerate(zip(self.rows, logits.argmax(dim=-1).tolist(), strict=True)):
             row.tokens.append(token)
             row.places += 1
+            self.own.fill(slot, row.places)
         return logits
 
     def finish(self) -> torch.Tensor:

@@ -90,7 +90,7 @@ class LocalEngine:
         heads = self.heads(loaded)
         decoding = str(self.batching(loaded)) if heads is None else "in a stream"
         if heads is not None and heads.by_sdpa:
-            decoding += ", attention by SDPA"
+            decoding += ", attention by SDPA" + (" to pages" if heads.in_pages else "")
         elif heads is not None and heads.device.type == "cpu" and kernels_for(heads) is None:
             decoding += ", by torch alone"
         generation, own = self.config.generation, own_generation(loaded.model)

@@ -49,7 +49,7 @@ def pair(make_config: Callable[..., RunnerConfig], tiny_llama: Path, tmp_path: P
         AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
         loaded = loaded_of(make_config, tmp_path, device)
         heads = replace(probe_heads(loaded), **keys)
-        usual, by_sdpa = (replace(heads, by_sdpa=by_sdpa) for by_sdpa in (False, True))
+        usual, by_sdpa = replace(heads, by_sdpa=False, page=0), replace(heads, by_sdpa=True)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("runner.engines.local.decode.forward.kernels_for", lambda _: None)
             return [Decoding(loaded, usual), Decoding(loaded, by_sdpa)]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -94,7 +95,10 @@ def attends_by_length(heads: Heads) -> bool:
 
 @dataclass(frozen=True)
 class OwnKeys:
-    """Each row's own keys and values in a layer [row · place, KVH, D], of which it sees the first `counts` ones."""
+    """Each row's keys and values in a layer [row · place, KVH, D], of which it sees the first `counts` ones.
+
+    With `blocks`, a row's places are where these pages are, wherever that is.
+    """
 
     keys: torch.Tensor
     values: torch.Tensor
@@ -103,24 +107,37 @@ class OwnKeys:
     counts: torch.Tensor  # int32 [B]
     places: int  # of each row
     window: int | None = None  # a row sees only so many last ones
+    blocks: torch.Tensor | None = None  # int32 [B, pages]: the pages of each row
 
 
 def attend_by_length(scaling: Scaling, query: torch.Tensor, own: OwnKeys) -> Part:
     """Attend one query of each row [B, H, D] to its own keys; return [B, H, D] and float32 [B, H]."""
-    if query.device.type == "cuda":
-        left = {} if own.window is None else {"window_size_left": own.window - 1, "window_size_right": 0}
+    keys, values, is_paged = own.keys, own.values, own.blocks is not None
+    if own.blocks is not None:
+        page = own.places // own.blocks.shape[1]
+        keys, values = (some.view(-1, page, *some.shape[1:]) for some in (keys, values))
+    if query.device.type != "cpu":
+        more: dict[str, Any] = {"block_table": own.blocks} if is_paged else {}
+        if own.window is not None:
+            more |= {"window_size_left": own.window - 1, "window_size_right": 0}
+        if is_paged and (own.window is not None or query.shape[1] == own.keys.shape[1]):
+            # else torch may split a row's pages, and with a window, or without groups of heads, its sum over the parts
+            # puts all rows' results in the place of the first one (mha_varlen_fwd sets no o_batch_stride there)
+            more["num_splits"] = 1
         out, log = torch.ops.aten._flash_attention_forward(
-            query, own.keys, own.values, own.rows, own.starts, 1, own.places, 0.0, False, False,
-            scale=scaling.scale, seqused_k=own.counts, **left,
+            query, keys, values, own.rows, own.starts, 1, own.places, 0.0, False, False,
+            scale=scaling.scale, seqused_k=own.counts, **more,
         )[:2]  # fmt: skip
         return out, log.transpose(0, 1)
-    keys, values = (
-        some.view(len(query), own.places, -1, some.shape[-1]).transpose(1, 2) for some in (own.keys, own.values)
-    )
     place = torch.arange(own.places)[None]
     hidden = place >= own.counts[:, None]
     if own.window is not None:
         hidden |= place < own.counts[:, None] - own.window
+    if own.blocks is not None:
+        keys, values = (
+            some[own.blocks.long()].flatten(1, 2).masked_fill_(hidden[..., None, None], 0.0) for some in (keys, values)
+        )
+    keys, values = (some.view(len(query), own.places, -1, some.shape[-1]).transpose(1, 2) for some in (keys, values))
     grouped = query.view(len(query), keys.shape[1], -1, query.shape[-1])
     out, log = attend(scaling, grouped, keys, values, hidden[:, None, None])
     return out.flatten(1, 2), log.flatten(1, 2)

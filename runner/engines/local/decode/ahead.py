@@ -71,7 +71,7 @@ class Ahead:
 
     def _is_worth_it(self, own: Slots, rows: Sequence[Row]) -> bool:
         """Whether the step may begin: it has room already, and not all rows end for certain."""
-        has_room = max(row.places for row in rows) < own.capacity
+        has_room = own.holds([row.places + 1 for row in rows])
         return has_room and os.environ.get(SWITCH) != "0" and any(len(row.tokens) + 1 < row.limit for row in rows)
 
     def _begin(self, picked: torch.Tensor, own: Slots, rows: Sequence[Row], reading: Sequence[Row]) -> None:

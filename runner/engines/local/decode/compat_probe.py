@@ -18,6 +18,7 @@ from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWin
 from runner.core.errors import is_memory_error, one_line
 from runner.engines.base import Request
 from runner.engines.local.attention.device_attention import is_wanted
+from runner.engines.local.attention.page_trial import page_of
 from runner.engines.local.decode.forward import Forward, TokenSpan
 from runner.engines.local.decode.fused_forward import FusedForward, NotFusable
 from runner.engines.local.interface import Softmax, register, running
@@ -133,20 +134,22 @@ def _without_unpacking(model: Any) -> Iterator[None]:
 def _by_sdpa_if_right(loaded: Loaded, heads: Heads, ids: list[int], expected: torch.Tensor) -> Heads:
     """Return heads whose attention is computed by SDPA, if that gives the model's logits here; else the same heads."""
     by_sdpa = replace(heads, by_sdpa=True)
-    try:
-        with torch.inference_mode(), unrounded_rows(loaded.model):
-            ours = _scheduled_logits(loaded.model, by_sdpa, ids)
-    except (RuntimeError, NotImplementedError) as error:  # this GPU or this torch has no such function
-        if is_memory_error(error):
-            raise
-        log.info("attention is computed operation by operation, which is slower: %s", one_line(error, limit=160))
-        return heads
-    off = float(((ours - expected).abs().mean() / expected.std().clamp(min=1e-6)).item())
-    if not off <= allowed_off(loaded):
-        why = f"by SDPA its logits would be off by {off:.2g} of their spread"
-        log.info("attention is computed operation by operation, which is slower: %s", why)
-        return heads
-    return by_sdpa
+    in_pages = replace(by_sdpa, page=page_of(by_sdpa))
+    for one in (in_pages, by_sdpa) if in_pages.page else (by_sdpa,):
+        try:
+            with torch.inference_mode(), unrounded_rows(loaded.model):
+                ours = _scheduled_logits(loaded.model, one, ids)
+            off = float(((ours - expected).abs().mean() / expected.std().clamp(min=1e-6)).item())
+            if off <= allowed_off(loaded):
+                return one
+            why = f"by SDPA its logits would be off by {off:.2g} of their spread"
+        except (RuntimeError, NotImplementedError) as error:  # this GPU or this torch has no such function
+            if is_memory_error(error):
+                raise
+            why = one_line(error, limit=160)
+        how = "without pages" if one.page else "operation by operation"
+        log.info("attention is computed %s, which is slower: %s", how, why)
+    return heads
 
 
 @dataclass(frozen=True)
@@ -227,8 +230,8 @@ def _scheduled_logits(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:
     forward.short_span = 1  # so that this short prompt is read as a span, like a long one
     prefix = Prefix(ids[:PREFIX])
     row = Row(Request(0, ()), ids[:-1], "", 1, prefix=prefix)
-    own = own_kv(heads, forward.kernels, [SUFFIX + 1])
     forward.read_prefix(prefix, PREFIX)
+    own = own_kv(heads, forward.kernels, [PREFIX + SUFFIX + 1], [prefix])
     read = forward.read_prompts(own, [TokenSpan(row, 0, row.pending)])
     row.places, row.tokens = SUFFIX, ids[-1:]
     return torch.cat((read, forward.step(own, [row], forward.uses_of([row])))).float()
@@ -332,7 +335,7 @@ def gives_same_logits_together(forward: Forward, vocab_size: int) -> bool:
     row = Row(Request(0, ()), ids[:SUFFIX], "", CHECKED, prefix=Prefix(ids[:PREFIX]))
     assert row.prefix is not None
     trial.read_prefix(row.prefix, PREFIX)
-    own = own_kv(trial.heads, trial.kernels, [len(ids)])
+    own = own_kv(trial.heads, trial.kernels, [len(ids)], [row.prefix])
     trial.read_prompts(own, [TokenSpan(row, 0, row.pending)])
     first = row.places = len(row.pending)
     alone = []

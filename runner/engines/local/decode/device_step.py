@@ -8,6 +8,9 @@ keys, a shape is a number of rows alone.
 
 On a GPU a shape that occurs again and again is recorded as a CUDA graph (step_graphs.py), and later steps of this shape
 are one call. Elsewhere, and where recording fails, the same function runs operation by operation.
+
+Where attention reads pages by a table (paged_slots.py), one call attends to a row's prefixes, too: which prefixes there
+are changes nothing in a step.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from runner.engines.local.attention.parts import Scaling, by_token, joined_by_lo
 from runner.engines.local.decode.step_graphs import CudaGraphs, Record, StepGraphs
 from runner.engines.local.interface import PLAIN, Softmax, running
 from runner.engines.local.kv_cache.kv_cache import Heads, rounded
+from runner.engines.local.kv_cache.paged_slots import PagedSlots
 from runner.engines.local.kv_cache.prefix import Prefix
 from runner.engines.local.kv_cache.slots import Slots
 from runner.engines.local.windows import Window
@@ -51,6 +55,7 @@ class StepAttention:
     prefixes: list[Prefix]
     table: torch.Tensor  # int64 [B, SEES + prefixes]
     places: int  # of own keys that are read; 0: attention takes each row's number of them
+    blocks: torch.Tensor | None = None  # int32 [B, pages]: of each row, with its prefixes; then there are no `prefixes`
     _hidden: dict[tuple[Window | None, int], torch.Tensor] = field(init=False, default_factory=dict)
 
     def attend(
@@ -87,7 +92,7 @@ class StepAttention:
             keys.index_copy_(0, self._new_places, key)
             values.index_copy_(0, self._new_places, value)
             size = None if window is None else window.size
-            own = OwnKeys(keys, values, self._rows, self._starts, self._counts, self.own.capacity, size)
+            own = OwnKeys(keys, values, self._rows, self._starts, self._counts, self._places_of_row, size, self.blocks)
             out, top = attend_by_length(scaling, by_row.flatten(1, 2), own)
             return out.view(by_row.shape), top.view(by_row.shape[:3])
         self.own.write(layer, key, value, self._slots, self.table[:, PLACE])
@@ -117,10 +122,14 @@ class StepAttention:
     def _slots(self) -> torch.Tensor:
         return torch.arange(len(self.table), device=self.table.device)
 
+    @property
+    def _places_of_row(self) -> int:
+        return self.own.capacity if self.blocks is None else self.blocks.shape[1] * self.heads.page
+
     @cached_property
     def _starts(self) -> torch.Tensor:
         """Return where each row's places begin in all places: int32 [B + 1]."""
-        return self._rows * self.own.capacity
+        return self._rows * self._places_of_row
 
     @cached_property
     def _rows(self) -> torch.Tensor:
@@ -128,13 +137,16 @@ class StepAttention:
 
     @cached_property
     def _counts(self) -> torch.Tensor:
-        """Return how many own places each row sees, the new one included: int32 [B]."""
-        return (self.table[:, PLACE] + 1).int()
+        """Return how many places each row sees, the new one included: int32 [B]."""
+        return (self.table[:, PLACE if self.blocks is None else POSITION] + 1).int()
 
     @cached_property
     def _new_places(self) -> torch.Tensor:
         """Return where each row's new key and value belong in all places: int64 [B]."""
-        return self._slots * self.own.capacity + self.table[:, PLACE]
+        if self.blocks is None:
+            return self._slots * self.own.capacity + self.table[:, PLACE]
+        page, position = self.heads.page, self.table[:, POSITION]
+        return self.blocks.gather(1, position[:, None] // page)[:, 0].long() * page + position % page
 
     def _first(self, window: Window) -> torch.Tensor:
         """Return the first position that each row sees: int64 [B]."""
@@ -185,8 +197,8 @@ class DeviceStep:
         self._read: list[weakref.ref[Any]] = []  # what recordings read besides the table: they do not keep it alive
 
     def fits(self, rows: Sequence[Row]) -> bool:
-        """Whether these rows see few enough prefixes."""
-        return len(_prefixes(rows)[0]) <= MOST_PREFIXES
+        """Whether these rows see few enough prefixes, or see them as pages."""
+        return self.heads.in_pages or len(_prefixes(rows)[0]) <= MOST_PREFIXES
 
     def __call__(self, step: StepRows, ids: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
         """Send the last token of each row; return the logits [n, V], valid until the next step.
@@ -194,24 +206,30 @@ class DeviceStep:
         ids: these tokens, which count for nothing where only the device has them.
         """
         own, rows = step.own, step.rows
-        prefixes, seen_by = _prefixes(rows)
+        blocks, read = None, [own.keys[0]]
+        prefixes, seen_by = _prefixes(() if self.heads.in_pages else rows)
+        if isinstance(own, PagedSlots):
+            assert own.continued[: len(rows)] == [row.prefix for row in rows]
+            read.append(blocks := own.blocks)
         count = min(rounded_rows(len(rows)), own.slots)
         places = 0 if self.by_length else _rounded_places(max(row.places for row in rows) + 1, own.capacity)
         if len(self._table) < count:
             self._table, self._read = self._table.new_zeros(own.slots, self._table.shape[1]), []
-        self._forget_others([own.keys[0], *(prefix.kv for prefix in prefixes)])
+        self._forget_others([*read, *(prefix.kv for prefix in prefixes)])
+        none = [0] * MOST_PREFIXES
         lines = [
-            [token, position, row.places, *seen_by[row.prefix]]
+            [token, position, row.places, *seen_by.get(row.prefix, none)]
             for token, position, row in zip(ids, positions, rows, strict=True)
         ]
-        filling = [row.places for row in step.reading[: count - len(rows)]]
-        filling += [0] * (count - len(rows) - len(filling))
-        lines += [[0, place, place, *[0] * MOST_PREFIXES] for place in filling]
+        filling = [(row.shared + row.places, row.places) for row in step.reading[: count - len(rows)]]
+        filling += [(0, 0)] * (count - len(rows) - len(filling))
+        lines += [[0, *filled, *none] for filled in filling]
         on_gpu = self.heads.device.type == "cuda"
         self._table[:count].copy_(torch.tensor(lines, pin_memory=on_gpu), non_blocking=on_gpu)
         if step.picked is not None:
             self._table[: len(rows), TOKEN].copy_(step.picked)
-        attention = StepAttention(self.heads, own, prefixes, self._table[:count], places)
+        blocks = None if blocks is None else blocks[:count]
+        attention = StepAttention(self.heads, own, prefixes, self._table[:count], places, blocks)
         tokens = attention.table[:, TOKEN]
         # each run makes its masks anew: a recording must compute them, too
         return self.graphs.logits((count, places), tokens, lambda: self._run(replace(attention)))[: len(rows)]

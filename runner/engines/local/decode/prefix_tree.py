@@ -15,6 +15,7 @@ import torch
 from runner.engines.local.decode.device_step import MOST_PREFIXES
 from runner.engines.local.decode.forward import Forward
 from runner.engines.local.kv_cache.kv_cache import OwnKv
+from runner.engines.local.kv_cache.paged_slots import PagedSlots
 from runner.engines.local.kv_cache.prefix import Prefix
 from runner.engines.local.kv_cache.shared_kv import SharedKv
 from runner.engines.local.kv_cache.slots import Slots
@@ -117,7 +118,6 @@ class Prefixes:
         groups: dict[Prefix | None, list[Row]] = {}
         for row in rows:
             row.prefix = self.conversations.find(row.prompt)
-            self.tokens += row.shared
             if row.prefix is None:
                 groups.setdefault(self._deepest(row.prompt), []).append(row)
         for parent, some in groups.items():
@@ -126,12 +126,16 @@ class Prefixes:
                 row.prefix = prefix
         roots: dict[int, int] = {}
         places: dict[int, tuple[int, ...]] = {}
-        if self.forward.device_step is not None:
+        heads = self.forward.heads
+        if self.forward.device_step is not None and not heads.in_pages:
             self._copy_some(rows)
         for row in rows:
+            row.rest = row.shared % heads.page if heads.in_pages else 0
             for one in row.needed:
                 if not one.users:
                     self._alive.setdefault((one.parent, one.tokens[0]), []).append(one)
+                    one.in_pages = one.pages(heads.page) * heads.page if heads.in_pages else 0
+                    self.tokens += one.held  # of a conversation
                 one.users += 1
             places[id(row)] = tuple(roots.setdefault(id(one), len(roots)) for one in row.needed)
         return sorted(rows, key=lambda row: (places[id(row)], -row.need))
@@ -144,7 +148,7 @@ class Prefixes:
         for prefix in row.needed:
             if prefix.kv is None:
                 count = self.forward.read_prefix(prefix, most)
-                self.tokens += count
+                self.tokens += count + (prefix.in_pages if prefix.kv is not None else 0)
                 self.stats.prefill_tokens += count
             if prefix.kv is None:
                 return False
@@ -193,6 +197,11 @@ class Prefixes:
 
     def copy(self, entering: Sequence[tuple[int, Row]], own: OwnKv) -> None:
         """Copy prefixes into the slots of rows that enter: into neighbouring ones at once."""
+        if isinstance(own, PagedSlots):
+            for _, run in groupby(enumerate(entering), key=lambda at: (at[1][1].prefix, at[1][0] - at[0])):
+                some = [one for _, one in run]
+                own.begin(some[0][0], len(some), some[0][1].prefix)
+            return
         wanted = [(slot, row) for slot, row in entering if row.source is not None and not row.blocks]
         for _, run in groupby(enumerate(wanted), key=lambda at: (at[1][1].source, at[1][1].prefix, at[1][0] - at[0])):
             some = [one for _, one in run]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 
 from runner.checkpoints.pass_memory import most_rows
 from runner.engines.base import MEMORY_IS_SHORT
 from runner.engines.local.decode.forward import Forward
 from runner.engines.local.decode.prefix_tree import Prefixes
-from runner.engines.local.kv_cache.kv_arenas import KvArenas
 from runner.engines.local.kv_cache.kv_cache import Heads, OwnKv, room_tokens
-from runner.engines.local.kv_cache.shared_kv import own_kv
-from runner.engines.local.kv_cache.slots import Slots
+from runner.engines.local.kv_cache.paged_slots import PagedSlots
+from runner.engines.local.kv_cache.shared_kv import own_cost, own_kv
 from runner.engines.rows import Row
 from runner.engines.stats import EngineStats
 
@@ -32,7 +32,7 @@ class Room:
         self.reading: list[Row] = []  # in the slots behind them: rows whose long prompts are read in pieces
         self.budget_tokens = 0  # whose keys and values may be stored
         self.own: OwnKv | None = None
-        self._cost = Slots.cost if forward.kernels is None else KvArenas.cost
+        self._cost = partial(own_cost, heads, forward.kernels)
         self._empty()
 
     def _empty(self) -> None:
@@ -64,7 +64,7 @@ class Room:
 
     def _fits(self, row: Row, others: Sequence[Row]) -> bool:
         """Whether the budget has room for another row with its prefixes."""
-        missing = sum(len(prefix.tokens) - prefix.held for prefix in row.needed)
+        missing = sum(prefix.size - prefix.held for prefix in row.needed)
         needs = [one.need for one in others]
         return self._cost([*needs, row.need]) + self.prefixes.tokens + missing <= self.budget_tokens
 
@@ -79,6 +79,8 @@ class Room:
         """Make a slot for each row that enters: behind the active rows, or for long prompts, behind `reading`."""
         if self.own is None:
             self.own = own_kv(self.heads, self.forward.kernels)
+        if isinstance(self.own, PagedSlots):
+            self.own.expect({one for row in (*whole, *long) for one in row.path})
         rows = [*self.active, *whole, *self.reading]
         self._enter_rows(self.own, rows, len(self.active), len(whole))
         rows += long
@@ -92,5 +94,7 @@ class Room:
         if not count:
             return
         needs = [row.need for row in rows]
-        expected = min(self.most_rows, len(rows) + len(self.waiting), self.budget_tokens // max(*needs, 1))
-        own.enter(at, count, needs, [len(row.pending) for row in rows], max(expected, len(rows)))
+        expected = min(
+            self.most_rows, len(rows) + len(self.waiting), self.budget_tokens // self._cost([max(*needs, 1)])
+        )
+        own.enter(at, count, needs, [row.rest + len(row.pending) for row in rows], max(expected, len(rows)))

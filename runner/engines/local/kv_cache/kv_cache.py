@@ -40,12 +40,18 @@ class Heads:
     kv_cache: KvCache = KvCache.as_model
     attention_tile_rows: int = 0  # of attention to shared keys: 0 = vectors (shared_attention.py)
     by_sdpa: bool = False  # attention by torch's SDPA (device_attention.py) and not by kernels or single operations
+    page: int = 0  # places of a page where a decoding step reads pages by a table (paged_slots.py); 0: it does not
     note: str = ""  # for a job's result, from the trial that found this
 
     @property
     def is_int8(self) -> bool:
         """Whether keys and values are stored in 8 bits."""
         return self.kv_cache is KvCache.int8
+
+    @property
+    def in_pages(self) -> bool:
+        """Whether a decoding step reads pages: shared ones by many rows."""
+        return self.page > 0 and not self.is_int8
 
     @property
     def stored_dtype(self) -> torch.dtype:
@@ -172,6 +178,6 @@ class OwnKv(ABC):
         """Return keys of all layers, then values, each [KVH, capacity, W] in the store's layout."""
 
 
-def rounded(places: int) -> int:
+def rounded(places: int, block: int = LANES) -> int:
     """Return a number of places rounded up to whole blocks."""
-    return -(-places // LANES) * LANES
+    return -(-places // block) * block

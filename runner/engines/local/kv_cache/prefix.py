@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.engines.local.kv_cache.shared_kv import SharedKv
-
 
 @dataclass(eq=False)
 class Prefix:
@@ -16,9 +14,10 @@ class Prefix:
     parent: Prefix | None = None
     users: int = 0  # rows that use it, those of its children included
     is_copied: bool = False  # each row has a copy of it, and of its children, in its slot, and does not attend to it
-    kv: Any = field(default=None, repr=False)  # keys and values, while they are needed
-    partial: SharedKv | None = field(default=None, repr=False)  # the keys and values so far, while it is read in pieces
+    kv: Any = field(default=None, repr=False)  # keys and values (SharedKv), while they are needed
+    partial: Any = field(default=None, repr=False)  # the keys and values so far, while it is read in pieces
     read: int = 0  # tokens in `partial`
+    in_pages: int = 0  # tokens of its whole pages, which decoding rows read and which are stored once more
 
     @property
     def path(self) -> list[Prefix]:
@@ -40,10 +39,19 @@ class Prefix:
         """Tokens of the prompt before this prefix."""
         return self.parent.length if self.parent else 0
 
+    def pages(self, page: int) -> int:
+        """Return how many whole pages of a prompt end in this prefix."""
+        return self.length // page - self.start // page
+
+    @property
+    def size(self) -> int:
+        """Tokens whose keys and values are stored when it is complete."""
+        return len(self.tokens) + self.in_pages
+
     @property
     def held(self) -> int:
         """Tokens whose keys and values are stored."""
-        return self.read if self.kv is None else len(self.tokens)
+        return self.read if self.kv is None else self.size
 
     def forget(self) -> None:
         """Free keys and values."""

@@ -8,16 +8,34 @@ import torch
 
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache.kv_arenas import KvArenas
-from runner.engines.local.kv_cache.kv_cache import Heads, OwnKv
+from runner.engines.local.kv_cache.kv_cache import Heads, OwnKv, rounded
+from runner.engines.local.kv_cache.paged_slots import PagedSlots
+from runner.engines.local.kv_cache.prefix import Prefix
 from runner.engines.local.kv_cache.slots import Slots
 
 
-def own_kv(heads: Heads, kernels: native.Kernels | None, needs: Sequence[int] = ()) -> OwnKv:
-    """Return a store with rows that may fill so many places each."""
-    store: OwnKv = Slots(heads) if kernels is None else KvArenas(heads, kernels)
+def own_kv(
+    heads: Heads, kernels: native.Kernels | None, needs: Sequence[int] = (), prefixes: Sequence[Prefix | None] = ()
+) -> OwnKv:
+    """Return a store with rows that may fill so many places each, and continue prefixes that are complete."""
+    store: OwnKv = PagedSlots(heads) if heads.in_pages and kernels is None else _store(heads, kernels)
     if needs:
         store.enter(0, len(needs), needs, needs, len(needs))
+    if isinstance(store, PagedSlots):
+        for slot, prefix in enumerate(prefixes):
+            store.begin(slot, 1, prefix)
     return store
+
+
+def own_cost(heads: Heads, kernels: native.Kernels | None, needs: Sequence[int]) -> int:
+    """Return how many places rows take together in such a store that may fill so many each."""
+    if kernels is not None:
+        return KvArenas.cost(needs)
+    return Slots.cost([rounded(need, heads.page) for need in needs] if heads.in_pages else needs)
+
+
+def _store(heads: Heads, kernels: native.Kernels | None) -> OwnKv:
+    return Slots(heads) if kernels is None else KvArenas(heads, kernels)
 
 
 class SharedKv:
@@ -29,7 +47,9 @@ class SharedKv:
     @classmethod
     def empty(cls, heads: Heads, length: int, kernels: native.Kernels | None) -> SharedKv:
         """Make room for a prefix, in the layout in which it will be read."""
-        return cls(own_kv(heads, kernels, [length]), length)
+        store = _store(heads, kernels)
+        store.enter(0, 1, [length], [length], 1)
+        return cls(store, length)
 
     def stored(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values [KVH, L, W] of a layer as they are stored."""

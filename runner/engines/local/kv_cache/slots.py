@@ -18,7 +18,7 @@ class Slots(OwnKv):
     """
 
     def __init__(self, heads: Heads, slots: int = 0, capacity: int = 0) -> None:
-        self.heads, self.slots, self.capacity, self.used = heads, slots, rounded(capacity), 0
+        self.heads, self.slots, self.capacity, self.used = heads, slots, self._rounded(capacity), 0
         self.keys = [self._empty(slots, self.capacity) for _ in range(heads.layers)]
         self.values = [self._empty(slots, self.capacity) for _ in range(heads.layers)]
         self.filled = [0] * slots  # places of each that were ever written, and so take memory
@@ -48,7 +48,7 @@ class Slots(OwnKv):
             slots = max(len(needs), min(most, 2 * slots) if slots else most)
         if longest > capacity:
             # on a GPU at once for all that rows may need: with each other tensor its recorded steps would be lost
-            capacity = rounded(need if self.heads.device.type == "cuda" else min(need, longest + ROOM_TO_GROW))
+            capacity = self._rounded(need if self.heads.device.type == "cuda" else min(need, longest + ROOM_TO_GROW))
         if (slots, capacity) != (self.slots, self.capacity):
             self._grow(slots, capacity)
         for slot in reversed(range(at, self.used)):
@@ -65,10 +65,14 @@ class Slots(OwnKv):
                 self._copy(source, target)
         self.used -= 1
 
+    def holds(self, places: Sequence[int]) -> bool:
+        """Whether there is room for so many places of each of the first rows."""
+        return max(places) <= self.capacity
+
     def lengthen(self, places: int, need: int) -> None:
         """Grow by half, or as far as the longest row may need."""
         if places > self.capacity:
-            self._grow(self.slots, rounded(min(need, max(places, int(self.capacity * 1.5)))))
+            self._grow(self.slots, self._rounded(min(need, max(places, int(self.capacity * 1.5)))))
 
     def fill(self, slot: int, places: int) -> None:
         """Note how many places of a slot hold tokens."""
@@ -103,6 +107,10 @@ class Slots(OwnKv):
         keys, values = (some[layer][:slots].transpose(1, 2).flatten(0, 1) for some in (self.keys, self.values))
         return keys, values
 
+    def _rounded(self, places: int) -> int:
+        """Return a capacity for so many places."""
+        return rounded(places)
+
     def _empty(self, slots: int, capacity: int) -> torch.Tensor:
         if self.heads.by_sdpa:
             return self.heads.empty(slots, capacity, self.heads.kv_heads).transpose(1, 2)
@@ -113,14 +121,18 @@ class Slots(OwnKv):
         for tensors in (self.keys, self.values):
             for layer, old in enumerate(tensors):
                 new = self._empty(slots, capacity)
-                new[: self.used, :, : self.capacity] = old[: self.used]
+                self._move(old, new, slots)
                 tensors[layer] = new
         self.filled = [self.capacity] * self.used + [0] * (slots - self.used)
         self._table = torch.zeros(slots, 3, dtype=torch.int64)
         self.slots, self.capacity = slots, capacity
 
+    def _move(self, old: torch.Tensor, new: torch.Tensor, slots: int) -> None:
+        """Put what rows have in an old tensor into a new one of so many slots."""
+        new[: self.used, :, : self.capacity] = old[: self.used]
+
     def _copy(self, source: int, target: int) -> None:
         places = self.filled[source]
         for tensor in (*self.keys, *self.values):
             tensor[target, :, :places] = tensor[source, :, :places]
-        self.fill(target, places)
+        self.filled[target] = max(self.filled[target], places)

@@ -21,11 +21,12 @@ from runner.config.sampling import Sampling
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.engines.base import Request
-from runner.engines.local.attention import device_attention
+from runner.engines.local.attention import device_attention, page_trial
 from runner.engines.local.decode import device_step
 from runner.engines.local.decode.compat_probe import probe_heads
 from runner.engines.local.decode.device_step import MOST_PREFIXES, DeviceStep
 from runner.engines.local.decode.host_reads import HostRead, NoHostReads
+from runner.engines.local.kv_cache.paged_slots import PagedSlots
 from runner.engines.local.kv_cache.prefix import Prefix
 
 
@@ -41,13 +42,16 @@ class NothingFromLists(TorchFunctionMode):
 
 
 @DEVICES
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "page"), [*((family, 0) for family in FAMILIES), ("llama", 16), ("mistral", 32)])
 @pytest.mark.parametrize("kv_cache", [KvCache.as_model, KvCache.int8])
 def test_logits_are_those_of_the_usual_step(
-    pair: Callable[..., list[Decoding]], family: str, kv_cache: KvCache, device: str
+    pair: Callable[..., list[Decoding]], family: str, page: int, kv_cache: KvCache, device: str
 ) -> None:
-    """Beyond windows of 24 tokens, which hide a whole prefix; and the row that is read meanwhile is not disturbed."""
-    usual, ours = pair(family, device, kv_cache=kv_cache)
+    """Beyond windows of 24 tokens, which hide a whole prefix; and the row that is read meanwhile is not disturbed.
+
+    With pages, one begins in one prefix and ends in the next; a GPU takes none of so few places, and none of float32.
+    """
+    usual, ours = pair(family, device, kv_cache=kv_cache, page=0 if device == "cuda" else page)
     assert ours.forward.device_step is not None
     for _ in range(6):
         assert_close(ours.step(), usual.step(), kv_cache)
@@ -59,11 +63,11 @@ def test_logits_are_those_of_the_usual_step(
 
 
 @DEVICES
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "page"), [*((family, 0) for family in FAMILIES), ("mistral", 16)])
 def test_a_step_never_waits_for_the_device(
-    pair: Callable[..., list[Decoding]], family: str, device: str, monkeypatch: pytest.MonkeyPatch
+    pair: Callable[..., list[Decoding]], family: str, page: int, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, ours = pair(family, device)
+    _, ours = pair(family, device, page=0 if device == "cuda" else page)
     step, ran = DeviceStep._run, []
 
     def watched(self: DeviceStep, attention: Any) -> torch.Tensor:
@@ -99,16 +103,20 @@ def test_what_waits_is_found() -> None:
 
 
 @DEVICES
-@pytest.mark.parametrize("kv_cache", [KvCache.as_model, KvCache.int8])
+@pytest.mark.parametrize(
+    ("family", "kv_cache"), [("llama", KvCache.as_model), ("llama", KvCache.int8), ("mistral", KvCache.as_model)]
+)
 def test_an_engine_answers_as_by_single_operations(
     make_config: Make,
     saved_family: Callable[..., Path],
     device: str,
+    family: str,
     kv_cache: KvCache,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Rows enter, leave and share prefixes; one of them is sampled with a penalty."""
-    model = LocalModelConfig(name=str(saved_family("llama")), device=device, dtype=Dtype.float32)
+    """Rows enter, leave and share prefixes, on a CPU in pages; one of them is sampled with a penalty."""
+    monkeypatch.setattr(page_trial, "PAGE", 32)
+    model = LocalModelConfig(name=str(saved_family(family)), device=device, dtype=Dtype.float32)
     config = make_config(model=model, generation=GenerationConfig(max_new_tokens=NEW_TOKENS, kv_cache=kv_cache))
     sampled = Sampling(temperature=0.8, top_p=0.9, repetition_penalty=1.2, seed=3)
     asked = [replace(one, sampling=sampled) if one.id == 3 else one for one in requests()]
@@ -119,15 +127,24 @@ def test_an_engine_answers_as_by_single_operations(
         engine = open_engine(config)
         report = engine.load()
         assert ("attention by SDPA" in report.facts["decoding"]) is (by == "sdpa")
+        in_pages = by == "sdpa" and kv_cache is KvCache.as_model and device == "cpu"
+        assert ("SDPA to pages" in report.facts["decoding"]) is in_pages
         answers[by] = [complete(engine, asked, most) for most in (None, 3)]
         engine.close()
     assert answers["sdpa"] == answers["plain"]
 
 
-def test_rows_with_many_prefixes_get_copies_of_them(
-    make_config: Make, saved_family: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("page", [0, 32])
+def test_rows_with_many_prefixes_get_copies_of_them_or_have_their_pages(
+    make_config: Make, saved_family: Callable[..., Path], page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As with several samples of many questions: a step attends to what all begin with, and to nothing else."""
+    """As with several samples of many questions: a step attends to what all begin with, and to nothing else.
+
+    Or it reads all of them as pages, and rows have copies of their ends.
+    """
+    monkeypatch.setattr(page_trial, "PAGE", page or 256)
+    if not page:
+        monkeypatch.setattr(page_trial, "_schema", lambda: "as in torch 2.11")
     trunk = IDS[:50]
     questions = [[at % 200 + 20, *IDS[100 + at : 160 + at]] for at in range(MOST_PREFIXES + 4)]
     asked = [
@@ -138,13 +155,15 @@ def test_rows_with_many_prefixes_get_copies_of_them(
         model=LocalModelConfig(name=str(saved_family("llama")), device="cpu", dtype=Dtype.float32),
         generation=GenerationConfig(max_new_tokens=10),
     )
-    answers, steps, attended = {}, list[int](), set[Prefix]()
+    answers, steps, attended, pages = {}, list[int](), set[Prefix](), list[int]()
     monkeypatch.setattr("runner.engines.local.kv_cache.kv_cache.native.kernels", lambda: None)
     call = DeviceStep.__call__
 
     def counted(self: DeviceStep, step: Any, *rest: Any) -> torch.Tensor:
         steps.append(len(step.rows))
         attended.update(prefix for row in step.rows for prefix in row.path)
+        if isinstance(step.own, PagedSlots):
+            pages.append(sum(map(len, step.own.shared.values())))
         return call(self, step, *rest)
 
     monkeypatch.setattr(DeviceStep, "__call__", counted)
@@ -164,7 +183,10 @@ def test_rows_with_many_prefixes_get_copies_of_them(
     for most in (None, 10):
         assert answers["sdpa", most] == answers["plain", most]
     assert max(steps) == len(asked)
-    assert {tuple(prefix.tokens) for prefix in attended} == {tuple(trunk)}
+    if page:
+        assert max(pages) == 1 + 2 * len(questions), "of 50 and of 110 tokens: one page, and two more of each question"
+    else:
+        assert {tuple(prefix.tokens) for prefix in attended} == {tuple(trunk)}
     assert shared == plain_shared, "no token of a prefix is read twice"
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from attending import GPU
 from group_layers import layer_of
+from operations import Operations
 from step_decoding import FAMILIES, IDS
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
 from runner.engines.local.attention import device_attention
@@ -22,18 +20,6 @@ from runner.engines.local.attention.parts import Scaling
 from runner.engines.local.decode.host_reads import NoHostReads
 from runner.engines.local.decode.norms import GpuNorms
 from runner.engines.local.kv_cache.kv_cache import Heads
-
-
-class Operations(TorchDispatchMode):
-    """Counts operations by their names."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count[func.__name__.removesuffix(".default")] += 1
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(("has_flash", "by"), [(True, "flash"), (False, "efficient")])
@@ -46,7 +32,7 @@ def test_a_gpu_without_flash_attention_has_another_function(
     query, keys = (torch.empty(2, 4, length, 64, dtype=torch.float16, device="meta") for length in (1, 30))
     with Operations() as seen:
         device_attention.attend(Scaling(1.0, 0.0), query, keys, keys)
-    assert [name for name in seen.count if "scaled_dot" in name] == [f"_scaled_dot_product_{by}_attention"]
+    assert [name for name, *_ in seen.calls if "scaled_dot" in name] == [f"_scaled_dot_product_{by}_attention"]
     heads = Heads(1, 2, 2, 64, torch.float16, torch.device("cuda"), by_sdpa=True)
     assert device_attention.attends_by_length(heads) is has_flash
     assert not device_attention.attends_by_length(replace(heads, dtype=torch.float32))
