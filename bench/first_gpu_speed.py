@@ -9,6 +9,8 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,10 +33,18 @@ from first_gpu_engines import (
 
 from runner.engines.base import Request
 from runner.engines.local.attention.device_attention import attend
+from runner.engines.local.attention.page_trial import PAGE, page_of
 from runner.engines.local.attention.parts import Scaling
 from runner.engines.local.decode import step_graphs
 from runner.engines.local.decode.ahead import SWITCH
+from runner.engines.local.decode.device_step import MOST_PREFIXES, StepAttention
 from runner.engines.local.engine import LocalSession
+from runner.engines.local.kv_cache.kv_cache import Heads
+from runner.engines.local.kv_cache.paged_slots import PagedSlots
+from runner.engines.local.kv_cache.prefix import Prefix
+from runner.engines.local.kv_cache.shared_kv import SharedKv, own_kv
+from runner.engines.local.kv_cache.slots import Slots
+from runner.engines.local.windows import Window
 
 
 def speed() -> None:
@@ -157,13 +167,62 @@ def own_attention(rows: int, places: int, has: dict[str, bool]) -> tuple[str, bo
         )[0]
         return out
 
-    if not ON_GPU:
-        return f"present {best_us(present):.0f} µs", True
-    ways: dict[str, Callable[[], torch.Tensor]] = {"present": present, "flash": by_flash}
-    if has["num_splits"]:
+    ways: dict[str, Callable[[], torch.Tensor]] = {"present": present}
+    if ON_GPU:
+        ways["flash"] = by_flash
+    if ON_GPU and has["num_splits"]:
         ways["flash, no splits"] = lambda: by_flash(num_splits=1)
-    usual, words, passed = present().float(), [], True
+    return compared(ways)
+
+
+def paged_attention(rows: int, trunk: int, window: int | None) -> tuple[str, bool]:
+    """Compare a step's attention to a prefix of all rows and to own keys: apart and joined, and as pages at once."""
+    dtype = torch.bfloat16 if ON_GPU else torch.float32
+    numbers = torch.Generator(DEVICE).manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=numbers, device=DEVICE).to(dtype)
+
+    windows = () if window is None else (Window(window),)
+    apart = Heads(1, 2, 7, 64, dtype, torch.device(DEVICE), windows, by_sdpa=True)
+    if not page_of(apart):
+        return "pages are not used here: the log says why", not ON_GPU
+    stored, own, new, query = (
+        random(2, 2, trunk, 64),
+        random(2, 2, 200, 64),
+        random(2, 2, rows, 64),
+        random(14, rows, 64),
+    )
+
+    def attended(step: StepAttention) -> torch.Tensor:
+        return replace(step).attend(0, query, new[0], new[1], 0.125)
+
+    ways: dict[str, Callable[[], torch.Tensor]] = {}
+    for name, heads in {"apart": apart, "pages": replace(apart, page=PAGE)}.items():
+        prefix = Prefix([0] * trunk, kv=SharedKv.empty(apart, trunk, None))
+        prefix.kv.store.put_stored(0, *stored)
+        slots = own_kv(heads, None, [200 + trunk % PAGE] * rows, [prefix] * rows)
+        assert isinstance(slots, Slots)
+        for slot in range(rows):
+            at = torch.arange(200, device=DEVICE, dtype=torch.int32)
+            slots.write(0, own[0].transpose(0, 1), own[1].transpose(0, 1), torch.full_like(at, slot), at)
+        places = torch.arange(rows, device=DEVICE) % 190
+        table = torch.stack([places * 0, places + trunk, places, *[places * 0 + 1] * MOST_PREFIXES], dim=1)
+        blocks = slots.blocks[:rows] if isinstance(slots, PagedSlots) else None
+        step = StepAttention(heads, slots, [] if heads.page else [prefix], table, 0, blocks)
+        ways[name] = partial(attended, step)
+    return compared(ways)
+
+
+def compared(ways: dict[str, Callable[[], torch.Tensor]]) -> tuple[str, bool]:
+    """Time each of these and what it records; say by how much it differs from the first, which ends in a failure."""
+    usual, words, passed = next(iter(ways.values()))().float(), [], True
     for name, way in ways.items():
+        if not ON_GPU:
+            off = float((way().float() - usual).abs().max())
+            words.append(f"{name} {best_us(way):.0f} µs (off {off:.1g})")
+            passed = passed and off < 1e-3
+            continue
         try:
             off = float((way().float() - usual).abs().max())
             graph = torch.cuda.CUDAGraph()
@@ -190,3 +249,6 @@ def attention() -> None:
     for rows in ROWS:
         for places in (256, 1024) if ON_GPU else (64,):
             note(f"{rows} rows of up to {places} places: right, recorded", *own_attention(rows, places, has))
+        for trunk, window in ((1000, None), (4000, None), (1000, 600)) if ON_GPU else ((600, None), (600, 300)):
+            what = f"{rows} rows on a prefix of {trunk} tokens" + (f", a window of {window}" if window else "")
+            note(f"{what}: pages are right, recorded, timed", *paged_attention(rows, trunk, window))
