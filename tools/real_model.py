@@ -63,21 +63,20 @@ def fetch() -> None:
     gguf_file().with_suffix(".part").rename(gguf_file())
 
 
-def unpack() -> None:
-    """Write the weights as bfloat16, with the tokenizer, as a model folder that needs no .gguf library."""
-    import torch
+def unpack(file: Path, folder: Path, dtype: str) -> Path:
+    """Write the weights of a .gguf file, with its tokenizer, as a model folder that needs no .gguf library."""
     from transformers import AutoModelForCausalLM
 
     from runner.models import gguf_tokenizer
 
-    model: Any = AutoModelForCausalLM.from_pretrained(place(), gguf_file=NAME, dtype=torch.bfloat16)
+    model: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype)
     model.hf_quantizer = None  # it is plain now
     del model.config.quantization_config
-    fresh = plain_folder().with_suffix(".part")
+    fresh = folder.with_suffix(".part")
     shutil.rmtree(fresh, ignore_errors=True)
     model.save_pretrained(fresh)
-    gguf_tokenizer.make(gguf_file(), "left").save_pretrained(fresh)
-    fresh.rename(plain_folder())
+    gguf_tokenizer.make(file, "left").save_pretrained(fresh)
+    return fresh.rename(folder)
 
 
 def main() -> None:
@@ -87,7 +86,7 @@ def main() -> None:
         fetch()
     if not plain_folder().is_dir():
         print("writing its weights as bfloat16", file=sys.stderr)
-        unpack()
+        unpack(gguf_file(), plain_folder(), "bfloat16")
     print(plain_folder())
 
 

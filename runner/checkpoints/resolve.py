@@ -350,7 +350,9 @@ def _folder(
         also = " or a .gguf file" if what == "model" else ""
         raise ConfigError(f"{key}={name}: {path} is a file, a {what} is a folder{also}")
     elif looks_local:
-        raise ConfigError(f"{key}={name}: {what} path does not exist: {path.absolute()}")
+        is_of_hub = name.endswith(".gguf") and "/" in name and not path.is_absolute() and not name.startswith(".")
+        fix = ". Is it on a hub? `hf download OWNER/MODEL FILE.gguf --local-dir .` fetches it" if is_of_hub else ""
+        raise ConfigError(f"{key}={name}: {what} path does not exist: {path.absolute()}{fix}")
     elif "/" not in name:
         raise no_model.no_place(key, name, what)
     else:

@@ -59,6 +59,8 @@ def _of_model(arguments: dict[str, Any], backend: str, content: dict[str, Any]) 
         params["quantization.name"] = "int8"
     elif arguments.get(FOUR):
         params["quantization.name"] = text_of(arguments.get(FOUR_KIND) or "fp4")  # bitsandbytes' own default
+    elif backend == OURS and params["model.name"].lower().endswith(".gguf"):
+        params["quantization.name"] = "gguf"  # it need not be given
     for key, value in arguments.items():
         if key not in (*MODEL_NAMES, *BATCHES, EIGHT, FOUR, FOUR_KIND) and value is not None:
             params[RENAMED.get(key, key if "." in key else f"backend.{key}")] = text_of(value)

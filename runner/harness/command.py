@@ -21,13 +21,16 @@ The tasks of lm-evaluation-harness on the engine of runner. This is lm-eval's co
 `runner`, which is the default of --model. --model hf does what lm-eval does without runner.
 
 --model_args of the model runner:
-  pretrained=MODEL              a choice of the group model (`runner --help`), a folder or a hub id; default: embedded
-  quantization=CHOICE           none, int8, nf4, ...; also lora=, rope= and generation=; lora= also takes a path
+  pretrained=MODEL              a choice of the group model (`runner --help`), a folder, a .gguf file or a hub id;
+                                default: embedded
+  quantization=CHOICE           none, int8, nf4, ...; also lora=, rope= and generation=; lora= also takes a path;
+                                a .gguf file is read by quantization=gguf, which need not be given
   quantization.double_quant=.., rope.factor=.., ...      a key of that choice
   dtype=.., device=.., revision=.., threads=.., ...      a key of the group model
 
 examples:
   runner-lm-eval --tasks arc_easy --limit 20
+  runner-lm-eval --model_args pretrained=FILE.gguf --tasks hellaswag
   runner-lm-eval --model_args pretrained=FOLDER,quantization=nf4 --tasks arc_easy,gsm8k --output_path nf4 --log_samples
   runner-lm-eval --model_args pretrained=OWNER/MODEL,lora=ADAPTER,rope=yarn,rope.factor=4 --tasks gsm8k
   runner-lm-eval ls tasks

@@ -40,6 +40,11 @@ GROUPS = ("quantization", "lora", "rope", "generation")  # the groups that model
 IGNORED = ("batch_size", "max_batch_size")  # lm-eval always sets them, to 1 by default; the engine decides by memory
 ANSWER_TOKENS = 256  # the limit of tasks that set none, as in lm-eval
 SAMPLING_SETTINGS = (*PARAMETERS, "seed")  # the settings of generating that a task may have
+OTHERS_KEYS = {  # keys of lm-eval's own models, and what takes their place here
+    "gguf_file": "name the file itself, pretrained=FOLDER/FILE.gguf",
+    "tokenizer": "a model has its own one, a .gguf file in its header; leave it out",
+    "base_url": "the model runs in this process, pretrained=FILE.gguf; --model local-completions asks a server",
+}
 
 
 class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
@@ -62,6 +67,8 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
             raise ConfigError(
                 "enable_thinking=True: needs think_end_token, which separates the thinking from the answer"
             )
+        for key in OTHERS_KEYS.keys() & keys.keys():
+            raise ConfigError(f"{key}={keys[key]}: no key of --model runner: {OTHERS_KEYS[key]}")
         groups, own = by_group({key: value for key, value in keys.items() if key not in IGNORED})
         if str(own.get("device", "")).startswith("cuda") and not torch.cuda.is_available():
             del own["device"]  # lm-eval sets cuda:0 if no device is given

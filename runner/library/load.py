@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
+from runner.checkpoints.gguf_file import is_gguf
 from runner.checkpoints.no_model import is_bare, nothing_to_load
 from runner.checkpoints.resolve import resolve
 from runner.config.choices import choices_for
@@ -43,7 +45,7 @@ def load(
     seed: int = 0,
     **keys: Any,
 ) -> Model:
-    """Load a model: a choice of the group `model` (by default embedded), a folder, or a hub id.
+    """Load a model: a choice of the group `model` (by default embedded), a folder, a .gguf file, or a hub id.
 
     The groups take a choice, `quantization="nf4"`, or one with its keys, `rope={"name": "yarn", "factor": 4}`; `lora`
     also takes the path or hub id of an adapter. All other names are keys of the model group: device, dtype, attention,
@@ -75,6 +77,8 @@ def configure(
 
     given = {group: _choice_and_keys(group, argument) for group, argument in groups.items()}
     given |= {"model": _model_choice_and_keys(model, keys)}
+    if given["quantization"][0] is None and is_gguf(Path(given["model"][1].get("name", "")).expanduser()):
+        given["quantization"] = "gguf", given["quantization"][1]  # the only choice that reads such a file
     choices = {group: choice for group, (choice, _) in given.items() if choice}
     values = {f"{group}.{key}": value for group, (_, own) in given.items() for key, value in own.items()}
     from_variables = variables_as_overrides([f"{key}={value}" for key, value in (choices | values).items()])

@@ -82,6 +82,15 @@ def test_a_mistake_is_one_message(arguments: dict[str, Any], message: str) -> No
     assert message in str(caught.value)
 
 
+def test_a_gguf_file_needs_no_quantization(tmp_path: Path) -> None:
+    (file := tmp_path / "some.gguf").write_bytes(b"GGUF")
+    assert configured(file).quantization.name == "gguf"
+    in_bytes = configured(file, quantization={"int8_rows": True}).quantization
+    assert (in_bytes.name, in_bytes.has_byte_rows) == ("gguf", True)
+    assert configured(file, quantization="none").quantization.name == "none", "what is given is not replaced"
+    assert configured(tmp_path / "no.gguf").quantization.name == "none"
+
+
 def test_a_missing_model_is_rejected_before_a_thread_is_started(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="model path does not exist"):
         load(tmp_path / "nowhere")
