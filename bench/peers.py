@@ -26,6 +26,7 @@ INSPECT = "inspect_ai==0.3.285"
 LIGHTEVAL_NEEDS = [INSPECT, "aenum==3.1.15", "langcodes", "termcolor==2.3.0"]
 LIGHTEVAL_ALONE = ["latex2sympy2_extended==1.0.6", "antlr4-python3-runtime==4.13.2"]  # Hydra needs antlr4 4.9.3
 LLAMACPP = "llama-cpp-python==0.3.36"
+API_MODELS = "tenacity==9.2.1"  # what lm-eval's models of servers need besides this environment
 XLLAMACPP = "xllamacpp==2026.10.11549"  # has llama.cpp inside, for AVX2: needs no build
 PROGRAMS = ("llama", "llama-quantize", "llama-perplexity")
 # OpenVINO's own three have to be of one release; torch converts models, and torchvision does not match this torch
@@ -45,6 +46,11 @@ def harness_python(folder: Path) -> str:
     """Return the interpreter of lm-eval's environment, made if necessary; it must use this environment's torch."""
     pinned = ["-c", str(ROOT / "constraints.txt"), *HARNESS_NEEDS]
     return _python_beside(folder, [HARNESS], pinned, "lm_eval.models.huggingface")
+
+
+def api_python(folder: Path) -> str:
+    """Return the interpreter of an environment whose lm-eval can ask servers: this one's, and what is missing there."""
+    return _python_beside(folder, [API_MODELS], [API_MODELS], "tenacity, lm_eval.models.openai_completions")
 
 
 def lighteval_python(folder: Path) -> str:
