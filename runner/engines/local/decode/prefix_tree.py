@@ -24,16 +24,20 @@ from runner.engines.stats import EngineStats
 
 MIN_TOKENS = 32  # separate attention to a shorter prefix costs more than it saves
 MIN_SAVED = 128  # tokens that a prefix must save
+SCORED = 2  # prompts that are only scored attend to a prefix in a single pass: one of half the size pays for itself
 DEEPEST = 6
 MAX_CONVERSATIONS = 8  # the oldest one is dropped for a new one
 SHARE_OF_BUDGET = 0.25  # of the scheduler's tokens is for conversations
 
 
-def share(prompts: Sequence[Sequence[int]], parent: Prefix | None = None) -> list[Prefix | None]:
+def share(
+    prompts: Sequence[Sequence[int]], parent: Prefix | None = None, are_scored: bool = False
+) -> list[Prefix | None]:
     """Return for each prompt the deepest prefix that it shares; at least one token of each prompt stays its own.
 
     If there is a parent, all prompts begin with it and are longer.
     """
+    least = SCORED if are_scored else 1
     order = sorted(range(len(prompts)), key=lambda at: tuple(prompts[at]))
     deepest: list[Prefix | None] = [parent] * len(prompts)
 
@@ -43,7 +47,7 @@ def share(prompts: Sequence[Sequence[int]], parent: Prefix | None = None) -> lis
         # rows are sorted: all have in common what the first and the last have; a prompt's last token is its own
         end = min(common(prompts[rows[0]], prompts[rows[-1]], start), min(len(prompts[row]) for row in rows) - 1)
         own = end - start
-        if own >= MIN_TOKENS and own * (len(rows) - 1) >= MIN_SAVED:
+        if own * least >= MIN_TOKENS and own * (len(rows) - 1) * least >= MIN_SAVED:
             parent = Prefix(list(prompts[rows[0]][start:end]), parent)
             for row in rows:
                 deepest[row] = parent
@@ -122,7 +126,9 @@ class Prefixes:
                 groups.setdefault(self._deepest(row.prompt), []).append(row)
         for parent, some in groups.items():
             others = mentioned if parent is None else ()
-            for row, prefix in zip(some, share([*(row.prompt for row in some), *others], parent), strict=False):
+            are_scored = all(row.given is not None for row in some)
+            prompts = [*(row.prompt for row in some), *others]
+            for row, prefix in zip(some, share(prompts, parent, are_scored), strict=False):
                 row.prefix = prefix
         roots: dict[int, int] = {}
         places: dict[int, tuple[int, ...]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.engines.local.decode.prefix_tree import DEEPEST, MIN_SAVED, MIN_TOKENS, share
+from runner.engines.local.decode.prefix_tree import DEEPEST, MIN_SAVED, MIN_TOKENS, SCORED, share
 from runner.engines.local.kv_cache.prefix import Prefix
 
 Prompts = list[list[int]]
@@ -111,8 +111,8 @@ def test_a_prompt_inside_another_keeps_its_last_token() -> None:
 
 
 def test_too_short_or_too_little_is_not_shared() -> None:
-    def shared(length: int, count: int) -> bool:
-        prefixes = share([[1] * length + [10 + number] for number in range(count)])
+    def shared(length: int, count: int, are_scored: bool = False) -> bool:
+        prefixes = share([[1] * length + [10 + number] for number in range(count)], None, are_scored)
         return any(prefix is not None for prefix in prefixes)
 
     assert not shared(MIN_TOKENS - 1, 50), "too short, however many share it"
@@ -120,6 +120,9 @@ def test_too_short_or_too_little_is_not_shared() -> None:
     assert not shared(MIN_TOKENS, MIN_SAVED // MIN_TOKENS), "too few prompts: it saves too little"
     assert shared(MIN_SAVED, 2)
     assert not shared(MIN_SAVED - 1, 2)
+    assert shared(MIN_SAVED // SCORED, 2, are_scored=True)
+    assert not shared(MIN_SAVED // SCORED - 1, 2, are_scored=True)
+    assert not shared(MIN_TOKENS // SCORED - 1, 50, are_scored=True)
 
 
 def test_a_beginning_too_short_for_all_does_not_hide_longer_ones_of_some() -> None:

@@ -239,8 +239,8 @@ def test_prefixes_are_let_go_with_their_last_row(
     made: list[Prefix] = []
     real = prefix_tree.share
 
-    def share(prompts: Any, parent: Any) -> Any:
-        prefixes = real(prompts, parent)
+    def share(*given: Any) -> Any:
+        prefixes = real(*given)
         made.extend({id(one): one for prefix in prefixes if prefix for one in prefix.path}.values())
         return prefixes
 
