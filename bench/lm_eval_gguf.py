@@ -141,7 +141,7 @@ def main() -> None:
     options = parser.parse_args()
     file, made = options.file or gguf_file(), questions()
     each = max(options.questions, options.answers)
-    if len(made) < (needed := 1 + options.rounds * each):
+    if len(made) < (needed := 1 + (1 + options.rounds) * each):
         raise SystemExit(f"{needed} questions are needed, and the texts give {len(made)}: fewer rounds or questions")
     seconds: dict[tuple[str, str], list[float]] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as servers:
@@ -154,10 +154,7 @@ def main() -> None:
             ask, tries = servers.enter_context(server_side(file, options.threads, slots, Path(folder)))
             sides[f"llama.cpp's server, {slots} slots"] = ask
         found = tries(likelihoods(made[:1])[0])
-        for ask in sides.values():
-            ask("loglikelihood", likelihoods(made[:1]))
-            ask("generate_until", answers(made[:1], 8))
-        for number in range(options.rounds):
+        for number in range(1 + options.rounds):
             some = made[1 + number * each :]
             wanted = {
                 "loglikelihood": likelihoods(some[: options.questions]),
@@ -165,7 +162,9 @@ def main() -> None:
             }
             for kind, requests in wanted.items():
                 for side, ask in sides.items():
-                    seconds.setdefault((kind, side), []).append(ask(kind, requests))
+                    taken = ask(kind, requests)
+                    if number:  # the first round warms up
+                        seconds.setdefault((kind, side), []).append(taken)
     counts = {"loglikelihood": options.questions * CHOICES, "generate_until": options.answers}
     rates = {(kind, side): [counts[kind] / one for one in some] for (kind, side), some in seconds.items()}
     print("### lm-eval's requests a second, from a .gguf file\n")
