@@ -65,7 +65,7 @@ def test_arguments_are_what_the_command_line_says(arguments: dict[str, Any], ove
     [
         ({"quantisation": "nf4"}, "quantisation=nf4: no argument of load 'quantisation'. Did you mean quantization?"),
         ({"devise": "cpu"}, "model.devise: no key 'model.devise'. Did you mean model.device?"),
-        ({"model": "stub", "device": "cpu"}, "model.device: no key 'model.device'. Choices: model.delay_s"),
+        ({"model": "stub", "device": "cpu"}, "model.device: no key 'model.device'. Choices: model.answer, model.delay_s"),
         ({"quantization": "nf5"}, "quantization=nf5: no choice for quantization 'nf5'. Did you mean nf4?"),
         ({"quantization": {"name": "nf4", "block": 1}}, "quantization.block: no key 'quantization.block'"),
         ({"dtype": "f32"}, "model.dtype=f32: no choice for model.dtype 'f32'. Did you mean float32?"),
