@@ -10,7 +10,8 @@ On a GPU a shape that occurs again and again is recorded as a CUDA graph (step_g
 are one call. Elsewhere, and where recording fails, the same function runs operation by operation.
 
 Where attention reads pages by a table (paged_slots.py), one call attends to a row's prefixes, too: which prefixes there
-are changes nothing in a step.
+are changes nothing in a step. But it reads them once for each row: where that would be much, pages that all rows begin
+with are read once for all of them, as prefixes are without pages.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ from runner.engines.local.kv_cache.slots import Slots
 from runner.engines.local.windows import Window
 from runner.engines.rows import Row
 
+# bytes of a layer's common pages that a step's rows read one by one: to read more takes longer than ten operations do,
+# by an estimate (4 TB/s from a GPU's cache, 3 µs an operation)
+MOST_READ = 2**27
 MOST_PREFIXES = 8  # that a step reads for all of its rows: with more, most rows would see few of them
 TOKEN, POSITION, PLACE, SEES = range(4)  # columns of the table; from SEES on, one for each prefix
 OWN = -1  # in place of a prefix's number: the row's own keys
@@ -55,7 +59,8 @@ class StepAttention:
     prefixes: list[Prefix]
     table: torch.Tensor  # int64 [B, SEES + prefixes]
     places: int  # of own keys that are read; 0: attention takes each row's number of them
-    blocks: torch.Tensor | None = None  # int32 [B, pages]: of each row, with its prefixes; then there are no `prefixes`
+    blocks: torch.Tensor | None = None  # int32 [B, pages]: of each row, with its prefixes
+    common: int = 0  # of these pages, how many stand in `prefixes`, too: all rows begin with them
     _hidden: dict[tuple[Window | None, int], torch.Tensor] = field(init=False, default_factory=dict)
 
     def attend(
@@ -92,7 +97,8 @@ class StepAttention:
             keys.index_copy_(0, self._new_places, key)
             values.index_copy_(0, self._new_places, value)
             size = None if window is None else window.size
-            own = OwnKeys(keys, values, self._rows, self._starts, self._counts, self._places_of_row, size, self.blocks)
+            blocks = None if self.blocks is None else self.blocks[:, self.common :]
+            own = OwnKeys(keys, values, self._rows, self._starts, self._counts, self._places_of_row, size, blocks)
             out, top = attend_by_length(scaling, by_row.flatten(1, 2), own)
             return out.view(by_row.shape), top.view(by_row.shape[:3])
         self.own.write(layer, key, value, self._slots, self.table[:, PLACE])
@@ -106,7 +112,10 @@ class StepAttention:
     ) -> Part:
         """Attend all rows to a prefix; those that do not see it get no weight."""
         group, rows = grouped.shape[1:3]
-        keys, values = self.prefixes[number].kv.read(layer)
+        prefix = self.prefixes[number]
+        keys, values = prefix.kv.read(layer)
+        if self.common:  # what is left behind the last common page is in the rows' own pages
+            keys, values = (some[:, : self.common * self.heads.page - prefix.start] for some in (keys, values))
         sees, hidden = self.table[:, SEES + number] > 0, None
         if window is not None:
             hidden = self._hidden_of(window, number)
@@ -124,7 +133,7 @@ class StepAttention:
 
     @property
     def _places_of_row(self) -> int:
-        return self.own.capacity if self.blocks is None else self.blocks.shape[1] * self.heads.page
+        return self.own.capacity if self.blocks is None else (self.blocks.shape[1] - self.common) * self.heads.page
 
     @cached_property
     def _starts(self) -> torch.Tensor:
@@ -137,8 +146,10 @@ class StepAttention:
 
     @cached_property
     def _counts(self) -> torch.Tensor:
-        """Return how many places each row sees, the new one included: int32 [B]."""
-        return (self.table[:, PLACE if self.blocks is None else POSITION] + 1).int()
+        """Return how many places each row sees, but for those of common pages, the new one included: int32 [B]."""
+        if self.blocks is None:
+            return (self.table[:, PLACE] + 1).int()
+        return (self.table[:, POSITION] + 1 - self.common * self.heads.page).clamp_(min=1).int()
 
     @cached_property
     def _new_places(self) -> torch.Tensor:
@@ -206,12 +217,14 @@ class DeviceStep:
         ids: these tokens, which count for nothing where only the device has them.
         """
         own, rows = step.own, step.rows
-        blocks, read = None, [own.keys[0]]
+        blocks, read, common = None, [own.keys[0]], 0
+        count = min(rounded_rows(len(rows)), own.slots)
         prefixes, seen_by = _prefixes(() if self.heads.in_pages else rows)
         if isinstance(own, PagedSlots):
             assert own.continued[: len(rows)] == [row.prefix for row in rows]
             read.append(blocks := own.blocks)
-        count = min(rounded_rows(len(rows)), own.slots)
+            prefixes, common = self._read_once(rows, count)
+            seen_by = {row.prefix: [1] * len(prefixes) + [0] * (MOST_PREFIXES - len(prefixes)) for row in rows}
         places = 0 if self.by_length else _rounded_places(max(row.places for row in rows) + 1, own.capacity)
         if len(self._table) < count:
             self._table, self._read = self._table.new_zeros(own.slots, self._table.shape[1]), []
@@ -229,15 +242,28 @@ class DeviceStep:
         if step.picked is not None:
             self._table[: len(rows), TOKEN].copy_(step.picked)
         blocks = None if blocks is None else blocks[:count]
-        attention = StepAttention(self.heads, own, prefixes, self._table[:count], places, blocks)
+        attention = StepAttention(self.heads, own, prefixes, self._table[:count], places, blocks, common)
         tokens = attention.table[:, TOKEN]
         # each run makes its masks anew: a recording must compute them, too
-        return self.graphs.logits((count, places), tokens, lambda: self._run(replace(attention)))[: len(rows)]
+        return self.graphs.logits(
+            (count, places + common * self.heads.page), tokens, lambda: self._run(replace(attention))
+        )[: len(rows)]
 
     def forget(self) -> None:
         """Free recorded steps and their memory."""
         self.graphs.forget()
         self._read = []
+
+    def _read_once(self, rows: Sequence[Row], count: int) -> tuple[list[Prefix], int]:
+        """Return the prefixes of the whole pages that all rows begin with, and how many pages: none if they are few."""
+        heads = self.heads
+        paths = [prefix.path for prefix in {row.prefix: row.prefix for row in rows if row.prefix}.values()]
+        shared = [some[0] for some in zip(*paths, strict=False) if len({*some}) == 1][:MOST_PREFIXES]
+        pages = shared[-1].length // heads.page if shared and all(row.prefix for row in rows) else 0
+        bytes_of_token = heads.bytes_per_token // heads.layers
+        if any(heads.windows) or count * pages * heads.page * bytes_of_token < MOST_READ:
+            return [], 0
+        return [one for one in shared if one.start < pages * heads.page], pages
 
     def _forget_others(self, read: list[Any]) -> None:
         """Forget recordings that read other tensors than these."""

@@ -19,6 +19,7 @@ from runner.config.model import LocalModelConfig
 from runner.core.dtypes import Dtype
 from runner.engines.base import Request
 from runner.engines.local.attention import device_attention, page_trial
+from runner.engines.local.decode import device_step
 from runner.engines.local.decode.device_step import DeviceStep, StepRows
 from runner.engines.local.decode.forward import Forward
 from runner.engines.local.decode.step_graphs import RECORD_AT
@@ -60,6 +61,16 @@ def engine_of(
         engine.close()
 
 
+def by_generate(engine: LocalEngine, prompt: tuple[int, ...]) -> list[int]:
+    ids = torch.tensor([prompt])
+    out = engine.loaded.model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=20, eos_token_id=None,
+        pad_token_id=0,
+    )  # fmt: skip
+    answer: list[int] = out[0, len(prompt) :].tolist()
+    return answer
+
+
 @pytest.mark.parametrize("keys", [{}, {"family": "mistral", "sliding_window": 40}], ids=["all", "window"])
 def test_answers_are_those_of_generate(engine_of: Callable[..., LocalEngine], keys: dict[str, Any]) -> None:
     """Together, and three at a time: rows enter between others and leave; then with what the prompt cache has."""
@@ -90,12 +101,35 @@ def test_a_conversation_goes_on_in_pages(
     assert engine.stats.shared_tokens - shared == 2 * (len(first) + len(said) - 1)
     assert max(seen) == 2 * (96 // 32), "each row's copy of the conversation is one of its own"
     for at, one in enumerate(follow):
-        ids = torch.tensor([one])
-        out = engine.loaded.model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=20, eos_token_id=None,
-            pad_token_id=0,
-        )  # fmt: skip
-        assert answers[at] == out[0, len(one) :].tolist()
+        assert answers[at] == by_generate(engine, one)
+
+
+def test_pages_that_all_rows_begin_with_are_read_once_where_that_is_less(
+    engine_of: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a row of another beginning enters later, and where they end within a page."""
+    engine, seen = engine_of(), set[tuple[int, int]]()
+    read_once = DeviceStep._read_once
+
+    def noted(self: DeviceStep, rows: Any, count: int) -> tuple[list[Prefix], int]:
+        prefixes, pages = read_once(self, rows, count)
+        seen.add((len(prefixes), pages))
+        return prefixes, pages
+
+    monkeypatch.setattr(DeviceStep, "_read_once", noted)
+    ids = torch.randint(3, 250, (400,), generator=torch.Generator().manual_seed(1)).tolist()
+    trunk, branch = tuple(ids[:80]), tuple(ids[80:150])
+    prompts = [(*trunk, *ids[200 + at : 204 + at]) for at in (0, 9)]
+    prompts += [(*trunk, *branch, *ids[300 + at : 305 + at]) for at in range(0, 60, 10)]
+    other = tuple(ids[160:190])
+    asked = [Request(at, one, ignore_eos=True) for at, one in enumerate([*prompts, other])]
+    sets = ((asked, 4), (asked[:8], None), (asked[2:8], None))
+    expected = [complete(engine, *some) for some in sets]
+    assert seen == {(0, 0)}, "that is little"
+    monkeypatch.setattr(device_step, "MOST_READ", 1)
+    assert [complete(engine, *some) for some in sets] == expected
+    assert {(1, 2), (2, 4)} <= seen, "two of the trunk's 80 positions in pages of 32; four of 150 with the branch"
+    assert expected[0] == {at: by_generate(engine, one) for at, one in enumerate([*prompts, other])}
 
 
 @pytest.mark.parametrize("failing", [1, 4, 12], ids=["a prefix", "prompts", "a step"])
