@@ -134,8 +134,9 @@ def ours(files: dict[str, Path], texts: Sequence[Text], scratch: Path) -> dict[s
         if read != [list(text.ids[CONTEXT // 2 + 1 :]) for text in texts]:
             raise SystemExit("runner scores other token ids: nothing can be compared")
     say_command("runner-compare", "--format", "llama")
-    blocks = printed("runner.compare", "--output-dir", str(output), "--format", "llama").split("model.name=")[1:]
-    by_file = {Path(block.splitlines()[0]).name: block_in(block) for block in blocks}
+    printed_text = printed("runner.compare", "--output-dir", str(output), "--format", "llama")
+    blocks = re.split(r"^(?:model\.name=)?(\S+\.gguf)$", printed_text, flags=re.MULTILINE)[1:]
+    by_file = {Path(file).name: block_in(block) for file, block in zip(blocks[::2], blocks[1::2], strict=True)}
     return {name: by_file[file.name] for name, file in files.items() if name != REFERENCE}
 
 

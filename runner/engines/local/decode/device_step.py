@@ -221,7 +221,6 @@ class DeviceStep:
         count = min(rounded_rows(len(rows)), own.slots)
         prefixes, seen_by = _prefixes(() if self.heads.in_pages else rows)
         if isinstance(own, PagedSlots):
-            assert own.continued[: len(rows)] == [row.prefix for row in rows]
             read.append(blocks := own.blocks)
             prefixes, common = self._read_once(rows, count)
             seen_by = {row.prefix: [1] * len(prefixes) + [0] * (MOST_PREFIXES - len(prefixes)) for row in rows}
