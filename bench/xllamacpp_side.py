@@ -11,11 +11,11 @@ import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TextIO
 
 
-def main() -> None:
-    """Load the file, and answer until there are no more lines."""
+def opened(positions: int) -> tuple[Any, TextIO]:
+    """Load FILE for ROWS sequences of so many positions; return the server, and where to write answers."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # the library writes there, too
     import xllamacpp  # type: ignore[import-not-found]
@@ -23,9 +23,14 @@ def main() -> None:
     file, threads, rows = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     settings = xllamacpp.CommonParams()
     settings.model.path = file
-    settings.n_parallel, settings.n_ctx = rows, 2048 * rows
+    settings.n_parallel, settings.n_ctx = rows, positions * rows
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads
-    server = xllamacpp.Server(settings)
+    return xllamacpp.Server(settings), answers
+
+
+def main() -> None:
+    """Load the file, and answer until there are no more lines."""
+    server, answers = opened(positions=2048)
 
     def ask(prompt: list[int], new: int) -> dict[str, Any]:
         asked = {"prompt": prompt, "n_predict": new, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
@@ -37,7 +42,7 @@ def main() -> None:
         return timings
 
     print("{}", file=answers, flush=True)
-    with ThreadPoolExecutor(rows) as pool:
+    with ThreadPoolExecutor(int(sys.argv[3])) as pool:
         for line in sys.stdin:
             job, spent = json.loads(line), time.process_time()
             found = list(pool.map(lambda prompt, new=job["new"]: ask(prompt, new), job["prompts"]))

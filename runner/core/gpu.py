@@ -22,6 +22,14 @@ def sent(numbers: torch.Tensor, device: torch.device) -> torch.Tensor:
     return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers.to(device)
 
 
+def put(numbers: torch.Tensor, into: torch.Tensor) -> None:
+    """Copy a tensor of the host into one on a device, in the same way."""
+    if into.device.type == "cuda":
+        into.copy_(numbers.pin_memory(), non_blocking=True)
+    else:
+        into.copy_(numbers)
+
+
 def restart_peak() -> None:
     """Reset the allocator's high-water marks to what is allocated now."""
     if (torch := _torch_with_gpus()) is not None:

@@ -12,6 +12,7 @@ import math
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,6 @@ def verdict(resolved: ResolvedJob, reference: Reference, scored: Sequence[Sequen
     """Return how far vLLM's log-probabilities are from transformers'; ConfigError if they are further than rounding."""
     model = vllm_model(resolved.config.model)
     label = environment_of(model).label
-    pairs = [pair for ours, theirs in zip(scored, reference.logprobs, strict=True)
-             for pair in zip(ours, theirs, strict=True)]  # fmt: skip
     gaps = _gaps(scored, reference.logprobs)
     mean, most = sum(gaps) / len(gaps), max(gaps)
     word, dtype = model.word_for(resolved.config.quantization), dtype_of(resolved, environment_of(model))
@@ -91,7 +90,7 @@ def verdict(resolved: ResolvedJob, reference: Reference, scored: Sequence[Sequen
     figures = f"{mean:.2g} nats for a token on average, {most:.2g} at most, over {len(gaps):,} tokens of {TEXTS} texts"
     if mean <= tolerance and math.isfinite(most):
         return f"with transformers in {reference.dtype}: {figures}"
-    own, other = (math.fsum(values) / len(pairs) for values in zip(*pairs, strict=True))
+    own, other = (math.fsum(chain.from_iterable(some)) / len(gaps) for some in (scored, reference.logprobs))
     raise ConfigError(
         f"model.name={model.name}: {label} computes another model than transformers: log-probabilities differ by "
         f"{figures}, and {tolerance:.2g} on average is what {word or dtype} may make. A token's mean is {own:.4f} by "

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from runner.checkpoints.pass_memory import FEWEST_PLACES, rounded_rows
+from runner.core.gpu import put
 from runner.engines.local.attention.device_attention import (
     OwnKeys,
     Part,
@@ -219,25 +220,25 @@ class DeviceStep:
         own, rows = step.own, step.rows
         blocks, read, common = None, [own.keys[0]], 0
         count = min(rounded_rows(len(rows)), own.slots)
-        prefixes, seen_by = _prefixes(() if self.heads.in_pages else rows)
         if isinstance(own, PagedSlots):
             read.append(blocks := own.blocks)
             prefixes, common = self._read_once(rows, count)
-            seen_by = {row.prefix: [1] * len(prefixes) + [0] * (MOST_PREFIXES - len(prefixes)) for row in rows}
+            seen = [1] * len(prefixes) + [0] * (MOST_PREFIXES - len(prefixes))
+            seen_by = dict.fromkeys((row.prefix for row in rows), seen)
+        else:
+            prefixes, seen_by = _prefixes(rows)
         places = 0 if self.by_length else _rounded_places(max(row.places for row in rows) + 1, own.capacity)
         if len(self._table) < count:
             self._table, self._read = self._table.new_zeros(own.slots, self._table.shape[1]), []
         self._forget_others([*read, *(prefix.kv for prefix in prefixes)])
-        none = [0] * MOST_PREFIXES
         lines = [
-            [token, position, row.places, *seen_by.get(row.prefix, none)]
+            [token, position, row.places, *seen_by[row.prefix]]
             for token, position, row in zip(ids, positions, rows, strict=True)
         ]
         filling = [(row.shared + row.places, row.places) for row in step.reading[: count - len(rows)]]
         filling += [(0, 0)] * (count - len(rows) - len(filling))
-        lines += [[0, *filled, *none] for filled in filling]
-        on_gpu = self.heads.device.type == "cuda"
-        self._table[:count].copy_(torch.tensor(lines, pin_memory=on_gpu), non_blocking=on_gpu)
+        lines += [[0, *filled, *[0] * MOST_PREFIXES] for filled in filling]
+        put(torch.tensor(lines), self._table[:count])
         if step.picked is not None:
             self._table[: len(rows), TOKEN].copy_(step.picked)
         blocks = None if blocks is None else blocks[:count]
@@ -256,11 +257,13 @@ class DeviceStep:
     def _read_once(self, rows: Sequence[Row], count: int) -> tuple[list[Prefix], int]:
         """Return the prefixes of the whole pages that all rows begin with, and how many pages: none if they are few."""
         heads = self.heads
+        if any(heads.windows):
+            return [], 0
         paths = [prefix.path for prefix in {row.prefix: row.prefix for row in rows if row.prefix}.values()]
         shared = [some[0] for some in zip(*paths, strict=False) if len({*some}) == 1][:MOST_PREFIXES]
         pages = shared[-1].length // heads.page if shared and all(row.prefix for row in rows) else 0
         bytes_of_token = heads.bytes_per_token // heads.layers
-        if any(heads.windows) or count * pages * heads.page * bytes_of_token < MOST_READ:
+        if count * pages * heads.page * bytes_of_token < MOST_READ:
             return [], 0
         return [one for one in shared if one.start < pages * heads.page], pages
 

@@ -12,6 +12,7 @@ from itertools import chain
 
 import torch
 
+from runner.core.gpu import put
 from runner.engines.local.kernels.shared_numbers import LANES
 from runner.engines.local.kv_cache.kv_cache import Heads, rounded
 from runner.engines.local.kv_cache.prefix import Prefix
@@ -119,7 +120,7 @@ class PagedSlots(Slots):
         """Bring the tables on the device up to date."""
         if not self._is_new:
             return
-        self._is_new, each, on_gpu = False, self.capacity // self.page, self.heads.device.type == "cuda"
+        self._is_new, each = False, self.capacity // self.page
         shared = {
             prefix: [self.slots * each + page for one in prefix.path if one in self.shared for page in self.shared[one]]
             for prefix in set(self.continued)
@@ -136,7 +137,7 @@ class PagedSlots(Slots):
         for some in lists:
             some += some[-1:] * (width - len(some))  # never read, and yet a page
         for table, numbers in ((self._blocks, lists), (self._starts, self.before)):
-            table.copy_(torch.tensor(numbers, dtype=table.dtype, pin_memory=on_gpu), non_blocking=on_gpu)
+            put(torch.tensor(numbers, dtype=table.dtype), table)
 
     def _share(self, prefix: Prefix) -> None:
         """Store the whole pages of a prefix that are not there; those that no row reads any more become free."""
