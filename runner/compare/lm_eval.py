@@ -16,6 +16,7 @@ from typing import Any
 from runner.compare.data import CLUSTER, TEXT_END, Answers, Question, Run, Table, Texts
 from runner.compare.lm_eval_files import Results, find, read_documents
 from runner.compare.lm_eval_keys import FOLDER_KEY, params_of
+from runner.compare.lm_eval_means import aggregation_of, recomputed
 from runner.compare.lm_eval_series import OF_BYTES, Series, figures_of
 from runner.compare.other_tools.tool_run import METRIC, ToolRun, check_mean
 from runner.compare.runs import SampleReader
@@ -135,17 +136,18 @@ def _series(results: Results, cluster: str | None) -> Iterator[Series]:
         for name, of_filter in metrics.items():
             by_bytes = [metric for metric in OF_BYTES if metric in of_filter]
             for metric, value in of_filter.items():
+                scored = {key: one for key, one in documents[name].items() if metric in one.values}
+                series = Series(results, task, metric, name, scored)
+                _check_mean(series, value)
                 if metric not in by_bytes[1:]:
-                    scored = {key: one for key, one in documents[name].items() if metric in one.values}
-                    it = Series(results, task, metric, name, scored)
-                    _check_mean(it, value)
-                    yield it
+                    yield series
 
 
 def _check_mean(series: Series, logged: Any) -> None:
-    """Raise DataError if the mean of zeros and ones is not the one in the results file."""
-    if series.documents and series.results.is_mean(series.task, series.metric) and series.is_of_verdicts:
-        mean = sum(one.values[series.metric] for one in series.documents.values()) / len(series.documents)
+    """Raise DataError if a figure that is a mean over the documents is not the one in the results file."""
+    values = [document.values[series.metric] for document in series.documents.values()]
+    mean = recomputed(aggregation_of(series.results, series.task, series.metric), values)
+    if mean is not None:
         figure = f"{series.path}: {series.metric} of filter {series.filter}"
         check_mean(figure, mean, "lines", series.results.path.name, logged)
 

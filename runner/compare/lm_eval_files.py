@@ -22,7 +22,6 @@ from runner.core.texts import read_json, read_json_lines
 TIME = re.compile(r"_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$")  # how the name of a results file ends
 NEEDED = {"results": dict, "configs": dict, "config": dict}
 OF_LINE = {"doc_id": int, "doc_hash": str}
-MEANS = ("mean", "nanmean")
 
 
 class Document(NamedTuple):
@@ -80,13 +79,6 @@ class Results:
             if comma and not metric.endswith("_stderr"):
                 by_filter.setdefault(name, {})[metric] = value
         return by_filter
-
-    def is_mean(self, task: str, metric: str) -> bool:
-        """Whether a task's number is known to be the mean over its documents."""
-        metric_list = (self.of("configs", task) or {}).get("metric_list") or []
-        return any(
-            it.get("metric") == metric and it.get("aggregation") in MEANS for it in metric_list if isinstance(it, dict)
-        )
 
     def better(self, task: str, metric: str) -> Better:
         """Return which direction of a metric is better, if lm-eval knows it."""

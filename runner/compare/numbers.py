@@ -9,6 +9,7 @@ from typing import Any
 
 from runner.compare.data import NotPaired, Run, TooFew
 from runner.compare.mean_pairs import cluster_field, clusters_of
+from runner.compare.other_tools.tool_run import as_number
 from runner.compare.runs import SampleReader
 from runner.compare.sample_numbers import BETTER, OF_SAMPLES
 from runner.core.effects import Effect
@@ -46,10 +47,11 @@ def number_of(value: Any) -> float | None:
     A Brier score is written as the gold choice and the probabilities of all: each document has a score of its own.
     """
     if isinstance(value, list) and len(value) == 2 and isinstance(value[0], int) and isinstance(value[1], list):
-        gold, shares = value
-        if 0 <= gold < len(shares) and all(isinstance(it, int | float) for it in shares):
-            return math.fsum((share - (at == gold)) ** 2 for at, share in enumerate(shares))
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+        gold, shares = value[0], [as_number(share) for share in value[1]]
+        known = [share for share in shares if share is not None]
+        if 0 <= gold < len(shares) == len(known):
+            return as_number(math.fsum((share - (at == gold)) ** 2 for at, share in enumerate(known)))
+    return as_number(value)
 
 
 def compare_numbers(run: Run, base: Run, reader: SampleReader) -> Effect:

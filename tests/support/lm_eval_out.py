@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,15 @@ from typing import Any
 TIME = "2026-01-02T03-04-05.678901"
 
 Metrics = Mapping[str, Mapping[str, Sequence[Any]]]  # by filter and metric, a value for each document
+
+BY_AGGREGATION: dict[str, list[Any]] = {  # metrics of 60 documents
+    "mean": [0.25 + 0.01 * (at % 7) for at in range(60)],
+    "nanmean": [0.5] * 59 + [math.nan],
+    "brier_score": [[1, [0.3, 0.7]]] * 59 + [[0, [0.1, 0.9]]],
+    "perplexity": [-1.5 - 0.1 * (at % 3) for at in range(60)],
+    "weighted_perplexity": [[-30.0 - at, 10 + at % 4] for at in range(60)],
+    "bits_per_byte": [[-30.0 - at, 10 + at % 4] for at in range(60)],
+}
 
 
 def lm_eval_folder(

@@ -31,6 +31,7 @@ from runner.core.metrics import Better
 
 TOOL = "inspect_ai"
 SUFFIX = ".eval"
+MEANS = ("accuracy", "mean")  # figures of a header that are the mean of the samples' numbers
 GRADES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
 
 
@@ -171,8 +172,7 @@ def _run(path: Path, header: dict[str, Any], name: str, epochs: list[_Epoch]) ->
     for sample in samples:
         if sample.has_error and better is Better.neither:
             sample.number = None  # 0 is not the worst of such numbers
-    if better is None and len(samples) == len(epochs) and not any(one.has_error for one in samples):
-        _check_mean(path, header, name, sum(one.solved for one in samples) / len(samples))
+    _check_means(path, header, name, samples)
     eval_spec = header["eval"]
     return ToolRun(
         tool=TOOL,
@@ -212,21 +212,29 @@ def _sample(name: str, epochs: list[_Epoch]) -> ToolSample:
 
 
 def _metrics(header: dict[str, Any], name: str) -> Iterator[dict[str, Any]]:
-    """Yield the figures that a log's header has of a score."""
+    """Yield the figures that a log's header has of a score, without those that reduce epochs to something else."""
     scores = header["results"].get("scores")
     for score in scores if isinstance(scores, list) else ():
-        metrics = score.get("metrics") if isinstance(score, dict) and score.get("name") == name else None
-        if isinstance(metrics, dict):
-            yield metrics
+        if isinstance(score, dict) and name in (score.get("name"), f"{score.get('scorer')}.{score.get('name')}"):
+            metrics = score.get("metrics")
+            if isinstance(metrics, dict) and score.get("reducer") in (None, "mean"):
+                yield metrics
 
 
-def _check_mean(path: Path, header: dict[str, Any], name: str, mean: float) -> None:
-    """Raise DataError if the accuracy in the header is not that of the samples."""
+def _check_means(path: Path, header: dict[str, Any], name: str, samples: list[ToolSample]) -> None:
+    """Raise DataError if an accuracy or a mean in the header is not that of the samples."""
+    config = header["eval"].get("config")
+    reducer = config.get("epochs_reducer") if isinstance(config, dict) else None
+    has_several = any(one.right[1] > 1 for one in samples)
+    if any(one.has_error or one.number is None for one in samples) or (has_several and reducer not in (None, ["mean"])):
+        return
+    mean = math.fsum(one.number or 0.0 for one in samples) / len(samples)
     for metrics in _metrics(header, name):
-        accuracy = metrics.get("accuracy")
-        logged = accuracy.get("value") if isinstance(accuracy, dict) and not accuracy.get("params") else None
-        if isinstance(logged, int | float):
-            check_mean(f"{path}: the accuracy by {name}", mean, "samples", "its header", logged)
+        for key in MEANS:
+            figure = metrics.get(key)
+            logged = figure.get("value") if isinstance(figure, dict) and not figure.get("params") else None
+            if isinstance(logged, int | float):
+                check_mean(f"{path}: the {key} by {name}", mean, "samples", "its header", logged)
 
 
 def _settings(header: dict[str, Any]) -> dict[str, str]:

@@ -66,13 +66,13 @@ def read(path: Path, content: Any) -> ToolFile:
             check_samples_differ(details, samples)
             run = _run(path, name[1], content, task, metric, samples)
             better = _better(content, task, metric)
-            if better is not Better.lower and all(it in (0, 1) for it in numbers):
+            is_verdict = better is not Better.lower and all(it in (0, 1) for it in numbers)
+            run.better = None if is_verdict else better
+            if is_verdict or _is_mean(content, task, metric):
                 results = field_of(content, "results", dict, str(path)).get(task)
                 logged = results.get(metric) if isinstance(results, dict) else None
-                mean = sum(one.solved for one in samples) / len(samples)
+                mean = math.fsum(numbers) / len(numbers)
                 check_mean(f"{path}: {metric} of {task}", mean, "samples", "this file", logged)
-            else:
-                run.better = better
             runs.append(run)
     return ToolFile(runs, left_out)
 
@@ -100,14 +100,23 @@ def _number(path: Path, row: dict[str, Any], metric: str) -> float | None:
     return as_number(value)
 
 
+def _settings_of(content: dict[str, Any], task: str, metric: str) -> dict[str, Any]:
+    """Return what a task's settings say of a metric."""
+    config = content["config_tasks"][task]
+    metrics = config.get("metrics") if isinstance(config, dict) else None
+    named = (one for one in metrics or () if isinstance(one, dict) and one.get("metric_name") == metric)
+    return next(named, {})
+
+
 def _better(content: dict[str, Any], task: str, metric: str) -> Better:
     """Return the direction of a metric, if the task's settings say which it is."""
-    metrics = content["config_tasks"][task].get("metrics") if isinstance(content["config_tasks"][task], dict) else None
-    for one in metrics if isinstance(metrics, list) else ():
-        if isinstance(one, dict) and one.get("metric_name") == metric:
-            is_higher = one.get("higher_is_better")
-            return Better.neither if not isinstance(is_higher, bool) else Better.higher if is_higher else Better.lower
-    return Better.neither
+    is_higher = _settings_of(content, task, metric).get("higher_is_better")
+    directions = {True: Better.higher, False: Better.lower}
+    return directions[is_higher] if isinstance(is_higher, bool) else Better.neither
+
+
+def _is_mean(content: dict[str, Any], task: str, metric: str) -> bool:
+    return bool(_settings_of(content, task, metric).get("corpus_level_fn") == "mean")
 
 
 def _sample(path: Path, row: dict[str, Any], number: float) -> ToolSample:

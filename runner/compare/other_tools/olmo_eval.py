@@ -6,7 +6,8 @@ Instances are known by their `native_id` and label; their questions stand in a f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from runner.compare.other_tools.tool_run import (
     ToolRun,
     ToolSample,
     as_number,
+    check_mean,
     check_samples_differ,
     params_of,
 )
@@ -26,6 +28,7 @@ from runner.core.metrics import Better
 
 TOOL = "olmo-eval"
 ENDING = "-predictions.jsonl"
+MEANS = ("accuracy", "f1", "recall")  # metrics that are the mean of the instances' numbers
 OF_MODEL = ("dtype", "revision", "attention_backend", "tokenizer")
 
 
@@ -49,12 +52,14 @@ def read(path: Path, content: Any) -> ToolFile:
         provider = about.get("provider")
         model = provider if isinstance(provider, dict) else about  # a harness has a provider
         rows = list(_predictions(path, entry, name if isinstance(name, str) else field_of(model, "model", str, where)))
-        for metric in dict.fromkeys(name for _, row in rows for name in _scores(row)):
+        names = dict.fromkeys(name for _, row in rows for name in _scores(row))
+        for metric in names:
             samples = [_sample(place, row, metric) for place, row in rows]
             if any(one.number is None for one in samples):
                 left_out.append(f"{task} {metric}")
                 continue
             check_samples_differ(path, samples)
+            _check_means(f"{where}: {task}", entry, metric, names, [one.number or 0.0 for one in samples])
             params = {
                 "model.name": field_of(model, "model", str, where),
                 **params_of("model_args", {key: model.get(key) for key in OF_MODEL}),
@@ -102,6 +107,23 @@ def _scores(row: Any) -> dict[str, Any]:
     metrics = row.get("instance_metrics") if isinstance(row, dict) else None
     pairs = metrics.items() if isinstance(metrics, dict) else ()
     return {f"{metric}:{scorer}": value for metric, of in pairs if isinstance(of, dict) for scorer, value in of.items()}
+
+
+def _check_means(where: str, entry: dict[str, Any], metric: str, names: Collection[str], numbers: list[float]) -> None:
+    """Raise DataError if a mean of metrics.json is not that of the instances.
+
+    Instances have the number of `accuracy:exact_match` under this name, or in older files as `exact_match:exact_match`.
+    """
+    name, _, scorer = metric.partition(":")
+    figures = [name] if name in MEANS else []
+    if name == scorer and all(0 <= number <= 1 for number in numbers):  # a log-likelihood is none of these means
+        figures += [mean for mean in MEANS if f"{mean}:{scorer}" not in names]
+    logged = entry.get("metrics")
+    for figure in figures:
+        of_scorer = logged.get(figure) if isinstance(logged, dict) else None
+        if isinstance(of_scorer, dict) and scorer in of_scorer:
+            mean = math.fsum(numbers) / len(numbers)
+            check_mean(f"{where} {figure}:{scorer}", mean, "instances", "this file", of_scorer[scorer])
 
 
 def _sample(place: str, row: dict[str, Any], metric: str) -> ToolSample:

@@ -16,7 +16,7 @@ from runner.core.result import Verdict
 
 LONGEST_TEXT = 4000  # characters of an answer that are kept: its end, as the page of samples shows
 METRIC = "task.metric"
-TOLERANCE = 1e-9  # by which a mean may differ from what was written: both are sums of zeros and ones
+TOLERANCE = 1e-9  # by which a mean may differ from what was written, of itself where it is above 1: the order of a sum
 
 
 @dataclass
@@ -105,9 +105,11 @@ def check_samples_differ(path: Path, samples: Iterable[ToolSample]) -> None:
 
 
 def check_mean(figure: str, mean: float, over: str, source: str, logged: object) -> None:
-    """Raise DataError if a mean of zeros and ones is not the one that was written."""
-    if not isinstance(logged, int | float) or not math.isclose(mean, logged, abs_tol=TOLERANCE):
-        raise DataError(f"{figure} is {mean:.6g} over its {over}, but {source} says {logged}: one of them was changed")
+    """Raise DataError if a mean is not the one that was written."""
+    written = as_number(logged)
+    if written is None or not math.isclose(mean, written, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
+        says = str(logged)[:40]
+        raise DataError(f"{figure} is {mean:.6g} over its {over}, but {source} says {says}: one of them was changed")
 
 
 def side_with_question(solved: bool, answer: str | None, text: str, question: str, most: int) -> dict[str, str]:
@@ -118,4 +120,8 @@ def side_with_question(solved: bool, answer: str | None, text: str, question: st
 
 def as_number(value: object) -> float | None:
     """Return a value as a number; None if it is none."""
-    return float(value) if isinstance(value, bool | int | float) and math.isfinite(value) else None
+    try:
+        number = float(value) if isinstance(value, bool | int | float) else math.nan
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
+    return number if math.isfinite(number) else None

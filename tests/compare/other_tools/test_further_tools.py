@@ -127,6 +127,8 @@ def test_a_sweep_of_vllm_counts_each_run_once_and_knows_its_settings(tables: Any
          "none.json: 1 of its cases have no answer yet: finish it with llama-eval.py --resume"),
         (OLMO, "none/metrics.json", lambda it: it["tasks"][0].update(num_instances=11),
          "12 predictions, but .*metrics.json counts 11: one of them was changed"),
+        (OLMO, "none/metrics.json", lambda it: it["tasks"][0]["metrics"]["accuracy"].update(exact_match=0.75),
+         "metrics.json: sums:qa accuracy:exact_match is 0.833333 over its instances, but this file says 0.75"),
         (OLMO, "none/metrics.json", lambda it: it["tasks"][0].update(task="other"),
          "metrics.json: the predictions of other, .* are not there"),
         (OLMO, "none/metrics.json", lambda it: it.update(errors=[{"task": "sums:qa"}]), "1 of its tasks ended in an"),

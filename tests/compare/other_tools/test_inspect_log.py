@@ -249,6 +249,10 @@ def wrong(members: Members) -> None:
     next(one for one in samples(members) if one["scores"]["match"]["value"] == "C")["scores"]["match"]["value"] = "I"
 
 
+def less_digits(members: Members) -> None:
+    samples(members)[3]["scores"]["digits"]["value"] = 0.0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -264,6 +268,7 @@ def wrong(members: Members) -> None:
         (lambda members: members.pop(next(iter(members))), "its header counts 24 samples, and it has 23"),
         (copy_sample, "is duplicated"),
         (wrong, "is 0.875 over its samples, but its header says 0.91666"),
+        (less_digits, "the mean by digits is 0.186636 over its samples, but its header says 0.1964"),
         (edit_sample(id=None), "a sample: id is missing"),
         (edit_sample(epoch="1"), "epoch has another type (str)"),
         (edit_sample(input=None), "input is missing"),

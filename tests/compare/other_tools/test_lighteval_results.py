@@ -72,6 +72,12 @@ def many(rows: Rows, value: float) -> None:
         row["metric"] = {"f1": value}
 
 
+def of_direction(content: dict[str, Any], direction: bool | None, value: float) -> None:
+    """Let f1 have this direction and mean."""
+    content["config_tasks"]["sums|0"]["metrics"][1].update(higher_is_better=direction)
+    content["results"]["sums|0"]["f1"] = value
+
+
 @pytest.mark.parametrize(("direction", "finding"), [(True, "better"), (False, "worse"), (None, "larger")])
 def test_a_number_is_compared_in_its_own_direction(
     tables: Any, tmp_path: Path, direction: bool | None, finding: str
@@ -79,9 +85,7 @@ def test_a_number_is_compared_in_its_own_direction(
     for name, value in (("a", 0.25), ("b", 0.5)):
         results, sums = lighteval_copy(tmp_path / name)
         rewrite_rows(sums, partial(many, value=value))
-        edit(
-            results, lambda content: content["config_tasks"]["sums|0"]["metrics"][1].update(higher_is_better=direction)
-        )
+        edit(results, partial(of_direction, direction=direction, value=value))
     (table,) = tables(tmp_path / "a", tmp_path / "b", "--task", "sums|0:f1")
     assert table["rows"][1]["number"]["finding"] == finding
 
@@ -107,6 +111,10 @@ def test_a_field_of_the_documents_names_families(tables: Any, rejected: Any, tmp
     ("change", "message"),
     [
         (lambda rows: rows.pop(), "em of sums|0 is 0.913043 over its samples, but this file says 0.91666"),
+        (
+            lambda rows: rows[0]["metric"].update(f1=0.5),
+            "f1 of sums|0 is 0.961806 over its samples, but this file says 0.98263",
+        ),
         (lambda rows: rows.append(rows[0]), "sample 15 is duplicated"),
         (lambda rows: rows[0]["metric"].update(em=float("nan")), "em of sample 15 has no value (nan)"),
         (lambda rows: rows[0]["metric"].update(em=None), "em of sample 15 has no value (None)"),
