@@ -19,6 +19,7 @@ from runner.core.loaded import SHOWN, lines
 from runner.core.metrics import ACCURACY, LINES, described, grid_columns, number, of_plug_ins
 from runner.core.result import COMPLETIONS, Record, Status
 from runner.core.tables import NO_WIDTH, Column, Use, print_fitted, say_lines
+from runner.core.unread_answers import unread_note
 from runner.scorers.token_divergence import divergence_tables
 from runner.store.mlflow_store import EXPERIMENT, Store, relative_path, see_all
 
@@ -93,7 +94,7 @@ def show_grid(lines: list[GridLine], how: Print) -> None:
         cells = ["" if value is None else it.write(value) for value in values]
         columns.append(Column(it.title, cells, use=USES.get(it.key, Use.more) if scored else Use.speed))
     print_fitted(out, columns, "print=json, runner-compare")
-    for note in _cut_off_notes(lines, names):
+    for note in [*_cut_off_notes(lines, names), *_unread_notes(lines, names)]:
         say_lines(out, f"note: {note}", style="yellow")
 
 
@@ -104,6 +105,14 @@ def _cut_off_notes(lines: Sequence[GridLine], names: Sequence[Sequence[str]]) ->
         words = cut_off_words(line.record.result.metrics, line.record.params) if line.record is not None else ""
         jobs.setdefault(words, []).append(" ".join(filter(None, named)) or line.job_id)
     return [f"{few(of, MAX_NAMED)}: {words}" for words, of in jobs.items() if words]
+
+
+def _unread_notes(lines: Sequence[GridLine], names: Sequence[Sequence[str]]) -> list[str]:
+    """Say of which jobs the rule that judges has read few answers."""
+    named = zip(lines, names, strict=True)
+    records = ((" ".join(filter(None, name)) or it.job_id, it.record) for it, name in named if it.record is not None)
+    note = unread_note((name, record.result.metrics, record.params) for name, record in records)
+    return [note] * bool(note)
 
 
 def naming_columns(names: Sequence[Mapping[str, str]]) -> tuple[list[str], list[list[str]]]:

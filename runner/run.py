@@ -49,7 +49,8 @@ def identify(resolved: ResolvedJob) -> tuple[Inputs, jobs.Job]:
     of_model = kind_of(config.model).fingerprint(resolved, hashes) if Uses.weights in task.USES else {}
     inputs = task.prepare(config)
     input_hashes, is_measurement = of_model | inputs.hashes, Uses.machine in task.USES
-    return inputs, jobs.identify(config, task.VERSION, input_hashes, is_measurement, inputs.ignored_for_reuse)
+    reuse = inputs.ignored_for_reuse, inputs.usual_for_reuse
+    return inputs, jobs.identify(config, task.VERSION, input_hashes, is_measurement, *reuse)
 
 
 def must_start_anew(config: RunnerConfig, task: Task) -> bool:

@@ -31,7 +31,7 @@ from runner.compare.teams import stands_for
 from runner.compare.thinking import add_thinking
 from runner.compare.token_costs import add_token_costs
 from runner.compare.token_savings import add_savings
-from runner.compare.wording import TEAM, cut_off_sentences, dominated, natural
+from runner.compare.wording import TEAM, cut_off_sentences, dominated, natural, unread_sentence
 from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
 from runner.core.clustered_share import accuracy_figures, bounds_of_accuracy
@@ -189,7 +189,7 @@ def arrange(table: Table) -> None:
 
     table.rows.sort(key=sort_key)
     write_findings(table.rows, table.keys, table.settings)
-    table.remarks += cut_off_sentences(table)
+    table.remarks += [*cut_off_sentences(table), *filter(None, [unread_sentence(table)])]
     table.conclusion = conclude(table.settings)
     table.dominated = dominated(table)
 

@@ -13,6 +13,7 @@ from runner.core.metrics import FRONT, points
 from runner.core.sequential import level_of
 from runner.core.stats import ALPHA
 from runner.core.tables import short_paths
+from runner.core.unread_answers import unread_note
 
 TEAM = "team"  # what a team of agents is, in words: with --teams
 MAX_DOMINATED_ROWS = 8  # the most rows that a sentence names
@@ -155,6 +156,11 @@ def cut_off_sentences(table: Table) -> list[str]:
     for row in table.rows:
         names.setdefault(words[row.run.run_id], []).append(name_of(row, table.keys))
     return [f"{few(names[text], MAX_DOMINATED_ROWS)}: {text}" for text in names if text]
+
+
+def unread_sentence(table: Table) -> str:
+    """Say of which rows the rule that judged has read few answers; empty if of none."""
+    return unread_note((name_of(row, table.keys), row.run.metrics, row.run.params) for row in table.rows)
 
 
 def verdict(side: dict[str, str]) -> str:

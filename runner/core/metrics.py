@@ -160,6 +160,7 @@ _EVERY = (
     *_counts(Better.lower, "extractors_differ", "stopped_by_length", "cut_off_thinking", "texts_changed"),
     *_counts(Better.lower, "answers_changed"),
     _metric("double_bos", form=".0f", better=Better.lower, pooling=Pooling.max),
+    *_counts(Better.neither, "answers_ended", "answers_found"),  # the latter by extractor: `answers_found/strict`
     *_counts(Better.neither, "thinking_removed"),  # answers of which only what follows the thinking was judged
     # how much the model thought; also by how the answers ended: `endings/closed`
     *(

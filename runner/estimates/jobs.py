@@ -146,5 +146,7 @@ def estimate_words(estimate: Estimate | None) -> tuple[str, str]:
     """Return an estimate in words: the time with its uncertainty, and its basis."""
     if estimate is None:
         return "", ""
+    if estimate.source is EstimateBasis.answered:
+        return clock(0), estimate.source.value
     at_most = "≤ " if estimate.is_upper_bound and estimate.source is not EstimateBasis.recorded else ""
     return f"{at_most}{clock(estimate.seconds)} ± {estimate.spread:.0%}", estimate.source.value

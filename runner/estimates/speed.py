@@ -14,6 +14,7 @@ Points = list[tuple[float, float]]  # a pass's tokens or rows, and its seconds; 
 class EstimateBasis(StrEnum):
     """The basis of an estimate, best first."""
 
+    answered = "answered"  # every answer is on disk, and nothing will be decoded
     recorded = "recorded"  # from similar jobs on this machine
     calibrated = "calibrated"  # from some of the model's layers, timed on this machine
     guessed = "guessed"  # from the processor's data sheet

@@ -28,10 +28,13 @@ from runner.engines.kinds import BaseCache, Need, kind_of
 from runner.estimates.fit import PROCESS_MIB
 from runner.estimates.jobs import JobEstimate, estimate
 from runner.estimates.recorded import FinishedJobs
+from runner.estimates.speed import Estimate, EstimateBasis
 from runner.run import check, identify, must_start_anew, run
 from runner.store import ledger, mlflow_store
 from runner.store.jobs import Job
 from runner.tasks.base import Uses, task_of
+
+NOTHING_TO_ASK = "every answer is recorded: the texts are judged, and nothing is decoded"
 
 
 class State(StrEnum):
@@ -74,6 +77,7 @@ class PlannedJob:
     base: str = ""  # jobs with the same base share one load; empty: nothing to load
     measures: bool = False  # other jobs at the same time would distort its measurements
     input_count: int | None = None  # questions or prompts, where these have been read
+    questions_left: int | None = None  # neither the job nor its siblings have answered them; None: not known
     data_digest: str = ""  # of the questions, where these have been read
     after: str = ""  # the id of a job that must be done first, if this grid has it
     is_compared: bool = False  # with another job while it runs, at a share of the grid's 5 %
@@ -125,6 +129,9 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
             if planned.record is None:
                 planned.notes = check(resolved)
             planned.notes += _note_of_limit(config, inputs.count)
+            if config.plan and planned.record is None and not anew and hasattr(task, "questions_left"):
+                planned.questions_left = task.questions_left(inputs, planned.job)
+                planned.notes += [NOTHING_TO_ASK] * (planned.questions_left == 0)
             if config.plan and hasattr(task, "preview") and (lines := task.preview(inputs, resolved)):
                 planned.notes.append(lines.replace("\n", "\n    "))
     except resolve.ToDownload as absent:  # a job's id depends on the content of files that are not here yet
@@ -134,6 +141,8 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
         planned.problem, planned.exit_code, planned.base = str(error), error.exit_code, ""  # nothing will be loaded
         planned.is_compared = would_be_compared(config)
     else:
+        if planned.questions_left == 0:
+            planned.base = ""  # nothing will be loaded
         if planned.record is not None:
             planned.state = State.done
             planned.unlogged = config.task.delivers_to is not None
@@ -276,11 +285,15 @@ def estimate_plan(plan: list[PlannedJob]) -> dict[int, JobEstimate]:
         return {}
     output_dir = Path(settings.output_dir).expanduser().absolute()
     timed = {number: it for number, it in jobs.items() if plan[number].state in (State.todo, State.resume)}
-    others = {number: it for number, it in jobs.items() if number not in timed}
+    asked = {number: it for number, it in timed.items() if plan[number].questions_left != 0}
+    others = {number: it for number, it in jobs.items() if number not in asked}
     counts = {number: it.input_count for number, it in enumerate(plan) if it.input_count is not None}
+    counts |= {number: left for number, it in enumerate(plan) if (left := it.questions_left)}
     finished = FinishedJobs(output_dir)
-    of_others = estimate(others, output_dir, calibrate=False, read=counts, finished=finished)
-    return of_others | estimate(timed, output_dir, settings.plan is True, read=counts, finished=finished)
+    estimates = estimate(others, output_dir, calibrate=False, read=counts, finished=finished)
+    for number in timed.keys() - asked.keys():
+        estimates[number].time = Estimate(0.0, 0.0, EstimateBasis.answered)
+    return estimates | estimate(asked, output_dir, settings.plan is True, read=counts, finished=finished)
 
 
 def run_job(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = None, wait: bool = True) -> Outcome:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from runner.config.groups import packages_of
@@ -136,10 +137,12 @@ def identify(
     input_hashes: dict[str, str],
     measures: bool,
     ignored_for_reuse: frozenset[str] = frozenset(),
+    usual_for_reuse: Mapping[str, Any] = MappingProxyType({}),
 ) -> Job:
     """Return the job that is identified by all that can change its answers: config, hashes of inputs, scoring, machine.
 
-    Jobs that differ only in the keys and hashes `ignored_for_reuse` give the same answers to the same questions.
+    Jobs that differ only in the keys and hashes `ignored_for_reuse`, and in the keys of `usual_for_reuse`, give the
+    same answers to the same questions.
     """
     identity: dict[str, Any] = {
         "identity": IDENTITY_VERSION,
@@ -153,6 +156,7 @@ def identify(
     for part in ("config", "evidence"):
         identity[part] = {key: value for key, value in identity[part].items() if key not in ignored_for_reuse}
     identity["config"] = {key: it for key, it in identity["config"].items() if key.partition(".")[0] != "metrics"}
+    identity["config"] |= usual_for_reuse
     sibling_key = short_hash(identity) if ignored_for_reuse else ""
     folder = Path(config.output_dir).expanduser().absolute() / "jobs" / job_id
     identity["config"] = {key: it for key, it in identity["config"].items() if key not in OF_BUDGETS}

@@ -1,8 +1,8 @@
 """Reuse of another job's answers: `task.limit=200` after `task.limit=100` generates only the second hundred.
 
-Sibling jobs differ only in which questions they ask and in what else they check, and in nothing that an answer depends
-on. A marker file in each job's folder lets the others find it. Nothing is written to another job's folder, and only
-complete lines with a correct checksum are read from it.
+Sibling jobs differ only in which questions they ask, in how the answers are judged and in what else they check, and in
+nothing that an answer depends on: a reused text is judged anew. A marker file in each job's folder lets the others find
+it. Nothing is written to another job's folder, and only complete lines with a correct checksum are read from it.
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ class Inputs:
     hashes: dict[str, str]  # name -> SHA-256 of everything read that can change the answer
     # the hashes and config keys in which two jobs may differ and still reuse each other's answers
     ignored_for_reuse: frozenset[str] = field(default=frozenset(), kw_only=True)
+    usual_for_reuse: dict[str, Any] = field(default_factory=dict, kw_only=True)  # config keys that count as if so set
     count: int | None = field(default=None, kw_only=True)  # questions or prompts, for an estimate of time
     after: str = field(default="", kw_only=True)  # the id of a job that must run first; empty: none
     is_compared: bool = field(default=False, kw_only=True)  # with another job while it runs, at a share of the 5 %
@@ -74,6 +75,7 @@ class Task(Protocol):
     """What every task module has. A module may also have these functions.
 
     deliver(inputs, resolved, job, result): for a recorded job, do what keys outside of its identity ask for now
+    questions_left(inputs, job): how many of its questions no job on disk has answered yet, for a plan
     preview(inputs, resolved): return lines for a plan, without loading weights; may be empty
     is_compared(config): `Inputs.is_compared` of a job whose inputs are not here yet, as far as its keys tell
     """

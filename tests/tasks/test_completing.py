@@ -17,7 +17,7 @@ from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import GenerateConfig, Gsm8kConfig
 from runner.core.errors import EvidenceError, JobFailed
-from runner.core.result import FinishReason, Record, Sample, Status, sealed, unsealed
+from runner.core.result import FinishReason, Record, Sample, Status, Verdict, sealed, unsealed
 from runner.engines.base import Event
 from runner.engines.kinds import BaseCache
 from runner.engines.local.decode.forward import Forward
@@ -303,12 +303,13 @@ def test_errors_other_prompts_and_changed_lines_are_not_taken(config: RunnerConf
     config.task = Gsm8kConfig(limit=6)
     large = run(config, bases=bases)
     found = read_samples(Path(large.output_dir) / "samples.jsonl")
-    assert [found[index].reused_from for index in range(6)] == [None, None, None, small.job_id, small.job_id, None]
+    assert [found[index].reused_from for index in range(6)] == [None, None, *[small.job_id] * 3, None]
+    assert found[2].answer.verdict is not Verdict.correct, "a text is taken, and its verdict is not"
     assert not any(one.failed for one in found.values())
     assert file.read_bytes() == before
     file.write_bytes(before.replace(b'"seconds"', b'"seconde"', 1))
     config.task = Gsm8kConfig(limit=7)
     notes = run(config, bases=bases).result.notes
     assert any(note.startswith(f"no answers were reused from job {small.job_id}: ") for note in notes)
-    assert any(note.startswith(f"4 of 7 samples were taken from job {large.job_id}") for note in notes)
-    assert any(note.startswith(f"2 of 7 samples were taken from job {small.job_id}") for note in notes)
+    assert any(note.startswith(f"3 of 7 samples were taken from job {large.job_id}") for note in notes)
+    assert any(note.startswith(f"3 of 7 samples were taken from job {small.job_id}") for note in notes)

@@ -54,10 +54,14 @@ class Judge(Samples):
         return None if is_same else "was judged differently than its text is today"
 
     def adopted(self, sample: Sample) -> Sample | None:
-        """Return another job's sample as one of this job; None if it answers another question."""
-        if (item := self.items.get(sample.index)) is not None:  # the other job may count other questions, in families
-            sample = replace(sample, cluster=item.cluster, left_out=item.left_out)
-        return sample if self.rejection_reason(sample) is None else None
+        """Return another job's sample as one of this job, judged anew; None if it answers another question.
+
+        The other job may read answers by another rule, and may count other questions, in families.
+        """
+        item = self.items.get(sample.index)
+        if item is None or sample.question != item.question or len(sample.answers) != self.task.samples:
+            return None
+        return self.judged(sample).sample
 
     def judged(self, sample: Sample) -> Judged:
         """Return a sample with its question and its verdict; several answers vote on one."""

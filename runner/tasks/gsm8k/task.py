@@ -16,6 +16,7 @@ from runner.core.errors import check
 from runner.core.finishing import Finishing, lengths_of
 from runner.core.floor_effects import LIMIT, cut_off_words
 from runner.core.result import Result, Sample, Verdict
+from runner.core.unread_answers import EXTRACTOR, SCORER, unread_note
 from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
 from runner.datasets.chosen import by_number, choice_words, hashes_of_choice, numbers_of
 from runner.datasets.gsm8k import Item, describe, items_sha256, load_questions
@@ -27,6 +28,7 @@ from runner.scorers.expressions import PACKAGE, require_package
 from runner.scorers.named import scorer_of
 from runner.scorers.totals import score_without_left_out
 from runner.store.jobs import Job
+from runner.store.left_to_ask import left_to_ask
 from runner.tasks import positions
 from runner.tasks.asked_prompts import look_at_prompts, prompts_shown
 from runner.tasks.base import Context, Inputs, Uses, own_config
@@ -57,10 +59,13 @@ log = logging.getLogger(__name__)
 
 
 # Jobs that differ in these only have the same answers to the same questions, and reuse each other's.
+OF_JUDGING = {"task.scorer", "task.scorer.package", PACKAGE}  # a reused text is judged anew
 IGNORED_FOR_REUSE = frozenset(
-    {"data", "only", "without", "twins", "clusters", *OF_EARLY_STOP}
+    {"data", "only", "without", "twins", "clusters", *OF_EARLY_STOP, *OF_JUDGING}
     | {"task.limit", "task.check_invariance", "task.check_contamination"}
 )
+# The extractor is ignored, too; it counts as the usual one, as it did for the jobs that earlier versions have recorded.
+USUAL_FOR_REUSE = {EXTRACTOR: Extractor.strict}
 NO_QUESTION = Item("QUESTION", "", "")  # placeholder, to show the form of all prompts
 
 
@@ -96,7 +101,8 @@ def prepare(config: RunnerConfig) -> Problems:
     after = baseline.job_id if baseline is not None else ""
     return Problems(
         hashes, task, items, dict(zip(numbers_of(items), shots, strict=True)), twins, baseline,
-        data=source, ignored_for_reuse=IGNORED_FOR_REUSE, count=len(items), after=after, is_compared=bool(after),
+        data=source, ignored_for_reuse=IGNORED_FOR_REUSE, usual_for_reuse=USUAL_FOR_REUSE,
+        count=len(items), after=after, is_compared=bool(after),
     )  # fmt: skip
 
 
@@ -136,7 +142,8 @@ def ask_and_judge(inputs: Problems, context: Context) -> Result:
     result.notes += same_letter_words(inputs.items, task.rotate)
     result.notes += [*choice_words(task, inputs.items), *unlike_lm_eval(task, context.config.generation)]
     limit = context.config.generation.max_new_tokens
-    result.notes += filter(None, [cut_off_words(metrics, {LIMIT: str(limit)})])
+    params = {LIMIT: str(limit), EXTRACTOR: task.extractor.value, SCORER: task.scorer or "null"}
+    result.notes += filter(None, [cut_off_words(metrics, params), unread_note([("", metrics, params)])])
     if any(it.sample.cut_off_answers for it in counted):
         has_budget = context.config.generation.thinking_tokens is not None
         finishing = Finishing.of(lengths_of((one for it in counted for one in it.sample.answers), has_budget))
@@ -210,6 +217,14 @@ def preview(inputs: Problems, resolved: ResolvedJob) -> str:
     chosen += positions.of_questions(resolved, requests_for(inputs, by_number(inputs.items)))
     shown = prompts_shown(resolved, first_requests(inputs))
     return "\n".join(filter(None, (*chosen, early_stop, shown)))
+
+
+def questions_left(inputs: Problems, job: Job) -> int:
+    """Return how many questions no job on disk has answered yet; at least one where checks ask further ones."""
+    task = inputs.task
+    has_checks = bool(inputs.twins) or task.check_invariance not in (0, AUTO)
+    left = left_to_ask(job, {item.number: item.question for item in inputs.items}, task.samples)
+    return max(left, int(has_checks))
 
 
 def first_requests(inputs: Problems) -> list[Request]:

@@ -8,15 +8,17 @@ recorded in files of their own beside the samples.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from runner.config.task import Extractor, Gsm8kConfig
+from runner.config.task import OF_NUMBERS, Extractor, Gsm8kConfig
 from runner.core import effects
 from runner.core.effects import Finding, paired_accuracies
 from runner.core.errors import few
 from runner.core.result import FinishReason, Sample, Verdict
 from runner.core.texts import counted
+from runner.core.unread_answers import ENDED, FOUND
 from runner.engines.base import Request
 from runner.scorers.thinking import thinking_totals
 from runner.scorers.votes import sizes
@@ -50,6 +52,7 @@ def trust_report(judged: Sequence[Judged], facts: Mapping[str, str]) -> dict[str
     if Extractor.strict in verdicts:
         pairs = zip(verdicts[Extractor.strict], verdicts[Extractor.flexible], strict=True)
         report["extractors_differ"] = sum(strict is not flexible for strict, flexible in pairs)
+        report |= _found_by_each(judged)
     reasons = [one.finish_reason for it in judged for one in it.sample.answers]
     report["stopped_by_length"] = reasons.count(FinishReason.length)
     report |= thinking_totals([it.sample for it in judged])
@@ -57,6 +60,18 @@ def trust_report(judged: Sequence[Judged], facts: Mapping[str, str]) -> dict[str
     report["thinking_removed"] = sum(one.has_thinking and not one.is_open for one in parts)
     report["cut_off_thinking"] = sum(one.is_open for one in parts)
     return report | ({"double_bos": float("two" in facts["bos"])} if "bos" in facts else {})
+
+
+def _found_by_each(judged: Sequence[Judged]) -> dict[str, float]:
+    """Return how many answers ended by themselves, and in how many of these each extractor found one."""
+    pairs = [
+        (text, judgement)
+        for it in judged
+        for text, judgement in zip(it.sample.answers, it.answers, strict=True)
+        if text.finish_reason is FinishReason.stop
+    ]
+    found = Counter(way for _, judgement in pairs for way, answer in judgement.found.items() if answer is not None)
+    return {ENDED: len(pairs), **{f"{FOUND}{each.value}": found[each.value] for each in OF_NUMBERS}}
 
 
 def warnings(metrics: Mapping[str, float], facts: Mapping[str, str]) -> list[str]:

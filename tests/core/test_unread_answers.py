@@ -1,0 +1,40 @@
+"""A rule that reads few of the answers is named beside the score, with the rule that reads more."""
+
+from __future__ import annotations
+
+import pytest
+
+from runner.core.unread_answers import ENDED, EXTRACTOR, FOUND, SCORER, unread_note
+
+AGAIN = ". The same command with task.extractor=flexible judges the recorded texts again, without decoding"
+
+
+def found(strict: int, flexible: int, ended: int = 450) -> dict[str, float]:
+    counts = {f"{FOUND}strict": strict, f"{FOUND}flexible": flexible, f"{FOUND}boxed": 0}
+    return {ENDED: ended, "accuracy/strict": 0.0, "accuracy/flexible": 0.031, **counts}
+
+
+def test_the_note_has_the_counts_of_each_row_and_the_command() -> None:
+    rows = [("none", found(8, 393), {EXTRACTOR: "strict"}), ("int8", found(4, 390), {EXTRACTOR: "strict"})]
+    assert unread_note(rows) == (
+        "task.extractor=strict finds few answers in texts that ended: none in 8 of 450, flexible in 393 (accuracy 3.1%)"
+        ", int8 in 4 of 450, flexible in 390 (accuracy 3.1%)" + AGAIN
+    )
+    single = unread_note([("", found(1200, 1400, 1400), {EXTRACTOR: "strict", SCORER: "null"})])
+    assert single.startswith("task.extractor=strict finds few answers in texts that ended: in 1,200 of 1,400, flexible")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "params"),
+    [
+        (found(390, 393), {EXTRACTOR: "strict"}),  # a few answers without a mark
+        (found(0, 1, ended=1), {EXTRACTOR: "strict"}),
+        (found(0, 0), {EXTRACTOR: "strict"}),  # nothing was answered by any rule
+        (found(8, 393), {EXTRACTOR: "flexible"}),
+        (found(8, 393), {EXTRACTOR: "strict", SCORER: "mine"}),
+        ({"accuracy": 0.0, "n": 450}, {EXTRACTOR: "strict"}),  # a record of an earlier version
+        ({"perplexity": 3.0}, {}),
+    ],
+)
+def test_nothing_is_said_where_the_rule_reads_what_there_is(metrics: dict[str, float], params: dict[str, str]) -> None:
+    assert unread_note([("none", metrics, params)]) == ""
