@@ -4,7 +4,8 @@ Each simulated job draws texts with repetition from a population in which every 
 code makes its figures. A population has the texts of a real job, which compared a model's whole distributions with a
 reference's (task.exact=true); or lognormal tokens, whose logarithms are partly their texts'. A figure without an
 interval in a draw does not count there; the share of draws that have one stands beside it, and beside percentiles the
-percentile bootstrap over texts. Ends with the control: the same model twice, where each figure must be exactly 0.
+percentile bootstrap over texts. Then populations of which a rare kind of text has the tail (`--rare` runs these alone).
+Ends with the control: the same model twice, where each figure must be exactly 0.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from simulation import Limits, Rate, Table, options_of
 from runner.core import machine
 from runner.core.metrics import DELTA_P_SHARES, KL_SHARES
 from runner.core.result import Likelihood
+from runner.core.token_percentiles import TokenValues
 from runner.embedded import MODEL_DIR
 from runner.scorers.likelihoods import figures
 from runner.scorers.token_divergence import TextTokens, token_figures
@@ -38,6 +40,8 @@ MEANS = ("kl_nats_per_token", "top_1_agreement", "delta_p_mean", "delta_p_rms", 
 SHOWN = (*MEANS, *KL_SHARES, *DELTA_P_SHARES)
 LOGNORMAL = {"lognormal, texts alike": (0.5, 2.5), "lognormal, unlike": (1.5, 2.0)}  # spread over texts, over tokens
 POPULATION, BOOTSTRAPS = 5000, 200
+RARE = (0.02, 0.04, 0.06, 0.1)  # of the texts: the divergences of this kind are FARTHER times the others'
+FARTHER, RARE_TEXTS = 150, (*TEXTS, 600)
 
 
 def real_population(folder: Path) -> list[TextTokens]:
@@ -109,6 +113,33 @@ def coverage(generator: np.random.Generator, name: str, population: Sequence[Tex
     return rates
 
 
+def rare_population(generator: np.random.Generator, rare: float) -> list[list[float]]:
+    """Return the divergences of each text where some texts are of a kind that the model has become bad at."""
+    texts = []
+    for number, size in enumerate(np.clip(generator.lognormal(4.0, 0.3, POPULATION), 5, 400).astype(int)):
+        kind = FARTHER if number < rare * POPULATION else 1
+        texts.append((0.001 * kind * np.exp(generator.normal(0, 0.3) + generator.normal(0, 1.0, size))).tolist())
+    return texts
+
+
+def rare_kinds(generator: np.random.Generator, draws: int) -> list[Rate]:
+    """Print and return how often the intervals of percentiles miss where a rare kind of text has the tail."""
+    heads = "kind", "texts", f"{'figure':>14}", "has one", "interval misses truth %"
+    table, rates = Table(f"a rare kind of text, {FARTHER} times as far off: {draws:,} jobs a line", *heads), []
+    for rare in RARE:
+        population = rare_population(generator, rare)
+        whole = TokenValues(population)
+        for texts in RARE_TEXTS:
+            chosen = generator.integers(POPULATION, size=(draws, texts))
+            jobs_drawn = [TokenValues([population[at] for at in some]) for some in chosen]
+            for key, share in KL_SHARES.items():
+                truth, given = whole.percentile(share), [ends for it in jobs_drawn if (ends := it.interval(share))]
+                missed = sum(not low <= truth <= high for low, high in given)
+                rates += [Rate(missed, len(given))] if given else []
+                table.row(f"{rare:.0%}", texts, key, f"{len(given) / draws:.0%}", rates[-1] if given else "none")
+    return rates
+
+
 def control(scratch: Path) -> dict[str, float]:
     """Return the figures of a model beside its own weights under another name, which must all be the same."""
     twin = shutil.copytree(MODEL_DIR, scratch / "twin")
@@ -123,11 +154,16 @@ def control(scratch: Path) -> dict[str, float]:
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
     parser = options_of(__doc__, 1000, "draws")
+    parser.add_argument("--rare", action="store_true", help="nothing but the rare kinds of text")
     parser.add_argument("jobs", nargs="*", type=Path, help="folders of jobs with a reference and task.exact=true")
     options = parser.parse_args()
     started, limits, generator = time.perf_counter(), Limits(), np.random.default_rng(options.seed)
-    print(f"python bench/tails_null.py --draws {options.draws} --seed {options.seed} {len(options.jobs)} jobs")
+    only = " --rare" if options.rare else ""
+    print(f"python bench/tails_null.py --draws {options.draws} --seed {options.seed}{only} {len(options.jobs)} jobs")
     print(machine.name())
+    if options.rare:
+        limits.missed += rare_kinds(generator, options.draws)
+        return limits.conclude(started)
     with tempfile.TemporaryDirectory() as folder:
         twins = control(Path(folder))
     for folder in options.jobs:
@@ -135,6 +171,7 @@ def main() -> int:
         limits.missed += coverage(generator, f"real: {name}", real_population(folder), options.draws)
     for name, spreads in LOGNORMAL.items():
         limits.missed += coverage(generator, name, lognormal_population(generator, *spreads), options.draws)
+    limits.missed += rare_kinds(generator, options.draws)
     wrong = {key: value for key, value in twins.items() if value != 0}
     print(f"\nthe same model twice: {len(twins)} figures, of which not exactly 0: {wrong or 'none'}")
     return max(limits.conclude(started), int(bool(wrong)))

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 STEP, LAST = 0.08, 7.0  # of the integral: relative errors are below 1e-8 from six numbers on
+FACTORS = 16  # of a product that is logarithmized once: logarithms take longest, and so many factors do not overflow
 HALVINGS = 20  # of the range in which the integral's path crosses the real axis: near the saddle point will do
 
 
@@ -55,6 +56,20 @@ def chance_below(values: Any, counts: Any) -> float:
     width = 1 / np.sqrt(counts @ (scaled / (1 - saddle * scaled)) ** 2 + 1 / saddle**2)
     at = np.arange(0.0, LAST, STEP)
     line = saddle + 1j * width * np.sinh(at)
-    parts = np.real(np.exp(-(counts @ np.log(1 - np.outer(scaled, line)))) / -line) * width * np.cosh(at)
+    parts = np.real(np.exp(-_log_product(scaled, counts, line)) / -line) * width * np.cosh(at)
     chance = float((parts.sum() - parts[0] / 2) * STEP / np.pi)
     return min(1.0, max(0.0, 1 - chance if is_turned else chance))
+
+
+def _log_product(scaled: Any, counts: Any, line: Any) -> Any:
+    """Return the logarithm of the product of 1 - value · point, each so many times, up to whole turns of its phase."""
+    import numpy as np
+
+    if len(scaled) < FACTORS:
+        return counts @ np.log(1 - np.outer(scaled, line))
+    every = np.repeat(scaled, counts.astype(int))
+    rows = np.append(every, np.zeros(-len(every) % FACTORS)).reshape(FACTORS, -1)
+    product = 1 - np.outer(rows[0], line)
+    for row in rows[1:]:
+        product *= 1 - np.outer(row, line)
+    return np.log(product).sum(0)

@@ -1,21 +1,22 @@
 """Percentiles of what tokens have, with intervals over texts: the tokens of one text are not independent.
 
-Percentiles are those of llama-perplexity: between two tokens, linear. An interval turns that of a share round
-(Woodruff, Journal of the American Statistical Association 47, 1952): the share of tokens beyond the percentile varies
-over texts, so the tokens are worth fewer independent ones, and the exact interval of the share for so many (Korn and
-Graubard, Survey Methodology 24, 1998) says between which tokens the percentile lies. A bootstrap over texts would not
-do: no sample of the same tokens has one beyond their largest (bench/tails_null.py).
+Percentiles are those of llama-perplexity: between two tokens, linear. An interval ends where the tokens beyond it could
+no longer be, or just be, as many as the percentile says: the share that they are of each text is a number between 0 and
+1, and its mean over texts has Gaffke's bound (bounded_means.py), which adds one text that lies wholly beyond. So the
+interval also holds where a rare kind of text has the whole tail (bench/tails_null.py), and there is none where a kind
+that is in none of the texts could have it: of so few texts nobody can know the percentile.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from runner.core.ratios import caution, ratio_error
-from runner.core.stats import ALPHA, student_quantile
+from runner.core.bounded_means import chance_of
+from runner.core.stats import ALPHA
 
-MIN_BEYOND = 10  # texts with a token on the rarer side of a percentile: of fewer, no interval holds (tails_null.py)
+FINE = 200  # an end is found to this part of the rarer side of the percentile, and is then the wider one
 
 
 class TokenValues:
@@ -35,30 +36,39 @@ class TokenValues:
         return _at(self.ordered, share * (len(self.ordered) - 1))
 
     def interval(self, share: float) -> tuple[float, float] | None:
-        """Return the 95 % interval of such a percentile; None if too few texts are beyond it."""
-        import numpy as np
-        from scipy.special import betaincinv
-
-        n = len(self.ordered)
+        """Return the 95 % interval of such a percentile; None if a kind of text that is not there could be beyond it."""
         if self.ordered[0] == self.ordered[-1]:
             return float(self.ordered[0]), float(self.ordered[0])
-        cut = round(share * n)  # tokens below the percentile
-        rarer = self.texts[cut:] if share > 0.5 else self.texts[:cut]
-        tops = np.bincount(rarer, minlength=len(self.sizes)).astype(np.float64)
-        beyond = int((tops > 0).sum())
-        if beyond < MIN_BEYOND:
+        if not (self._is_less(0, share) and self._is_less(0, 1 - share, from_top=True)):
             return None
-        rare, independent = len(rarer) / n, len(rarer) / n * (1 - len(rarer) / n) / n
-        worth = n * independent / max(ratio_error(tops.tolist(), self.sizes.tolist()) ** 2, independent)
-        # few texts say little of how unlike texts are: as many degrees of freedom as there are such texts
-        alpha = ALPHA / caution(len(self.sizes))
-        worth *= (student_quantile(alpha, n - 1) / student_quantile(alpha, beyond - 1)) ** 2
-        least = float(betaincinv(rare * worth, (1 - rare) * worth + 1, alpha / 2))
-        most = float(betaincinv(rare * worth + 1, (1 - rare) * worth, 1 - alpha / 2))
-        if least * n < 1 or most * n > n - 1:
-            return None
-        low, high = (1 - most, 1 - least) if share > 0.5 else (least, most)
-        return _at(self.ordered, low * n - 1), _at(self.ordered, high * n)
+        value, above = self.percentile(share), self._too_few(1 - share, from_top=True)
+        low, high = self.ordered[self._too_few(share)], self.ordered[len(self.ordered) - above - 1]
+        return min(value, float(low)), max(value, float(high))
+
+    def _too_few(self, share: float, from_top: bool = False) -> int:
+        """Return how many of the lowest (or highest) tokens are still too few to be this share of all."""
+        n = len(self.ordered)
+        few, enough = 0, math.ceil(share * n)
+        while enough - few > max(1.0, min(share, 1 - share) * n / FINE):
+            middle = (few + enough) // 2
+            if self._is_less(middle, share, from_top):
+                few = middle
+            else:
+                enough = middle
+        return few
+
+    def _is_less(self, tokens: int, share: float, from_top: bool = False) -> bool:
+        """Whether so many of the lowest (or highest) tokens are, in all texts that could be drawn, less than a share."""
+        import numpy as np
+
+        texts = self.texts[len(self.texts) - tokens :] if from_top else self.texts[:tokens]
+        tops = np.bincount(texts, minlength=len(self.sizes)).astype(np.float64)
+        return chance_of(tops, self.sizes, share, 1) < ALPHA / 2
+
+
+def texts_needed(share: float) -> int:
+    """Return of how many equally long texts, at least, such a percentile has an interval."""
+    return math.ceil(math.log(ALPHA / 2) / math.log(max(share, 1 - share)))
 
 
 def _at(ordered: Any, place: float) -> float:
