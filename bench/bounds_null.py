@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from statistics import fmean
 
 import numpy as np
+from scipy.stats import binom
 from simulation import GOOD, NORMAL, Drawn, Limits, Numbers, Rate, Solved, Table, begin
 
 from runner.compare.data import Run
@@ -24,7 +25,7 @@ from runner.compare.pairing import compare_pair
 from runner.core.clustered_share import bounds_of_accuracy
 from runner.core.effects import Effect, Finding, judge
 from runner.core.finishing import WANTED, Finishing, Length
-from runner.core.stats import wilson_interval
+from runner.core.stats import exact_interval, wilson_interval
 
 CUT_OFF = (0.05, 0.2, 0.5)  # the shares that are cut off
 SETTINGS = [(50, 0.7), (200, 0.9), (200, 0.5), (1319, 0.8)]  # questions, true accuracy
@@ -32,6 +33,20 @@ HARDER = (0.0, 0.8)  # how lengths go with difficulty
 RHO = 0.8  # how the verdicts do
 SPREAD = 0.6  # of the logarithm of a length
 MARGIN = 0.05
+
+
+def exact_rates() -> None:
+    """Print how often an end is beyond the truth, at the worst truth: by the binomial distribution, nothing is drawn."""
+    table = Table("each end by itself, at the worst true accuracy", "n", "guaranteed", "at", "Wilson's", "at ")
+    truths = np.linspace(0.0005, 0.9995, 1999)
+    for n in (10, 20, 50, 100, 200, 1319):
+        chances, cells = binom.pmf(np.arange(n + 1)[:, None], n, truths), []
+        for interval in (exact_interval, wilson_interval):
+            ends = np.array([interval(k, n) for k in range(n + 1)])
+            beyond = [(chances * (ends[:, :1] > truths)).sum(0), (chances * (ends[:, 1:] < truths)).sum(0)]
+            worst = np.maximum(*beyond)
+            cells += [f"{worst.max():.2%}", f"{truths[worst.argmax()]:.1%}"]
+        table.row(n, *cells)
 
 
 def drawn(generator: np.random.Generator, n: int, accuracies: list[float], harder: float) -> tuple[Solved, Numbers]:
@@ -164,6 +179,7 @@ def limits_that_let_finish(generator: np.random.Generator, pairs: int, limits: L
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded, or if a control does not fail."""
     (pairs, generator, started), limits = begin("bounds_null", __doc__), Limits()
+    exact_rates()
     usual = bounds(generator, pairs, limits)
     counted = verdicts(generator, pairs, limits)
     naive = limits_that_let_finish(generator, pairs, limits)

@@ -115,13 +115,14 @@ class Run:
     def bounds(self) -> Bounds | None:
         """What its accuracy would be without a limit; None if no answer was cut off, or if that is not known."""
         if all(key in self.metrics for key in BOUNDS):
-            return Bounds(*(self.metrics[key] for key in BOUNDS))
+            recorded = Bounds(*(self.metrics[key] for key in BOUNDS))
+            known = "families" in self.metrics or self.over_seeds
+            return recorded if known else Bounds.of(*recorded[:2], int(self.metrics["n"]))
         cut_off = int(self.metrics.get("cut_off", 0) - self.errors)  # an error has no verdict of its own
         if self.interval is None or cut_off <= 0 or self.metrics.keys() & {"families", "answers_each"}:
             return None
         correct, n = self.score or (0, 0)
-        ends = wilson_interval(correct, n)[0], wilson_interval(correct + cut_off, n)[1]
-        return Bounds(correct / n, (correct + cut_off) / n, *ends)
+        return Bounds.of(correct / n, (correct + cut_off) / n, n)
 
 
 def question_of(sample: Sample) -> Question:

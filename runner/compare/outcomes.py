@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from runner.core.stats import exact_interval
+
 Question = tuple[int, str, str]  # index, question, gold: two answers form a pair if all three agree
 
 
@@ -14,6 +16,12 @@ class Bounds(NamedTuple):
     at_best: float
     low: float
     high: float
+
+    @classmethod
+    def of(cls, at_worst: float, at_best: float, n: int) -> Bounds:
+        """Return the bounds of so many independent questions (earlier versions have recorded too narrow ends)."""
+        low, high = exact_interval(round(at_worst * n), n)[0], exact_interval(round(at_best * n), n)[1]
+        return cls(at_worst, at_best, low, high)
 
 
 class QuestionOutcome(NamedTuple):

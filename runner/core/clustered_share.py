@@ -6,8 +6,9 @@ import math
 from collections.abc import Hashable, Sequence
 
 from runner.core import ratios
+from runner.core.bounded_means import chance_of
 from runner.core.metrics import BOUNDS
-from runner.core.stats import ALPHA, edge, student_quantile, wilson_interval
+from runner.core.stats import ALPHA, edge, exact_interval, student_quantile, wilson_interval
 
 
 def share_interval(solved: Sequence[bool], families: Sequence[str | None]) -> tuple[float, float]:
@@ -31,13 +32,28 @@ def bounds_of_accuracy(
 
     The questions that are solved if all answers that were cut off are wrong, and if all are right: the truth is between
     these two. The lower end of one's interval and the upper end of the other's hold it with at least 95 %, whatever the
-    answers would have been (bench/bounds_null.py).
+    answers would have been: so each end has to hold by itself (bench/bounds_null.py).
     """
     if list(at_worst) == list(at_best):
         return {}
     shares = (sum(solved) / len(solved) for solved in (at_worst, at_best))
-    ends = share_interval(at_worst, families)[0], share_interval(at_best, families)[1]
+    ends = guaranteed_interval(at_worst, families)[0], guaranteed_interval(at_best, families)[1]
     return dict(zip(BOUNDS, (*shares, *ends), strict=True))
+
+
+def guaranteed_interval(solved: Sequence[bool], families: Sequence[str | None]) -> tuple[float, float]:
+    """Return the interval of an accuracy of which each end is beyond the truth in at most 2.5 %, whatever that is.
+
+    Of questions it is Clopper and Pearson's, of families Gaffke's (bounded_means.py), which is the same if each has one
+    question.
+    """
+    if not solved or None in families:
+        return exact_interval(sum(solved), len(solved))
+    sums, sizes = ratios.cluster_sums(list(map(float, solved)), families)
+    failures = [size - right for right, size in zip(sums, sizes, strict=True)]
+    share = math.fsum(sums) / len(solved)
+    low = 1 - edge(lambda true: chance_of(failures, sizes, true, 1) >= ALPHA / 2, 1 - share, 1.0)
+    return low, edge(lambda true: chance_of(sums, sizes, true, 1) >= ALPHA / 2, share, 1.0)
 
 
 def clustered_share_interval(

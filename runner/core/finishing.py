@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from runner.core.floor_effects import LIMIT
 from runner.core.result import Answer, FinishReason
-from runner.core.stats import wilson_interval
+from runner.core.stats import exact_interval
 from runner.core.texts import counted
 
 WANTED = 0.95  # the share of answers that are to finish
@@ -40,7 +40,7 @@ class Finishing:
 
     @classmethod
     def of(cls, lengths: Iterable[Length], wanted: float = WANTED) -> Finishing:
-        """Compute the curve; its interval is Wilson's of as many answers as those that go on are worth (Peto)."""
+        """Compute the curve; its interval is exact for as many answers as those that go on are worth (Peto)."""
         ordered = sorted(lengths)
         every, open_share, worth = [it.tokens for it in ordered], 1.0, len(ordered)
         found: dict[str, int] = {}
@@ -49,7 +49,7 @@ class Finishing:
             open_share *= 1 - ended / at_risk
             if at_risk > ended:
                 worth = round((at_risk - ended) / open_share)
-            ends = wilson_interval(round((1 - open_share) * worth), worth)
+            ends = exact_interval(round((1 - open_share) * worth), worth)
             for name, share in zip(("high", "low", "tokens"), (*ends, 1 - open_share), strict=True):
                 if share >= wanted - 1e-12:
                     found.setdefault(name, tokens)

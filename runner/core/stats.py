@@ -32,6 +32,20 @@ def wilson_interval(k: int, n: int, confidence: float = CONFIDENCE) -> tuple[flo
     return (0.0 if k == 0 else centre - half), (1.0 if k == n else centre + half)
 
 
+def exact_interval(k: float, n: float, alpha: float = ALPHA) -> tuple[float, float]:
+    """Return Clopper and Pearson's interval for k successes in n; (0, 1) when nothing was counted.
+
+    Each end alone is beyond the truth in at most alpha / 2, whatever the truth is. Wilson's is so in the mean over
+    truths only: of 20 that are right in 97.2 %, its upper end is too low in 10 %.
+    """
+    from scipy.special import betaincinv
+
+    assert 0 <= k <= n
+    low = float(betaincinv(k, n - k + 1, alpha / 2)) if k > 0 else 0.0
+    high = float(betaincinv(k + 1, n - k, 1 - alpha / 2)) if k < n else 1.0
+    return low, high
+
+
 def mcnemar_exact(b: int, c: int) -> float:
     """Return the two-sided exact p of McNemar's test for b and c discordant pairs; 1 when there are none."""
     from scipy.special import bdtr

@@ -36,7 +36,7 @@ class TokenValues:
         return _at(self.ordered, share * (len(self.ordered) - 1))
 
     def interval(self, share: float) -> tuple[float, float] | None:
-        """Return the 95 % interval of such a percentile; None if a kind of text that is not there could be beyond it."""
+        """Return the 95 % interval of such a percentile; None if texts that are not there could all be beyond it."""
         if self.ordered[0] == self.ordered[-1]:
             return float(self.ordered[0]), float(self.ordered[0])
         if not (self._is_less(0, share) and self._is_less(0, 1 - share, from_top=True)):
@@ -58,7 +58,7 @@ class TokenValues:
         return few
 
     def _is_less(self, tokens: int, share: float, from_top: bool = False) -> bool:
-        """Whether so many of the lowest (or highest) tokens are, in all texts that could be drawn, less than a share."""
+        """Whether so many of the lowest (or highest) tokens are less than a share in all texts that could be drawn."""
         import numpy as np
 
         texts = self.texts[len(self.texts) - tokens :] if from_top else self.texts[:tokens]

@@ -12,7 +12,7 @@ from json_schema import SCHEMA, faults
 from question_families import in_families
 from stores import INT8, NF4, NONE, Store, marks
 
-from runner.core.stats import mcnemar_exact, wilson_interval
+from runner.core.stats import exact_interval, mcnemar_exact
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
@@ -35,7 +35,7 @@ def test_a_finding_that_cut_off_answers_decide_is_not_said(cut: Store, show: Any
     code, out, _ = show("cut off", *BASELINE)
     said = " ".join(out.split())
     assert code == 0
-    assert "75.0 … 90.0 % [68.6, 93.4]" in said
+    assert "75.0 … 90.0 % [68.4, 93.8]" in said
     assert "nf4 vs none (n=200): undecided (Δ −15.0 points" in said
     assert (
         "; worse as counted, but cut-off answers decide it (30 of 200 answers here): right or wrong, they make Δ"
@@ -60,8 +60,8 @@ def test_both_ends_are_recorded_and_the_worse_p_decides(cut: Store, rows: Any, s
     assert int8["without_limit"]["at_best"]["p"] == mcnemar_exact(0, 25)
     metrics = found["nf4"]["metrics"]
     assert (metrics["accuracy_cut_off_wrong"], metrics["accuracy_cut_off_right"]) == (0.75, 0.9)
-    assert metrics["accuracy_uncut_low"] == wilson_interval(150, N)[0]
-    assert metrics["accuracy_uncut_high"] == wilson_interval(180, N)[1]
+    assert metrics["accuracy_uncut_low"] == exact_interval(150, N)[0]
+    assert metrics["accuracy_uncut_high"] == exact_interval(180, N)[1]
     assert "accuracy_uncut_low" not in found["none"]["metrics"]
     _, out, _ = show("cut off", *BASELINE, "--format", "json")
     assert list(faults(json.loads(out), SCHEMA)) == []

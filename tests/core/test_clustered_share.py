@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from scipy.stats import binom
 
-from runner.core.clustered_share import clustered_share_interval
-from runner.core.stats import wilson_interval
+from runner.core.clustered_share import bounds_of_accuracy, clustered_share_interval, guaranteed_interval
+from runner.core.stats import exact_interval, wilson_interval
 
 
 def test_independent_questions_have_nearly_wilsons_interval() -> None:
@@ -39,3 +41,26 @@ def test_if_all_answers_agree_the_families_are_counted(right: bool) -> None:
 
 def test_one_family_says_nothing() -> None:
     assert clustered_share_interval([True, False], ["a", "a"]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("n", [8, 20, 50, 200])
+def test_each_end_of_a_guaranteed_interval_misses_in_at_most_2_5_percent_whatever_the_truth_is(n: int) -> None:
+    truths, counts = np.linspace(0.0005, 0.9995, 1999), np.arange(n + 1)
+    chances = binom.pmf(counts[:, None], n, truths)
+    for interval, holds in ((exact_interval, True), (wilson_interval, False)):
+        ends = np.array([interval(int(k), n) for k in counts])
+        too_high = (chances * (ends[:, :1] > truths)).sum(0).max()
+        too_low = (chances * (ends[:, 1:] < truths)).sum(0).max()
+        assert bool(max(too_high, too_low) <= 0.025) is holds, (interval.__name__, too_high, too_low)
+
+
+def test_the_guarantee_of_families_is_that_of_questions_where_each_is_a_family() -> None:
+    solved, names = [number % 4 > 0 for number in range(40)], [f"q{number}" for number in range(40)]
+    assert guaranteed_interval(solved, names) == pytest.approx(exact_interval(30, 40), abs=1e-6)
+    for right in (True, False):
+        assert guaranteed_interval([right] * 20, names[:20]) == pytest.approx(exact_interval(20 * right, 20), abs=1e-6)
+    alike = guaranteed_interval([number < 30 for number in range(40)], [str(number // 10) for number in range(40)])
+    assert alike == pytest.approx(exact_interval(3, 4), abs=1e-6), "four families, of which three are solved"
+    bounds = bounds_of_accuracy([False] * 5 + [True] * 15, [True] * 20, [None] * 20)
+    assert bounds["accuracy_uncut_low"] == exact_interval(15, 20)[0]
+    assert bounds["accuracy_uncut_high"] == 1.0
