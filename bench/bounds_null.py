@@ -36,7 +36,7 @@ MARGIN = 0.05
 
 
 def exact_rates() -> None:
-    """Print how often an end is beyond the truth, at the worst truth: by the binomial distribution, nothing is drawn."""
+    """Print how often an end is beyond the truth at the worst truth: by binomial chances, nothing is drawn."""
     table = Table("each end by itself, at the worst true accuracy", "n", "guaranteed", "at", "Wilson's", "at ")
     truths = np.linspace(0.0005, 0.9995, 1999)
     for n in (10, 20, 50, 100, 200, 1319):
