@@ -29,7 +29,7 @@ class TokenValues:
         order = np.argsort(values, kind="stable")
         self.ordered = values[order]
         self.texts = np.repeat(np.arange(len(by_text)), [len(some) for some in by_text])[order]
-        self.sizes = np.array([len(some) for some in by_text], dtype=np.float64)
+        self.sizes: Any = np.array([len(some) for some in by_text], dtype=np.float64)
 
     def percentile(self, share: float) -> float:
         """Return the value that this share of the tokens does not exceed."""
@@ -62,7 +62,7 @@ class TokenValues:
         import numpy as np
 
         texts = self.texts[len(self.texts) - tokens :] if from_top else self.texts[:tokens]
-        tops = np.bincount(texts, minlength=len(self.sizes)).astype(np.float64)
+        tops: Any = np.bincount(texts, minlength=len(self.sizes)).astype(np.float64)
         return chance_of(tops, self.sizes, share, 1) < ALPHA / 2
 
 
