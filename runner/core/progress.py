@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from runner.core import machine
 from runner.core.console import console, plain, say
 from runner.core.texts import clock
 
 REPORT_EVERY_S = 0.2
+WATCHED_AFTER_S = 2.0
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -132,3 +135,18 @@ class Progress:
         if _sink is not None and (at_once or now - self._reported_at >= REPORT_EVERY_S):
             self._reported_at = now
             _sink(ProgressState(self.what, self._done, self.total, news, machine.rss_mib(), self.left_s()))
+
+
+def watched(items: Sequence[Item], what: str) -> Iterator[Item]:
+    """Yield items; if they take longer than two seconds, with a progress bar from then on."""
+    began, at = time.monotonic(), 0
+    while at < len(items) and time.monotonic() - began < WATCHED_AFTER_S:
+        yield items[at]
+        at += 1
+    if at == len(items):
+        return
+    with Progress(len(items), what) as bar:
+        bar.show(at)
+        for item in items[at:]:
+            yield item
+            bar.advance()

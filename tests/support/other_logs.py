@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runner.compare.other_tools.files import Archive
+from runner.compare.other_tools.archive import Archive
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 INSPECT = DATA / "inspect_ai"
@@ -24,9 +24,8 @@ def log_of(name: str) -> Path:
 
 def members_of(path: Path) -> Members:
     """Return the header and the samples of a log."""
-    archive = Archive(path)
-    names = [it.filename for it in archive.members]
-    return {name: archive.json(name) for name in names if name == "header.json" or name.startswith("samples/")}
+    with Archive(path) as archive:
+        return {name: json.loads(archive.read(name)) for name in [*archive.names_below("samples/"), "header.json"]}
 
 
 def changed_log(path: Path, change: Callable[[Members], None], *, source: str = "none") -> Path:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from runner.compare.other_tools.files import field_of, positive
+from runner.compare.other_tools.files import field_of, parse, positive
+from runner.compare.other_tools.shapes import Outline
 from runner.compare.other_tools.tool_run import ToolFile, ToolRun, params_of
 from runner.core.errors import DataError
 
@@ -13,13 +14,14 @@ TOOL = "AIPerf"
 OF_PHASE = ("type", "concurrency", "rate", "requests", "duration")
 
 
-def recognises(_path: Path, content: Any) -> bool:
+def recognises(_path: Path, outline: Outline) -> bool:
     """Whether a file is a profile of AIPerf."""
-    return isinstance(content, dict) and {"aiperf_version", "input_config", "request_throughput"} <= content.keys()
+    return outline.has("aiperf_version", "input_config", "request_throughput")
 
 
-def read(path: Path, content: Any) -> ToolFile:
+def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     """Return the run in a file."""
+    content = parse(raw, str(path))
     where = str(path)
     failed = content.get("error_summary") or []
     if content.get("was_cancelled") is True or content.get("is_complete") is not True or failed:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from runner.compare.other_tools.files import field_of
+from runner.compare.other_tools.files import field_of, parse
 from runner.compare.other_tools.several_answers import joined
+from runner.compare.other_tools.shapes import Outline
 from runner.compare.other_tools.tool_run import METRIC, ToolFile, ToolRun, ToolSample, check_samples_differ
 from runner.core.errors import DataError
 
@@ -20,13 +21,14 @@ PASS, STATES = "pass", ("pass", "fail", "timeout")
 TESTS = {"base": ("base_status",), "plus": ("base_status", "plus_status")}
 
 
-def recognises(_path: Path, content: Any) -> bool:
+def recognises(_path: Path, outline: Outline) -> bool:
     """Whether a file has the verdicts of EvalPlus."""
-    return isinstance(content, dict) and {"date", "hash", "eval"} <= content.keys()
+    return outline.has("date", "hash", "eval")
 
 
-def read(path: Path, content: Any) -> ToolFile:
+def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     """Return the evaluations of a file: by the base tests, and by all tests if these were run."""
+    content = parse(raw, str(path))
     tasks = field_of(content, "eval", dict, str(path))
     solutions = [(task, one) for task, several in tasks.items() for one in _solutions(path, task, several)]
     has_plus = any(one.get("plus_status") is not None for _, one in solutions)

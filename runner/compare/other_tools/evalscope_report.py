@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
-from runner.compare.other_tools.files import changed, field_of, lines_of, read_bytes
+from runner.compare.other_tools.files import changed, field_of, lines_of, parse, read_bytes
 from runner.compare.other_tools.several_answers import joined
+from runner.compare.other_tools.shapes import Outline
 from runner.compare.other_tools.tool_run import (
     LONGEST_TEXT,
     METRIC,
@@ -23,8 +24,8 @@ from runner.compare.other_tools.tool_run import (
     ToolSample,
     as_number,
     check_samples_differ,
+    family_of,
     params_of,
-    texts_of,
 )
 from runner.core.errors import DataError, few
 from runner.core.metrics import Better
@@ -35,13 +36,14 @@ ROUNDED = 1e-4  # by which a score in a report may differ: it has four decimals
 DIRECTIONS = {"higher_is_better": Better.higher, "lower_is_better": Better.lower}
 
 
-def recognises(_path: Path, content: Any) -> bool:
+def recognises(_path: Path, outline: Outline) -> bool:
     """Whether a file is a report of evalscope."""
-    return isinstance(content, dict) and {"dataset_name", "model_name", "metrics", "perf_metrics"} <= content.keys()
+    return outline.has("dataset_name", "model_name", "metrics", "perf_metrics")
 
 
-def read(path: Path, content: Any) -> ToolFile:
+def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     """Return the evaluations of a report, one for each metric."""
+    content = parse(raw, str(path))
     where, dataset = str(path), field_of(content, "dataset_name", str, str(path))
     if path.parent.parent.name != REPORTS:
         raise DataError(f"{where}: its answers are found beside {REPORTS}/MODEL/: leave it in evalscope's folder")
@@ -50,7 +52,7 @@ def read(path: Path, content: Any) -> ToolFile:
     settings = _settings(path.parents[2] / SETTINGS)
     runs, left_out = [], []
     for metric in dict.fromkeys(name for _, row in reviews for name in _values(row)):
-        answers = [_answer(place, row, metric) for place, row in reviews]
+        answers = [_answer(place, row, metric, cluster) for place, row in reviews]
         if any(one.number is None for one in answers):
             left_out.append(f"{dataset} {metric}")
             continue
@@ -107,13 +109,14 @@ def _values(row: dict[str, Any]) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _answer(place: str, row: dict[str, Any], metric: str) -> ToolSample:
+def _answer(place: str, row: dict[str, Any], metric: str, cluster: str | None) -> ToolSample:
     score = field_of(row, "sample_score", dict, place)
     judged, messages = field_of(score, "score", dict, place), field_of(row, "messages", list, place)
     asked, said = ("\n".join(_texts(messages, roles)) for roles in (("system", "user"), ("assistant",)))
     extracted = judged.get("extracted_prediction")
     number = as_number(_values(row).get(metric))
     target = row.get("target")
+    family, fields = family_of(score.get("sample_metadata"), cluster)
     sample_id = f"{row['subset']} {field_of(score, 'group_id', (int, str), place)}".strip()
     return ToolSample(
         sample_id,
@@ -124,7 +127,8 @@ def _answer(place: str, row: dict[str, Any], metric: str) -> ToolSample:
         said[-LONGEST_TEXT:],
         judged.get("status", "success") != "success",
         number=number,
-        fields=texts_of(score.get("sample_metadata")),
+        cluster=family,
+        fields=fields,
     )
 
 

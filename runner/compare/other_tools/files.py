@@ -5,13 +5,8 @@ Nothing is unpacked to disk, and no name in an archive is used as a path.
 
 from __future__ import annotations
 
-import io
 import math
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,12 +16,7 @@ from runner.core.texts import parse_json
 
 MIB = 2**20
 MAX_FILE_BYTES = 1024 * MIB  # of a file that is read whole
-MAX_MEMBER_BYTES = 256 * MIB  # of one file in an archive, unpacked
-MAX_ARCHIVE_BYTES = 16 * 1024 * MIB  # of all files in an archive, unpacked
 MAX_ROWS = 10_000_000  # of a table
-ZSTD = 93  # the method of a zip archive that Python 3.11 cannot unpack
-ENCRYPTED = 1
-LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and of the extra field
 
 
 def read_bytes(path: Path) -> bytes:
@@ -71,90 +61,6 @@ def parse(raw: bytes, where: str) -> Any:
         raise DataError(f"{where}: not UTF-8 text ({error.reason})") from error
     except ValueError as error:
         raise DataError(f"{where}: {error}") from error
-
-
-class Archive:
-    """A zip archive whose files are read one at a time, into memory."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        if not path.is_file():
-            raise DataError(f"{path}: this is not a file")
-        with self._readable(), zipfile.ZipFile(path) as archive:
-            self.members = archive.infolist()
-        names = [it.filename for it in self.members]
-        duplicate = next((name for at, name in enumerate(sorted(names)[1:]) if name == sorted(names)[at]), None)
-        if duplicate is not None:
-            raise DataError(f"{path}: {duplicate} is duplicated in it")
-        for it in self.members:
-            if it.file_size > MAX_MEMBER_BYTES:
-                raise DataError(f"{path}: {it.filename} has {it.file_size // MIB:,} MiB, more than are read")
-        if sum(it.file_size for it in self.members) > MAX_ARCHIVE_BYTES:
-            raise DataError(f"{path}: unpacked it has more than {MAX_ARCHIVE_BYTES // MIB:,} MiB, more than are read")
-
-    def json(self, name: str) -> dict[str, Any]:
-        """Return the JSON object in one file."""
-        member = next((it for it in self.members if it.filename == name), None)
-        if member is None:
-            raise DataError(f"{self.path}: {name} is not in it")
-        return self._object(member)
-
-    def json_below(self, folder: str) -> Iterator[dict[str, Any]]:
-        """Yield the JSON objects in the files of a folder."""
-        for it in self.members:
-            if it.filename.startswith(folder) and it.filename.endswith(".json"):
-                yield self._object(it)
-
-    def _object(self, member: zipfile.ZipInfo) -> dict[str, Any]:
-        where = f"{self.path}, {member.filename}"
-        content = parse(self._unpacked(member), where)
-        if not isinstance(content, dict):
-            raise DataError(f"{where}: a JSON object is expected")
-        return content
-
-    def _unpacked(self, member: zipfile.ZipInfo) -> bytes:
-        """Return a file's content, after a check of its size and its checksum; at most one byte more is unpacked."""
-        where = f"{self.path}: {member.filename}"
-        if member.flag_bits & ENCRYPTED:
-            raise DataError(f"{where} is encrypted")
-        with self._readable():
-            if member.compress_type == ZSTD:
-                content = self._unpacked_zstd(member)
-            else:
-                with zipfile.ZipFile(self.path) as archive, archive.open(member) as stream:
-                    content = stream.read(member.file_size + 1)
-        if len(content) != member.file_size or zlib.crc32(content) != member.CRC:
-            raise DataError(f"{where} is damaged: its size or checksum is another one than the archive says")
-        return content
-
-    def _unpacked_zstd(self, member: zipfile.ZipInfo) -> bytes:
-        import pyarrow
-
-        with self.path.open("rb") as file:
-            file.seek(member.header_offset)
-            signature, name_length, extra_length = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
-            if signature != b"PK\x03\x04":
-                raise zipfile.BadZipFile(f"no file begins at {member.header_offset}")
-            file.seek(name_length + extra_length, io.SEEK_CUR)
-            packed = file.read(min(member.compress_size, self.path.stat().st_size))
-        with pyarrow.CompressedInputStream(pyarrow.BufferReader(packed), "zstd") as stream:
-            return bytes(stream.read(member.file_size + 1))
-
-    @contextmanager
-    def _readable(self) -> Iterator[None]:
-        """Raise DataError for an archive that is damaged, cut off, or packed by an unknown method."""
-        try:
-            yield
-        except (
-            zipfile.BadZipFile,
-            OSError,
-            EOFError,
-            ValueError,
-            NotImplementedError,
-            zlib.error,
-            struct.error,
-        ) as error:
-            raise DataError(f"{self.path}: damaged, or not a zip archive ({one_line(error, 120)})") from error
 
 
 def read_parquet(

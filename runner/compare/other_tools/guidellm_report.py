@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from runner.compare.other_tools.files import field_of, in_words, positive
+from runner.compare.other_tools.files import field_of, in_words, parse, positive
+from runner.compare.other_tools.shapes import Outline
 from runner.compare.other_tools.tool_run import ToolFile, ToolRun, params_of
 from runner.core.errors import DataError
 
@@ -16,14 +17,14 @@ OF_STRATEGY = ("type_", "streams", "rate")
 OF_DATA = ("kind", "prompt_tokens", "output_tokens", "source")
 
 
-def recognises(_path: Path, content: Any) -> bool:
+def recognises(_path: Path, outline: Outline) -> bool:
     """Whether a file is a report of GuideLLM."""
-    about = content.get("metadata") if isinstance(content, dict) else None
-    return isinstance(about, dict) and "guidellm_version" in about and "benchmarks" in content
+    return outline.has("metadata", "benchmarks") and outline.part("metadata").has("guidellm_version")
 
 
-def read(path: Path, content: Any) -> ToolFile:
+def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     """Return a run for each benchmark of a report."""
+    content = parse(raw, str(path))
     version = field_of(content, "metadata.version", int, str(path))
     if version != VERSION:
         raise DataError(f"{path}: version {version} of GuideLLM's report, and {VERSION} is read: renew GuideLLM")

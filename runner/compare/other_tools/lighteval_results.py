@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runner.compare.other_tools.files import field_of, read_parquet
+from runner.compare.other_tools.files import field_of, parse, read_parquet
+from runner.compare.other_tools.shapes import Outline
 from runner.compare.other_tools.tool_run import (
     LONGEST_TEXT,
     METRIC,
@@ -23,8 +24,8 @@ from runner.compare.other_tools.tool_run import (
     as_number,
     check_mean,
     check_samples_differ,
+    family_of,
     params_of,
-    texts_of,
 )
 from runner.core.errors import DataError
 from runner.core.metrics import Better
@@ -40,13 +41,14 @@ OPTIONAL = {"doc": ("specific",)}  # what a task keeps with its documents
 NOT_SETTINGS = ("model_name", "generation_parameters", "batch_size", "cache_dir", "dtype")
 
 
-def recognises(_path: Path, content: Any) -> bool:
+def recognises(_path: Path, outline: Outline) -> bool:
     """Whether a file is a results file of lighteval."""
-    return isinstance(content, dict) and {"config_general", "config_tasks", "results"} <= content.keys()
+    return outline.has("config_general", "config_tasks", "results")
 
 
-def read(path: Path, content: Any) -> ToolFile:
+def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     """Return the evaluations of a results file, one for each task and metric."""
+    content = parse(raw, str(path))
     name = NAME.fullmatch(path.name)
     if name is None:
         raise DataError(f"{path}: lighteval names it results_TIME.json, and its samples are found by that time")
@@ -62,7 +64,7 @@ def read(path: Path, content: Any) -> ToolFile:
             if len(numbers) < len(rows):
                 left_out.append(f"{task} {metric}")
                 continue
-            samples = [_sample(details, row, number) for row, number in zip(rows, numbers, strict=True)]
+            samples = [_sample(details, row, number, cluster) for row, number in zip(rows, numbers, strict=True)]
             check_samples_differ(details, samples)
             run = _run(path, name[1], content, task, metric, samples)
             better = _better(content, task, metric)
@@ -119,12 +121,13 @@ def _is_mean(content: dict[str, Any], task: str, metric: str) -> bool:
     return bool(_settings_of(content, task, metric).get("corpus_level_fn") == "mean")
 
 
-def _sample(path: Path, row: dict[str, Any], number: float) -> ToolSample:
+def _sample(path: Path, row: dict[str, Any], number: float, cluster: str | None) -> ToolSample:
     doc, answer = row["doc"], row["model_response"]
     where = f"{path}, sample {doc['id']}"
     choices = field_of(doc, "choices", list, where)
     gold = field_of(doc, "gold_index", (int, list), where)
     golds = [choices[at] for at in ([gold] if isinstance(gold, int) else gold) if 0 <= at < len(choices)]
+    family, fields = family_of(doc.get("specific"), cluster)
     shown = "\n".join(_answers(answer, choices))
     return ToolSample(
         str(field_of(doc, "id", (str, int), where)),
@@ -134,7 +137,8 @@ def _sample(path: Path, row: dict[str, Any], number: float) -> ToolSample:
         None if answer.get("text") else _best(answer, choices),
         shown[-LONGEST_TEXT:],
         number=number,
-        fields=texts_of(doc.get("specific")),
+        cluster=family,
+        fields=fields,
     )
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.compare.lm_eval_keys import text_of
-from runner.compare.other_tools.files import field_of, positive
+from runner.compare.other_tools.files import field_of, parse, positive
+from runner.compare.other_tools.shapes import Outline
 from runner.compare.other_tools.tool_run import ToolFile, ToolRun
 from runner.core.errors import DataError
 
@@ -21,17 +22,15 @@ OF_RESULT = ("avg_ns", "stddev_ns", "avg_ts", "stddev_ts", "samples_ns", "sample
 NANOSECONDS = 1e9
 
 
-def recognises(_path: Path, content: Any) -> bool:
+def recognises(_path: Path, outline: Outline) -> bool:
     """Whether a file is llama-bench's: a list of tests."""
-    return (
-        isinstance(content, list)
-        and bool(content)
-        and all(isinstance(one, dict) and {"build_commit", "n_prompt", "n_gen"} <= one.keys() for one in content)
-    )
+    needed = {"build_commit", "n_prompt", "n_gen"}
+    return bool(outline.elements) and all(needed <= test.keys() for test in outline.elements)
 
 
-def read(path: Path, content: Any) -> ToolFile:
+def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     """Return a run for each combination of settings."""
+    content = parse(raw, str(path))
     runs: dict[tuple[tuple[str, str], ...], ToolRun] = {}
     for number, test in enumerate(content, 1):
         where = f"{path}, test {number}"

@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from runner.compare.other_tools.files import changed, field_of
+from runner.compare.other_tools.files import changed, field_of, parse
 from runner.compare.other_tools.several_answers import joined
+from runner.compare.other_tools.shapes import Outline
 from runner.compare.other_tools.tool_run import (
     LONGEST_TEXT,
     METRIC,
@@ -24,13 +25,14 @@ from runner.core.errors import DataError
 TOOL = "llama-eval"
 
 
-def recognises(_path: Path, content: Any) -> bool:
+def recognises(_path: Path, outline: Outline) -> bool:
     """Whether a file is the state of an evaluation by llama-eval."""
-    return isinstance(content, dict) and {"id", "tasks", "task_states", "sampling_config"} <= content.keys()
+    return outline.has("id", "tasks", "task_states", "sampling_config")
 
 
-def read(path: Path, content: Any) -> ToolFile:
+def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     """Return the one evaluation of a file."""
+    content = parse(raw, str(path))
     where, dataset = str(path), field_of(content, "id", str, str(path))
     cases = field_of(content, "task_states.cases", dict, where)
     missing = [task for task in field_of(content, "tasks", list, where) if task not in cases]

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from types import ModuleType
-from typing import Any
 
 from runner.compare import lm_eval, lm_eval_files
 from runner.compare.data import CLUSTER, Run
@@ -26,8 +25,9 @@ from runner.compare.other_tools import (
     olmo_eval,
     vllm_bench,
 )
-from runner.compare.other_tools.files import parse, read_bytes
-from runner.compare.other_tools.tool_run import METRIC, ToolRun
+from runner.compare.other_tools.files import read_bytes
+from runner.compare.other_tools.shapes import NULL, Outline
+from runner.compare.other_tools.tool_run import METRIC, ToolFile, ToolRun
 from runner.compare.table import differing_keys
 from runner.core.clustered_share import accuracy_figures
 from runner.core.console import plain, say
@@ -42,6 +42,8 @@ TOOLS: tuple[ModuleType, ...] = (
     *(llama_bench, vllm_bench, guidellm_report, aiperf_profile),
 )
 SUFFIXES = (".json", ".eval")
+NOTHING = Outline({}, [])
+BLANK_BYTES = 4096  # a file of as many spaces is looked at no further
 WRITERS = (
     "inspect_ai, lighteval, lm-evaluation-harness, evalscope, olmo-eval, EvalPlus, llama-eval, llama-bench, vLLM, "
     "GuideLLM, AIPerf"
@@ -63,7 +65,6 @@ class ResultsReader(lm_eval.FilesReader):
         for one in run.samples:
             index = self.indices.setdefault((run.task, one.sample_id, one.question, one.gold), len(self.indices))
             one.key = index, f"{one.sample_id}: {one.question}", one.gold
-            one.cluster = None if self.cluster is None else one.fields[self.cluster]
 
     def files(self, run: Run, name: str) -> Iterator[Path]:
         """Yield a file in our format with the repeats of a measurement."""
@@ -94,8 +95,8 @@ def load(
     for place in places:
         files, has_lm_eval = files_below(place)
         of_lm_eval += [place] * has_lm_eval
-        for path, tool, content in files:
-            tool_file = tool.read(path, content)
+        for path, tool in files:
+            tool_file = _read(path, tool, cluster)
             found += [replace(one, place=place) for one in tool_file.runs]
             left_out += tool_file.left_out
     if of_lm_eval:
@@ -123,7 +124,7 @@ def check_families(found: Iterable[ToolRun], cluster: str) -> None:
         where = f"--cluster {cluster}: {run.path}"
         if run.repeats:
             raise ConfigError(f"{where}: speeds have no questions that belong to families: leave out this file")
-        without = next((one for one in run.samples if cluster not in one.fields), None)
+        without = next((one for one in run.samples if one.cluster is None), None)
         if without is not None:
             fields = ", ".join(without.fields) or "no fields"
             raise DataError(
@@ -133,7 +134,17 @@ def check_families(found: Iterable[ToolRun], cluster: str) -> None:
             )
 
 
-def files_below(place: str) -> tuple[list[tuple[Path, ModuleType, Any]], bool]:
+def _read(path: Path, tool: ModuleType, cluster: str | None) -> ToolFile:
+    """Return the runs in a file."""
+    raw = read_bytes(path) if path.suffix == ".json" else b""
+    try:
+        tool_file: ToolFile = tool.read(path, raw, cluster)
+    except RecursionError as error:
+        raise DataError(f"{path}: nested too deeply") from error
+    return tool_file
+
+
+def files_below(place: str) -> tuple[list[tuple[Path, ModuleType]], bool]:
     """Return the results at a path with the module that reads each, and whether there are lm-eval's, too."""
     path = Path(place).expanduser()
     if path.is_dir():
@@ -145,22 +156,36 @@ def files_below(place: str) -> tuple[list[tuple[Path, ModuleType, Any]], bool]:
     else:
         candidates = [path]
     files, has_lm_eval = [], False
+    skipped: list[str] = []
     for file in candidates:
-        content = parse(read_bytes(file), str(file)) if file.suffix == ".json" else None
-        tool = next((tool for tool in TOOLS if tool.recognises(file, content)), None)
+        if file.suffix == ".json" and path.is_dir() and (reason := _holds_nothing(file)):
+            skipped.append(f"{file} ({reason})")
+            continue
+        outline = Outline.of(read_bytes(file), str(file)) if file.suffix == ".json" else NOTHING
+        tool = next((tool for tool in TOOLS if tool.recognises(file, outline)), None)
         if tool is not None:
-            files.append((file, tool, content))
-        elif is_of_lm_eval(file, content):
+            files.append((file, tool))
+        elif is_of_lm_eval(file, outline):
             has_lm_eval = True
+    if skipped:
+        say(f"note: skipped, nothing is in it: {few(skipped, 6)}")
     if not files and not has_lm_eval:
         raise ConfigError(f"{OPTION} {place}: no results of a known tool in it: {WRITERS}")
     return files, has_lm_eval
 
 
-def is_of_lm_eval(path: Path, content: Any) -> bool:
+def _holds_nothing(file: Path) -> str:
+    """Say why nothing is in a file of a folder, so that it cannot be somebody's results; else return nothing."""
+    if file.is_symlink() and not file.exists():
+        return "a link to nothing"
+    is_blank = file.is_file() and file.stat().st_size < BLANK_BYTES and not file.read_bytes().strip()
+    return "empty" if is_blank else ""
+
+
+def is_of_lm_eval(path: Path, outline: Outline) -> bool:
     """Whether a file is a results file of lm-evaluation-harness."""
-    keys = lm_eval_files.NEEDED
-    return bool(lm_eval_files.TIME.search(path.name)) and isinstance(content, dict) and content.keys() >= keys.keys()
+    is_named_so = bool(lm_eval_files.TIME.search(path.name))
+    return is_named_so and all(bytes(outline.parts.get(key, NULL)).startswith(b"{") for key in lm_eval_files.NEEDED)
 
 
 def _evaluations(found: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:

@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from runner.compare.other_tools.files import field_of, lines_of
+from runner.compare.other_tools.files import field_of, lines_of, parse
+from runner.compare.other_tools.shapes import Outline
 from runner.compare.other_tools.tool_run import (
     LONGEST_TEXT,
     METRIC,
@@ -32,14 +33,14 @@ MEANS = ("accuracy", "f1", "recall")  # metrics that are the mean of the instanc
 OF_MODEL = ("dtype", "revision", "attention_backend", "tokenizer")
 
 
-def recognises(_path: Path, content: Any) -> bool:
+def recognises(_path: Path, outline: Outline) -> bool:
     """Whether a file is olmo-eval's metrics.json."""
-    keys = {"timestamp", "config", "tasks", "summary"}
-    return isinstance(content, dict) and keys <= content.keys() and isinstance(content["tasks"], list)
+    return outline.has("timestamp", "config", "tasks", "summary") and bytes(outline.parts["tasks"]).startswith(b"[")
 
 
-def read(path: Path, content: Any) -> ToolFile:
+def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     """Return the evaluations of a file, one for each task, metric and scorer."""
+    content = parse(raw, str(path))
     where = str(path)
     if content.get("errors"):
         raise DataError(f"{where}: {len(content['errors'])} of its tasks ended in an error: run them again")

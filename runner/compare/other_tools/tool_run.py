@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from runner.compare.data import Answers, Question, QuestionOutcome, side_of
 from runner.compare.lm_eval_keys import text_of
@@ -19,12 +19,20 @@ METRIC = "task.metric"
 TOLERANCE = 1e-9  # by which a mean may differ from what was written, of itself where it is above 1: the order of a sum
 
 
-@dataclass
+class SampleTexts(NamedTuple):
+    """What is shown of a sample."""
+
+    question: str
+    answer: str | None  # what was extracted from the text
+    text: str
+
+
+@dataclass(slots=True)
 class ToolSample:
     """How one sample of an evaluation was answered."""
 
     sample_id: str
-    question: str
+    question: str  # or its hash, where texts are read again
     gold: str
     solved: bool
     answer: str | None = None  # what was extracted from the text
@@ -32,9 +40,12 @@ class ToolSample:
     has_error: bool = False
     right: tuple[int, int] = (0, 0)  # of several answers to it: how many are right, and how many there are
     number: float | None = None  # its score; None: the tool has written none
-    fields: dict[str, str] = field(default_factory=dict)  # what the tool keeps with it, and --cluster may name
-    key: Question = (0, "", "")  # equal samples of a task have the same one in all runs
     cluster: str | None = None  # the family that it belongs to, with --cluster
+    fields: tuple[str, ...] = ()  # where it has no such family: what --cluster could name
+    key: Question = (0, "", "")  # equal samples of a task have the same one in all runs
+
+
+ReadTexts = Callable[[Collection[str]], Iterator[tuple[str, SampleTexts]]]  # by the ids of samples
 
 
 @dataclass
@@ -52,6 +63,7 @@ class ToolRun:
     facts: dict[str, str] = field(default_factory=dict)
     better: Better | None = None  # the direction of its numbers; None: it says right or wrong for each sample
     place: str = ""  # the path on the command line that it was found at
+    texts: ReadTexts | None = None  # reads the texts of samples again, where they are not kept
 
     @property
     def metric(self) -> str:
@@ -68,9 +80,11 @@ class ToolRun:
 
     def words(self, wanted: Collection[Question], most: int) -> Iterator[tuple[Question, dict[str, str]]]:
         """Yield the answers to some samples."""
-        for one in self.samples:
-            if one.key in wanted:
-                yield one.key, side_with_question(one.solved, one.answer, one.text, one.question, most)
+        shown = {one.sample_id: one for one in self.samples if one.key in wanted}
+        kept = ((key, SampleTexts(one.question, one.answer, one.text)) for key, one in shown.items())
+        for sample_id, texts in kept if self.texts is None or not shown else self.texts(shown):
+            one = shown[sample_id]
+            yield one.key, side_with_question(one.solved, texts.answer, texts.text, texts.question, most)
 
 
 @dataclass
@@ -81,10 +95,18 @@ class ToolFile:
     left_out: list[str] = field(default_factory=list)  # metrics that cannot be compared
 
 
-def texts_of(fields: Any) -> dict[str, str]:
-    """Return the fields of an object that are a text or a whole number: those that can name a family."""
-    pairs = fields.items() if isinstance(fields, dict) else ()
-    return {key: str(value) for key, value in pairs if isinstance(value, str | int) and not isinstance(value, bool)}
+def family_of(fields: Any, cluster: str | None) -> tuple[str | None, tuple[str, ...]]:
+    """Return the family that an object's field names, or all fields that could name one: a text or a whole number."""
+    if cluster is None:
+        return None, ()
+    value = fields.get(cluster) if isinstance(fields, dict) else None
+    if _names_family(value):
+        return str(value), ()
+    return None, tuple(key for key, other in fields.items() if _names_family(other)) if isinstance(fields, dict) else ()
+
+
+def _names_family(value: object) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)
 
 
 def params_of(group: str, values: Any) -> dict[str, str]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from runner.compare.other_tools.files import changed, field_of, positive
+from runner.compare.other_tools.files import changed, field_of, parse, positive
+from runner.compare.other_tools.shapes import Outline
 from runner.compare.other_tools.tool_run import ToolFile, ToolRun, params_of
 from runner.core.errors import DataError
 
@@ -28,10 +29,9 @@ RUN, WARM_UP, FAILURE = "run_number", -1, {"error_type", "error", "serve_overrid
 NOT_SETTINGS = ("date", "endpoint_type", "model_id", "tokenizer_id")
 
 
-def recognises(_path: Path, content: Any) -> bool:
+def recognises(_path: Path, outline: Outline) -> bool:
     """Whether a file is the result of one of vLLM's benchmarks, or of a sweep of them."""
-    is_failure = isinstance(content, dict) and content.keys() >= FAILURE
-    return _kind(content) is not None or is_failure or _is_summary(content)
+    return _kind(outline.parts) is not None or outline.has(*FAILURE) or _is_summary(outline.elements)
 
 
 def _is_summary(content: Any) -> bool:
@@ -39,8 +39,9 @@ def _is_summary(content: Any) -> bool:
     return is_list and all(_kind(one) == SERVE and RUN in one for one in content)
 
 
-def read(path: Path, content: Any) -> ToolFile:
+def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     """Return the run in a file, or all runs of a sweep's summary that stands alone."""
+    content = parse(raw, str(path))
     if _is_summary(content):
         if any(path.parent.glob("run=*.json")):  # the same runs
             return ToolFile([])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import zipfile
 from pathlib import Path
@@ -10,9 +11,15 @@ from typing import Any
 import pytest
 from other_logs import log_of
 
-from runner.compare.other_tools import files
-from runner.compare.other_tools.files import Archive, parse, read_bytes
+from runner.compare.other_tools import archive, files
+from runner.compare.other_tools.archive import Archive
+from runner.compare.other_tools.files import parse, read_bytes
 from runner.core.errors import DataError
+
+
+def opened(path: Path) -> None:
+    with Archive(path) as whole:
+        whole.read("header.json")
 
 
 def test_an_archive_that_is_cut_off_or_changed_is_rejected(tmp_path: Path) -> None:
@@ -20,72 +27,72 @@ def test_an_archive_that_is_cut_off_or_changed_is_rejected(tmp_path: Path) -> No
     for end in (0, 10, 5000, len(whole) - 30):
         path.write_bytes(whole[:end])
         with pytest.raises(DataError, match="a.eval: damaged, or not a zip archive"):
-            Archive(path)
+            opened(path)
     at = whole.index(b"header.json") + 100  # inside of the packed header
     path.write_bytes(whole[:at] + bytes(20) + whole[at + 20 :])
     with pytest.raises(DataError, match="a.eval"):
-        Archive(path).json("header.json")
+        opened(path)
 
 
 def test_the_files_of_an_archive_are_read_and_never_written(tmp_path: Path) -> None:
     path = tmp_path / "in" / "a.eval"
     path.parent.mkdir()
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("samples/../../../evil.json", '{"a": 1}')
-        archive.writestr("/etc/evil.json", '{"a": 2}')
-    assert list(Archive(path).json_below("samples/")) == [{"a": 1}]
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("samples/../../../evil.json", '{"a": 1}')
+        packed.writestr("/etc/evil.json", '{"a": 2}')
+    with Archive(path) as opened_archive:
+        assert [json.loads(opened_archive.read(name)) for name in opened_archive.names_below("samples/")] == [{"a": 1}]
     assert [file.name for file in tmp_path.rglob("*")] == ["in", "a.eval"]
 
 
 def test_an_archive_that_would_unpack_to_too_much_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.eval"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("header.json", " " * 3 * files.MIB)
-    monkeypatch.setattr(files, "MAX_MEMBER_BYTES", 2 * files.MIB)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("header.json", " " * 3 * files.MIB)
+    monkeypatch.setattr(archive, "MAX_MEMBER_BYTES", 2 * files.MIB)
     with pytest.raises(DataError, match="header.json has 3 MiB, more than are read"):
-        Archive(path)
-    monkeypatch.setattr(files, "MAX_MEMBER_BYTES", 4 * files.MIB)
-    monkeypatch.setattr(files, "MAX_ARCHIVE_BYTES", 2 * files.MIB)
+        opened(path)
+    monkeypatch.setattr(archive, "MAX_MEMBER_BYTES", 4 * files.MIB)
+    monkeypatch.setattr(archive, "MAX_ARCHIVE_BYTES", 2 * files.MIB)
     with pytest.raises(DataError, match="unpacked it has more than 2 MiB"):
-        Archive(path)
+        opened(path)
 
 
-@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, files.ZSTD])
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, archive.ZSTD])
 def test_a_file_that_is_larger_than_the_archive_says_is_not_unpacked(tmp_path: Path, method: int) -> None:
     source = log_of("none")
     path = tmp_path / "a.eval"
     if method == zipfile.ZIP_DEFLATED:
-        with zipfile.ZipFile(path, "w", method) as archive:
-            archive.writestr("header.json", '{"a": "' + "b" * 100_000 + '"}')
+        with zipfile.ZipFile(path, "w", method) as packed:
+            packed.writestr("header.json", '{"a": "' + "b" * 100_000 + '"}')
         size = 100_009
     else:
         path.write_bytes(source.read_bytes())
-        size = next(it.file_size for it in Archive(source).members if it.filename == "header.json")
+        with Archive(source) as whole:
+            size = whole.members["header.json"].file_size
     content = path.read_bytes()
     changed = content.replace(size.to_bytes(4, "little"), (50).to_bytes(4, "little"))
     assert changed != content
     path.write_bytes(changed)
     with pytest.raises(DataError, match="a.eval"):
-        Archive(path).json("header.json")
+        opened(path)
 
 
 def test_duplicates_and_encrypted_files_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "a.eval"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("header.json", "{}")
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("header.json", "{}")
         with pytest.warns(UserWarning, match="Duplicate"):
-            archive.writestr("header.json", '{"status": "success"}')
+            packed.writestr("header.json", '{"status": "success"}')
     with pytest.raises(DataError, match="header.json is duplicated in it"):
-        Archive(path)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("header.json", "[]")
-    with pytest.raises(DataError, match="header.json: a JSON object is expected"):
-        Archive(path).json("header.json")
+        opened(path)
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("header.json", "{}")
     content = bytearray(path.read_bytes())
-    content[content.index(b"PK\x01\x02") + 8] |= files.ENCRYPTED
+    content[content.index(b"PK\x01\x02") + 8] |= archive.ENCRYPTED
     path.write_bytes(content)
     with pytest.raises(DataError, match="header.json is encrypted"):
-        Archive(path).json("header.json")
+        opened(path)
 
 
 def test_files_that_are_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,3 +124,20 @@ def test_paths_without_results_are_rejected(rejected: Any, tmp_path: Path, monke
     assert "folder/pipe.eval: this is not a file" in rejected("folder")
     assert "--grid: --results reads folders and no MLflow store" in rejected("folder", "--grid", "last")
     assert "--lm-eval and --results: give all folders to --results" in rejected("folder", "--lm-eval", "folder")
+
+
+def test_files_with_nothing_in_them_do_not_reject_a_folder(run: Any, rejected: Any, tmp_path: Path) -> None:
+    for name in ("none", "nf4"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.eval").symlink_to(log_of(name))
+    (tmp_path / "none" / "empty.json").touch()
+    (tmp_path / "none" / "blank.json").write_text(" \n")
+    (tmp_path / "nf4" / "gone.json").symlink_to(tmp_path / "nowhere.json")
+    code, _, err = run(tmp_path / "none", tmp_path / "nf4")
+    assert code == 0
+    notes = " ".join(err.split())
+    assert f"{tmp_path}/none/blank.json (empty), {tmp_path}/none/empty.json (empty)" in notes
+    assert f"{tmp_path}/nf4/gone.json (a link to nothing)" in notes
+    assert "empty.json: the file is empty" in rejected(tmp_path / "none" / "empty.json")  # it was named
+    (tmp_path / "none" / "half.json").write_text('{"eval": ')
+    assert "half.json: not JSON" in rejected(tmp_path / "none")  # it may be somebody's results

@@ -262,20 +262,20 @@ def less_digits(members: Members) -> None:
         (edit_header(invalidated=True), "the evaluation was invalidated"),
         (edit_header(status=None), "status is missing"),
         (edit_header(eval={}), "eval.task is missing"),
-        (edit_header(eval=[]), "eval.task is missing"),
+        (edit_header(eval=[]), "eval has another type (list): expected object"),
         (edit_header(results=None), "results.total_samples is missing"),
         (lambda members: members.pop("header.json"), "header.json is not in it"),
         (lambda members: members.pop(next(iter(members))), "its header counts 24 samples, and it has 23"),
         (copy_sample, "is duplicated"),
         (wrong, "is 0.875 over its samples, but its header says 0.91666"),
         (less_digits, "the mean by digits is 0.186636 over its samples, but its header says 0.1964"),
-        (edit_sample(id=None), "a sample: id is missing"),
-        (edit_sample(epoch="1"), "epoch has another type (str)"),
+        (edit_sample(id=None), "problem-16_epoch_1.json: id is missing"),
+        (edit_sample(epoch="1"), "epoch has another type (text): expected whole number"),
         (edit_sample(input=None), "input is missing"),
-        (edit_sample(target=5), "target has another type (int)"),
-        (edit_sample(scores=[]), "scores has another type (list)"),
-        (edit_sample(scores={"match": {"value": float("nan")}}), "the score match has no value (nan)"),
-        (edit_sample(scores={"match": {}}), "the score match has no value (None)"),
+        (edit_sample(target=5), "target has another type (whole number): expected text or list"),
+        (edit_sample(scores=[]), "scores has another type (list): expected object"),
+        (edit_sample(scores={"match": {"value": float("nan")}}), "the score match has no value"),
+        (edit_sample(scores={"match": {}}), "the score match has no value"),
     ],
 )
 def test_a_damaged_log_is_rejected_by_name(
@@ -293,7 +293,7 @@ def test_a_damaged_log_as_json_is_rejected_by_name(rejected: Any, tmp_path: Path
     path.write_text(json.dumps(content | {"samples": None}))
     assert f"{path}: samples is missing" in rejected(path)
     path.write_text(json.dumps(content | {"samples": [5] * 6}))
-    assert f"{path}: a sample: id is missing" in rejected(path)
+    assert f"{path}, sample 1: what it holds has another type (whole number): expected object" in rejected(path)
     path.write_text(json.dumps(content)[:5000])
     assert f"{path}: not JSON" in rejected(path)
 
