@@ -24,6 +24,7 @@ from runner.core import signals
 from runner.core.console import ForPeople, say
 from runner.core.entry import run_entry
 from runner.core.errors import ConfigError, exit_code_of
+from runner.core.typed import typed
 
 WANTS_TRACEBACK = "HYDRA_FULL_ERROR" in os.environ  # for debugging the runner itself
 
@@ -39,7 +40,7 @@ def entry() -> NoReturn:
 
 def _main() -> int:
     exit_codes[:] = [0]  # Hydra drops what main returns
-    with as_in_main():
+    with as_in_main(), typed(sys.argv[1:]):
         sys.argv[1:] = arrange(sys.argv[1:])
         runner_hydra.run(main)
     return max(exit_codes)
@@ -129,12 +130,13 @@ def run_for_search(composed: DictConfig, hydra_config: HydraConf) -> Any:
 
 
 def _print_plan(config: RunnerConfig, hydra_config: HydraConf) -> int:
-    from runner.core.errors import ConfigError
+    from runner.grid.named import check_named
     from runner.grid.plan import State, plan_job
     from runner.grid.show import show_plan
 
     planned = plan_job(list(hydra_config.overrides.task), config)
     show_plan([planned])
+    check_named(planned)
     return ConfigError.exit_code if planned.state is State.impossible else 0
 
 

@@ -17,14 +17,15 @@ from runner.engines import open_engine
 from runner.engines.kinds import BaseCache, kind_of
 from runner.scorers.added import add_metrics
 from runner.store import fetched_jobs, jobs, ledger
-from runner.tasks.base import Context, Inputs, Task, Uses, task_of
+from runner.tasks.base import Context, Inputs, Task, Uses, task_of, with_inputs
 
 
 def run(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = None, wait: bool = True) -> Record:
     """Run one job, or return its recorded result; `bases` keeps the loaded base for the next job of a grid."""
     task, resolved = task_of(config), resolve(config)
     inputs, job = identify(resolved)
-    resolved = resolved.beside(inputs.second)
+    resolved = with_inputs(resolved, inputs)
+    config = resolved.config
     with jobs.claim(job, wait and not config.task.is_endless):
         anew = must_start_anew(config, task)
         done = None if anew else job.recorded() or fetched_jobs.fetch(config, job)

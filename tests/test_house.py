@@ -220,7 +220,7 @@ HEAVY = (
         "import runner.run, runner.tasks.gsm8k.task, runner.tasks.agents.task, runner.tasks.sweep, runner.tasks.memory.task, runner.engines.kinds.parts, runner.tasks.split, runner.tasks.merge, runner.tasks.verify, runner.tasks.archive, runner.tasks.serve, runner.tasks.likelihood.task",
         "sys.argv = ['runner', 'task=likelihood', 'quantization=nf4', 'task.reference=quantization=none', 'plan=quick'];"
         "from runner.__main__ import entry; entry()",
-        "sys.argv = ['runner', 'quantization=nf4', 'task.early_stop_vs=quantization=none', 'plan=quick'];"
+        "sys.argv = ['runner', '-m', 'quantization=nf4', 'task.early_stop_vs=quantization=none', 'plan=quick'];"
         "from runner.__main__ import entry; entry()",
     ],
     ids=["help", "cfg", "completion", "advise", "compare-help", "tasks", "plan", "plan-early-stop"],

@@ -99,7 +99,13 @@ def advise(limit: Limit, words: list[str], names: Sequence[str], by_block: bool,
     words = [*words, *(() if any(word.startswith("task=") for word in words) else ("task=likelihood",))]
     model = MixableModel.of(words, names, by_block, compose)
     offset = next((int(word.partition("=")[2]) for word in words if word.startswith("task.offset=")), 0)
-    shared = [*words, f"task.offset={offset + TEXTS}", f"task.keep_top_k={KEPT}", "task.reference=quantization=none"]
+    shared = [
+        *words,
+        f"task.offset={offset + TEXTS}",
+        f"task.keep_top_k={KEPT}",
+        "task.exact=false",
+        "task.reference=quantization=none",
+    ]
     uniform = {name: Tried([f"uniform {name}"], model.uniform(name), 0.0, 0.0) for name in ("none", *model.names)}
     _run(shared, list(uniform.values()), [[f"quantization={name}", "quantization.overrides={}"] for name in uniform])
     rest_mib = 0.0

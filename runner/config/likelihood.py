@@ -30,7 +30,9 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
     )
     reference: str | None = setting(None, OTHER_JOB, WORDS_FOR_A_JOB)
     repeat: int = setting(0, UNLESS_DEFAULT, least(0))
-    exact: bool = setting(False, Inert("says how the reference is read; with a reference it counts among the hashes"))
+    exact: bool | None = setting(
+        None, Inert("says how the reference is read; with a reference it counts among the hashes")
+    )
     show_prompt: int = setting(0, Inert("how many prompts are shown"), least(0))
 
     def __post_init__(self) -> None:
@@ -63,7 +65,7 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
     @property
     def loads(self) -> int:
         """Return 1, or 2 with a reference model that is loaded beside this one."""
-        return 1 + self.exact
+        return 1 + bool(self.exact)
 
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
         """Return rows whose texts are read and scored; nothing is generated."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.checkpoints import gguf_file, resolve
-from runner.config.likelihood import KEPT
 from runner.config.plain_text import FILES, REFERENCE, literal, quoted_name
 from runner.core.errors import ConfigError, RunnerError, few
 from runner.core.machine import MIB
@@ -22,7 +21,7 @@ from runner.quantization import read_format
 ITS_KEYS = ("model", "model.name", "quantization")  # a grid over files sets them for each of its jobs
 PART = re.compile(r"-\d{5}-of-\d{5}$")  # how llama.cpp names the files of a model in parts
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-TASK_REFERENCE, KEEP = "task.reference", "task.keep_top_k"
+TASK_REFERENCE = "task.reference"
 
 
 @dataclass(frozen=True)
@@ -107,8 +106,6 @@ def jobs_of(models: Sequence[ListedModel], reference: ListedModel, given: Iterab
         lines = model.overrides
         if TASK_REFERENCE not in known:
             lines = [*lines, f"{TASK_REFERENCE}={literal(compared)}"]
-        if KEEP not in known and model is reference:
-            lines = [*lines, f"{KEEP}={KEPT}"]
         lists.append(lines)
     return lists
 
@@ -138,7 +135,7 @@ def keys_of_one_value(lists: Sequence[Sequence[str]]) -> frozenset[str]:
 
 def is_filled_in(line: str) -> bool:
     """Whether an override is one that a grid over files adds for the jobs that have such a key."""
-    return line.startswith((f"{TASK_REFERENCE}=", f"{KEEP}="))
+    return line.startswith(f"{TASK_REFERENCE}=")
 
 
 # ------------------------------------------------------------------------------------------------ finding

@@ -78,6 +78,16 @@ def check_settings(name: str, settings: RunnerConfig) -> None:
         raise ConfigError(f"workers={settings.workers}: hydra/launcher={name} decides that itself, use {own}")
 
 
+def in_turn(plan: Sequence[PlannedJob], numbers: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Return the jobs that may start at once, and those that need one of these first: a launcher runs all it gets."""
+    there = {plan[number].job_id for number in numbers}
+    first: list[int] = []
+    later: list[int] = []
+    for number in numbers:
+        (later if plan[number].after in there else first).append(number)
+    return first, later
+
+
 @dataclass
 class ForeignLaunch:
     """Runs the jobs of a plan under another package's launcher."""
@@ -97,7 +107,7 @@ class ForeignLaunch:
         """
         self._jobs = {number: job for number in numbers if (job := self.plan[number].job) is not None}
         self._before = {number: (_record(job), _started_ns(job)) for number, job in self._jobs.items()}
-        batches = deque([numbers])
+        batches = deque(filter(None, in_turn(self.plan, numbers)))
         with redirect_stdout(sys.stderr):
             while batches:
                 batch = batches.popleft()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
@@ -32,7 +33,7 @@ from runner.estimates.speed import Estimate, EstimateBasis
 from runner.run import check, identify, must_start_anew, run
 from runner.store import ledger, mlflow_store
 from runner.store.jobs import Job
-from runner.tasks.base import Uses, task_of
+from runner.tasks.base import Uses, task_of, with_inputs
 
 NOTHING_TO_ASK = "every answer is recorded: the texts are judged, and nothing is decoded"
 
@@ -79,7 +80,10 @@ class PlannedJob:
     input_count: int | None = None  # questions or prompts, where these have been read
     questions_left: int | None = None  # neither the job nor its siblings have answered them; None: not known
     data_digest: str = ""  # of the questions, where these have been read
-    after: str = ""  # the id of a job that must be done first, if this grid has it
+    after: str = ""  # the id of a job that must be done first
+    after_overrides: list[str] = field(default_factory=list)  # that make that job of this one; empty: it is named by id
+    decided: dict[str, Any] = field(default_factory=dict)  # keys of the task that were open, with their values now
+    made_for: str = ""  # why the grid has it, although nobody has asked for it
     is_compared: bool = False  # with another job while it runs, at a share of the grid's 5 %
     filled_in: list[str] = field(default_factory=list)  # overrides by the grid, in which its jobs need not differ
     unnamed: frozenset[str] = frozenset()  # keys of the grid that tell none of its jobs from another
@@ -122,8 +126,11 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
         with resolve.no_downloads(bool(config.plan)):
             inputs, planned.job = identify(resolved)
             planned.input_count, planned.after, planned.is_compared = inputs.count, inputs.after, inputs.is_compared
+            planned.after_overrides = inputs.after_overrides
             planned.data_digest = inputs.data.get("digest", "")
-            planned.resolved = resolved = resolved.beside(inputs.second)
+            planned.resolved = resolved = with_inputs(resolved, inputs)
+            planned.decided = inputs.decided
+            config = planned.config = resolved.config
             anew = must_start_anew(config, task)
             planned.record = None if anew else planned.job.recorded()
             if planned.record is None:
@@ -175,6 +182,9 @@ def plan_composed(overrides: list[str], composed: DictConfig, choices: Mapping[s
         return PlannedJob(overrides, problem=problem, exit_code=ConfigError.exit_code)
     planned = plan_job(overrides, config)
     planned.composed = composed
+    for key, value in planned.decided.items():  # where the job runs, it might be decided otherwise
+        OmegaConf.update(composed, f"task.{key}", value)
+        planned.filled_in.append(f"task.{key}={str(value).lower()}")
     return planned
 
 

@@ -97,7 +97,9 @@ def show_plan(plan: list[PlannedJob]) -> None:
         if planned.problem:
             print(plain(f"impossible: {label}\n    {planned.problem}"))
         fit = estimates[number].fit if number in estimates else None
-        notes = planned.notes + ([fit.would_fit] if fit is not None and fit.would_fit else [])
+        notes = [*filter(None, [planned.made_for]), *planned.notes] + (
+            [fit.would_fit] if fit is not None and fit.would_fit else []
+        )
         for note in notes:
             print(plain(f"note: {label}\n    {note}"))
     each = "each" if all(it.config is None or it.config.workers in (AUTO, "1") for it in plan) else "for each worker"

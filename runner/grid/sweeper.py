@@ -26,10 +26,11 @@ from runner.grid import model_list
 from runner.grid.expand import Values, check_exclude, excluded, expand
 from runner.grid.known_jobs import fetch_known, mark_known
 from runner.grid.launchers import LaunchingSweeper, PlanLauncher
+from runner.grid.named import with_named
 from runner.grid.other_launchers import ForeignLaunch, check_settings
 from runner.grid.parents import ParentRuns
 from runner.grid.plan import Outcome, PlannedJob, State, mark_duplicates, plan_composed, share_error
-from runner.grid.show import show_failures, show_hints, show_plan, summary, table_lines
+from runner.grid.show import labels, show_failures, show_hints, show_plan, summary, table_lines
 from runner.report import show_grid
 from runner.store import grid_runs
 
@@ -92,6 +93,9 @@ class GridSweeper(LaunchingSweeper):
         """Run the jobs of a planned grid that are not done; return whether the user stopped it."""
         fetch_known(grid.plan)
         say(summary(grid.plan))
+        for planned, label in zip(grid.plan, labels(grid.plan), strict=True):
+            if planned.made_for:
+                say(f"note: {label}: {planned.made_for}")
         grid_runs.end_dead(Path(grid.settings.output_dir).expanduser().absolute())
         parents = ParentRuns(grid.plan, grid.overrides, grid.outcomes)
         parents.find_unlogged()
@@ -129,6 +133,7 @@ class GridSweeper(LaunchingSweeper):
                     grid.plan.append(plan_composed(used, composed, choices))
                 seen.add(tuple(used))
             share_error(grid.plan)
+            grid.plan = with_named(grid.plan, composer)
         for planned in grid.plan if self.files is not None else ():
             planned.unnamed = model_list.keys_of_one_value(lists)
         check_exclude(self.exclude, values, sorted(_known_keys(self.master)))

@@ -7,7 +7,7 @@ it alone, so no code outside of this folder asks which task it is.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar, cast
 
@@ -42,8 +42,12 @@ class Inputs:
     usual_for_reuse: dict[str, Any] = field(default_factory=dict, kw_only=True)  # config keys that count as if so set
     count: int | None = field(default=None, kw_only=True)  # questions or prompts, for an estimate of time
     after: str = field(default="", kw_only=True)  # the id of a job that must run first; empty: none
+    # the overrides that make that job of this one; empty if it is named by its id: nobody knows what it asks
+    after_overrides: list[str] = field(default_factory=list, kw_only=True)
     is_compared: bool = field(default=False, kw_only=True)  # with another job while it runs, at a share of the 5 %
     second: RunnerConfig | None = field(default=None, kw_only=True)  # of a model that is loaded beside the job's own
+    # keys of the task that the user has left open, with the values that they have now
+    decided: dict[str, Any] = field(default_factory=dict, kw_only=True)
     data: dict[str, str] = field(default_factory=dict, kw_only=True)  # a data set: name, digest, source_type, source
 
 
@@ -91,6 +95,13 @@ class Task(Protocol):
     def run(self, inputs: Any, context: Context) -> Result:
         """Do the work on what `prepare` returned."""
         ...
+
+
+def with_inputs(resolved: ResolvedJob, inputs: Inputs) -> ResolvedJob:
+    """Return the job as its inputs have decided: with the keys that were open, and with a second model."""
+    if inputs.decided:
+        resolved = resolved.having(task=replace(resolved.config.task, **inputs.decided))
+    return resolved.beside(inputs.second)
 
 
 def own_config(config: RunnerConfig, kind: type[Own]) -> Own:

@@ -20,6 +20,7 @@ from runner.config.task import TaskConfig
 from runner.core.errors import ConfigError, unknown
 from runner.core.files import is_held
 from runner.core.result import Record
+from runner.core.typed import as_grid
 from runner.engines.kinds import kind_of
 from runner.store.jobs import LOCK, Job, claim, identify
 
@@ -34,20 +35,23 @@ def find(
     words: str,
     version: int,
     hashes: dict[str, str],
-    other_hashes: dict[str, str] | None = None,
     groups: Sequence[str] = MODEL_GROUPS,
 ) -> Job | None:
     """Return the job that a key names, finished or not; None if that is the job itself.
 
-    `hashes` are the job's own, `other_hashes` the other job's where they differ. Overrides may change `groups` only.
+    `hashes` are what both read. Overrides may change `groups` only.
     """
     mine = job_of(config, version, hashes)
     if is_id(words, config.task):
         named = by_id(config, words)
     else:
-        theirs = hashes if other_hashes is None else other_hashes
-        named = job_of(overridden(config, key, words, groups), version, theirs)
+        named = job_of(overridden(config, key, words, groups), version, hashes)
     return None if named.job_id == mine.job_id else named
+
+
+def overrides_of(words: str | None, task: TaskConfig) -> list[str]:
+    """Return the overrides that a key has; none if it has no value, or the id of a job."""
+    return [] if words is None or is_id(words, task) else shlex.split(words)
 
 
 def job_of(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job:
@@ -117,11 +121,19 @@ def finished(job: Job, key: str, words: str) -> Record:
     """Return the record of a finished job, after waiting for the process that runs it; ConfigError says what to run."""
     record = wait_for(job)
     if record is None:
-        by_id = words == job.job_id
-        what = "no finished job of that id" if by_id else f"that job ({job.job_id}) is not done"
-        to_run = "Run it first" + ("" if by_id else f": the same command with {words} and without {key}")
-        raise ConfigError(f"{key}={words}: {what} in {job.folder.parent}. {to_run}")
+        raise not_done(key, words, job)
     return record
+
+
+def not_done(key: str, words: str, job: Job, also: str = "") -> ConfigError:
+    """Return the error that a named job has not been run, with the command; `also` is what it needs besides."""
+    if words == job.job_id:
+        return ConfigError(f"{key}={words}: no finished job of that id in {job.folder.parent}. Run it first")
+    what = f"{key}={words}: that job ({job.job_id}) is not done in {job.folder.parent}"
+    command = as_grid()  # a grid makes what its jobs name
+    if command is None:
+        return ConfigError(f"{what}. Run it first: the same command with {words}{also} and without {key}")
+    return ConfigError(f"{what}. This command runs it first, and then this job: {command}")
 
 
 def not_asked(key: str, words: str, job: Job, number: int) -> ConfigError:

@@ -102,8 +102,7 @@ def test_each_model_has_the_reference_and_keys_of_the_user_stay(folder: Path) ->
     first, second = model_list.jobs_of(models, models[0], ["task"])
     assert first[:3] == ["model=auto", f"model.name={folder}/b.gguf", "quantization=gguf"]
     assert f"task.reference='model.name={folder}/b.gguf quantization=gguf'" in second
-    assert ("task.keep_top_k=64" in first, "task.keep_top_k=64" in second) == (True, False)
-    own = model_list.jobs_of(models, models[0], ["task.reference", "task.keep_top_k"])
+    own = model_list.jobs_of(models, models[0], ["task.reference"])
     assert [len(lines) for lines in own] == [3, 3]
     with pytest.raises(ConfigError, match="files sets model, model.name, quantization of each job: leave out model"):
         model_list.jobs_of(models, models[0], ["model"])

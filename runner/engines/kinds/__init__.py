@@ -84,6 +84,10 @@ class ModelKind(ABC):
         finally:
             engine.close()
 
+    def decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
+        """Return what gives the text of token ids as part of a longer text, without loading weights."""
+        return self.open_engine(resolved).decode
+
     def rendered(self, resolved: ResolvedJob, prompt: Prompt) -> str:
         """Return a prompt as the model sees it, without loading weights."""
         return str(self.encoded(resolved, [prompt])[0][0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runner.checkpoints import adapter_header, chat_templates, footprint, formats, random_weights
@@ -126,6 +126,12 @@ class Local(ModelKind):
 
         admission = admission_of(resolved)
         return [admission.encode(Request(0, prompt)) for prompt in prompts]
+
+    def decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
+        """Return what gives the text of token ids, with the tokenizer alone."""
+        from runner.engines.rows import admission_of  # imports torch
+
+        return admission_of(resolved).decode
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
         """Return all capabilities; branches need rope_2d and an attention with a mask."""

@@ -34,6 +34,14 @@ def team_config(config: RunnerConfig, words: str) -> RunnerConfig:
     return named_job.overridden(replace(config, task=team), KEY, words, GROUPS)
 
 
+def team_overrides(task: AgentsConfig) -> list[str]:
+    """Return the overrides that make the team's job of the one agent's; none if it is named by its id."""
+    words, plain = named_job.overrides_of(task.match, task), AgentsConfig()
+    own = ["task.match=null", f"task.mode={plain.mode}", f"task.decision_method={plain.decision_method}"]
+    given = {line.partition("=")[0] for line in words}
+    return words and [*(line for line in own if line.partition("=")[0] not in given), *words]
+
+
 @dataclass(frozen=True)
 class Budgets:
     """The tokens that each question may take: what the other job took for it, and its share of that job's training."""

@@ -50,6 +50,7 @@ from runner.tasks.gsm8k.trust import (
     trust_report,
     warnings,
 )
+from runner.tasks.named_job import overrides_of
 
 VERSION = 4  # 4: tags that a text speaks of are no thinking, and an answer that was cut off behind it is not right
 USES = frozenset({Uses.weights, Uses.engine})
@@ -103,6 +104,7 @@ def prepare(config: RunnerConfig) -> Problems:
         hashes, task, items, dict(zip(numbers_of(items), shots, strict=True)), twins, baseline,
         data=source, ignored_for_reuse=IGNORED_FOR_REUSE, usual_for_reuse=USUAL_FOR_REUSE,
         count=len(items), after=after, is_compared=bool(after),
+        after_overrides=overrides_of(task.early_stop_vs, task) if after else [],
     )  # fmt: skip
 
 

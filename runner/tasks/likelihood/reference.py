@@ -23,17 +23,17 @@ KEY = "task.reference"
 TOP_K_HASH = "keep_top_k"  # its name among the hashes
 
 
-def find(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job | None:
+def find(config: RunnerConfig, version: int, hashes: dict[str, str], is_exact: bool) -> Job | None:
     """Return the job that a job is compared with, finished or not; None if there is none, or if it is the job itself.
 
-    `hashes` are the job's own. A reference keeps as many tokens as the job itself, or 64. One that is loaded beside the
-    job need not keep any.
+    `hashes` are the job's own. A reference keeps as many tokens as the job itself, or 64; so does the job itself where
+    it is the reference. One that is loaded beside the job need not keep any.
     """
     task = own_config(config, LikelihoodConfig)
     if task.reference is None:
         return None
-    top_k = {} if task.exact else {TOP_K_HASH: hashes.get(TOP_K_HASH, str(KEPT))}
-    return named_job.find(config, KEY, task.reference, version, hashes, hashes | top_k, named_job.SCORING)
+    kept = hashes if is_exact else hashes | {TOP_K_HASH: hashes.get(TOP_K_HASH, str(KEPT))}
+    return named_job.find(config, KEY, task.reference, version, kept, groups=named_job.SCORING)
 
 
 @dataclass
@@ -55,10 +55,7 @@ class ReferenceJob:
                 known = f"such jobs are {few(usable, 6)}" if usable else "there is none yet"
                 raise ConfigError(f"{named}: no finished job in {job.folder.parent}. A reference is run with "
                                   f"task.keep_top_k={KEPT}: {known}")  # fmt: skip
-            raise ConfigError(
-                f"{named}: that job ({job.job_id}) is not done in {job.folder.parent}. Run it first: the same command "
-                f"with {words} task.keep_top_k={KEPT} and without {KEY}"
-            )
+            raise named_job.not_done(KEY, words, job, f" task.keep_top_k={KEPT}")
         path = job.folder / TOP_K
         if not path.is_file():
             raise ConfigError(f"{named}: {job.job_id} has kept no {TOP_K}: run it with task.keep_top_k={KEPT}")

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from runner.checkpoints.resolve import ResolvedJob
 from runner.config.likelihood import DRAWN, LikelihoodConfig
@@ -33,12 +33,12 @@ from runner.store.top_k import TopK, TopKFile
 from runner.tasks import positions
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.completing import Samples, complete_missing, order_of_repeat, sample_of
-from runner.tasks.likelihood import prompts
+from runner.tasks.likelihood import prompts, ways
 from runner.tasks.likelihood.continuations import Continuation, windows
-from runner.tasks.likelihood.exact import EXACT_HASH, SideBySide, second_of, token_counts
-from runner.tasks.likelihood.reference import TOP_K_HASH, ReferenceJob, find
+from runner.tasks.likelihood.exact import SideBySide, token_counts
+from runner.tasks.likelihood.reference import TOP_K_HASH, ReferenceJob
 from runner.tasks.likelihood.tokens import add_token_figures, write_worst
-from runner.tasks.named_job import state
+from runner.tasks.named_job import overrides_of, state
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
@@ -63,6 +63,7 @@ class Texts(Inputs):
     task: LikelihoodConfig
     given: list[Given]
     reference: Job | None  # that must run first; None: there is none, or its model is loaded beside this one
+    why_kept: str = ""  # why whole distributions are not compared, where the user left that open
 
 
 def prepare(config: RunnerConfig) -> Texts:
@@ -79,17 +80,15 @@ def prepare(config: RunnerConfig) -> Texts:
     hashes = {"data": given_sha256(given)} | cluster_hashes([it.cluster for it in given])
     if task.keep_top_k:
         hashes[TOP_K_HASH] = str(task.keep_top_k)
-    second = second_of(config) if task.exact else None
-    reference = find(config, VERSION, hashes)
-    if reference is None:
-        second = None  # the job would be compared with itself
-    else:
-        hashes |= {"reference": reference.job_id, **category_hashes(given)}  # of which tables are made
-    if second is not None:
-        hashes[EXACT_HASH], reference = "true", None  # no job has to run first
-    source = describe(task.data, task.split, hashes["data"])
-    after = reference.job_id if reference is not None else ""
-    return Texts(hashes, task, given, reference, data=source, count=len(given), after=after, second=second)
+    way = ways.chosen(config, VERSION, hashes, category_hashes(given))
+    after = way.reference.job_id if way.reference is not None else ""
+    decided: dict[str, Any] = {"exact": way.is_exact, "keep_top_k": way.keep_top_k}
+    return Texts(
+        way.hashes, replace(task, **decided), given, way.reference, way.why,
+        data=describe(task.data, task.split, hashes["data"]), count=len(given), after=after,
+        after_overrides=overrides_of(task.reference, task) if after else [],
+        second=way.second, decided={key: value for key, value in decided.items() if value != getattr(task, key)},
+    )  # fmt: skip
 
 
 def run(inputs: Texts, context: Context) -> Result:
@@ -132,7 +131,8 @@ def run(inputs: Texts, context: Context) -> Result:
         found = None if apart is None else read_divergences(apart.path)
         if found is not None:
             requests = {piece.index: piece.request for piece in pieces}
-            write_worst(folder, [it for it in done.samples if not it.failed], found, requests, context.engine.decode)
+            decode = kind_of(context.config.model).decoder(context.resolved)  # all may be on disk, and nothing loaded
+            write_worst(folder, [it for it in done.samples if not it.failed], found, requests, decode)
     finally:
         for it in (kept, apart, pair):
             if it is not None:
@@ -150,7 +150,7 @@ def run(inputs: Texts, context: Context) -> Result:
     if found is not None:
         add_token_figures(result, done.samples, found)
     result.problems = done.problems
-    result.notes += notes(inputs)
+    result.notes += [*filter(None, [inputs.why_kept]), *notes(inputs)]
     result.notes += positions.needless_scaling_of(context.resolved, done.samples)
     return result
 
@@ -168,6 +168,7 @@ def preview(inputs: Texts, resolved: ResolvedJob) -> str:
         lines.append(f"reference: {inputs.task.reference}, loaded beside this model")
     elif inputs.reference is not None:
         lines.append(f"reference: {inputs.task.reference} ({inputs.reference.job_id}), {state(inputs.reference)}")
+        lines.append(inputs.why_kept)
     return "\n".join(filter(None, (*lines, prompts.shown(inputs.task, inputs.given, resolved))))
 
 

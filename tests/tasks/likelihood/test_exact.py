@@ -58,7 +58,7 @@ def test_the_divergence_is_that_of_plain_float64_and_as_near_to_the_kept_one_as_
     if places is not None:  # so few may wait that the longest text is read six times
         monkeypatch.setattr(side_by_side, "waiting_places", lambda _: places)
     run(two(1, keep_top_k=16))
-    kept = run(two(0, reference=model_overrides(two(1)), keep_top_k=16))
+    kept = run(two(0, reference=model_overrides(two(1)), keep_top_k=16, exact=False))
     record = run(two(0, reference=model_overrides(two(1)), keep_top_k=16, exact=True))
     kl, agreed = 0.0, 0
     for row, sample, cut_off in zip(PAIRS, samples(record), samples(kept), strict=True):
