@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from runner.config.root import RunnerConfig
@@ -42,6 +43,12 @@ class Answer(NamedTuple):
     solved: bool
     prompt: str
     family: str | None = None
+    right: tuple[int, int] = (0, 0)  # of several answers to it: how many are right, and how many there are
+
+    @property
+    def share(self) -> float:
+        """The share of right answers: 0 or 1 for a single one."""
+        return self.right[0] / self.right[1] if self.right[1] else float(self.solved)
 
 
 Answers = dict[Question, Answer]
@@ -56,21 +63,29 @@ class RecordedAccuracy:
     n: int
     asked: int  # by the candidate's command; more than n if the record has only some of them
     answers: Answers | None = None  # None: they are not on disk any more
-    recorded_interval: tuple[float, float] | None = None  # over families, in the record of such a job
+    recorded: tuple[float, float, float] | None = None  # the accuracy of families, or of several answers each
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right answers: of several answers to each question, the mean over all."""
+        if self.answers:
+            return fmean(it.share for it in self.answers.values())
+        return self.recorded[0] if self.recorded else self.correct / self.n
 
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % interval, over families of questions if these are known."""
         if self.answers:
-            return share_interval(*zip(*((it.solved, it.family) for it in self.answers.values()), strict=True))
-        return self.recorded_interval or wilson_interval(self.correct, self.n)
+            columns = zip(*((it.share, it.family, it.right[1] or 1) for it in self.answers.values()), strict=True)
+            return share_interval(*columns)
+        return self.recorded[1:] if self.recorded else wilson_interval(self.correct, self.n)
 
     @property
     def words(self) -> str:
         """The accuracy with its interval: 33.5 % [27.3, 40.3] of 200."""
         low, high = self.interval
         part = f" of the {self.asked:,}" if self.n < self.asked else ""
-        return f"{100 * self.correct / self.n:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {self.n:,}{part}"
+        return f"{100 * self.accuracy:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {self.n:,}{part}"
 
 
 @dataclass(frozen=True)
@@ -102,8 +117,8 @@ def compare(one: RecordedAccuracy, other: RecordedAccuracy, same_model: bool) ->
     """
     if one.answers is None or other.answers is None:
         whole = one.n == one.asked and other.n == other.asked
-        in_families = any(it.recorded_interval for it in (one, other))  # Fisher's test takes each question by itself
-        return unpaired_accuracies(one.correct, one.n, other.correct, other.n) if whole and not in_families else None
+        are_counts = not (one.recorded or other.recorded)  # Fisher's test takes each question, and answer, by itself
+        return unpaired_accuracies(one.correct, one.n, other.correct, other.n) if whole and are_counts else None
     pairs = [
         (ours, other.answers[question])
         for question, ours in one.answers.items()
@@ -111,12 +126,17 @@ def compare(one: RecordedAccuracy, other: RecordedAccuracy, same_model: bool) ->
     ]
     if not pairs:
         return None
+    several = max(it.right[1] or 1 for pair in pairs for it in pair)
     baseline_correct, families = sum(theirs.solved for _, theirs in pairs), [ours.family for ours, _ in pairs]
     if None not in families:
         if len(set(families)) < MIN_CLUSTERS:
             return None
-        differences = [float(ours.solved) - theirs.solved for ours, theirs in pairs]
-        return paired_means(differences, families, "task.cluster", 1, baseline_correct)
+        differences = [ours.share - theirs.share for ours, theirs in pairs]
+        return paired_means(differences, families, "task.cluster", several, baseline_correct)
+    if several > 1:
+        if len(pairs) < MIN_CLUSTERS:
+            return None
+        return paired_means([ours.share - theirs.share for ours, theirs in pairs], None, "", several, baseline_correct)
     wins = sum(ours.solved and not theirs.solved for ours, theirs in pairs)
     losses = sum(theirs.solved and not ours.solved for ours, theirs in pairs)
     return paired_accuracies(wins, losses, len(pairs), baseline_correct)
@@ -152,7 +172,7 @@ def _read_answers(folder: Path, record: Record) -> _Match:
         samples = [it for it in read_samples(folder / SAMPLES).values() if it.answer.verdict is not None]
     except (OSError, EvidenceError):
         return _Match(record, None)
-    answers = {_question_of(it): Answer(it.solved, it.prompt_sha256, it.cluster) for it in samples}
+    answers = {_question_of(it): Answer(it.solved, it.prompt_sha256, it.cluster, it.right_answers) for it in samples}
     left_out = frozenset(_question_of(it) for it in samples if it.left_out)
     counted = {question: answer for question, answer in answers.items() if question not in left_out}
     return _Match(record, answers if _counts(counted) == score(record.result.metrics) else None, left_out)
@@ -203,8 +223,9 @@ def _best(
         elif digest and record.data.get("digest") == digest and _asks(record, counts):
             figures = record.result.metrics
             correct, n = score(figures) or (0, 0)
-            ends = (figures[ACCURACY[1]], figures[ACCURACY[2]]) if "families" in figures else None
-            found = RecordedAccuracy(record.job_id, correct, n, n, recorded_interval=ends)
+            is_mean = "families" in figures or figures.get("answers_each", 1) > 1
+            recorded = (figures[ACCURACY[0]], figures[ACCURACY[1]], figures[ACCURACY[2]]) if is_mean else None
+            found = RecordedAccuracy(record.job_id, correct, n, n, recorded=recorded)
         else:
             continue
         if found.n > (best.n if best else 0):

@@ -256,7 +256,7 @@ def _as_data(advice: Advice, described: Machine | None) -> dict[str, Any]:
         }
         known = it.accuracy
         accuracy = known and {
-            "value": known.correct / known.n,
+            "value": known.accuracy,
             "low": known.interval[0],
             "high": known.interval[1],
             "n": known.n,

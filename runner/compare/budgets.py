@@ -105,7 +105,7 @@ def _compare(ours: Setting, theirs: Setting, costs: dict[str, Costs | str], read
     shared = sorted(set.intersection(*answered))
     curves = [
         Curve(
-            [[float(of_row[question].solved) for question in shared] for of_row in side],
+            [[of_row[question].right for question in shared] for of_row in side],
             [[of_row[question].prompt + of_row[question].new for question in shared] for of_row in side],
         )
         for side in (of_rows[: len(ours.rows)], of_rows[len(ours.rows) :])

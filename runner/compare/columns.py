@@ -33,6 +33,7 @@ from runner.core.metrics import (
     OF_SCORED,
     SHOWN_IF_ANY,
     described,
+    of_all_answers,
     of_plug_ins,
 )
 from runner.core.ratios import MIN_TEXTS
@@ -45,6 +46,10 @@ OF_LIKELIHOODS = {"kl_nats_per_token": 0, "top_1_agreement": 0, "acc": 0, "acc_n
                   "bits_per_byte": 4, "weight_mib": 2, "model_mib": 0, "peak_rss_mib": 4, "prefill_tok_per_s": 0,
                   "load_s": 1}  # fmt: skip
 WITH_INTERVAL = ("kl_nats_per_token",)
+ANSWERS_LEGEND = (
+    "Of several answers to each question, accuracy and Δ are the mean over all; pass@k: one of k is right; maj@k: the "
+    "vote of k is (a tie is shared)."
+)
 HOW_FRONT = "How the Pareto front is found: --explain."
 LONGEST = 60  # characters of a value
 
@@ -90,6 +95,8 @@ def _of_accuracies(table: Table) -> list[Column]:
     if table.baseline:
         *test, smallest = effect_columns(rows, "points")
         columns += [*test, Column("wins/losses\n/ties", _cells(rows, pairs_of)), smallest]
+    for key in of_all_answers(row.run.metrics for row in rows):
+        columns.append(measured(key, [row.run for row in rows], 1))
     if any(row.tokens for row in rows):
         columns.append(Column("correct per\n1,000 tokens", [_per_1000(row) for row in rows]))
     for name, drop_order in OF_SCORED.items():
@@ -188,7 +195,8 @@ def _asked(run: Run) -> str:
     if run.score is None:
         return ABSENT
     seeds = len(run.parts) if run.over_seeds else 1
-    return number(run.score[1] / seeds) + f" × {seeds} seeds" * (seeds > 1)
+    each, seeds_words = run.answers_each, f" × {seeds} seeds" * (seeds > 1)
+    return number(run.score[1] / seeds) + f" × {each} answers" * (each > 1) + seeds_words
 
 
 def _per_1000(row: TableRow) -> str:
@@ -220,11 +228,11 @@ def measured(name: str, runs: Sequence[Run | None], drop_order: int = 0) -> Colu
     """Return the column of a metric, with an interval for the metrics in WITH_INTERVAL."""
     write = partial(_with_interval, form=".2g") if name in WITH_INTERVAL else _plain
     cells = [ABSENT if run is None else write(run, name) for run in runs]
-    return Column(METRICS[name].head, cells, drop_order=drop_order, use=USES.get(name, Use.more))
+    return Column(described(name).head, cells, drop_order=drop_order, use=USES.get(name, Use.more))
 
 
 def _plain(run: Run, name: str) -> str:
-    return METRICS[name].write(run.metrics[name]) if name in run.metrics else ABSENT
+    return described(name).write(run.metrics[name]) if name in run.metrics else ABSENT
 
 
 def _with_interval(run: Run, name: str, form: str) -> str:
@@ -240,6 +248,7 @@ def summary(table: Table, with_front: bool = True) -> str:
     compared = [row for row in table.rows if not row.is_repeat] if not table.only_repeats else table.rows
     effects = [it for row in compared for it in row.effects]
     parts = [legend(effects), ENDS_LEGEND * any(it.ends for it in effects)]
+    parts.append(ANSWERS_LEGEND * bool(of_all_answers(row.run.metrics for row in table.rows)))
     if table.unit == "token" and any(row.effect for row in table.rows):
         parts.append(
             "KL is the divergence of the row from the reference, over the tokens that the reference kept, or over all "

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from runner.compare import lm_eval
+from runner.compare.answer_votes import Chance
 from runner.compare.comparable import newest_comparable
 from runner.compare.data import CLUSTER, JOB_ID, NotPaired, Run, Table, label
 from runner.compare.files import file_table
@@ -99,7 +100,7 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
             reader = SampleReader(client, output_dir, scratch)
     runs, every_run = without_errors(options, choose(options, every_run), every_run)
     check_clusters(options, runs)
-    if options.metric and not (options.lm_eval or options.results):
+    if options.metric and (Chance.named(options.metric) or not (options.lm_eval or options.results)):
         runs = with_number(runs, options.metric, reader)
     if options.teams:
         runs = name_teams(runs, differing_keys([run.params for run in runs if run.task == AgentsConfig.name]))
@@ -148,9 +149,10 @@ def load_files(options: argparse.Namespace, scratch: Path) -> tuple[list[Run], S
     source = "--lm-eval" if options.lm_eval else "--results"
     if option := first_given(options, "tracking_uri", "experiment", "grid", "log"):
         raise ConfigError(f"{option}: {source} reads folders and no MLflow store: leave out one of the two")
+    metric = "" if Chance.named(options.metric) else options.metric  # which is computed, and no metric in the files
     if options.lm_eval:
-        return lm_eval.load(options.lm_eval, options.cluster or None, options.metric)
-    return other_tools.load(options.results, scratch, options.cluster or None, options.metric)
+        return lm_eval.load(options.lm_eval, options.cluster or None, metric)
+    return other_tools.load(options.results, scratch, options.cluster or None, metric)
 
 
 def first_given(options: argparse.Namespace, *names: str) -> str:

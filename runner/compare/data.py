@@ -93,8 +93,13 @@ class Run:
 
     @property
     def score(self) -> tuple[int, int] | None:
-        """The number of solved questions and of all; None without verdicts."""
+        """The number of solved questions (of several answers, by their vote) and of all; None without verdicts."""
         return score(self.metrics)
+
+    @property
+    def answers_each(self) -> int:
+        """How many answers each question has, at most."""
+        return int(self.metrics.get("answers_each", 1))
 
     @property
     def unit(self) -> str | None:
@@ -106,9 +111,9 @@ class Run:
         """The accuracy and its 95 % interval, over families if these are known; None if no question was answered."""
         if self.score is None or not self.score[1]:
             return None
+        if ACCURACY[1] in self.metrics and ("families" in self.metrics or self.over_seeds or self.answers_each > 1):
+            return self.metrics[ACCURACY[0]], self.metrics[ACCURACY[1]], self.metrics[ACCURACY[2]]
         correct, n = self.score
-        if all(key in self.metrics for key in ACCURACY) and ("families" in self.metrics or self.over_seeds):
-            return correct / n, self.metrics["accuracy_low"], self.metrics["accuracy_high"]
         return correct / n, *wilson_interval(correct, n)
 
     @property

@@ -10,6 +10,7 @@ from sys import intern
 
 from runner.compare.data import ENGINE, Run
 from runner.core.console import say
+from runner.core.earlier_votes import with_means
 from runner.core.errors import ConfigError, EvidenceError
 from runner.core.result import Record, Status
 from runner.store import published, tracking
@@ -117,7 +118,7 @@ def run_of(
         task_version=tags.get("task_version", ""),
         folder=tags.get("output_dir", ""),
         params={intern(key): intern(value) for key, value in params.items()},
-        metrics={intern(key): value for key, value in metrics.items()},
+        metrics={intern(key): value for key, value in with_means(metrics).items()},
         grid=intern(tags.get(PARENT, "")),
         facts={intern(key[5:]): intern(value) for key, value in tags.items() if key.startswith("fact.")},
         errors=0 if status == FINISHED else int(metrics.get("errors", 0)),

@@ -54,7 +54,7 @@ class PairsOfRuns:
 
     def is_plain(self, run: Run) -> bool:
         """Whether a run has one verdict for each question, and the questions belong to no families."""
-        if run.compared_while_running:
+        if run.compared_while_running or run.answers_each > 1:
             return False
         self._read(run)
         return run.run_id not in self._answers

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from runner.compare.answer_votes import Chance
 from runner.compare.data import CLUSTER, TEXT_END, Answers, Question, Run, Table, Texts
 from runner.compare.lm_eval_files import Results, find, read_documents
 from runner.compare.lm_eval_keys import FOLDER_KEY, params_of
@@ -104,7 +105,13 @@ class FilesReader(SampleReader):
 
     def numbers(self, run: Run) -> Answers:
         """Return the number of each question."""
-        return self.read[run.run_id].number_answers()
+        chance = Chance.named(run.number or "")
+        if chance is None:
+            return self.read[run.run_id].number_answers()
+        return {
+            question: it._replace(number=chance.of(*(it.right if it.right[1] else (int(it.solved), 1)), it.votes))
+            for question, it in self.of_one(run).items()
+        }
 
     def texts(self, run: Run) -> Texts:
         """Return the log-likelihood of each text."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from runner.compare.answer_votes import Chance
 from runner.compare.data import NotPaired, Run, TooFew
 from runner.compare.mean_pairs import cluster_field, clusters_of
 from runner.compare.other_tools.tool_run import as_number
@@ -21,11 +22,15 @@ from runner.core.ratios import MIN_TEXTS, cluster_sums
 
 def with_number(runs: list[Run], name: str, reader: SampleReader) -> list[Run]:
     """Return the runs that have verdicts, to be compared by this number of each question."""
-    if name not in OF_SAMPLES:
-        raise ConfigError(f"--metric {name}: {unknown('number of a question', name, OF_SAMPLES)}")
+    chance = Chance.named(name)
+    if chance is None and name not in OF_SAMPLES:
+        known = [*OF_SAMPLES, "pass@4", "maj@4", "pass^4"]
+        raise ConfigError(f"--metric {name}: {unknown('number of a question', name, known)}")
     scored = [run for run in runs if run.score]
     if not scored:
         raise ConfigError(f"--metric {name}: none of these runs has answers to questions")
+    if chance is not None:
+        scored = _with_answers(scored, chance, name)
     reader.fetch(scored)
     numbered = []
     for one in scored:
@@ -33,6 +38,16 @@ def with_number(runs: list[Run], name: str, reader: SampleReader) -> list[Run]:
         values = (it.number for it in reader.numbers(run).values())
         numbered.append(replace(run, metrics=mean_of(name, values)))
     return numbered
+
+
+def _with_answers(runs: list[Run], chance: Chance, name: str) -> list[Run]:
+    """Return the runs that have so many answers to each question; ConfigError if none has."""
+    enough = [run for run in runs if run.answers_each >= chance.k]
+    if not enough:
+        most = max(runs, key=lambda run: run.answers_each)
+        asked = f"{chance.k} answers to each question: {most.job_id} has {most.answers_each}"
+        raise ConfigError(f"--metric {name}: none of these runs has {asked}")
+    return enough
 
 
 def mean_of(name: str, values: Iterable[float | None]) -> dict[str, float]:
@@ -83,4 +98,6 @@ def compare_numbers(run: Run, base: Run, reader: SampleReader) -> Effect:
 
 def better_of(run: Run) -> Better:
     """Return which direction of a run's number is better."""
+    if Chance.named(run.number or "") is not None:
+        return Better.higher
     return Better(int(run.facts["better"])) if "better" in run.facts else BETTER.get(run.number or "", Better.neither)

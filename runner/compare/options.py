@@ -119,7 +119,8 @@ def parser() -> argparse.ArgumentParser:
         default="",
         metavar="NAME",
         help="compare this number of each question instead of verdicts: new_tokens, thinking_tokens, answer_tokens, "
-        "characters, cost_usd; with "
+        "characters, cost_usd; of several answers to each question pass@4 (one of 4 is right), maj@4 (their vote is) "
+        "or pass^4 (all are); with "
         "--lm-eval or --results, only this metric of those in the files",
     )
     add(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from runner.compare.answer_votes import Votes
 from runner.core.stats import exact_interval
 
 Question = tuple[int, str, str]  # index, question, gold: two answers form a pair if all three agree
@@ -33,6 +34,7 @@ class QuestionOutcome(NamedTuple):
     right: tuple[int, int] = (0, 0)  # of several answers to the question: how many are right, and how many there are
     number: float | None = None  # the value of a metric that is compared instead of the verdict
     cut_off: int = 0  # answers to it that were cut off: they are neither right nor wrong
+    votes: Votes | None = None  # how several answers vote, where that is read
 
     def if_cut_off(self, right: bool) -> QuestionOutcome:
         """Return it with all answers that were cut off right, or wrong; of a vote, they decide it."""

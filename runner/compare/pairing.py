@@ -141,6 +141,9 @@ def compare_answers(
         )
         if stopped:
             words = f"{' and '.join(stopped)} stopped early: paired on the {n} questions that both have"
+        several = max((one.samples for pair in pairs for one in pair), default=1)
+        if several > 1:
+            words += f"; this difference is one of votes of {several} answers, which the job compared while it ran"
         if run.errors or base.errors:  # which --count-errors has let in
             words += "; questions that ended in an error count as not solved here, and not at all in what the job says"
         return replace(effect, remark="; ".join(filter(None, (words, remark))))
@@ -187,6 +190,8 @@ def compare_unpaired(run: Run, base: Run, why: str) -> Effect:
     (k1, n1), (k2, n2) = run.score or (0, 0), base.score or (0, 0)
     if not n1 or not n2:
         raise NotPaired("one of the two answered no question")
+    if run.answers_each > 1 or base.answers_each > 1:
+        raise NotPaired(f"{why}; unpaired, only runs with one answer to each question are compared")
     return replace(unpaired_scores((k1, n1), run.bounds, (k2, n2), base.bounds), remark=f"unpaired, {why}")
 
 

@@ -22,8 +22,8 @@ def row_record(table: Table, row: TableRow) -> dict[str, Any]:
     """Return a row as plain data: its ids, config, metrics and comparisons."""
     run = row.run
     metrics = dict(sorted(run.metrics.items()))
-    if run.interval:  # from the counts, so that every table has the same interval
-        metrics |= dict(zip(ACCURACY[1:], run.interval[1:], strict=True)) | bounds_record(row)
+    if run.interval:  # as every table has it
+        metrics |= dict(zip(ACCURACY, run.interval, strict=True)) | bounds_record(row)
     return {
         "task": table.task,
         "job_id": run.job_id,

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from runner.compare.data import (
     EXTRACTOR,
+    SCORER,
     TEXT_END,
     Answers,
     NotPaired,
@@ -109,7 +110,8 @@ class SampleReader:
 
     def numbers(self, run: Run) -> Answers:
         """Return the number of each question that is compared instead of its verdict."""
-        read = partial(read_numbers, name=run.number or "")
+        ways = [it for key in (SCORER, EXTRACTOR) if (it := run.value(key))]
+        read = partial(read_numbers, name=run.number or "", ways=ways)
         parts = [self.first_intact(part, read, bool, "answers") for part in run.parts or [run]]
         return {question: it for part in parts for question, it in part.items()}
 

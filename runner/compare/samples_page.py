@@ -81,9 +81,10 @@ def table_content(table: Table, reader: SampleReader, room: int) -> dict[str, An
 
 
 def _run(row: TableRow, name: str) -> dict[str, Any]:
-    correct, n = row.run.score or (0, 0)
+    _, n = row.run.score or (0, 0)
+    accuracy = row.run.interval[0] if row.run.interval else None
     prompt = plain(row.run.facts.get("prompt", ""))
-    return {"name": name, "accuracy": correct / n if n else None, "n": n, "prompt": prompt}
+    return {"name": name, "accuracy": accuracy, "n": n, "prompt": prompt}
 
 
 def _shown(sides: list[dict[Question, dict[str, str]]], question: Question) -> str:

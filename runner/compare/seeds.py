@@ -76,7 +76,7 @@ def _over_seeds(members: Sequence[Run], reader: SampleReader) -> Run:
         counts = ", ".join(str(len(of_seed)) for of_seed in answers)
         raise ConfigError(f"{OPTION}: {named} answered different questions ({counts}): choose one set with --where")
     questions = sorted(answers[0])
-    solved = [[of_seed[question].solved for question in questions] for of_seed in answers]
+    solved = [[of_seed[question].mean for question in questions] for of_seed in answers]
     clusters = [answers[0][question].cluster for question in questions]
     families = None if None in clusters else clusters
     interval = share_over_seeds(solved, families)
@@ -84,7 +84,7 @@ def _over_seeds(members: Sequence[Run], reader: SampleReader) -> Run:
     pooled = whole.metrics | dict(zip(ACCURACY, (fmean(map(fmean, solved)), *interval), strict=True))
     if any(it.cut_off for of_seed in answers for it in of_seed.values()):
         at_worst, at_best = (
-            [[of_seed[question].if_cut_off(right).solved for question in questions] for of_seed in answers]
+            [[of_seed[question].if_cut_off(right).mean for question in questions] for of_seed in answers]
             for right in (False, True)
         )
         ends = share_over_seeds(at_worst, families)[0], share_over_seeds(at_best, families)[1]
@@ -127,12 +127,8 @@ def with_seeds(effect: Effect, run: Run, base: Run) -> Effect:
 
 def accuracies(run: Run, at: str = "") -> list[float]:
     """Return the accuracy of each seed, or that `at_worst` or `at_best` of what was cut off."""
-    every = [it for it in run.parts or [run] if it.score and it.score[1]]
-    return [
-        getattr(it.bounds, at) if at and it.bounds else it.score[0] / it.score[1]
-        for it in every
-        if it.score is not None
-    ]
+    every = run.parts or [run]
+    return [getattr(it.bounds, at) if at and it.bounds else it.interval[0] for it in every if it.interval is not None]
 
 
 def spreads(run: Run) -> dict[str, Spread]:

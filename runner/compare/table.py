@@ -308,8 +308,8 @@ def _pooled(members: list[Run], by: list[str], reader: SampleReader) -> Run:
             "in --by, too, or choose one value with --where"
         )
     if answers:
-        solved, families = zip(*((it.solved, it.cluster) for it in answers.values()), strict=True)
-        whole.metrics |= accuracy_figures(solved, families)
-        at_worst, at_best = ([it.if_cut_off(right).solved for it in answers.values()] for right in (False, True))
-        whole.metrics |= bounds_of_accuracy(at_worst, at_best, families)
+        families, counts = zip(*((it.cluster, it.samples) for it in answers.values()), strict=True)
+        whole.metrics |= accuracy_figures([it.mean for it in answers.values()], families, counts)
+        at_worst, at_best = ([it.if_cut_off(right).mean for it in answers.values()] for right in (False, True))
+        whole.metrics |= bounds_of_accuracy(at_worst, at_best, families, counts)
     return whole

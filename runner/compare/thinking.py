@@ -14,14 +14,13 @@ from runner.compare.runs import SampleReader
 from runner.compare.wording import versus
 from runner.core.answer_times import answer_times
 from runner.core.effects import Effect, Finding, judge
-from runner.core.metrics import METRICS
+from runner.core.metrics import BY_ANSWERS, described
 from runner.core.tables import Column, Use
 
 TOKENS = "thinking_tokens"  # the number of a question
 THINKING = "thinking_tokens_per_answer"  # a metric that only jobs have whose model thought
 BUDGET = "generation.thinking_tokens"
 MAX_ROWS = 8  # with a finding that the sentence names
-BY_ANSWERS = {"pass_at_k": "pass@{}", "maj_at_k": "maj@{}", "pass_hat_k": "pass^{}"}
 
 
 def has_thinking(table: Table) -> bool:
@@ -100,7 +99,7 @@ def tokens_of_question(run: Run) -> float | None:
 
 def right_answer_costs(run: Run) -> dict[str, float]:
     """Return the tokens, the seconds and the USD that a right answer costs, as far as they are known."""
-    right = run.metrics.get("correct_all", run.metrics.get("correct"))
+    right = right_answers(run)
     tokens, n = tokens_of_question(run), run.metrics.get("n_all", run.metrics.get("n"))
     times = answer_times(run.metrics)
     costs = {
@@ -109,6 +108,15 @@ def right_answer_costs(run: Run) -> dict[str, float]:
         "usd": run.metrics.get("cost_usd"),
     }
     return {key: it / right for key, it in costs.items() if right and it is not None}
+
+
+def right_answers(run: Run) -> float | None:
+    """Return how many answers are right, of several to a question each that is; None without verdicts."""
+    metrics = run.metrics
+    if run.answers_each > 1 and run.interval:
+        share, n = metrics.get("accuracy_all", run.interval[0]), metrics.get("n_all", metrics["n"])
+        return share * n * run.answers_each
+    return metrics.get("correct_all", metrics.get("correct"))
 
 
 def thinking_columns(table: Table) -> list[Column]:
@@ -126,13 +134,13 @@ def thinking_columns(table: Table) -> list[Column]:
             cells = [_written(it.get(key), form) for it in costs]
             shown.append(Column(f"{head} /right\nanswer", cells, use=Use.result))
     ks = sorted({int(row.run.metrics["answers_each"]) for row in rows if "answers_each" in row.run.metrics})
-    for key, head in BY_ANSWERS.items():
-        shown += [replace(_of_metric(rows, f"{key}/{k}"), head=head.format(k)) for k in ks]
+    for key in BY_ANSWERS:
+        shown += [_of_metric(rows, f"{key}/{k}") for k in ks]
     return shown
 
 
 def _of_metric(rows: Sequence[TableRow], key: str) -> Column:
-    about = METRICS[key.partition("/")[0]]
+    about = described(key)
     cells = [ABSENT if key not in row.run.metrics else about.write(row.run.metrics[key]) for row in rows]
     return Column(about.head, cells, use=Use.result)
 

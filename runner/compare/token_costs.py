@@ -18,13 +18,14 @@ from runner.store.jobs import read_samples
 
 @dataclass(frozen=True)
 class QuestionCost:
-    """What one question cost, and whether it was solved."""
+    """What one question cost, whether it was solved, and the share of its answers that are right."""
 
     prompt: int
     new: int
     solved: bool
     cluster: str | None
     failed: bool  # it ended in an error, so its tokens are not those of an answer
+    right: float  # of a single answer 0 or 1
 
 
 Costs = dict[Question, QuestionCost]
@@ -72,6 +73,7 @@ def read_costs(path: Path, stopped_after: int | None = None) -> Costs:
             one.solved,
             one.cluster,
             one.failed,
+            one.right_share(),
         )
         for one in scored[:stopped_after]
         if not one.left_out
@@ -85,7 +87,7 @@ def cells_of(costs: Sequence[Costs], questions: Sequence[Question]) -> TokenCell
     return TokenCells(
         [[it.prompt for it in row] for row in rows],
         [[it.new for it in row] for row in rows],
-        [[it.solved for it in row] for row in rows],
+        [[it.right for it in row] for row in rows],
         None if None in clusters else clusters,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
 from functools import cache
 from string import Formatter
@@ -143,6 +143,8 @@ OF_PREFILL = (
 )  # a shared beginning is computed once
 OF_GUESSES = ("draft_tokens", "accepted_tokens")  # guessed tokens, and how many of them the model confirmed
 TRAINING = ("before", "after")
+# with several answers to each question, for each number k of them: one of k is right, their vote is, all are
+BY_ANSWERS = {"pass_at_k": "pass@{}", "maj_at_k": "maj@{}", "pass_hat_k": "pass^{}"}
 OF_SIDES = ("answers", "calls", *OF_CALLS)
 _EVERY = (
     # questions and answers
@@ -190,8 +192,7 @@ _EVERY = (
     _metric("right_in_all_orders_share", "right in all orders", ".1%", better=Better.higher),
     # several answers to each question
     _metric("answers_each", form=".0f"),
-    *(_metric(f"{how}_at_k", f"{how}@k", ".1%", better=Better.higher) for how in ("pass", "maj")),
-    _metric("pass_hat_k", "pass^k", ".1%", better=Better.higher),  # all of k answers are right
+    *(_metric(key, label.format("k"), ".1%", better=Better.higher) for key, label in BY_ANSWERS.items()),
     *_counts(Better.neither, "n", "n_all", "stopped", "prompt_tokens", "new_tokens", *OF_PREFILL, *OF_GUESSES),
     # a team of agents
     *_counts(Better.lower, "calls", "code_failed"),
@@ -433,7 +434,12 @@ FASTEST_ANSWERED = "{best_output_tok_per_s} tok/s answered, batch {best_batch_si
 LINES = (
     *(
         Line("accuracy", f"{{accuracy}}{_interval('accuracy')}   n = {n}", brief=True)
-        for n in ("{n}", "{n} in {families} families")
+        for n in (
+            "{n}",
+            "{n} in {families} families",
+            "{n}, mean of {answers_each} answers",
+            "{n} in {families} families, mean of {answers_each} answers",
+        )
     ),
     Line(
         "without limit",
@@ -441,7 +447,10 @@ LINES = (
         + _interval("accuracy_uncut"),
     ),
     Line("of all asked", "{accuracy_all}" + _interval("accuracy_all") + "   n = {n_all}"),
-    Line("verdicts", "{correct} correct · {wrong} wrong · {no_answer} no answer · {cut_off} cut off"),
+    *(
+        Line("verdicts", "{correct} correct · {wrong} wrong · {no_answer} no answer · {cut_off} cut off" + whose)
+        for whose in ("", ", by the vote of {answers_each} answers · {tied_votes} ties")
+    ),
     Line(
         "orders",
         "of {questions_in_all_orders} questions {same_in_all_orders_share} have the same choice in all orders of their "
@@ -451,7 +460,6 @@ LINES = (
         "position bias",
         "{position_bias_points} points" + _interval("position_bias_points") + "   p = {position_bias_p}",
     ),
-    Line("vote", "of {answers_each} answers to each question · {tied_votes} ties"),
     Line(
         "trust",
         "strict {accuracy/strict} · flexible {accuracy/flexible} · {extractors_differ} verdicts differ · "
@@ -477,9 +485,11 @@ LINES = (
             "difference",
             "{early_stop_difference_points} points"
             + _interval("early_stop_difference_points", f"always-valid {confidence} % interval")
-            + "   {early_stop_wins} won · {early_stop_losses} lost of {questions_asked}",
+            + "   {early_stop_wins} won · {early_stop_losses} lost of {questions_asked}"
+            + whose,
             brief=True,
         )
+        for whose in ("", ", by the vote of {answers_each} answers")
         for confidence in ("95", "{early_stop_confidence_percent}")
     ),
     Line("accuracy", "{acc}" + _interval("acc") + "   n = {n}", brief=True),
@@ -591,6 +601,7 @@ LINES = (
 def grid_columns(jobs: Sequence[Mapping[str, float]]) -> list[Metric]:
     """Return the metrics that the table of a grid shows: those that any of its jobs has measured."""
     shown = [key for key in OF_GRID if any(key in job for job in jobs)]
+    shown[1:1] = of_all_answers(jobs) if "n" in shown else []
     for job in jobs:
         if shown and any(key in job for key in shown):
             continue
@@ -607,13 +618,23 @@ def described(key: str) -> Metric:
 
     A key that neither this list nor a plug-in describes is described by its unit.
     """
-    base = key.partition("/")[0]
+    base, _, cell = key.partition("/")
+    if base in BY_ANSWERS and cell:
+        return replace(METRICS[base], key=key, label=BY_ANSWERS[base].format(cell))
     for name in (base, *(base.removesuffix(suffix) for suffix in SPREADS)):
         if name in METRICS:
             return METRICS[name]
         if name in plug_ins("metric"):
             return of_plug_in(name) or _metric(base)
     return _metric(base)
+
+
+def of_all_answers(jobs: Iterable[Mapping[str, float]]) -> list[str]:
+    """Return pass@k and maj@k over all answers that jobs have to each question: they stand beside the accuracy."""
+    jobs = list(jobs)
+    counts = sorted({f"{job['answers_each']:.0f}" for job in jobs if job.get("answers_each", 1) > 1}, key=int)
+    keys = [f"{key}/{count}" for count in counts for key in ("pass_at_k", "maj_at_k")]
+    return [key for key in keys if any(key in job for job in jobs)]
 
 
 def of_plug_ins(jobs: Iterable[Mapping[str, float]]) -> list[str]:

@@ -155,6 +155,13 @@ class Sample(Response):
         """Whether its answer is right; of several answers, the elected one."""
         return self.answer.verdict is Verdict.correct
 
+    def right_share(self, cut_off_is_right: bool = False) -> float:
+        """Return the share of its answers that are right, or would be if those that were cut off were right."""
+        right, answers = self.right_answers
+        if not answers:
+            return float(self.solved or (cut_off_is_right and self.cut_off_answers > 0))
+        return (right + self.cut_off_answers * cut_off_is_right) / answers
+
     @property
     def cut_off_answers(self) -> int:
         """How many answers were cut off before they said anything that counts; errors are none."""

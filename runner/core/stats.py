@@ -19,7 +19,7 @@ HALVINGS = 40  # of a range, to find the end of an interval in it
 LEAST_P = 1e-12  # of a test that is inverted from intervals: at smaller levels, 1 minus the level is rounded to 1
 
 
-def wilson_interval(k: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def wilson_interval(k: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Return Wilson's score interval for k successes in n; (0, 1) when nothing was counted."""
     assert 0 <= k <= n
     if n == 0:

@@ -41,7 +41,7 @@ class TokenCells:
 
     prompt: Cells
     new: Cells
-    solved: Cells  # 1 where the question was solved, else 0
+    solved: Cells  # the share of right answers to the question: of a single one 1 or 0
     clusters: Sequence[Hashable] | None = None  # the family of each question
 
     @property

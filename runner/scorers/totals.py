@@ -3,44 +3,40 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 
 from runner.core.clustered_share import accuracy_figures, bounds_of_accuracy
 from runner.core.metrics import ENDS
 from runner.core.result import FinishReason, Sample, Verdict
 from runner.core.sides import sides
 
-Ends = Callable[[Sample], tuple[bool, bool]]  # whether it is solved if what was cut off is wrong, and if it is right
 
+def score(samples: list[Sample]) -> dict[str, float]:
+    """Return verdicts and tokens; accuracy is correct ÷ n with its 95 % interval, and n includes errors.
 
-def ends_of(sample: Sample) -> tuple[bool, bool]:
-    """Return whether a question is solved if its answer, where it was cut off, is wrong, and if it is right."""
-    return sample.solved, sample.solved or bool(sample.cut_off_answers)
-
-
-def score(samples: list[Sample], ends: Ends = ends_of) -> dict[str, float]:
-    """Return verdicts and tokens; accuracy is correct ÷ n with its 95 % interval, and n includes errors."""
+    Of several answers to each question the accuracy is the mean over all of them; the verdicts are those of the votes.
+    """
     counts = Counter(sample.answer.verdict for sample in samples)
     families = [sample.cluster for sample in samples]
-    at_worst, at_best = zip(*map(ends, samples), strict=True)
+    answers = [sample.right_answers[1] or 1 for sample in samples]
+    at_worst, at_best = ([it.right_share(is_right) for it in samples] for is_right in (False, True))
     return {
-        **accuracy_figures([sample.solved for sample in samples], families),
-        **bounds_of_accuracy(at_worst, at_best, families),
+        **accuracy_figures(at_worst, families, answers),
+        **bounds_of_accuracy(at_worst, at_best, families, answers),
         **{verdict.value: counts[verdict] for verdict in Verdict},
         "errors": sum(sample.failed for sample in samples),
         **token_counts(samples),
     }
 
 
-def score_without_left_out(samples: list[Sample], ends: Ends = ends_of) -> dict[str, float]:
+def score_without_left_out(samples: list[Sample]) -> dict[str, float]:
     """Return the score of the samples that count; if some are left out, also that of all, named `…_all`."""
     counted = [sample for sample in samples if not sample.left_out]
-    every = score(samples, ends)
+    every = score(samples)
     if len(counted) == len(samples):
         return every
     ends_of_all = {f"accuracy_all{end}": every[f"accuracy{end}"] for end in ENDS}
     of_all = {"errors": every["errors"], "correct_all": every["correct"], "n_all": every["n"], **ends_of_all}
-    return score(counted, ends) | token_counts(samples) | of_all
+    return score(counted) | token_counts(samples) | of_all
 
 
 def token_counts(samples: list[Sample]) -> dict[str, float]:

@@ -30,27 +30,15 @@ class Vote:
     right: tuple[int, ...]  # the votes for each right number: one number, unless it has several spellings
     wrong: tuple[int, ...]  # the votes for each wrong number
     n: int
-    cut_off: int = 0  # answers without a vote because they were cut off
-
-    @property
-    def ends(self) -> tuple[bool, bool]:
-        """Whether a right number is elected if all answers that were cut off are wrong, and if all are right.
-
-        At worst they all vote for the wrong number that has the most votes, and win a tie.
-        """
-        is_solved = self.verdict is Verdict.correct
-        if not self.cut_off:
-            return is_solved, is_solved
-        right, wrong = (max(votes, default=0) for votes in (self.right, self.wrong))
-        return is_solved and wrong + self.cut_off < right, is_solved or right + self.cut_off >= wrong
+    solved: int  # the answers that are right, with or without a vote
 
     def pass_at(self, k: int) -> float:
         """Return the probability that k of the answers include a right one."""
-        return pass_at(k, self.n, sum(self.right))
+        return pass_at(k, self.n, self.solved)
 
     def all_at(self, k: int) -> float:
         """Return the probability that k of the answers are all right."""
-        return all_at(k, self.n, sum(self.right))
+        return all_at(k, self.n, self.solved)
 
     def majority_at(self, k: int) -> float:
         """Return the probability that k of the answers elect a right number."""
@@ -79,16 +67,16 @@ def elect(
             number = among(number, alike)
             votes[number] += 1
             firsts.setdefault(number, place)
+    solved = sum(one.verdicts[by] is Verdict.correct for one in judged)
     if not votes:
         verdict = Verdict.cut_off if all(one.cut_off[by] for one in judged) else Verdict.no_answer
-        return Vote(None, verdict, 0, False, (), (), len(judged), sum(one.cut_off[by] for one in judged))
+        return Vote(None, verdict, 0, False, (), (), len(judged), solved)
     most_votes = max(votes.values())
     leading = [number for number, count in votes.items() if count == most_votes]  # in the order of their first answers
     is_right = {number: judged[place].verdicts[by] is Verdict.correct for number, place in firsts.items()}
     right, wrong = (tuple(votes[it] for it in votes if is_right[it] is expected) for expected in (True, False))
     winner, verdict = firsts[leading[0]], judged[firsts[leading[0]]].verdicts[by]
-    cut_off = sum(one.cut_off[by] for one in judged) if len(judged) > 1 else 0
-    return Vote(leading[0], verdict, winner, len(leading) > 1, right, wrong, len(judged), cut_off)
+    return Vote(leading[0], verdict, winner, len(leading) > 1, right, wrong, len(judged), solved)
 
 
 def sizes(n: int) -> list[int]:

@@ -21,6 +21,7 @@ from runner.config.groups import packages_of
 from runner.config.root import RunnerConfig, semantic_keys
 from runner.core import machine
 from runner.core.console import say
+from runner.core.earlier_votes import with_means
 from runner.core.errors import EvidenceError, JobHeld, cannot_write
 from runner.core.files import hold, sync, write_atomically
 from runner.core.progress import Progress
@@ -79,7 +80,9 @@ class Job:
         data = b""
         try:
             data = path.read_bytes()
-            return Record.from_json(data.decode())
+            record = Record.from_json(data.decode())
+            record.result.metrics = with_means(record.result.metrics)
+            return record
         except (OSError, ValueError, KeyError, TypeError) as error:
             if is_torn(data) and not isinstance(error, OSError):
                 log.warning("%s has no end, as after a power cut: the result is made again from what is kept", path)

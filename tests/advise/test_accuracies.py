@@ -211,7 +211,7 @@ def test_questions_in_families_count_by_families(config: Any) -> None:
     effect = compare(two, one, same_model=True)
     assert effect is not None
     assert effect.p > 0.05, "as many independent losses would be clear"
-    known_by_record = replace(two, answers=None, recorded_interval=two.interval)
+    known_by_record = replace(two, answers=None, recorded=(two.accuracy, *two.interval))
     assert known_by_record.interval == two.interval
     assert compare(known_by_record, one, same_model=True) is None
     few = {question: it for question, it in (one.answers or {}).items() if it.family in wrong}

@@ -52,6 +52,24 @@ def test_runs_hold_the_level_and_repeats_of_one_process_do_not(generator: np.ran
         assert covered(*as_runs).high < 0.7
 
 
+def test_the_interval_of_a_mean_over_answers_holds_and_that_of_the_majority_is_of_another_figure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An accuracy's interval where each question was answered several times."""
+    import answer_means_null
+
+    few = {kind: answer_means_null.KINDS[kind] for kind in ("spread evenly", "nearly none known")}
+    monkeypatch.setattr(answer_means_null, "KINDS", few)
+    monkeypatch.setattr(answer_means_null, "SIZES", [(150, 10)])
+    monkeypatch.setattr(sys, "argv", ["answer_means_null.py", "--pairs", "100"])
+    assert answer_means_null.main() == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:2] == ["150", "10"]]
+    assert len(lines) == 2
+    for words in lines:
+        as_questions, majority = float(words[-4]), float(words[-2])
+        assert max(as_questions, majority) < 90, "the controls"
+
+
 def test_intervals_by_families_hold_and_those_of_independent_questions_do_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import comb
 from random import Random
 from typing import Any
 
@@ -14,6 +15,7 @@ from runner.compare.data import Run
 from runner.core.bounded_means import bounded_p
 from runner.core.clustered_share import share_interval
 from runner.core.effects import paired_means
+from runner.core.metrics import points
 from runner.core.result import Sample
 from runner.core.stats import wilson_interval
 
@@ -77,9 +79,49 @@ def test_several_answers_are_compared_by_their_mean(store: Store, rows: Any, sho
     assert comparison["difference"] == pytest.approx(sum(differences) / 60)
     assert (comparison["p"], comparison["samples_a_question"], comparison["clusters"]) == (expected.p, 8, None)
     assert comparison["finding"] == "worse"
-    assert row["metrics"]["correct"] == sum(it > 4 for it in fewer)  # the accuracy is still that of the vote
+    assert row["metrics"]["correct"] == sum(it > 4 for it in fewer), "by the vote"
+    accuracies = [sum(it) / (8 * 60) for it in (fewer, base)]
+    assert row["metrics"]["accuracy"] == pytest.approx(accuracies[0]), "what is printed is what is compared"
+    low, high = row["metrics"]["accuracy_low"], row["metrics"]["accuracy_high"]
+    assert (low, high) == share_interval([it / 8 for it in fewer], [None] * 60, [8] * 60)
+    assert high - low < 0.6 * (wilson_interval(60 * accuracies[0], 60)[1] - wilson_interval(60 * accuracies[0], 60)[0])
     _, out, _ = show("several", "--baseline", BASELINE)
     assert "nf4 vs none (n=60, mean of 8 samples): worse" in out
+    assert f"{100 * accuracies[0]:.1f} % [{100 * low:.1f}, {100 * high:.1f}]" in out
+    assert points(accuracies[0] - accuracies[1]) in out
+    assert "n 60 × 8 answers" in out
+    assert "the vote of k is (a tie is shared)" in out
+    assert {"pass@8", "maj@8"} <= {*out.split()}
+
+
+def test_records_of_the_vote_show_the_mean_today(store: Store, rows: Any) -> None:
+    """Earlier versions logged the vote's accuracy, 100 % here, and the mean as pass@1."""
+    of_votes = {"accuracy": 1.0, "accuracy_low": 0.94, "accuracy_high": 1.0}
+    with_samples(store, "earlier", "base", NONE, [8] * 60, metrics=of_votes | {"pass_at_k/1": 1.0})
+    with_samples(store, "earlier", "nf4", NF4, [6] * 60, metrics=of_votes)
+    row = rows("earlier", "--baseline", BASELINE)["nf4"]
+    assert row["comparison"]["difference"] == -0.25
+    assert (row["metrics"]["accuracy"], row["metrics"]["accuracy_low"]) == (0.75, wilson_interval(45, 60)[0])
+
+
+def test_votes_and_one_right_of_several_are_compared_by_name(store: Store, rows: Any, show: Any) -> None:
+    right = [8 if index < 30 else 3 for index in range(60)]
+    with_samples(store, "by name", "base", NONE, right)
+    with_samples(store, "by name", "nf4", NF4, [5 if index < 40 else 0 for index in range(60)])
+    number = rows("by name", "--baseline", BASELINE, "--metric", "maj@8")["nf4"]["number"]
+    assert (number["mean"], number["baseline_mean"]) == (pytest.approx(40 / 60), 0.5), "3 of 8 lose the vote"
+    assert (number["measure"], number["finding"]) == ("number:maj@8", "better")
+    number = rows("by name", "--baseline", BASELINE, "--metric", "pass@8")["nf4"]["number"]
+    assert (number["mean"], number["baseline_mean"], number["finding"]) == (pytest.approx(40 / 60), 1.0, "worse")
+    passes = [1 - comb(8 - it, 2) / comb(8, 2) for it in right]
+    number = rows("by name", "--baseline", BASELINE, "--metric", "pass@2")["nf4"]["number"]
+    assert number["baseline_mean"] == pytest.approx(sum(passes) / 60)
+    _, out, _ = show("by name", "--baseline", BASELINE, "--metric", "maj@8")
+    assert "Δ maj@8" in out
+    code, _, err = show("by name", "--metric", "maj@9")
+    assert code == 2
+    assert "--metric maj@9: none of these runs has 9 answers to each question: nf4 has 8" in err
+    assert show("by name", "--metric", "pass@0")[0] == 2
 
 
 def test_the_mean_of_one_side_is_compared_with_the_verdicts_of_the_other(store: Store, rows: Any) -> None:

@@ -6,8 +6,26 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from runner.core.clustered_share import bounds_of_accuracy, clustered_share_interval, guaranteed_interval
+from runner.core.clustered_share import (
+    accuracy_figures,
+    bounds_of_accuracy,
+    clustered_share_interval,
+    guaranteed_interval,
+)
 from runner.core.stats import exact_interval, wilson_interval
+
+
+def test_a_question_is_a_cluster_of_its_answers() -> None:
+    right = [4, 3, 0, 1, 4, 2, 4, 4, 3, 0] * 6
+    figures = accuracy_figures([it / 4 for it in right], [None] * 60, [4] * 60)
+    flat = [answer < it for it in right for answer in range(4)]
+    ends = clustered_share_interval(flat, [at // 4 for at in range(240)])
+    assert figures["accuracy"] == sum(flat) / 240
+    assert (figures["accuracy_low"], figures["accuracy_high"]) == pytest.approx(ends)
+    independent = wilson_interval(sum(flat), 240)
+    assert ends[1] - ends[0] > 1.2 * (independent[1] - independent[0]), "answers are no questions"
+    single = accuracy_figures([float(it > 2) for it in right], [None] * 60, [1] * 60)
+    assert (single["accuracy_low"], single["accuracy_high"]) == wilson_interval(36, 60)
 
 
 def test_independent_questions_have_nearly_wilsons_interval() -> None:

@@ -83,18 +83,9 @@ def test_sizes(n: int, expected: list[int]) -> None:
     assert sizes(n) == expected
 
 
-def test_a_vote_hinges_on_its_cut_off_answers_only_where_they_could_change_it() -> None:
-    """At worst all of them vote for the strongest rival, and win a tie; at best they are right."""
-    cut_off = [Answer("so 7, and", [1], FinishReason.length)]
-
-    def ends(given: list[str], cut: int) -> tuple[bool, bool]:
-        return voted(answers_of(*given) + cut_off * cut).ends
-
-    assert ends([GOLD, GOLD, GOLD, "1"], 1) == (True, True)
-    assert ends([GOLD, GOLD, "1"], 1) == (False, True)
-    assert ends([GOLD, "1", "1", "1"], 1) == (False, False)
-    assert ends([GOLD, "1", "1"], 1) == (False, True)
-    assert ends([], 2) == (False, True)
-    assert ends([], 1) == (False, True)
-    assert ends([GOLD], 0) == (True, True)
-    assert ends(["1", SILENT], 0) == (False, False)
+def test_an_answer_that_was_cut_off_behind_a_right_step_counts_as_alone_and_has_no_vote() -> None:
+    cut_off = Answer(f"so {GOLD}, and", [1], FinishReason.length)
+    assert voted([cut_off], Extractor.flexible).pass_at(1) == 1.0, "as for lm-eval"
+    several = voted([cut_off, *answers_of("1", "1", SILENT)], Extractor.flexible)
+    assert (several.pass_at(1), several.right) == (0.25, ())
+    assert several.verdict is Verdict.wrong

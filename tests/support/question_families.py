@@ -7,11 +7,13 @@ from typing import Any
 
 from stores import Store
 
+from runner.core.clustered_share import accuracy_figures
 from runner.core.result import Answer, FinishReason, Sample, Verdict
 from runner.store.jobs import read_samples
 
 FAMILIES = {"task.cluster": "template"}
 NUMBER_OF_ANSWERS = 8
+NUMBERS = {Verdict.correct: "42", Verdict.wrong: "1"}
 
 
 def rewrite(folder: Path, change: Any) -> None:
@@ -34,15 +36,29 @@ def in_families(
     rewrite(folder, change)
 
 
-def with_samples(store: Store, experiment: str, name: str, config: dict[str, str], right: list[int]) -> None:
+def with_samples(
+    store: Store,
+    experiment: str,
+    name: str,
+    config: dict[str, str],
+    right: list[int],
+    metrics: dict[str, float] | None = None,
+) -> None:
     """Log a job with eight answers to each question, so many of them right."""
     counts = {"task.samples": str(NUMBER_OF_ANSWERS)}
-    folder = store.job(experiment, name, {**config, **counts}, [it > NUMBER_OF_ANSWERS // 2 for it in right])
+    elected = [it > NUMBER_OF_ANSWERS // 2 for it in right]
+    figures = accuracy_figures([it / NUMBER_OF_ANSWERS for it in right], [None] * len(right), [8] * len(right))
+    passed, voted = sum(map(bool, right)) / len(right), sum(elected) / len(right)
+    figures |= {"answers_each": 8.0, "pass_at_k/1": figures["accuracy"], "pass_at_k/8": passed, "maj_at_k/8": voted}
+    folder = store.job(experiment, name, {**config, **counts}, elected, metrics=figures | (metrics or {}))
 
     def change(sample: Sample) -> Sample:
+        # every wrong answer is the same number, so that a vote is a strict majority
         verdicts = [Verdict.correct] * right[sample.index]
         verdicts += [Verdict.wrong] * (NUMBER_OF_ANSWERS - len(verdicts))
-        sample.choices = [Answer("", [1], FinishReason.stop, extracted={"strict": "1"}, verdict=it) for it in verdicts]
+        sample.choices = [
+            Answer("", [1], FinishReason.stop, extracted={"strict": NUMBERS[it]}, verdict=it) for it in verdicts
+        ]
         return sample
 
     rewrite(folder, change)

@@ -110,6 +110,7 @@ class Store:
                 "wrong": n - right - len(cut_off),
                 "no_answer": 0,
                 "cut_off": len(cut_off),
+                **(metrics or {}),
             }
             lines = [
                 Sample(

@@ -1,8 +1,8 @@
 """Reads the logs of inspect_ai: `.eval` archives, and the same content as one `.json`.
 
 Each score of a log is an evaluation. It has verdicts if it says right or wrong for every sample: `C` and `I`, `N` (no
-answer, which is wrong), or 1 and 0. With several epochs, a sample counts as right if more than half of them are, and
-runs are compared by the share of right epochs. Any other score is a number: `P` (partly right) is one half, as in
+answer, which is wrong), or 1 and 0. With several epochs, the share of right ones counts, as inspect_ai's own table has
+it. Any other score is a number: `P` (partly right) is one half, as in
 inspect_ai, and of several epochs the mean counts.
 """
 
@@ -15,15 +15,18 @@ from typing import Any
 
 import msgspec
 
+from runner.compare.answer_votes import Votes
 from runner.compare.other_tools.archive import Archive
 from runner.compare.other_tools.inspect_samples import SUFFIX, Epoch, Samples
+from runner.compare.other_tools.several_answers import votes_of
 from runner.compare.other_tools.shapes import NULL, Count, Outline, Parser
 from runner.compare.other_tools.tool_run import METRIC, ToolFile, ToolRun, ToolSample, check_mean, params_of
-from runner.core.errors import DataError
+from runner.core.errors import DataError, few
 from runner.core.metrics import Better
 
 TOOL = "inspect_ai"
 MEANS = ("accuracy", "mean")  # figures of a header that are the mean of the samples' numbers
+MEAN = "mean"  # inspect_ai's usual way to reduce epochs
 
 
 class LoggedFigure(msgspec.Struct):
@@ -128,13 +131,14 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
         header = _header(path, raw)
         epochs = list(samples.of_json(header.samples))
     _check_complete(path, header, epochs)
-    runs, left_out = [], []
+    runs, left_out, notes = [], [], list[str]()
     for name in dict.fromkeys(name for one in epochs for name in one.scores):
         if all(_number(one, name) is not None for one in epochs):
             runs.append(_run(path, header, name, epochs, samples))
+            notes += _note_of_reducer(path, header, name)
         else:
             left_out.append(f"{header.eval.task} {name}")
-    return ToolFile(runs, left_out)
+    return ToolFile(runs, left_out, notes)
 
 
 def _header(path: Path, raw: bytes) -> Header:
@@ -216,16 +220,32 @@ def _sample(name: str, epochs: list[Epoch]) -> ToolSample:
         2 * solved > len(epochs),
         has_error=any(one.has_error or name not in one.scores for one in epochs),
         right=(solved, len(epochs)) if len(epochs) > 1 else (0, 0),
+        votes=_votes(name, epochs) if len(epochs) > 1 else None,
         number=math.fsum(numbers) / len(numbers),
         cluster=first.family,
         fields=first.fields,
     )
 
 
+def _votes(name: str, epochs: list[Epoch]) -> Votes | None:
+    """Return how the answers of several epochs vote, by what the scorer has extracted from each."""
+    scores = [one.scores.get(name) for one in epochs]
+    return votes_of((None, False, "") if one is None else (one.answer, one.number == 1, "") for one in scores)
+
+
+def _note_of_reducer(path: Path, header: Header, name: str) -> list[str]:
+    """Say by what inspect_ai's own table reduces the epochs of a score, if by no mean."""
+    reducers = (header.eval.config and header.eval.config.epochs_reducer) or [MEAN]
+    if MEAN in reducers:
+        return []
+    ways = few([one[:40] for one in reducers], 3)
+    return [f"{path}: inspect_ai's own table reduces the epochs of {name} by {ways}; compared is their mean"]
+
+
 def _metrics(header: Header, name: str) -> Iterator[dict[str, LoggedFigure]]:
     """Yield the figures that a log's header has of a score, without those that reduce epochs to something else."""
     for score in (header.results and header.results.scores) or ():
-        if name in (score.name, f"{score.scorer}.{score.name}") and score.reducer in (None, "mean"):
+        if name in (score.name, f"{score.scorer}.{score.name}") and score.reducer in (None, MEAN):
             yield score.metrics
 
 
@@ -233,7 +253,7 @@ def _check_means(path: Path, header: Header, name: str, samples: list[ToolSample
     """Raise DataError if an accuracy or a mean in the header is not that of the samples."""
     reducer = header.eval.config and header.eval.config.epochs_reducer
     has_several = any(one.right[1] > 1 for one in samples)
-    if any(one.has_error or one.number is None for one in samples) or (has_several and reducer not in (None, ["mean"])):
+    if any(one.has_error or one.number is None for one in samples) or (has_several and reducer not in (None, [MEAN])):
         return
     mean = math.fsum(one.number or 0.0 for one in samples) / len(samples)
     for metrics in _metrics(header, name):

@@ -10,6 +10,7 @@ from statistics import median
 from types import ModuleType
 
 from runner.compare import lm_eval, lm_eval_files
+from runner.compare.answer_votes import figures_of
 from runner.compare.data import CLUSTER, Run
 from runner.compare.lm_eval_keys import FOLDER_KEY
 from runner.compare.numbers import mean_of
@@ -99,6 +100,8 @@ def load(
             tool_file = _read(path, tool, cluster)
             found += [replace(one, place=place) for one in tool_file.runs]
             left_out += tool_file.left_out
+            for note in tool_file.notes:
+                say(f"note: {note}")
     if of_lm_eval:
         runs, of_documents = lm_eval.load(of_lm_eval, cluster)
     if left_out:
@@ -216,8 +219,12 @@ def _evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:
     job_id = plain(f"{name.rstrip('/')}:{run.task}:{run.metric}")
     run_id = f"{run.path}#{run.task}#{run.metric}#{name}"
     reader.add(run_id, run)
-    solved, families = [one.solved for one in run.samples], [one.cluster for one in run.samples]
-    figures = {"correct": float(sum(solved)), **accuracy_figures(solved, families)}
+    families, counts = [one.cluster for one in run.samples], [one.right[1] or 1 for one in run.samples]
+    figures = {
+        "correct": float(sum(one.solved for one in run.samples)),
+        **accuracy_figures([one.share for one in run.samples], families, counts),
+        **figures_of([(one.right, one.votes) for one in run.samples]),
+    }
     errors = sum(one.has_error for one in run.samples)
     return replace(_run(run, run_id, job_id, {FOLDER_KEY: name}, figures), facts=run.facts, errors=errors)
 

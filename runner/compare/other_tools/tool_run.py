@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from runner.compare.answer_votes import Votes
 from runner.compare.data import Answers, Question, QuestionOutcome, side_of
 from runner.compare.lm_eval_keys import text_of
 from runner.core.errors import DataError
@@ -39,10 +40,16 @@ class ToolSample:
     text: str = ""
     has_error: bool = False
     right: tuple[int, int] = (0, 0)  # of several answers to it: how many are right, and how many there are
+    votes: Votes | None = None  # how several answers vote, if what each of them says is known
     number: float | None = None  # its score; None: the tool has written none
     cluster: str | None = None  # the family that it belongs to, with --cluster
     fields: tuple[str, ...] = ()  # where it has no such family: what --cluster could name
     key: Question = (0, "", "")  # equal samples of a task have the same one in all runs
+
+    @property
+    def share(self) -> float:
+        """The share of right answers: 0 or 1 for a single one."""
+        return self.right[0] / self.right[1] if self.right[1] else float(self.solved)
 
 
 ReadTexts = Callable[[Collection[str]], Iterator[tuple[str, SampleTexts]]]  # by the ids of samples
@@ -72,7 +79,9 @@ class ToolRun:
 
     def answers(self) -> Answers:
         """Return which samples were answered correctly."""
-        return {one.key: QuestionOutcome(one.solved, None, one.cluster, one.right) for one in self.samples}
+        return {
+            one.key: QuestionOutcome(one.solved, None, one.cluster, one.right, votes=one.votes) for one in self.samples
+        }
 
     def number_answers(self) -> Answers:
         """Return the number of each sample."""
@@ -93,6 +102,7 @@ class ToolFile:
 
     runs: list[ToolRun]
     left_out: list[str] = field(default_factory=list)  # metrics that cannot be compared
+    notes: list[str] = field(default_factory=list)  # what else a reader of the comparison has to know
 
 
 def family_of(fields: Any, cluster: str | None) -> tuple[str | None, tuple[str, ...]]:

@@ -35,12 +35,6 @@ class Judge(Samples):
         """Return the completions of a question as a judged sample."""
         return self.judged(sample_of(*choices)).sample
 
-    def ends(self, sample: Sample) -> tuple[bool, bool]:
-        """Return whether a question is solved if the answers that were cut off are wrong, and if they are right."""
-        if sample.failed or any(one.finish_reason is FinishReason.error for one in sample.answers):
-            return sample.solved, sample.solved
-        return self.judged(sample).votes[self.task.judged_by].ends
-
     def rejection_reason(self, sample: Sample) -> str | None:
         """Say why a sample does not belong to this job; None if it does."""
         item = self.items.get(sample.index)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
 
 from runner.checkpoints.resolve import ResolvedJob
 from runner.config.root import RunnerConfig
@@ -15,7 +15,7 @@ from runner.config.task import AUTO, Extractor, Gsm8kConfig
 from runner.core.errors import check
 from runner.core.finishing import Finishing, lengths_of
 from runner.core.floor_effects import LIMIT, cut_off_words
-from runner.core.result import Result, Sample, Verdict
+from runner.core.result import Result, Sample
 from runner.core.unread_answers import EXTRACTOR, SCORER, unread_note
 from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
 from runner.datasets.chosen import by_number, choice_words, hashes_of_choice, numbers_of
@@ -129,7 +129,7 @@ def ask_and_judge(inputs: Problems, context: Context) -> Result:
     with closing(again) if again is not None else nullcontext():
         done = complete_questions(inputs, requests, context, judge, early_stop, again)
     counted = [judge.judged(sample) for sample in done.samples if not sample.left_out]
-    metrics = score_without_left_out(done.samples, judge.ends) | trust_report(counted, done.facts)
+    metrics = score_without_left_out(done.samples) | trust_report(counted, done.facts)
     facts = done.facts
     if early_stop is not None:
         metrics, facts = metrics | early_stop.metrics, facts | early_stop.facts
@@ -170,11 +170,11 @@ def complete_questions(
 ) -> Completed:
     """Generate what is not on disk yet, and judge each completion."""
     task = inputs.task
-    tally = Counter(sample.answer.verdict for sample in context.recorder.done.values() if not sample.left_out)
+    shares = [sample.right_share() for sample in context.recorder.done.values() if not sample.left_out]
 
     def news(sample: Sample) -> dict[str, str]:
-        tally[sample.answer.verdict] += not sample.left_out
-        accuracy = {"accuracy": f"{tally[Verdict.correct] / tally.total():.1%}"} if tally.total() else {}
+        shares.extend([] if sample.left_out else [sample.right_share()])
+        accuracy = {"accuracy": f"{fmean(shares):.1%}"} if shares else {}
         return accuracy | (early_stop.news if early_stop is not None else {})
 
     def look(engine: Engine, report: EngineReport) -> None:

@@ -16,7 +16,7 @@ from runner.config.task import OF_NUMBERS, Extractor, Gsm8kConfig
 from runner.core import effects
 from runner.core.effects import Finding, paired_accuracies
 from runner.core.errors import few
-from runner.core.result import FinishReason, Sample, Verdict
+from runner.core.result import FinishReason, Sample
 from runner.core.texts import counted
 from runner.core.unread_answers import ENDED, FOUND
 from runner.engines.base import Request
@@ -47,7 +47,7 @@ def trust_report(judged: Sequence[Judged], facts: Mapping[str, str]) -> dict[str
     ways = judged[0].votes if judged else ()
     verdicts = {way: [it.votes[way].verdict for it in judged] for way in ways}
     report: dict[str, float] = {
-        f"accuracy/{way}": values.count(Verdict.correct) / len(judged) for way, values in verdicts.items()
+        f"accuracy/{way}": sum(it.votes[way].pass_at(1) for it in judged) / len(judged) for way in ways
     }
     if Extractor.strict in verdicts:
         pairs = zip(verdicts[Extractor.strict], verdicts[Extractor.flexible], strict=True)

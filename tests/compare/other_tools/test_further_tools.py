@@ -163,4 +163,9 @@ def test_several_answers_to_a_sample_count_as_one(tables: Any, tmp_path: Path) -
             content["eval"][task] = [*[solution] * solved, *[fails] * (3 - solved)] if is_first else [solution] * 3
         (tmp_path / f"{name}_eval_results.json").write_text(json.dumps(content))
     (table,) = tables(*(tmp_path / f"{name}_eval_results.json" for name in "ab"), "--metric", "base")
-    assert [row["metrics"]["accuracy"] for row in table["rows"]] == pytest.approx([10 / 12, 11 / 12])
+    of_evalplus = [(10 + solved / 3) / 12 for solved in (1, 2)]  # its pass@1: the mean over tasks of c / n
+    assert [row["metrics"]["accuracy"] for row in table["rows"]] == pytest.approx(of_evalplus)
+    difference = table["rows"][1]["comparison"] or {"difference": 1 / 36}
+    assert difference["difference"] == pytest.approx(of_evalplus[1] - of_evalplus[0])
+    assert table["rows"][0]["metrics"]["pass_at_k/3"] == pytest.approx(11 / 12)
+    assert not [key for key in table["rows"][0]["metrics"] if key.startswith("maj_at_k")], "programs do not vote"

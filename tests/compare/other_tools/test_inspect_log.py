@@ -100,21 +100,27 @@ def test_a_log_as_json_and_one_with_epochs(tables: Any) -> None:
     base, row = table["rows"]
     assert base["metrics"]["n"] == row["metrics"]["n"] == 6  # a sample counts once, not once for each of three epochs
     assert row["config"]["task.epochs"] == "3"
-    # inspect's mean accuracy is 0.83: three samples are right in two of three epochs, and count as right
+    assert row["metrics"]["accuracy"] == pytest.approx(15 / 18), "inspect's own: three samples have 2 of 3 epochs right"
     comparison = row["comparison"]
     assert (comparison["ties"], comparison["losses"], comparison["samples_a_question"]) == (3, 3, 3)
     assert row["metrics"]["correct"] == 6
     assert comparison["difference"] == pytest.approx(-3 / 3 / 6)
 
 
-def test_a_sample_is_right_if_more_than_half_of_its_epochs_are(tables: Any, tmp_path: Path) -> None:
+def test_the_share_of_right_epochs_counts_and_other_reducers_are_named(tables: Any, run: Any, tmp_path: Path) -> None:
     def change(members: Members) -> None:
+        members["header.json"]["results"]["scores"] = []
+        members["header.json"]["eval"]["config"]["epochs_reducer"] = ["mode"]
         for one in samples(members):
             right = {"problem-0": 1, "problem-1": 2}.get(one["id"], 3)
             one["scores"]["match"]["value"] = "C" if one["epoch"] <= right else "N"
 
-    (table,) = tables(changed_log(tmp_path / "a.eval", change, source="epochs"), *VERDICTS)
-    assert table["rows"][0]["metrics"]["correct"] == 5
+    log = changed_log(tmp_path / "a.eval", change, source="epochs")
+    (table,) = tables(log, *VERDICTS)
+    metrics = table["rows"][0]["metrics"]
+    assert (metrics["correct"], metrics["accuracy"]) == (5, pytest.approx((1 + 2 + 4 * 3) / 18))
+    assert metrics["pass_at_k/3"] == 1.0
+    assert "inspect_ai's own table reduces the epochs of match by mode; compared is their mean" in run(log)[2]
 
 
 @pytest.mark.parametrize(
