@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from runner.compare.flips import Flip as Flip
+from runner.compare.flips import Flips as Flips
 from runner.compare.outcomes import Answers as Answers
 from runner.compare.outcomes import Bounds as Bounds
 from runner.compare.outcomes import Question as Question
@@ -152,31 +154,6 @@ class TextScore(NamedTuple):
 
 
 Texts = dict[int, TextScore]
-
-
-@dataclass
-class Flip:
-    """A question that one of two runs solved and the other did not."""
-
-    index: int
-    question: str
-    gold: str
-    ours: dict[str, str]  # verdict, answer, text
-    theirs: dict[str, str]
-    won: bool  # whether this run solved it, and the baseline did not
-
-
-@dataclass
-class Flips:
-    """The flips between a run and its baseline, and the number of questions with each of the four outcomes."""
-
-    job_id: str
-    baseline_job_id: str
-    won: int
-    lost: int
-    both_right: int
-    both_wrong: int
-    questions: list[Flip]  # those of the won and lost ones that are shown
 
 
 @dataclass
