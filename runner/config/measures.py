@@ -25,7 +25,7 @@ MAX_REQUESTS = 100_000  # at one arrival rate; their prompts are generated befor
 class SweepConfig(TaskConfig):
     """Speed over batch sizes × prompt lengths × new tokens × shared prefixes; latency under arriving requests."""
 
-    module: ClassVar[str] = "runner.tasks.sweep"
+    module: ClassVar[str] = "runner.tasks.sweep.task"
     name: ClassVar[str] = "sweep"
     keeps_samples: ClassVar[bool] = False
     batch_sizes: list[int] = field(default_factory=lambda: [1, 4, 16])

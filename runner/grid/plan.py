@@ -42,7 +42,7 @@ class State(StrEnum):
     """The state of a job before the grid starts."""
 
     todo = "to do"
-    resume = "to resume"  # an interrupted run has left samples
+    resume = "to resume"  # an interrupted run has left samples or measurements
     done = "done"
     impossible = "impossible"
 
@@ -154,7 +154,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
             planned.state = State.done
             planned.unlogged = config.task.delivers_to is not None
         else:
-            started = planned.job.samples_path.exists() and not anew
+            started = planned.job.has_begun and not anew
             planned.state = State.resume if started else State.todo
     return planned
 

@@ -60,6 +60,11 @@ class RealPrompts:
             for row, prompt in enumerate(chosen)
         ]
 
+    def skip(self, count: int, lengths: Sequence[int]) -> None:
+        """Leave out the next prompts: an earlier start has sent them, and knows their lengths."""
+        self._taken += count
+        self.lengths += lengths
+
     def note(self, completions: Sequence[Completion]) -> list[int]:
         """Record and return the lengths of sent prompts, as the engine or the server counts them."""
         lengths = [completion.prompt_tokens for completion in completions]

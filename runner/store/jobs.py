@@ -29,6 +29,7 @@ from runner.core.result import Record, Sample, Status
 from runner.core.texts import is_torn, short_hash
 from runner.store.artifacts import first_changed
 from runner.store.lines import GrowingFile, damaged, is_file, read_evidence
+from runner.store.measurements import MEASUREMENTS
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,11 @@ class Job:
     def samples_path(self) -> Path:
         """The file of samples, one per line."""
         return self.folder / SAMPLES
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether an earlier start has left samples or measurements."""
+        return self.samples_path.exists() or (self.folder / MEASUREMENTS).exists()
 
     def recorded(self) -> Record | None:
         """Return the finished record, or None when the job has to run (again)."""

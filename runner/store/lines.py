@@ -71,7 +71,7 @@ def damaged(path: Path, number: int, why: str) -> EvidenceError:
     """Return the error about a damaged line, from which a job cannot resume."""
     return EvidenceError(
         f"{path}, line {number} {why}. Nothing was changed: repair or delete that line, or run with rerun=all to "
-        "generate all samples again"
+        "do all of the job again"
     )
 
 

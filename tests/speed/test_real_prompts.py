@@ -21,7 +21,7 @@ from runner.engines.base import Message
 from runner.run import run
 from runner.speed import real_prompts
 from runner.store.jobs import Job, Recorder
-from runner.tasks import sweep
+from runner.tasks.sweep import task as sweep
 
 Make = Callable[..., RunnerConfig]
 QUICK: dict[str, Any] = {"batch_sizes": [1, 3], "new_tokens": 3, "repeats": 2, "warmup": 0, "pictures": False}

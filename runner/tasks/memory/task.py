@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +27,12 @@ from runner.core.progress import Progress
 from runner.core.result import RepeatLog, Result
 from runner.engines.base import Capability, require_among
 from runner.engines.kinds import kind_of
-from runner.store.jobs import Job
+from runner.store.jobs import Job, Recorder
+from runner.store.measurements import notes_on
+from runner.tasks.asking import kept_words
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.memory.figures import AT_START, IN_POINTS, MemoryRepeat, summarize
+from runner.tasks.memory.kept_points import KeptPoints
 from runner.tasks.memory.pictures import MODULE, POINTS
 
 VERSION = 2
@@ -55,20 +61,34 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
     require_among(kind.capabilities(config), "task=memory", needs)
     predicted = [kind.predict(context.resolved, point) for point in task.points]
     runs: list[MemoryRepeat] = []
+    kept, total = KeptPoints(recorder.folder), task.repeats * len(task.points)
+    with closing(kept), kept_words(kept.done, f" of {total} measurements"):
+        _measure(config, task, kept, runs, recorder)
+    result, drawn = summarize(runs, task.points, predicted)
+    result.notes += notes_on(kept.count, total, kept.outdated)
+    write_atomically(recorder.folder / POINTS, json.dumps(drawn | {"title": _title(config)}, indent=1) + "\n")
+    if task.pictures:
+        draw_in_process(MODULE, recorder.folder)
+    return result
+
+
+def _measure(
+    config: RunnerConfig, task: MemoryConfig, kept: KeptPoints, runs: list[MemoryRepeat], recorder: Recorder
+) -> None:
+    """Measure each repeat, or what earlier starts have left of it."""
     repeats = RepeatLog(recorder.folder)
     stages = len(AT_START) + len(IN_POINTS) * len(task.points)
     with recorder.progress(task.repeats * stages, "memory") as bar:
         for number in range(1, task.repeats + 1):
             which = f"repeat {number} of {task.repeats}"
-            runs.append(Repeat(config, task.points, recorder.folder / "memory_probe.log", which, bar).measure())
+            repeat = Repeat(config, task.points, recorder.folder / "memory_probe.log", which, bar)
+            repeat.keep = partial(kept.keep, number)
+            for event in kept.events(number):
+                repeat.take(event)
+            runs.append(repeat.measure())
             if not runs[-1].speeds:
                 raise JobFailed(f"no point could be measured. The first: {runs[-1].failed[0]}")
             repeats.add(number, runs[-1].metrics())
-    result, drawn = summarize(runs, task.points, predicted)
-    write_atomically(recorder.folder / POINTS, json.dumps(drawn | {"title": _title(config)}, indent=1) + "\n")
-    if task.pictures:
-        draw_in_process(MODULE, recorder.folder)
-    return result
 
 
 def deliver(inputs: Inputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
@@ -94,10 +114,11 @@ class Repeat:
     stage: str = "start"
     point: int | None = None  # that the child measures now
     measured: MemoryRepeat = field(default_factory=MemoryRepeat)
+    keep: Callable[[dict[str, Any]], None] = lambda _: None  # called with each event, once it is taken
 
     def measure(self) -> MemoryRepeat:
         """Measure; if a process dies at a point, another one measures the rest, except for points at least as large."""
-        left = list(enumerate(self.points))
+        left = self._left()
         while left:
             death = self._run(left)
             if death is None:
@@ -108,8 +129,11 @@ class Repeat:
             for number, point in left:
                 if number > at and all(map(int.__le__, large, point)):
                     self.measured.failed[number] = f"not tried: a smaller point {why}"
-            left = [(number, point) for number, point in left if not self.measured.has(number)]
+            left = self._left()
         return self.measured
+
+    def _left(self) -> list[tuple[int, Workload]]:
+        return [(number, point) for number, point in enumerate(self.points) if not self.measured.has(number)]
 
     def _run(self, left: list[tuple[int, Workload]]) -> tuple[int, str] | None:
         """Measure in a fresh process; if it dies, return at which point, and how."""
@@ -136,6 +160,11 @@ class Repeat:
         log = f"Its last lines, in {self.log}:\n" + "\n".join(lines) if lines else f"Its log, {self.log}, is empty"
         raise JobFailed(f"the memory probe, {self.which}, {child.describe_exit(code)}, in stage {self.stage}. {log}")
 
+    def take(self, event: dict[str, Any]) -> None:
+        """Take a measured stage or point, of this start or of an earlier one."""
+        self.measured.take(event)
+        self.bar.advance(1 if "stage" in event else 0)
+
     def _at(self, stage: str, point: int | None) -> None:
         self.stage, self.point = stage, point
 
@@ -147,6 +176,6 @@ class Repeat:
         elif "error" in event:
             raise getattr(errors, event["error"], JobFailed)(event["message"])
         elif "done" not in event:
-            self.measured.take(event)
-            self.bar.advance(1 if "stage" in event else 0)
+            self.take(event)
+            self.keep(event)
         return "done" in event

@@ -29,7 +29,7 @@ from runner.run import run
 from runner.speed.cells import Cell
 from runner.speed.limits import MachineRates
 from runner.store.jobs import Job, Recorder
-from runner.tasks import sweep
+from runner.tasks.sweep import task as sweep
 
 pytestmark = pytest.mark.slow
 
@@ -129,6 +129,7 @@ def test_prompts_differ_by_row_and_repeat_but_not_by_run(make_config: MakeConfig
     config = make_config(task=small(batch_sizes=[8], prompt_tokens=[4]))
     engine, again = Spy(config), Spy(config)
     work(sweep, config, recorder, engine)
+    (recorder.folder / "measurements.jsonl").unlink()
     work(sweep, config, recorder, again)
     assert engine.requests == again.requests
     assert len({request.prompt for call in engine.requests for request in call}) == 3 * 8
@@ -280,7 +281,7 @@ from runner.engines.base import Request
 from runner.engines.contract import complete
 from runner.quantization.base import QuantizationConfig
 from runner.store.jobs import Job, Recorder
-from runner.tasks import sweep
+from runner.tasks.sweep import task as sweep
 
 folder = Path(sys.argv[1])
 task = SweepConfig(batch_sizes=[1, 128, 2], prompt_tokens=[500], new_tokens=4, repeats=2, pictures=False)

@@ -8,6 +8,7 @@ note; the others continue. After the cells, requests may arrive by a clock (`tas
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -33,7 +34,10 @@ from runner.speed.limits import MachineRates
 from runner.speed.pictures import MODULE, POINTS
 from runner.speed.real_prompts import RealPrompts
 from runner.store.jobs import Job, Recorder
+from runner.store.measurements import notes_on
+from runner.tasks.asking import kept_words
 from runner.tasks.base import Context, Inputs, Uses, own_config
+from runner.tasks.sweep.kept_cells import KeptCells
 
 VERSION = 3
 USES = frozenset({Uses.weights, Uses.engine, Uses.machine})
@@ -90,14 +94,17 @@ def run(inputs: Prompted, context: Context) -> Result:
     on_gpus, is_here = "cuda" in report.facts.get("device", ""), Capability.own_memory in engine.capabilities
     energy = Energy(with_gpus=on_gpus, is_elsewhere=not is_here)
     stopwatch = Stopwatch(engine, report, config.seed, limits.arithmetic, energy, real)
-    cells = measure_cells(task, stopwatch, limits, recorder)
+    kept = KeptCells(recorder.folder, contention)
+    total = (task.warmup + task.repeats) * len(cells_of(task)) + len(task.arrival_rates)
+    with closing(kept), kept_words(kept.done, f" of {total} measurements"):
+        cells = measure_cells(task, stopwatch, limits, recorder, kept)
+        loads = measure_loads(task, stopwatch, recorder, kept) if any(not cell.note for cell in cells) else []
     measured = [cell for cell in cells if not cell.note]
     if not measured:
         raise JobFailed(f"no cell of the sweep could be measured. The first: {cells[0].note}")
     if real is not None:
         for cell in cells:
             cell.prompt_tokens = real.typical
-    loads = measure_loads(task, stopwatch, recorder)
     knee = arrivals.knee_of(loads)
 
     result = Result(dict(report.metrics), tables.rows_of_cells(cells, task), dict(report.facts), list(report.notes))
@@ -125,9 +132,9 @@ def run(inputs: Prompted, context: Context) -> Result:
     if loads:
         result.tables["requests that come by a clock"] = tables.rows_of_loads(loads, knee.rate if knee else None)
     result.series = tables.series_of(measured, loads, task)
-    result.facts |= {"measured": contention.describe(), "machine": machine.name()}
-    result.facts["noise"] = describe_noise(cells, limits, contention.beside())
-    result.notes += _notes(cells, stopwatch, limits)
+    result.facts |= {"measured": kept.describe_contention(), "machine": machine.name()}
+    result.facts["noise"] = describe_noise(cells, limits, kept.beside())
+    result.notes += [*notes_on(kept.count, total, kept.outdated), *_notes(cells, stopwatch, limits)]
     if real is not None:
         result.facts["prompts"] = real.words
         result.notes += [*real.notes, *[OF_THE_MEAN] * (limits.arithmetic is not None)]
@@ -151,31 +158,38 @@ def deliver(inputs: Prompted, resolved: ResolvedJob, job: Job, result: Result) -
         draw_missing(MODULE, job.folder, POINTS)
 
 
-def measure_cells(task: SweepConfig, stopwatch: Stopwatch, limits: MachineRates, recorder: Recorder) -> list[Cell]:
-    """Run all cells in rounds; warm-up rounds do not count."""
+def measure_cells(
+    task: SweepConfig, stopwatch: Stopwatch, limits: MachineRates, recorder: Recorder, kept: KeptCells
+) -> list[Cell]:
+    """Run all cells in rounds, except what earlier starts have measured; warm-up rounds do not count."""
     cells, repeats = cells_of(task), RepeatLog(recorder.folder)
     rounds = task.warmup + task.repeats
     with recorder.progress(rounds * len(cells), "sweep") as bar:
+        kept.warm_up(stopwatch, cells, rounds, task.warmup, bool(task.arrival_rates))
         for number in range(rounds):
             for cell in cells:
                 prompt = cell.prompt_tokens or "of its own length"
                 bar.describe(f"sweep: batch {cell.batch_size}, prompt {prompt}")
-                figures = None if cell.note else stopwatch.run(cell, number)
+                figures = None if cell.note else kept.run(stopwatch, cell, number)
                 if figures is not None and number >= task.warmup:
                     cell.repeats.append(figures)
                     repeats.add(len(cell.repeats), {f"{name}/{cell.key}": value for name, value in figures.items()})
                 bar.advance(1)
-            limits.measure()  # after the round: it takes memory, and the first round measures the peak
+            kept.measure(limits, number)  # after the round: it takes memory, and the first round measures the peak
     return cells
 
 
-def measure_loads(task: SweepConfig, stopwatch: Stopwatch, recorder: Recorder) -> list[Load]:
+def measure_loads(task: SweepConfig, stopwatch: Stopwatch, recorder: Recorder, kept: KeptCells) -> list[Load]:
     """Send requests at each rate, the lowest one first; rates above one that did not fit are not tried."""
     loads = arrivals.loads_of(task, stopwatch.vocab_size, stopwatch.seed, stopwatch.real)
     with recorder.progress(sum(len(load.requests) for load in loads), "sweep") as bar:
         for at, load in enumerate(loads):
             bar.describe(f"sweep: {load.rate:g} requests/s")
+            if kept.recall(load):
+                bar.advance(len(load.requests))
+                continue
             arrivals.run_load(stopwatch.engine, load, lambda: bar.advance(1))
+            kept.keep_load(load)
             if not load.seconds:
                 for later in loads[at + 1 :]:
                     later.note = f"not tried: {load.rate:g} requests/s did not fit"

@@ -1,0 +1,1 @@
+"""The task sweep: the cells, and what earlier starts have measured of them."""
