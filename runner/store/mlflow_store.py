@@ -9,14 +9,12 @@ import importlib
 import logging
 import os
 import shlex
-import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from runner.config.root import RunnerConfig
 from runner.core.environment import variable
@@ -24,7 +22,7 @@ from runner.core.errors import ConfigError, TrackingError, cannot_write, refuse_
 from runner.core.files import hold
 from runner.core.later import uncollected
 from runner.core.uris import sqlite_path, sqlite_uri, without_secrets
-from runner.store import empty_database, moved
+from runner.store import answering, empty_database, moved
 
 URI_VARIABLE, EXPERIMENT_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
 EXPERIMENT = "runner"
@@ -36,8 +34,6 @@ STORE_MODULES = (
     "sqlite3",
 )  # their exceptions mean that a store has failed
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # the beginnings of uris of databases
-ANSWER_S = 10  # a server that does not answer for so long is unreachable
-AWAY_S = 60.0  # how long it then counts as unreachable before the next try
 
 
 @dataclass(frozen=True)
@@ -133,7 +129,7 @@ def set_mlflow_variables() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")  # a trace that fails is then seen at once
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("PGCONNECT_TIMEOUT", str(ANSWER_S))
+    os.environ.setdefault("PGCONNECT_TIMEOUT", str(answering.ANSWER_S))
 
 
 def import_mlflow(store: Store) -> None:
@@ -166,8 +162,8 @@ def find_store(store: Store) -> tuple[Any, str] | None:
     """Return a client and the experiment's id; None if there is no such experiment. Creates nothing."""
     if store.file is not None and not (store.file.exists() and store.file.stat().st_size):
         return None
-    import_mlflow(store)
     probe(store)
+    import_mlflow(store)
     client = open_client(store.uri, "tracking.uri")
     experiment = client.get_experiment_by_name(store.experiment)
     is_missing = experiment is None or experiment.lifecycle_stage != "active"
@@ -225,67 +221,19 @@ def _create_experiment(client: Any, name: str, location: str | None) -> str:
         return str(experiment.experiment_id)
 
 
-# ------------------------------------------------------------------------------------------ is it reachable?
-
-
 def probe(store: Store) -> None:
     """Check that the store is reachable: MLflow's own errors are long, and take minutes.
 
     The caller puts the error into words, because only the caller knows which results are safe.
     """
     if store.file is not None:
-        _probe_sqlite(store.file)
-    elif store.uri.startswith(("http://", "https://")):
-        _probe_server(store.uri)
-
-
-def _probe_sqlite(file: Path) -> None:
-    """Get sqlite's write lock once, without MLflow."""
-    import sqlite3
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(file, timeout=10)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute("ROLLBACK")
-
-
-_away: dict[str, tuple[float, OSError]] = {}  # servers that did not answer: when, and with which error
-
-
-def _probe_server(uri: str) -> None:
-    """Send the server a request; after a failure, jobs do not wait for it again for a while."""
-    since, error = _away.get(uri, (-AWAY_S, None))
-    if error is not None and time.monotonic() - since < AWAY_S:
-        raise error
-    try:
-        _request_anything(uri)
-    except OSError as error:
-        _away[uri] = time.monotonic(), error
-        raise
-    _away.pop(uri, None)
-
-
-def _request_anything(uri: str) -> None:
-    """Raise OSError if a server does not answer at all; any answer is good enough."""
-    import http.client  # late: these imports take a while, and most stores are files
-    import ssl
-    import urllib.error
-    import urllib.request
-
-    parts = urlsplit(uri)
-    place = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
-    address = place.geturl().rstrip("/") + "/health"
-    unchecked = ssl._create_unverified_context()  # MLflow has its own settings for certificates
-    try:
-        urllib.request.urlopen(address, timeout=ANSWER_S, context=unchecked).close()
-    except (urllib.error.HTTPError, http.client.HTTPException):
+        answering.probe_sqlite(store.file, store.shown)
         return
-    except OSError as error:
-        reason = getattr(error, "reason", error)  # urllib wraps errors that occur before it is connected
-        if isinstance(reason, TimeoutError):
-            raise TimeoutError(f"no answer within {ANSWER_S} s") from error
-        if not isinstance(reason, ssl.SSLError):
-            raise
+    set_mlflow_variables()
+    if store.uri.startswith(("http://", "https://")):
+        answering.probe_server(store.uri, store.shown)
+    elif store.uri.startswith(DATABASES):
+        answering.probe_database(store.uri, store.shown)
 
 
 def _create_sqlite(path: Path | None) -> None:

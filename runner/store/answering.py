@@ -1,0 +1,136 @@
+"""Whether a store answers: what is waited for is said, and a signal ends the waiting.
+
+The question runs in a thread of its own, since drivers of databases wait in C, or for minutes, and a job starts and
+ends its run with signals deferred.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from runner.core import signals
+from runner.core.progress import tell
+
+ANSWER_S = 10  # a store that does not answer for so long is unreachable
+LOCK_S = 0.5  # a database that is locked for so long is waited for, as a server is
+AWAY_S = 60.0  # how long a server then counts as unreachable before the next try
+SAY_AFTER_S = 2.0
+# a signal may come twice, or have ended the job whose run is now ended in the store: a store that answers is not left
+OBEY_AFTER_S = 0.5
+LOOK_EVERY_S = 0.05
+
+
+def wait_for_answer(shown: str, ask: Callable[[], None], limit_s: float) -> None:
+    """Ask a store anything in another thread, and raise its error; TimeoutError if there is no answer in time."""
+    errors: list[BaseException] = []
+    answered = threading.Event()
+
+    def work() -> None:
+        try:
+            ask()
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+            errors.append(error)
+        answered.set()
+
+    threading.Thread(target=work, name="store", daemon=True).start()
+    started, has_said = time.monotonic(), False
+    while not answered.wait(LOOK_EVERY_S):
+        waited_s = time.monotonic() - started
+        if waited_s > OBEY_AFTER_S:
+            signals.interrupt_if_noted()
+        if waited_s > limit_s:
+            raise TimeoutError(no_answer(limit_s))
+        if waited_s > SAY_AFTER_S and not has_said:
+            has_said = True
+            tell(f"waiting for MLflow at {shown} (tracking.uri): no answer yet, {limit_s:.0f} s at most")
+    if errors:
+        raise errors[0]
+
+
+def no_answer(limit_s: float) -> str:
+    """Return what is wrong with a store that does not answer."""
+    return f"no answer within {limit_s:.0f} s. Start it, name another one with tracking.uri=..., or use tracking=none"
+
+
+def probe_sqlite(file: Path, shown: str) -> None:
+    """Get sqlite's write lock once, without MLflow."""
+    import sqlite3
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+
+    def lock(timeout_s: float) -> None:
+        with closing(sqlite3.connect(file, timeout=timeout_s)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+
+    try:
+        lock(LOCK_S)
+    except sqlite3.OperationalError as error:
+        if "locked" not in str(error):
+            raise
+        wait_for_answer(shown, lambda: lock(ANSWER_S), ANSWER_S + 1)
+
+
+def probe_server(uri: str, shown: str) -> None:
+    """Send a server a request."""
+    _ask_unless_away(uri, shown, _request_anything)
+
+
+def probe_database(uri: str, shown: str) -> None:
+    """Log in to a database on a server: MLflow itself would try ten times, and each may take as long as its driver."""
+    _ask_unless_away(uri, shown, _log_in)
+
+
+_away: dict[str, tuple[float, OSError]] = {}  # servers that did not answer: when, and with which error
+
+
+def _ask_unless_away(uri: str, shown: str, ask: Callable[[str], None]) -> None:
+    """Ask a server; after a failure, jobs do not wait for it again for a while."""
+    since, error = _away.get(uri, (-AWAY_S, None))
+    if error is not None and time.monotonic() - since < AWAY_S:
+        raise error
+    try:
+        wait_for_answer(shown, lambda: ask(uri), ANSWER_S)
+    except OSError as error:
+        _away[uri] = time.monotonic(), error
+        raise
+    _away.pop(uri, None)
+
+
+def _request_anything(uri: str) -> None:
+    """Raise OSError if a server does not answer at all; any answer is good enough."""
+    import http.client  # late: these imports take a while, and most stores are files
+    import ssl
+    import urllib.error
+    import urllib.request
+
+    parts = urlsplit(uri)
+    place = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
+    address = place.geturl().rstrip("/") + "/health"
+    unchecked = ssl._create_unverified_context()  # MLflow has its own settings for certificates
+    try:
+        urllib.request.urlopen(address, timeout=ANSWER_S, context=unchecked).close()
+    except (urllib.error.HTTPError, http.client.HTTPException):
+        return
+    except OSError as error:
+        reason = getattr(error, "reason", error)  # urllib wraps errors that occur before it is connected
+        if isinstance(reason, TimeoutError):
+            raise TimeoutError(no_answer(ANSWER_S)) from error
+        if not isinstance(reason, ssl.SSLError):
+            raise
+
+
+def _log_in(uri: str) -> None:
+    """Raise the error of a database that cannot be logged in to."""
+    import sqlalchemy
+
+    try:
+        engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
+    except ModuleNotFoundError:  # `open_client` says which driver is missing
+        return
+    engine.connect().close()
