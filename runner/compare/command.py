@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from runner.compare import lm_eval
+from runner.compare.across_tools import OPTION, across_tools
 from runner.compare.answer_votes import Chance
 from runner.compare.comparable import newest_comparable
 from runner.compare.data import CLUSTER, JOB_ID, NotPaired, Run, Table, label
@@ -44,6 +45,7 @@ from runner.store.tracking import log_files
 
 # The options that do not go with another one, in the order in which they are named
 NO_FILES = ("lm_eval", "results", "flips", "by", "pool", "plan_questions", "metric")
+NO_ACROSS_TOOLS = ("lm_eval", "by", "baseline", "metric", "pool", "seeds", "unpaired", "flips", "files")
 NO_SEEDS = ("by", "flips", "files", "metric", "lm_eval", "results", "unpaired")
 NO_FLIPS = ("baseline", "by", "unpaired", "pool", "require", "plan_questions")
 NAMED_ON_PAGE = ("experiment", "grid", "task", "runs", "where", "by", "baseline", "pool", "margin", "require",
@@ -82,6 +84,10 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
         raise ConfigError(f"--publish writes what jobs of the runner have recorded: leave out {option}")
     if options.seeds and (option := first_given(options, *NO_SEEDS)):
         raise ConfigError(f"--seeds makes one row of all seeds of a configuration: leave out {option}")
+    if options.across_tools and (option := first_given(options, *NO_ACROSS_TOOLS)):
+        raise ConfigError(f"{OPTION} pairs questions with those of the first path: leave out {option}")
+    if options.across_tools and not options.results:
+        raise ConfigError(f"{OPTION} pairs the files of several tools: give them to --results")
     grid: str | None = None
     reader: SampleReader
     if options.lm_eval or options.results:
@@ -102,6 +108,8 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
     check_clusters(options, runs)
     if options.metric and (Chance.named(options.metric) or not (options.lm_eval or options.results)):
         runs = with_number(runs, options.metric, reader)
+    if options.across_tools:
+        runs, reader = across_tools(runs, options.results, reader)
     if options.teams:
         runs = name_teams(runs, differing_keys([run.params for run in runs if run.task == AgentsConfig.name]))
     runs = newest_comparable(options, runs)
@@ -225,6 +233,8 @@ def tabulate_tasks(
         of_task = [run for run in runs if run.task == task]
         task_base = base if base is not None and base.task == task else None
         keys = (baseline, by) if baseline or base or by else default_comparison(options, of_task)
+        if options.across_tools:
+            keys, task_base = ({}, []), of_task[0]
         choice = ComparisonOptions(*keys, options.seeds, options.unpaired, task_base, margins, tolerance)
         tables.append(tabulate(of_task, choice, reader))
     if options.seeds:

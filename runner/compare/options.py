@@ -53,6 +53,12 @@ def parser() -> argparse.ArgumentParser:
         help=f"instead of MLflow: files or folders of other tools ({WRITERS}); all are compared with the "
         "first, unless --baseline or --by says otherwise",
     )
+    add(
+        "--across-tools",
+        action="store_true",
+        help="with --results: pair evaluations of several tools by the text of their questions, all with that of the "
+        "first path, and say what else differs",
+    )
     add = it.add_argument_group(
         "which runs (default: the newest finished run of each job, of those comparable with the newest grid or run)"
     ).add_argument

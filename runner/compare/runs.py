@@ -128,6 +128,10 @@ class SampleReader:
                     answers[question] = side_of(sample.answer.verdict, answer, sample.answer.parts.answer, most)
         return answers
 
+    def remark(self, run: Run, base: Run) -> str:
+        """Say what else a reader of a comparison of two runs has to know."""
+        return ""
+
     def first_intact(
         self, run: Run, read: Callable[[Path], Content], agrees: Callable[[Content], bool], logged: str
     ) -> Content:

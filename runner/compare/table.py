@@ -155,7 +155,7 @@ def effects_of(run: Run, base: Run, choice: ComparisonOptions, reader: SampleRea
             if not choice.unpaired or isinstance(reason, TooFew) or run.over_seeds or base.over_seeds:
                 raise
             effect = pairing.compare_unpaired(run, base, str(reason))
-    effect.remark = "; ".join(filter(None, (effect.remark, other_differences))) or None
+    effect.remark = "; ".join(filter(None, (effect.remark, other_differences, reader.remark(run, base)))) or None
     return [effect]
 
 

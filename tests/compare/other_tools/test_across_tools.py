@@ -1,0 +1,68 @@
+"""--across-tools: evaluations of several tools on one task are paired by the texts of their questions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from other_logs import INSPECT, Members, changed_log
+
+from runner.core.stats import mcnemar_exact
+
+DATA = INSPECT.parent
+NONE, EVALSCOPE, LIGHTEVAL = INSPECT / "none", DATA / "evalscope" / "nf4", DATA / "lighteval" / "whole"
+VERDICTS = ("--across-tools", "--where", "task.metric!='digits'")
+
+
+def test_rows_of_three_tools_are_compared_on_the_questions_that_all_have(tables: Any, run: Any) -> None:
+    (table,) = tables(NONE, EVALSCOPE, LIGHTEVAL, *VERDICTS)
+    base, *rows = table["rows"]
+    assert (base["is_baseline"], base["config"]["tool"]) == (True, "inspect_ai")
+    assert {row["config"]["tool"] for row in rows} == {"evalscope", "lighteval"}
+    assert [row["metrics"]["n"] for row in table["rows"]] == [24] * 4
+    for row in rows:
+        comparison = row["comparison"]
+        own = row["metrics"]["accuracy"] - base["metrics"]["accuracy"]
+        assert comparison["difference"] == pytest.approx(own)
+        assert comparison["remark"].startswith(
+            "paired by the text of 24 of 24 questions here and of 24 in the baseline"
+        )
+        assert "the prompts (inspect_ai's, here" in comparison["remark"]
+        assert "the scorers (match, here" in comparison["remark"]
+    code, out, _ = run(NONE, EVALSCOPE, "--where", "task.metric!='digits'")
+    assert code == 0
+    assert out.count("1 run") == 2, "without the option each has a table of its own"
+
+
+def test_pairs_follow_the_texts_and_not_the_ids_or_the_order(tables: Any, tmp_path: Path) -> None:
+    """In one log the first six questions are wrong and the ids are those of other questions."""
+
+    def change(members: Members) -> None:
+        logged = [content for name, content in members.items() if name.startswith("samples/")]
+        ids = [one["id"] for one in logged]
+        members["header.json"]["results"]["scores"] = []
+        for at, one in enumerate(logged):
+            one["id"] = ids[-1 - at]
+            value = "I" if "problem-" in ids[at] and int(ids[at].removeprefix("problem-")) < 6 else "C"
+            one["scores"] = {"match": {"value": value}}
+
+    changed = changed_log(tmp_path / "changed.eval", change)
+    (table,) = tables(LIGHTEVAL, changed, "--across-tools", "--where", "task.metric in ('em', 'match')")
+    base, row = table["rows"]
+    comparison = row["comparison"]
+    assert base["metrics"]["correct"] == 22
+    assert row["metrics"]["correct"] == 18
+    assert 22 + comparison["wins"] - comparison["losses"] == 18
+    assert comparison["losses"] <= 6, "by their ids, other questions would be lost"
+    assert comparison["p"] == pytest.approx(mcnemar_exact(comparison["wins"], comparison["losses"]))
+
+
+def test_what_cannot_be_paired_is_said(run: Any, rejected: Any) -> None:
+    evalplus = DATA / "evalplus" / "none_eval_results.json"
+    assert "has no texts of its questions, only ids: nothing pairs them" in rejected(NONE, evalplus, *VERDICTS)
+    err = rejected(LIGHTEVAL, NONE, *VERDICTS)
+    assert "has 2 evaluations" in err
+    assert "choose one, e.g. with --where" in err
+    assert "there is nothing else to compare" in rejected(NONE, *VERDICTS)
+    assert "leave out --by" in rejected(NONE, EVALSCOPE, *VERDICTS, "--by", "model")
