@@ -14,14 +14,50 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from runner.compare.data import Question
+from runner.compare.other_tools.shapes import Count, checked
 from runner.core.errors import ConfigError, DataError
 from runner.core.metrics import Better
 from runner.core.texts import read_json, read_json_lines
 
 TIME = re.compile(r"_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$")  # how the name of a results file ends
-NEEDED = {"results": dict, "configs": dict, "config": dict}
-OF_LINE = {"doc_id": int, "doc_hash": str}
+NEEDED = ("results", "configs", "config")
+
+
+class TaskConfig(msgspec.Struct):
+    """The settings of a task."""
+
+    output_type: str | None = None
+    metric_list: list[Any] | None = None
+
+
+class Samples(msgspec.Struct):
+    """How many documents a task has."""
+
+    effective: Count | None = None
+
+
+class ResultsFile(msgspec.Struct, rename={"n_shot": "n-shot", "n_samples": "n-samples"}):
+    """The shape of a results file."""
+
+    results: dict[str, dict[str, Any]]
+    configs: dict[str, TaskConfig]
+    config: dict[str, Any]
+    group_subtasks: dict[str, list[str]] | None = None
+    n_shot: dict[str, Any] | None = None
+    n_samples: dict[str, Samples] | None = None
+    higher_is_better: dict[str, dict[str, bool | None] | None] | None = None
+    versions: dict[str, Any] | None = None
+
+
+class Line(msgspec.Struct):
+    """The shape of a line of samples."""
+
+    doc_id: int
+    doc_hash: str
+    prompt_hash: str | None = None
 
 
 class Document(NamedTuple):
@@ -106,9 +142,9 @@ def find(place: str) -> list[Results]:
 
 def _read_results(path: Path) -> Results:
     content = read_json(path, "--lm-eval")
-    for key, kind in NEEDED.items():
-        if not isinstance(content, dict) or not isinstance(content.get(key), kind):
-            raise DataError(f"{path}: not results of lm-eval: expected an object with {', '.join(NEEDED)}")
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), dict) for key in NEEDED):
+        raise DataError(f"{path}: not results of lm-eval: expected an object with {', '.join(NEEDED)}")
+    checked(content, ResultsFile, str(path))
     return Results(path, content)
 
 
@@ -158,9 +194,7 @@ def _cluster(values: dict[str, Any], field: str, where: str) -> str:
 def lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield number and content of each line of samples; DataError with file and line if a line is not a sample."""
     for number, values in read_json_lines(path):
-        for key, kind in OF_LINE.items():
-            if not isinstance(values, dict) or not isinstance(values.get(key), kind):
-                raise DataError(f"{path}, line {number}: not a sample of lm-eval: {key} is missing")
+        checked(values, Line, f"{path}, line {number}: not a sample of lm-eval")
         yield number, values
 
 

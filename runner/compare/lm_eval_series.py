@@ -11,7 +11,7 @@ from runner.compare.data import Answers, Question, QuestionOutcome, Texts, TextS
 from runner.compare.likelihood import sums_by_cluster
 from runner.compare.lm_eval_files import Document, Documents, Results, lines, question_and_answers
 from runner.compare.numbers import mean_of, number_of
-from runner.compare.other_tools.tool_run import side_with_question
+from runner.compare.other_tools.tool_run import as_number, side_with_question
 from runner.core.clustered_share import accuracy_figures
 from runner.core.errors import DataError
 from runner.core.metrics import LOG_LIKELIHOODS, Better
@@ -20,6 +20,9 @@ from runner.core.result import Likelihood
 
 OF_TEXTS = ("perplexity",)  # metrics that hold a document's log-likelihood
 OF_BYTES = ("bits_per_byte", "byte_perplexity", "word_perplexity")  # metrics that hold it with the size to divide by
+
+LARGEST = 2**53  # bytes of a document
+MOST_NATS = 700.0  # whose perplexity is a number
 
 
 @dataclass
@@ -109,9 +112,11 @@ class Series:
         if self.metric in OF_BYTES and isinstance(value, list) and len(value) == 2:
             value, counted = value
             size = len(document.target.encode()) if self.metric == "word_perplexity" else counted
-        if not isinstance(value, int | float) or not math.isfinite(value) or not isinstance(size, int) or size < 1:
-            raise DataError(f"{self.path}, line {document.line}: {self.metric} is not a log-likelihood: {value}")
-        return Likelihood(document.doc_id, float(value), 0, size, len(document.target), 0)
+        nats = as_number(value)
+        if nats is None or not isinstance(size, int) or not 0 < size < LARGEST:
+            shown = str(value)[:40]
+            raise DataError(f"{self.path}, line {document.line}: {self.metric} is not a log-likelihood: {shown}")
+        return Likelihood(document.doc_id, nats, 0, size, len(document.target), 0)
 
 
 def figures_of(series: Series) -> dict[str, float]:
@@ -144,4 +149,6 @@ def _likelihoods(series: Series) -> dict[str, float]:
     figures = {"n": float(len(likelihoods)), key: mean}
     if len(nats) > 1:
         figures |= dict(zip((f"{key}_low", f"{key}_high"), ratio_interval(nats, sizes), strict=True))
-    return figures | ({"bits_per_byte": -mean / math.log(2)} if unit == "byte" else {"perplexity": math.exp(-mean)})
+    if unit == "byte":
+        return figures | {"bits_per_byte": -mean / math.log(2)}
+    return figures | ({"perplexity": math.exp(-mean)} if -mean < MOST_NATS else {})

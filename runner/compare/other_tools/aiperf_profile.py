@@ -5,13 +5,101 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from runner.compare.other_tools.files import field_of, parse, positive
-from runner.compare.other_tools.shapes import Outline
+import msgspec
+
+from runner.compare.other_tools.shapes import Measured, Outline, Parser
 from runner.compare.other_tools.tool_run import ToolFile, ToolRun, params_of
 from runner.core.errors import DataError
 
 TOOL = "AIPerf"
 OF_PHASE = ("type", "concurrency", "rate", "requests", "duration")
+
+
+class Ending(msgspec.Struct):
+    """How a profile ended; one that did not end well lacks other fields."""
+
+    error_summary: list[Any] | None = None
+    was_cancelled: bool | None = None
+    is_complete: bool | None = None
+
+
+class Model(msgspec.Struct):
+    """A model that was asked."""
+
+    name: str
+
+
+class Models(msgspec.Struct):
+    """The models that were asked."""
+
+    items: list[Model]
+
+
+class Endpoint(msgspec.Struct):
+    """How they were asked."""
+
+    type: Any = None
+    streaming: Any = None
+
+
+class Prompts(msgspec.Struct):
+    """The lengths of prompts and answers: a number, or an object with a mean."""
+
+    isl: Any = None
+    osl: Any = None
+
+
+class DataSet(msgspec.Struct):
+    """What they were asked."""
+
+    type: Any = None
+    prompts: Prompts | None = None
+
+
+class Phase(msgspec.Struct):
+    """A phase of the profile."""
+
+    exclude_from_results: Any = None
+    type: Any = None
+    concurrency: Any = None
+    rate: Any = None
+    requests: Any = None
+    duration: Any = None
+
+
+class Inputs(msgspec.Struct):
+    """The settings."""
+
+    models: Models
+    endpoint: Endpoint
+    datasets: list[DataSet] | None = None
+    phases: list[Phase] | None = None
+
+
+class Average(msgspec.Struct):
+    """A figure of which the mean counts."""
+
+    avg: Measured
+
+
+class Median(msgspec.Struct):
+    """A figure of which the median counts."""
+
+    p50: Measured
+
+
+class Profile(msgspec.Struct):
+    """What is read of a profile."""
+
+    aiperf_version: Any
+    input_config: Inputs
+    start_time: str
+    output_token_throughput: Average
+    time_to_first_token: Median | None = None  # only of answers that stream
+
+
+ENDING: Parser[Ending] = Parser(Ending)
+PROFILE: Parser[Profile] = Parser(Profile)
 
 
 def recognises(_path: Path, outline: Outline) -> bool:
@@ -21,38 +109,34 @@ def recognises(_path: Path, outline: Outline) -> bool:
 
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     """Return the run in a file."""
-    content = parse(raw, str(path))
     where = str(path)
-    failed = content.get("error_summary") or []
-    if content.get("was_cancelled") is True or content.get("is_complete") is not True or failed:
+    ending = ENDING.read(raw, where)
+    failed = ending.error_summary or []
+    if ending.was_cancelled or not ending.is_complete or failed:
         count = f": {len(failed)} kinds of errors" if failed else ""
         raise DataError(f"{where}: requests failed, or it did not run to its end{count}: its speed is not that of all")
-    config = field_of(content, "input_config", dict, where)
-    models = field_of(config, "models.items", list, where)
-    endpoint = field_of(config, "endpoint", dict, where)
-    datasets, phases = (
-        [one for one in config.get(key) or () if isinstance(one, dict)] for key in ("datasets", "phases")
-    )
-    phase = next((one for one in phases if not one.get("exclude_from_results")), {})
-    prompts = datasets[0].get("prompts") if datasets else None
-    lengths = {key: _mean(prompts, key) for key in ("isl", "osl")}
+    profile = PROFILE.read(raw, where)
+    config = profile.input_config
+    data = config.datasets[0] if config.datasets else None
+    phase = next((one for one in config.phases or () if not one.exclude_from_results), Phase())
     params = {
-        "model.name": " ".join(field_of(one, "name", str, where) for one in models),
+        "model.name": " ".join(model.name for model in config.models.items),
         "backend.name": TOOL,
-        **params_of("backend", {key: endpoint.get(key) for key in ("type", "streaming")}),
-        **params_of("task", {key: phase.get(key) for key in OF_PHASE}),
-        **params_of("data", {"type": datasets[0].get("type")} | lengths if datasets else {}),
+        **params_of("backend", {"type": config.endpoint.type, "streaming": config.endpoint.streaming}),
+        **params_of("task", {key: getattr(phase, key) for key in OF_PHASE}),
+        **params_of("data", _settings(data) if data else None),
     }
-    speed = field_of(content, "output_token_throughput.avg", (int, float), where)
-    repeats = {"output_tok_per_s": [positive(speed, "output_token_throughput", where)]}
-    if "time_to_first_token" in content:  # only of answers that stream
-        first = field_of(content, "time_to_first_token.p50", (int, float), where)
-        repeats["ttft_s"] = [positive(first, "time_to_first_token", where) / 1000]
-    facts = {"aiperf_version": str(content["aiperf_version"])}
-    time = field_of(content, "start_time", str, where)
-    return ToolFile([ToolRun(TOOL, path, TOOL, time, params, repeats=repeats, facts=facts)])
+    repeats = {"output_tok_per_s": [profile.output_token_throughput.avg]}
+    if profile.time_to_first_token:
+        repeats["ttft_s"] = [profile.time_to_first_token.p50 / 1000]
+    facts = {"aiperf_version": str(profile.aiperf_version)}
+    return ToolFile([ToolRun(TOOL, path, TOOL, profile.start_time, params, repeats=repeats, facts=facts)])
 
 
-def _mean(prompts: Any, key: str) -> Any:
-    length = prompts.get(key) if isinstance(prompts, dict) else None
+def _settings(data: DataSet) -> dict[str, Any]:
+    prompts = data.prompts or Prompts()
+    return {"type": data.type, "isl": _mean(prompts.isl), "osl": _mean(prompts.osl)}
+
+
+def _mean(length: Any) -> Any:
     return length.get("mean") if isinstance(length, dict) else length

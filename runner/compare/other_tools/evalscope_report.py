@@ -7,15 +7,19 @@ answer is a verdict; any other one is compared as a number. With `repeats`, a sa
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 
-from runner.compare.other_tools.files import changed, field_of, lines_of, parse, read_bytes
+from runner.compare.other_tools.files import MIB, changed, lines_of, read_bytes
 from runner.compare.other_tools.several_answers import joined
-from runner.compare.other_tools.shapes import Outline
+from runner.compare.other_tools.shapes import Count, Outline, Parser, checked
 from runner.compare.other_tools.tool_run import (
     LONGEST_TEXT,
     METRIC,
@@ -36,6 +40,108 @@ ROUNDED = 1e-4  # by which a score in a report may differ: it has four decimals
 DIRECTIONS = {"higher_is_better": Better.higher, "lower_is_better": Better.lower}
 
 
+MAX_SETTINGS_BYTES, MAX_ALIASES = MIB, 20  # of YAML, in which ten aliases of ten aliases become anything
+
+
+class Subset(msgspec.Struct):
+    """A part of a data set."""
+
+    name: str
+    num: Count
+    is_aggregate: Any = None
+
+
+class Category(msgspec.Struct):
+    """Subsets that belong together."""
+
+    subsets: list[Subset]
+
+
+class Identity(msgspec.Struct):
+    """Which metric it is."""
+
+    name: str | None = None
+    aggregation: str | None = None
+
+
+class Semantics(msgspec.Struct):
+    """What its numbers mean."""
+
+    direction: str | None = None
+
+
+class Metric(msgspec.Struct):
+    """What a report says of a metric."""
+
+    categories: list[Category]
+    score: float | None = None
+    identity: Identity | None = None
+    semantics: Semantics | None = None
+
+    @property
+    def name(self) -> str | None:
+        """Its name in the answers."""
+        return self.identity.name if self.identity else None
+
+    @property
+    def better(self) -> Better:
+        """Which direction is better."""
+        direction = self.semantics.direction if self.semantics else None
+        return DIRECTIONS.get(str(direction), Better.neither)
+
+
+class Report(msgspec.Struct):
+    """What is read of a report."""
+
+    dataset_name: str
+    model_name: str
+    metrics: list[Metric]
+
+
+class Score(msgspec.Struct):
+    """How an answer was judged."""
+
+    value: dict[str, Any] | None = None
+    extracted_prediction: Any = None
+    status: Any = "success"
+
+
+class SampleScore(msgspec.Struct):
+    """How the answer to a sample was judged."""
+
+    score: Score
+    group_id: int | str
+    sample_metadata: dict[str, Any] | None = None
+
+
+class Message(msgspec.Struct):
+    """A message of a conversation."""
+
+    role: Any = None
+    content: Any = None
+
+
+class Review(msgspec.Struct):
+    """What is read of an answer."""
+
+    sample_score: SampleScore
+    messages: list[Message]
+    target: Any = None
+
+
+class Settings(msgspec.Struct):
+    """The settings of a run."""
+
+    generation_config: Any = None
+    limit: Any = None
+    repeats: Any = None
+    evalscope_version: Any = "unknown"
+
+
+REPORT: Parser[Report] = Parser(Report)
+REVIEW: Parser[Review] = Parser(Review)
+
+
 def recognises(_path: Path, outline: Outline) -> bool:
     """Whether a file is a report of evalscope."""
     return outline.has("dataset_name", "model_name", "metrics", "perf_metrics")
@@ -43,25 +149,27 @@ def recognises(_path: Path, outline: Outline) -> bool:
 
 def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     """Return the evaluations of a report, one for each metric."""
-    content = parse(raw, str(path))
-    where, dataset = str(path), field_of(content, "dataset_name", str, str(path))
+    where = str(path)
     if path.parent.parent.name != REPORTS:
         raise DataError(f"{where}: its answers are found beside {REPORTS}/MODEL/: leave it in evalscope's folder")
-    about = field_of(content, "metrics", list, where)
-    reviews = list(_reviews(path, dataset, about, where))
+    report = REPORT.read(raw, where)
+    dataset = report.dataset_name
+    reviews = list(_reviews(path, report, cluster))
     settings = _settings(path.parents[2] / SETTINGS)
     runs, left_out = [], []
-    for metric in dict.fromkeys(name for _, row in reviews for name in _values(row)):
-        answers = [_answer(place, row, metric, cluster) for place, row in reviews]
-        if any(one.number is None for one in answers):
+    for metric in dict.fromkeys(name for _, values in reviews for name in values):
+        numbers = [as_number(values.get(metric)) for _, values in reviews]
+        known = [number for number in numbers if number is not None]
+        if len(known) < len(reviews):
             left_out.append(f"{dataset} {metric}")
             continue
-        samples = joined(answers)
+        numbered = zip((one for one, _ in reviews), known, strict=True)
+        samples = joined(replace(one, number=number, solved=number == 1) for one, number in numbered)
         check_samples_differ(path, samples)
-        of_report = next((it for it in about if _name(it) == metric), None)
-        _check_score(where, metric, of_report, [one.number or 0.0 for one in answers])
-        is_verdict = all(one.number in (0, 1) for one in answers)
-        better = _better(of_report)
+        about = next((one for one in report.metrics if one.name == metric), None)
+        _check_score(where, metric, about, known)
+        is_verdict = all(number in (0, 1) for number in known)
+        better = about.better if about else Better.neither
         runs.append(
             ToolRun(
                 tool=TOOL,
@@ -69,102 +177,107 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
                 task=dataset,
                 time=changed(path),
                 params={
-                    "model.name": field_of(content, "model_name", str, where),
-                    **params_of("generation", settings.get("generation_config")),
-                    **params_of("task", {"limit": settings.get("limit"), "repeats": settings.get("repeats")}),
+                    "model.name": report.model_name,
+                    **params_of("generation", settings.generation_config),
+                    **params_of("task", {"limit": settings.limit, "repeats": settings.repeats}),
                     "task.name": dataset,
                     METRIC: metric,
                 },
                 samples=samples,
-                facts={"evalscope_version": str(settings.get("evalscope_version", "unknown"))},
+                facts={"evalscope_version": str(settings.evalscope_version)},
                 better=None if is_verdict and better is not Better.lower else better,
             )
         )
     return ToolFile(runs, left_out)
 
 
-def _reviews(path: Path, dataset: str, about: list[Any], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the answers of all subsets, each with its place for messages."""
+def _reviews(path: Path, report: Report, cluster: str | None) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
+    """Yield the answers of all subsets without their scores, each with its metrics."""
     subsets = {
-        field_of(subset, "name", str, where): field_of(subset, "num", int, where)
-        for metric in about
-        for category in field_of(metric, "categories", list, where)
-        for subset in field_of(category, "subsets", list, where)
-        if not subset.get("is_aggregate")
+        subset.name: subset.num
+        for metric in report.metrics
+        for category in metric.categories
+        for subset in category.subsets
+        if not subset.is_aggregate
     }
     if not subsets:
-        raise DataError(f"{where}: it names no subset with answers")
+        raise DataError(f"{path}: it names no subset with answers")
     for subset, expected in subsets.items():
-        file = path.parents[2] / REVIEWS / path.parent.name / f"{dataset}_{subset}.jsonl"
+        file = path.parents[2] / REVIEWS / path.parent.name / _file_name(f"{report.dataset_name}_{subset}", path)
         if not file.is_file():
-            raise DataError(f"{where}: its answers, {file}, are not there")
-        for place, row in lines_of(file, "answers", expected, where):
-            yield place, row | {"subset": subset if len(subsets) > 1 else ""} if isinstance(row, dict) else {}
+            raise DataError(f"{path}: its answers, {file}, are not there")
+        for place, line in lines_of(file, "answers", expected, str(path)):
+            review = REVIEW.read(line, place)
+            yield _answer(review, subset if len(subsets) > 1 else "", cluster), review.sample_score.score.value or {}
 
 
-def _values(row: dict[str, Any]) -> dict[str, Any]:
-    score = row.get("sample_score")
-    score = score.get("score") if isinstance(score, dict) else None
-    values = score.get("value") if isinstance(score, dict) else None
-    return values if isinstance(values, dict) else {}
+def _file_name(name: str, path: Path) -> str:
+    if "/" in name or "\0" in name:
+        raise DataError(f"{path}: no file is named {name[:80]!r}")
+    return f"{name}.jsonl"
 
 
-def _answer(place: str, row: dict[str, Any], metric: str, cluster: str | None) -> ToolSample:
-    score = field_of(row, "sample_score", dict, place)
-    judged, messages = field_of(score, "score", dict, place), field_of(row, "messages", list, place)
-    asked, said = ("\n".join(_texts(messages, roles)) for roles in (("system", "user"), ("assistant",)))
-    extracted = judged.get("extracted_prediction")
-    number = as_number(_values(row).get(metric))
-    target = row.get("target")
-    family, fields = family_of(score.get("sample_metadata"), cluster)
-    sample_id = f"{row['subset']} {field_of(score, 'group_id', (int, str), place)}".strip()
+def _answer(review: Review, subset: str, cluster: str | None) -> ToolSample:
+    """Return an answer without its score."""
+    scored, target = review.sample_score, review.target
+    extracted = scored.score.extracted_prediction
+    family, fields = family_of(scored.sample_metadata, cluster)
     return ToolSample(
-        sample_id,
-        asked,
+        f"{subset} {scored.group_id}".strip(),
+        "\n".join(_texts(review.messages, ("system", "user"))),
         "\n".join(map(str, target)) if isinstance(target, list) else str(target),
-        number == 1,
+        False,
         extracted if isinstance(extracted, str) else None,
-        said[-LONGEST_TEXT:],
-        judged.get("status", "success") != "success",
-        number=number,
+        "\n".join(_texts(review.messages, ("assistant",)))[-LONGEST_TEXT:],
+        scored.score.status != "success",
         cluster=family,
         fields=fields,
     )
 
 
-def _texts(messages: list[Any], roles: tuple[str, ...]) -> Iterator[str]:
-    for one in messages:
-        if isinstance(one, dict) and one.get("role") in roles and isinstance(one.get("content"), str):
-            yield one["content"]
+def _texts(messages: list[Message], roles: tuple[str, ...]) -> Iterator[str]:
+    for message in messages:
+        if message.role in roles and isinstance(message.content, str):
+            yield message.content
 
 
-def _name(metric: Any) -> Any:
-    identity = metric.get("identity") if isinstance(metric, dict) else None
-    return identity.get("name") if isinstance(identity, dict) else None
-
-
-def _better(metric: Any) -> Better:
-    semantics = metric.get("semantics") if isinstance(metric, dict) else None
-    direction = semantics.get("direction") if isinstance(semantics, dict) else None
-    return DIRECTIONS.get(str(direction), Better.neither)
-
-
-def _check_score(where: str, metric: str, of_report: Any, numbers: list[float]) -> None:
+def _check_score(where: str, metric: str, about: Metric | None, numbers: list[float]) -> None:
     """Raise DataError if a mean is not the one in the report."""
-    if of_report is None or of_report["identity"].get("aggregation") != "mean":
+    if about is None or about.identity is None or about.identity.aggregation != "mean":
         return
-    mean, logged = sum(numbers) / len(numbers), field_of(of_report, "score", (int, float), where)
-    if abs(mean - logged) > ROUNDED:
-        raise DataError(f"{where}: {metric} is {mean:.4f} over its answers, but the report says {logged}: one of "
+    mean = math.fsum(numbers) / len(numbers)
+    if about.score is None or abs(mean - about.score) > ROUNDED:
+        raise DataError(f"{where}: {metric} is {mean:.4f} over its answers, but the report says {about.score}: one of "
                         "them was changed")  # fmt: skip
 
 
-def _settings(file: Path) -> dict[str, Any]:
+class _FewAliases(yaml.SafeLoader):
+    """Reads YAML without what a few lines can make of it."""
+
+    aliases = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Count an alias before it is followed."""
+        if self.check_event(yaml.AliasEvent):
+            self.aliases += 1
+            if self.aliases > MAX_ALIASES:
+                raise yaml.YAMLError(f"more than {MAX_ALIASES} aliases")
+        return super().compose_node(parent, index)
+
+
+def _settings(file: Path) -> Settings:
     """Return the settings of a run; empty if the file is not there."""
     if not file.is_file():
-        return {}
+        return Settings()
+    raw = read_bytes(file)
+    if len(raw) > MAX_SETTINGS_BYTES:
+        raise DataError(f"{file}: larger than {MAX_SETTINGS_BYTES // MIB} MiB")
     try:
-        content = yaml.safe_load(read_bytes(file))
-    except yaml.YAMLError as error:
+        loaded = yaml.load(raw, _FewAliases)
+        content = json.loads(
+            json.dumps(loaded, default=str, skipkeys=True)
+        )  # dates as texts, and nothing within itself
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"{file}: no YAML ({few(str(error).splitlines(), 1)})") from error
-    return content if isinstance(content, dict) else {}
+    settings: Settings = checked(content, Settings, str(file)) if isinstance(content, dict) else Settings()
+    return settings

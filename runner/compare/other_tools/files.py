@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.core.errors import DataError, few, one_line, reading
-from runner.core.texts import parse_json
+from runner.core.texts import parse_json, read_lines
 
 MIB = 2**20
 MAX_FILE_BYTES = 1024 * MIB  # of a file that is read whole
@@ -43,14 +43,15 @@ def changed(path: Path) -> str:
     return in_words(datetime.fromtimestamp(path.stat().st_mtime, UTC))
 
 
-def lines_of(file: Path, what: str, expected: int, where: str) -> Iterator[tuple[str, Any]]:
-    """Yield the lines of JSON in a file, each with its place for messages; DataError unless there are so many."""
-    lines = [line for line in read_bytes(file).splitlines() if line.strip()]
-    if len(lines) != expected:
-        raise DataError(f"{file}: {len(lines)} {what}, but {where} counts {expected}: one of them was changed")
-    for number, line in enumerate(lines, 1):
-        place = f"{file}, line {number}"
-        yield place, parse(line, place)
+def lines_of(file: Path, what: str, expected: int, where: str) -> Iterator[tuple[str, bytes]]:
+    """Yield the lines of a file, each with its place for messages; DataError unless there are so many."""
+    count = 0
+    with reading(file), file.open("rb") as stream:
+        for number, line in read_lines(stream, str(file)):
+            count += 1
+            yield f"{file}, line {number}", line.encode()
+    if count != expected:
+        raise DataError(f"{file}: {count} {what}, but {where} counts {expected}: one of them was changed")
 
 
 def parse(raw: bytes, where: str) -> Any:

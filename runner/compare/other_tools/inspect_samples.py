@@ -17,7 +17,7 @@ from msgspec import Raw
 
 from runner.compare.other_tools.archive import Archive
 from runner.compare.other_tools.files import MIB, read_bytes
-from runner.compare.other_tools.shapes import NULL, Outline, Parser
+from runner.compare.other_tools.shapes import ANYTHING, NULL, Outline, Parser
 from runner.compare.other_tools.tool_run import LONGEST_TEXT, SampleTexts, as_number, family_of
 from runner.core.errors import DataError
 from runner.core.progress import watched
@@ -62,7 +62,6 @@ INPUT: Parser[str | list[Any]] = Parser(str | list[Any])
 TARGET: Parser[str | list[str]] = Parser(str | list[str])
 SCORES: Parser[dict[str, LoggedScore] | None] = Parser(dict[str, LoggedScore] | None)
 FIELDS: Parser[dict[str, Raw] | None] = Parser(dict[str, Raw] | None)
-ANYTHING: Parser[Any] = Parser(Any)
 
 
 class Score(NamedTuple):
@@ -130,13 +129,13 @@ class Samples:
             if size > MOST_BYTES:
                 raise DataError(f"{where}: {key} has {size // MIB} MiB, more than are read")
         family, fields = family_of(_scalars(sample.metadata, where) if self.cluster else None, self.cluster)
-        scores = SCORES.read(sample.scores, where, "scores") or {}
+        logged, completion = SCORES.read(sample.scores, where, "scores") or {}, _completion(sample, where)
         return Epoch(
             str(sample.id),
             sample.epoch,
             _hash(text_of(INPUT.read(sample.input, where, "input"))),
             _short(text_of(TARGET.read(sample.target, where, "target"))),
-            dict(pair for name, score in scores.items() for pair in _scores(name, score, where)),
+            dict(pair for name, score in logged.items() for pair in _scores(name, score, completion, where)),
             bytes(sample.error) not in NO_ERROR,
             family,
             fields,
@@ -154,9 +153,13 @@ def _texts(sample: LoggedSample, score: str, where: str) -> SampleTexts:
     scores = SCORES.read(sample.scores, where) or {}
     found = scores.get(score) or scores.get(score.partition(".")[0])
     answer = found.answer if found and isinstance(found.answer, str) else None
+    text = _completion(sample, where)[-LONGEST_TEXT:]
+    return SampleTexts(text_of(INPUT.read(sample.input, where)), answer, text)
+
+
+def _completion(sample: LoggedSample, where: str) -> str:
     raw = sample.output.completion if sample.output else NULL
-    text = str(ANYTHING.read(raw, where)) if bytes(raw).startswith(b'"') else ""
-    return SampleTexts(text_of(INPUT.read(sample.input, where)), answer, text[-LONGEST_TEXT:])
+    return str(ANYTHING.read(raw, where)) if bytes(raw).startswith(b'"') else ""
 
 
 def text_of(field: Any) -> str:
@@ -167,9 +170,10 @@ def text_of(field: Any) -> str:
     return "\n".join(text_of(part) if isinstance(part, str | list) else json.dumps(part) for part in parts)
 
 
-def _scores(name: str, score: LoggedScore, where: str) -> Iterator[tuple[str, Score]]:
+def _scores(name: str, score: LoggedScore, completion: str, where: str) -> Iterator[tuple[str, Score]]:
     """Yield a score by its name; a score of several values is several scores."""
-    answer = _short(score.answer) if isinstance(score.answer, str) else None
+    is_extracted = isinstance(score.answer, str) and score.answer != completion  # the whole text is no vote
+    answer = _short(score.answer) if is_extracted else None
     values = score.value if isinstance(score.value, dict) else None
     named = {name: score.value} if values is None else {f"{name}.{key}": value for key, value in values.items()}
     for full_name, value in named.items():

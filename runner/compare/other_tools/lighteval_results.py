@@ -10,11 +10,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from runner.compare.other_tools.files import field_of, parse, read_parquet
-from runner.compare.other_tools.shapes import Outline
+import msgspec
+from msgspec import Raw
+
+from runner.compare.other_tools.files import read_parquet
+from runner.compare.other_tools.shapes import Outline, Parser, checked
 from runner.compare.other_tools.tool_run import (
     LONGEST_TEXT,
     METRIC,
@@ -41,6 +45,85 @@ OPTIONAL = {"doc": ("specific",)}  # what a task keeps with its documents
 NOT_SETTINGS = ("model_name", "generation_parameters", "batch_size", "cache_dir", "dtype")
 
 
+class ModelName(msgspec.Struct):
+    """What is read of a model's config, beside its settings."""
+
+    model_name: str
+
+
+class General(msgspec.Struct):
+    """The settings of an evaluation."""
+
+    model_config: dict[str, Any]
+    lighteval_sha: Any = None
+    max_samples: Any = None
+
+
+class Metric(msgspec.Struct):
+    """What a task's settings say of a metric."""
+
+    metric_name: Any = None
+    higher_is_better: Any = None
+    corpus_level_fn: Any = None
+
+    @property
+    def better(self) -> Better:
+        """Its direction, if the settings say so."""
+        if not isinstance(self.higher_is_better, bool):
+            return Better.neither
+        return Better.higher if self.higher_is_better else Better.lower
+
+
+class Task(msgspec.Struct):
+    """The settings of a task."""
+
+    metrics: list[Metric] | None = None
+    num_fewshots: Any = None
+
+    def metric(self, name: str) -> Metric:
+        """Return what it says of a metric."""
+        return next((metric for metric in self.metrics or () if metric.metric_name == name), Metric())
+
+
+class Results(msgspec.Struct):
+    """What is read of a results file."""
+
+    config_general: General
+    config_tasks: dict[str, Raw]
+    results: dict[str, Any]
+    versions: dict[str, Any] | None = None
+
+
+class Document(msgspec.Struct):
+    """A question."""
+
+    id: str | int
+    query: str
+    choices: list[Any]
+    gold_index: int | list[int]
+    specific: Any = None
+
+
+class Answer(msgspec.Struct):
+    """What the model answered: texts, or the log-likelihoods of the choices."""
+
+    text: list[str] | None = None
+    text_post_processed: list[str | None] | None = None
+    logprobs: list[Any] | None = None
+
+
+class Row(msgspec.Struct):
+    """A sample."""
+
+    doc: Document
+    metric: dict[str, Any]
+    model_response: Answer
+
+
+RESULTS: Parser[Results] = Parser(Results)
+TASK: Parser[Task] = Parser(Task)
+
+
 def recognises(_path: Path, outline: Outline) -> bool:
     """Whether a file is a results file of lighteval."""
     return outline.has("config_general", "config_tasks", "results")
@@ -48,35 +131,42 @@ def recognises(_path: Path, outline: Outline) -> bool:
 
 def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     """Return the evaluations of a results file, one for each task and metric."""
-    content = parse(raw, str(path))
     name = NAME.fullmatch(path.name)
     if name is None:
         raise DataError(f"{path}: lighteval names it results_TIME.json, and its samples are found by that time")
-    field_of(content, "config_general.model_config", dict, str(path))
-    field_of(content, "config_general.model_config.model_name", str, str(path))
+    content = RESULTS.read(raw, str(path))
     runs, left_out = [], []
-    for task in field_of(content, "config_tasks", dict, str(path)):
+    for task, settings in content.config_tasks.items():
+        config = TASK.read(settings, str(path), f"config_tasks.{task}")
         details = _details(path, task, name[1])
-        rows = list(read_parquet(details, COLUMNS, OPTIONAL))
-        metrics = dict.fromkeys(key for row in rows for key in row["metric"])
-        for metric in metrics:
-            numbers = [it for row in rows if (it := _number(details, row, metric)) is not None]
-            if len(numbers) < len(rows):
+        rows = list(_rows(details, cluster))
+        for metric in dict.fromkeys(key for _, metrics in rows for key in metrics):
+            numbers = [_number(details, one, metrics, metric) for one, metrics in rows]
+            known = [number for number in numbers if number is not None]
+            if len(known) < len(rows):
                 left_out.append(f"{task} {metric}")
                 continue
-            samples = [_sample(details, row, number, cluster) for row, number in zip(rows, numbers, strict=True)]
+            numbered = zip((one for one, _ in rows), known, strict=True)
+            samples = [replace(one, number=number, solved=number == 1) for one, number in numbered]
             check_samples_differ(details, samples)
-            run = _run(path, name[1], content, task, metric, samples)
-            better = _better(content, task, metric)
-            is_verdict = better is not Better.lower and all(it in (0, 1) for it in numbers)
-            run.better = None if is_verdict else better
-            if is_verdict or _is_mean(content, task, metric):
-                results = field_of(content, "results", dict, str(path)).get(task)
+            run = _run(path, name[1], content, task, config, metric, samples)
+            about = config.metric(metric)
+            is_verdict = about.better is not Better.lower and all(number in (0, 1) for number in known)
+            run.better = None if is_verdict else about.better
+            if is_verdict or about.corpus_level_fn == "mean":
+                results = content.results.get(task)
                 logged = results.get(metric) if isinstance(results, dict) else None
-                mean = math.fsum(numbers) / len(numbers)
+                mean = math.fsum(known) / len(known)
                 check_mean(f"{path}: {metric} of {task}", mean, "samples", "this file", logged)
             runs.append(run)
     return ToolFile(runs, left_out)
+
+
+def _rows(details: Path, cluster: str | None) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
+    """Yield the samples of a task without their scores, each with its metrics."""
+    for number, values in enumerate(read_parquet(details, COLUMNS, OPTIONAL), 1):
+        row: Row = checked(values, Row, f"{details}, row {number}")
+        yield _sample(row, cluster), row.metric
 
 
 def _details(path: Path, task: str, time: str) -> Path:
@@ -94,93 +184,71 @@ def _details(path: Path, task: str, time: str) -> Path:
     raise DataError(f"{path}: {file_name} is not in {where}: lighteval writes it with --save-details")
 
 
-def _number(path: Path, row: dict[str, Any], metric: str) -> float | None:
+def _number(path: Path, sample: ToolSample, metrics: dict[str, Any], metric: str) -> float | None:
     """Return a sample's metric; None if it is no number of this sample alone."""
-    value = row["metric"].get(metric)
+    value = metrics.get(metric)
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        raise DataError(f"{path}: {metric} of sample {row['doc']['id']} has no value ({value})")
+        raise DataError(f"{path}: {metric} of sample {sample.sample_id} has no value ({value})")
     return as_number(value)
 
 
-def _settings_of(content: dict[str, Any], task: str, metric: str) -> dict[str, Any]:
-    """Return what a task's settings say of a metric."""
-    config = content["config_tasks"][task]
-    metrics = config.get("metrics") if isinstance(config, dict) else None
-    named = (one for one in metrics or () if isinstance(one, dict) and one.get("metric_name") == metric)
-    return next(named, {})
-
-
-def _better(content: dict[str, Any], task: str, metric: str) -> Better:
-    """Return the direction of a metric, if the task's settings say which it is."""
-    is_higher = _settings_of(content, task, metric).get("higher_is_better")
-    directions = {True: Better.higher, False: Better.lower}
-    return directions[is_higher] if isinstance(is_higher, bool) else Better.neither
-
-
-def _is_mean(content: dict[str, Any], task: str, metric: str) -> bool:
-    return bool(_settings_of(content, task, metric).get("corpus_level_fn") == "mean")
-
-
-def _sample(path: Path, row: dict[str, Any], number: float, cluster: str | None) -> ToolSample:
-    doc, answer = row["doc"], row["model_response"]
-    where = f"{path}, sample {doc['id']}"
-    choices = field_of(doc, "choices", list, where)
-    gold = field_of(doc, "gold_index", (int, list), where)
-    golds = [choices[at] for at in ([gold] if isinstance(gold, int) else gold) if 0 <= at < len(choices)]
-    family, fields = family_of(doc.get("specific"), cluster)
-    shown = "\n".join(_answers(answer, choices))
+def _sample(row: Row, cluster: str | None) -> ToolSample:
+    """Return a sample without its score."""
+    document, answer, choices = row.doc, row.model_response, row.doc.choices
+    indices = [document.gold_index] if isinstance(document.gold_index, int) else document.gold_index
+    family, fields = family_of(document.specific, cluster)
     return ToolSample(
-        str(field_of(doc, "id", (str, int), where)),
-        field_of(doc, "query", str, where),
-        "\n".join(map(str, golds)),
-        number == 1,
-        None if answer.get("text") else _best(answer, choices),
-        shown[-LONGEST_TEXT:],
-        number=number,
+        str(document.id),
+        document.query,
+        "\n".join(str(choices[at]) for at in indices if 0 <= at < len(choices)),
+        False,
+        None if answer.text else _best(answer, choices),
+        "\n".join(_answers(answer, choices))[-LONGEST_TEXT:],
         cluster=family,
         fields=fields,
     )
 
 
-def _answers(answer: dict[str, Any], choices: list[Any]) -> Iterator[str]:
+def _answers(answer: Answer, choices: list[Any]) -> Iterator[str]:
     """Yield the first text, or each choice with its log-likelihood."""
-    texts = answer.get("text_post_processed") or answer.get("text") or []
+    texts = answer.text_post_processed or answer.text or []
     if texts:
         yield str(texts[0])
     else:
         yield from (f"{nats:9.3f} {choice}" for nats, choice in _scored(answer, choices))
 
 
-def _best(answer: dict[str, Any], choices: list[Any]) -> str | None:
+def _best(answer: Answer, choices: list[Any]) -> str | None:
     """Return the choice with the largest log-likelihood."""
     return max(_scored(answer, choices), default=(0.0, None))[1]
 
 
-def _scored(answer: dict[str, Any], choices: list[Any]) -> list[tuple[float, str]]:
-    nats = answer.get("logprobs") or []
-    return [(one, str(choice)) for one, choice in zip(nats, choices, strict=False) if isinstance(one, float)]
+def _scored(answer: Answer, choices: list[Any]) -> list[tuple[float, str]]:
+    pairs = zip(answer.logprobs or (), choices, strict=False)
+    return [(nats, str(choice)) for nats, choice in pairs if isinstance(nats, float)]
 
 
-def _run(path: Path, time: str, content: dict[str, Any], task: str, metric: str, samples: list[ToolSample]) -> ToolRun:
-    general, task_config = content["config_general"], content["config_tasks"][task]
-    model = general["model_config"]
+def _run(
+    path: Path, time: str, content: Results, task: str, config: Task, metric: str, samples: list[ToolSample]
+) -> ToolRun:
+    general = content.config_general
+    model = general.model_config
     rest = {key: value for key, value in model.items() if key not in NOT_SETTINGS and value != {}}
-    shots = task_config.get("num_fewshots") if isinstance(task_config, dict) else None
     return ToolRun(
         tool=TOOL,
         path=path,
         task=task,
         time=time,
         params={
-            "model.name": model["model_name"],
+            "model.name": checked(model, ModelName, f"{path}: config_general.model_config").model_name,
             **params_of("model", {"dtype": model.get("dtype")}),
             **params_of("model_args", rest),
             **params_of("generation", model.get("generation_parameters")),
             "task.name": task,
-            **params_of("task", {"shots": shots, "limit": general.get("max_samples")}),
+            **params_of("task", {"shots": config.num_fewshots, "limit": general.max_samples}),
             METRIC: metric,
         },
-        task_version=str((content.get("versions") or {}).get(task, "")),
+        task_version=str((content.versions or {}).get(task, "")),
         samples=samples,
-        facts={"lighteval_version": str(general.get("lighteval_sha"))},
+        facts={"lighteval_version": str(general.lighteval_sha)},
     )

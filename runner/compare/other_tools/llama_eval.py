@@ -8,9 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from runner.compare.other_tools.files import changed, field_of, parse
+import msgspec
+
+from runner.compare.other_tools.files import changed
 from runner.compare.other_tools.several_answers import joined
-from runner.compare.other_tools.shapes import Outline
+from runner.compare.other_tools.shapes import Outline, Parser
 from runner.compare.other_tools.tool_run import (
     LONGEST_TEXT,
     METRIC,
@@ -25,6 +27,46 @@ from runner.core.errors import DataError
 TOOL = "llama-eval"
 
 
+class States(msgspec.Struct):
+    """All cases by their names, and how many were solved."""
+
+    cases: dict[str, msgspec.Raw]
+    correct: int | None = None
+
+
+class Evaluation(msgspec.Struct):
+    """What is read of a file."""
+
+    id: str
+    tasks: list[str]
+    task_states: States
+    model_name: str | None = None
+    sampling_config: dict[str, Any] | None = None
+
+
+class Progress(msgspec.Struct):
+    """How far a case is."""
+
+    status: str
+
+
+class Case(msgspec.Struct):
+    """A case that was answered."""
+
+    status: str
+    problem_idx: int
+    prompt: str
+    expected: str
+    correct: bool
+    answer: Any = None
+    response: str | None = None
+
+
+EVALUATION: Parser[Evaluation] = Parser(Evaluation)
+PROGRESS: Parser[Progress] = Parser(Progress)
+CASE: Parser[Case] = Parser(Case)
+
+
 def recognises(_path: Path, outline: Outline) -> bool:
     """Whether a file is the state of an evaluation by llama-eval."""
     return outline.has("id", "tasks", "task_states", "sampling_config")
@@ -32,38 +74,39 @@ def recognises(_path: Path, outline: Outline) -> bool:
 
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     """Return the one evaluation of a file."""
-    content = parse(raw, str(path))
-    where, dataset = str(path), field_of(content, "id", str, str(path))
-    cases = field_of(content, "task_states.cases", dict, where)
-    missing = [task for task in field_of(content, "tasks", list, where) if task not in cases]
-    open_cases = [name for name, case in cases.items() if not isinstance(case, dict) or case.get("status") == "pending"]
+    where = str(path)
+    evaluation = EVALUATION.read(raw, where)
+    states = evaluation.task_states
+    missing = [task for task in evaluation.tasks if task not in states.cases]
+    open_cases = [
+        name for name, case in states.cases.items() if PROGRESS.read(case, f"{where}, case {name}").status == "pending"
+    ]
     if missing or open_cases:
         count = len(missing) + len(open_cases)
         raise DataError(f"{where}: {count} of its cases have no answer yet: finish it with llama-eval.py --resume")
-    answers = [_sample(where, name, case) for name, case in cases.items()]
-    logged = content["task_states"].get("correct")
-    if sum(one.solved for one in answers) != logged:
-        raise DataError(f"{where}: {sum(one.solved for one in answers)} of its cases are correct, but it counts "
-                        f"{logged}: one of them was changed")  # fmt: skip
+    answers = [_sample(f"{where}, case {name}", case) for name, case in states.cases.items()]
+    solved = sum(one.solved for one in answers)
+    if solved != states.correct:
+        raise DataError(f"{where}: {solved} of its cases are correct, but it counts {states.correct}: one of them was "
+                        "changed")  # fmt: skip
     samples = joined(answers)
     check_samples_differ(path, samples)
     params = {
-        "model.name": str(content.get("model_name")),
-        **params_of("generation", content.get("sampling_config")),
+        "model.name": str(evaluation.model_name),
+        **params_of("generation", evaluation.sampling_config),
         METRIC: "correct",
     }
-    return ToolFile([ToolRun(TOOL, path, dataset, changed(path), params, samples=samples)])
+    return ToolFile([ToolRun(TOOL, path, evaluation.id, changed(path), params, samples=samples)])
 
 
-def _sample(path: str, name: str, case: dict[str, Any]) -> ToolSample:
-    where = f"{path}, case {name}"
-    answer, text = case.get("answer"), case.get("response")
+def _sample(where: str, raw: msgspec.Raw) -> ToolSample:
+    case = CASE.read(raw, where)
     return ToolSample(
-        str(field_of(case, "problem_idx", int, where)),
-        field_of(case, "prompt", str, where),
-        field_of(case, "expected", str, where),
-        field_of(case, "correct", bool, where),
-        answer if isinstance(answer, str) else None,
-        text[-LONGEST_TEXT:] if isinstance(text, str) else "",
-        field_of(case, "status", str, where) != "ok",
+        str(case.problem_idx),
+        case.prompt,
+        case.expected,
+        case.correct,
+        case.answer if isinstance(case.answer, str) else None,
+        (case.response or "")[-LONGEST_TEXT:],
+        case.status != "ok",
     )

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from runner.compare.other_tools.files import field_of, lines_of, parse
-from runner.compare.other_tools.shapes import Outline
+import msgspec
+
+from runner.compare.other_tools.files import lines_of
+from runner.compare.other_tools.shapes import Count, Outline, Parser, checked
 from runner.compare.other_tools.tool_run import (
     LONGEST_TEXT,
     METRIC,
@@ -33,6 +36,62 @@ MEANS = ("accuracy", "f1", "recall")  # metrics that are the mean of the instanc
 OF_MODEL = ("dtype", "revision", "attention_backend", "tokenizer")
 
 
+class Model(msgspec.Struct):
+    """A model and its settings."""
+
+    model: str | None = None
+    dtype: Any = None
+    revision: Any = None
+    attention_backend: Any = None
+    tokenizer: Any = None
+
+
+class Config(Model):
+    """The settings: those of the one model, of the provider of a harness, or of each of several models."""
+
+    provider: Any = None
+    models: dict[str, dict[str, Any]] | None = None
+
+
+class Task(msgspec.Struct):
+    """A task that was evaluated."""
+
+    task: str
+    num_instances: Count
+    task_hash: str | None = None
+    model: str | None = None  # of a file with several models
+    metrics: dict[str, Any] | None = None
+
+
+class Metrics(msgspec.Struct):
+    """What is read of metrics.json."""
+
+    timestamp: str
+    config: dict[str, Any]
+    tasks: list[Task]
+    errors: list[Any] | None = None
+
+
+class Output(msgspec.Struct):
+    """What a model answered."""
+
+    text: Any = None
+    extracted_answer: Any = None
+
+
+class Prediction(msgspec.Struct):
+    """What is read of an instance."""
+
+    native_id: str | int
+    instance_metrics: dict[str, Any]
+    label: Any = None
+    model_output: list[Output] | None = None
+
+
+METRICS: Parser[Metrics] = Parser(Metrics)
+PREDICTION: Parser[Prediction] = Parser(Prediction)
+
+
 def recognises(_path: Path, outline: Outline) -> bool:
     """Whether a file is olmo-eval's metrics.json."""
     return outline.has("timestamp", "config", "tasks", "summary") and bytes(outline.parts["tasks"]).startswith(b"[")
@@ -40,56 +99,65 @@ def recognises(_path: Path, outline: Outline) -> bool:
 
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     """Return the evaluations of a file, one for each task, metric and scorer."""
-    content = parse(raw, str(path))
     where = str(path)
-    if content.get("errors"):
-        raise DataError(f"{where}: {len(content['errors'])} of its tasks ended in an error: run them again")
-    config = field_of(content, "config", dict, where)
+    content = METRICS.read(raw, where)
+    if content.errors:
+        raise DataError(f"{where}: {len(content.errors)} of its tasks ended in an error: run them again")
     runs, left_out = [], []
-    for entry in field_of(content, "tasks", list, where):
-        task = field_of(entry, "task", str, where)
-        name = entry.get("model")  # of a file with several models
-        about = config["models"][name] if isinstance(name, str) and name in config.get("models", {}) else config
-        provider = about.get("provider")
-        model = provider if isinstance(provider, dict) else about  # a harness has a provider
-        rows = list(_predictions(path, entry, name if isinstance(name, str) else field_of(model, "model", str, where)))
-        names = dict.fromkeys(name for _, row in rows for name in _scores(row))
+    for entry in content.tasks:
+        model = _model(content.config, entry, where)
+        rows = list(_predictions(path, entry, entry.model or model.model or ""))
+        names = dict.fromkeys(name for _, scores in rows for name in scores)
         for metric in names:
-            samples = [_sample(place, row, metric) for place, row in rows]
-            if any(one.number is None for one in samples):
-                left_out.append(f"{task} {metric}")
+            numbers = [as_number(scores.get(metric)) for _, scores in rows]
+            known = [number for number in numbers if number is not None]
+            if len(known) < len(rows):
+                left_out.append(f"{entry.task} {metric}")
                 continue
+            samples = [
+                replace(one, number=number, solved=number == 1) for (one, _), number in zip(rows, known, strict=True)
+            ]
             check_samples_differ(path, samples)
-            _check_means(f"{where}: {task}", entry, metric, names, [one.number or 0.0 for one in samples])
+            _check_means(f"{where}: {entry.task}", entry, metric, names, known)
             params = {
-                "model.name": field_of(model, "model", str, where),
-                **params_of("model_args", {key: model.get(key) for key in OF_MODEL}),
-                "task.name": task,
+                "model.name": model.model or "",
+                **params_of("model_args", {key: getattr(model, key) for key in OF_MODEL}),
+                "task.name": entry.task,
                 METRIC: metric,
             }
-            is_verdict = all(one.number in (0, 1) for one in samples)
-            runs.append(
-                ToolRun(
-                    TOOL, path, task, field_of(content, "timestamp", str, where), params,
-                    str(entry.get("task_hash") or ""), samples=samples,
-                    better=None if is_verdict else Better.neither,
-                )
-            )  # fmt: skip
+            better = None if all(number in (0, 1) for number in known) else Better.neither
+            version = entry.task_hash or ""
+            time = content.timestamp
+            runs.append(ToolRun(TOOL, path, entry.task, time, params, version, samples=samples, better=better))
     return ToolFile(runs, left_out)
 
 
-def _predictions(path: Path, entry: dict[str, Any], model: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the predictions of a task, each with its place for messages."""
-    where, task = str(path), _file_name(entry["task"])
-    task_hash = str(entry.get("task_hash") or "")
+def _model(config: dict[str, Any], entry: Task, where: str) -> Model:
+    """Return the settings of the model that answered a task."""
+    about: Config = checked(config, Config, f"{where}: config")
+    if entry.model is not None and about.models and entry.model in about.models:
+        about = checked(about.models[entry.model], Config, f"{where}: config of {entry.model}")
+    model: Model = about
+    if isinstance(about.provider, dict):  # a harness has one
+        model = checked(about.provider, Model, f"{where}: config.provider")
+    if model.model is None:
+        raise DataError(f"{where}: config: model is missing")
+    return model
+
+
+def _predictions(path: Path, entry: Task, model: str) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
+    """Yield the instances of a task, each with its scores by `metric:scorer`."""
+    where, task = str(path), _file_name(entry.task)
     folder = path.parent / "predictions"
-    names = [f"{task}_{task_hash[-6:]}{ENDING}", f"{task}{ENDING}"]
+    names = [f"{task}_{(entry.task_hash or '')[-6:]}{ENDING}", f"{task}{ENDING}"]
     found = [file for name in names for file in sorted(folder.glob(f"*/{_escaped(name)}"))]
     chosen = [file for file in found if file.parent.name == _file_name(model)] or found
     if len(chosen) != 1:
         state = "are not there" if not chosen else f"are there for {len(chosen)} models"
-        raise DataError(f"{where}: the predictions of {entry['task']}, {folder}/MODEL/{names[0]}, {state}")
-    yield from lines_of(chosen[0], "predictions", field_of(entry, "num_instances", int, where), where)
+        raise DataError(f"{where}: the predictions of {entry.task}, {folder}/MODEL/{names[0]}, {state}")
+    for place, line in lines_of(chosen[0], "predictions", entry.num_instances, where):
+        prediction = PREDICTION.read(line, place)
+        yield _sample(prediction), _scores(prediction)
 
 
 def _file_name(name: str) -> str:
@@ -103,14 +171,13 @@ def _escaped(name: str) -> str:
     return "".join(f"[{character}]" if character in "*?[" else character for character in name)
 
 
-def _scores(row: Any) -> dict[str, Any]:
+def _scores(prediction: Prediction) -> dict[str, Any]:
     """Return the scores of an instance by `metric:scorer`."""
-    metrics = row.get("instance_metrics") if isinstance(row, dict) else None
-    pairs = metrics.items() if isinstance(metrics, dict) else ()
-    return {f"{metric}:{scorer}": value for metric, of in pairs if isinstance(of, dict) for scorer, value in of.items()}
+    scorers = ((metric, of) for metric, of in prediction.instance_metrics.items() if isinstance(of, dict))
+    return {f"{metric}:{scorer}": value for metric, of in scorers for scorer, value in of.items()}
 
 
-def _check_means(where: str, entry: dict[str, Any], metric: str, names: Collection[str], numbers: list[float]) -> None:
+def _check_means(where: str, entry: Task, metric: str, names: Collection[str], numbers: list[float]) -> None:
     """Raise DataError if a mean of metrics.json is not that of the instances.
 
     Instances have the number of `accuracy:exact_match` under this name, or in older files as `exact_match:exact_match`.
@@ -119,26 +186,21 @@ def _check_means(where: str, entry: dict[str, Any], metric: str, names: Collecti
     figures = [name] if name in MEANS else []
     if name == scorer and all(0 <= number <= 1 for number in numbers):  # a log-likelihood is none of these means
         figures += [mean for mean in MEANS if f"{mean}:{scorer}" not in names]
-    logged = entry.get("metrics")
     for figure in figures:
-        of_scorer = logged.get(figure) if isinstance(logged, dict) else None
+        of_scorer = (entry.metrics or {}).get(figure)
         if isinstance(of_scorer, dict) and scorer in of_scorer:
             mean = math.fsum(numbers) / len(numbers)
             check_mean(f"{where} {figure}:{scorer}", mean, "instances", "this file", of_scorer[scorer])
 
 
-def _sample(place: str, row: dict[str, Any], metric: str) -> ToolSample:
-    number = as_number(_scores(row).get(metric))
-    outputs = [one for one in row.get("model_output") or () if isinstance(one, dict)]
-    first = outputs[0] if outputs else {}
-    answer, text = first.get("extracted_answer"), first.get("text")
-    native_id = str(field_of(row, "native_id", (str, int), place))
+def _sample(prediction: Prediction) -> ToolSample:
+    """Return an instance without its score."""
+    first = prediction.model_output[0] if prediction.model_output else Output()
     return ToolSample(
-        native_id,
-        native_id,
-        str(row.get("label")),
-        number == 1,
-        answer if isinstance(answer, str) else None,
-        text[-LONGEST_TEXT:] if isinstance(text, str) else "",
-        number=number,
+        str(prediction.native_id),
+        str(prediction.native_id),
+        str(prediction.label),
+        False,
+        first.extracted_answer if isinstance(first.extracted_answer, str) else None,
+        first.text[-LONGEST_TEXT:] if isinstance(first.text, str) else "",
     )

@@ -17,7 +17,9 @@ from runner.core.errors import DataError, one_line
 
 Shape = TypeVar("Shape")
 
-Measured = Annotated[float, msgspec.Meta(gt=0, le=1e300)]  # neither NaN nor infinite
+Measured = Annotated[
+    float, msgspec.Meta(gt=1e-100, le=1e100)
+]  # neither NaN nor infinite, nor is what is computed of it
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 NULL = msgspec.Raw(b"null")
 EXPLAINED_BYTES = 16 * MIB  # of a file whose fault Python's parser looks for, which makes objects of all of it
@@ -57,6 +59,14 @@ class Parser(Generic[Shape]):
             raise DataError(f"{where}: not JSON: {one_line(error, 120)}") from error
 
 
+def checked(content: Any, shape: Any, where: str) -> Any:
+    """Return what was read from another kind of file as this shape; DataError with file and key otherwise."""
+    try:
+        return msgspec.convert(content, shape)
+    except msgspec.ValidationError as error:
+        raise DataError(f"{where}: {_reason(error, '')}") from error
+
+
 class Outline(NamedTuple):
     """The fields of a JSON file, which stay text: whose file it is can be seen from their names."""
 
@@ -82,6 +92,7 @@ class Outline(NamedTuple):
         return Outline.of(bytes(self.parts.get(key, NULL)), key)
 
 
+ANYTHING: Parser[Any] = Parser(Any)
 OBJECT: Parser[dict[str, msgspec.Raw]] = Parser(dict[str, msgspec.Raw])
 LIST: Parser[list[msgspec.Raw]] = Parser(list[msgspec.Raw])
 OBJECTS: Parser[list[dict[str, msgspec.Raw]]] = Parser(list[dict[str, msgspec.Raw]])
@@ -103,11 +114,14 @@ def _reason(error: Exception, begin: str) -> str:
     if missing := MISSING.match(problem):
         return f"{f'{key}.' if key else ''}{missing[1]} is missing"
     if bound := BOUND.match(problem):
-        return f"{name} is not a number {BOUNDS.get(bound['bound'], bound['bound'])} {float(bound['limit']):g}"
+        limit = float(bound["limit"])
+        return f"{name} is not a number {BOUNDS.get(bound['bound'], bound['bound'])} {limit if limit > 1e-50 else 0:g}"
     if other := OTHER_TYPE.match(problem):
         if other["found"] == "null":
-            return f"{name} is missing"
+            return f"{name} is {'no number (null or NaN)' if other['expected'] in ('int', 'float') else 'missing'}"
         return f"{name} has another type ({_plain(other['found'])}): expected {_plain(other['expected'])}"
+    if "length >= 1" in problem:
+        return f"{name} is empty"
     return f"{name}: {problem.replace('`', '')}"
 
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
-from runner.compare.other_tools.files import changed, field_of, parse, positive
-from runner.compare.other_tools.shapes import Outline
+import msgspec
+from msgspec import Raw
+
+from runner.compare.other_tools.files import changed
+from runner.compare.other_tools.shapes import ANYTHING, LIST, OBJECT, Measured, Outline, Parser
 from runner.compare.other_tools.tool_run import ToolFile, ToolRun, params_of
 from runner.core.errors import DataError
 
@@ -25,77 +28,135 @@ KEYS = {
 }
 # Settings that `serve` writes; any other text is one that the user has added with --metadata KEY=VALUE
 OF_SERVE = ("num_prompts", "request_rate", "burstiness", "max_concurrency", "label")
-RUN, WARM_UP, FAILURE = "run_number", -1, {"error_type", "error", "serve_overrides"}  # of a sweep
+RUN, WARM_UP, FAILURE = "run_number", b"-1", ("error_type", "error", "serve_overrides")  # of a sweep
 NOT_SETTINGS = ("date", "endpoint_type", "model_id", "tokenizer_id")
+
+
+Times = Annotated[list[Measured], msgspec.Meta(min_length=1)]
+
+
+class Latency(msgspec.Struct):
+    """What is read of `latency`."""
+
+    model_id: str
+    latencies: Times
+
+
+class Throughput(msgspec.Struct):
+    """What is read of `throughput`."""
+
+    model_id: str
+    tokens_per_second: Measured
+    num_requests: Any
+
+
+class Requests(msgspec.Struct):
+    """How many requests `serve` sent, and how many were answered; where one was not, figures may be missing."""
+
+    completed: int
+    num_prompts: int
+
+
+class Serve(msgspec.Struct):
+    """What is read of `serve`."""
+
+    model_id: str
+    date: str
+    backend: str
+    output_throughput: Measured
+    median_ttft_ms: Measured | None = None
+    ttfts: Times | None = None  # of all requests, if they were saved
+    max_concurrency: Any = None
+
+
+class Failure(msgspec.Struct):
+    """A run of a sweep that failed."""
+
+    error_type: str
+    error: str
+
+
+LATENCY_FILE: Parser[Latency] = Parser(Latency)
+THROUGHPUT_FILE: Parser[Throughput] = Parser(Throughput)
+SERVE_FILE: Parser[Serve] = Parser(Serve)
+REQUESTS: Parser[Requests] = Parser(Requests)
+FAILED: Parser[Failure] = Parser(Failure)
 
 
 def recognises(_path: Path, outline: Outline) -> bool:
     """Whether a file is the result of one of vLLM's benchmarks, or of a sweep of them."""
-    return _kind(outline.parts) is not None or outline.has(*FAILURE) or _is_summary(outline.elements)
+    return _kind(outline.parts) is not None or outline.has(*FAILURE) or _is_summary(outline)
 
 
-def _is_summary(content: Any) -> bool:
-    is_list = isinstance(content, list) and bool(content)
-    return is_list and all(_kind(one) == SERVE and RUN in one for one in content)
+def _is_summary(outline: Outline) -> bool:
+    return bool(outline.elements) and all(_kind(one) == SERVE and RUN in one for one in outline.elements)
 
 
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     """Return the run in a file, or all runs of a sweep's summary that stands alone."""
-    content = parse(raw, str(path))
-    if _is_summary(content):
+    outline = Outline.of(raw, str(path))
+    if outline.elements:
         if any(path.parent.glob("run=*.json")):  # the same runs
             return ToolFile([])
-        return ToolFile([_run(path, f"{path}, run {number}", one) for number, one in enumerate(content, 1)])
-    if _kind(content) is None:
-        return ToolFile([], [f"{path}, which failed ({content['error_type']}: {str(content['error'])[:120]})"])
-    if content.get(RUN) == WARM_UP:
+        runs = LIST.read(raw, str(path))
+        return ToolFile([_run(path, f"{path}, run {number}", one) for number, one in enumerate(runs, 1)])
+    if _kind(outline.parts) is None:
+        failure = FAILED.read(raw, str(path))
+        return ToolFile([], [f"{path}, which failed ({failure.error_type}: {failure.error[:120]})"])
+    if bytes(outline.parts.get(RUN, Raw(b""))) == WARM_UP:
         return ToolFile([])
-    return ToolFile([_run(path, str(path), content)])
+    return ToolFile([_run(path, str(path), raw)])
 
 
-def _run(path: Path, where: str, content: dict[str, Any]) -> ToolRun:
-    kind = _kind(content) or LATENCY
+def _run(path: Path, where: str, raw: bytes | Raw) -> ToolRun:
+    fields = OBJECT.read(raw, where)
+    kind = _kind(fields) or LATENCY
     run = ToolRun(TOOL, path, kind, changed(path), {})  # latency and throughput write no time
-    run.params = {"model.name": field_of(content, "model_id", str, where), "backend.name": TOOL}
+    run.params = {"backend.name": TOOL}
     match kind:
         case "vllm latency":
-            times = field_of(content, "latencies", list, where)
-            if not times:
-                raise DataError(f"{where}: latencies is empty")
-            run.repeats = {"batch_latency_s": [positive(one, "latencies", where) for one in times]}
+            latency = LATENCY_FILE.read(raw, where)
+            run.params["model.name"] = latency.model_id
+            run.repeats = {"batch_latency_s": latency.latencies}
         case "vllm throughput":
-            run.params |= params_of("task", {"num_requests": content["num_requests"]})
-            run.repeats = {"total_tok_per_s": [positive(content["tokens_per_second"], "tokens_per_second", where)]}
+            throughput = THROUGHPUT_FILE.read(raw, where)
+            run.params["model.name"] = throughput.model_id
+            run.params |= params_of("task", {"num_requests": throughput.num_requests})
+            run.repeats = {"total_tok_per_s": [throughput.tokens_per_second]}
         case _:
-            _read_serve(run, content, where)
+            _read_serve(run, raw, fields, where)
     return run
 
 
-def _kind(content: Any) -> str | None:
-    keys = content.keys() if isinstance(content, dict) else set[str]()
-    return next((kind for kind, needed in KEYS.items() if needed <= keys), None)
+def _kind(fields: dict[str, Raw]) -> str | None:
+    return next((kind for kind, needed in KEYS.items() if needed <= fields.keys()), None)
 
 
-def _read_serve(run: ToolRun, content: dict[str, Any], where: str) -> None:
-    completed, asked = (field_of(content, key, int, where) for key in ("completed", "num_prompts"))
-    if completed != asked:
-        raise DataError(f"{where}: {asked - completed} of {asked} requests failed: its speed is not that of all")
-    run.time = field_of(content, "date", str, where)
-    run.params["backend.name"] = field_of(content, "backend", str, where)
-    settings = {key: value for key, value in content.items() if key in OF_SERVE or isinstance(value, str)}
-    settings["max_concurrency"] = "unlimited" if content.get("max_concurrency") is None else content["max_concurrency"]
-    run.params |= params_of("task", {key: settings[key] for key in settings if key not in (*NOT_SETTINGS, "backend")})
-    keys = list(content)
-    of_sweep = keys[keys.index(RUN) + 1 :] if RUN in keys else []
-    run.params |= params_of("sweep", {key: content[key] for key in of_sweep})
-    run.repeats = {
-        "output_tok_per_s": [positive(content["output_throughput"], "output_throughput", where)],
-        "ttft_s": [_first_token_s(content, where)],
+def _read_serve(run: ToolRun, raw: bytes | Raw, fields: dict[str, Raw], where: str) -> None:
+    requests = REQUESTS.read(raw, where)
+    if requests.completed != requests.num_prompts:
+        failed = f"{requests.num_prompts - requests.completed} of {requests.num_prompts}"
+        raise DataError(f"{where}: {failed} requests failed: its speed is not that of all")
+    serve = SERVE_FILE.read(raw, where)
+    run.time = serve.date
+    run.params |= {"model.name": serve.model_id, "backend.name": serve.backend}
+    settings = {
+        key: ANYTHING.read(value, where, key)
+        for key, value in fields.items()
+        if (key in OF_SERVE or bytes(value).startswith(b'"')) and key not in (*NOT_SETTINGS, "backend")
     }
+    settings["max_concurrency"] = "unlimited" if serve.max_concurrency is None else serve.max_concurrency
+    run.params |= params_of("task", settings)
+    keys = list(fields)
+    of_sweep = keys[keys.index(RUN) + 1 :] if RUN in keys else []
+    run.params |= params_of("sweep", {key: ANYTHING.read(fields[key], where, key) for key in of_sweep})
+    run.repeats = {"output_tok_per_s": [serve.output_throughput], "ttft_s": [_first_token_s(serve, where)]}
 
 
-def _first_token_s(content: dict[str, Any], where: str) -> float:
+def _first_token_s(serve: Serve, where: str) -> float:
     """Return the median time to the first token: of all requests if they were saved, else as vLLM computed it."""
-    if "median_ttft_ms" in content:
-        return positive(content["median_ttft_ms"], "median_ttft_ms", where) / 1000
-    return median(positive(one, "ttfts", where) for one in field_of(content, "ttfts", list, where) or [None])
+    if serve.median_ttft_ms is not None:
+        return serve.median_ttft_ms / 1000
+    if serve.ttfts is None:
+        raise DataError(f"{where}: median_ttft_ms and ttfts are missing")
+    return median(serve.ttfts)

@@ -89,10 +89,10 @@ def test_settings_that_differ_are_rows(tables: Any, run: Any, tmp_path: Path) ->
     [
         ({"samples_ns": []}, "test 1: samples_ns is empty"),
         ({"samples_ns": None}, "test 1: samples_ns is missing"),
-        ({"samples_ns": [1, 0]}, "test 1: samples_ns is not a number above 0: 0"),
-        ({"samples_ns": [float("inf")]}, "test 1: samples_ns is not a number above 0: inf"),
+        ({"samples_ns": [1, 0]}, "test 1: samples_ns[1] is not a number above 0"),
+        ({"samples_ns": [float("inf")]}, "test 1: samples_ns[0] is no number (null or NaN)"),
         ({"n_prompt": 0}, "test 1: n_prompt=0 and n_gen=0: a test has at least one token"),
-        ({"n_prompt": "512"}, "test 1: n_prompt has another type (str)"),
+        ({"n_prompt": "512"}, "test 1: n_prompt has another type (text): expected whole number"),
         ({"model_filename": None}, "test 1: model_filename is missing"),
         ({"test_time": None}, "test 1: test_time is missing"),
     ],

@@ -80,15 +80,15 @@ def test_the_time_to_the_first_token_of_all_requests(tables: Any, tmp_path: Path
     [
         (LATENCY | {"latencies": []}, "latencies is empty"),
         (LATENCY | {"latencies": None}, "latencies is missing"),
-        (LATENCY | {"latencies": [1.0, float("nan")]}, "latencies is not a number above 0: nan"),
-        (LATENCY | {"latencies": [1.0, -1]}, "latencies is not a number above 0: -1"),
-        (LATENCY | {"model_id": 5}, "model_id has another type (int)"),
-        (THROUGHPUT | {"tokens_per_second": "50"}, "tokens_per_second is not a number above 0: 50"),
+        (LATENCY | {"latencies": [1.0, float("nan")]}, "latencies[1] is no number (null or NaN)"),
+        (LATENCY | {"latencies": [1.0, -1]}, "latencies[1] is not a number above 0"),
+        (LATENCY | {"model_id": 5}, "model_id has another type (whole number): expected text"),
+        (THROUGHPUT | {"tokens_per_second": "50"}, "tokens_per_second has another type (text): expected number"),
         (real() | {"completed": 4}, "2 of 6 requests failed"),
-        (real() | {"output_throughput": 0}, "output_throughput is not a number above 0: 0"),
-        (real() | {"median_ttft_ms": None}, "median_ttft_ms is not a number above 0: None"),
+        (real() | {"output_throughput": 0}, "output_throughput is not a number above 0"),
+        (real() | {"median_ttft_ms": None, "ttfts": None}, "median_ttft_ms and ttfts are missing"),
         (real() | {"date": None}, "date is missing"),
-        (real() | {"num_prompts": True}, "num_prompts has another type (bool)"),
+        (real() | {"num_prompts": True}, "num_prompts has another type (true or false): expected whole number"),
     ],
 )
 def test_damaged_results_are_rejected_by_name(
