@@ -160,9 +160,7 @@ def _sentence(it: CurvesCompared, ours: Setting, theirs: Setting) -> str:
             [
                 f"{head} (n={found.questions:,}): {found.finding} ({figures}), in the mean {between}",
                 f"at the tokens of its budgets {at}" if at else "",
-                f"not at those of {outside}, for which {names[1]} has no budget with as few or as many"
-                if outside
-                else "",
+                f"not at those of {outside}: no budget of the baseline takes as few or as many" if outside else "",
             ],
         )
     )

@@ -23,7 +23,7 @@ from runner.compare.effect_words import (
     quantity,
     value_of,
 )
-from runner.compare.wording import assignments, front_rule, number
+from runner.compare.wording import front_rule, number, versus
 from runner.core.effects import Effect
 from runner.core.metrics import (
     ENDS,
@@ -166,10 +166,9 @@ def _cells(rows: list[TableRow], text: Callable[[Effect], str]) -> list[str]:
 def ratio_columns(table: Table) -> list[Column]:
     """Return the columns of the table of ratios: one line for each run and measure."""
     lines = [(row, it) for row in table.rows for it in row.ratios]
-    names = [assignments(row, table.keys) or row.run.job_id for row, _ in lines]
     counted = "/".join(dict.fromkeys(quantity(it).counted for _, it in lines))
     columns = [
-        Column("compared with the baseline", names, False, use=Use.setting),
+        Column("comparison", [versus(row, table.keys) for row, _ in lines], False, use=Use.setting),
         Column("measure", [it.measure for _, it in lines], False, use=Use.setting),
         Column("ratio", [f"×{value_of(it)}" for _, it in lines], use=Use.difference),
         Column(counted, [fill(METHODS[it.method].sample, it) for _, it in lines]),

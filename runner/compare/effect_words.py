@@ -34,6 +34,7 @@ OF_FLIPS = (
     "be among these, and no test allows for it;"
 )
 UNTESTED = "within these processes only"
+NO_INTERVAL = "one run each, no interval"
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ METHODS = {
         REPEATS,
         sample="{n}/{baseline_n}",
         legend=f"With fewer than {MIN_RUNS} runs a side they are of medians over the repeats of one run each, and "
-        "the brackets are the range of these repeats: they hold within these processes only, and nothing is tested.",
+        "the brackets are the range of these repeats (of one repeat there is none): they hold within these processes "
+        "only, and nothing is tested.",
     ),
 }
 
@@ -132,6 +134,8 @@ def records(row: TableRow) -> dict[str, Any]:
         record = {key: fields[FIELDS.get(key, key)] for key in quantity(it).keys.split()}
         if not it.is_tested:
             record |= {"p": None, "p_holm": None}
+        if has_no_interval(it):
+            record |= {"ratio_low": None, "ratio_high": None}
         if it.is_ratio:
             record_by_key[REPEATS.record_key].append(record)
         else:
@@ -239,9 +243,16 @@ def legend(effects: Sequence[Effect]) -> str:
     return " ".join(parts)
 
 
+def has_no_interval(it: Effect) -> bool:
+    """Whether an effect is the ratio of single measurements, which do not say how far others would be from them."""
+    return it.method is Method.too_few_runs and not math.isfinite(it.high)
+
+
 def value_of(it: Effect) -> str:
     """Return an effect with its interval."""
     of = quantity(it)
+    if has_no_interval(it):
+        return f"{of.write(it.value)}, {NO_INTERVAL}"
     return f"{of.write(it.value)} [{of.write(it.low)}, {of.write(it.high)}]"
 
 

@@ -14,6 +14,7 @@ from runner.core.metrics import Better
 from runner.core.over_runs import MIN_RUNS, RatioOfRuns, runs_needed
 from runner.core.planning import samples_to_detect
 
+MIN_REPEATS = 2  # a side, in one process: a single one has no range
 MIN_DIFFERING = 20  # questions: of fewer, the sizes of the observed differences say too little (bench/numbers_null.py)
 
 
@@ -119,6 +120,8 @@ def ratio_of_measurements(measure: str, ours: Measured, theirs: Measured) -> Eff
     if min(n, baseline_n) < MIN_RUNS:
         value = median(ours.repeats) / median(theirs.repeats)
         ends = min(ours.repeats) / max(theirs.repeats), max(ours.repeats) / min(theirs.repeats)
+        if min(len(ours.repeats), len(theirs.repeats)) < MIN_REPEATS:
+            ends = -math.inf, math.inf
         return Effect(Method.too_few_runs, measure, value, *ends, 1.0, n, baseline_n, counts, is_ratio=True)
     over = RatioOfRuns.of(ours.runs, theirs.runs)
     spread = over.error * math.sqrt(1 / (1 / n + 1 / baseline_n))  # of a run, as if both sides had the same

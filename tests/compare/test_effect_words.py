@@ -38,6 +38,7 @@ from runner.core.metrics import Better
 from runner.core.number_effects import Measured, paired_likelihoods, paired_numbers, ratio_of_measurements
 from runner.core.over_seeds import over_seeds
 from runner.core.pooling import PairedVerdicts, Weights, pooled_accuracies
+from runner.core.tables import fit
 
 EFFECTS = [
     paired_accuracies(3, 1, 100, 50),
@@ -103,6 +104,30 @@ def test_what_is_not_tested_has_no_p_and_no_finding() -> None:
     text = legend([effect])
     assert "they hold within these processes only, and nothing is tested" in text
     assert "95 %" not in text, "no interval is promised"
+
+
+def test_one_run_each_of_one_repeat_has_no_interval() -> None:
+    effect = ratio_of_measurements("decode_tok_per_s", Measured([710.0], [710.0]), Measured([533.0], [533.0]))
+    judge([effect])
+    table = Table("any", [], [row(effect)])
+    cells = {column.head: column.cells[0] for column in ratio_columns(table)}
+    assert cells["ratio"] == "×1.33, one run each, no interval"
+    (record,) = records(row(effect))["ratios"]
+    assert (record["ratio_low"], record["ratio_high"]) == (None, None)
+    several = ratio_of_measurements("decode_tok_per_s", Measured([700.0, 720.0], [710.0]), Measured([533.0], [533.0]))
+    assert value_of(several) == "1.33, one run each, no interval", "one side's repeats are no range of both"
+
+
+def test_the_table_of_ratios_names_both_sides_where_one_row_was_compared() -> None:
+    """The caption said `compared with the baseline task.streams=2` where streams=1 is the baseline."""
+    one = row(processes(1, 1))
+    assert one.baseline is not None
+    one.config, one.baseline.config = {"task.streams": "2"}, {"task.streams": "1"}
+    table = Table("any", ["task.streams"], [one.baseline, one])
+    assert ratio_columns(table)[0].cells == ["task.streams=2 vs task.streams=1"]
+    one.effects = [*one.effects, *row(processes(1, 1)).effects]
+    fitted = fit(ratio_columns(table), 200)
+    assert "comparison task.streams=2 vs task.streams=1" in fitted.caption
 
 
 def test_a_margin_of_a_ratio_has_words() -> None:

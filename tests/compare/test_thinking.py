@@ -109,6 +109,7 @@ def test_longer_thoughts_are_worse_at_equal_tokens_and_equal_ones_are_not(
     assert all(f">{words}<" in picture for words in ("nf4", "none", "no limit", "16"))
     page = (tmp_path / "comparison.html").read_text()
     assert "at equal tokens, nf4 vs none (n=150): worse (Δ −" in page
+    assert "128, no limit: no budget of the baseline takes as few or as many" in page
     with (tmp_path / "comparison.csv").open() as file:
         line = next(line for line in csv.DictReader(file) if line["job_id"] == "nf4-64")
     assert line["thinking_finding"] == "larger"
