@@ -124,7 +124,7 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
         lm_eval.refuse_other_documents(tables, reader)
     if aim is not None:
         plan_questions(tables, aim)
-    check(tables, terms)
+    check(tables, terms, reader)
     files = file_table(runs, reader, options.baseline, margins, _tolerance(options)) if options.files else None
     pooled = pool_tasks(options, tables, runs, reader, margins) if options.pool else []
     comparison = Comparison(tables, pooled, files, options.explain)

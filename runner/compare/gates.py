@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 
 from runner.compare.data import Requirement, Run, Table, TableRow
 from runner.compare.effect_words import asked_of, margin_decision, margin_words
+from runner.compare.known_ends import known_of
+from runner.compare.runs import SampleReader
 from runner.compare.selection import parse_margins
 from runner.compare.wording import about, name_of, number
 from runner.core.effects import RATIOS, Finding
 from runner.core.errors import ConfigError, unknown
 from runner.core.margins import MarginVerdict
-from runner.scorers.token_divergence import AT_MOST
+from runner.core.metrics import UNITS
 
 OPTION = "--require"
 TERM = re.compile(r"([^<>=!\s]+)(<=|>=|!=|==|=|<|>)([^<>=!\s]+)")
@@ -26,7 +28,7 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-EXAMPLE = "e.g. 'margin=2 finding!=worse decode_tok_per_s>=100 model_mib<4000 kl_p999<0.5nats'"
+EXAMPLE = "e.g. 'margin=2 finding!=worse accuracy>=0.8 model_mib<4000 kl_p95<0.5nats'"
 SHOWN_GOOD = (MarginVerdict.better, MarginVerdict.as_good, MarginVerdict.worse_but_within)
 FINDINGS = {it.name: it for it in Finding}
 
@@ -76,6 +78,23 @@ def _with_unit(term: Term, runs: Sequence[Run]) -> Term:
     return replace(term, key=key, value=match[1]) if any(key in run.metrics for run in runs) else term
 
 
+def _check_unit(term: Term, where: str, runs: Sequence[Run]) -> None:
+    """Raise ConfigError if a metric lacks its unit, or has another one."""
+    name, _, category = term.key.partition("/")
+    of = f"/{category}" * bool(category)
+    recorded = set().union(*(run.metrics for run in runs))
+    if term.key in recorded:
+        return
+    units = [unit for unit in UNITS if f"{name}{unit}{of}" in recorded]
+    if not units:
+        return
+    unit, given = units[0].removeprefix("_"), WITH_UNIT.fullmatch(term.value)
+    value = given[1] if given else term.value
+    wrong = f"is in {unit}, not in {given[2]}" if given else "needs its unit"
+    written = f"{term.key}{term.sign}{value}{unit}" if unit.isalpha() else f"{name}{units[0]}{of}{term.sign}{value}"
+    raise ConfigError(f"{where}: {term.key} {wrong}: {written}")
+
+
 def _checked(term: Term, runs: Sequence[Run]) -> Term:
     where = f"{OPTION} {term.text}"
     if term.key == "margin":
@@ -89,6 +108,7 @@ def _checked(term: Term, runs: Sequence[Run]) -> Term:
         if term.value not in FINDINGS:
             raise ConfigError(f"{where}: {unknown('finding', term.value, FINDINGS)}")
         return term
+    _check_unit(term, where, runs)
     metrics = sorted({name for run in runs for name in run.metrics if "/" not in name})
     if term.key not in set().union(*(run.metrics for run in runs)):
         raise ConfigError(f"{where}: {unknown('metric', term.key, ['margin', 'finding', *metrics])}")
@@ -112,12 +132,12 @@ def margins_with(terms: Sequence[Term], margins: dict[str, float]) -> dict[str, 
     return together
 
 
-def check(tables: Sequence[Table], terms: Sequence[Term]) -> None:
+def check(tables: Sequence[Table], terms: Sequence[Term], reader: SampleReader | None = None) -> None:
     """Check each row that is no baseline; ConfigError if there is none."""
     of_tables = {it.measure for table in tables for row in table.settings for it in row.effects}
     for table in tables:
         table.requirements = [
-            _outcome(term, row, table)
+            _outcome(term, row, table, reader)
             for row in table.settings
             for term in terms
             if not _is_of_other_tables(term, row, of_tables)
@@ -138,13 +158,13 @@ def failures(tables: Sequence[Table]) -> list[str]:
     return [f"requirement failed: {it.reason}" for table in tables for it in table.requirements if not it.met]
 
 
-def _outcome(term: Term, row: TableRow, table: Table) -> Requirement:
+def _outcome(term: Term, row: TableRow, table: Table, reader: SampleReader | None) -> Requirement:
     if term.key == "margin":
         met, reason = _about_margin(term, row)
     elif term.key == "finding":
         met, reason = _about_finding(term, row)
     else:
-        met, reason = _about_metric(term, row)
+        met, reason = _about_metric(term, row, reader)
     return Requirement(term.text, row.run.job_id, met, f"{name_of(row, table.keys)}: {reason}")
 
 
@@ -180,19 +200,22 @@ def _about_finding(term: Term, row: TableRow) -> tuple[bool, str]:
     return False, f"{', '.join(dict.fromkeys(words))}, required {term.text}"
 
 
-def _about_metric(term: Term, row: TableRow) -> tuple[bool, str]:
-    value = row.run.metrics.get(term.key)
-    if value is None:
+def _about_metric(term: Term, row: TableRow, reader: SampleReader | None) -> tuple[bool, str]:
+    """Decide by the end of the interval that is worse for the term: without one, nothing is shown."""
+    known = known_of(row.run, term.key, reader)
+    if known is None:
         return False, f"no {term.key} was recorded, required {term.text}"
-    bounds, is_at_least = row.run.bounds, term.sign.startswith(">")
-    name, _, category = term.key.partition("/")
-    at_most = row.run.metrics.get(f"{name}{AT_MOST}" + f"/{category}" * bool(category))
-    if at_most is not None and not is_at_least:  # the reference kept some tokens only, so that there are two bounds
-        value, at = at_most, " at most"
-    elif bounds is None or term.key != "accuracy":
-        at = ""
-    else:  # what was cut off is neither right nor wrong: the worse of both
-        value = bounds.at_worst if is_at_least else bounds.at_best
-        at = f" with cut-off answers {'wrong' if is_at_least else 'right'}"
-    met = COMPARISONS[term.sign](value, float(term.value))
-    return met, f"{term.key} {number(value)}{at}" + ("" if met else f", required {term.text}")
+    compare, limit, is_at_least = COMPARISONS[term.sign], float(term.value), term.sign.startswith(">")
+    if known.is_exact:
+        met = compare(known.value, limit)
+        return met, f"{term.key} {number(known.value)}" + f", required {term.text}" * (not met)
+    end, other = (known.low, known.high) if is_at_least else (known.high, known.low)
+    if end is None or other is None:
+        why = f" ({known.why})" * bool(known.why)
+        shown = "no interval, so it is not shown" if compare(known.value, limit) else "no interval"
+        return False, f"{term.key} {number(known.value)}, {shown}{why}, required {term.text}"
+    between = f" with {known.between}" * bool(known.between)
+    interval = f"{term.key} {number(known.value)} [{number(known.low)}, {number(known.high)}]{between}"
+    if compare(end, limit):
+        return True, interval
+    return False, f"{interval}{', not shown' if compare(other, limit) else ''}, required {term.text}"

@@ -144,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="TERMS",
         help="exit with 1 and the reasons if a row, other than a baseline, fails a term: margin=2 (as good within 2 "
-        "points), finding!=worse, or a metric: 'margin=2 model_mib<4000 decode_tok_per_s>=100 kl_p999<0.5nats'",
+        "points), finding!=worse, or a metric by its interval: 'margin=2 model_mib<4000 accuracy>=0.8 kl_p95<0.5nats'",
     )
     add(
         "--plan-questions",

@@ -75,8 +75,8 @@ def test_both_ends_are_recorded_and_the_worse_p_decides(cut: Store, rows: Any, s
     [
         ("finding!=worse", False, "worse with cut-off answers at worst, required finding!=worse"),
         ("finding=worse", False, "no difference shown"),
-        ("accuracy>=0.7", True, "accuracy 0.75 with cut-off answers wrong"),
-        ("accuracy<0.8", False, "accuracy 0.9 with cut-off answers right, required accuracy<0.8"),
+        ("accuracy>=0.68", True, "accuracy 0.75 [0.684, 0.938] with cut-off answers wrong … right"),
+        ("accuracy<0.8", False, "[0.684, 0.938] with cut-off answers wrong … right, not shown, required accuracy<0.8"),
         ("margin=5", False, "undecided within 5 points"),
     ],
 )

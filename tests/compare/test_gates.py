@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ BASELINE = ("--baseline", "quantization=none")
 def outcomes(text: str, *effects: Effect | str, metrics: dict[str, float] | None = None) -> list[Requirement]:
     rows = rows_of(*effects, margins={"accuracy": 0.02})
     for row in rows:
-        row.run.metrics = {"answer_p95_s": 0.2} | (metrics or {})
+        row.run.metrics = {"weight_mib": 0.2} | (metrics or {})
     table = Table("gsm8k", KEYS, rows)
     check([table], parse_requirements([text], [row.run for row in rows]))
     return table.requirements
@@ -73,16 +74,108 @@ def test_a_margin_of_points_is_about_tables_of_accuracies_where_there_are_some()
 
 def test_findings_and_metrics() -> None:
     effects = paired_accuracies(60, 20, 200), paired_accuracies(20, 60, 200), "no baseline"
-    text = "finding!=worse  finding = better answer_p95_s < 0.3 answer_p95_s>=0.2 answer_p95_s<=0.1"
+    text = "finding!=worse  finding = better weight_mib < 0.3 weight_mib>=0.2 weight_mib<=0.1"
     by_job = {(it.job_id, it.requirement): it for it in outcomes(text, *effects)}
     assert len(by_job) == 15
     met = [key for key, it in by_job.items() if it.met]
     for job, holds in (("job-0", {"finding!=worse", "finding=better"}), ("job-1", set()), ("job-2", set())):
-        always = {"answer_p95_s<0.3", "answer_p95_s>=0.2"}
+        always = {"weight_mib<0.3", "weight_mib>=0.2"}
         assert {requirement for one, requirement in met if one == job} == holds | always
     assert by_job["job-1", "finding!=worse"].reason == "q1: worse, required finding!=worse"
     assert by_job["job-2", "finding!=worse"].reason == "q2: finding!=worse: not compared, no baseline"
-    assert by_job["job-0", "answer_p95_s<=0.1"].reason == "q0: answer_p95_s 0.2, required answer_p95_s<=0.1"
+    assert by_job["job-0", "weight_mib<=0.1"].reason == "q0: weight_mib 0.2, required weight_mib<=0.1"
+
+
+def met(text: str, metrics: dict[str, float]) -> tuple[bool, str]:
+    """Return what is decided about a row with these metrics."""
+    (outcome,) = outcomes(text, paired_accuracies(5, 5, 100), metrics=metrics)
+    return outcome.met, outcome.reason.removeprefix("q0: ")
+
+
+KL = {"kl_p99_nats": 0.018, "kl_p99_nats_low": 0.004, "kl_p99_nats_high": 0.036, "kl_p999_nats": 0.1, "n": 200.0}
+CHAT = {"kl_p99_nats/chat": 0.01, "kl_p99_nats_low/chat": 0.009, "kl_p99_nats_high/chat": 0.011}
+
+
+@pytest.mark.parametrize(
+    ("text", "is_met", "reason"),
+    [
+        ("kl_p99<0.02nats", False, "kl_p99_nats 0.018 [0.004, 0.036], not shown, required kl_p99<0.02nats"),
+        ("kl_p99<0.04nats", True, "kl_p99_nats 0.018 [0.004, 0.036]"),
+        ("kl_p99>0.04nats", False, "kl_p99_nats 0.018 [0.004, 0.036], required kl_p99>0.04nats"),
+        ("kl_p99>0.003nats", True, "kl_p99_nats 0.018 [0.004, 0.036]"),
+        ("kl_p99>=0.01nats", False, "kl_p99_nats 0.018 [0.004, 0.036], not shown, required kl_p99>=0.01nats"),
+        (
+            "kl_p999<0.5nats",
+            False,
+            "kl_p999_nats 0.1, no interval, so it is not shown (200 texts, of 3,688 or more there is one), required "
+            "kl_p999<0.5nats",
+        ),
+        ("kl_p999_nats<0.05", False, "kl_p999_nats 0.1, no interval (200 texts, of 3,688 or more there is one), "
+         "required kl_p999_nats<0.05"),
+        ("kl_p99/chat<0.012nats", True, "kl_p99_nats/chat 0.01 [0.009, 0.011]"),
+        ("kl_p99_nats_high<0.04", True, "kl_p99_nats_high 0.036"),
+        ("new_tokens_per_question<90", False, "new_tokens_per_question 80, no interval, so it is not shown, required "
+         "new_tokens_per_question<90"),
+        ("no_answer<=3", True, "no_answer 3"),
+    ],
+)  # fmt: skip
+def test_a_metric_passes_by_the_end_of_its_interval(text: str, is_met: bool, reason: str) -> None:
+    assert met(text, KL | CHAT | {"new_tokens_per_question": 80.0, "no_answer": 3.0}) == (is_met, reason)
+
+
+def test_a_kept_part_of_the_distributions_bounds_a_percentile_from_both_sides() -> None:
+    bounded = KL | {"kl_p99_nats_at_most": 0.03}
+    assert met("kl_p99<0.04nats", bounded)[0]
+    assert not met("kl_p99<0.035nats", bounded)[0]
+
+
+def test_an_accuracy_passes_by_its_interval_and_by_what_was_cut_off() -> None:
+    score = {"n": 200.0, "correct": 180.0, "accuracy": 0.9}
+    assert met("accuracy>=0.85", score) == (True, "accuracy 0.9 [0.851, 0.934]")
+    assert met("accuracy>=0.88", score) == (False, "accuracy 0.9 [0.851, 0.934], not shown, required accuracy>=0.88")
+    assert met("accuracy>0.94", score)[1] == "accuracy 0.9 [0.851, 0.934], required accuracy>0.94"
+    at_worst = score | {"cut_off": 10.0}
+    assert met("accuracy>=0.84", at_worst)[0]
+    assert not met("accuracy<0.95", at_worst)[0]
+    assert "[0.85, 0.976] with cut-off answers wrong … right" in met("accuracy<0.95", at_worst)[1]
+
+
+def test_a_speed_passes_over_six_runs_of_its_job() -> None:
+    rows = rows_of(paired_accuracies(5, 5, 100))
+    run = rows[1].run
+    run.metrics = {"decode_tok_per_s": 110.0}
+
+    def decided(text: str) -> Requirement:
+        table = Table("gsm8k", KEYS, rows)
+        check([table], parse_requirements([text], [run]))
+        (outcome,) = table.requirements
+        return outcome
+
+    one = decided("decode_tok_per_s>=100")
+    assert not one.met
+    assert "110, no interval, so it is not shown (1 run, of 6 there is one: workers=1 " in one.reason
+    run.earlier = [replace(run, metrics={"decode_tok_per_s": speed}) for speed in (109.0, 111.0, 110.0, 112.0)]
+    assert "(5 runs, of 6 there is one" in decided("decode_tok_per_s>=100").reason
+    run.earlier.append(replace(run, metrics={"decode_tok_per_s": 108.0}))
+    six = decided("decode_tok_per_s>=100")
+    assert (six.met, six.reason) == (True, "q0: decode_tok_per_s 110 [108, 112]")
+    assert decided("decode_tok_per_s>=108").met
+    assert not decided("decode_tok_per_s>=109").met, "the slowest of six"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kl_p99<0.01", "--require kl_p99<0.01: kl_p99 needs its unit: kl_p99<0.01nats"),
+        ("kl_p99<0.01bits", "kl_p99 is in nats, not in bits: kl_p99<0.01nats"),
+        ("kl_p99/chat<0.01", "kl_p99/chat needs its unit: kl_p99/chat<0.01nats"),
+        ("decode>100", "decode needs its unit: decode_tok_per_s>100"),
+    ],
+)
+def test_a_missing_unit_is_named(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        met(text, KL | CHAT | {"decode_tok_per_s": 100.0})
+    assert message in str(error.value)
 
 
 def test_a_row_without_the_metric_fails_and_so_does_one_that_is_not_a_number() -> None:
@@ -91,14 +184,15 @@ def test_a_row_without_the_metric_fails_and_so_does_one_that_is_not_a_number() -
     table = Table("gsm8k", KEYS, rows)
     check([table], parse_requirements(["load_s<9"], [row.run for row in rows]))
     assert failures([table]) == [
-        "requirement failed: q0: load_s –, required load_s<9",
+        "requirement failed: q0: load_s –, no interval (1 run, of 6 there is one: workers=1 hydra.launcher.fresh=true "
+        "rerun=all), required load_s<9",
         "requirement failed: q1: no load_s was recorded, required load_s<9",
     ]
 
 
 def test_baselines_are_not_checked_and_nothing_to_check_is_a_mistake() -> None:
     with pytest.raises(ConfigError, match="no row to check"):
-        outcomes("answer_p95_s<1")
+        outcomes("weight_mib<1")
 
 
 @pytest.mark.parametrize(
@@ -108,10 +202,10 @@ def test_baselines_are_not_checked_and_nothing_to_check_is_a_mistake() -> None:
         ("margin<2", "give margin=POINTS"),
         ("finding!=bad", "no finding 'bad'. Choices: better, larger, open, smaller, worse"),
         ("finding<worse", "compared with = or !="),
-        ("answer_p95<1", "Did you mean answer_p95_s?"),
-        ("answer_p95_s=1", "compared with < <= > or >="),
-        ("answer_p95_s<fast", "'fast' is not a number"),
-        ("answer_p95_s", "cannot read 'answer_p95_s'"),
+        ("weigth_mib<1", "Did you mean weight_mib?"),
+        ("weight_mib=1", "compared with < <= > or >="),
+        ("weight_mib<fast", "'fast' is not a number"),
+        ("weight_mib", "cannot read 'weight_mib'"),
         (" ", "is empty"),
     ],
 )

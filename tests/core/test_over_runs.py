@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from runner.core.over_runs import MIN_RUNS, RatioOfRuns, fewest_runs, least_p, power_of, runs_needed
+from runner.core.over_runs import (
+    MIN_RUNS,
+    RatioOfRuns,
+    fewest_runs,
+    fewest_runs_alone,
+    least_p,
+    median_interval,
+    power_of,
+    runs_needed,
+)
 
 values = st.lists(st.integers(900, 1100).map(float), min_size=3, max_size=8)
 
@@ -73,3 +82,18 @@ def test_the_runs_needed_have_their_power(distance: float, alpha: float) -> None
 def test_no_number_of_runs_shows_a_distance_of_nothing() -> None:
     assert runs_needed(1e-4) is None
     assert runs_needed(1e6) == MIN_RUNS
+
+
+def test_the_median_of_runs_lies_between_two_of_them_whatever_the_noise_is() -> None:
+    assert median_interval([3.0, 1.0, 2.0, 5.0, 4.0]) is None
+    assert fewest_runs_alone() == 6
+    assert median_interval([3.0, 1.0, 2.0, 5.0, 4.0, 9.0]) == (1.0, 9.0)
+    assert median_interval([float(at) for at in range(10)]) == (1.0, 8.0)
+    generator = np.random.default_rng(4)
+    for runs in (6, 9, 12, 20):
+        drawn = np.where(generator.random((2000, runs)) < 0.1, -5.0, 0.0) + generator.normal(0, 1, (2000, runs))
+        whole = np.where(generator.random(400_000) < 0.1, -5.0, 0.0) + generator.normal(0, 1, 400_000)
+        truth = float(np.median(whole))
+        ends = [median_interval(values) for values in drawn.tolist()]
+        missed = sum(not it[0] <= truth <= it[1] for it in ends if it is not None)
+        assert missed <= 2000 * 0.05 + 3 * (2000 * 0.05 * 0.95) ** 0.5
