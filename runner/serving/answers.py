@@ -337,5 +337,7 @@ def error_response(error: Refusal) -> JSONResponse:
     """Return the answer to a refused request."""
     headers = {} if error.retry_s is None else {"retry-after": str(error.retry_s)}
     headers |= {"www-authenticate": "Bearer"} if error.status == 401 else {}
-    headers |= {"connection": "close"} if error.status in (408, 413) else {}  # the rest of the body is not read
+    headers |= (
+        {"connection": "close"} if error.closes or error.status in (408, 413) else {}
+    )  # the rest of the body is not read
     return JSONResponse({"error": error_body(error)}, error.status, headers)

@@ -15,6 +15,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from runner.config.sampling import PARAMETERS
@@ -23,9 +24,10 @@ from runner.serving import described
 from runner.serving.answers import ChatAnswer, ClientAnswer, Stream, TextAnswer, error_response
 from runner.serving.bodies import ChatBody, GenerateBody, TextBody, TokenizeBody
 from runner.serving.described import post
-from runner.serving.gateway import ClientRequest, Gateway, Refusal
+from runner.serving.gateway import ClientGone, ClientRequest, Gateway, Refusal
 from runner.serving.guard import RequestGuard
 from runner.serving.parsing import ParsedBody, parse_body
+from runner.serving.shares import owner_of
 from runner.serving.tokens import tokens_of
 
 INPUTS = "\n    ".join(
@@ -47,7 +49,7 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
     async def refuse(_: Request, error: Exception) -> Response:
         return error_response(_refusal(error))
 
-    for kind in (Refusal, ConfigError, AnyHTTPException, Exception):
+    for kind in (Refusal, ConfigError, AnyHTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, refuse)
     page = HTMLResponse(PAGE.replace("{{model}}", escape(gateway.model)), headers=_page_headers(PAGE))
     task, answers = gateway.task, "the answer; with stream=true, server-sent events"
@@ -73,7 +75,7 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
     @app.post("/generate", **post(GenerateBody, "Complete a text", task, once | {"max_new_tokens": 32}, answers))
     async def generate(request: Request) -> Response:
         answer = TextAnswer(gateway, await _read_body(GenerateBody, request, gateway))
-        with ClientRequest(gateway) as client, _watched(request, client):
+        with ClientRequest(gateway, owner_of(request.scope)) as client, _watched(request, client):
             text = await answer.text(client)
         return JSONResponse({"response": text})
 
@@ -86,7 +88,7 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
     )  # fmt: skip
     async def tokenize(request: Request) -> Response:
         data, content_type = await request.body(), request.headers.get("content-type", "")
-        with ClientRequest(gateway) as client:
+        with ClientRequest(gateway, owner_of(request.scope)) as client:
             client.enter(1)  # it counts as a completion, so that a flood of long texts cannot delay other clients
             answer = await gateway.in_thread(tokens_of, data, content_type, gateway)
         return Response(answer, media_type="application/json")
@@ -138,7 +140,7 @@ async def _read_body(kind: type[ChatBody | TextBody | GenerateBody], request: Re
 
 async def _answer(answer: ClientAnswer, request: Request) -> Response:
     """Return the whole answer, or a stream whose first event has come."""
-    client = ClientRequest(answer.gateway)
+    client = ClientRequest(answer.gateway, owner_of(request.scope))
     try:
         with _watched(request, client):
             if not answer.parsed.stream:
@@ -174,6 +176,8 @@ def _refusal(error: Exception) -> Refusal:
         return error
     if isinstance(error, ConfigError):
         return Refusal(400, str(error))
+    if isinstance(error, ClientDisconnect):
+        return ClientGone(ClientGone.STATUS, "the client has left while it sent its body")
     if not isinstance(error, AnyHTTPException):
         return Refusal(500, "the server has failed: see its log")
     paths = (

@@ -23,6 +23,7 @@ from runner.engines.base import Capability, Completion, EngineReport, Event, Not
 from runner.engines.driver import Driver
 from runner.serving.counters import Counters
 from runner.serving.name import accepted_names, served_name
+from runner.serving.shares import Held, has_room
 
 MAX_THREADS = 32  # many, since most of them wait for the tokenizer or for a chat template
 ClientEvent = Event | Exception
@@ -34,10 +35,17 @@ class Refusal(Exception):
     """A request that is not served: the status and the reason."""
 
     def __init__(
-        self, status: int, message: str, param: str | None = None, code: str | None = None, retry_s: int | None = None
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        retry_s: int | None = None,
+        closes: bool = False,
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.param, self.code, self.retry_s = status, message, param, code, retry_s
+        self.closes = closes  # whether the connection is closed after the answer
 
 
 class Gateway:
@@ -97,6 +105,7 @@ class Gateway:
         ids = self.engine.encode(request)[1]
         if not ids:
             raise Refusal(400, "the prompt is empty", "prompt")
+        self.check_room(len(ids))
         return tuple(ids)
 
     def token_text(self, token: int) -> str:
@@ -110,15 +119,15 @@ class Gateway:
         """Return a number that no other request has."""
         return next(self._numbers)
 
-    def admit(self, rows: int) -> None:
-        """Refuse new completions if the server is full or stopping."""
+    def admit(self, rows: int, owner: str) -> None:
+        """Refuse new completions if the server is stopping, or full and the client has its share of it."""
         if self.is_draining:
             raise Refusal(
                 503, "the server is being stopped and takes no new requests", retry_s=math.ceil(self.task.drain_s)
             )
         self.check_rows(rows)
         most, now = self.task.max_open, self.open
-        if now + rows > most:
+        if not has_room(most, (Held(client.owner, client.places) for client in self.clients), owner, rows):
             raise Refusal(
                 429, f"{now} completions are under way or waiting, {most} at most: try again later",
                 code="rate_limit_exceeded", retry_s=self._wait_s(),
@@ -171,8 +180,8 @@ class Gateway:
 class ClientRequest:
     """One client's requests to the engine, and their events; they are cancelled when the client leaves."""
 
-    def __init__(self, gateway: Gateway) -> None:
-        self.gateway = gateway
+    def __init__(self, gateway: Gateway, owner: str) -> None:
+        self.gateway, self.owner = gateway, owner
         self.events: asyncio.Queue[ClientEvent] = asyncio.Queue()
         self.left = 0  # completions that are still to come
         self._ids: list[RequestId] = []
@@ -192,7 +201,7 @@ class ClientRequest:
         A place is free when its completion is complete, or has been scored where `scores_follow`: how fast the client
         reads does not matter.
         """
-        self.gateway.admit(rows)
+        self.gateway.admit(rows, self.owner)
         self.places, self._scores_follow = rows, scores_follow
         self.gateway.clients.add(self)
 

@@ -66,6 +66,8 @@ class RequestGuard:
     def _rejection_reason(self, scope: Scope) -> Refusal | None:
         """Return why a request's headers are refused, or None."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
+        if b"content-length" in headers and b"transfer-encoding" in headers:  # which one holds is read differently
+            return Refusal(400, "give either Content-Length or Transfer-Encoding, and not both", closes=True)
         if self.key is None:
             name = re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin-1").lower())
             if name not in self.names:  # DNS rebinding: another site's name resolves to our address
