@@ -30,6 +30,7 @@ from runner.compare.token_tables import worst_of
 from runner.compare.wording import flips_headline, flips_names, name_of, verdict
 from runner.core.console import console, plain, rich_table
 from runner.core.errors import cannot_write
+from runner.core.foreign_texts import in_markdown, in_sheet
 from runner.core.metrics import ACCURACY
 from runner.core.progress import Progress
 from runner.core.result import GRAPH_PICTURE
@@ -103,45 +104,41 @@ def _rich_flips(table: Table, out: TextIO) -> None:
 def _markdown(it: Comparison, out: TextIO) -> None:
     """Write the tables as Markdown."""
     for section in sections(it):
-        out.write(f"### {_one_line(section.title)}\n\n")
+        out.write(f"### {in_markdown(section.title)}\n\n")
         if section.conclusion:
-            out.write(f"**{_one_line(section.conclusion)}**\n\n")
+            out.write(f"**{in_markdown(section.conclusion)}**\n\n")
         for grid in section.grids:
             if grid.title:
-                out.write(f"{_one_line(grid.title)}:\n\n")
+                out.write(f"{in_markdown(grid.title)}:\n\n")
             _markdown_grid(grid.columns, out)
-        out.writelines(f"- {_one_line(sentence)}\n" for sentence, _ in section.sentences)
-        out.writelines(f"- {_one_line(sentence)}\n" for sentence in section.failed)
+        out.writelines(f"- {in_markdown(sentence)}\n" for sentence, _ in section.sentences)
+        out.writelines(f"- {in_markdown(sentence)}\n" for sentence in section.failed)
         if section.legend:
-            out.write(f"\n{section.legend}\n\n")
+            out.write(f"\n{in_markdown(section.legend)}\n\n")
         if section.table:
             _markdown_flips(section.table, out)
 
 
 def _markdown_flips(table: Table, out: TextIO) -> None:
     for flips in table.flips:
-        out.write(f"#### {_one_line(flips_headline(flips, table))}\n\n")
+        out.write(f"#### {in_markdown(flips_headline(flips, table))}\n\n")
         for flip in flips.questions:
-            mark, index = "won" if flip.won else "lost", _one_line(str(flip.index))
-            question = f"{_one_line(flip.question)} Gold: {_one_line(flip.gold)}"
+            mark, index = "won" if flip.won else "lost", in_markdown(str(flip.index))
+            question = f"{in_markdown(flip.question)} Gold: {in_markdown(flip.gold)}"
             out.write(f"- **{mark}, question {index}:** {question}\n")
             for name, side in zip(flips_names(flips, table), (flip.ours, flip.theirs), strict=True):
-                out.write(f"  - {_one_line(name)}: {_one_line(verdict(side))}; says: {_one_line(side['text'])}\n")
+                out.write(f"  - {in_markdown(name)}: {in_markdown(verdict(side))}; says: {in_markdown(side['text'])}\n")
         out.write("\n")
 
 
 def _markdown_grid(columns_shown: list[Column], out: TextIO) -> None:
     def line(cells: list[str]) -> str:
-        return "| " + " | ".join(_one_line(cell).replace("|", "\\|") for cell in cells) + " |\n"
+        return "| " + " | ".join(in_markdown(cell).replace("|", "\\|") for cell in cells) + " |\n"
 
     out.write(line([column.head for column in columns_shown]))
     out.write(line(["---:" if column.is_number else "---" for column in columns_shown]))
     out.writelines(line(list(cells)) for cells in zip(*(column.cells for column in columns_shown), strict=True))
     out.write("\n")
-
-
-def _one_line(text: str) -> str:
-    return plain(" ".join(text.split()))
 
 
 def _json(comparison: Comparison, out: TextIO) -> None:
@@ -181,8 +178,10 @@ def _csv(comparison: Comparison, out: TextIO) -> None:
     if (files := comparison.files) is not None:
         columns_of_files = file_columns(files)
         writer_of_files = csv.writer(out, lineterminator="\n")
-        writer_of_files.writerow([_one_line(it.head) for it in columns_of_files])
-        writer_of_files.writerows(zip(*(it.cells for it in columns_of_files), strict=True))
+        writer_of_files.writerow([in_sheet(" ".join(it.head.split())) for it in columns_of_files])
+        writer_of_files.writerows(
+            map(in_sheet, line) for line in zip(*(it.cells for it in columns_of_files), strict=True)
+        )
         return
     lines: list[dict[str, Any]] = []
     for table in tables:
@@ -218,12 +217,9 @@ def _csv(comparison: Comparison, out: TextIO) -> None:
     if not any(table.baseline for table in tables):
         last = of_front
     names = list(dict.fromkeys([*first, *middle, *last]))
-    writer = csv.DictWriter(out, names, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    printable = (
-        {key: plain(value) if isinstance(value, str) else value for key, value in line.items()} for line in lines
-    )
-    writer.writerows(printable if out.isatty() else lines)
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(map(in_sheet, names))
+    writer.writerows([in_sheet(line.get(name)) for name in names] for line in lines)
 
 
 FORMATS = {"table": _rich, "markdown": _markdown, "json": _json, "csv": _csv}

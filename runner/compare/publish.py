@@ -19,6 +19,7 @@ from runner.compare.wording import name_of
 from runner.core.console import say
 from runner.core.errors import ConfigError, cannot_write
 from runner.core.files import replace_text
+from runner.core.foreign_texts import in_markdown
 from runner.datasets.shapes import KNOWN_CHOICES
 from runner.store.jobs import Job
 
@@ -80,7 +81,7 @@ def card(rows: Sequence[tuple[Table, TableRow]]) -> str:
         accuracy, low, high = _interval(run)
         data = f"{run.params.get('task.data', run.task)} {run.params.get('task.split', '')}".strip()
         cells = (data, _count(run), f"{accuracy:.1%}", f"{low:.1%} – {high:.1%}", _compared(row), form_of(run))
-        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+        lines.append(f"| {' | '.join(in_markdown(cell).replace('|', '/') for cell in cells)} |")
     lines += [
         "",
         "The form is a hash of all prompts without their questions: only scores of the same form are alike.",

@@ -13,13 +13,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from runner.core.known_secrets import environment_for_children
+
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
-def start(*arguments: str, environment: Mapping[str, str] | None = None, **popen: Any) -> subprocess.Popen[bytes]:
-    """Start Python with these arguments; it finds modules where this process does, whatever the working directory."""
+def start(
+    *arguments: str, environment: Mapping[str, str] | None = None, is_trusted: bool = True, **popen: Any
+) -> subprocess.Popen[bytes]:
+    """Start Python with these arguments; it finds modules where this process does, whatever the working directory.
+
+    A child that is not trusted reads what a model or a checkpoint has written, and gets no secrets.
+    """
     modules = {"PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)}
-    variables = {**os.environ, **modules, **(environment or {})}
+    own = os.environ if is_trusted else environment_for_children()
+    variables = {**own, **modules, **(environment or {})}
     return subprocess.Popen([sys.executable, "-P", *arguments], env=variables, **popen)
 
 

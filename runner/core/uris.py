@@ -10,8 +10,10 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
+from runner.core.known_secrets import HIDDEN as HIDDEN
+from runner.core.known_secrets import without_known_secrets
+
 SCHEMES = ("sqlite:///", "sqlite+pysqlite:///")
-HIDDEN = "***"
 # parameters of a query that are shown; every other value is hidden
 PLAIN = ("host", "port", "sslmode", "timeout", "connect_timeout", "mode", "cache", "uri", "charset", "driver", "nolock")
 # Characters such as , ; ' ) may be within a URI's secrets, so only what no URI has ends it, or the next URI
@@ -41,7 +43,8 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def without_secrets(text: str) -> str:
-    """Return a text with the secrets of every URI in it hidden."""
+    """Return a text with the secrets of every URI in it hidden, and those of the environment."""
+    text = without_known_secrets(text)
     return URI.sub(lambda match: _shown(match[0]), text) if "://" in text else text
 
 

@@ -127,6 +127,7 @@ class _Renderer:
         self.process = child.start(
             "-S", "-B", "-X", "utf8", template_child.__file__, *map(str, numbers),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+            is_trusted=False,
         )  # fmt: skip
 
     def render(self, conversation: bytes, wall_s: float) -> tuple[bytes, str]:

@@ -164,7 +164,9 @@ class Process:
             for _ in range(2):
                 if self._process is None:
                     module = "runner.scorers.expressions_child"
-                    self._process = child.start("-m", module, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                    self._process = child.start(
+                        "-m", module, is_trusted=False, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                    )
                 assert self._process.stdin is not None
                 assert self._process.stdout is not None
                 with suppress(BrokenPipeError):

@@ -164,12 +164,32 @@ def test_texts_of_models_are_shown_and_not_run(store: Store, show: Any, tmp_path
     assert "img" not in page.tags
     assert f"nf4 thinks about {seen} 2" in page.text
     assert "\x1b" not in (tmp_path / "comparison.html").read_text() + (tmp_path / "comparison.md").read_text()
+    assert "<script" not in (tmp_path / "comparison.md").read_text()
+    assert "&lt;script>alert(1)&lt;/script>" in (tmp_path / "comparison.md").read_text()
     _, out, _ = show("nasty", "--flips", "base", "nf4")
     assert "[red]bold[/red]" in out
     assert "\x1b" not in out
     _, out, _ = show("nasty", "--by", "quantization,task.instruction")
     assert "[red]bold[/red]" in " ".join(out.split())
     assert "\x1b" not in out
+
+
+def test_a_sheet_runs_no_cell_and_markdown_follows_no_link(store: Store, show: Any) -> None:
+    formula, link = (
+        '=HYPERLINK("http://evil.example";"open")',
+        "[open](javascript:alert(1)) ![seen](http://evil.example)",
+    )
+    store.job("sheet", "base", {**NONE, "task.instruction": "-1"}, marks(3, 4), questions=link)
+    store.job("sheet", "nf4", {**NF4, "task.instruction": formula}, marks(2, 4), questions=link)
+    arguments = ("--by", "quantization,task.instruction", "--baseline", BASELINE)
+    _, out, _ = show("sheet", *arguments, "--format", "csv")
+    lines = [*csv.DictReader(out.splitlines())]
+    assert {line["task.instruction"] for line in lines} == {"-1", f"'{formula}"}
+    assert not [cell for line in lines for cell in line.values() if cell.startswith(("=", "+", "@"))]
+    assert all(float(line["accuracy"]) > 0 for line in lines), "numbers are numbers"
+    _, out, _ = show("sheet", "--flips", "base", "nf4", "--format", "markdown")
+    assert "[open]\\(javascript:alert(1)) ![seen]\\(http://evil.example)" in out
+    assert "](" not in out
 
 
 def test_the_page_of_teams_shows_each_graph_once_and_accuracy_over_tokens(
