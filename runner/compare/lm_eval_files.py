@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from runner.compare.data import Question
+from runner.compare.other_tools.files import file_name
 from runner.compare.other_tools.shapes import Count, checked
 from runner.core.errors import ConfigError, DataError
 from runner.core.metrics import Better
@@ -105,7 +106,7 @@ class Results:
 
     def samples(self, task: str) -> Path:
         """Return the path of a task's samples."""
-        return self.path.with_name(f"samples_{task}_{self.time}.jsonl")
+        return self.path.with_name(file_name(f"samples_{task}_{self.time}.jsonl", self.path))
 
     def metrics(self, task: str) -> dict[str, dict[str, float]]:
         """Return a task's figures by filter and metric."""

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from runner.compare.other_tools.files import MIB, changed, lines_of, read_bytes
+from runner.compare.other_tools.files import MIB, changed, file_name, lines_of, read_bytes
 from runner.compare.other_tools.several_answers import joined
 from runner.compare.other_tools.shapes import Count, Outline, Parser, checked
 from runner.compare.other_tools.tool_run import (
@@ -203,18 +203,12 @@ def _reviews(path: Path, report: Report, cluster: str | None) -> Iterator[tuple[
     if not subsets:
         raise DataError(f"{path}: it names no subset with answers")
     for subset, expected in subsets.items():
-        file = path.parents[2] / REVIEWS / path.parent.name / _file_name(f"{report.dataset_name}_{subset}", path)
+        file = path.parents[2] / REVIEWS / path.parent.name / file_name(f"{report.dataset_name}_{subset}.jsonl", path)
         if not file.is_file():
             raise DataError(f"{path}: its answers, {file}, are not there")
         for place, line in lines_of(file, "answers", expected, str(path)):
             review = REVIEW.read(line, place)
             yield _answer(review, subset if len(subsets) > 1 else "", cluster), review.sample_score.score.value or {}
-
-
-def _file_name(name: str, path: Path) -> str:
-    if "/" in name or "\0" in name:
-        raise DataError(f"{path}: no file is named {name[:80]!r}")
-    return f"{name}.jsonl"
 
 
 def _answer(review: Review, subset: str, cluster: str | None) -> ToolSample:

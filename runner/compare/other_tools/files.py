@@ -5,7 +5,6 @@ Nothing is unpacked to disk, and no name in an archive is used as a path.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ from runner.core.texts import parse_json, read_lines
 
 MIB = 2**20
 MAX_FILE_BYTES = 1024 * MIB  # of a file that is read whole
+LONGEST_NAME = 255  # bytes of the name of a file
 MAX_ROWS = 10_000_000  # of a table
 
 
@@ -31,6 +31,13 @@ def read_bytes(path: Path) -> bytes:
     if not content.strip():
         raise DataError(f"{path}: the file is empty")
     return content
+
+
+def file_name(name: str, where: object) -> str:
+    """Return what a file is called by a name from another file; DataError if none can be called so."""
+    if not name or "/" in name or "\0" in name or len(name.encode("utf-8", "replace")) > LONGEST_NAME:
+        raise DataError(f"{where}: no file is named {name[:80]!r}")
+    return name
 
 
 def in_words(time: datetime) -> str:
@@ -100,22 +107,3 @@ def read_parquet(
                     yield row
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: damaged, or not a parquet file ({one_line(error, 120)})") from error
-
-
-def field_of(content: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
-    """Return an object's field of this kind, e.g. `eval.task`; DataError if it is missing or of another kind."""
-    value = content
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    is_wrong_bool = isinstance(value, bool) and kind in (int, (int, float))
-    if not isinstance(value, kind) or is_wrong_bool:
-        found = "is missing" if value is None else f"has another type ({type(value).__name__})"
-        raise DataError(f"{where}: {key} {found}")
-    return value
-
-
-def positive(value: Any, key: str, where: str) -> float:
-    """Return a measured value; DataError unless it is a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise DataError(f"{where}: {key} is not a number above 0: {str(value)[:40]}")
-    return float(value)

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from runner.compare.other_tools.files import read_parquet
+from runner.compare.other_tools.files import file_name, read_parquet
 from runner.compare.other_tools.shapes import Outline, Parser, checked
 from runner.compare.other_tools.tool_run import (
     LONGEST_TEXT,
@@ -171,17 +171,16 @@ def _rows(details: Path, cluster: str | None) -> Iterator[tuple[ToolSample, dict
 
 def _details(path: Path, task: str, time: str) -> Path:
     """Return the file of a task's samples."""
-    file_name = f"details_{task}_{time}.parquet"
+    name = file_name(f"details_{task}_{time}.parquet", path)
     folders = [path.parent]
     for above in path.parents:
         if above.name == "results":
             folders.append(above.parent / "details" / path.parent.relative_to(above) / time)
-    if "/" not in task and "\0" not in task:
-        for folder in folders:
-            if (folder / file_name).exists():
-                return folder / file_name
+    for folder in folders:
+        if (folder / name).exists():
+            return folder / name
     where = " or ".join(map(str, folders))
-    raise DataError(f"{path}: {file_name} is not in {where}: lighteval writes it with --save-details")
+    raise DataError(f"{path}: {name} is not in {where}: lighteval writes it with --save-details")
 
 
 def _number(path: Path, sample: ToolSample, metrics: dict[str, Any], metric: str) -> float | None:

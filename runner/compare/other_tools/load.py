@@ -290,8 +290,9 @@ def default_comparison(places: list[str], runs: list[Run]) -> tuple[dict[str, st
     differing = differing_keys([run.params for run in runs])
     row_keys = [key for key in differing if key in KEYS_OF_METRICS]
     settings = [key for key in differing if key not in KEYS_OF_METRICS]
-    values = {key: {run.params.get(key) for run in first} for key in settings}
+    values = {key: {run.params[key] for run in first if key in run.params} for key in settings}
     names = {tuple(run.params.get(key) for key in differing) for run in runs}
-    if settings and len(names) == len(runs) and all(len(it) == 1 and None not in it for it in values.values()):
-        return {key: next(filter(None, it)) for key, it in values.items()}, [*settings, *row_keys]
+    is_set = all(key in run.params for run in first for key in settings)
+    if settings and is_set and len(names) == len(runs) and all(len(of_key) == 1 for of_key in values.values()):
+        return {key: of_key.pop() for key, of_key in values.items()}, [*settings, *row_keys]
     return {FOLDER_KEY: places[0]}, [FOLDER_KEY, *row_keys]

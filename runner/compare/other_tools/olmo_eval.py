@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from runner.compare.other_tools.files import lines_of
+from runner.compare.other_tools.files import file_name, lines_of
 from runner.compare.other_tools.shapes import Count, Outline, Parser, checked
 from runner.compare.other_tools.tool_run import (
     LONGEST_TEXT,
@@ -149,7 +149,8 @@ def _predictions(path: Path, entry: Task, model: str) -> Iterator[tuple[ToolSamp
     """Yield the instances of a task, each with its scores by `metric:scorer`."""
     where, task = str(path), _file_name(entry.task)
     folder = path.parent / "predictions"
-    names = [f"{task}_{(entry.task_hash or '')[-6:]}{ENDING}", f"{task}{ENDING}"]
+    endings = f"_{(entry.task_hash or '')[-6:]}{ENDING}", ENDING
+    names = [file_name(f"{task}{ending}", path) for ending in endings]
     found = [file for name in names for file in sorted(folder.glob(f"*/{_escaped(name)}"))]
     chosen = [file for file in found if file.parent.name == _file_name(model)] or found
     if len(chosen) != 1:
