@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from question_families import with_samples
 from stores import INT8, NF4, NONE, Store, marks
 
 from runner.core.sequential import p_of
@@ -125,3 +126,14 @@ def test_errors_that_the_table_counts_and_the_job_does_not_are_said(store: Store
     _, out, _ = show("erring", "--baseline", BASELINE, "--count-errors")
     remark = "questions that ended in an error count as not solved here, and not at all in what the job says"
     assert f"nf4 was compared while it ran; {remark}" in out
+
+
+def test_a_difference_of_votes_that_decided_while_a_job_ran_says_so(store: Store, rows: Any) -> None:
+    with_samples(store, "early votes", "base", NONE, [8] * 60)
+    stops = {"questions_asked": 60.0, "questions_left": 40.0}
+    with_samples(store, "early votes", "nf4", NF4, [6 if index % 4 else 2 for index in range(60)], metrics=stops)
+    row = rows("early votes", "--baseline", BASELINE)["nf4"]
+    assert row["metrics"]["accuracy"] == (45 * 6 + 15 * 2) / 480, "the mean over all answers"
+    comparison = row["comparison"]
+    assert (comparison["method"], comparison["difference"]) == ("sequential", -0.25), "15 votes are lost"
+    assert "this difference is one of votes of 8 answers, which the job compared while it ran" in comparison["remark"]
