@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from runner.advise.accuracies import RecordedAccuracy
 from runner.advise.closeness import RecordedCloseness
 from runner.advise.machines import Machine
+from runner.checkpoints import formats
 from runner.checkpoints.pass_memory import kv_number_bytes, most_rows
 from runner.checkpoints.random_weights import SHAPES_DIR, list_tensors
 from runner.checkpoints.resolve import ResolvedJob, no_downloads, resolve
 from runner.config.model import has_weights, local_model
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError, RunnerError
+from runner.core.errors import ConfigError, RunnerError, one_line
 from runner.estimates.amounts import amounts_of
 from runner.estimates.fit import PROCESS_MIB, Fit, fit, free_mib_by_device
 from runner.estimates.jobs import estimate, guessed_speed, time_of, without_download
@@ -59,6 +60,7 @@ class Candidate:
     closeness: RecordedCloseness | None = None
     before_next: str = ""  # why it is ranked before the next one
     problem: str = ""  # why it is rejected
+    notes: list[str] = field(default_factory=list)  # what is not as its name promises
 
     @property
     def each_s(self) -> float | None:
@@ -133,6 +135,12 @@ def judge(
             if sized is None:
                 candidate.problem = "its size is unknown without a download: give model.name=FOLDER or a preset"
                 continue
+            try:
+                formats.check_reach(sized)
+            except ConfigError as error:
+                candidate.problem = one_line(error)
+                continue
+            candidate.notes = formats.notes_of_reach(sized)
             known[number] = sized
             most_mib = limits.memory_mib
             if machine is not None:

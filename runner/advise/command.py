@@ -180,6 +180,8 @@ def show(advice: Advice, described: Machine | None, limits: UserLimits) -> None:
         print(plain(f"   memory    {peak}; at most {_parts(candidate)}{tight}"))
         print(plain(f"   speed     {_speed(candidate)}"))
         print(plain(f"   answers   {_answers(candidate)}"))
+        for note in candidate.notes:
+            print(plain(f"   note      {note}"))
         if number < len(advice.chosen):
             print(plain(f"   order     {candidate.before_next}"))
     if advice.rejected:
@@ -273,7 +275,7 @@ def _as_data(advice: Advice, described: Machine | None) -> dict[str, Any]:
             "job_id": close.job_id,
         }
         answers = {"answers": _answers(it), "accuracy": accuracy, "divergence": divergence}
-        judged = {**answers, "before_next": it.before_next or None}
+        judged = {**answers, "notes": it.notes, "before_next": it.before_next or None}
         rest = {"why_not": it.problem} if it.problem else judged
         return {"overrides": it.overrides, "command": command(it), "memory": memory, "time": time, **rest}
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from runner.advise.candidates import Compose
 from runner.advise.knapsack import Choice, Option
-from runner.checkpoints.footprint import compute_dtype, weight_bytes
 from runner.checkpoints.linear_layers import block_of, first_number, linear_layers
 from runner.checkpoints.resolve import ResolvedJob, resolve
+from runner.checkpoints.weight_sizes import compute_dtype, weight_bytes
 from runner.config.model import has_weights
 from runner.core import kept
 from runner.core.dtypes import BYTES
@@ -81,7 +81,7 @@ class MixableModel:
             )
         for name in formats:
             Mix.of(replace(config.quantization, overrides={"*": name}))  # refuses what quantizes whole models only
-        layers, _ = linear_layers(files.tensors, files.text_settings)
+        layers, _ = linear_layers(files.tensors, files.text_settings, files.fuses_experts)
         dtype_bytes = BYTES[compute_dtype(files.model, files.text_settings)]
         together: dict[str, list[str]] = {}
         for path in layers:

@@ -1,9 +1,8 @@
 """Predicts a model's memory from config.json and the safetensors headers alone; no torch.
 
-Weights are counted tensor by tensor, as transformers and bitsandbytes will hold them in memory: linear layers of the
-blocks are quantized; embeddings, the head, norms and biases keep model.dtype; tied tensors count once. Which of them
-are resident, and how often, follows from what the engine does on a CPU: it maps an unquantized checkpoint, packs
-linear layers and releases their pages, and reads only those rows of a mapped embedding whose tokens occur.
+Weights are counted tensor by tensor, as they will be held in memory (weight_sizes.py). Which of them are resident, and
+how often, follows from what the engine does on a CPU: it maps an unquantized checkpoint, packs linear layers and
+releases their pages, and reads only those rows of a mapped embedding whose tokens occur.
 """
 
 from __future__ import annotations
@@ -11,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil, exp, log2
-from typing import Any
 
 from runner.checkpoints.gguf_file import bytes_beyond_file, kept_tensors, read_header
-from runner.checkpoints.linear_layers import layer_of, part_of, plain_layers
+from runner.checkpoints.linear_layers import part_of, plain_layers
 from runner.checkpoints.pass_memory import (
     PassShape,
     activation_bytes,
@@ -27,18 +25,13 @@ from runner.checkpoints.pass_memory import (
     waiting_places,
 )
 from runner.checkpoints.resolve import ModelFiles, ResolvedJob
-from runner.checkpoints.weight_files import Tensor
+from runner.checkpoints.weight_sizes import compute_dtype, elements, weight_bytes
 from runner.config.generation import KvCache
-from runner.config.model import Attention, LocalModelConfig
+from runner.config.model import Attention
 from runner.config.task import Workload
 from runner.core import machine
-from runner.core.dtypes import BYTES, Dtype, stored_dtype
+from runner.core.dtypes import BYTES, stored_dtype
 from runner.core.machine import MIB
-from runner.quantization.base import Format
-from runner.quantization.mixed import Mix
-
-STORED_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # other stored types are kept as they are
-
 
 PACKED_SHARE = 0.25  # of free memory: linear layers are packed, in addition to the checkpoint, if they need no more
 
@@ -55,7 +48,7 @@ VOCABULARY_SHARE = 0.5  # of the embedding's rows that prompts use in the long r
 
 @dataclass(frozen=True)
 class Footprint:
-    """Predicted bytes; weights by part (linear, scales, embedding, head, other, lora).
+    """Predicted bytes; weights by part (linear, scales, expert, embedding, head, other, lora).
 
     `unread_bytes` are weights in the mapped checkpoint that no pass reads. `copied_bytes` are copies, in another
     layout, of weights that stay in memory. `load_bytes` is the peak of the load without pages of files, which the
@@ -174,7 +167,7 @@ def _predict_one(resolved: ResolvedJob, work: Workload, free_mib: float | None) 
         return None
     device = machine.device_class(model.device)
     dtype_bytes = BYTES[compute_dtype(model, settings)]
-    weights = weight_bytes(tensors, settings, files.stored, config.mix, dtype_bytes)
+    weights = weight_bytes(tensors, settings, files.stored, config.mix, dtype_bytes, device, files.fuses_experts)
     if not config.lora.merges and files.adapter is not None:
         weights["lora"] = files.adapter_numbers * BYTES["float32"]  # also for a 16-bit model
     shape = shape_of(settings)
@@ -266,7 +259,7 @@ def _mapped_bytes(resolved: ResolvedJob, weights: Mapping[str, int]) -> int:
         return 0
     makes_codes = config.mix.quantizes and files.stored is None
     is_converted = config.lora.merges or makes_codes or resolved.mix.base.makes_groups
-    in_memory = ("linear", "scales", "lora") if is_converted else ("lora",)
+    in_memory = ("linear", "scales", "expert", "lora") if is_converted else ("expert", "lora")  # experts are joined
     left_alone = plain_layers(files, config.mix).nbytes if config.quantization.is_mixed else 0
     return sum(size for part, size in weights.items() if part not in in_memory) + left_alone * is_converted
 
@@ -297,49 +290,3 @@ def _resident(
         used = VOCABULARY_SHARE * weights["embedding"]
         unread = weights["embedding"] - int(used * (1 - exp(-tokens * FAULT_KIB * 1024 / max(used, 1))))
     return unread, copied, share if is_packed and linear else 0.0
-
-
-def compute_dtype(model: LocalModelConfig, settings: dict[str, Any]) -> str:
-    """Return the name of the dtype of the unquantized weights, the activations and the KV cache."""
-    name = stored_dtype(settings) if model.dtype is Dtype.auto else model.dtype.value
-    return name if name in BYTES else "float32"
-
-
-def weight_bytes(
-    tensors: list[Tensor], settings: dict[str, Any], stored: Format | None, mix: Mix, dtype_bytes: int
-) -> dict[str, int]:
-    """Bytes of the loaded weights by part, quantization constants (`scales`) included."""
-    parts = dict.fromkeys(("linear", "scales", "embedding", "head", "other"), 0)
-    has_embedding = any(part_of(tensor) == "embedding" for tensor in tensors)
-    for tensor in tensors:
-        part = part_of(tensor)
-        if part == "head" and settings.get("tie_word_embeddings") and has_embedding:
-            continue  # the same memory as the embedding
-        if stored is not None and stored.config.makes_groups and "_weight_" in tensor.name:
-            if tensor.name.endswith(stored.config.packed_names):  # a byte for each code in the file
-                linear, scales = stored.config.price(tensor.shape[0], tensor.params, dtype_bytes)
-                parts["linear"], parts["scales"] = parts["linear"] + linear, parts["scales"] + scales
-        elif stored is not None and not tensor.name.endswith((".weight", ".bias")):
-            part = "linear" if tensor.name.endswith(stored.config.packed_names) else "scales"
-            is_note = any(name in tensor.name for name in stored.config.note_names)
-            parts[part] += 0 if is_note else tensor.nbytes
-        elif tensor.dtype not in STORED_BYTES:
-            parts[part] += tensor.nbytes  # stored quantized: loaded as it is
-        elif part not in ("linear", "head") or stored is not None:
-            parts[part] += tensor.params * dtype_bytes
-        else:
-            choice = mix.choice_for(layer_of(tensor), is_head=part == "head")
-            linear, scales = choice.price(tensor.shape[0], tensor.params, dtype_bytes)
-            parts["linear" if choice.packed else part] += linear
-            parts["scales"] += scales
-    return parts
-
-
-def elements(tensor: Tensor, stored: Format | None, mix: Mix | None = None) -> int:
-    """Count the numbers of a linear weight, packed or not; 0 for any other tensor."""
-    packed = stored is not None and tensor.name.endswith(stored.config.packed_names)
-    if stored is not None and (packed or (part_of(tensor) == "linear" and tensor.dtype in ("U8", "I8", "F8_E4M3"))):
-        return tensor.nbytes * 8 // stored.bits
-    part = part_of(tensor)
-    is_quantized_head = mix is not None and part == "head" and mix.choice_for(layer_of(tensor), is_head=True).packed
-    return tensor.params if part == "linear" or is_quantized_head else 0

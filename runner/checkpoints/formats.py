@@ -8,13 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from runner.checkpoints import gguf_file
-from runner.checkpoints.linear_layers import linear_layers
+from runner.checkpoints.linear_layers import Walk, linear_layers, walk_files
 from runner.checkpoints.resolve import ResolvedJob
 from runner.config.model import LocalModelConfig
+from runner.core import machine
 from runner.core.errors import ConfigError
-from runner.quantization import METHODS
+from runner.quantization import METHODS, share
 from runner.quantization.base import CheckpointSource, Format, QuantizationConfig
-from runner.quantization.made_groups import MadeGroupsConfig
 from runner.quantization.mixed import HEAD
 from runner.quantization.refused import REASONS
 
@@ -37,7 +37,7 @@ def check(resolved: ResolvedJob) -> None:
         for choice in resolved.config.mix.choices:
             choice.require_packages()
         _check_mix(resolved)
-        _check_groups(resolved)
+        check_reach(resolved)
         return
     if wanted.is_mixed:
         raise ConfigError(
@@ -64,6 +64,12 @@ def check(resolved: ResolvedJob) -> None:
             "precision; use lora.merge=false, or the original checkpoint"
         )
     stored.config.require_packages(f"{where} is {stored}, which")
+
+
+def notes_of_reach(resolved: ResolvedJob) -> list[str]:
+    """Return a note on a choice that leaves much of the model as it is, as far as the headers tell."""
+    reached = reach_of(resolved)
+    return [] if reached is None else share.notes(resolved.config.quantization.label, reached.share, reached.left)
 
 
 def notes(path: Path, stored: Format | None, held: QuantizationConfig, dtype: str) -> list[str]:
@@ -104,20 +110,26 @@ def _check_mix(resolved: ResolvedJob) -> None:
             f"with model.device_map={files.model.device_map}: leave model.device_map out"
         )
     if tensors := files.tensors:  # other files are only checked when they are loaded
-        layers, heads = linear_layers(tensors, files.text_settings)
+        layers, heads = linear_layers(tensors, files.text_settings, files.fuses_experts)
         mix.check_layers(layers, heads or [HEAD], tied=not heads)
 
 
-def _check_groups(resolved: ResolvedJob) -> None:
-    """Reject layers whose inputs are not whole groups of the choice that makes groups of them."""
-    mix = resolved.config.mix
-    if not any(choice.makes_groups for choice in mix.choices) or not (tensors := resolved.files.tensors):
-        return
-    for is_head, layers in zip((False, True), linear_layers(tensors, resolved.files.text_settings), strict=True):
-        for path, tensor in layers.items():
-            choice = mix.choice_for(path, is_head)
-            if isinstance(choice, MadeGroupsConfig):
-                choice.check_inputs({path: tensor.shape[1]})
+def reach_of(resolved: ResolvedJob) -> Walk | None:
+    """Return what quantizing while loading makes of each tensor; None if nothing is, or no header can be read."""
+    mix, files = resolved.config.mix, resolved.files
+    if mix.base.source is not CheckpointSource.plain or not mix.quantizes:
+        return None
+    if files.stored is not None or not files.tensors:
+        return None
+    return walk_files(files, mix, machine.device_class(files.model.device))
+
+
+def check_reach(resolved: ResolvedJob) -> None:
+    """Reject layers that the choice cannot take, and a choice that most of the model's weights are no layers for."""
+    if (reached := reach_of(resolved)) is not None:
+        wanted = resolved.config.quantization
+        reached.check_unfit(wanted.name)
+        share.check_reach(wanted.label, reached.share, reached.left, wanted.allow_partial)
 
 
 def _check_same(wanted: QuantizationConfig, stored: Format, where: str) -> None:

@@ -111,6 +111,11 @@ class ModelFiles:
         """The checkpoint's tensors; none if it has no file whose header can be read."""
         return random_weights.list_tensors(self.settings) if self.model.random_weights else read_tensors(self.path)
 
+    @property
+    def fuses_experts(self) -> bool:
+        """Whether the model keeps all experts of a mixture in one parameter: transformers' own classes do."""
+        return not (self.model.trust_remote_code and self.settings.get("auto_map"))
+
     @cached_property
     def weights(self) -> tuple[str, list[Path]]:
         """The kind and the files of the weights that a load reads; a .gguf file has no kind."""

@@ -15,6 +15,7 @@ from runner.compare.front import mark_front
 from runner.compare.likelihood import compare_likelihoods
 from runner.compare.noise_floor import beside_noise, repeats_among
 from runner.compare.numbers import compare_numbers
+from runner.compare.reached import beside_reach
 from runner.compare.runs import SampleReader
 from runner.compare.seeds import (
     row_of,
@@ -136,6 +137,7 @@ def _compare(table: Table, varying: list[str], choice: ComparisonOptions, reader
     judge(all_effects, choice.margins)
     table.remarks = [error_budget(all_effects)]
     beside_noise(table.rows, reader)
+    beside_reach(table)
 
 
 def effects_of(run: Run, base: Run, choice: ComparisonOptions, reader: SampleReader) -> list[Effect]:

@@ -309,6 +309,9 @@ _EVERY = (
     _metric("weight_mib", form=",.2f", head_words="weights\nMiB"),
     *(_metric(key, form=".0f") for key in ("lora_modules", "lora_rank", "rope_pairs")),
     _metric("lora_delta_norm", form=".3g"),
+    _metric("quantized_share", "quantized parameters in blocks", ".1%", better=Better.neither),
+    _metric("quantized_share_of_all", "quantized parameters", ".1%", better=Better.neither),
+    _metric("quantized_share_of_wanted", "quantized parameters of those named", ".1%", better=Better.neither),
     *map(_metric, ("quantized_modules", "unquantized_linears", "lora_parameters", "rope_pairs_patched")),
     *map(_metric, ("vocab_size", "max_positions", "base_loads")),
     # memory

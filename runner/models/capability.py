@@ -7,15 +7,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.checkpoints import gguf_file, gguf_names
+from runner.checkpoints import formats, gguf_file, gguf_names
 from runner.checkpoints.memory_check import limited
-from runner.checkpoints.resolve import ModelFiles, for_transformers
+from runner.checkpoints.resolve import ModelFiles, ResolvedJob, for_transformers
 from runner.config.model import Attention, LocalModelConfig
 from runner.core import machine
 from runner.core.errors import ConfigError
 from runner.core.machine import MIB
 from runner.models.building import one_at_a_time
 from runner.models.lora import module_of
+from runner.quantization.base import QuantizationConfig
 
 if TYPE_CHECKING:
     import torch
@@ -115,6 +116,14 @@ def class_of(path: Path, trust_remote_code: bool) -> Any:
     except Exception:  # noqa: BLE001  # a library may raise anything over a user's files
         return None  # the load reports the error
     return classes[0] if isinstance(classes, list | tuple) else classes
+
+
+def may_be_unfit(resolved: ResolvedJob) -> bool:
+    """Whether layers may have sizes that the choice cannot take: by the headers, or because there are none to read."""
+    if type(resolved.mix.base).unfit is QuantizationConfig.unfit:
+        return False
+    reached = formats.reach_of(resolved)
+    return reached is None or bool(reached.unfit)
 
 
 def check_adapter(files: ModelFiles) -> None:

@@ -198,5 +198,10 @@ def _tie(model: Any) -> set[str]:
 def parameters(model: Any) -> int:
     """Count a model's parameters: those in blocks as the numbers that they stand for."""
     stored = {one.weight.data_ptr(): one for one in model.modules() if isinstance(one, GgufLinear | GgufEmbedding)}
-    numbers = (TYPES[one.kind].inputs * one.weight.numel() // TYPES[one.kind].stored_bytes for one in stored.values())
-    return int(model.num_parameters() - sum(one.weight.numel() for one in stored.values()) + sum(numbers))
+    numbers = sum(map(numbers_in_blocks, stored.values()))
+    return int(model.num_parameters() - sum(one.weight.numel() for one in stored.values()) + numbers)
+
+
+def numbers_in_blocks(layer: GgufLinear | GgufEmbedding) -> int:
+    """Return how many numbers the blocks of a layer stand for."""
+    return int(TYPES[layer.kind].inputs * layer.weight.numel() // TYPES[layer.kind].stored_bytes)

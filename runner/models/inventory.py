@@ -16,7 +16,9 @@ from runner.config.lora import AdapterConfig
 from runner.core import machine
 from runner.core.mapped_files import MappedFiles
 from runner.models.lora.peft import AdapterReport
-from runner.quantization import CHOICES, holders
+from runner.models.share import share_of
+from runner.quantization import CHOICES, holders, share
+from runner.quantization.base import CheckpointSource
 from runner.quantization.mixed import Mix
 
 NAMES_SHOWN = 4
@@ -104,8 +106,11 @@ def _dtype_of(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def describe_quantization(model: Any, mix: Mix) -> Described:
-    """Count the linear layers by their kind of quantization."""
+def describe_quantization(model: Any, mix: Mix) -> tuple[Described, list[str]]:
+    """Count the linear layers by their kind of quantization, and the parameters; return notes on what is not reached.
+
+    ConfigError if most of the model is not, and nothing has allowed it: where no header told it before the load.
+    """
     kinds: Counter[str] = Counter()
     unquantized, of_layers = [], holders()
     for path, module in model.named_modules():
@@ -116,12 +121,19 @@ def describe_quantization(model: Any, mix: Mix) -> Described:
         elif isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D":  # GPT-2's linear layer
             unquantized.append(path)
     quantized, total = kinds.total(), kinds.total() + len(unquantized)
+    metrics = {"quantized_modules": float(quantized), "unquantized_linears": float(len(unquantized))}
+    if not quantized:
+        return (metrics, {"quantized": "none", "left_alone": f"all {total} linear layers"}), []
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     how = mix.base.label if mix.quantizes else "as the checkpoint is"
-    words = f"{how}: {quantized} of {total} linear layers ({counts})"
-    rest = summarized(unquantized) if quantized else f"all {total} linear layers"
-    metrics = {"quantized_modules": float(quantized), "unquantized_linears": float(len(unquantized))}
-    return metrics, {"quantized": words if quantized else "none", "left_alone": rest if unquantized else "none"}
+    reached, left = share_of(model, lambda module: _quantized_kind(module, of_layers), mix)
+    if mix.quantizes and mix.base.source is CheckpointSource.plain:
+        share.check_reach(how, reached, left, mix.base.allow_partial)
+    words = f"{how}: {reached.words} ({quantized} of {total} linear layers: {counts})"
+    metrics |= {"quantized_share": reached.of_blocks, "quantized_share_of_all": reached.of_all}
+    metrics |= {"quantized_share_of_wanted": reached.of_wanted} if reached.named else {}
+    facts = {"quantized": words, "left_alone": share.kinds_of(left, NAMES_SHOWN) or "none"}
+    return (metrics, facts), share.notes(how, reached, left)
 
 
 def unpacked_mib(model: Any, mix: Mix) -> float:

@@ -35,6 +35,7 @@ from runner.models import (
     made_groups,
     mixing,
     stored_groups,
+    unfit,
 )
 from runner.models.building import one_at_a_time
 from runner.models.gguf_blocks import GgufLinear
@@ -95,6 +96,11 @@ def load_base(resolved: ResolvedJob) -> Loaded:
         arguments |= quantization.load_arguments()
         if isinstance(quantization, MadeGroupsConfig):
             arguments |= made_groups.arguments(quantization)
+        elif capability.may_be_unfit(resolved):
+            bare = capability.skeleton(
+                capability.settings_of(folder, model_config.trust_remote_code), model_config.trust_remote_code
+            )
+            quantization.leave(arguments, unfit.left_plain(quantization, bare, device.type))
     if places:
         arguments["max_memory"] = places
     if attention is not Attention.auto:
@@ -285,7 +291,9 @@ def _check_complete(model: Any, report: dict[str, Any], checkpoint: str) -> list
 def _describe_base(base: Loaded, resolved: ResolvedJob) -> None:
     model, config = base.model, resolved.config
     settings = model.config.get_text_config()
-    _note(base, inventory.describe_quantization(model, resolved.mix))
+    described, notes = inventory.describe_quantization(model, resolved.mix)
+    _note(base, described)
+    base.notes += notes
     is_all_skipped = config.quantization.skip and not config.quantization.overrides
     if config.mix.quantizes and not base.metrics["quantized_modules"] and not is_all_skipped:
         raise ConfigError(f"quantization={config.quantization.label} found no linear layer to quantize in this model")

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from runner.core.errors import DataError
+from runner.core.errors import ConfigError, DataError
 from runner.models.grouped import GroupedLinear
 from runner.models.layouts.made import RowsLayout, pack_stream
+from runner.models.unfit import leave_unfit, reason_of
 from runner.quantization.made_groups import CodedGroups, MadeGroupsConfig
 
 METHOD = "runner_made_groups"
@@ -28,7 +29,8 @@ def layer_of(choice: MadeGroupsConfig, layer: nn.Module, path: str) -> nn.Module
     """Return a plain linear layer in this format; any other is returned as it is."""
     if type(layer) is not nn.Linear:
         return layer
-    choice.check_inputs({path: layer.in_features})
+    if reason := choice.unfit(layer.out_features, layer.in_features, layer.weight.device.type):
+        raise ConfigError(f"quantization={choice.name}: {path} {reason}")
     weight = layer.weight.detach()
     if not weight.isfinite().all():
         raise DataError(f"{path}.weight: a number is not finite, and quantization={choice.name} cannot quantize it")
@@ -102,10 +104,14 @@ def _config_class() -> Any:
 
         def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
             self.left_alone = self.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
-            layers = {path: one for path, one in model.named_modules() if self._is_made(path, one)}
-            self.quantization_config.choice.check_inputs({path: one.in_features for path, one in layers.items()})
+            layers = {path: one for path, one in model.named_modules() if self._is_wanted(path, one)}
+            leave_unfit(self.quantization_config.choice, model, layers)
 
         def _is_made(self, path: str, module: nn.Module) -> bool:
+            choice = self.quantization_config.choice
+            return self._is_wanted(path, module) and not reason_of(choice, module, "cpu")
+
+        def _is_wanted(self, path: str, module: nn.Module) -> bool:
             return type(module) is nn.Linear and should_convert_module(path, self.left_alone)
 
         def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:

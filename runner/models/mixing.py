@@ -8,6 +8,7 @@ import torch
 
 from runner.core.errors import ConfigError
 from runner.models import made_groups
+from runner.models.unfit import leave_unfit
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.made_groups import MadeGroupsConfig
 from runner.quantization.mixed import Mix
@@ -24,10 +25,13 @@ def apply(model: Any, mix: Mix, device: torch.device) -> Any:
     embedding = model.get_input_embeddings()
     tied = any(linear[path].weight is getattr(embedding, "weight", None) for path in heads)
     mix.check_layers(layers, heads, tied)
+    choices = {path: mix.choice_for(path, is_head=path in left_alone) for path in linear}
+    plain = {path for path in heads if tied}
+    for kind in mix.choices:
+        plain |= leave_unfit(kind, model, {path: linear[path] for path in layers if choices[path] == kind}, device.type)
     for path, layer in linear.items():
-        choice = mix.choice_for(path, is_head=path in left_alone)
-        if choice.packed and not (path in left_alone and tied):
-            model.set_submodule(path, quantized(choice, model, layer.to(device), path))
+        if choices[path].packed and path not in plain:
+            model.set_submodule(path, quantized(choices[path], model, layer.to(device), path))
     return model.to(device)
 
 

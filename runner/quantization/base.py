@@ -16,13 +16,14 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from runner.core.errors import ConfigError
-from runner.core.fields import UNLESS_DEFAULT, setting
+from runner.core.fields import UNLESS_DEFAULT, Inert, setting
 
 if TYPE_CHECKING:
     import torch
 
 
 MIX_KEYS = ("skip", "overrides")  # of every choice: which layers it leaves to others (runner/quantization/mixed.py)
+GENERAL_KEYS = (*MIX_KEYS, "allow_partial")  # that say nothing about the numbers of a quantized layer
 
 
 class CheckpointSource(StrEnum):
@@ -57,6 +58,9 @@ class QuantizationConfig:
     skip: list[str] = field(default_factory=list, kw_only=True, repr=False, metadata={"counts": UNLESS_DEFAULT})
     overrides: dict[str, Any] = field(
         default_factory=dict, kw_only=True, repr=False, metadata={"counts": UNLESS_DEFAULT}
+    )
+    allow_partial: bool = field(
+        default=False, kw_only=True, repr=False, metadata={"counts": Inert("runs what is refused without it")}
     )
 
     def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
@@ -130,6 +134,13 @@ class QuantizationConfig:
     def prepare(self, device: str) -> None:
         """Reject a library that cannot run on the device, before any weight is read."""
 
+    def unfit(self, outputs: int, inputs: int, device: str) -> str:
+        """Say why a layer of this size cannot be quantized for a device, after its path; empty if it can."""
+        return ""
+
+    def leave(self, arguments: dict[str, Any], paths: list[str]) -> None:
+        """Name all modules that stay plain in the arguments for `from_pretrained`, where its config must know them."""
+
     def check_loaded(self, model: torch.nn.Module) -> None:
         """Reject loaded layers that the library's kernels cannot compute."""
 
@@ -155,7 +166,7 @@ class QuantizationConfig:
     @property
     def keys(self) -> dict[str, Any]:
         """The choice's own keys."""
-        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in MIX_KEYS}
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in GENERAL_KEYS}
 
     @property
     def mix_keys(self) -> list[Any]:

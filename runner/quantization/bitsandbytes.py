@@ -232,8 +232,21 @@ class FourBitConfig(BitsAndBytesConfig):
         kind = {"compress_statistics": self.double_quant, "quant_type": self.name, "module": layer}
         return {"requires_grad": False, **kind}
 
+    def unfit(self, outputs: int, inputs: int, device: str) -> str:
+        """Say which sizes would crash the packed 4-bit CPU kernels at the first forward pass."""
+        if device != "cpu" or not machine.has_bfloat16_products() or not (inputs % 64 or outputs % 32):
+            return ""
+        return (
+            f"is {inputs} x {outputs}, and bitsandbytes' 4-bit kernels for this CPU need inputs divisible by 64 and "
+            "outputs by 32: use quantization=int8 or none with an unquantized checkpoint, or a GPU"
+        )
+
+    def leave(self, arguments: dict[str, Any], paths: list[str]) -> None:
+        """Name them in transformers' own config."""
+        arguments["quantization_config"].llm_int8_skip_modules = paths
+
     def check_loaded(self, model: torch.nn.Module) -> None:
-        """Reject layer sizes that would crash the packed 4-bit CPU kernels at the first forward pass.
+        """Reject stored layers that the packed 4-bit CPU kernels cannot take; those made here are left plain before.
 
         What RUNNER_WITHOUT leaves out, the library shall not use either: then it packs no weights.
         """
@@ -243,14 +256,9 @@ class FourBitConfig(BitsAndBytesConfig):
             if not isinstance(module, Linear4bit):
                 continue
             module.support_avx512bf16_for_cpu &= machine.has_bfloat16_products()
-            if module.support_avx512bf16_for_cpu and module.weight.device.type == "cpu":
-                inputs, outputs = module.in_features, module.out_features
-                if inputs % 64 or outputs % 32:
-                    raise ConfigError(
-                        f"quantization={self.name}: {path} is {inputs} x {outputs}, and bitsandbytes' 4-bit kernels "
-                        "for this CPU need inputs divisible by 64 and outputs by 32: use quantization=int8 or none "
-                        "with an unquantized checkpoint, or a GPU"
-                    )
+            is_packed = module.support_avx512bf16_for_cpu and module.weight.device.type == "cpu"
+            if is_packed and (reason := self.unfit(module.out_features, module.in_features, "cpu")):
+                raise ConfigError(f"quantization={self.name}: {path} {reason}")
 
     @contextmanager
     def adapting(self, model: torch.nn.Module) -> Iterator[None]:

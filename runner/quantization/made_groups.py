@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -65,16 +64,16 @@ class MadeGroupsConfig(Quantized):
         """Return nothing: the runner quantizes the weights as transformers reads them."""
         return {}
 
-    def check_inputs(self, inputs: Mapping[str, int]) -> None:
-        """Reject linear layers, by their paths, whose inputs are not whole groups."""
-        for path, count in inputs.items():
-            if count % self.group_size:
-                fits = next((size for size in (128, 64, 32, 16, 8) if not count % size), None)
-                fix = f"quantization.group_size={fits}" if fits else "another choice"
-                raise ConfigError(
-                    f"quantization={self.name}: {path} has {count} inputs, which are not whole groups of "
-                    f"quantization.group_size={self.group_size}: use {fix}, or quantization.skip for such layers"
-                )
+    def unfit(self, outputs: int, inputs: int, device: str) -> str:
+        """Say which inputs are not whole groups."""
+        if not inputs % self.group_size:
+            return ""
+        fits = next((size for size in (128, 64, 32, 16, 8) if not inputs % size), None)
+        fix = f"quantization.group_size={fits}" if fits else "another choice"
+        return (
+            f"has {inputs} inputs, which are not whole groups of quantization.group_size={self.group_size}: use {fix}, "
+            "or quantization.skip for such layers"
+        )
 
     def stored_groups_of(self, weight: Any) -> CodedGroups | None:
         """Return what a weight holds that the library has loaded; None if it is another kind of weight."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from runner.core.errors import ConfigError, few, one_line, unknown
 from runner.quantization import CHOICES
-from runner.quantization.base import MIX_KEYS, CheckpointSource, QuantizationConfig
+from runner.quantization.base import GENERAL_KEYS, MIX_KEYS, CheckpointSource, QuantizationConfig
 
 NONE = QuantizationConfig()
 HEAD = "lm_head"  # what a head is called that is tied to the embedding, and so has no tensor of its own
@@ -130,7 +130,7 @@ def _choice(pattern: str, value: Any) -> QuantizationConfig:
         every = ((one, CHOICES.get(one)) for one in CHOICES.names())
         usable = [one for one, kind in every if kind is not None and kind.source is CheckpointSource.plain]
         raise ConfigError(f"{key}={name}: {unknown('choice for single layers', str(name), usable)}")
-    own = [item.name for item in fields(kind) if item.name not in MIX_KEYS]
+    own = [item.name for item in fields(kind) if item.name not in GENERAL_KEYS]
     if strange := [str(key) for key in keys if key not in own]:
         raise ConfigError(f"{key}: {name} has no key {few(strange)}; it has {', '.join(own) or 'none'}")
     if not keys:

@@ -199,3 +199,21 @@ def test_a_file_describes_a_machine(tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
             machine_of(str(file))
+
+
+def test_a_choice_that_misses_the_experts_is_not_recommended(data: Any, tmp_path: Path) -> None:
+    from kinds_of_models import save
+    from tools.families import _tokenizer
+
+    folder = save(tmp_path / "mixture", "qwen3_moe")
+    _tokenizer().save_pretrained(folder)
+    code, advice = data("model=auto", f"model.name={folder}", "--quick")
+    assert code == 0
+    assert [it["quantization"] for it in settings(advice)] == ["none"]
+    assert [it["quantization"] for it in settings(advice, "out")] == ["int8", "nf4"]
+    assert all("would quantize only 5.9 % of the parameters in blocks" in it["why_not"] for it in advice["out"])
+    allowed = ["quantization=nf4", "quantization.allow_partial=true"]
+    code, advice = data("model=auto", f"model.name={folder}", "--quick", *allowed)
+    (nf4,) = advice["recommended"]
+    assert nf4["memory"]["weight_mib"] == pytest.approx(6.38, abs=0.01)
+    assert nf4["notes"] and "quantizes only 5.9 %" in nf4["notes"][0]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from resolving import predict as predict_for
 
-from runner.checkpoints import footprint
+from runner.checkpoints import footprint, weight_sizes
 from runner.checkpoints.footprint import Footprint
 from runner.checkpoints.pass_memory import shape_of
 from runner.checkpoints.resolve import read_tensors, resolve
@@ -153,14 +153,14 @@ def test_a_head_that_is_stored_although_tied_counts_once() -> None:
         Tensor("lm_head.weight", "F32", (8, 4), Path("model.safetensors"), 0, 128),
     ]
     none = Mix(QuantizationConfig(), {})
-    tied = footprint.weight_bytes(tensors, {"tie_word_embeddings": True}, None, none, 4)
-    untied = footprint.weight_bytes(tensors, {"tie_word_embeddings": False}, None, none, 4)
+    tied = weight_sizes.weight_bytes(tensors, {"tie_word_embeddings": True}, None, none, 4)
+    untied = weight_sizes.weight_bytes(tensors, {"tie_word_embeddings": False}, None, none, 4)
     assert (sum(tied.values()), sum(untied.values())) == (128, 256)
 
 
 def test_weights_that_were_quantized_before_stay_as_stored() -> None:
     packed = Tensor("model.layers.0.mlp.up_proj.weight", "U8", (64, 1), Path("model.safetensors"), 0, 64)
-    parts = footprint.weight_bytes([packed], {}, None, Mix(QuantizationConfig(), {}), 4)
+    parts = weight_sizes.weight_bytes([packed], {}, None, Mix(QuantizationConfig(), {}), 4)
     assert parts["linear"] == 64
 
 

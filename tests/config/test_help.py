@@ -15,7 +15,7 @@ from runner.config.choices import choices_for, schema_of
 from runner.config.compose import compose
 from runner.config.groups import GROUPS
 from runner.config.help import allowed, described
-from runner.quantization.base import MIX_KEYS
+from runner.quantization.base import GENERAL_KEYS
 
 
 def keys(*overrides: str) -> dict[str, tuple[str, str]]:
@@ -84,7 +84,7 @@ def test_the_help_of_the_program_has_it(runner: Callable[..., Any]) -> None:
 def test_the_resolved_config_names_the_choices_above_it(runner: Callable[..., Any]) -> None:
     shown = runner("--cfg", "job", "quantization=nf4", "lora=embedded").out
     assert shown.startswith("# model=embedded quantization=nf4 lora=embedded rope=native generation=greedy task=gsm8k ")
-    assert set(yaml.safe_load(shown)["quantization"]) == {"double_quant", "compute_dtype", *MIX_KEYS}, (
+    assert set(yaml.safe_load(shown)["quantization"]) == {"double_quant", "compute_dtype", *GENERAL_KEYS}, (
         "a name is not a key"
     )
     assert runner("--cfg", "job", "-p", "quantization", "quantization=nf4").out.startswith("# @package quantization\n")

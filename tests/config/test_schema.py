@@ -242,6 +242,7 @@ def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
         "model.shape",
         "model.random_weights",
         "model.check_memory",
+        "quantization.allow_partial",
         "model.revision",
         "model.cache_dir",
         "lora.path",

@@ -17,7 +17,7 @@ from families import settings as family_settings
 from loading import NONE, Make, configure, load, logits
 from resolving import check_format, predict
 
-from runner.checkpoints import footprint
+from runner.checkpoints import weight_sizes
 from runner.checkpoints.resolve import read_settings, read_tensors, resolve
 from runner.config.lora import PeftConfig, PthConfig
 from runner.config.model import LocalConfig, LocalModelConfig
@@ -304,7 +304,7 @@ def test_the_size_of_packed_layers_is_their_bytes(make_config: Make, tmp_path: P
     assert predicted_bytes(config) == sum(tensor.nbytes for tensor in tensors.values())
     layers = [tensor for tensor in read_tensors(folder) if tensor.name.endswith("qweight")]
     stored_as = read_format(read_settings(folder))
-    assert {footprint.elements(tensor, stored_as) for tensor in layers} == {128 * 192}
+    assert {weight_sizes.elements(tensor, stored_as) for tensor in layers} == {128 * 192}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from runner.config.choices import CONF
 from runner.config.groups import GROUPS
 from runner.core.dtypes import BYTES
 from runner.quantization import CHOICES, METHODS, SMALLEST, read_format
-from runner.quantization.base import MIX_KEYS, CheckpointSource, Format, QuantizationConfig, Quantized
+from runner.quantization.base import GENERAL_KEYS, CheckpointSource, Format, QuantizationConfig, Quantized
 from runner.quantization.torchao import TorchaoInt8Config
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -89,10 +89,10 @@ def test_every_choice_is_in_the_menu_and_no_other() -> None:
     for name, choice in CHOICES.items():
         text = (CONF / "quantization" / f"{name}.yaml").read_text()
         assert f"/hydra/schema/quantization/{name}@_here_" in text
-        keys = {item.name for item in fields(choice)} - {"name", *MIX_KEYS}
-        assert set(yaml.safe_load(text)) - {"defaults", *MIX_KEYS} == keys
+        keys = {item.name for item in fields(choice)} - {"name", *GENERAL_KEYS}
+        assert set(yaml.safe_load(text)) - {"defaults", *GENERAL_KEYS} == keys
         if quantizes_layers(choice):
-            assert set(yaml.safe_load(text)) >= {*MIX_KEYS}, "the menu shows that it can be mixed"
+            assert set(yaml.safe_load(text)) >= {*GENERAL_KEYS}, "the menu shows that it can be mixed"
         assert choice().name == name
 
 

@@ -64,7 +64,7 @@ class Local(ModelKind):
             adapter_header.check(one.files)
             if one.files.model.random_weights:
                 random_weights.check_disk(one.files.model)
-        notes = _notes_of_room(resolved)
+        notes = _notes_of_room(resolved) + formats.notes_of_reach(resolved)
         device = machine.device_class(model.device)
         if device == "cuda":
             return notes  # only torch knows how much memory of a GPU is free

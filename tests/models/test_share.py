@@ -1,0 +1,172 @@
+"""The share of a model that is quantized: as loaded, as the headers predict it, and what is refused for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kinds_of_models import KINDS, save
+from transformers import AutoTokenizer
+
+from runner.checkpoints import formats
+from runner.checkpoints.footprint import predict
+from runner.checkpoints.linear_layers import walk_files
+from runner.checkpoints.resolve import resolve
+from runner.config.model import LocalModelConfig
+from runner.core import machine
+from runner.core.errors import ConfigError
+from runner.models.load import Loaded, load_base
+from runner.quantization import CHOICES
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import Int8Config, Nf4Config
+from runner.quantization.hqq import HqqConfig
+from runner.quantization.share import Share, percent
+
+MIXTURES = ("qwen3_moe", "mixtral", "gpt_oss", "deepseek_v3")
+FORMATS = ("none", "nf4", "int8", "hqq", "torchao_int8", "int8_dynamic")
+
+
+@pytest.fixture(scope="module")
+def model_of(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that saves a model of a kind with a tokenizer, once."""
+    folders: dict[str, Path] = {}
+
+    def folder(kind: str, **keys: Any) -> Path:
+        key = repr((kind, sorted(keys.items())))
+        if key not in folders:
+            folders[key] = save(tmp_path_factory.mktemp(kind), kind, **keys)
+            AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(folders[key])
+        return folders[key]
+
+    return folder
+
+
+@pytest.fixture
+def job(make_config: Callable[..., Any], model_of: Callable[..., Path]) -> Callable[..., Any]:
+    def of(kind: str, quantization: QuantizationConfig, **keys: Any) -> Any:
+        model = LocalModelConfig(name=str(model_of(kind, **keys)), device="cpu")
+        return resolve(make_config(model=model, quantization=quantization))
+
+    return of
+
+
+def weight_mib(base: Loaded) -> float:
+    return sum(base.bytes_by_dtype.values()) / machine.MIB
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_plan_and_the_load_agree_on_what_is_quantized(job: Callable[..., Any], kind: str, name: str) -> None:
+    resolved = job(kind, CHOICES[name](allow_partial=True))
+    formats.check(resolved)
+    predicted = predict(resolved, resolved.config.task.workload(resolved.config.generation))
+    base = load_base(resolved)
+    assert predicted is not None
+    assert predicted.weight_mib == pytest.approx(weight_mib(base), rel=0.005)
+    if name == "none":
+        assert "quantized_share" not in base.metrics
+        return
+    walked = walk_files(resolved.files, resolved.mix, "cpu").share
+    assert base.metrics["quantized_share"] == pytest.approx(walked.of_blocks, abs=1e-4)
+    assert base.metrics["quantized_share_of_all"] == pytest.approx(walked.of_all, abs=1e-4)
+    of_blocks = base.metrics["quantized_share"]
+    assert (of_blocks < 0.5) == (kind in MIXTURES)
+    assert (of_blocks > 0.97) == (kind not in MIXTURES)
+    assert f"{percent(of_blocks)} of the parameters in blocks" in base.facts["quantized"]
+    assert ("mlp.experts" in base.facts["left_alone"]) == (kind in MIXTURES)
+    assert any("quantizes only" in note for note in base.notes) == (kind in MIXTURES)
+
+
+@pytest.mark.parametrize("kind", MIXTURES)
+@pytest.mark.parametrize("name", FORMATS[1:])
+def test_a_choice_that_misses_the_experts_is_refused_by_the_headers(
+    job: Callable[..., Any], kind: str, name: str
+) -> None:
+    message = (
+        rf"^quantization={name} would quantize only [\d.]+ % of the parameters in blocks, [\d.]+ % of all, and leave "
+        r"model.layers.\*.mlp.experts, .*quantization.allow_partial=true"
+    )
+    if kind == "mixtral":
+        message = message.replace(".mlp.", ".block_sparse_moe.")
+    with pytest.raises(ConfigError, match=message):
+        formats.check(job(kind, CHOICES[name]()))
+    formats.check(job(kind, CHOICES[name](allow_partial=True)))
+    formats.check(job("qwen3", CHOICES[name]()))
+
+
+def test_without_headers_it_is_refused_after_the_load(job: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved = job("qwen3_moe", Nf4Config())
+    resolved.files.__dict__["tensors"] = []  # as of a .bin file
+    formats.check(resolved)
+    with pytest.raises(ConfigError, match=r"quantization=nf4 would quantize only 5.9 % of the parameters in blocks"):
+        load_base(resolved)
+
+
+def test_what_a_user_leaves_out_is_not_missed(job: Callable[..., Any]) -> None:
+    resolved = job("qwen3", QuantizationConfig(overrides={"down_proj": "int8"}))
+    formats.check(resolved)
+    assert formats.notes_of_reach(resolved) == []
+    base = load_base(resolved)
+    assert base.metrics["quantized_share"] < 0.5
+    assert base.metrics["quantized_share_of_wanted"] == 1.0
+    assert not [note for note in base.notes if "quantizes only" in note]
+    with pytest.raises(ConfigError, match="would quantize only"):
+        formats.check(job("qwen3_moe", Int8Config(skip=["layers.0"])))
+
+
+def test_layers_that_a_kernel_cannot_take_stay_plain_if_they_are_few(
+    job: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "has_bfloat16_products", lambda: True)
+    resolved = job("qwen3_5", Nf4Config())
+    formats.check(resolved)
+    walked = walk_files(resolved.files, resolved.mix, "cpu")
+    assert sorted(path.split(".")[-1] for path in walked.unfit) == ["in_proj_a", "in_proj_a", "in_proj_b", "in_proj_b"]
+    base = load_base(resolved)
+    assert type(base.model.get_submodule("model.layers.0.linear_attn.in_proj_b")).__name__ == "Linear"
+    assert type(base.model.get_submodule("model.layers.0.linear_attn.out_proj")).__name__ == "Linear4bit"
+    assert type(base.model.lm_head).__name__ == "Linear"
+    assert base.metrics["quantized_modules"] == 26
+    assert "in_proj" in base.facts["left_alone"]
+    mixed = job("qwen3_5", Nf4Config(skip=["layers.1.mlp"]))
+    assert load_base(mixed).metrics["quantized_modules"] == 23
+
+
+def test_layers_that_are_no_few_end_the_job_before_the_load(
+    job: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "has_bfloat16_products", lambda: True)
+    with pytest.raises(ConfigError, match=r"quantization=nf4: \S+ is 200 x 128, and bitsandbytes' 4-bit kernels"):
+        formats.check(job("qwen3", Nf4Config(), intermediate_size=200))
+    monkeypatch.setattr(machine, "has_bfloat16_products", lambda: False)
+    formats.check(job("qwen3", Nf4Config(), intermediate_size=200))
+
+
+def test_inputs_that_are_no_whole_groups_stay_plain_if_they_are_few(job: Callable[..., Any]) -> None:
+    resolved = job("qwen3", HqqConfig(group_size=128), head_dim=8)
+    with pytest.raises(ConfigError, match=r"quantization=hqq: \S+o_proj has 32 inputs, which are not whole groups"):
+        formats.check(resolved)
+    few = job("qwen3", HqqConfig(group_size=128), head_dim=8, intermediate_size=1024)
+    formats.check(few)
+    base = load_base(few)
+    assert base.metrics["quantized_modules"] == 24
+    assert "self_attn.o_proj" in base.facts["left_alone"]
+    predicted = predict(few, few.config.task.workload(few.config.generation))
+    assert predicted is not None
+    assert predicted.weight_mib == pytest.approx(weight_mib(base), rel=0.005)
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [
+        (Share(97, 100, 97, 100), "97 % of the parameters in blocks"),
+        (Share(97, 200, 97, 100), "97 % of the parameters in blocks, 48 % of all"),
+        (Share(9999, 10000, 9999, 10000), "99.9 % of the parameters in blocks"),
+        (Share(1, 1000, 1, 1000), "0.1 % of the parameters in blocks"),
+        (Share(0, 0, 0, 0), "0 % of the parameters in blocks"),
+    ],
+)
+def test_shares_in_words_say_100_of_all_only(share: Share, words: str) -> None:
+    assert share.words == words
