@@ -34,7 +34,7 @@ def run(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = N
                 task.deliver(inputs, resolved, job, done.result)
             return ledger.recorded(config, job, done)
         if bases is None:  # the jobs of a grid were checked when it was planned
-            for note in check(resolved):
+            for note in check(resolved, inputs):
                 tell(f"note: {note}")
         if anew:
             ledger.check_store(config)  # the last check: only then earlier evidence is touched
@@ -59,11 +59,14 @@ def must_start_anew(config: RunnerConfig, task: Task) -> bool:
     return not task.FROM_LEDGER or config.rerun in (True, "all")
 
 
-def check(resolved: ResolvedJob) -> list[str]:
+def check(resolved: ResolvedJob, inputs: Inputs | None = None) -> list[str]:
     """Reject a job that cannot work before anything is loaded; return notes about limits that are close."""
     ledger.check_free_space(resolved.config)
-    uses = task_of(resolved.config).USES
-    return kind_of(resolved.config.model).check(resolved) if Uses.weights in uses else []
+    task = task_of(resolved.config)
+    notes = kind_of(resolved.config.model).check(resolved) if Uses.weights in task.USES else []
+    return notes + (
+        task.check_lengths(inputs, resolved) if inputs is not None and hasattr(task, "check_lengths") else []
+    )
 
 
 def execute(

@@ -89,6 +89,31 @@ def test_stdin_is_the_same_job_as_a_file(runner: Run, tmp_path: Path) -> None:
     assert (bad.returncode, bad.stderr.startswith("error: stdin, line 2: not JSON")) == (2, True)
 
 
+def test_one_prompt_is_a_text_a_file_or_all_of_stdin(runner: Run, tmp_path: Path) -> None:
+    (tmp_path / "p.md").write_text("one\n\ntwo\n")
+    from_file = runner(*STUB, "task.prompt=@p.md", "print=json").json()
+    (only,) = from_file["completions"]
+    assert only["prompt"] == "one\n\ntwo"
+    command = [sys.executable, "-m", "runner", *STUB, "task.prompt=-", "print=json"]
+    piped = warm_process.complete(command, "one\n\ntwo\n", cwd=tmp_path)
+    assert piped.returncode == 0, piped.stderr
+    assert json.loads(piped.stdout)["job_id"] == from_file["job_id"], "content counts, not where it came from"
+    (tmp_path / "p.md").write_text("three\n")
+    assert runner(*STUB, "task.prompt=@p.md", "print=json").json()["job_id"] != from_file["job_id"]
+    (escaped,) = runner(*STUB, "task.prompt=@@p.md", "print=json").json()["completions"]
+    assert escaped["prompt"] == "@p.md"
+    (tmp_path / "at.md").write_text("@p.md")
+    (verbatim,) = runner(*STUB, "task.prompt=@at.md", "print=json").json()["completions"]
+    assert verbatim["prompt"] == "@p.md", "what a file holds is a text"
+    missing = runner(*STUB, "task.prompt=@nobody said so")
+    assert missing.code == 2
+    assert "a text that begins with @ has two of them: task.prompt=@@nobody said so" in missing.err
+    empty = warm_process.complete(command, "\n", cwd=tmp_path)
+    assert (empty.returncode, empty.stderr) == (2, "error: task.prompt: stdin holds no text\n")
+    grid = runner(*STUB, "task.prompt=-", "seed=1,2", "-m")
+    assert (grid.code, "would read stdin" in grid.err) == (2, True)
+
+
 TEXTS = (
     "How many, exactly: 3 (or 4)?",
     'it\'s \\ a [test] with "both" {kinds}',

@@ -37,6 +37,7 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.longest_text: int | None = None  # no key: its bytes, once the texts are read
         need = "leaves questions out of an accuracy, and texts have none: task.only chooses which texts are scored"
         check(self.without is None, "task.without", self.without, need)
         choices = ", ".join(style.value for style in STYLES)
@@ -68,9 +69,10 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
         return 1 + bool(self.exact)
 
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
-        """Return rows whose texts are read and scored; nothing is generated."""
+        """Return rows whose texts are read and scored; nothing is generated. No text has more tokens than bytes."""
         _, prompt_tokens, _ = super().workload(generation, rows)
-        return generation.batch_size or rows, prompt_tokens, 1
+        window = self.window if self.longest_text is None else min(self.window, self.longest_text)
+        return generation.batch_size or rows, max(prompt_tokens, window), 1
 
     def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
         """Return the texts, if their number is known; each counts as long as a question with its answer."""

@@ -441,7 +441,7 @@ class PromptsConfig(TaskConfig):
     @property
     def reads_stdin(self) -> bool:
         """Whether the prompts come from stdin."""
-        return self.prompts == "-"
+        return "-" in (self.prompt, self.prompts)
 
     def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
         """Return the one prompt, or those of a file once it has been read."""

@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import logging
-import sys
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -21,11 +20,13 @@ from runner.config.task import Framing, PromptsConfig
 from runner.core.errors import ConfigError, DataError, reading, unknown
 from runner.core.result import Answer, Sample
 from runner.core.texts import parse_json, read_lines
+from runner.datasets.one_prompt import file_of, text_of_prompt
+from runner.datasets.stdin import STDIN as STDIN
+from runner.datasets.stdin import read_stdin
 from runner.engines.base import Message, Prompt
 
 log = logging.getLogger(__name__)
 
-STDIN = "-"
 KEYS = ("prompt", "messages", "branches")
 ROLES = ("system", "user", "assistant")
 NEEDED = 'each line is an object with `prompt` (a text) or `messages` ([{"role": "user", "content": "..."}])'
@@ -48,7 +49,7 @@ def load_prompts(task: PromptsConfig) -> list[Given]:
     """Return the prompts of the job, in order."""
     if task.prompt is not None:
         try:
-            text = text_of(task.prompt)
+            text = text_of(text_of_prompt(task.prompt))
         except ValueError as error:
             raise ConfigError(f"task.prompt: {error}") from error
         return [_with_branches(text, task)]
@@ -89,13 +90,14 @@ def prompts_sha256(prompts: list[Given]) -> str:
 
 def describe(task: PromptsConfig, sha256: str) -> dict[str, str]:
     """Describe the prompts as a data set of MLflow; a text on the command line is not one."""
-    if task.prompts is None:
+    file = file_of(task.prompt)
+    if task.prompts is None and task.prompt != STDIN and file is None:
         return {}
     source: dict[str, Any]
-    if task.prompts == STDIN:
+    if STDIN in (task.prompts, task.prompt):
         name, kind, source = "stdin", "code", {"tags": {"mlflow.source.name": "stdin"}}
     else:
-        path = Path(task.prompts).expanduser().absolute()
+        path = (file or Path(task.prompts or "").expanduser()).absolute()
         name, kind, source = path.name, "local", {"uri": str(path)}
     return {"name": name, "digest": sha256[:16], "source_type": kind, "source": json.dumps(source)}
 
@@ -157,14 +159,6 @@ def _source(prompts: str) -> tuple[bytes, str, bool]:
         raise DataError(f"task.prompts={prompts}: prompt file does not exist: {path.absolute()}") from error
     except OSError as error:
         raise DataError(f"task.prompts={prompts}: {path} cannot be read ({error.strerror})") from error
-
-
-@cache  # a job is identified several times in a process, and stdin can be read only once
-def read_stdin() -> bytes:
-    """Return all of stdin, however often it is called."""
-    if sys.stdin.isatty():
-        log.info("reading prompts from the terminal, one a line; Ctrl-D ends")
-    return sys.stdin.buffer.read()
 
 
 def holds_prompts(path: Path) -> bool:

@@ -11,9 +11,13 @@ from runner.engines.base import EngineReport, Request
 VOCABULARY = 800  # almost every model has these ids; used if a server does not report its vocabulary
 
 
-def check_room(report: EngineReport, prompt_tokens: int, new_tokens: int) -> None:
-    """Raise ConfigError unless prompt and new tokens fit the loaded model's positions."""
-    room = report.metrics.get("max_positions", inf)  # unknown for some servers
+def room_of(report: EngineReport) -> float:
+    """Return the loaded model's positions; infinity for a server that does not tell."""
+    return report.metrics.get("max_positions", inf)
+
+
+def check_room(room: float, prompt_tokens: int, new_tokens: int) -> None:
+    """Raise ConfigError unless prompt and new tokens fit the model's positions, before or after its load."""
     if prompt_tokens + new_tokens > room:
         raise ConfigError(
             f"task.prompt_tokens={prompt_tokens} and task.new_tokens={new_tokens} make "

@@ -134,7 +134,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
             anew = must_start_anew(config, task)
             planned.record = None if anew else planned.job.recorded()
             if planned.record is None:
-                planned.notes = check(resolved)
+                planned.notes = check(resolved, inputs)
             planned.notes += _note_of_limit(config, inputs.count)
             if config.plan and planned.record is None and not anew and hasattr(task, "questions_left"):
                 planned.questions_left = task.questions_left(inputs, planned.job)

@@ -80,6 +80,7 @@ class Task(Protocol):
 
     deliver(inputs, resolved, job, result): for a recorded job, do what keys outside of its identity ask for now
     questions_left(inputs, job): how many of its questions no job on disk has answered yet, for a plan
+    check_lengths(inputs, resolved): reject what the model has no room for, before it is loaded; return notes
     preview(inputs, resolved): return lines for a plan, without loading weights; may be empty
     is_compared(config): `Inputs.is_compared` of a job whose inputs are not here yet, as far as its keys tell
     """

@@ -21,6 +21,7 @@ from runner.config.task import GenerateConfig
 from runner.core.errors import ConfigError, EvidenceError, cannot_write, check
 from runner.core.files import write_atomically
 from runner.core.result import COMPLETIONS, Answer, Result, Sample
+from runner.datasets.one_prompt import file_of
 from runner.datasets.prompts import (
     STDIN,
     Branched,
@@ -63,7 +64,7 @@ def prepare(config: RunnerConfig) -> Prompts:
     if path is not None:
         usable = path.is_file() or not path.exists()
         check(usable, "task.output", task.output, f"{path} is not a file that can be written")
-        given = Path(task.prompts or STDIN).expanduser()
+        given = file_of(task.prompt) or Path(task.prompts or STDIN).expanduser()
         clash = task.prompts != STDIN and given.exists() and path.exists() and given.samefile(path)
         check(not clash, "task.output", task.output, "this is the file with the prompts")
     prompts = load_prompts(task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -107,6 +108,10 @@ class ModelKind(ABC):
     def own_positions(self, resolved: ResolvedJob) -> int | None:
         """Return how many positions the model was made for, without a scaling; None if that is unknown here."""
         return None
+
+    def positions(self, resolved: ResolvedJob) -> float:
+        """Return how many positions the loaded model will have, as far as its files tell; infinity if unknown."""
+        return math.inf
 
     def need(self, resolved: ResolvedJob) -> Need:
         """Predict the memory, the threads and the GPUs of a job."""

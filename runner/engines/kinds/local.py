@@ -11,6 +11,7 @@ from runner.checkpoints import adapter_header, chat_templates, footprint, format
 from runner.checkpoints.footprint import Footprint
 from runner.checkpoints.gguf_file import is_known, read_header
 from runner.checkpoints.memory_check import check_memory, gpus_needed, limited
+from runner.checkpoints.positions import positions_of
 from runner.checkpoints.resolve import ResolvedJob
 from runner.config.generation import KvCache
 from runner.config.profiles import notes as profile_notes
@@ -79,6 +80,10 @@ class Local(ModelKind):
         """Return the positions that config.json names."""
         own = resolved.files.text_settings.get("max_position_embeddings")
         return own if isinstance(own, int) and own > 0 else None
+
+    def positions(self, resolved: ResolvedJob) -> float:
+        """Return those that config.json and a chosen scaling make."""
+        return positions_of(resolved.files.text_settings, resolved.config.rope)
 
     def need(self, resolved: ResolvedJob) -> Need:
         """Predict from the headers of the checkpoint; nothing is known without them."""

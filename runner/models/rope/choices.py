@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from runner.checkpoints.positions import positions_under
 from runner.config.rope import Rope2dConfig, RopeConfig, RopeDynamicConfig, RopeLengthScalingConfig, RopeScalingConfig
 from runner.core.errors import ConfigError
 from runner.models import capability
@@ -84,18 +85,14 @@ def describe(model: Any) -> Described:
 
 
 def max_positions(text: Any) -> float:
-    """Return the maximum number of positions of a loaded model, under its own scaling or a chosen one.
-
-    As in transformers, max_position_embeddings is the length after scaling if the config also names a shorter
-    original one; if both are equal, and for scalings without an original length, the factor counts.
-    """
+    """Return the maximum number of positions of a loaded model, under its own scaling or a chosen one."""
     maximum = getattr(text, "max_position_embeddings", None)
     if maximum is None or maximum <= 0:  # XLNet says -1
         return NO_LIMIT
     parameters = getattr(text, "rope_parameters", None) or {}  # also of a chosen scaling
     key = "original_max_position_embeddings"
-    original = parameters.get(key) or getattr(text, key, None) or maximum  # Phi-3 has it outside of them
-    return float(maximum if original < maximum else int(original * (parameters.get("factor") or 1)))
+    original = parameters.get(key) or getattr(text, key, None)  # Phi-3 has it outside of them
+    return float(positions_under(maximum, original, parameters.get("factor")))
 
 
 def notes(text: Any, rope: RopeConfig) -> list[str]:

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 from runner.checkpoints.resolve import ResolvedJob
 from runner.config.likelihood import DRAWN, LikelihoodConfig
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError
 from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.result import Likelihood, Result, Sample
 from runner.datasets.chosen import cluster_hashes
@@ -36,6 +35,7 @@ from runner.tasks.completing import Samples, complete_missing, order_of_repeat, 
 from runner.tasks.likelihood import prompts, ways
 from runner.tasks.likelihood.continuations import Continuation, windows
 from runner.tasks.likelihood.exact import SideBySide, token_counts
+from runner.tasks.likelihood.lengths import check_before_the_load, check_window
 from runner.tasks.likelihood.reference import TOP_K_HASH, ReferenceJob
 from runner.tasks.likelihood.tokens import add_token_figures, write_worst
 from runner.tasks.named_job import overrides_of, state
@@ -70,6 +70,7 @@ def prepare(config: RunnerConfig) -> Texts:
     """Read and hash the texts, and find the job that this one is compared with."""
     task = own_config(config, LikelihoodConfig)
     given = load_given(task)
+    task.longest_text = max((len(it.texts[0].encode()) for it in given if it.form is Form.text), default=0)
     needed = {Capability.logprobs} | ({Capability.token_ids} if any(it.form is Form.text for it in given) else set())
     capabilities = kind_of(config.model).capabilities(config)
     require_among(capabilities, "task=likelihood", needed)
@@ -89,6 +90,11 @@ def prepare(config: RunnerConfig) -> Texts:
         after_overrides=overrides_of(task.reference, task) if after else [],
         second=way.second, decided={key: value for key, value in decided.items() if value != getattr(task, key)},
     )  # fmt: skip
+
+
+def check_lengths(inputs: Texts, resolved: ResolvedJob) -> list[str]:
+    """Reject windows that are longer than what the model can read, as far as its files tell."""
+    return check_before_the_load(inputs.task, texts_of(inputs), resolved)
 
 
 def run(inputs: Texts, context: Context) -> Result:
@@ -246,12 +252,9 @@ class Scoring(Samples):
 
     def look(self, report: EngineReport) -> None:
         """Reject windows that are longer than what the loaded model can read."""
-        room = report.metrics.get("max_positions", math.inf)
         longest = max((len(it.request.prompt) + len(it.request.continuation or "")
                        for it in self.pieces.values() if it.question is None), default=0)  # fmt: skip
-        if longest - 1 > room:
-            need = f"the model has room for {room:.0f} tokens: give task.window={room:.0f}"
-            raise ConfigError(f"task.window={self.task.window}: {need}, or less")
+        check_window(self.task, longest, report.metrics.get("max_positions", math.inf))
 
     def __call__(self, *choices: Completion) -> Sample:
         """Return the sample of a continuation; the tokens that a reference keeps are written to disk first."""

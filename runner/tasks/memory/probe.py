@@ -31,7 +31,7 @@ from runner.engines.base import FEWER_ROWS, Capability, Completion, EngineReport
 from runner.engines.contract import Engine, complete, require
 from runner.engines.kinds import kind_of
 from runner.engines.session import Session
-from runner.engines.synthetic import check_room, synthetic_requests
+from runner.engines.synthetic import check_room, room_of, synthetic_requests
 
 
 class OutOfMemory(Exception):
@@ -124,7 +124,7 @@ def measure(config: RunnerConfig, points: list[tuple[int, Workload]], channel: T
     report: EngineReport = probe.stage("load", load)
     vocab_size = int(report.metrics["vocab_size"])
     for _, (_, prompt_tokens, new_tokens) in points:
-        check_room(report, prompt_tokens, new_tokens)
+        check_room(room_of(report), prompt_tokens, new_tokens)
     probe.emit(metrics=report.metrics, facts=report.facts, notes=report.notes)
     first = synthetic_requests(1, 8, 2, vocab_size, config.seed, draw=-1)
     # packs weights, builds kernels and reads pages of libraries

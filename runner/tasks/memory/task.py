@@ -27,6 +27,7 @@ from runner.core.progress import Progress
 from runner.core.result import RepeatLog, Result
 from runner.engines.base import Capability, require_among
 from runner.engines.kinds import kind_of
+from runner.engines.synthetic import check_room
 from runner.store.jobs import Job, Recorder
 from runner.store.measurements import notes_on
 from runner.tasks.asking import kept_words
@@ -50,6 +51,14 @@ def prepare(config: RunnerConfig) -> Inputs:  # noqa: ARG001
             "no stage can be measured. All other tasks work here, and record their peak_rss_mib"
         )
     return Inputs({})
+
+
+def check_lengths(inputs: Inputs, resolved: ResolvedJob) -> list[str]:  # noqa: ARG001
+    """Reject points that the model has no room for."""
+    room = kind_of(resolved.config.model).positions(resolved)
+    for _, prompt_tokens, new_tokens in own_config(resolved.config, MemoryConfig).points:
+        check_room(room, prompt_tokens, new_tokens)
+    return []
 
 
 def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001

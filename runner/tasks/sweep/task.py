@@ -26,7 +26,8 @@ from runner.core.files import write_atomically
 from runner.core.result import RepeatLog, Result
 from runner.engines.base import FEWER_ROWS, Capability
 from runner.engines.contract import require
-from runner.engines.synthetic import check_room
+from runner.engines.kinds import kind_of
+from runner.engines.synthetic import check_room, room_of
 from runner.speed import arrivals, real_prompts, tables
 from runner.speed.arrivals import Load
 from runner.speed.cells import ENOUGH_TO_TELL, NOISY, WORK, Cell, Stopwatch, cells_of
@@ -73,6 +74,15 @@ def prepare(config: RunnerConfig) -> Prompted:
     return Prompted({}, real) if real is None else Prompted({"prompts": real.sha256}, real, data=real.data)
 
 
+def check_lengths(inputs: Prompted, resolved: ResolvedJob) -> list[str]:
+    """Reject cells that the model has no room for; real prompts are counted when it is loaded."""
+    task = own_config(resolved.config, SweepConfig)
+    if inputs.real is None:
+        room = kind_of(resolved.config.model).positions(resolved)
+        check_room(room, max(task.prompt_tokens), max(task.new_tokens))
+    return []
+
+
 def run(inputs: Prompted, context: Context) -> Result:
     """Measure every cell `repeats` times, and then each rate of requests."""
     config, engine, recorder = context.config, context.engine, context.recorder
@@ -87,7 +97,7 @@ def run(inputs: Prompted, context: Context) -> Result:
     with recorder.progress(None, "sweep: loading"):
         report = engine.load()
     if real is None:
-        check_room(report, max(task.prompt_tokens), max(task.new_tokens))
+        check_room(room_of(report), max(task.prompt_tokens), max(task.new_tokens))
     else:
         real.fit(engine, report.metrics.get("max_positions", inf), max(task.new_tokens))
     limits = MachineRates(engine.arithmetic())
