@@ -24,6 +24,7 @@ from runner.compare.effect_words import (
     value_of,
 )
 from runner.compare.wording import front_rule, number, versus
+from runner.config.own_notes import NOTES
 from runner.core.effects import Effect
 from runner.core.metrics import (
     ENDS,
@@ -73,7 +74,14 @@ def naming(table: Table) -> list[Column]:
     names = [tuple(row.config[key] for key in table.keys) for row in rows]
     by_job = not table.keys or len(set(names)) < len(names)  # or two runs have the same config
     columns = [Column("job", [row.run.job_id for row in rows], False, use=Use.job)] * by_job
-    return columns + [_setting(label(key), [row.config[key] for row in rows]) for key in table.keys]
+    columns += [_setting(label(key), [row.config[key] for row in rows]) for key in table.keys]
+    return columns + [_setting(key, [row.run.value(key) for row in rows]) for key in varying_notes(rows)]
+
+
+def varying_notes(rows: Sequence[TableRow]) -> list[str]:
+    """Return the user's own keys (notes.KEY) in which runs differ."""
+    keys = dict.fromkeys(key for row in rows for key in row.run.params if key.startswith(f"{NOTES}."))
+    return [key for key in keys if len({row.run.value(key) for row in rows}) > 1]
 
 
 def _setting(name: str, values: Sequence[str | None]) -> Column:

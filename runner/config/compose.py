@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.choices import choices_for
 from runner.config.hydra import config_errors, without_hydra
+from runner.config.meant import refuse_deleted
 from runner.config.messages import unknown_choice
 from runner.config.missing_keys import overrides_of_missing_keys
 from runner.config.root import RunnerConfig
@@ -105,6 +106,7 @@ class Composer:
 
     def compose(self, overrides: list[str]) -> DictConfig:
         """Return the job's config, or raise what Hydra's full composition raises."""
+        refuse_deleted(overrides)
         with suppress(Exception):  # whatever it is, the full composition reports it in Hydra's words
             if (config := self._compose_fast(overrides)) is not None:
                 return self._with_masters_cache(config)

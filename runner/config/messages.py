@@ -11,6 +11,7 @@ from omegaconf.errors import ValidationError
 
 from runner.config.choices import CONF, choices_for
 from runner.config.groups import GROUPS, key_types
+from runner.config.meant import meant
 from runner.config.root import RunnerConfig
 from runner.core.errors import nearest, unknown
 from runner.core.plugins import plug_ins
@@ -26,12 +27,15 @@ RENAMED = {
 
 
 REPEAT = "task.repeat"
+NOTES = "notes"  # the user's own keys
 
 
 def unknown_choice(group: str, choice: str, options: Iterable[str]) -> str:
     """Name a group's choice and the nearest valid one, or what has replaced it."""
     if (now := RENAMED.get(f"{group}={choice}")) is not None:
         return f"{group}={choice} is now {now}"
+    if words := meant(group, choice):
+        return words
     return f"{group}={choice}: {unknown(f'choice for {group}', choice, options)}{_from_plug_ins(group)}"
 
 
@@ -71,6 +75,8 @@ def unknown_key(key: str, owner: object = None, value: object = None) -> str:
         return f"{key} is now {now}"
     if key.lstrip("+~") == REPEAT and schema_keys(owner):
         return f"{key}: {_instead_of_repeat(schema_keys(owner))}"
+    if head == NOTES:
+        return f"{key}: a note is added with a plus: +{NOTES}.{last}={_as_written(value)}"
     names = schema_keys(owner) or set().union(*map(schema_keys, GROUPS.get(head, {}).values()))
     if head in {*GROUPS, "profile"} and last not in names and get_close_matches(last, {*names, "name"}, 1) == ["name"]:
         return _no_name(key, head, value)
@@ -80,8 +86,21 @@ def unknown_key(key: str, owner: object = None, value: object = None) -> str:
     other = f". {key} is a key of {'task=' + tasks[0] if len(tasks) == 1 else 'other tasks: ' + ', '.join(tasks)}"
     return (
         f"{key}: {unknown('key' if dot else 'group or key', key, choices, _of_other_groups(key, choices))}"
-        f"{other if tasks else ''}"
+        f"{other if tasks else ''}{'' if dot else _own_key(key, choices, value)}"
     )
+
+
+def _own_key(key: str, choices: set[str], value: object) -> str:
+    """Say where a key of the user's own belongs, unless it is one of the runner's, misspelt."""
+    name = key.lstrip("+~")
+    if nearest(name, sorted(choices)) not in ([], [NOTES]):
+        return ""
+    return f". A key of your own belongs below {NOTES}: +{NOTES}.{name}={_as_written(value)}"
+
+
+def _as_written(value: object) -> str:
+    """Return a value as it may be typed."""
+    return "VALUE" if value is None else str(value)
 
 
 def _instead_of_repeat(keys: set[str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig, adapter_of
 from runner.config.model import ModelConfig
+from runner.config.own_notes import check_notes
 from runner.config.profiles import NONE as NO_PROFILE
 from runner.config.profiles import check_profile
 from runner.config.rope import RopeConfig
@@ -81,6 +82,9 @@ class RunnerConfig:
     profile: str = setting(NO_PROFILE, Inert("sets groups and keys, which count themselves"))
     seed: int = 0
     metrics: list[str] = field(default_factory=list, metadata={"counts": UnlessDefault(changes_answers=False)})
+    notes: dict[str, Any] = field(
+        default_factory=dict, metadata={"counts": Inert("the user's own words about a job, which change nothing in it")}
+    )
     output_dir: str = setting("outputs", Inert("names the folder of the results, and changes nothing in them"))
     print: Print = setting(Print.table, Inert("changes the display, not the computation"))
     plan: bool | str = setting(False, Inert("shows the plan and does nothing"))
@@ -105,6 +109,7 @@ class RunnerConfig:
         check(workers_ok, "workers", self.workers, f"use {AUTO}, or a number from 1")
         timeout_ok = self.job_timeout_s is None or self.job_timeout_s > 0
         check(timeout_ok, "job_timeout_s", self.job_timeout_s, "must be more than 0 seconds, or null")
+        check_notes(self.notes)
         for key, text in _texts(self, ""):
             need = "contains what no UTF-8 text and no file name can contain: half a character, or a NUL"
             check(is_text(text) and "\0" not in text, key, repr(text), need)

@@ -39,7 +39,9 @@ from runner.config.choices import CONF
 from runner.config.completion import completing_values
 from runner.config.groups import GROUPS
 from runner.config.help import described
+from runner.config.hydra_folders import refuse_folders
 from runner.config.hydra_versions import IS_HYDRA_1_4, VERSION_BASE, parsed_overrides, rerun
+from runner.config.meant import refuse_deleted
 from runner.config.missing_keys import compose_without_missing_keys
 from runner.config.root import RunnerConfig
 from runner.config.sources import loader_of
@@ -62,6 +64,8 @@ class RunnerHydra(Hydra):
     ) -> DictConfig:
         """Compose as Hydra does, without the keys that only some jobs of a grid have, and with a job's data set."""
 
+        refuse_deleted(overrides)
+
         def compose(used: list[str]) -> DictConfig:
             if used != overrides:
                 keys.pop("parsed_overrides", None)  # of Hydra 1.4: all overrides in another form
@@ -70,6 +74,7 @@ class RunnerHydra(Hydra):
         composed = compose_without_missing_keys(compose, overrides, run_mode)
         if run_mode is RunMode.RUN and OmegaConf.get_type(composed) is RunnerConfig:  # of a grid, each job has its own
             data_sets.apply_data_set(composed)
+        refuse_folders(overrides, composed)
         return composed
 
     def get_help(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.choices import CONF
+from runner.config.own_notes import NOTES, flat_notes
 from runner.config.root import RunnerConfig
 from runner.core.errors import TrackingError
 from runner.core.fields import Inert, choice_of, counts_of, default_of
@@ -295,7 +296,9 @@ def flatten(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield f"{prefix}name", choice
     for item in fields(config):
         value = getattr(config, item.name)
-        if is_dataclass(value):
+        if not prefix and item.name == NOTES:
+            yield from ((f"{NOTES}.{key}", text_of(it)) for key, it in flat_notes(value))
+        elif is_dataclass(value):
             yield from flatten(value, f"{prefix}{item.name}.")
         else:
             text = as_typed(value) if prefix == "quantization." else text_of(value)

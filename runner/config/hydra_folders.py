@@ -1,0 +1,31 @@
+"""Hydra's keys for folders, on a command line: they are refused where nothing would be written there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from omegaconf import DictConfig
+
+from runner.core.errors import ConfigError
+
+RUN, SWEEP, SUBFOLDER = "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"
+OWN = {"hydra/launcher": "workers", "hydra/sweeper": "grid"}  # which write below output_dir alone
+
+
+def refuse_folders(overrides: Sequence[str], composed: DictConfig) -> None:
+    """Reject a folder that a user gives and that is not used: results lie below output_dir.
+
+    A job may run in hydra.run.dir (hydra.job.chdir), Hydra may write its own files there (hydra.output_subdir), and
+    launchers and searches of other packages use the folders of a sweep. What a study's file says is left to it.
+    """
+    given = {line.lstrip("+").partition("=")[0]: line for line in overrides}
+    if composed.get("hydra") is None:
+        return
+    hydra = composed.hydra
+    choices = hydra.runtime.choices
+    is_own = all(choices.get(group) == choice for group, choice in OWN.items())
+    is_written = bool(hydra.job.chdir or hydra.output_subdir)
+    for key, value in ((RUN, hydra.run.dir), (SWEEP, hydra.sweep.dir), (SUBFOLDER, hydra.sweep.subdir)):
+        is_used = is_written or value == "." or (key != RUN and not is_own)
+        if key in given and not is_used:
+            raise ConfigError(f"{given[key]}: nothing would be written there: use output_dir={value} for the results")

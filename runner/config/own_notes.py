@@ -1,0 +1,35 @@
+"""notes – the user's own keys: they are recorded and shown, and count in no job's id."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from runner.core.errors import ConfigError
+
+NOTES = "notes"
+NAME = re.compile(r"[A-Za-z_][\w-]*")  # what a store takes as a part of a name
+Plain = str | int | float | bool | None
+
+
+def check_notes(notes: Mapping[str, Any]) -> None:
+    """Reject what cannot be shown beside a job: names that a store does not take, and values that are no plain ones."""
+    for key, value in flat_notes(notes):
+        for part in key.split("."):
+            if NAME.fullmatch(part) is None:
+                raise ConfigError(f"{NOTES}: {part!r} is no name: letters, digits, _ and - after a letter")
+        if not isinstance(value, Plain):
+            raise ConfigError(f"{NOTES}.{key}: a text, a number, true or false expected, not {value!r}")
+
+
+def flat_notes(notes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the keys of mappings in mappings, joined by dots, with their values; lists are joined by commas."""
+    for key, value in notes.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from flat_notes(value, f"{name}.")
+        elif isinstance(value, list | tuple):
+            yield name, ", ".join(map(str, value))
+        else:
+            yield name, value

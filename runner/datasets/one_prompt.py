@@ -1,0 +1,49 @@
+"""task.prompt: a text as it stands, @FILE for a file's, or - for all of stdin; @@ begins a text with an @."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runner.core.errors import ConfigError, DataError
+from runner.core.texts import read_text
+from runner.datasets.stdin import STDIN, read_stdin
+
+AT = "@"
+
+
+def file_of(prompt: str | None) -> Path | None:
+    """Return the file that a task.prompt names; None if it is a text, or stdin."""
+    if prompt is None or not prompt.startswith(AT) or prompt.startswith(2 * AT):
+        return None
+    return Path(prompt.removeprefix(AT)).expanduser()
+
+
+def text_of_prompt(prompt: str) -> str:
+    """Return the text that a task.prompt stands for, without the end of a file's last line."""
+    if prompt == STDIN:
+        return _whole(_decoded(read_stdin()), "stdin")
+    path = file_of(prompt)
+    if path is None:
+        return prompt.removeprefix(AT) if prompt.startswith(2 * AT) else prompt
+    where = f"task.prompt={prompt}"
+    if not path.is_file():
+        raise ConfigError(
+            f"{where}: there is no file {path.absolute()}; a text that begins with {AT} has two of them: "
+            f"task.prompt={AT}{prompt}"
+        )
+    return _whole(read_text(path, where), str(path))
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"task.prompt={STDIN}: stdin is not UTF-8 text ({error.reason})") from error
+
+
+def _whole(text: str, where: str) -> str:
+    """Return a text without what marks the beginning of a file and the end of its last line."""
+    whole = text.removeprefix("\ufeff").removesuffix("\n").removesuffix("\r")
+    if not whole.strip():
+        raise DataError(f"task.prompt: {where} holds no text")
+    return whole

@@ -1,0 +1,72 @@
+"""Whether the windows of texts fit the model: decided by one function before the load, as far as files tell, and after.
+
+Not a task. Before the load a text that is not longer in bytes than the room needs no counting; longer ones are counted
+with the tokenizer.json beside the weights, by the library that reads it, without the model's own libraries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from runner.checkpoints.resolve import ResolvedJob
+from runner.config.likelihood import LikelihoodConfig
+from runner.core.errors import ConfigError
+from runner.engines.kinds import kind_of
+
+SPECIAL = 1  # a token that a tokenizer may put before a text
+TOKENIZER = "tokenizer.json"
+
+
+def check_window(task: LikelihoodConfig, longest: int, room: float) -> None:
+    """Reject windows, the longest of which has so many tokens, that are longer than what the model can read."""
+    if min(longest, task.window) - 1 > room:
+        need = f"the model has room for {room:.0f} tokens: give task.window={room:.0f}"
+        raise ConfigError(f"task.window={task.window}: {need}, or less")
+
+
+def check_before_the_load(task: LikelihoodConfig, texts: Sequence[str], resolved: ResolvedJob) -> list[str]:
+    """Reject windows that the model cannot read; return a note where only the load can tell.
+
+    The longest window is kept with the task, so that memory is predicted for it.
+    """
+    room = kind_of(resolved.config.model).positions(resolved)
+    longest = longest_of(texts, resolved, room)
+    if longest is not None:
+        check_window(task, longest, room)
+        return []
+    if task.window - 1 <= room:
+        return []
+    return [
+        f"task.window={task.window}: the model has room for {room:.0f} tokens, and its tokenizer cannot be read before "
+        "the load: a text with more tokens will end the job"
+    ]
+
+
+def longest_of(texts: Sequence[str], resolved: ResolvedJob, room: float) -> int | None:
+    """Return the tokens of the longest text, or its bytes if that is no more than the room; None if unknown."""
+    most = max((len(text.encode()) for text in texts), default=0) + SPECIAL
+    if most - 1 <= room:
+        return most
+    tokenizer = _tokenizer(resolved)
+    if tokenizer is None:
+        return None
+    return max(len(tokenizer.encode(text).ids) for text in texts)
+
+
+def _tokenizer(resolved: ResolvedJob) -> Any:
+    """Return the tokenizer beside a folder's weights; None if there is none that can be read without the model."""
+    files = resolved.files
+    if files.model.random_weights or not files.path.is_dir() or not (files.path / TOKENIZER).is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    return _read(Tokenizer, files.path / TOKENIZER)
+
+
+def _read(kind: Any, path: Path) -> Any:
+    try:
+        return kind.from_file(str(path))
+    except Exception:  # noqa: BLE001  # the library raises a plain Exception; the load names the file and the damage
+        return None

@@ -1,0 +1,113 @@
+"""Windows that the model has no room for: refused by the plan as by the run, and predicted at their length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.checkpoints.positions import positions_of
+from runner.checkpoints.resolve import resolve
+from runner.config.likelihood import LikelihoodConfig
+from runner.config.measures import SweepConfig
+from runner.config.model import LocalModelConfig
+from runner.config.rope import RopeConfig, RopeLinearConfig, RopeYarnConfig
+from runner.core.errors import ConfigError
+from runner.estimates.fit import fit
+from runner.run import check, identify
+
+WORDS = "the house by the river is green and old "
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    file = tmp_path / "long.txt"
+    file.write_text(WORDS * 400)
+    return file
+
+
+def planned(make_config: Callable[..., Any], model: LocalModelConfig, task: Any, **groups: Any) -> Any:
+    resolved = resolve(make_config(model=model, task=task, **groups))
+    inputs, _ = identify(resolved)
+    return resolved, check(resolved, inputs)
+
+
+def test_a_plan_refuses_a_window_in_the_words_of_the_run(
+    make_config: Callable[..., Any], tiny_model: LocalModelConfig, text: Path
+) -> None:
+    task = LikelihoodConfig(data=str(text), window=700)
+    with pytest.raises(
+        ConfigError, match="^task.window=700: the model has room for 512 tokens: give task.window=512, or"
+    ):
+        planned(make_config, tiny_model, task)
+    planned(make_config, tiny_model, LikelihoodConfig(data=str(text), window=512))
+    planned(make_config, tiny_model, task, rope=RopeLinearConfig(factor=2))
+
+
+def test_texts_that_are_shorter_than_the_room_are_not_refused(
+    make_config: Callable[..., Any], tiny_model: LocalModelConfig, tmp_path: Path
+) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text(WORDS * 12)  # fewer bytes than positions
+    planned(make_config, tiny_model, LikelihoodConfig(data=str(short), window=5000))
+    planned(make_config, tiny_model, LikelihoodConfig(window=5000, limit=3))  # answers, which no window cuts
+
+
+def test_without_a_tokenizer_to_read_the_plan_says_that_only_the_load_can_tell(
+    make_config: Callable[..., Any], saved_family: Callable[..., Path], text: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    for file in saved_family().iterdir():
+        if file.name != "tokenizer.json":
+            (folder / file.name).symlink_to(file)
+    task = LikelihoodConfig(data=str(text), window=700)
+    _, notes = planned(make_config, LocalModelConfig(name=str(folder), device="cpu"), task)
+    assert [note for note in notes if note.startswith("task.window=700: the model has room for 256 tokens, and its")]
+
+
+def test_memory_is_predicted_for_the_window(
+    make_config: Callable[..., Any], tiny_model: LocalModelConfig, text: Path
+) -> None:
+    found = {}
+    for window in (64, 512, 4096):
+        config = make_config(model=tiny_model, task=LikelihoodConfig(data=str(text), window=window))
+        identify(resolved := resolve(config))
+        predicted = fit(resolved, {"cpu": 10_000.0})
+        assert predicted is not None
+        found[window] = predicted.predicted.kv_cache_mib
+    assert found[64] == found[512], "several short rows read as many tokens together"
+    assert found[4096] == pytest.approx(4 * found[512], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rope", "positions"),
+    [
+        ({"max_position_embeddings": 8192}, RopeConfig(), 8192),
+        ({"n_positions": 1024}, RopeConfig(), 1024),
+        ({}, RopeConfig(), float("inf")),
+        ({"max_position_embeddings": -1}, RopeConfig(), float("inf")),
+        ({"max_position_embeddings": 2048, "rope_scaling": {"type": "linear", "factor": 2.0}}, RopeConfig(), 4096),
+        ({"max_position_embeddings": 131072, "rope_scaling": {"factor": 8.0, "original_max_position_embeddings": 8192}}, RopeConfig(), 131072),
+        ({"max_position_embeddings": 1024}, RopeLinearConfig(factor=3), 3072),
+        ({"max_position_embeddings": 1024}, RopeYarnConfig(factor=4, original_max_position_embeddings=512), 1024),
+        ({"max_position_embeddings": 1024}, RopeYarnConfig(factor=4), 4096),
+    ],
+)  # fmt: skip
+def test_positions_follow_from_settings_and_a_scaling(
+    settings: dict[str, Any], rope: RopeConfig, positions: float
+) -> None:
+    assert positions_of(settings, rope) == positions
+
+
+def test_a_plan_refuses_cells_of_a_sweep_that_the_run_would(
+    make_config: Callable[..., Any], tiny_model: LocalModelConfig
+) -> None:
+    message = (
+        "^task.prompt_tokens=500 and task.new_tokens=64 make 564 tokens, the model has room for 512: make one smaller"
+    )
+    with pytest.raises(ConfigError, match=message):
+        planned(make_config, tiny_model, SweepConfig(prompt_tokens=[8, 500], new_tokens=[64]))
+    planned(make_config, tiny_model, SweepConfig(prompt_tokens=[8, 400], new_tokens=[64]))
