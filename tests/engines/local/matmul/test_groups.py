@@ -122,7 +122,7 @@ def test_an_adapter_on_top_changes_the_answers(
     plain, adapted = opened(model=model), opened(model=model, lora=PeftConfig(path=str(adapter)))
     plain.load()
     report = adapted.load()
-    assert report.facts["quantized"].endswith("14 of 15 linear layers (14 GroupedLinear)")
+    assert report.facts["quantized"].endswith("14 of 15 linear layers: 14 GroupedLinear)")
     assert report.metrics["lora_modules"] > 0
     assert answers(adapted) != answers(plain)
 

@@ -1,0 +1,89 @@
+"""What a user means who does not know the runner's words: Hydra's folders, own keys, a model or an adapter as a choice."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]  # the fixture `runner`: takes arguments, returns a finished command
+STUB = ("model=stub", "task.limit=3")
+
+
+@pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"])
+def test_hydras_folders_are_refused_where_nothing_is_written(runner: Run, tmp_path: Path, key: str) -> None:
+    done = runner(*STUB, "tracking=none", f"{key}=elsewhere/deep")
+    assert done.code == 2
+    assert done.err == (
+        f"error: {key}=elsewhere/deep: nothing would be written there: use output_dir=elsewhere/deep for the results\n"
+    )
+    assert not [*tmp_path.iterdir()]
+    grid = runner("-m", *STUB, "seed=1,2", "tracking=none", f"{key}=elsewhere")
+    assert (grid.code, "use output_dir=elsewhere" in grid.err) == (2, True)
+
+
+def test_hydras_folders_may_be_given_where_they_are_used(runner: Run, tmp_path: Path) -> None:
+    assert runner(*STUB, "tracking=none", "print=none", "hydra.run.dir=.").code == 0
+    assert runner(*STUB, "tracking=none", "print=none", "hydra.run.dir=own", "hydra.output_subdir=h").code == 0
+    assert (tmp_path / "own" / "h" / "config.yaml").is_file()
+    launched = ("hydra/launcher=basic", "hydra.sweep.dir=swept", "seed=1,2", "tracking=none", "plan=true")
+    assert runner("-m", *STUB, *launched).code == 0
+    study = "defaults: [config, _self_]\nmodel: stub\nhydra: {run: {dir: own2}, sweep: {dir: own3}}\n"
+    (tmp_path / "study.yaml").write_text(
+        study.replace("model: stub\n", "").replace("_self_]", "override model: stub, _self_]")
+    )
+    done = runner("-cd", ".", "-cn", "study", "task.limit=1", "tracking=none", "print=none")
+    assert done.code == 0, done.err
+    assert "note: hydra.run.dir=own2: nothing is written there" in done.err
+
+
+def test_own_keys_are_recorded_and_are_no_part_of_the_id(runner: Run, tmp_path: Path) -> None:
+    plain = runner(*STUB, "print=json").json()
+    noted = runner(*STUB, "+notes.why=baseline", "+notes.of.team=blue", "rerun=all", "print=json").json()
+    assert noted["job_id"] == plain["job_id"]
+    record = json.loads(Path(noted["output_dir"], "result.json").read_text())
+    assert {key: it for key, it in record["params"].items() if "notes" in key} == {
+        "notes.why": "baseline",
+        "notes.of.team": "blue",
+    }
+    with contextlib.closing(sqlite3.connect(tmp_path / "outputs" / "mlflow.db")) as connection:
+        params = dict(connection.execute("select key, value from params where key like 'notes%'").fetchall())
+    assert params == {"notes.why": "baseline", "notes.of.team": "blue"}
+    (tmp_path / "mine.yaml").write_text("defaults: [config, _self_]\nnotes: {who: me}\nseed: 3\n")
+    mine = runner("-cd", ".", "-cn", "mine", *STUB, "print=json").json()
+    record = json.loads(Path(mine["output_dir"], "result.json").read_text())
+    assert record["params"]["notes.who"] == "me"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("+note=hi", "note: no group or key 'note'. Did you mean notes?"),
+        ("+purpose=hi", "A key of your own belongs below notes: +notes.purpose=hi"),
+        ("notes.why=hi", "notes.why: a note is added with a plus: +notes.why=hi"),
+        ("+notes={a b: 1}", "notes: 'a b' is no name: letters, digits, _ and - after a letter"),
+        ("~lora", "~lora: a job has a choice of every group: use lora=none."),
+        ("~model", "~model: a job has a choice of every group: leave it out for the default, or name one."),
+        ("lora=./own/folder", "lora=./own/folder: an adapter is named by lora.path: use lora=peft lora.path=./own/folder"),
+        ("lora=/x/a.pth", "lora=/x/a.pth: an adapter's file is named by lora.path: use lora=pth lora.path=/x/a.pth"),
+        ("model=org/a-1.5B", "model=org/a-1.5B: a model is named by model.name: use model=auto model.name=org/a-1.5B"),
+        ("model=/x/a.gguf", "model=/x/a.gguf: a file is named by model.name: use model=local model.name=/x/a.gguf quantization=gguf"),
+        ("task=perplexity", "task=perplexity: use task=likelihood"),
+        ("task=gpqa_diamond", "task=gpqa_diamond: a data set is named by its task: use task=gsm8k task.data=gpqa_diamond"),
+        ("quantization=int4", "quantization=int4: with 4 bits there are nf4, fp4, hqq with quantization.bits=4, "),
+        ("quantization=q4_k_m", "quantization=q4_k_m: a type of .gguf files: use quantization=gguf"),
+    ],
+)  # fmt: skip
+def test_what_is_meant_is_said_in_one_message(runner: Run, given: str, message: str) -> None:
+    done = runner(given, "tracking=none", "plan=true")
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+    assert done.err.count("\n") == 1
+    grid = runner("-m", given, "seed=1,2", "tracking=none", "plan=true")
+    assert grid.code == 2
+    assert message in grid.err + grid.out
