@@ -41,6 +41,7 @@ def compose(
     overrides: Sequence[str], name: str = "config", folder: str | None = None
 ) -> tuple[DictConfig, dict[str, str]]:
     """Return the config of a job and the choice of each group; `name` and `folder` are those of a study's file."""
+    refuse_deleted(overrides)
     return without_hydra(composer_of(name, folder).compose([*overrides]))
 
 
@@ -106,7 +107,6 @@ class Composer:
 
     def compose(self, overrides: list[str]) -> DictConfig:
         """Return the job's config, or raise what Hydra's full composition raises."""
-        refuse_deleted(overrides)
         with suppress(Exception):  # whatever it is, the full composition reports it in Hydra's words
             if (config := self._compose_fast(overrides)) is not None:
                 return self._with_masters_cache(config)
