@@ -14,20 +14,18 @@ import marshal
 import os
 import re
 import select
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
 
 from runner.agents import sandbox_child, syscalls
+from runner.agents.left_folders import own_folder
 from runner.agents.sandbox_child import LONGEST_TEXT, MAX_DIGITS
 from runner.config.task import Extractor
 from runner.core.child import describe_exit
@@ -134,8 +132,7 @@ class Sandbox:
     def _run(
         self, texts: Sequence[str], limits: SandboxLimits, letters: bool = False
     ) -> tuple[CodeOutcome, frozenset[str]]:
-        folder = tempfile.mkdtemp(prefix="runner-code-")
-        try:
+        with own_folder() as folder:
             # no preexec_fn: this process has threads, and torch
             with subprocess.Popen(
                 [sys.executable, "-I", "-S", "-B", "-X", "utf8", sandbox_child.__file__],
@@ -154,8 +151,6 @@ class Sandbox:
                         os.killpg(process.pid, signal.SIGKILL)
                     cpu_s = _reap(process)
             return self._outcome(data, why, process.returncode, cpu_s, letters)
-        finally:
-            _remove(folder)
 
     def _send(
         self, process: subprocess.Popen[bytes], texts: Sequence[str], limits: SandboxLimits, letters: bool
@@ -295,10 +290,3 @@ def _is_full(folder: str, most_bytes: int) -> bool:
             if total > most_bytes or count > _MAX_FILES:
                 return True
     return False
-
-
-def _remove(folder: str) -> None:
-    """Remove the folder, even if its permissions were changed."""
-    with suppress(OSError):
-        Path(folder).chmod(0o700)
-    shutil.rmtree(folder, ignore_errors=True)

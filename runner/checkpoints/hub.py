@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 
 # the base class of the HTTP client's errors, whichever client huggingface_hub uses
 TRANSPORT: type[Exception] = hub.HfHubHTTPError.__bases__[0]
-UNREADABLE = (ValueError, KeyError, TypeError)  # raised for an answer that does not come from a hub
+# raised for an answer that does not come from a hub
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 CHECKSUM = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's SHA-1 of a small file | SHA-256 of a large one
 RANGE_REFUSED = 416
 READ_BYTES = 4 * 2**20

@@ -130,7 +130,7 @@ def read_tree(repo: Path, commit: str) -> Tree:
     try:
         stored = json.loads(_tree_path(repo, commit).read_text())
         return dict(stored["files"]) if stored["format_version"] == TREE_FORMAT else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 
@@ -145,7 +145,7 @@ def gaps(cached: Snapshot, patterns: Iterable[str]) -> list[str]:
     for index in cached.folder.glob("*.index.json"):
         try:
             shards |= set(map(str, json.loads(index.read_text())["weight_map"].values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # reading the model reports a damaged index
     if shards:
         return sorted(shards - present)

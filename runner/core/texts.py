@@ -77,12 +77,7 @@ def parse_json(text: str) -> Any:
         raise ValueError(f"nested deeper than {MAX_DEPTH} levels") from None
     except ValueError as error:
         raise ValueError(f"not JSON: {error}") from error
-    level, depth = [value], 0
-    deep = text.count("[") + text.count("{") > MAX_DEPTH  # a quick test: fewer brackets cannot be nested deeper
-    while deep and (level := [one for one in level if isinstance(one, (list, dict))]):
-        if (depth := depth + 1) > MAX_DEPTH:
-            raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
-        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    _check_depth(text, value)
     if "\\u" in text:  # only so can half a character get into JSON that is UTF-8
         try:
             json.dumps(value, ensure_ascii=False).encode()
@@ -90,6 +85,16 @@ def parse_json(text: str) -> Any:
             half = error.object[error.start]
             raise ValueError(f"not UTF-8 text: {half!r} is half a character, a lone surrogate") from None
     return value
+
+
+def _check_depth(text: str, value: Any) -> None:
+    """Raise ValueError for a value that is nested too deeply: what reads it further may call itself for each level."""
+    level, depth = [value], 0
+    deep = text.count("[") + text.count("{") > MAX_DEPTH  # a quick test: fewer brackets cannot be nested deeper
+    while deep and (level := [one for one in level if isinstance(one, (list, dict))]):
+        if (depth := depth + 1) > MAX_DEPTH:
+            raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
 
 
 def read_json(path: Path, key: str) -> Any:
@@ -139,7 +144,9 @@ def parse_object(text: bytes, where: str) -> dict[str, Any]:
         return values
 
     try:
-        value = json.loads(text.decode(), object_pairs_hook=once)
+        decoded = text.decode()
+        value = json.loads(decoded, object_pairs_hook=once)
+        _check_depth(decoded, value)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not readable as JSON ({error})") from error
     if not isinstance(value, dict):

@@ -111,7 +111,8 @@ def close(tracker: Tracker, job: jobs.Job, record: Record) -> None:
         record.mlflow_run_id = None
         if record.status is Status.FINISHED:
             raise NotLogged(error, record) if isinstance(error, TrackingError) else error from None
-        if str(error) not in (record.error or ""):  # else it has ended the job itself
+        # else it has ended the job itself, or what ended the job says that its folder is gone
+        if str(error) not in (record.error or "") and job.folder.is_dir():
             log.error("%s", error)  # the error that ended the job is raised, and matters more
         return
     record.mlflow_uri = tracker.uri

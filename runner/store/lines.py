@@ -9,7 +9,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
-from runner.core.errors import EvidenceError, cannot_write
+from runner.core.errors import EvidenceError, JobFailed, cannot_write
 from runner.core.result import ANSWER_KEYS, Call
 
 Line = TypeVar("Line")
@@ -28,6 +28,8 @@ class GrowingFile:
         try:
             if self._file is None:
                 self._file = self.path.open("ab", buffering=0)
+            if not os.fstat(self._file.fileno()).st_nlink:
+                raise deleted(self.path)
             while line:  # unbuffered, so that on a full disk `write` returns how much it has written
                 line = line[self._file.write(line) :]
         except OSError as error:
@@ -72,6 +74,13 @@ def damaged(path: Path, number: int, why: str) -> EvidenceError:
     return EvidenceError(
         f"{path}, line {number} {why}. Nothing was changed: repair or delete that line, or run with rerun=all to "
         "do all of the job again"
+    )
+
+
+def deleted(path: Path) -> JobFailed:
+    """Return the error about a file that was deleted while a job writes it: what is written further is nowhere."""
+    return JobFailed(
+        f"{path} was deleted while the job was running, and its answers so far with it: run the same command again"
     )
 
 

@@ -14,6 +14,9 @@ from runner.config.lora import PeftConfig
 from runner.core.errors import ConfigError, one_line
 from runner.core.texts import load_json
 
+# what PEFT raises for a field of another type than it expects, as it checks none of them
+DAMAGED = (TypeError, AttributeError, IndexError, ArithmeticError, ImportError, RecursionError, re.error)
+
 
 @dataclass(frozen=True)
 class AdapterReport:
@@ -67,8 +70,11 @@ def targets(settings: dict[str, Any], path: str) -> bool:
     if wanted is None or wanted == "all-linear":
         return True  # PEFT knows what these mean for each kind of model
     if isinstance(wanted, str):
-        return re.fullmatch(wanted, path) is not None
-    return any(path == name or path.endswith(f".{name}") for name in wanted)
+        try:
+            return re.fullmatch(wanted, path) is not None
+        except re.error:
+            return False
+    return isinstance(wanted, list) and any(path == name or path.endswith(f".{name}") for name in wanted)
 
 
 def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[Any, AdapterReport]:
@@ -76,7 +82,7 @@ def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[An
     from peft import PeftModel
 
     made_for = load_json(folder / "adapter_config.json").get("base_model_name_or_path")
-    fits = not made_for or Path(made_for).name == Path(base_name).name
+    fits = not isinstance(made_for, str) or not made_for or Path(made_for).name == Path(base_name).name
     notes = () if fits else (f"the adapter was made for {made_for}, the loaded base is {base_name}",)
     try:
         with warnings.catch_warnings():
@@ -85,6 +91,9 @@ def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[An
             model = PeftModel.from_pretrained(base, str(folder))
     except (RuntimeError, ValueError, KeyError) as error:
         raise ConfigError(f"lora.path={lora.path} does not fit model.name={base_name}: {one_line(error)}") from error
+    except DAMAGED as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise ConfigError(f"lora.path={lora.path}: PEFT cannot read its adapter_config.json: {reason}") from error
     report = _report(model, notes)
     if report.modules == 0 or report.delta_norm == 0:
         raise ConfigError(
