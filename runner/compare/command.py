@@ -29,6 +29,7 @@ from runner.compare.pooled import PooledTable, pooled_tables
 from runner.compare.publish import publish
 from runner.compare.run_list import find_grid, grid_to_log_to, load_runs, runs_of
 from runner.compare.runs import FOLDER, SampleReader, store_to_read
+from runner.compare.scores import metrics_of_scores
 from runner.compare.sections import Comparison
 from runner.compare.seeds import check_seeds
 from runner.compare.selection import newest, parse_keys, parse_margins, parse_pairs, pick, select, where
@@ -229,13 +230,14 @@ def tabulate_tasks(
             raise ConfigError(f"--baseline {options.baseline}: {fix}")
         base, baseline = candidates[0], {}
     tables = []
+    several = metrics_of_scores(runs)
     for task in sorted({run.task for run in runs}):
         of_task = [run for run in runs if run.task == task]
         task_base = base if base is not None and base.task == task else None
         keys = (baseline, by) if baseline or base or by else default_comparison(options, of_task)
         if options.across_tools:
             keys, task_base = ({}, []), of_task[0]
-        choice = ComparisonOptions(*keys, options.seeds, options.unpaired, task_base, margins, tolerance)
+        choice = ComparisonOptions(*keys, options.seeds, options.unpaired, task_base, margins, tolerance, several[task])
         tables.append(tabulate(of_task, choice, reader))
     if options.seeds:
         check_seeds(tables)

@@ -19,7 +19,7 @@ from runner.core.over_runs import MIN_RUNS
 from runner.core.result import Likelihood, Sample, Verdict
 from runner.core.stats import wilson_interval
 from runner.core.survival import SurvivalTable
-from runner.core.token_costs import TokenCost, TokenSaving
+from runner.core.token_costs import Estimate, TokenCost, TokenSaving
 
 ABSENT = "–"
 JOB_ID = "job_id"
@@ -210,6 +210,7 @@ class TableRow:
     off_front: str | None = None  # why its speed and memory are not considered
     tokens: TokenCost | None = None  # what its questions cost
     saving: TokenSaving | None = None  # of its baseline's tokens
+    right_answer: Estimate | None = None  # the tokens that a right answer costs, with the wrong ones
     thinking: Effect | None = None  # how many tokens more than its baseline it thinks
 
     @property

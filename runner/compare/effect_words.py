@@ -34,6 +34,7 @@ OF_FLIPS = (
     "be among these, and no test allows for it;"
 )
 UNTESTED = "within these processes only"
+OF_TABLE = "{comparisons} of this table"  # in a legend
 NO_INTERVAL = "one run each, no interval"
 
 
@@ -235,6 +236,9 @@ def legend(effects: Sequence[Effect]) -> str:
             kind = "other " * (0 < len(adjusted) < len(of_quantity))
             comparisons = comparisons_of(len(adjusted), kind)
             text = " ".join(filter(None, legends))
+            metrics = max((it.comparisons for it in adjusted), default=0) // max(1, len(adjusted))
+            if metrics > 1:  # of one score
+                text = text.replace(OF_TABLE, f"{OF_TABLE}, times the {metrics} metrics of this score", 1)
             parts.append(text.format(**of_quantity[0].counts, comparisons=comparisons, alpha=ALPHA))
             if any(it.verdict for it in adjusted):
                 parts.append(RATIO_MARGIN_LEGEND if of is REPEATS else MARGIN_LEGEND)

@@ -12,7 +12,7 @@ from runner.compare.effect_words import quantity, records
 from runner.compare.pooled import PooledTable
 from runner.compare.quantities import REPEATS
 from runner.compare.seeds import seed_records
-from runner.compare.thinking import has_thinking, right_answer_costs, thinking_record
+from runner.compare.thinking import has_thinking, right_answer_record, thinking_record
 from runner.compare.token_costs import cost_record
 from runner.compare.token_savings import saving_record
 from runner.core.metrics import ACCURACY
@@ -43,7 +43,7 @@ def row_record(table: Table, row: TableRow) -> dict[str, Any]:
         **({"seeds": seed_records(run)} if run.over_seeds else {}),
         **({"tokens": cost_record(row.tokens)} if row.tokens else {}),
         **({"thinking": thinking_record(row.thinking)} if row.thinking else {}),
-        **({"right_answer_costs": right_answer_costs(run)} if has_thinking(table) else {}),
+        **({"right_answer_costs": right_answer_record(row)} if has_thinking(table) else {}),
         **({"saved": saving_record(row, row.saving)} if row.saving else {}),
     }
 

@@ -32,6 +32,7 @@ from runner.compare.teams import stands_for
 from runner.compare.thinking import add_thinking
 from runner.compare.token_costs import add_token_costs
 from runner.compare.token_savings import add_savings
+from runner.compare.training_seeds import training_sentence
 from runner.compare.wording import TEAM, cut_off_sentences, dominated, natural, unread_sentence
 from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
@@ -65,6 +66,7 @@ class ComparisonOptions:
     base: Run | None = None  # the baseline, if the user named one run
     margins: dict[str, float] = field(default_factory=dict)  # measure → the loss that is acceptable
     tolerance: float | None = None  # by how much speeds may differ by noise alone, if the user says so
+    metrics: int = 1  # tables of one score, a metric each, that share the 5 %
 
 
 def tabulate(runs: list[Run], choice: ComparisonOptions, reader: SampleReader) -> Table:
@@ -134,7 +136,7 @@ def _compare(table: Table, varying: list[str], choice: ComparisonOptions, reader
             except NotPaired as reason:
                 row.note = str(reason)
     all_effects = [it for row in table.rows if not row.is_repeat for it in row.effects]
-    judge(all_effects, choice.margins)
+    judge(all_effects, choice.margins, choice.metrics)
     table.remarks = [error_budget(all_effects)]
     beside_noise(table.rows, reader)
     beside_reach(table)
@@ -191,7 +193,7 @@ def arrange(table: Table) -> None:
 
     table.rows.sort(key=sort_key)
     write_findings(table.rows, table.keys, table.settings)
-    table.remarks += [*cut_off_sentences(table), *filter(None, [unread_sentence(table)])]
+    table.remarks += [*cut_off_sentences(table), *filter(None, [unread_sentence(table), training_sentence(table)])]
     table.conclusion = conclude(table.settings)
     table.dominated = dominated(table)
 

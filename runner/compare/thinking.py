@@ -11,6 +11,7 @@ from runner.compare.data import ABSENT, NotPaired, Run, Table, TableRow
 from runner.compare.effect_words import p_value
 from runner.compare.numbers import compare_numbers
 from runner.compare.runs import SampleReader
+from runner.compare.token_costs import estimate_record, right_answer_tokens
 from runner.compare.wording import versus
 from runner.core.answer_times import answer_times
 from runner.core.effects import Effect, Finding, judge
@@ -30,6 +31,8 @@ def has_thinking(table: Table) -> bool:
 
 def add_thinking(table: Table, reader: SampleReader) -> None:
     """Compare the thinking tokens of each row with its baseline's on the same questions, and say it in one line."""
+    for row in table.rows if has_thinking(table) else ():
+        row.right_answer = right_answer_tokens(row.run, reader)
     for row in table.rows:
         if row.baseline is None or row.effect is None or _budget(row) != _budget(row.baseline):
             continue  # of unlike budgets one knows who thinks longer
@@ -119,6 +122,22 @@ def right_answers(run: Run) -> float | None:
     return metrics.get("correct_all", metrics.get("correct"))
 
 
+def right_answer_record(row: TableRow) -> dict[str, float | None]:
+    """Return what a right answer costs as plain data, with the interval of its tokens if that is known."""
+    costs: dict[str, float | None] = {**right_answer_costs(row.run)}
+    if row.right_answer is None or "tokens" not in costs:
+        return costs
+    return costs | {key: it for key, it in estimate_record("tokens", row.right_answer).items() if key != "tokens"}
+
+
+def _tokens_written(row: TableRow) -> str:
+    """Return the tokens that a right answer costs, with their interval."""
+    written = _written(right_answer_costs(row.run).get("tokens"), ",.1f")
+    if row.right_answer is None or written == ABSENT:
+        return written
+    return f"{written} [{row.right_answer.low:,.1f}, {row.right_answer.high:,.1f}]".replace("inf", "∞")
+
+
 def thinking_columns(table: Table) -> list[Column]:
     """Return the columns of the table of thinking: what it takes, and what a right answer costs."""
     rows = table.rows
@@ -132,6 +151,7 @@ def thinking_columns(table: Table) -> list[Column]:
     for key, head, form in (("tokens", "tokens", ",.1f"), ("seconds", "s", ".3g"), ("usd", "USD", ".3g")):
         if any(key in it for it in costs):
             cells = [_written(it.get(key), form) for it in costs]
+            cells = list(map(_tokens_written, rows)) if key == "tokens" else cells
             shown.append(Column(f"{head} /right\nanswer", cells, use=Use.result))
     ks = sorted({int(row.run.metrics["answers_each"]) for row in rows if "answers_each" in row.run.metrics})
     for key in BY_ANSWERS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any
 from runner.compare.data import NotPaired, Question, Run, Table, question_of
 from runner.compare.runs import SampleReader
 from runner.core.metrics import ENDS, OF_CALLS, OF_QUESTION
-from runner.core.token_costs import Estimate, TokenCells, TokenCost
+from runner.core.token_costs import PER, Estimate, TokenCells, TokenCost
 from runner.store.jobs import read_samples
 
 
@@ -44,6 +45,21 @@ def add_token_costs(table: Table, reader: SampleReader) -> dict[str, list[Costs]
         costs_of[row.run.run_id] = costs
         row.tokens = TokenCost.of(cells_of(costs, sorted(costs[0])), Estimate(*row.run.interval))
     return costs_of
+
+
+def right_answer_tokens(run: Run, reader: SampleReader) -> Estimate | None:
+    """Return the tokens that a right answer costs, with the wrong ones, and its interval over questions."""
+    if run.interval is None or "n_all" in run.metrics:
+        return None  # what was asked is more than what counts
+    try:
+        costs = costs_by_seed(run, reader)
+    except NotPaired:
+        return None
+    cost = TokenCost.of(cells_of(costs, sorted(costs[0])), Estimate(*run.interval))
+    if cost is None or cost.correct_per_1000.value <= 0:
+        return None
+    value, low, high = (PER / it if it > 0 else math.inf for it in cost.correct_per_1000)
+    return Estimate(value, high, low)
 
 
 def costs_by_seed(run: Run, reader: SampleReader) -> list[Costs]:

@@ -146,21 +146,21 @@ class Effect:
         return 1.0 if self.is_ratio else 0.0
 
 
-def judge(effects: Iterable[Effect], margins: Mapping[str, float] | None = None) -> None:
+def judge(effects: Iterable[Effect], margins: Mapping[str, float] | None = None, metrics: int = 1) -> None:
     """Decide what each effect of a table shows, with one error of 5 % for each measure (by Holm and Shaffer).
 
     A run that was compared while it ran has decided at its own share of the 5 %: its verdict stands, whatever else the
     table has. `margins`: for a measure, also decide which differences are above minus its margin, or below. A true
     difference is at most one of 0 and minus the margin, so findings and verdicts share the error of a comparison.
-    Where answers were cut off, only what both ends show is decided, by the larger p.
+    Where answers were cut off, only what both ends show is decided. So many `metrics` of one score share the 5 %.
     """
     of_table, margins = list(effects), margins or {}
-    _judge(of_table, margins)
+    _judge(of_table, margins, metrics)
     if not any(it.ends for it in of_table):
         return
     counted = [replace(it, ends=None, needs=None) for it in of_table]
     for version in (counted, *([(it.ends or (replace(it),) * 2)[end] for it in of_table] for end in (0, 1))):
-        _judge(version, margins)
+        _judge(version, margins, metrics)
     for it, as_counted in zip(of_table, counted, strict=True):
         it.as_counted = as_counted
         if it.hinges_on_cut_off:
@@ -168,7 +168,7 @@ def judge(effects: Iterable[Effect], margins: Mapping[str, float] | None = None)
             it.unplanned = it.unplanned or CUT_OFF_DECIDES
 
 
-def _judge(effects: Sequence[Effect], margins: Mapping[str, float]) -> None:
+def _judge(effects: Sequence[Effect], margins: Mapping[str, float], metrics: int) -> None:
     """Decide what each effect shows, by the p of the worse of its ends."""
     families: dict[str, list[Effect]] = {}
     for it in effects:
@@ -186,8 +186,8 @@ def _judge(effects: Sequence[Effect], margins: Mapping[str, float]) -> None:
             else [it.decisive_p(), it.decisive_p(_limit(it, margin))]
             for it in family
         ]
-        for it, (p_holm, *p_margin) in zip(family, stats.holm_of_groups(groups), strict=True):
-            it.p_holm, it.comparisons = p_holm, len(family)
+        for it, (p_holm, *p_margin) in zip(family, stats.holm_of_groups(groups, metrics), strict=True):
+            it.p_holm, it.comparisons = p_holm, len(family) * metrics
             is_neutral = it.is_ratio or it.better is Better.neither
             up, down = (Finding.larger, Finding.smaller) if is_neutral else (Finding.better, Finding.worse)
             if it.better is Better.lower:
@@ -195,7 +195,7 @@ def _judge(effects: Sequence[Effect], margins: Mapping[str, float]) -> None:
             if p_holm < ALPHA and it.value != it.neutral:
                 it.finding = up if it.value > it.neutral else down
             # Holm asks for no stricter level than ALPHA / comparisons: the difference is detectable at any rank.
-            it.detectable = it.detects(ALPHA / len(family)) if it.detects else None
+            it.detectable = it.detects(ALPHA / it.comparisons) if it.detects else None
             if margin is not None and (p_margin or it.is_ratio):
                 _judge_margin(it, margin, *p_margin)
 

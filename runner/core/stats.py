@@ -59,8 +59,10 @@ def holm(ps: Sequence[float]) -> list[float]:
     return [p for (p,) in holm_of_groups([[p] for p in ps])]
 
 
-def holm_of_groups(groups: Sequence[Sequence[float]]) -> list[list[float]]:
+def holm_of_groups(groups: Sequence[Sequence[float]], times: int = 1) -> list[list[float]]:
     """Return adjusted p-values of hypotheses in groups, of each of which at most one can be true (Holm, Shaffer).
+
+    `times`: of so many families that share one error, this one has an equal part.
 
     A true difference is at most one of 0 and minus the margin: so a comparison counts once, whatever is asked about it,
     until all of its hypotheses are rejected (Shaffer, Journal of the American Statistical Association 81, 1986).
@@ -69,7 +71,7 @@ def holm_of_groups(groups: Sequence[Sequence[float]]) -> list[list[float]]:
     waiting = [len(group) for group in groups]
     highest = 0.0
     for p, number, place in sorted((p, i, j) for i, group in enumerate(groups) for j, p in enumerate(group)):
-        highest = max(highest, min(1.0, p * sum(map(bool, waiting))))
+        highest = max(highest, min(1.0, p * times * sum(map(bool, waiting))))
         adjusted[number][place] = highest
         waiting[number] -= 1
     return adjusted

@@ -15,6 +15,8 @@ from thinking_jobs import ANSWER_TOKENS, PROMPT_TOKENS, thinking_job
 
 from runner.compare.data import Run
 from runner.compare.thinking import right_answer_costs
+from runner.core.stats import wilson_interval
+from runner.core.token_costs import Estimate, TokenCells, TokenCost
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
@@ -128,6 +130,35 @@ def test_what_is_not_compared_is_said(store: Store, show: Any) -> None:
         f"the tokens of a question do not overlap: {70 + text}.0 to {80 + text}.0 here, {20 + text}.0 to {30 + text}.0 "
         "in the baseline"
     )
+
+
+def test_what_a_right_answer_costs_has_an_interval_over_questions(thinkers: Store, rows: Any, show: Any) -> None:
+    found = rows("thinkers", *BASELINE)["nf4"]
+    costs = found["right_answer_costs"]
+    assert 0.7 * costs["tokens"] < costs["tokens_low"] < costs["tokens"] < costs["tokens_high"] < 1.3 * costs["tokens"]
+    accuracy = found["metrics"]["accuracy_high"] / found["metrics"]["accuracy"]
+    assert costs["tokens"] / costs["tokens_low"] > accuracy**0.5, "not narrower than the accuracy allows"
+    out = " ".join(show("thinkers", *BASELINE)[1].split())
+    assert f"{costs['tokens']:,.1f} [{costs['tokens_low']:,.1f}, {costs['tokens_high']:,.1f}]" in out
+
+
+def test_the_interval_of_a_right_answers_cost_holds() -> None:
+    """The truth is the mean tokens over the accuracy; hard questions take longer and are solved less often."""
+    generator, missed = np.random.default_rng(7), 0
+    hard = generator.normal(0, 1, 200_000)
+    truth = float(np.exp(4 + 0.5 * hard).mean() / (generator.random(200_000) < 1 / (1 + np.exp(hard - 1))).mean())
+    for _ in range(300):
+        hard = generator.normal(0, 1, 120)
+        solved = (generator.random(120) < 1 / (1 + np.exp(hard - 1))).tolist()
+        tokens = [np.exp(4 + 0.5 * hard).tolist()]
+        cost = TokenCost.of(
+            TokenCells(tokens, [[0.0] * 120], [list(map(float, solved))]),
+            Estimate(sum(solved) / 120, *wilson_interval(sum(solved), 120)),
+        )
+        assert cost is not None
+        _, low, high = cost.correct_per_1000
+        missed += not 1000 / high <= truth <= 1000 / low
+    assert wilson_interval(missed, 300)[0] <= 0.05
 
 
 def test_a_right_answer_costs_the_wrong_ones_too() -> None:

@@ -1,0 +1,66 @@
+"""Metrics of one score share one error of 5 %."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from runner.compare.data import Run
+from runner.compare.effect_words import legend
+from runner.compare.scores import metrics_of_scores
+from runner.core.effects import Effect, Finding, judge
+from runner.core.metrics import Better
+from runner.core.number_effects import paired_numbers
+
+
+def run(task: str, number: str | None = None) -> Run:
+    return Run(task, task, task, "1", "", {}, {}, number=number)
+
+
+def test_tables_of_one_task_are_one_score() -> None:
+    runs = [run("sums"), run("sums:f1", "f1"), run("sums:length", "length"), run("sums:likelihood"), run("dates")]
+    assert metrics_of_scores(runs) == {
+        "sums": 4,
+        "sums:f1": 4,
+        "sums:length": 4,
+        "sums:likelihood": 4,
+        "dates": 1,
+    }
+
+
+def shift(name: str, differences: list[float]) -> Effect:
+    """One comparison of a number of each question."""
+    ours = [0.5 + it / 2 for it in differences]
+    theirs = [0.5 - it / 2 for it in differences]
+    return paired_numbers(name, differences, [1.0] * len(differences), Better.higher, ours, theirs)
+
+
+def test_a_metric_has_its_part_of_the_error() -> None:
+    alone, shared = (shift("f1", [0.1] * 30 + [-0.1] * 10 + [0.0] * 60) for _ in range(2))
+    judge([alone])
+    judge([shared], metrics=3)
+    assert shared.p_holm == pytest.approx(min(1.0, 3 * alone.p_holm))
+    assert (alone.comparisons, shared.comparisons) == (1, 3)
+    assert alone.detectable is not None
+    assert shared.detectable is not None
+    assert shared.detectable > alone.detectable, "the power is that of the level that decides"
+    assert "1 comparison of this table, times the 3 metrics of this score" in legend([shared])
+    assert "metrics of this score" not in legend([alone])
+
+
+def test_equal_models_are_called_different_in_any_of_three_metrics_in_at_most_5_percent() -> None:
+    generator, any_alone, any_shared, tables = np.random.default_rng(5), 0, 0, 300
+    for _ in range(tables):
+        drawn = generator.normal(0, 0.2, (3, 80)).tolist()
+        for metrics in (1, 3):
+            effects = [shift(name, row) for name, row in zip(("f1", "match", "length"), drawn, strict=True)]
+            for it in effects:  # each is a table of its own
+                it.p = float(math.erfc(abs(it.value / it.counts["error"]) / math.sqrt(2)))  # exact for normal noise
+                judge([it], metrics=metrics)
+            found = any(it.finding is not Finding.open for it in effects)
+            any_shared += found * (metrics == 3)
+            any_alone += found * (metrics == 1)
+    assert any_alone / tables > 0.09, "the control: three tests of 5 % each"
+    assert any_shared / tables <= 0.05 + 2 * (0.05 * 0.95 / tables) ** 0.5
