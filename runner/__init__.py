@@ -19,11 +19,14 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 
 if TYPE_CHECKING:
+    from runner.compare.in_python import Compare
     from runner.grid.rows import rows as grid
     from runner.library.jobs import evaluate
     from runner.library.load import load
     from runner.library.model import Answer, Model
     from runner.sharding.load_part import load_part
+
+    compare: Compare  # a package that can be called
 
 MODULE_OF = {
     "load": "runner.library.load",
@@ -32,13 +35,13 @@ MODULE_OF = {
     "evaluate": "runner.library.jobs",
     "load_part": "runner.sharding.load_part",
 }
-__all__ = ["Answer", "Model", "evaluate", "grid", "load", "load_part"]
+__all__ = ["Answer", "Model", "compare", "evaluate", "grid", "load", "load_part"]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name at its first use: some of them import torch, others Hydra."""
-    if name == "grid":
-        return import_module("runner.grid")  # a package that can be called
+    if name in ("grid", "compare"):
+        return import_module(f"runner.{name}")  # a package that can be called
     if name in MODULE_OF:
         return getattr(import_module(MODULE_OF[name]), name)
     raise AttributeError(f"module 'runner' has no attribute {name!r}")

@@ -6,6 +6,22 @@ output.py, page.py, pictures.py). A side door to the program: it reads MLflow, s
 imports torch, and writes only what --save and --log ask for.
 """
 
+import sys
+from types import ModuleType
+from typing import Any
+
 from runner.compare.command import entry, main
 
 __all__ = ["entry", "main"]
+
+
+class _Compare(ModuleType):
+    """Makes this package callable: `runner.compare` is a package and a function, whichever is imported first."""
+
+    def __call__(self, *runs: Any, **options: Any) -> Any:
+        from runner.compare.in_python import compare
+
+        return compare(*runs, **options)
+
+
+sys.modules[__name__].__class__ = _Compare

@@ -74,8 +74,8 @@ def _compare(options: argparse.Namespace) -> int:
         raise JobFailed(str(reason)) from reason
 
 
-def compare(options: argparse.Namespace, scratch: Path) -> int:
-    """Load, choose, tabulate; print, save and log. Return 1 if a requirement failed, else 0."""
+def comparison_of(options: argparse.Namespace, scratch: Path) -> tuple[Comparison, SampleReader, str | None]:
+    """Load, choose and tabulate; return the comparison, what reads its samples, and the MLflow run to log it to."""
     aim = parse_aim(options.plan_questions) if options.plan_questions else None
     if options.files and (option := first_given(options, *NO_FILES)):
         raise ConfigError(f"--files has a line for each model file: leave out {option}")
@@ -128,7 +128,13 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
     check(tables, terms, reader)
     files = file_table(runs, reader, options.baseline, margins, _tolerance(options)) if options.files else None
     pooled = pool_tasks(options, tables, runs, reader, margins) if options.pool else []
-    comparison = Comparison(tables, pooled, files, options.explain)
+    return Comparison(tables, pooled, files, options.explain), reader, target
+
+
+def compare(options: argparse.Namespace, scratch: Path) -> int:
+    """Compare; print, save and log. Return 1 if a requirement failed, else 0."""
+    comparison, reader, target = comparison_of(options, scratch)
+    tables = comparison.tables
     if options.format == LLAMA:
         write_llama(tables, reader, sys.stdout)
     else:

@@ -47,6 +47,12 @@ def recorded_runs(output_dir: Path) -> list[Run]:
     return in_order(runs)
 
 
+def runs_of_jobs(output_dir: Path, job_ids: Iterable[str]) -> list[Run]:
+    """Return the runs of some jobs of a folder, in the order of their ids, as far as they have finished."""
+    jobs = (Job(job_id, output_dir / "jobs" / job_id) for job_id in job_ids)
+    return [_run(job, record)[1] for job, record in _records(jobs, FolderRuns())]
+
+
 def in_order(dated: Iterable[Dated]) -> list[Run]:
     """Return the finished runs, newest first, then runs with errors of jobs that have never finished."""
     newest = [run for _, run in sorted(dated, key=lambda it: (-it[0], it[1].run_id))]

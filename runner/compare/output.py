@@ -183,8 +183,23 @@ def _csv(comparison: Comparison, out: TextIO) -> None:
             map(in_sheet, line) for line in zip(*(it.cells for it in columns_of_files), strict=True)
         )
         return
+    lines = flat_lines(comparison)
+    first = ["task", "job_id", *(key for table in tables for key in table.keys)]
+    of_front = ["on_front", "dominated_by", "dominated_in", "run_id", "output_dir"]
+    last = [*ACCURACIES.keys.split(), "is_baseline", "note", *of_front]
+    middle = sorted({name for line in lines for name in line} - set(first) - set(last))
+    if not any(table.baseline for table in tables):
+        last = of_front
+    names = list(dict.fromkeys([*first, *middle, *last]))
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(map(in_sheet, names))
+    writer.writerows([in_sheet(line.get(name)) for name in names] for line in lines)
+
+
+def flat_lines(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return each row of the tables and of the pooled ones as one flat dictionary."""
     lines: list[dict[str, Any]] = []
-    for table in tables:
+    for table in comparison.tables:
         for row in table.rows:
             line = row_record(table, row)
             config, metrics = line.pop("config"), line.pop("metrics")
@@ -210,16 +225,7 @@ def _csv(comparison: Comparison, out: TextIO) -> None:
             ends = flat_ends(effects[0].pop("without_limit", {})) if effects else {}
             sets = {"pooled_over": "; ".join(of_pooled.sets), "weights": of_pooled.weights.value, "note": row.note}
             lines.append({"task": "pooled", **row.config, **sets, **(effects[0] if effects else {}), **ends})
-    first = ["task", "job_id", *(key for table in tables for key in table.keys)]
-    of_front = ["on_front", "dominated_by", "dominated_in", "run_id", "output_dir"]
-    last = [*ACCURACIES.keys.split(), "is_baseline", "note", *of_front]
-    middle = sorted({name for line in lines for name in line} - set(first) - set(last))
-    if not any(table.baseline for table in tables):
-        last = of_front
-    names = list(dict.fromkeys([*first, *middle, *last]))
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(map(in_sheet, names))
-    writer.writerows([in_sheet(line.get(name)) for name in names] for line in lines)
+    return lines
 
 
 FORMATS = {"table": _rich, "markdown": _markdown, "json": _json, "csv": _csv}

@@ -63,7 +63,7 @@ def _section(
     for grid in section.grids:
         if grid.title:
             out.write(f"<p>{escape(grid.title)}</p>\n")
-        _table(grid.columns, grid.classes or [""] * len(grid.columns[0].cells), out)
+        write_table(grid.columns, grid.classes or [""] * len(grid.columns[0].cells), out)
     if section.failed:
         items = "".join(f'<li class="worse">{escape(words)}</li>\n' for words in section.failed)
         out.write(f'<ul class="found">\n{items}</ul>\n')
@@ -105,7 +105,7 @@ def escape(text: object) -> str:
     return html.escape(plain(text))
 
 
-def _table(columns_shown: list[Column], classes: list[str], out: TextIO) -> None:
+def write_table(columns_shown: list[Column], classes: list[str], out: TextIO) -> None:
     """Write a table that scrolls on a narrow screen while its first column stays."""
     out.write('<div class="wide">\n<table>\n<thead><tr>')
     out.writelines(f"<th{' class=n' * column.is_number}>{escape(column.head)}</th>" for column in columns_shown)

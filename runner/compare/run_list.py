@@ -13,6 +13,7 @@ from runner.core.console import say
 from runner.core.errors import ConfigError, one_line
 from runner.core.result import Status
 from runner.core.texts import parse_json
+from runner.store.logged_metrics import read_all
 from runner.store.mlflow_store import Store, one_message
 from runner.store.published import identity_of
 from runner.store.stored_runs import (
@@ -59,7 +60,8 @@ def runs_here_and_there(client: Any, store: Store, job_ids: Collection[str] | No
         for it in of_jobs_and_grid(client, where, query, job_ids, grid):
             if JOB_ID in it.data.tags and it.info.run_id not in runs:  # a grid's own run has none
                 data, ids = it.data, (it.info.run_id, it.info.start_time, it.info.status)
-                runs[it.info.run_id] = found = run_of(*ids, data.params, data.tags, data.metrics)
+                metrics = read_all(client, it.info.run_id, data.tags, data.metrics)
+                runs[it.info.run_id] = found = run_of(*ids, data.params, data.tags, metrics)
                 found[1].artifacts = it.info.artifact_uri or ""
     logged = {run.job_id for _, run in runs.values()}
     for job_id in sorted(here.damaged.keys() - logged):

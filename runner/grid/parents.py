@@ -10,6 +10,7 @@ from typing import Any
 from runner.core.errors import TrackingError
 from runner.core.result import Status
 from runner.core.uris import without_secrets
+from runner.grid import parent_notes
 from runner.grid.plan import Outcome, PlannedJob, State
 from runner.store import grid_runs, ledger, published, tracking
 from runner.store.mlflow_store import Store, store_of
@@ -25,6 +26,7 @@ class ParentRuns:
     plan: list[PlannedJob]
     overrides: list[str]
     outcomes: dict[int, Outcome]
+    study: str = ""  # the name of the file with the grid, if there is one
     _stores: dict[Store, list[PlannedJob]] = field(default_factory=dict)
     _runs: list[grid_runs.GridRun] = field(default_factory=list)
 
@@ -76,7 +78,10 @@ class ParentRuns:
         """Start the runs, and give each job the id of its parent run."""
         for store, jobs in self._stores.items():
             done = [planned.job_id for planned in jobs if planned.state is State.done and planned.same_as is None]
-            run = grid_runs.start(store, self.grid, self.overrides, self._plan_as_data(), done)
+            name = grid_runs.GridName(
+                self.grid, parent_notes.title(self.plan, self.study), parent_notes.params(self.plan, self.study)
+            )
+            run = grid_runs.start(store, name, self.overrides, self._plan_as_data(), done)
             self._runs.append(run)
             for planned in jobs:
                 assert planned.config is not None
@@ -84,8 +89,24 @@ class ParentRuns:
 
     def finish(self, interrupted: bool) -> bool:
         """End the runs with the grid's status; return whether all stores could be written."""
-        ended = [grid_runs.finish(run, self._status(interrupted), self._plan_as_data()) for run in self._runs]
+        status = self._status(interrupted)
+        if self._runs:
+            self._log_notes(status)
+        ended = [grid_runs.finish(run, status, self._plan_as_data()) for run in self._runs]
         return all(ended)
+
+    def _log_notes(self, status: Status) -> None:
+        """Log the best jobs and the verdict; a store that fails here fails at the end of the grid, too."""
+        said = parent_notes.notes(self.plan, self.outcomes, self._shown_overrides, status is Status.FINISHED)
+        for run in self._runs:
+            try:
+                grid_runs.log_notes(run, said.metrics, said.tags, said.note, said.first_metric)
+            except TrackingError as error:
+                log.debug("%s", error)
+
+    @property
+    def _shown_overrides(self) -> list[str]:
+        return [without_secrets(it) for it in self.overrides]
 
     def _status(self, interrupted: bool) -> Status:
         finished = all(self._status_of(number) is Status.FINISHED for number in range(len(self.plan)))

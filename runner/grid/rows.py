@@ -21,18 +21,25 @@ from runner.grid.plan import Outcome, PlannedJob
 from runner.grid.show import table_lines
 from runner.grid.sweeper import Grid, GridSweeper
 from runner.library.jobs import Overrides, as_a_command, command_words
+from runner.library.shown import GridRows
 
 
-def rows(*overrides: Overrides, study: str | Path | None = None) -> list[dict[str, Any]]:
+def rows(*overrides: Overrides, study: str | Path | None = None) -> GridRows:
     """Run every job of a grid and return one dictionary per job: what differs, how it ended, its metrics.
 
-    `pandas.DataFrame(rows)` accepts them. A job that fails is a row with its error. `study` is a study's YAML file.
+    A notebook shows them as a picture and a table; `to_df()` and `pandas.DataFrame(rows)` make a data frame. A job that
+    fails is a row with its error. `study` is a study's YAML file.
     """
     with as_a_command():
         sweeper, arguments = sweeper_of(command_words(overrides), study)
         grid = sweeper.plan(arguments)
         if grid.settings.plan:
-            return [row | {"status": it.state.value} for row, it in zip(_as_rows(grid), grid.plan, strict=True)]
+            plan = _as_rows(grid)
+            return GridRows(
+                (row | {"status": it.state.value} for row, it in zip(plan, grid.plan, strict=True)),
+                plan.keys,
+                plan.output_dir,
+            )
         if sweeper.do(grid):
             raise KeyboardInterrupt
         return _as_rows(grid)
@@ -58,8 +65,8 @@ def _task(composed: DictConfig) -> Outcome:
     return run_launched(composed, HydraConfig.get())
 
 
-def _as_rows(grid: Grid) -> list[dict[str, Any]]:
-    rows = []
+def _as_rows(grid: Grid) -> GridRows:
+    rows: list[dict[str, Any]] = []
     lines = table_lines(grid.plan, grid.outcomes)
     for number, (line, planned) in enumerate(zip(lines, grid.plan, strict=True)):
         outcome = grid.outcomes.get(number if planned.same_as is None else planned.same_as)
@@ -67,7 +74,7 @@ def _as_rows(grid: Grid) -> list[dict[str, Any]]:
         names = {key: _value(planned, key, text) for key, text in line.names.items()}
         row = {"job_id": line.job_id, **names, "status": line.status, "error": error or None}
         rows.append(row | (line.record.result.metrics if line.record else {}))
-    return rows
+    return GridRows(rows, [*dict.fromkeys(key for line in lines for key in line.names)], grid.settings.output_dir)
 
 
 def _value(planned: PlannedJob, key: str, text: str) -> Any:

@@ -97,12 +97,18 @@ class GridSweeper(LaunchingSweeper):
             if planned.made_for:
                 say(f"note: {label}: {planned.made_for}")
         grid_runs.end_dead(Path(grid.settings.output_dir).expanduser().absolute())
-        parents = ParentRuns(grid.plan, grid.overrides, grid.outcomes)
+        parents = ParentRuns(grid.plan, grid.overrides, grid.outcomes, self.study)
         parents.find_unlogged()
         try:
             return self.run(grid, parents)
         except KeyboardInterrupt:  # it came after the last job
             return True
+
+    @property
+    def study(self) -> str:
+        """The name of the study's file; empty where the grid comes from the command line alone."""
+        name = Path(str(self.master.hydra.job.config_name)).stem
+        return "" if name == "config" else name
 
     def plan(self, arguments: list[str]) -> Grid:
         """Compose and identify every job; jobs that cannot work are known before anything runs."""

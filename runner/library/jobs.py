@@ -13,13 +13,13 @@ from runner.config.hydra import as_yaml, config_errors, to_config
 from runner.config.plain_text import quote_texts, sweep_of
 from runner.core import environment, signals
 from runner.core.errors import ConfigError
-from runner.core.result import Record
+from runner.library.shown import ShownRecord
 from runner.run import run
 
 Overrides = str | Sequence[str] | Mapping[str, Any]  # "task.limit=3", several of them, or {"task.limit": 3}
 
 
-def evaluate(*overrides: Overrides) -> Record:
+def evaluate(*overrides: Overrides) -> ShownRecord:
     """Run the job that these overrides describe, or return its recorded result, as `runner OVERRIDES` does."""
     with as_a_command():
         given = command_words(overrides)
@@ -27,7 +27,7 @@ def evaluate(*overrides: Overrides) -> Record:
         config = to_config(composed, choices)
         if config.plan:
             raise ConfigError("plan=true: evaluate() runs a job; runner.grid(..., 'plan=true') returns what would run")
-        return run(config, as_yaml(composed))
+        return ShownRecord.of(run(config, as_yaml(composed)))
 
 
 def command_words(overrides: Sequence[Overrides]) -> list[str]:

@@ -5,14 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from runner.config.lora import adapter_of
+from runner.config.model_names import adapter_name, short_name
 from runner.config.root import RunnerConfig
 from runner.config.task import ServeConfig
-
-
-def plain_name(config: RunnerConfig) -> str:
-    """Return the model's own name; for a folder, the last part of its path."""
-    name = config.model.name
-    return Path(name).name if Path(name).expanduser().exists() else name
 
 
 def served_name(config: RunnerConfig, task: ServeConfig) -> str:
@@ -23,13 +18,19 @@ def served_name(config: RunnerConfig, task: ServeConfig) -> str:
     weights = f"{config.quantization.name}-mixed" if config.quantization.is_mixed else config.quantization.name
     additions = [
         *([weights] if weights != "none" else []),
-        *([f"lora-{Path(adapter.path).stem}"] if adapter else []),
+        *([f"lora-{adapter_name(config.lora)}"] if adapter else []),
         *([config.rope.name] if config.rope.name != "native" else []),
     ]
-    return "+".join([plain_name(config), *additions])
+    return "+".join([short_name(config.model.name), *additions])
 
 
 def accepted_names(config: RunnerConfig, task: ServeConfig) -> tuple[str, ...]:
-    """Return the names that requests may use: `task.model_name` alone, or the composed and the plain name."""
-    served = served_name(config, task)
-    return (served,) if task.model_name else tuple(dict.fromkeys([served, plain_name(config)]))
+    """Return the names that requests may use: `task.model_name` alone, or the composed and the plain name.
+
+    A folder is known by the last part of its path, too, however little this says.
+    """
+    served, name = served_name(config, task), config.model.name
+    if task.model_name:
+        return (served,)
+    last_part = [Path(name).name] if Path(name).expanduser().exists() else []
+    return tuple(dict.fromkeys([served, short_name(name), *last_part]))

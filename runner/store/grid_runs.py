@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import socket
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,16 +15,28 @@ from runner.core import machine
 from runner.core.errors import TrackingError
 from runner.core.files import hold, is_held
 from runner.core.result import Status
-from runner.core.texts import counted
+from runner.core.texts import short_hash
 from runner.core.uris import without_secrets
-from runner.store import pending_runs, published
+from runner.store import pending_runs, published, tracking
 from runner.store.jobs import LOCK
 from runner.store.mlflow_store import Store, clear_errors, open_store, probe
 from runner.store.stored_runs import GRID, PARENT, StoredRuns, read_runs
 
 log = logging.getLogger(__name__)
 
+FIRST_METRIC = "mlflow.experiment.primaryMetric.name"
+RUN_NAME, NOTE = "mlflow.runName", "mlflow.note.content"
+OWN_NOTE = "runner.note"  # a tag: the hash of the description as it was written here
 GRIDS = ".grids"  # in output_dir: a lock and a file of pending runs for each grid that is running
+
+
+@dataclass(frozen=True)
+class GridName:
+    """A grid's own name, what people call it, and what is fixed for it."""
+
+    digest: str  # which follows from its jobs
+    title: str
+    params: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -37,7 +49,13 @@ class GridRun:
     lock: TextIO
 
 
-def start(store: Store, grid: str, overrides: list[str], plan: list[dict[str, Any]], done: Collection[str]) -> GridRun:
+def start(
+    store: Store,
+    grid: GridName,
+    overrides: list[str],
+    plan: list[dict[str, Any]],
+    done: Collection[str],
+) -> GridRun:
     """Start the parent run of a grid's jobs, or reopen it; move runs of jobs that are done below it."""
     with clear_errors(store.uri):
         end_dead(store.output_dir)
@@ -46,20 +64,21 @@ def start(store: Store, grid: str, overrides: list[str], plan: list[dict[str, An
         lock = hold(pending_file.with_suffix(".lock"))
         pending = pending_runs.add(pending_file, store)
         with hold(store.output_dir / f"{GRIDS}.lock"):  # the same grid may be started twice at the same time
-            stored = read_runs(store, done, grid)
-            run_id = next((run for run, _ in stored.grids.get(grid, [])), None)
+            stored = read_runs(store, done, grid.digest)
+            run_id = next((run for run, _ in stored.grids.get(grid.digest, [])), None)
             if run_id is not None:
                 client.set_tag(run_id, pending_runs.TAG, pending.tag)
                 client.update_run(run_id, status="RUNNING")
             else:
                 tags = {
-                    GRID: grid,
+                    GRID: grid.digest,
                     pending_runs.TAG: pending.tag,
                     "output_dir": str(store.output_dir.resolve()),
-                    "mlflow.runName": f"grid of {counted(len(plan), 'job')}",
+                    RUN_NAME: grid.title,
                     "mlflow.source.name": "runner",
                 }
                 run_id = client.create_run(experiment_id, tags=tags).info.run_id
+                tracking.log_params(client, run_id, grid.params)
         for key, value in _start_tags(overrides).items():
             client.set_tag(run_id, key, value)
         client.log_dict(run_id, {"jobs": plan}, "plan.json")
@@ -82,6 +101,26 @@ def _start_tags(overrides: list[str]) -> dict[str, str]:
         **git,
         **({"mlflow.source.git.commit": git["git.commit"]} if git else {}),
     }
+
+
+def log_notes(
+    run: GridRun, metrics: Mapping[str, float], tags: Mapping[str, str], note: str, first_metric: str
+) -> None:
+    """Log what a grid has come to; a description that somebody has written in MLflow stays.
+
+    MLflow's charts begin with the experiment's first metric, and with the first by the alphabet where none is named.
+    """
+    with clear_errors(run.store.uri):
+        its_run = run.client.get_run(run.run_id)
+        there, experiment = its_run.data.tags, its_run.info.experiment_id
+        if first_metric and FIRST_METRIC not in run.client.get_experiment(experiment).tags:
+            run.client.set_experiment_tag(experiment, FIRST_METRIC, tracking.legal_name(first_metric))
+        texts = dict(tags)
+        is_own = NOTE not in there or short_hash(there[NOTE]) == there.get(OWN_NOTE)
+        if is_own:
+            note = note[: tracking.MAX_TAG_CHARACTERS]
+            texts |= {NOTE: note, OWN_NOTE: short_hash(note)}
+        tracking.log_facts(run.client, run.run_id, metrics, texts)
 
 
 def finish(run: GridRun, status: Status, plan: list[dict[str, Any]]) -> bool:

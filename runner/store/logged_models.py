@@ -11,6 +11,8 @@ import re
 import time
 from typing import Any
 
+from runner.config.lora import adapter_of
+from runner.config.model_names import adapter_name, short_name
 from runner.config.root import RunnerConfig, semantic_keys
 from runner.core.result import Record
 from runner.core.texts import short_hash
@@ -31,7 +33,8 @@ def describe(config: RunnerConfig, params: dict[str, str], model_sha256: str) ->
     of_model = {key: value for key, value in params.items() if key.partition(".")[0] in GROUPS}
     counted = {key: str(value) for key, value in semantic_keys(config) if key.partition(".")[0] in GROUPS}
     identity = [model_sha256, sorted(counted.items()), of_model.get("lora.path")]
-    names = [config.model.name.rpartition("/")[2], config.quantization.label, config.lora.name, config.rope.name]
+    adapter = f"lora-{adapter_name(config.lora)}" if adapter_of(config.lora) else "none"
+    names = [short_name(config.model.name), config.quantization.label, adapter, config.rope.name]
     name = " ".join(part for part in names if part not in ("none", "native"))
     digest = short_hash(identity, 16)
     return {"name": re.sub(r"[^\w\- ]", "-", name)[:200], "digest": digest, "params": of_model}

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.choices import CONF
+from runner.config.lora import adapter_of
+from runner.config.model_names import adapter_name, short_name
 from runner.config.own_notes import NOTES, flat_notes
 from runner.config.root import RunnerConfig
 from runner.core.errors import TrackingError
@@ -27,11 +29,12 @@ from runner.core.metrics import Better, described
 from runner.core.result import Record, Status
 from runner.core.uris import without_secrets
 from runner.quantization.base import Quantized
-from runner.store import logged_models, pending_runs, published, traces
+from runner.store import logged_metrics, logged_models, pending_runs, published, traces
 from runner.store.jobs import Job
 from runner.store.mlflow_store import Store, clear_errors, one_message, open_store, probe
 from runner.store.stored_runs import JOB_ID, PARENT, StoredRuns, read_runs
 
+MAX_TAG_CHARACTERS = 8000  # likewise
 MAX_PARAM_CHARACTERS = 6000  # MLflow cuts longer values with a warning; the whole config is an artifact
 PARAMS_A_CALL, METRICS_A_CALL = 100, 1000  # limits of MLflow's log_batch
 COMMIT = "git.commit"
@@ -71,8 +74,6 @@ def start(store: Store | None, job: Job, record: Record, goes_on: bool = False) 
             end_dead(store, job)
         else:  # the grid has read the runs of all its jobs at once
             pending_runs.end_dead(job.folder / pending_runs.FILE, store.output_dir, Status.KILLED)
-        from mlflow.entities import Param  # after opening the store, which sets MLflow's variables
-
         pending = pending_runs.add(job.folder / pending_runs.FILE, store)
         tags = tags_of(job, record) | {
             pending_runs.TAG: pending.tag,
@@ -88,13 +89,29 @@ def start(store: Store | None, job: Job, record: Record, goes_on: bool = False) 
         is_new = run_id is None
         if run_id is None:
             run_id = client.create_run(experiment_id, tags=tags).info.run_id
-            given = [Param(key, value) for key, value in params.items()]
-            for begin in range(0, len(given), PARAMS_A_CALL):
-                client.log_batch(run_id, params=given[begin : begin + PARAMS_A_CALL])
+            log_params(client, run_id, params)
         model_id = logged_models.log_model(client, store, experiment_id, run_id, record)
         if is_new:
             _log_inputs(client, run_id, record.data, model_id)
     return Tracker(store, client, run_id, experiment_id, model_id, pending=pending)
+
+
+def log_params(client: Any, run_id: str, params: Mapping[str, str]) -> None:
+    """Log params of a run, which cannot be changed afterwards."""
+    from mlflow.entities import Param  # after opening the store, which sets MLflow's variables
+
+    given = [Param(legal_name(key), value[:MAX_PARAM_CHARACTERS]) for key, value in params.items()]
+    for begin in range(0, len(given), PARAMS_A_CALL):
+        client.log_batch(run_id, params=given[begin : begin + PARAMS_A_CALL])
+
+
+def log_facts(client: Any, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+    """Log numbers and texts about a grid's run, in place of earlier ones."""
+    from mlflow.entities import Metric, RunTag
+
+    now_ms = int(time.time() * 1000)
+    numbers = [Metric(legal_name(key), it, now_ms, 0) for key, it in metrics.items() if math.isfinite(it)]
+    client.log_batch(run_id, metrics=numbers, tags=[RunTag(key, it[:MAX_TAG_CHARACTERS]) for key, it in tags.items()])
 
 
 def params_of(record: Record) -> dict[str, str]:
@@ -218,15 +235,17 @@ def finish(tracker: Tracker, job: Job, record: Record) -> None:
     now_ms = int(time.time() * 1000)
     name, digest = _data_key(record.data) if record.data else (None, None)
     about = {"model_id": tracker.model_id, "dataset_name": name, "dataset_digest": digest, "run_id": run_id}
+    finite = {key: value for key, value in result.metrics.items() if math.isfinite(value)}
+    shown = logged_metrics.logged(finite)
     metrics = [
-        Metric(legal_name(key), value, now_ms, 0, **(about if _is_linked(key) else {}))
-        for key, value in result.metrics.items()
-        if math.isfinite(value)
+        Metric(legal_name(key), value, now_ms, 0, **(about if _is_linked(key) else {})) for key, value in shown.items()
     ]
     for key, points in result.series.items():
         metrics += [Metric(legal_name(key), value, now_ms, step) for step, value in points if math.isfinite(value)]
     tags = [RunTag(key, value) for key, value in tags_of(job, record).items()]
     tags += [RunTag("notes", "\n".join(result.notes)[:8000])] if result.notes else []
+    if left_out := len(finite) - len(shown):
+        tags.append(RunTag(logged_metrics.LEFT_OUT, str(left_out)))
     with clear_errors(tracker.store.uri, kept=job.folder):
         probe(tracker.store)
         for begin in range(0, len(metrics), METRICS_A_CALL):
@@ -258,9 +277,9 @@ def _is_linked(key: str) -> bool:
 def run_name(config: RunnerConfig) -> str:
     """Return a run's name: the choices and keys that are not the usual ones, `gsm8k embedded nf4 hard5 limit=20`."""
     plain = ("none", "native", "greedy")
-    names = [config.task.name, Path(config.model.name).name]
-    choices = [config.quantization.label]
-    choices += [group.name for group in (config.lora, config.rope, config.generation)]
+    names = [config.task.name, short_name(config.model.name)]
+    adapter = f"lora={adapter_name(config.lora)}" if adapter_of(config.lora) else "none"
+    choices = [config.quantization.label, adapter, config.rope.name, config.generation.name]
     names += [choice for choice in choices if choice not in plain]
     words = " ".join([*names, config.task.subject]).strip()
     return " ".join([words, *(f"{key}={value}" for key, value in _unusual_keys(config) if value not in words.split())])

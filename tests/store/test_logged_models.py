@@ -41,7 +41,7 @@ def test_jobs_with_one_model_share_it_and_another_quantization_is_another(runner
     assert used[0] == used[1] == used[2]
     assert len({ids[0] for ids in used}) == 3
     models = client.search_logged_models([runs[0].info.experiment_id])
-    assert sorted(model.name for model in models) == ["embedded", "embedded int8", "embedded peft"]
+    assert sorted(model.name for model in models) == ["embedded", "embedded int8", "embedded lora-embedded"]
     (int8,) = (model for model in models if model.name == "embedded int8")
     assert int8.params["quantization.name"] == "int8"
     assert int8.status.value == "READY"

@@ -17,6 +17,7 @@ from typing import Any
 
 from runner.checkpoints.resolve import ResolvedJob
 from runner.config.measures import MemoryConfig
+from runner.config.model_names import short_name
 from runner.config.root import RunnerConfig
 from runner.config.task import Workload
 from runner.core import child, errors, machine
@@ -107,8 +108,7 @@ def deliver(inputs: Inputs, resolved: ResolvedJob, job: Job, result: Result) -> 
 
 
 def _title(config: RunnerConfig) -> str:
-    name = Path(config.model.name).name or config.model.name
-    return f"{name}, quantization={config.quantization.label}"
+    return f"{short_name(config.model.name)}, quantization={config.quantization.label}"
 
 
 @dataclass

@@ -11,11 +11,11 @@ import json
 from contextlib import closing
 from dataclasses import dataclass, replace
 from math import inf
-from pathlib import Path
 from typing import Any
 
 from runner.checkpoints.resolve import ResolvedJob
 from runner.config.measures import SweepConfig
+from runner.config.model_names import short_name
 from runner.config.root import RunnerConfig
 from runner.config.task import Framing
 from runner.core import machine
@@ -154,7 +154,7 @@ def run(inputs: Prompted, context: Context) -> Result:
     ]  # the notes of cells say those
     if len(measured) < len(cells) and report.facts.get("device") == "cpu":
         result.ran_short_mib = free_mib
-    title = f"{Path(config.model.name).name}, {config.quantization.label}, {report.facts.get('device', 'elsewhere')}"
+    title = f"{short_name(config.model.name)}, {config.quantization.label}, {report.facts.get('device', 'elsewhere')}"
     points = tables.points_of(title, cells, loads, knee.rate if knee else None)
     write_atomically(recorder.folder / POINTS, json.dumps(points, indent=1) + "\n")
     if task.pictures:
