@@ -24,7 +24,7 @@ from runner.config.model_names import adapter_name, short_name
 )
 def test_a_folder_is_called_by_the_part_that_says_something(tmp_path: Path, path: str, name: str) -> None:
     place = tmp_path / path
-    place.parent.mkdir(parents=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
     place.touch() if place.suffix == ".gguf" else place.mkdir(exist_ok=True)
     assert short_name(str(place)) == name
 
