@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runner.advise.accuracies import recorded_accuracies
 from runner.advise.candidates import Candidate, Compose, UserLimits, candidate_settings, judge, smaller_models
-from runner.advise.closeness import recorded_closeness
+from runner.advise.closeness import is_reference, recorded_closeness
 from runner.advise.machines import Machine
 from runner.advise.ranking import rank
 from runner.estimates.recorded import FinishedJobs
@@ -50,4 +50,11 @@ def advise(
     known = recorded_accuracies([it.config for it in good], finished)
     for candidate, accuracy in zip(good, known, strict=True):
         candidate.accuracy, candidate.closeness = accuracy, recorded_closeness(candidate.config, finished)
+    for candidate in good:
+        candidate.reference_of = frozenset(
+            it.closeness.job_id
+            for it in good
+            if it.closeness is not None and it is not candidate
+            and is_reference(candidate.config, it.config, it.closeness, finished)
+        )  # fmt: skip
     return Advice(rank(good, limits.memory_mib is not None)[:MAX_RECOMMENDED], [it for it in candidates if it.problem])

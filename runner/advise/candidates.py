@@ -58,6 +58,7 @@ class Candidate:
     measured_mib: float | None = None  # the peak of a finished job
     accuracy: RecordedAccuracy | None = None
     closeness: RecordedCloseness | None = None
+    reference_of: frozenset[str] = frozenset()  # the jobs whose KL is to this candidate
     before_next: str = ""  # why it is ranked before the next one
     problem: str = ""  # why it is rejected
     notes: list[str] = field(default_factory=list)  # what is not as its name promises
@@ -86,10 +87,18 @@ class Candidate:
 
     @property
     def each_s_at_most(self) -> float | None:
-        """Seconds per question; those that are only predicted count with their possible error."""
-        if self.each_s is None or self.time is None or self.measured_each_s is not None:
-            return self.each_s
-        return self.each_s * (1 + self.time.spread)
+        """Seconds per question, with their possible error."""
+        return None if self.each_s is None or self.time is None else self.each_s * (1 + self.time.spread)
+
+    @property
+    def each_s_at_least(self) -> float | None:
+        """Seconds per question, less their possible error."""
+        return None if self.each_s is None or self.time is None else self.each_s * (1 - self.time.spread)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether its time was measured by a finished job and not predicted."""
+        return self.measured_each_s is not None
 
     @property
     def name(self) -> str:

@@ -30,6 +30,7 @@ ALIKE = (
     *("generation.batch_size", "generation.max_new_tokens", "generation.thinking_tokens"),
     *(f"task.{key}" for key in ("name", "data", "prompt", "shots", "window", "exact")),
 )
+LOADS_TWO = "task.exact"
 SPREAD = 0.2  # relative uncertainty of similar jobs, unless several differ by more
 SPREAD_BESIDE = 0.5  # of those that ran beside other work
 NEWEST = 2000  # jobs that are read
@@ -59,8 +60,8 @@ class FinishedJobs:
     def similar(self, config: RunnerConfig) -> list[Record]:
         """Return the records with the same base that did the same work in batches of the same size."""
         params, defaults = dict(flatten(config)), dict(_defaults(config))
-        wanted = [params.get(key) for key in ALIKE]
-        return [it for it in self.like(config) if [it.params.get(key, defaults.get(key)) for key in ALIKE] == wanted]
+        wanted = _alike(params)
+        return [it for it in self.like(config) if _alike(defaults | it.params) == wanted]
 
     def peak_mib(self, config: RunnerConfig) -> float | None:
         """Return the largest peak of the process in similar jobs; None if there is none."""
@@ -120,6 +121,12 @@ def _defaults(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 def _base(params: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in params.items() if key.startswith(BASE) and key not in INERT}
+
+
+def _alike(params: Mapping[str, Any]) -> list[Any]:
+    """Return what similar jobs have in common; a job that does not say so loads one model, as its record then says."""
+    values = {key: params.get(key) for key in ALIKE}
+    return [*(values | {LOADS_TWO: values[LOADS_TWO] == "true"}).values()]
 
 
 def _seconds(record: Record, config: RunnerConfig, amounts: list[Amount]) -> tuple[float, float] | None:

@@ -115,9 +115,48 @@ def test_a_measured_kl_counts_before_published_tests(candidate: Make) -> None:
     small.closeness = closeness(0.018)
     assert rank([other, small]) == [small, other], "the intervals overlap, and nf4 is faster"
     assert "no worse in all that was recorded here of both: 1.00 s a question instead of 2.00" in small.before_next
-    for comparable_to_nothing in (closeness(0.001, texts=100), closeness(0.001, to="another")):
+    for comparable_to_nothing in (closeness(0.001, texts=100), closeness(0.001, to="another"), None):
         small.closeness = comparable_to_nothing
-        assert rank([other, small]) == [other, small], "published tests decide where KLs cannot be compared"
+        assert rank([other, small]) == [small, other], (
+            "a KL is recorded, so nothing published counts, and nf4 is faster"
+        )
+        assert "published" not in small.before_next
+    other.closeness = None
+    assert rank([other, small]) == [other, small]
+    assert "published tests find less loss for quantization=int8" in other.before_next
+
+
+def test_the_reference_is_before_what_diverges_from_it(candidate: Make) -> None:
+    plain, eight = candidate("mine", 9), candidate("mine", 1, quantization="int8")
+    four = candidate("mine", 1, quantization="nf4")
+    eight.closeness, four.closeness = closeness(0.035, "likelihood-8"), closeness(0.34, "likelihood-4")
+    plain.reference_of = frozenset({"likelihood-8", "likelihood-4"})
+    assert rank([four, eight, plain]) == [plain, eight, four]
+    assert plain.before_next == (
+        "1 before 2: closer to plain, which it is itself: the other has KL 0.035 [0.028, 0.042] nats/token; accuracy "
+        "unknown here"
+    )
+    assert "closer to plain: KL 0.035" in eight.before_next
+    eight.closeness = replace(closeness(0.035, "likelihood-8"), low=None, high=None)
+    assert rank([four, eight, plain])[0] is plain, "also where there were too few texts for an interval"
+    plain.reference_of = frozenset()
+    assert rank([four, eight, plain])[0] is not plain, "nothing that was measured speaks for it"
+
+
+@pytest.mark.parametrize(("spread", "is_faster"), [(0.5, False), (0.1, True)])
+@pytest.mark.parametrize("source", [EstimateBasis.recorded, EstimateBasis.guessed])
+def test_times_within_their_errors_are_not_called_faster(
+    candidate: Make, spread: float, is_faster: bool, source: EstimateBasis
+) -> None:
+    plain, small = candidate("a", 1.4), candidate("b", 1.0)
+    for it in (plain, small):
+        assert it.time is not None
+        it.time = Estimate(it.time.seconds, spread, source)
+    ranked = rank([plain, small])
+    assert (ranked[0] is small) is is_faster
+    assert ("faster" in ranked[0].before_next) is is_faster
+    if not is_faster:
+        assert plain.before_next == "1 before 2: nothing tells them apart; accuracy unknown here"
 
 
 def test_files_are_ranked_by_their_kl_to_the_same_reference(candidate: Make) -> None:
