@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
+SAFE_PYTHON = (3, 11, 14)  # the lowest with the fixes of zipfile and tarfile
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 CONSTRAINTS = ["-c", "constraints.txt"]
 PACKAGES = [*CONSTRAINTS, "-e", ".[dev]"]
@@ -60,8 +61,18 @@ def install_with_uv() -> bool:
     return not subprocess.run(command, env=uv_variables(pip_settings(listing)) | os.environ, check=False).returncode
 
 
+def note_on_python(version: tuple[int, ...]) -> str:
+    """Return what a Python lacks that is older than the lowest safe one; empty if it lacks nothing known."""
+    if version >= SAFE_PYTHON:
+        return ""
+    shown, safe = (".".join(map(str, one)) for one in (version, SAFE_PYTHON))
+    return f"note: Python {shown} lacks fixes of zipfile and tarfile: {safe} is the lowest with them (SECURITY.md)"
+
+
 def main() -> int:
     """Install everything; return pip's exit code if uv did not install it."""
+    if note := note_on_python(tuple(sys.version_info[:3])):
+        print(note, file=sys.stderr)
     if install_with_uv():
         return 0
     print("uv could not install the packages; pip installs them now, which takes a few minutes", file=sys.stderr)

@@ -47,3 +47,10 @@ def test_pip_installs_where_uv_does_not(monkeypatch: pytest.MonkeyPatch, failing
     monkeypatch.setattr(subprocess, "run", run)
     assert install.main() == 0
     assert installed_with == wanted
+
+
+def test_a_python_without_known_fixes_is_named() -> None:
+    assert install.note_on_python((3, 11, 14)) == install.note_on_python((3, 11, 15)) == ""
+    assert install.note_on_python((3, 11, 7)).startswith(
+        "note: Python 3.11.7 lacks fixes of zipfile and tarfile: 3.11.14"
+    )
