@@ -24,8 +24,9 @@ from simulation import GOOD, NORMAL, Drawn, Limits, Numbers, Rate, Solved, Table
 from runner.compare.data import NotPaired
 from runner.compare.pairing import compare_pair
 from runner.core import ratios
-from runner.core.effects import Effect, Finding, judge, paired_means
+from runner.core.effects import Effect, Finding, judge
 from runner.core.margins import MarginVerdict
+from runner.core.mean_effects import paired_means
 from runner.core.stats import ALPHA
 
 OF_FAMILY, OF_RUN, OF_QUESTION, CHANCE = 1.0, 0.7, 1.0, 0.7  # standard deviations
@@ -76,7 +77,7 @@ def verdict(solved: Sequence[Solved], family: Families | None, margin: float | N
         it = compare_pair(runs[1], runs[0], reader)
     except NotPaired:
         return None
-    plan, it.needs = it.needs, None  # judging does not plan, which takes long
+    plan, it.needs, it.detects, it.detects_at_worst = it.needs, None, None, None  # judging does not plan: it takes long
     judge([it], {} if margin is None else {it.measure: margin})
     it.needs = plan
     return it
@@ -86,7 +87,7 @@ def wrong(differences: Numbers, clusters: Families | None = None, samples: int =
     """Whether a true difference of 0 is called one, whether the interval misses it, and what flips alone would call."""
     sums = differences if clusters is None else np.bincount(clusters, weights=differences)
     it = paired_means(differences.tolist(), None if clusters is None else clusters.tolist(), "family", samples)
-    it.needs = it.detects = None
+    it.needs = it.detects = it.detects_at_worst = None
     judge([it])
     return it.finding is not Finding.open, not it.low <= 0 <= it.high, ratios.sign_flip_p(sums.tolist()) < ALPHA
 

@@ -17,7 +17,8 @@ import numpy as np
 from commands import samples_of
 from simulation import Limits, Rate, Table, begin
 
-from runner.core.effects import Effect, Finding, judge, paired_accuracies, paired_means
+from runner.core.effects import Effect, Finding, judge, paired_accuracies
+from runner.core.mean_effects import paired_means
 from runner.core.stats import POWER
 
 QUESTIONS, ANSWERS = (50, 200), 8

@@ -126,24 +126,26 @@ def rates(
     many, _ = draw(generator, MANY)
     worst = float(many.min() if better > 0 else many.max())
     gap = float(many.mean()) - worst
-    false, missed, missed_lost, detectable = 0, 0, 0, []
+    false, missed, missed_lost = 0, 0, 0
+    detectable: list[tuple[float, float]] = []
     for _ in range(pairs):
         ours, theirs = draw(generator, n)
         it = verdict(ours, theirs, better)
         false += it.finding is not Finding.open
-        detectable.append(np.inf if it.detectable is None else it.detectable)
+        evenly, at_worst = (np.inf if one is None else one for one in (it.detectable, it.detectable_at_worst))
+        detectable.append((evenly, at_worst))
         it = verdict(ours - gap, theirs, better)
         missed += not it.low - 1e-9 <= -gap <= it.high + 1e-9
         it = verdict(lost(generator, ours, LOST, worst), theirs, better)
         missed_lost += not it.low <= -LOST * gap <= it.high
-    shift = float(statistics.median(detectable))
+    shift, fall = (float(statistics.median(values)) for values in zip(*detectable, strict=True))
     found, found_lost = 0, 0
     for _ in range(pairs):
         ours, theirs = draw(generator, n)
         found += verdict(ours - better * shift, theirs, better).finding is Finding.worse
-        found_lost += verdict(lost(generator, ours, shift / abs(gap), worst), theirs, better).finding is Finding.worse
+        found_lost += verdict(lost(generator, ours, fall / abs(gap), worst), theirs, better).finding is Finding.worse
     wrong = [Rate(it, pairs) for it in (false, missed, missed_lost)]
-    return wrong, shift, [Rate(found, pairs)] + [Rate(found_lost, pairs)] * (shift < abs(gap))
+    return wrong, shift, [Rate(found, pairs)] + [Rate(found_lost, pairs)] * (fall < abs(gap))
 
 
 def main() -> int:

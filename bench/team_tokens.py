@@ -18,7 +18,7 @@ import numpy as np
 from simulation import Limits, Rate, Table, begin
 
 from runner.core.clustered_share import share_interval
-from runner.core.effects import paired_means
+from runner.core.mean_effects import paired_means
 from runner.core.over_seeds import of_questions, over_seeds, share_over_seeds
 from runner.core.stats import ALPHA
 from runner.core.token_costs import Estimate, TokenCells, TokenCost, TokenSaving

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from runner.config.root import RunnerConfig
 from runner.core.clustered_share import share_interval
-from runner.core.effects import Effect, paired_accuracies, paired_means, unpaired_accuracies
+from runner.core.effects import Effect, paired_accuracies, unpaired_accuracies
 from runner.core.errors import EvidenceError
+from runner.core.mean_effects import paired_means
 from runner.core.metrics import ACCURACY, score
 from runner.core.paired_means import MIN_CLUSTERS
 from runner.core.result import Record, Sample

@@ -82,6 +82,9 @@ def _what_would_decide(undecided: Sequence[Effect]) -> str:
         detectable = sorted(it.detectable for it in undecided if it.detectable is not None)
         found = range_of([of.write_detectable(one) for one in detectable])
         could = f"{asked} {counted} could only detect {found} {unit_of(undecided[0])}"
+    tells_more = {it.tells_more for it in undecided}
+    if len(tells_more) == 1 and (more := tells_more.pop()):
+        return f": {could} ({more})"
     return f": {could}{_enough(undecided, of)}"
 
 

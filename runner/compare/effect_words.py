@@ -14,7 +14,6 @@ from runner.compare.wording import about
 from runner.core.effects import Effect, Finding, Method, most_wrong
 from runner.core.margins import MarginVerdict, points_of_margin, verdict_words
 from runner.core.over_runs import MIN_RUNS
-from runner.core.paired_means import MANY_CLUSTERS
 from runner.core.ratios import CAUTION, CAUTION_BELOW, FLIPS
 from runner.core.sequential import level_words
 from runner.core.stats import ALPHA
@@ -64,10 +63,9 @@ METHODS = {
     Method.mean_flips: MethodWords(
         ACCURACIES,
         sample="{n:,}{grouping}",
-        legend=f"of means of samples, and of families of questions, p flips the signs of the differences of whole "
-        f"questions or families, and intervals count these (Tango's and Hall's, Student's t; p is {CAUTION:g} times "
-        f"the larger one); of fewer than {MANY_CLUSTERS}, both allow for one more that is all lost (Gaffke's bound), "
-        f"of more, neither allows for a kind rarer than {RARE}, of which too few may be among these;",
+        legend="of means of samples, and of families of questions, p flips the signs of the differences of whole "
+        "questions or families, and intervals count these: p is the largest of the flips', of Student's t, and of a "
+        "likelihood that allows for a kind of which none is among these and that is all lost;",
     ),
     Method.over_seeds: MethodWords(
         ACCURACIES,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runner.compare.cut_offs import finding_of, sentence_of_ends
+from runner.compare.cut_offs import finding_of, is_open, sentence_of_ends
 from runner.compare.data import TableRow
 from runner.compare.effect_words import (
     METHODS,
@@ -18,7 +18,7 @@ from runner.compare.effect_words import (
     quantity,
     unit_of,
 )
-from runner.compare.quantities import what_shows_more
+from runner.compare.quantities import at_worst, what_shows_more
 from runner.compare.wording import about, assignments, sides, versus
 from runner.core.effects import Effect, Finding, Method
 from runner.core.margins import MarginVerdict, verdict_words
@@ -87,18 +87,30 @@ def _limits(effects: Sequence[Effect], largest: Effect, unit: str) -> list[str]:
     """Say which differences could have been shown, if none is, and what is shown about the margin."""
     has_margin = largest.verdict not in (None, MarginVerdict.better)
     margin = _of_margin(effects) if has_margin else ""
+    more = largest.tells_more
     if largest.finding is not Finding.open or largest.hinges_on_cut_off:
         return [margin]
     if largest.detects is None and (has_margin or not largest.unplanned):
-        return [f"{margin or 'undecided'} after {largest.n:,} questions"]
+        return [f"{margin or 'undecided'} after {largest.n:,} questions", more]
     if largest.unplanned:
-        return [f"{largest.unplanned}, so more questions would not decide", margin]
+        why = f"{largest.unplanned}, so more questions would not decide" * all(map(is_open, effects))
+        return [why, margin, more]
     if any(it.detectable is None for it in effects):
-        return [f"{largest.n:,} questions are too few to show any difference", margin]
+        return [f"{largest.n:,} questions are too few to show any difference", margin, more]
+    return [f"{_power(effects, largest, unit)}{what_shows_more(largest)}", margin, more]
+
+
+def _power(effects: Sequence[Effect], largest: Effect, unit: str) -> str:
+    """Say which differences could have been shown, and which ones if few have all of the difference."""
     of = quantity(largest)
-    detectable = sorted(it.detectable for it in effects if it.detectable is not None)
-    sizes = range_of([of.write_detectable(one) for one in detectable])
-    return [f"{of.power} power to detect {sizes} {unit}{what_shows_more(largest)}", margin]
+    evenly = sorted(it.detectable for it in effects if it.detectable is not None)
+    sizes = f"{of.power} power to detect {range_of([of.write_detectable(one) for one in evenly])} {unit}"
+    if largest.detects_at_worst is None:
+        return sizes
+    if any(it.detectable_at_worst is None for it in effects):
+        return f"{sizes} (none {at_worst(largest)})"
+    at_most = sorted(it.detectable_at_worst for it in effects if it.detectable_at_worst is not None)
+    return f"{sizes} ({range_of([of.write_detectable(one) for one in at_most])} {at_worst(largest)})"
 
 
 def _adjusted(it: Effect) -> str:
@@ -123,6 +135,7 @@ def _what_it_says(row: TableRow, keys: list[str]) -> tuple[object, ...] | None:
         it.verdict,
         it.detects is None,
         it.unplanned,
+        it.tells_more,
         it.remark,
         it.counts.get("size"),
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runner.compare.data import CLUSTER, NotPaired, QuestionOutcome, Run, TooFew
-from runner.core.effects import Effect, paired_means
+from runner.core.effects import Effect
+from runner.core.mean_effects import paired_means
 from runner.core.paired_means import MIN_CLUSTERS
 
 Pairs = Sequence[tuple[QuestionOutcome, QuestionOutcome]]

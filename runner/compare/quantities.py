@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from runner.core.effects import Effect
 from runner.core.metrics import points
-from runner.core.paired_means import MANY_CLUSTERS
 
 
 def nats(value: float) -> str:
@@ -45,7 +44,7 @@ ACCURACIES = Quantity(
     record_key="comparison",
     keys="baseline_job_id difference difference_low difference_high p method wins losses ties p_holm finding "
     "detectable_difference baseline_correct baseline_n remark margin verdict questions_needed early_stop_comparisons "
-    "clusters samples_a_question",
+    "clusters samples_a_question detectable_at_worst",
     write=points,
     unit="points",
     pairs="{wins}/{losses}/{ties}",
@@ -72,7 +71,7 @@ LIKELIHOODS = Quantity(
 NUMBERS = Quantity(
     record_key="number",
     keys="measure baseline_job_id mean baseline_mean difference difference_low difference_high error p method "
-    "questions p_holm finding detectable_difference remark",
+    "questions p_holm finding detectable_difference detectable_at_worst remark",
     write=signed,
     unit="{unit}",
     legend=(
@@ -112,5 +111,12 @@ def what_shows_more(it: Effect) -> str:
     """Say what few families, or few questions with several answers each, lack; empty for others."""
     if not it.counts.get("few"):
         return ""
-    whole, part = ("families of equal size", "questions in") if it.counts["clusters"] else ("questions", "answers to")
-    return f"; {MANY_CLUSTERS} or more {whole} show smaller differences, more {part} each hardly do"
+    whole, part = ("families", "questions in") if it.counts["clusters"] else ("questions", "answers to")
+    return f"; more {whole} show smaller differences, more {part} each hardly do"
+
+
+def at_worst(it: Effect) -> str:
+    """Say where a difference would lie that is the hardest to detect."""
+    if it.counts.get("clusters"):
+        return "if whole families are lost"
+    return "if a few questions lose all" if "samples" not in it.counts else "if whole questions are lost"

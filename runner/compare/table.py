@@ -40,7 +40,7 @@ from runner.core.clustered_share import accuracy_figures, bounds_of_accuracy
 from runner.core.effects import Effect, judge
 from runner.core.errors import ConfigError
 from runner.core.fields import HASHED, DefaultAs, Inert, UnlessDefault, counts_of, default_of
-from runner.core.floor_effects import why_more_would_not_decide
+from runner.core.floor_effects import what_tells_more, why_more_would_not_decide
 from runner.core.progress import Progress
 from runner.store.tracking import text_of
 
@@ -131,8 +131,10 @@ def _compare(table: Table, varying: list[str], choice: ComparisonOptions, reader
                 base = choice.base or pairing.find_baseline(row.run, candidates, choice.baseline, varying)
                 row.baseline = rows[base.run_id]
                 row.effects = effects_of(row.run, base, choice, reader)
-                if why := why_more_would_not_decide([row.run.metrics, base.metrics]):
+                sides = [row.run.metrics, base.metrics]
+                if why := why_more_would_not_decide(sides):
                     row.effects = [it.without_plan(why) for it in row.effects]
+                row.effects = [replace(it, tells_more=what_tells_more(sides)) for it in row.effects]
             except NotPaired as reason:
                 row.note = str(reason)
     all_effects = [it for row in table.rows if not row.is_repeat for it in row.effects]

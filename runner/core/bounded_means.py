@@ -17,11 +17,6 @@ FACTORS = 16  # of a product that is logarithmized once: logarithms take longest
 HALVINGS = 20  # of the range in which the integral's path crosses the real axis: near the saddle point will do
 
 
-def bounded_p(sums: Sequence[float], sizes: Sequence[float], mean: float) -> float:
-    """Return the two-sided p of a true mean, from the sums of clusters of so many numbers between -1 and 1."""
-    return min(1.0, 2 * min(chance_of(sums, sizes, mean, -1), chance_of(sums, sizes, mean, 1)))
-
-
 def chance_of(sums: Sequence[float], sizes: Sequence[float], mean: float, worst: int) -> float:
     """Return the one-sided p of a true mean: of at most so much if the unseen cluster is all -1, or at least if 1."""
     import numpy as np  # where few clusters are compared: a score needs none of it

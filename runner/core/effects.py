@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
@@ -11,8 +11,7 @@ from typing import Any
 from runner.core import stats
 from runner.core.margins import MarginVerdict, margin_verdict, questions_needed
 from runner.core.metrics import Better, described
-from runner.core.paired_means import MeanDifference
-from runner.core.planning import can_plan_from, expected_disagreement, questions_to_detect, smallest_detectable
+from runner.core.planning import expected_disagreement, questions_to_detect, smallest_detectable
 from runner.core.sequential import Decision, Pairs, confidence_percent, level_of
 from runner.core.stats import ALPHA, POWER
 
@@ -65,6 +64,7 @@ class Effect:
     is_ratio: bool = False
     better: Better = Better.higher  # which direction of the measure is better
     detects: Callable[[float], float | None] | None = None  # level → smallest detectable true difference
+    detects_at_worst: Callable[[float], float | None] | None = None  # the same where few have all of the difference
     p_at: Callable[[float], float] | None = None  # true value → two-sided p against it
     needs: Callable[..., int | None] | None = None  # margin, level[, power] → questions or runs that decide
     needs_to_detect: Callable[..., int | None] | None = None  # difference, level[, power] → questions that detect it
@@ -75,11 +75,13 @@ class Effect:
     ends: tuple[Effect, Effect] | None = None  # if any: with ours wrong and the baseline's right, and the reverse
     remark: str | None = None  # what else a reader has to know
     unplanned: str = ""  # why more questions of this kind would not decide
+    tells_more: str = ""  # which questions would tell more, if all verdicts are the same
     # Filled in by `judge`
     p_holm: float = 1.0
     comparisons: int = 1  # the number of comparisons that p_holm is adjusted for
     finding: Finding = Finding.open
     detectable: float | None = None
+    detectable_at_worst: float | None = None  # where a few questions or families have all of it
     margin: float | None = None
     verdict: MarginVerdict | None = None  # about the margin; None without a margin
     needed: int | None = None  # the questions, or the runs a side, that would decide if neither run is better
@@ -129,7 +131,7 @@ class Effect:
 
     def with_ends(self, cut_off: tuple[int, int], low: Effect, high: Effect) -> Effect:
         """Return it with both ends: this run's cut-off answers wrong and the baseline's right, and the reverse."""
-        return replace(self, cut_off=cut_off, ends=(replace(low, needs=None), replace(high, needs=None)))
+        return replace(self, cut_off=cut_off, ends=(_without_power(low), _without_power(high)))
 
     def without_plan(self, why: str) -> Effect:
         """Return it without numbers of questions that would decide."""
@@ -144,6 +146,11 @@ class Effect:
     def neutral(self) -> float:
         """The value of two runs that do not differ."""
         return 1.0 if self.is_ratio else 0.0
+
+
+def _without_power(it: Effect) -> Effect:
+    """Return an end of what was cut off: what it could detect is not shown."""
+    return replace(it, needs=None, detects=None, detects_at_worst=None)
 
 
 def judge(effects: Iterable[Effect], margins: Mapping[str, float] | None = None, metrics: int = 1) -> None:
@@ -195,7 +202,9 @@ def _judge(effects: Sequence[Effect], margins: Mapping[str, float], metrics: int
             if p_holm < ALPHA and it.value != it.neutral:
                 it.finding = up if it.value > it.neutral else down
             # Holm asks for no stricter level than ALPHA / comparisons: the difference is detectable at any rank.
-            it.detectable = it.detects(ALPHA / it.comparisons) if it.detects else None
+            level = ALPHA / it.comparisons
+            it.detectable = it.detects(level) if it.detects else None
+            it.detectable_at_worst = it.detects_at_worst(level) if it.detects_at_worst else None
             if margin is not None and (p_margin or it.is_ratio):
                 _judge_margin(it, margin, *p_margin)
 
@@ -263,39 +272,11 @@ def paired_accuracies(wins: int, losses: int, n: int, baseline_correct: int = 0)
         p,
         n,
         n,
-        _verdicts(wins, losses, n - wins - losses, baseline_correct),
+        verdict_counts(wins, losses, n - wins - losses, baseline_correct),
         detects=partial(smallest_detectable, n, discordant_rate),
         p_at=partial(stats.paired_difference_p, wins, losses, n),
         needs=lambda margin, alpha, power=POWER: questions_needed(margin, expected, alpha, power, (wins, losses, n)),
         needs_to_detect=partial(questions_to_detect, expected),
-    )
-
-
-def paired_means(
-    differences: Sequence[float],
-    clusters: Sequence[Hashable] | None = None,
-    by: str = "",
-    samples: int = 1,
-    baseline_correct: int = 0,
-) -> Effect:
-    """Compare mean verdicts, of so many samples each, by each question's difference; `by` names the clusters' field."""
-    it = MeanDifference.of(differences, clusters)
-    wins, losses = sum(one > 0 for one in differences), sum(one < 0 for one in differences)
-    count = len(it.sums)
-    grouping = f", mean of {samples} samples" * (samples > 1) + f", in {count:,} families by {by}" * bool(by)
-    return Effect(
-        Method.mean_flips,
-        "accuracy",
-        it.difference,
-        *it.interval(),
-        it.p,
-        it.n,
-        it.n,
-        _verdicts(wins, losses, it.n - wins - losses, baseline_correct)
-        | {"clusters": count if by else None, "samples": samples, "grouping": grouping, "few": not it.is_many},
-        detects=it.detects,
-        p_at=it.p_at,
-        needs=it.needs if it.is_many and (not by or can_plan_from(it.clusters_worth)) else None,
     )
 
 
@@ -317,7 +298,7 @@ def sequential_accuracies(pairs: Iterable[tuple[bool, bool]], early_stop_compari
         seen.p,
         seen.count,
         seen.count,
-        _verdicts(seen.wins, seen.losses, seen.ties, baseline_correct)
+        verdict_counts(seen.wins, seen.losses, seen.ties, baseline_correct)
         | {"confidence": confidence_percent(early_stop_comparisons or 1)},
         early_stop_comparisons=early_stop_comparisons,
         p_at=seen.p_against,
@@ -339,12 +320,13 @@ def unpaired_accuracies(correct: int, n: int, baseline_correct: int, baseline_n:
         float(fisher_exact(table).pvalue),
         n,
         baseline_n,
-        _verdicts(None, None, None, baseline_correct),
+        verdict_counts(None, None, None, baseline_correct),
         detects=partial(stats.unpaired_detectable_difference, n, baseline_n, pooled),
         p_at=partial(stats.unpaired_difference_p, correct, n, baseline_correct, baseline_n),
     )
 
 
-def _verdicts(wins: int | None, losses: int | None, ties: int | None, baseline_correct: int) -> dict[str, Any]:
+def verdict_counts(wins: int | None, losses: int | None, ties: int | None, baseline_correct: int) -> dict[str, Any]:
+    """Return the counts of an effect of verdicts."""
     counts = {"wins": wins, "losses": losses, "ties": ties, "baseline_correct": baseline_correct}
     return counts | {"clusters": None, "samples": 1}

@@ -22,13 +22,17 @@ def cut_off_words(metrics: Mapping[str, float], params: Mapping[str, str]) -> st
 
 def why_more_would_not_decide(sides: Iterable[Mapping[str, float]]) -> str:
     """Say why more questions of this kind would not decide between two jobs; empty if they could."""
-    sides = list(sides)
-    if any(_cut_off_share(metrics) >= MOSTLY for metrics in sides):
-        return "most answers are cut off"
+    return "most answers are cut off" if any(_cut_off_share(metrics) >= MOSTLY for metrics in sides) else ""
+
+
+def what_tells_more(sides: Iterable[Mapping[str, float]]) -> str:
+    """Say which questions would tell more than these, if all verdicts of two jobs are the same; empty otherwise."""
     scores = [score(metrics) for metrics in sides]
     if all(it is not None and it[0] == 0 for it in scores):
-        return "no question is solved by either"
-    return "every question is solved by both" if all(it is not None and it[0] == it[1] for it in scores) else ""
+        return "no question is solved by either: easier ones would tell more"
+    if all(it is not None and it[0] == it[1] for it in scores):
+        return "every question is solved by both: harder ones would tell more"
+    return ""
 
 
 def _cut_off_share(metrics: Mapping[str, float]) -> float:

@@ -55,7 +55,7 @@ def paired_numbers(
 
     Where few questions differ, the next one may differ by the whole range of the numbers, and the observed differences
     do not show that: then the differences also count by their signs alone, each as large as that range, and the
-    interval joins both. The detectable difference may be in a few questions that lose everything.
+    interval joins both.
     """
     it = paired_likelihoods(differences, sizes, name)
     least, most, n = min(*ours, *theirs), max(*ours, *theirs), len(sizes)
@@ -80,7 +80,7 @@ def paired_numbers(
     loss = math.fsum(value**2 for value in lost) / math.fsum(lost) if any(lost) else 0.0
     loss *= n / math.fsum(sizes)
 
-    def detects(alpha: float) -> float | None:
+    def detects_at_worst(alpha: float) -> float | None:
         moved = it.detects(alpha) if it.detects else None
         return None if moved is None else max(moved, ratios.detectable_loss(counts["error"], n, loss, alpha))
 
@@ -94,7 +94,7 @@ def paired_numbers(
         high=high,
         p=p_at(0.0),
         p_at=p_at,
-        detects=detects,
+        detects_at_worst=detects_at_worst,
         needs=None,
         needs_to_detect=None,
     )

@@ -11,7 +11,7 @@ count.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean, variance
 
@@ -22,7 +22,11 @@ from runner.core.stats import ALPHA, POWER, edge, student_quantile
 MANY = 10**6  # degrees of freedom that are as good as any number
 LEAST_P = 1e-300  # of which the normal quantile is finite
 
+MIN_FREEDOM = 4  # of what seeds vary by: fewer seeds do not show what they could detect (bench/power_null.py)
+DRAWS = 20_000  # of questions and seeds: a power has an error of 0.3 points
+
 Cells = Sequence[Sequence[float]]  # a row for each seed, and in each row a value for each question
+Detects = Callable[[float], float | None]  # level → smallest detectable true difference
 
 
 @dataclass(frozen=True)
@@ -150,14 +154,6 @@ def over_seeds(effect: Effect, ours: Sequence[float], theirs: Sequence[float]) -
         parts = with_seeds(by_questions(true), value - true, seeds)
         return parts is None or abs(value - true) <= bound(parts, ALPHA, value > true)
 
-    def detects(alpha: float) -> float | None:
-        least = effect.detects(alpha) if effect.detects else None
-        if least is None or not seeds:
-            return least
-        by_power = NormalDist().inv_cdf(POWER) * math.sqrt(math.fsum(part.variance for part in seeds))
-        whole = math.hypot(least, bound(seeds, alpha, True) + by_power)
-        return whole if whole <= 1 else None
-
     each = " and ".join(dict.fromkeys(f"{len(side)}" for side in (ours, theirs)))
     families = effect.counts["grouping"].partition(", in ")
     return replace(
@@ -167,8 +163,44 @@ def over_seeds(effect: Effect, ours: Sequence[float], theirs: Sequence[float]) -
         high=edge(is_inside, value, 1.0),
         p=p_at(0.0),
         counts=effect.counts | {"grouping": f", mean of {each} seeds{''.join(families[1:])}"},
-        detects=detects,
+        detects=_with_seeds(effect.detects, seeds),
+        detects_at_worst=_with_seeds(effect.detects_at_worst, seeds),
         p_at=p_at,
         needs=None,
         needs_to_detect=None,
     )
+
+
+def _with_seeds(detects: Detects | None, seeds: Sequence[ErrorPart]) -> Detects | None:
+    """Return what is detected by a test that counts seeds, too, from what questions alone detect."""
+    if detects is None or not seeds:
+        return detects
+    if min(part.freedom for part in seeds) < MIN_FREEDOM:
+        return None
+
+    def of_both(alpha: float) -> float | None:
+        least = detects(alpha)
+        return None if least is None else detectable_over_seeds(least, seeds, alpha)
+
+    return of_both
+
+
+def detectable_over_seeds(of_questions_alone: float, seeds: Sequence[ErrorPart], alpha: float) -> float | None:
+    """Return the smallest true difference that is found in 80 % of draws of questions and seeds; None above 1.
+
+    A difference is found if it is more than the bound plus what chance takes from it: so the smallest one is a quantile
+    of their sum. Few seeds show little of how far seeds are apart: that differs from draw to draw, too.
+    """
+    import numpy as np
+
+    generator, normal = np.random.default_rng(0), NormalDist()
+    quantile = -normal.inv_cdf(alpha / 2)
+    questions = of_questions_alone / (quantile + normal.inv_cdf(POWER))  # the standard error
+    squares = np.full(DRAWS, (quantile * questions) ** 2)
+    chance = questions * generator.standard_normal(DRAWS)
+    for part in seeds:
+        seen = part.variance * generator.chisquare(part.freedom, DRAWS) / part.freedom
+        squares += seen * student_quantile(alpha, part.freedom) ** 2
+        chance += math.sqrt(part.variance) * generator.standard_normal(DRAWS)
+    least = float(np.quantile(np.sqrt(squares) + chance, POWER))
+    return least if least <= 1 else None

@@ -1,8 +1,8 @@
-"""The mean difference of two runs that answered the same questions: its test, its interval, and what it could detect.
+"""The mean difference of two runs that answered the same questions: its test and its interval.
 
 A question's number is a verdict or a share of right answers, so differences lie in -1..1. Questions may belong to
 clusters (twins, questions about one text): those of one cluster are not independent, so the cluster is the unit of each
-statistic here, and without clusters the question.
+statistic here, and without clusters the question. What so many could detect: mean_plans.py.
 """
 
 from __future__ import annotations
@@ -10,201 +10,98 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from typing import Any
 
-from runner.core import ratios, stats
-from runner.core.bounded_means import bounded_p, chance_of
-from runner.core.margins import fewest, questions_needed
-from runner.core.planning import expected_disagreement
-from runner.core.stats import ALPHA, HALVINGS, POWER, edge
+from runner.core import ratios
+from runner.core.stats import ALPHA
+from runner.core.unseen_kind import likelihood_ps, steps
 
+ROUNDS, PARTS = 4, 12  # into which a range is divided, again and again, to find an end of the interval in it
+ROUNDING = 1e-12
 MIN_CLUSTERS = 6  # with five, no test can reach a p below 0.05
-MANY_CLUSTERS = 60  # from here on cautious tests hold, unless fewer than 1 cluster in 20 has all the losses
-LEAST_WORTH = 0.5  # in clusters of equal size, as a share of that
+FEW_CLUSTERS = 60  # of fewer, the unseen kind costs more power than chance does
 
 
 @dataclass(frozen=True)
 class MeanDifference:
     """A mean difference over n questions in clusters.
 
-    Few clusters do not show whether a rare one loses everything: the test and the interval of fewer than MANY_CLUSTERS
-    allow for that (bounded_means.py). From there on p is twice the larger one of sign flips and of Hall's test with
-    Student's, nearly as for likelihoods. The interval joins two, at Student's quantile for half the level and for as
-    many clusters as differ (unequal ones count as fewer): Tango's score interval for as many independent pairs as the
-    clusters are worth, which stays asymmetric where nearly all answers are right; and Hall's, without the skewness of a
-    few clusters with all the losses. It is never wider than Tango's for clusters whose questions all agree. Both ends
-    agree with the test about 0 (bench/cluster_null.py).
+    A true difference is tested in two ways, of which the larger p decides: by Student's t, for as many clusters of
+    equal size as these are worth, and by a likelihood that allows for a kind of cluster that is all lost, and that none
+    of these is of (unseen_kind.py). Against no difference, flips of the clusters' signs are a third way: they are
+    exact if neither side is better. The interval has the differences that are not rejected. So few clusters and many
+    are compared in the same way, and what rare clusters with all the losses could hide is allowed for
+    (bench/cluster_null.py).
     """
 
     n: int
-    wins: float  # the sum of the differences above 0
-    losses: float  # minus the sum of those below 0
+    difference: float  # the mean
     sums: tuple[float, ...]  # of the differences in each cluster
     sizes: tuple[float, ...]  # questions in each cluster
     p: float
-    error: float  # by the jackknife over clusters
-    worth: float  # in independent pairs of verdicts
     clusters_worth: float  # in clusters of equal size
-    differing: int  # clusters in which the two differ at all
-    bend: float  # the skewness of the clusters' sums over the root of their number
 
     @classmethod
     def of(cls, differences: Sequence[float], clusters: Sequence[Hashable] | None = None) -> MeanDifference:
         """Compute it from the difference of each question, and the cluster of each; None: each is one of its own."""
-        n = len(differences)
         sums, sizes = map(tuple, ratios.cluster_sums(differences, clusters))
-        wins = math.fsum(it for it in differences if it > 0)
-        losses = -math.fsum(it for it in differences if it < 0)
-        mean, count, variance = (wins - losses) / n, len(sums), ratios.jackknife_variance(sums, sizes)
-        of_verdicts = ((wins + losses) / n - mean**2) / n  # if they were as many independent pairs of verdicts
-        of_questions = (math.fsum(it * it for it in differences) / n - mean**2) / n
-        largest = max(variance, of_questions)
-        clusters_worth = ratios.equal_clusters(sizes)
-        differing, _ = ratios.cluster_sums([float(it != 0) for it in differences], clusters)
-        return cls(
-            n,
-            wins,
-            losses,
-            sums,
-            sizes,
-            ratios.paired_p(sums, sizes, ratios.CAUTION)
-            if is_many(count, clusters_worth)
-            else bounded_p(sums, sizes, 0.0),
-            math.sqrt(variance),
-            n * of_verdicts / largest if of_verdicts > 0 and largest > 0 else n,
-            clusters_worth,
-            sum(map(bool, differing)),
-            ratios.skewness(sums, sizes) / math.sqrt(count),
-        )
+        n, by_flips = len(differences), ratios.sign_flip_p(sums)
+        p = by_flips if by_flips >= 1 else max(by_flips, _p_at(sums, sizes, 0.0))
+        return cls(n, math.fsum(differences) / n, sums, sizes, p, ratios.equal_clusters(sizes))
 
     @property
-    def is_many(self) -> bool:
-        """Whether the clusters show how skewed they are."""
-        return is_many(len(self.sums), self.clusters_worth)
-
-    @property
-    def difference(self) -> float:
-        """The mean."""
-        return (self.wins - self.losses) / self.n
-
-    def interval(self) -> tuple[float, float]:
-        """Return the 95 % interval."""
-        if not self.is_many:
-            return self._ends_of_few(ALPHA)
-        level = ALPHA / ratios.CAUTION
-        bound, widest = (stats.student_quantile(level, freedom) for freedom in self._freedoms)
-
-        def is_inside(difference: float) -> bool:
-            estimated, skewed, agreeing = self._distances(difference)
-            return abs(agreeing) <= widest and min(abs(estimated), abs(skewed)) <= bound
-
-        low, high = edge(is_inside, self.difference, -1.0), edge(is_inside, self.difference, 1.0)
-        if self.p < ALPHA:  # the test excludes one side, so the interval does, too
-            low, high = (max(low, 0.0), high) if self.difference > 0 else (low, min(high, 0.0))
-        return low, high
+    def is_few(self) -> bool:
+        """Whether more clusters would help more than anything else."""
+        return self.clusters_worth < FEW_CLUSTERS
 
     def p_at(self, difference: float) -> float:
         """Return the two-sided p against a true difference, to which the interval belongs."""
-        if difference == 0:
-            return self.p
-        if not self.is_many:
-            return bounded_p(self.sums, self.sizes, difference)
-        estimated, skewed, agreeing = self._distances(difference)
-        freedom, widest = self._freedoms
-        nearest = min(abs(estimated), abs(skewed))
-        p = min(stats.student_p(nearest, freedom), stats.student_p(agreeing, widest))
-        return min(1.0, ratios.CAUTION * p)
+        return self.p if difference == 0 else _p_at(self.sums, self.sizes, difference)
 
-    @property
-    def _freedoms(self) -> tuple[int, int]:
-        """Student's degrees of freedom: for as many clusters as differ, and for all."""
-        return (
-            max(1, int(min(self.clusters_worth, self.differing)) - 1),
-            max(1, int(self.clusters_worth) - 1),
-        )
+    def interval(self) -> tuple[float, float]:
+        """Return the 95 % interval."""
+        low, high = (self._end(end) for end in (-1.0, 1.0))
+        # The test against no difference also flips signs: it may not reject what the interval would.
+        return (min(low, 0.0), max(high, 0.0)) if self.p >= ALPHA else (low, high)
 
-    def detects(self, alpha: float) -> float | None:
-        """Return the smallest true difference that the test detects at this level with 80 % power; None without one."""
-        if alpha < 2.0 ** (1 - len(self.sums)):
-            return None
-        if not self.is_many:
-            return self._few_detect(alpha)
-        alpha /= ratios.CAUTION
-        differing_rate = (self.wins + self.losses) / self.n
-        pairs = max(1, int(self.worth))
-        least = stats.detectable_difference(pairs, min(1.0, differing_rate), alpha)
-        if least is None:
-            return None
-        normal = NormalDist()
-        by_normal = -normal.inv_cdf(alpha / 2) + normal.inv_cdf(POWER)
-        by_student = stats.student_quantile(alpha, self._freedoms[1]) + normal.inv_cdf(POWER)
-        return min(1.0, least * by_student / by_normal)
+    def _end(self, end: float) -> float:
+        """Return where the interval ends on the way to the end of the range."""
+        import numpy as np
 
-    def _ends_of_few(self, alpha: float) -> tuple[float, float]:
-        """Return the interval of few clusters at this level."""
-
-        def ends(worst: int) -> float:
-            return edge(
-                lambda mean: chance_of(self.sums, self.sizes, mean, worst) >= alpha / 2,
-                self.difference,
-                float(worst),
-                HALVINGS // 2,
-            )
-
-        return ends(-1), ends(1)
-
-    def _few_detect(self, alpha: float) -> float | None:
-        """Return that of few clusters: by how much the interval is wide, and what chance takes from it."""
-        low, high = self._ends_of_few(alpha)
-        least = max(self.difference - low, high - self.difference) + self.error * NormalDist().inv_cdf(POWER)
-        return least if least < 1 else None
-
-    def needs(self, margin: float, alpha: float, power: float = POWER) -> int | None:
-        """Return how many questions, in more such clusters, show that a run is as good if neither is better."""
-        alpha /= ratios.CAUTION
-        # Where nothing differs, nothing shows how alike the questions of a cluster are: at worst, a cluster is a pair.
-        pairs = self.worth if self.differing else self.clusters_worth
-        differing_rate = min(1.0, (self.wins + self.losses) / self.n)
-        needed = questions_needed(margin, expected_disagreement(differing_rate * pairs, pairs), alpha, power)
-        if needed is None:
-            return None
-        count = len(self.sums)
-        differing = expected_disagreement(self.differing, count) * count
-        counts = [  # either test decides: that by the clusters that differ, or at worst that by all
-            _with_student(needed * self.n / pairs, differing / self.n, alpha, power),
-            _with_student(
-                needed * self.n / min(pairs, self.clusters_worth), self.clusters_worth / self.n, alpha, power
-            ),
-        ]
-        return min((it for it in counts if it is not None), default=None)
-
-    def _distances(self, difference: float) -> tuple[float, float, float]:
-        """Return how far the data are from a true difference, in standard errors: by Tango, by Hall, at worst."""
-
-        def by_tango(pairs: float) -> float:
-            share = pairs / self.n
-            return stats.paired_score(share * self.wins, share * self.losses, pairs, difference)
-
-        gap = self.difference - difference
-        at_worst = by_tango(min(self.worth, self.clusters_worth))
-        if self.error > 0:
-            return by_tango(self.worth), ratios.unskewed(gap / self.error, self.bend), at_worst
-        return by_tango(self.worth), math.copysign(math.inf, gap) if gap else 0.0, at_worst
+        inside = self.difference
+        for _ in range(ROUNDS):
+            tried = np.linspace(inside, end, PARTS + 1)
+            sums, sizes = (np.tile(values, (PARTS + 1, 1)) for values in (self.sums, self.sizes))
+            is_outside = np.append(mean_ps(sums, sizes, tried)[1:] < ALPHA, True)
+            first = int(is_outside.argmax()) + 1  # the first one outside
+            if first > PARTS:
+                return end
+            inside, end = float(tried[first - 1]), float(tried[first])
+        return inside
 
 
-def is_many(clusters: int, worth: float) -> bool:
-    """Whether so many clusters, worth so many of equal size, show how skewed they are."""
-    return clusters >= MANY_CLUSTERS and worth >= LEAST_WORTH * MANY_CLUSTERS
+def _p_at(sums: Sequence[float], sizes: Sequence[float], difference: float) -> float:
+    import numpy as np  # where means are compared: a score needs none of it
+
+    rows = np.array([sums], float), np.array([sizes], float)
+    return float(mean_ps(*rows, difference)[0])
 
 
-def _with_student(questions: float, clusters_a_question: float, alpha: float, power: float) -> int | None:
-    """Return how many questions Student's test needs where a normal one needs so many; None if ten million."""
-    normal = NormalDist()
-    by_normal, by_power = -normal.inv_cdf(alpha / 2), normal.inv_cdf(power)
+def mean_ps(sums: Any, sizes: Any, difference: Any) -> Any:
+    """Return the two-sided p against a true difference, without sign flips, of each row of clusters.
 
-    def is_enough(count: int) -> float:
-        freedom = max(1, int(count * clusters_a_question) - 1)
-        wider = (stats.student_quantile(alpha, freedom) + by_power) / (by_normal + by_power)
-        return float(count >= questions * wider * wider)
+    All rows are tested against one difference, or each against its own.
+    """
+    import numpy as np
+    from scipy.special import stdtr
 
-    return fewest(is_enough, 1.0)
+    count, total, step = sums.shape[1], sizes.sum(axis=1), steps(sums)
+    mean = sums.sum(axis=1) / total
+    distance = np.abs(mean - difference) - step / 2 / total
+    squares = ((sums - mean[:, None] * sizes) ** 2).sum(axis=1)
+    error = np.sqrt(count / max(1, count - 1) * squares) / total
+    is_known = error > ROUNDING
+    t = np.where(is_known, distance / np.where(is_known, error, 1.0), np.where(distance > 0, math.inf, 0.0))
+    freedom = np.maximum(1.0, np.floor(total**2 / (sizes * sizes).sum(axis=1) + ROUNDING) - 1)
+    by_student = 2 * stdtr(freedom, -np.maximum(0.0, t))
+    return np.maximum(by_student, likelihood_ps(sums, sizes, difference, step))

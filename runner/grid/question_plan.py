@@ -15,9 +15,9 @@ from runner.config.root import RunnerConfig
 from runner.config.task import QuestionsConfig
 from runner.core.errors import EvidenceError, RunnerError
 from runner.core.margins import points_of_margin, questions_needed
-from runner.core.planning import expected_disagreement
+from runner.core.planning import expected_disagreement, smallest_detectable
 from runner.core.sequential_plans import early_stop_detectable, early_stop_questions
-from runner.core.stats import ALPHA, POWER, detectable_difference
+from runner.core.stats import ALPHA, POWER
 from runner.core.texts import clock, counted
 from runner.datasets.gsm8k import load_questions
 from runner.estimates.jobs import JobEstimate
@@ -50,7 +50,7 @@ class ComparedJobs:
     def detectable(self, disagreement: float, alpha: float) -> float | None:
         """Return the smallest loss that a job detects with 80 % power; None without one."""
         if not self.stops_early:
-            return detectable_difference(self.questions, disagreement, alpha)
+            return smallest_detectable(self.questions, disagreement, alpha)
         return early_stop_detectable(self.questions, disagreement, alpha, self.margin if self.has_margin else None)
 
     def needed(self, disagreement: float, alpha: float) -> int | None:

@@ -14,8 +14,8 @@ from lm_eval_out import TIME, lm_eval_folder
 from stores import marks
 
 from runner import compare
-from runner.core.bounded_means import bounded_p
 from runner.core.clustered_share import share_interval
+from runner.core.paired_means import MeanDifference
 from runner.core.ratios import paired_interval
 from runner.core.stats import mcnemar_exact, wilson_interval
 
@@ -201,8 +201,8 @@ def test_documents_of_one_family_count_as_one(run: Any, tmp_path: Path) -> None:
     (table,) = tables(run, tmp_path / "a", tmp_path / "b", "--cluster", "story")
     comparison = table["rows"][1]["comparison"]
     assert (comparison["method"], comparison["clusters"], comparison["losses"]) == ("mean_flips", 12, 14)
-    lost = [-sum(BASE[at : at + 5]) + sum(WORSE[at : at + 5]) for at in range(0, N, 5)]
-    assert comparison["p"] == pytest.approx(bounded_p(lost, [5] * 12, 0.0))
+    differences = [float(worse) - base for worse, base in zip(WORSE, BASE, strict=True)]
+    assert comparison["p"] == MeanDifference.of(differences, [number // 5 for number in range(N)]).p
     families = [str(number // 5) for number in range(N)]
     for row, solved in zip(table["rows"], (BASE, WORSE), strict=True):
         ends = row["metrics"]["accuracy_low"], row["metrics"]["accuracy_high"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
-from runner.core.bounded_means import bounded_p, chance_below, chance_of
+from runner.core.bounded_means import chance_below, chance_of
 
 
 def test_the_chance_is_exact() -> None:
@@ -27,9 +27,3 @@ def test_of_verdicts_it_is_clopper_and_pearsons(wins: int) -> None:
     for share in (0.02, 0.3, 0.9):  # of wins: the mean is twice that less one
         exact = beta.cdf(share, wins, 21 - wins) if wins else 1.0
         assert chance_of(verdicts, [1.0] * 20, 2 * share - 1, -1) == pytest.approx(exact)
-
-
-def test_few_equal_clusters_show_nothing_about_another_one() -> None:
-    assert bounded_p([0.1] * 10, [1.0] * 10, 0.0) == pytest.approx(2 * (10 / 11) ** 10)
-    assert bounded_p([1.0] * 5, [1.0] * 5, 0.0) == pytest.approx(2 * 2.0**-5)  # so five are never enough
-    assert bounded_p([1.0] * 6, [1.0] * 6, 0.0) == pytest.approx(2 * 2.0**-6)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.core.floor_effects import LIMIT, cut_off_words, why_more_would_not_decide
+from runner.core.floor_effects import LIMIT, cut_off_words, what_tells_more, why_more_would_not_decide
 from runner.core.metrics import OF_SCORED
 
 
@@ -29,12 +29,12 @@ def test_what_a_job_says_of_answers_that_were_cut_off(
     assert cut_off_words(metrics, params) == words
 
 
-def test_more_questions_decide_nothing_where_all_verdicts_are_the_same() -> None:
-    assert why_more_would_not_decide([scored(0, 0), scored(0, 2)]) == "no question is solved by either"
-    assert why_more_would_not_decide([scored(20, 0), scored(20, 0)]) == "every question is solved by both"
+def test_other_questions_tell_more_where_all_verdicts_are_the_same() -> None:
+    assert what_tells_more([scored(0, 0), scored(0, 2)]).startswith("no question is solved by either: easier ones")
+    assert what_tells_more([scored(20, 0), scored(20, 0)]).startswith("every question is solved by both: harder ones")
+    assert what_tells_more([scored(0, 0), scored(1, 0)]) == what_tells_more([scored(20, 0), scored(0, 0)]) == ""
     assert why_more_would_not_decide([scored(9, 0), scored(5, 10)]) == "most answers are cut off"
-    assert why_more_would_not_decide([scored(0, 0), scored(1, 0)]) == ""
-    assert why_more_would_not_decide([scored(20, 0), scored(0, 0)]) == ""
+    assert why_more_would_not_decide([scored(20, 0), scored(20, 0)]) == ""
 
 
 def test_the_columns_of_missing_answers_are_never_left_out() -> None:

@@ -47,5 +47,7 @@ def test_lost_questions_are_found_and_the_interval_agrees(count: int) -> None:
 def test_a_few_lost_questions_are_harder_to_detect_than_a_move_of_all() -> None:
     it = of([value + 0.001 * (-1) ** index for index, value in enumerate(THEIRS)])
     assert it.detectable is not None
-    assert it.detectable > 0.05, "all move by 0.002 at most, but five lost questions of 100 would not be seen"
+    assert it.detectable_at_worst is not None
+    assert it.detectable < 0.001, "all of them move by 0.001"
+    assert it.detectable_at_worst > 0.05, "five lost questions of 100 would not be seen"
     assert it.needs_to_detect is it.needs is None

@@ -9,7 +9,8 @@ import pytest
 from scipy import stats as reference
 
 from runner.core import stats
-from runner.core.effects import Method, paired_means
+from runner.core.effects import Method
+from runner.core.mean_effects import paired_means
 from runner.core.over_seeds import (
     CrossedMean,
     ErrorPart,

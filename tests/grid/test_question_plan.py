@@ -15,10 +15,9 @@ from runner.config.generation import GenerationConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
 from runner.core.margins import questions_needed
-from runner.core.planning import detection_power, expected_disagreement
+from runner.core.planning import detection_power, expected_disagreement, smallest_detectable
 from runner.core.result import Answer, FinishReason, Sample, Verdict
 from runner.core.sequential import Decision, Pairs, log_capital
-from runner.core.stats import detectable_difference
 from runner.estimates.jobs import JobEstimate
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.grid.plan import PlannedJob, State
@@ -55,7 +54,7 @@ def test_quantized_jobs_are_planned_against_the_unquantized_one(make_config: Mak
     plan = [planned(make_config, tmp_path, it) for it in (None, Nf4Config(), Int8Config())]
     time = Estimate(10.0, 0.2, EstimateBasis.recorded)
     lines = question_lines(plan, {number: JobEstimate(time=time) for number in range(3)}, is_quick=False)
-    least, needed = detectable_difference(500, USUAL, 0.025), questions_needed(0.02, USUAL, 0.025)
+    least, needed = smallest_detectable(500, USUAL, 0.025), questions_needed(0.02, USUAL, 0.025)
     assert least is not None
     assert needed is not None
     assert lines[0] == (
