@@ -17,8 +17,9 @@ from runner.core.errors import few
 from runner.core.floor_effects import cut_off_words
 from runner.core.loaded import SHOWN, lines
 from runner.core.metrics import ACCURACY, LINES, described, grid_columns, number, of_plug_ins
+from runner.core.printed_tables import print_fitted
 from runner.core.result import COMPLETIONS, Record, Status
-from runner.core.tables import NO_WIDTH, Column, Use, print_fitted, say_lines
+from runner.core.tables import NO_WIDTH, Column, Use, say_lines
 from runner.core.unread_answers import unread_note
 from runner.scorers.token_divergence import divergence_tables
 from runner.store.mlflow_store import EXPERIMENT, Store, relative_path, see_all

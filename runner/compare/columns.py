@@ -258,9 +258,10 @@ def summary(table: Table, with_front: bool = True) -> str:
     parts.append(ANSWERS_LEGEND * bool(of_all_answers(row.run.metrics for row in table.rows)))
     if table.unit == "token" and any(row.effect for row in table.rows):
         parts.append(
-            "KL is the divergence of the row from the reference, over the tokens that the reference kept, or over all "
-            f"with task.exact=true; its interval is of the same kind, from {MIN_TEXTS} texts on, and holds for kinds "
-            "of text with much of the divergence if they are not rarer than about 10 in n."
+            "KL is the divergence of the row from the reference, over whole distributions, or over the tokens that the "
+            "reference kept, with task.exact=false and where the two models do not fit beside each other; its interval "
+            f"is of the same kind, from {MIN_TEXTS} texts on, and holds for kinds of text with much of the divergence "
+            "if they are not rarer than about 10 in n."
         )
     if table.axes:
         parts.append(front_rule(table) if with_front else HOW_FRONT)

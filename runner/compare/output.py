@@ -32,9 +32,10 @@ from runner.core.console import console, plain, rich_table
 from runner.core.errors import cannot_write
 from runner.core.foreign_texts import in_markdown, in_sheet
 from runner.core.metrics import ACCURACY
+from runner.core.printed_tables import print_fitted
 from runner.core.progress import Progress
 from runner.core.result import GRAPH_PICTURE
-from runner.core.tables import NO_WIDTH, Column, print_fitted, say_item, say_lines
+from runner.core.tables import NO_WIDTH, Column, say_item, say_lines
 
 GRAPHS = 24  # the most that the page shows
 OF_TEAMS = "spatial_edges_after"  # a metric that only teams of agents have

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
 from runner.compare.columns import naming
@@ -26,9 +26,10 @@ SHOWN = ("kl_nats_per_token", *KL_SHARES, "kl_max_nats", "delta_p_mean", "delta_
          "ln_ppl_ratio", "ln_ppl_correlation", "top_1_agreement")  # fmt: skip
 OF_CATEGORY = ("n", "scored_tokens", "kl_nats_per_token", "kl_median_nats", "kl_p99_nats", "kl_p999_nats",
                "kl_max_nats", "top_1_agreement")  # fmt: skip
+DROP_ORDERS = {"kl_median_nats": 1, "kl_p999_nats": 2, "n": 3, "scored_tokens": 4}  # of the table of categories
 HEADS = {"kl_nats_per_token": "mean", "kl_median_nats": "median", "kl_max_nats": "largest", "delta_p_mean": "Δp",
          "delta_p_rms": "RMS Δp", "delta_p_p01": "1 %\nΔp", "ln_ppl_ratio": "ln(PPL\nratio)",
-         "ln_ppl_correlation": "corre-\nlation", "top_1_agreement": "same\nfirst", "n": "texts",
+         "ln_ppl_correlation": "correlation", "top_1_agreement": "same\nfirst", "n": "texts",
          "scored_tokens": "tokens"}  # fmt: skip
 HEADS |= {key: f"{100 * it:g} %" for key, it in KL_SHARES.items() if it != 0.5}
 NO_BLOCK = (
@@ -43,9 +44,13 @@ def has_tokens(table: Table) -> bool:
 
 
 def token_columns(table: Table) -> list[Column]:
-    """Return the columns of the table of tokens: the statistics that llama-perplexity prints."""
-    cells = {key: [_cell(row.run, key) for row in table.rows] for key in SHOWN}
-    return [*naming(table), *(Column(HEADS[key], some, use=Use.result) for key, some in cells.items())]
+    """Return the columns of the table of tokens: the statistics that llama-perplexity prints.
+
+    Rows without figures of tokens, such as the reference itself, are left out.
+    """
+    places = [at for at, row in enumerate(table.rows) if CHIEF in row.run.metrics]
+    cells = {key: [_cell(table.rows[at].run, key) for at in places] for key in SHOWN}
+    return [*_naming_lines(table, places), *(Column(HEADS[key], some, use=Use.result) for key, some in cells.items())]
 
 
 def category_columns(table: Table) -> list[Column]:
@@ -53,14 +58,24 @@ def category_columns(table: Table) -> list[Column]:
     lines = [(at, name) for at, row in enumerate(table.rows) for name in categories_of(row.run.metrics)]
     if not lines:
         return []
-    named = [
-        Column(it.head, [it.cells[at] for at, _ in lines], it.is_number, use=it.use) for it in naming(table)
-    ]  # fmt: skip
+    named = _naming_lines(table, [at for at, _ in lines])
     named.append(Column("category", [name for _, name in lines], False, use=Use.setting))
     for key in OF_CATEGORY:
         cells = [_cell(table.rows[at].run, key, f"/{name}") for at, name in lines]
-        named.append(Column(HEADS[key], cells, use=Use.result))
+        use = Use.more if key == "kl_max_nats" else Use.result
+        named.append(Column(HEADS[key], cells, drop_order=DROP_ORDERS.get(key, 0), use=use))
     return named
+
+
+def _naming_lines(table: Table, places: Sequence[int]) -> list[Column]:
+    """Return the columns that name the rows at these places."""
+    return [
+        replace(column, cells=_at(places, column.cells), whole=_at(places, column.whole)) for column in naming(table)
+    ]
+
+
+def _at(places: Sequence[int], cells: Sequence[str]) -> list[str]:
+    return [cells[at] for at in places] if cells else []
 
 
 def _cell(run: Run, key: str, of: str = "") -> str:

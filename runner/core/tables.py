@@ -13,7 +13,7 @@ from enum import IntEnum
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from runner.core.console import plain, rich_table
+from runner.core.console import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,17 +67,24 @@ class Fitted:
     columns: list[Column]
     caption: list[str] = field(default_factory=list)  # what all rows share
     left_out: list[str] = field(default_factory=list)  # the heads of columns without room
+    breaks_words: bool = False  # whether a word or a number has no line of its own
 
 
-def fit(columns: Iterable[Column], width: int, gap: int = 2, captions: bool = True) -> Fitted:
-    """Return the columns as a terminal of this width has room for them; gap: the space that each column adds."""
+def whole(columns: Iterable[Column], captions: bool = True) -> Fitted:
+    """Return the columns in the order of their use, as a terminal shows them that has room for all."""
     columns = [replace(it, head=plain(it.head), cells=list(map(plain, it.whole or it.cells))) for it in columns]
     table = Fitted(sorted(columns, key=lambda it: it.use))
     if captions:
         _move_constants(table)
+    return table
+
+
+def fit(columns: Iterable[Column], width: int, gap: int = 2, captions: bool = True) -> Fitted:
+    """Return the columns as a terminal of this width has room for them; gap: the space that each column adds."""
+    table = whole(columns, captions)
 
     def needed() -> int:
-        return sum(gap + _width(it) for it in table.columns)
+        return sum(gap + width_of(it) for it in table.columns)
 
     if needed() > width:
         table.columns = [it.narrow or it for it in table.columns]
@@ -87,35 +94,15 @@ def fit(columns: Iterable[Column], width: int, gap: int = 2, captions: bool = Tr
     while needed() > width:
         room = width - gap * len(table.columns)
         optional = [it for it in table.columns if it.use in LEFT_OUT]
-        if wrapped := _wrapped(table.columns, room, FEW_LINES if optional else None):
+        if wrapped := wrap(table.columns, room, FEW_LINES if optional else None):
+            table.breaks_words = any(map(_is_broken, table.columns, wrapped))
             table.columns = wrapped
             break
         if not optional:  # narrower than a letter for each column
+            table.breaks_words = True
             break
         _leave_out(table, optional[-1])
     return table
-
-
-def grid(columns: Sequence[Column], frame: str = "SIMPLE_HEAD", **how: Any) -> object:
-    """Return the columns as a table of rich."""
-    table = rich_table(frame, **how)
-    for column in columns:
-        table.add_column(column.head, justify="right" if column.is_number else "left", overflow="fold")
-    for cells in zip(*(column.cells for column in columns), strict=True):
-        table.add_row(*cells)
-    return table
-
-
-def print_fitted(terminal: Console, columns: Iterable[Column], rest_is: str, **how: Any) -> None:
-    """Print the columns as the terminal has room for them; rest_is: where the columns without room are."""
-    gap = 3 if how.get("frame", "SIMPLE_HEAD") == "SIMPLE_HEAD" else 2
-    captions = how.pop("captions", True)
-    table = fit(columns, terminal.width - (gap == 3), gap, captions)
-    if table.caption:
-        say_lines(terminal, f"all rows: {' · '.join(table.caption)}", style="dim")
-    terminal.print(grid(table.columns, **how))
-    if table.left_out:
-        say_lines(terminal, f"no room for: {', '.join(table.left_out)} ({rest_is})", style="dim")
 
 
 def say_lines(terminal: Console, text: object, **how: Any) -> None:
@@ -158,7 +145,7 @@ def _move_constants(table: Fitted) -> None:
     same = [it for it in table.columns if len(it.cells) > 1 and len({*it.cells}) == 1 and it.use in MAY_BE_SHARED]
     if len(same) < len(table.columns):
         table.columns = [it for it in table.columns if it not in same]
-        table.caption = [f"{_one_line(it.head)} {_one_line(it.cells[0])}" for it in same if it.cells[0]]
+        table.caption = [f"{one_line(it.head)} {one_line(it.cells[0])}" for it in same if it.cells[0]]
 
 
 def _shorten_paths(table: Fitted) -> None:
@@ -167,36 +154,42 @@ def _shorten_paths(table: Fitted) -> None:
         if short != column.cells:
             table.columns[place] = replace(column, cells=short)
             examples = (pair for pair in zip(short, column.cells, strict=True) if pair[0] != pair[1])
-            table.caption.append("{} {} is {}".format(_one_line(column.head), *next(examples)))
+            table.caption.append("{} {} is {}".format(one_line(column.head), *next(examples)))
 
 
 def _leave_out(table: Fitted, column: Column) -> None:
     table.columns = [it for it in table.columns if it is not column]
-    table.left_out.append(_one_line(column.head))
+    table.left_out.append(one_line(column.head))
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Return a head or a cell without its line ends."""
     return " ".join(text.split())
 
 
-def _wrapped(columns: Sequence[Column], room: int, most_lines: int | None) -> list[Column] | None:
+def wrap(columns: Sequence[Column], room: int, most_lines: int | None) -> list[Column] | None:
     """Wrap the cells of the widest columns until all fit; None if they cannot.
 
     most_lines: of a cell; if there is no limit, words are broken, too.
     """
     now = list(columns)
     for narrow in (_narrower, _broken)[: 1 if most_lines else 2]:
-        while sum(map(_width, now)) > room:
-            by_width = sorted(range(len(now)), key=lambda place: -_width(now[place]))
-            found = ((place, narrow(columns[place], _width(now[place]) - 1)) for place in by_width)
+        while sum(map(width_of, now)) > room:
+            by_width = sorted(range(len(now)), key=lambda place: -width_of(now[place]))
+            found = ((place, narrow(columns[place], width_of(now[place]) - 1)) for place in by_width)
             fitting = ((place, it) for place, it in found if it and not (most_lines and _lines_in(it) > most_lines))
             place, column = next(fitting, (0, None))
             if column is None:
                 break
             now[place] = column
-        if sum(map(_width, now)) <= room:
+        if sum(map(width_of, now)) <= room:
             return now
     return None
+
+
+def _is_broken(column: Column, shown: Column) -> bool:
+    """Whether a column is shown in less room than its longest word takes."""
+    return width_of(shown) < width_of(column) and _narrower(column, width_of(shown)) is None
 
 
 def _lines_in(column: Column) -> int:
@@ -209,7 +202,7 @@ def _narrower(column: Column, width: int) -> Column | None:
     words = PART_OF_SETTING if column.use is Use.setting else WORD
     cells = ["\n".join(_lines(cell, width, words)) for cell in column.cells]
     it = replace(column, head="\n".join(head), cells=cells)
-    return it if _width(it) <= width else None
+    return it if width_of(it) <= width else None
 
 
 def _broken(column: Column, width: int) -> Column | None:
@@ -250,7 +243,8 @@ def _lines(text: str, width: int, word: re.Pattern[str]) -> list[str]:
     return lines
 
 
-def _width(column: Column) -> int:
+def width_of(column: Column) -> int:
+    """Return how many characters of a terminal a column takes."""
     return max(_cell(line) for text in (column.head, *column.cells) for line in text.split("\n"))
 
 

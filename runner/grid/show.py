@@ -18,9 +18,10 @@ from runner.config.root import AUTO, RunnerConfig
 from runner.core import machine, visible_gpus
 from runner.core.console import console, plain, say
 from runner.core.files import shared_folder
+from runner.core.printed_tables import print_fitted
 from runner.core.progress import ProgressState
 from runner.core.result import Status
-from runner.core.tables import NO_WIDTH, Column, Use, print_fitted
+from runner.core.tables import NO_WIDTH, Column, Use
 from runner.core.texts import clock, counted
 from runner.estimates.fit import PROCESS_MIB
 from runner.estimates.jobs import JobEstimate, estimate_words
