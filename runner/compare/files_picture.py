@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from runner.compare.divergence_picture import KlPoint, draw_points
 from runner.compare.files import KL, FileTable, Kind
-from runner.compare.pictures import annotated, finish_pane, literal, separate
-from runner.core.drawing import FRONT, MUTED, PAPER, Picture
+from runner.compare.pictures import literal, separate
+from runner.core.drawing import FRONT, MUTED, Picture
 from runner.core.metrics import ENDS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from matplotlib.text import Annotation
 
 
 def draw_files(table: FileTable) -> list[Picture]:
@@ -30,20 +30,13 @@ def kl_over_size(table: FileTable) -> Figure:
 
     figure = Figure(figsize=(8.8, 4.4), layout="constrained")
     pane = figure.subplots()
-    labels: list[Annotation] = []
+    points = []
     for it in table.files:
         kl, low, high = (it.metric(f"{KL}{end}", Kind.likelihood) for end in ENDS)
         size = next((it.metric("file_mib", kind) for kind in Kind if it.metric("file_mib", kind)), None)
         if it.is_reference or not kl or not size:
             continue
         colour = FRONT if it.on_front else MUTED
-        pane.plot([size, size], [max(low or kl, kl / 100), high or kl], color=colour, linewidth=1.2, alpha=0.6)
-        fill_colour = colour if it.on_front else PAPER
-        pane.plot([size], [kl], marker="o", markersize=6.5, color=colour, markerfacecolor=fill_colour)
-        labels.append(annotated(pane, literal(it.name), (size, kl), colour))
-    pane.set_yscale("log")
-    pane.set_xlabel("file, MiB")
-    pane.set_ylabel("KL to the reference, nats a token")
-    finish_pane(pane)
-    separate(figure, [labels])
+        points.append(KlPoint(literal(it.name), size, kl, low, high, colour, is_filled=bool(it.on_front)))
+    separate(figure, [draw_points(pane, points, "file, MiB")])
     return figure

@@ -15,6 +15,7 @@ from runner.compare.budgets import equal_tokens_record
 from runner.compare.columns import summary
 from runner.compare.cut_offs import flat_ends
 from runner.compare.data import Flips, Table
+from runner.compare.divergence_picture import divergence_pictures
 from runner.compare.files_picture import draw_files
 from runner.compare.files_table import file_columns, file_records
 from runner.compare.forest import forest
@@ -236,7 +237,7 @@ def save(comparison: Comparison, folder: Path, reader: SampleReader, options: di
     """Write the files and return their names."""
     tables, files = comparison.tables, comparison.files
     with Progress(None, "drawing"):
-        drawn_of = [[*pictures.draw(table), *budget_pictures(table)] for table in tables]
+        drawn_of = [[*pictures.draw(table), *budget_pictures(table), *divergence_pictures(table)] for table in tables]
         parts = [
             (table, figures, table.flips or flips_of(table, reader))
             for table, figures in zip(tables, drawn_of, strict=True)

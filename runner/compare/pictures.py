@@ -101,8 +101,8 @@ def tokens(table: Table) -> Figure:
             _point(pane, x, y, row, ends, colour, row.is_baseline)
         keys = [key for key in table.keys if key not in panel_keys]
         names = names_of([row for *_, row in all_points if row.panel == panel], keys)
-        if len(points) > MAX_LABELS or _longest(names) > LONGEST_AT_DOT:  # they would cover each other
-            names = _numbered(pane, names)
+        if len(points) > MAX_LABELS or longest(names) > LONGEST_AT_DOT:  # they would cover each other
+            names = numbered(pane, names)
         labels.append(_annotated(pane, points, names, front))
         finish_pane(pane, front)
         pane.set_title(literal(", ".join(panel)), loc="left")
@@ -179,7 +179,8 @@ def names_of(rows: Sequence[TableRow], keys: Sequence[str]) -> dict[str, str]:
     return {row.run.run_id: literal("\n".join(of_row)) for row, of_row in zip(rows, lines, strict=True)}
 
 
-def _longest(names: Mapping[str, str]) -> int:
+def longest(names: Mapping[str, str]) -> int:
+    """Return the letters of the longest line of names."""
     return max((len(line) for name in names.values() for line in name.split("\n")), default=0)
 
 
@@ -187,10 +188,10 @@ def _size(names: Mapping[str, str], width: float) -> tuple[float, float]:
     """Return the size of a picture with a row for each name, in inches; long names make it wider and higher."""
     lines = max((name.count("\n") + 1 for name in names.values()), default=1)
     height = 1.1 + (0.27 + LINE_HEIGHT * (lines - 1)) * len(names)
-    return width + LETTER_WIDTH * max(0, _longest(names) - USUAL_LETTERS), height
+    return width + LETTER_WIDTH * max(0, longest(names) - USUAL_LETTERS), height
 
 
-def _numbered(pane: Axes, names: dict[str, str]) -> dict[str, str]:
+def numbered(pane: Axes, names: dict[str, str]) -> dict[str, str]:
     """Write a list of names beside a pane; return the numbers that stand for them in it."""
     lines = [f"{number}  {name.replace(chr(10), ' ')}" for number, name in enumerate(names.values(), 1)]
     beside: dict[str, Any] = {"transform": pane.transAxes, "va": "top", "fontsize": 8, "color": INK}
@@ -217,7 +218,7 @@ def pareto(table: Table) -> Figure:
     all_panels = list(dict.fromkeys(row.panel for row in rows))
     panels = all_panels[:MAX_PANELS]
     names = names_of(rows, table.keys)
-    beside = LETTER_WIDTH * (_longest(names) + 6) if _longest(names) > LONGEST_AT_DOT else 0
+    beside = LETTER_WIDTH * (longest(names) + 6) if longest(names) > LONGEST_AT_DOT else 0
     figure = Figure(figsize=(8.8 + beside, 0.4 + 2.7 * len(panels)), layout=ConstrainedLayoutEngine(hspace=0.08))
     panes = figure.subplots(len(panels), len(table.axes), squeeze=False, sharey="row")
     labels: list[list[Annotation]] = []
@@ -226,8 +227,8 @@ def pareto(table: Table) -> Figure:
         panel_keys = {part.partition("=")[0] for part in panel}
         shown = [it for it in members if len(members) <= MAX_LABELS or it.on_front or it.is_baseline]
         names = names_of(shown, [key for key in table.keys if key not in panel_keys])
-        if _longest(names) > LONGEST_AT_DOT:
-            names = _numbered(line[-1], names)
+        if longest(names) > LONGEST_AT_DOT:
+            names = numbered(line[-1], names)
         for pane, axis in zip(line, table.axes, strict=True):
             labels.append(_front_pane(pane, members, axis, names))
             pane.set_xlabel(METRICS[axis].axis)
@@ -299,8 +300,8 @@ def _annotated(
 
 def annotated(pane: Axes, words: str, place: tuple[float, float], colour: str, **how: Any) -> Annotation:
     """Write the name of a point above it."""
-    how |= {"textcoords": "offset points", "ha": "center", "fontsize": 8, "color": colour}
-    return pane.annotate(words, place, (0, LABEL_OFFSETS[0]), **how)
+    usual: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 8, "color": colour}
+    return pane.annotate(words, place, (0, LABEL_OFFSETS[0]), **usual | how)
 
 
 def _front_of(points: list[tuple[float, float]], sign: int) -> list[tuple[float, float]]:
