@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 		$(BIN)/python -m compileall -qq -j 0 -x /tests/ $(VENV)/lib; wait
 	@touch $@
 
-wheel: $(STAMP)   ## build dist/*.whl with compiled kernels, for environments without a C compiler
+wheel: $(STAMP)   ## build dist/*.whl with compiled kernels, for environments without a C compiler, and its SBOM
 	$(BIN)/python -m tools.wheel $(ARGS)
 
 demo: $(STAMP)    ## evaluate four quantizations of the embedded model on two sets of problems, and compare them

@@ -97,6 +97,8 @@ def wheel_with_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_a_wheel_with_kernels_needs_no_compiler(wheel_with_kernels: Path, tmp_path: Path) -> None:
     assert wheel_with_kernels.name.endswith("-py3-none-linux_x86_64.whl")
+    bill = json.loads(next(wheel_with_kernels.parent.glob("runner_llm-*.cdx.json")).read_text())
+    assert wheel_with_kernels.name in {file["name"] for file in bill["metadata"]["component"]["components"]}
     names = zipfile.ZipFile(wheel_with_kernels).namelist()
     (library,) = (name for name in names if name.endswith(".so"))
     assert re.fullmatch(r"runner/engines/local/kernels/prebuilt/kernels-[0-9a-f]{16}\.avx2\.so", library)

@@ -3,6 +3,7 @@
 It has several variants, for processors of one kind with more or fewer instructions. A second wheel is for ARM, where
 gcc's cross compiler for it is installed.
 A wheel says `linux_…` and not `manylinux_…`: its kernels use the libgomp that torch brings.
+Beside the wheels lies their bill of materials (tools/sbom.py).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from runner.core import machine
 from runner.engines.local.kernels import building
 from runner.engines.local.kernels.prebuilt import VARIANTS, Variant
+from tools import sbom
 
 ROOT = Path(__file__).resolve().parents[1]
 CROSS_COMPILERS = {"aarch64": "aarch64-linux-gnu-gcc"}
@@ -50,11 +52,15 @@ def compile_variants(compiler: str, variants: list[Variant], folder: Path) -> No
         subprocess.run([*building.link_command(compiler, objects, library, variant.flags), "-s"], check=True)
 
 
-def build_wheel(kind: str, libraries: Path, out: Path) -> None:
+def build_wheel(kind: str, libraries: Path, out: Path) -> Path:
     """Build the wheel for a kind of processor; tools/wheel_hook.py reads what is in the environment."""
     environment = os.environ | {"RUNNER_PREBUILT": str(libraries), "RUNNER_WHEEL_TAG": f"py3-none-linux_{kind}"}
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    fresh = libraries / "wheel"
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(fresh), str(ROOT)]
     subprocess.run(command, check=True, env=environment, capture_output=True)
+    (built,) = fresh.glob("*.whl")
+    out.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.move(built, out / built.name))
 
 
 def main() -> int:
@@ -67,6 +73,7 @@ def main() -> int:
     if sys.platform != "linux" or platform.machine() not in found:
         print("no wheel with kernels can be built here: it needs Linux and a C compiler (gcc)", file=sys.stderr)
         return 2
+    wheels = []
     for kind, compiler in found.items():
         wanted = [
             one for one in VARIANTS if one.machine == kind and (not options.variants or one.name in options.variants)
@@ -75,8 +82,10 @@ def main() -> int:
             continue
         with tempfile.TemporaryDirectory() as folder:
             compile_variants(compiler, wanted, Path(folder))
-            build_wheel(kind, Path(folder), options.out)
+            wheels.append(build_wheel(kind, Path(folder), options.out))
         print(f"built a wheel for {kind} with kernels for {', '.join(one.name for one in wanted)} in {options.out}")
+    if wheels:
+        print(f"wrote what they bring with them to {sbom.write(wheels)}")
     return 0
 
 
