@@ -75,7 +75,7 @@ def question_lines(plan: Sequence[PlannedJob], estimates: Mapping[int, JobEstima
             margin = points_of_margin(compared.margin)
             about = "more than ten million" if needed is None else f"about {_rounded(needed):,}"
             takes = "" if needed is None else _time(compared, estimates, needed)
-            there = None if compared.task.limit is None else _questions_there(compared.task)
+            there = None if compared.task.limit is None else questions_there(compared.task)
             if there is not None and needed is not None and needed > there:
                 takes = f": there are only {there:,}"
             lines.append(
@@ -111,7 +111,7 @@ def _largest_power(n: int, disagreement: float, alpha: float) -> float:
     return chance if n >= least else 0.0
 
 
-def _questions_there(task: QuestionsConfig) -> int | None:
+def questions_there(task: QuestionsConfig) -> int | None:
     """Return how many questions a job could ask without its limit; None if the data cannot be read, or have no end."""
     if task.data == "embedded":
         return None

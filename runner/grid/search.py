@@ -259,9 +259,11 @@ class OptunaSearch(LaunchingSweeper):
             results = {"name": "optuna", "study": self.study.study_name, "trials": len(complete)}
             results |= {"best_params": best.params, "best_value": best.value}
             write_atomically(self.folder / RESULTS, OmegaConf.to_yaml(OmegaConf.create(results)))
+        if complete and not self.trials.plan:  # another launcher, which keeps no outcomes
+            self.recall(complete)
         if self.trials.plan:
             self.trials.show()
-        elif complete:  # another launcher, which keeps no outcomes
+        elif complete:
             values = " ".join(f"{key}={value}" for key, value in self.study.best_params.items())
             print(plain(f"best of {len(complete)} trials: {self.study.best_value}\n  {values}"))
         pictures = draw(self.study, self.folder)

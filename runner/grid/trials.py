@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from runner.core.console import plain
 from runner.core.errors import RunnerError
-from runner.core.metrics import described
 from runner.core.result import Record, Status
+from runner.grid.best_trial import Scored, doubt_lines
 from runner.grid.plan import Outcome, PlannedJob, objective
 from runner.grid.show import GridView, labels, show_hints, table_lines
 from runner.report import show_grid
@@ -37,15 +37,27 @@ class Trials:
         names = labels(self.plan, self.keys)
         return GridView(names, self.total, done=len(self.outcomes), failed=failed, began=self.began)
 
-    def best(self) -> tuple[PlannedJob, str, float] | None:
-        """Return the best trial with the name and value of its objective; ties go to the first."""
-        scored = [
-            (planned, *score)
+    def scored(self) -> list[Scored]:
+        """Return the trials that have asked everything, with their objectives."""
+        return [
+            Scored(planned, outcome.record.result.metrics, *score)
             for number, planned in enumerate(self.plan)
             if (outcome := self.outcomes.get(number)) and outcome.record and (score := _score(outcome.record))
             if not outcome.record.result.metrics.get("questions_left")  # a job that was stopped has asked fewer
         ]
-        return max(scored, key=lambda it: it[2] if self.maximize else -it[2], default=None)
+
+    def best_lines(self) -> list[str]:
+        """Return what is said of the best trial; ties go to the first."""
+        sign, scored = 1 if self.maximize else -1, self.scored()
+        best = max(scored, key=lambda trial: sign * trial.value, default=None)
+        if best is None:
+            return []
+        values = " ".join(text for text in best.planned.overrides if text.partition("=")[0] in self.keys)
+        return [
+            f"best of {len(self.outcomes)} trials: {best.result()}, {best.planned.job_id}",
+            f"  {values}",
+            *doubt_lines(best, scored, self.keys, self.maximize),
+        ]
 
     def show(self) -> None:
         """Print the table of all trials and the best one."""
@@ -58,12 +70,8 @@ class Trials:
             if line.metric("questions_left"):
                 line.status = "pruned"
         show_grid(lines, settings.print)
-        if settings.print.is_table and (best := self.best()) is not None:
-            planned, name, value = best
-            metric = described(name)
-            result = f"{metric.label} {metric.write(value)} {metric.unit}".rstrip()
-            values = " ".join(text for text in planned.overrides if text.partition("=")[0] in self.keys)
-            print(plain(f"best of {len(self.outcomes)} trials: {result}, {planned.job_id}\n  {values}"))
+        if settings.print.is_table and (lines_of_best := self.best_lines()):
+            print(plain("\n".join(lines_of_best)))
         show_hints(settings)
 
 

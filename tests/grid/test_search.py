@@ -73,7 +73,9 @@ def test_a_search_in_our_workers(start: Start, tmp_path: Path) -> None:
     assert re.search(r"^ *generation.temperature +status +accuracy", done.out, re.MULTILINE)
     assert len(re.findall(r"^ *0\.\d+ +finished.* gsm8k-\w+", done.out, re.MULTILINE)) == 4
     best_line = re.search(
-        r"^best of 4 trials: accuracy \d+\.0%, (gsm8k-\w+)\n  generation.temperature=(0\.\d+)$", done.out, re.M
+        r"^best of 4 trials: accuracy 0\.0% \[0\.0, \d+\.\d\] of n = 4, (gsm8k-\w+)\n  generation.temperature=(0\.\d+)$",
+        done.out,
+        re.M,
     )
     assert best_line is not None, done.out
     assert (best_line[1] in results(tmp_path), float(best_line[2])) == (True, best(tmp_path)[0])
@@ -240,7 +242,8 @@ def test_a_grid_of_all_combinations_ends_by_itself(start: Start, tmp_path: Path)
     )  # fmt: skip
     assert done.code == 0, done.err
     assert len(results(tmp_path)) == 4
-    assert "best of 4 trials: 0.0" in done.out
+    assert "best of 4 trials: accuracy 0.0% [0.0, 65.8] of n = 2" in done.out
+    assert "{seed: 1, generation: sampling}" in done.out, "a group is a value as any other"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,158 @@
+"""What is said of the best trial: an interval that overlaps with another's shows no best, and a check is offered."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from grids import results
+
+from runner.config.root import RunnerConfig
+from runner.config.task import Gsm8kConfig
+from runner.core.stats import wilson_interval
+from runner.grid.best_trial import Scored, doubt_lines
+from runner.grid.plan import PlannedJob
+from runner.store.jobs import Job
+
+MakeConfig = Callable[..., RunnerConfig]
+KEYS = ("generation.temperature", "generation.top_p")
+SEARCH = (
+    "-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.sampler.seed=1", "generation=sampling",
+    "task.limit=10",
+)  # fmt: skip
+
+
+def trial(number: int, right: int, n: int, config: RunnerConfig | None = None) -> Scored:
+    """Return a trial with so many right answers to n questions."""
+    overrides = ["generation=sampling", f"generation.temperature=0.{number}", "generation.top_p=0.9"]
+    planned = PlannedJob(overrides, config, job=Job(f"gsm8k-{number}", Path()))
+    low, high = wilson_interval(right, n)
+    metrics = {"accuracy": right / n, "accuracy_low": low, "accuracy_high": high, "n": n}
+    return Scored(planned, metrics, "accuracy", right / n)
+
+
+def said_of_best(trials: list[Scored], keys: tuple[str, ...] = KEYS) -> list[str]:
+    return doubt_lines(max(trials, key=lambda one: one.value), trials, keys, maximize=True)
+
+
+def test_trials_whose_intervals_overlap_with_the_best_are_counted() -> None:
+    trials = [trial(1, 18, 20), trial(2, 17, 20), trial(3, 16, 20)]
+    assert trials[0].result() == "accuracy 90.0% [69.9, 97.2] of n = 20"
+    assert said_of_best(trials) == [
+        "  its interval overlaps with those of 2 other trials: these scores do not show which is best"
+    ]
+    assert "overlaps with that of another trial:" in said_of_best([*trials[:2], trial(3, 2, 20)])[0]
+
+
+def test_nothing_is_said_where_the_best_is_apart_or_alone() -> None:
+    assert said_of_best([trial(1, 19, 20), trial(2, 3, 20), trial(3, 9, 20)]) == []
+    assert said_of_best([trial(1, 18, 20)]) == []
+    assert said_of_best([trial(1, 18, 20), trial(1, 18, 20)]) == [], "the same job twice is no rival of itself"
+
+
+def test_in_a_search_for_the_lowest_the_best_is_the_lowest() -> None:
+    trials = [trial(1, 1, 20), trial(2, 3, 20), trial(3, 19, 20)]
+    assert "with that of another trial" in doubt_lines(trials[0], trials, KEYS, maximize=False)[0]
+
+
+def test_an_objective_without_an_interval_is_as_before() -> None:
+    speeds = [Scored(one.planned, {"best_decode_tok_per_s": one.value}, "best_decode_tok_per_s", one.value)
+              for one in (trial(1, 18, 20), trial(2, 17, 20))]  # fmt: skip
+    assert said_of_best(speeds) == []
+    assert "[" not in speeds[0].result()
+
+
+@pytest.mark.parametrize("count", [2, 10])
+def test_of_equal_trials_none_is_called_the_best(count: int) -> None:
+    """The truth is known: all are equal. With a truth that is 40 points lower in all others, one is apart."""
+    generator = random.Random(1)
+
+    def share_apart(truths: list[float]) -> float:
+        apart = 0
+        for _ in range(400):
+            trials = [
+                trial(number, sum(generator.random() < truth for _ in range(60)), 60)
+                for number, truth in enumerate(truths)
+            ]
+            apart += not said_of_best(trials)
+        return apart / 400
+
+    assert share_apart([0.7] * count) <= 0.02
+    assert share_apart([0.9] + [0.5] * (count - 1)) >= 0.8, "the control"
+
+
+def test_the_check_takes_questions_after_those_of_the_search(make_config: MakeConfig, tmp_path: Path) -> None:
+    rows = tmp_path / "questions.jsonl"
+    rows.write_text("".join(json.dumps({"question": f"{n} + 1?", "answer": f"#### {n + 1}"}) + "\n" for n in range(50)))
+
+    def check(limit: int | None, offset: int = 0, keys: tuple[str, ...] = KEYS) -> list[str]:
+        config = make_config(task=Gsm8kConfig(data=str(rows), limit=limit, offset=offset))
+        return said_of_best([trial(1, 18, 20, config), trial(2, 17, 20, config), trial(3, 18, 20, config)], keys)[1:]
+
+    about, command = check(20)
+    assert "20 questions that the search has not asked" in about
+    assert shlex.split(command) == [
+        "runner", "-m", "generation=sampling", "task.offset=20", "task.limit=20",
+        "hydra.sweeper.cases=[{generation.temperature: 0.1, generation.top_p: 0.9}, "
+        "{generation.temperature: 0.3, generation.top_p: 0.9}]",
+    ]  # fmt: skip
+    assert "task.offset=40 task.limit=10 " in check(20, offset=20)[1], "there are only ten more"
+    for limit, offset in ((None, 0), (50, 0), (20, 30)):
+        assert check(limit, offset) == [
+            "  the search has asked all questions: to compare them, take others, e.g. another task.split"
+        ]
+    assert check(20, keys=("task.shuffle_seed",)) == [], "each trial has asked others"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("params", [
+    '{generation.temperature: "interval(0.2,1.0)"}',
+    '{generation.temperature: "interval(0.2,1.0)", generation.top_p: "choice(0.9,1.0)"}',
+])  # fmt: skip
+def test_a_search_offers_a_check_that_runs(runner: Callable[..., Any], tmp_path: Path, params: str) -> None:
+    done = runner(*SEARCH, f"hydra.sweeper.params={params}", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert re.search(r"^best of 3 trials: accuracy \d+\.0% \[\d+\.\d, \d+\.\d\] of n = 10, gsm8k-", done.out, re.M)
+    assert "  its interval overlaps with those of 2 other trials: these scores do not show which is best" in done.out
+    searched = results(tmp_path)
+    command, compare = re.findall(r"^  (runner(?: -m|-compare) .*)$", done.out, re.MULTILINE)
+    checked = runner(*shlex.split(command)[1:], cwd=tmp_path)
+    assert checked.code == 0, checked.err
+    fresh = {job: record for job, record in results(tmp_path).items() if job not in searched}
+    assert len(fresh) == 2
+    asked = questions_of(tmp_path, searched), questions_of(tmp_path, fresh)
+    assert [len(some) for some in asked] == [10, 10]
+    assert not asked[0] & asked[1]
+    compared = runner(*shlex.split(compare)[1:], "--format", "json", module="runner.compare", cwd=tmp_path)
+    assert compared.code == 0, compared.err
+    assert {*re.findall(r'"job_id": "([^"]+)"', compared.out)} == {*fresh}, "the search's have asked other questions"
+    assert '"finding": "no difference shown"' in compared.out
+
+
+@pytest.mark.slow
+def test_a_search_with_a_clear_best_says_no_more_than_that(runner: Callable[..., Any], tmp_path: Path) -> None:
+    lengths = "generation.max_new_tokens=choice(1,300)"
+    done = runner(
+        *SEARCH[:-1], "hydra.sweeper.sampler.name=grid", "task.limit=20", "tracking=none", lengths, cwd=tmp_path
+    )
+    assert done.code == 0, done.err
+    assert "best of 2 trials: accuracy" in done.out
+    assert "generation.max_new_tokens=300" in done.out
+    assert "overlaps" not in done.out
+    assert "runner -m" not in done.out
+
+
+def questions_of(folder: Path, jobs: dict[str, Any]) -> set[str]:
+    """Return the questions that jobs have asked."""
+    asked = set()
+    for job in jobs:
+        for line in (folder / "outputs" / "jobs" / job / "samples.jsonl").read_text().splitlines():
+            sample = json.loads(line)
+            asked.add(json.dumps(sample["question"]))
+    return asked
