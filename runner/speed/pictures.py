@@ -90,17 +90,48 @@ def _curves(pane: Axes, lines: Sequence[tuple[str, list[Cell]]], x_of: Callable[
         if not points:
             continue
         x, y, low, high = zip(*points, strict=True)
-        pane.vlines(x, low, high, color=colour, linewidth=1.2, alpha=0.6)
+        _bars(pane, x, y, spreads=[*zip(low, high, strict=True)], is_vertical=True, colour=colour)
         pane.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.4, label=words or None)
 
 
-def _finish(pane: Axes, lines: int, note: str = "bars: lowest and highest repeat") -> None:
+def _bars(
+    pane: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    spreads: Sequence[tuple[float, float]],
+    is_vertical: bool,
+    colour: str,
+) -> None:
+    """Draw a bar from the lowest to the highest repeat of each point; none where there was one repeat only."""
+    where = [(at, other, *spread) for at, other, spread in zip(x, y, spreads, strict=True) if spread[0] < spread[1]]
+    if not where:
+        return
+    at, other, low, high = zip(*where, strict=True)
+    if is_vertical:
+        pane.vlines(at, low, high, color=colour, linewidth=1.2, alpha=0.6)
+        pane.plot(at, low, at, high, color=colour, linestyle="", marker="_", markersize=5, alpha=0.6)
+    else:
+        pane.hlines(other, low, high, color=colour, linewidth=1.2, alpha=0.6)
+        pane.plot(low, other, high, other, color=colour, linestyle="", marker="|", markersize=5, alpha=0.6)
+
+
+def _notes(*notes: str, has_bars: bool) -> str:
+    """Return what explains the marks of a picture: bars are named only where there are some."""
+    return "; ".join([*notes, *(["bars: lowest and highest repeat"] if has_bars else [])])
+
+
+def _has_bars(cells: Sequence[Cell], *names: str) -> bool:
+    """Whether repeats differ in one of these figures."""
+    return any(cell[name][1] < cell[name][2] for cell in cells for name in names if name in cell)
+
+
+def _finish(pane: Axes, lines: int, note: str) -> None:
     """Explain the lines and other marks: in the legend, or below a single line."""
     if lines > MAX_LINES:
-        note += f"; {MAX_LINES} of {lines} lines"
+        note = "; ".join(filter(None, (note, f"{MAX_LINES} of {lines} lines")))
     if pane.get_legend_handles_labels()[0]:
-        _legend(pane, note)
-    else:
+        _legend(pane, note.replace("; ", "\n") or None)
+    elif note:
         pane.text(0.0, -0.17, note, transform=pane.transAxes, fontsize=8, color=MUTED)
 
 
@@ -146,6 +177,10 @@ def _throughput(points: dict[str, Any], speed: str, latency: str, title: str) ->
     for number, ((words, some), colour, marker) in enumerate(zip(lines, COLOURS, MARKERS, strict=False)):
         ordered = sorted(some, key=lambda cell: cell["batch_size"])
         x, y = [1000 * cell[latency][0] for cell in ordered], [cell[speed][0] for cell in ordered]
+        speeds = [(cell[speed][1], cell[speed][2]) for cell in ordered]
+        latencies = [(1000 * cell[latency][1], 1000 * cell[latency][2]) for cell in ordered]
+        _bars(pane, x, y, speeds, is_vertical=True, colour=colour)
+        _bars(pane, x, y, latencies, is_vertical=False, colour=colour)
         pane.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.4, label=words or None)
         if len(cells) <= MAX_LABELS:
             for cell, place in zip(ordered, zip(x, y, strict=True), strict=True):
@@ -158,7 +193,7 @@ def _throughput(points: dict[str, Any], speed: str, latency: str, title: str) ->
     pane.set_ylabel(SPEED_WORDS[speed])
     pane.set_ylim(bottom=0)
     pane.set_xlim(left=0)
-    _finish(pane, len(lines), "numbers: batch size")
+    _finish(pane, len(lines), _notes("numbers: batch size", has_bars=_has_bars(cells, speed, latency)))
     return figure
 
 
@@ -172,7 +207,7 @@ def _over_batches(points: dict[str, Any], speed: str, title: str) -> Figure:
     pane.set_xlabel("batch size, rows")
     pane.set_ylabel(SPEED_WORDS[speed])
     pane.set_ylim(bottom=0)
-    _finish(pane, len(lines))
+    _finish(pane, len(lines), _notes(has_bars=_has_bars(cells, speed)))
     return figure
 
 
@@ -186,7 +221,7 @@ def _over_prompts(points: dict[str, Any], title: str) -> Figure:
     pane.set_xlabel("prompt length, tokens")
     pane.set_ylabel("time to first token, s")
     _decades(pane)
-    _finish(pane, len(lines))
+    _finish(pane, len(lines), _notes(has_bars=_has_bars(cells, "ttft_s")))
     return figure
 
 
