@@ -141,10 +141,13 @@ def of_numbers(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], 
             many, _ = draw(generator, MANY)
             worst = float(many.min() if better > 0 else many.max())
             gap = abs(float(many.mean()) - worst)
-            moved, fell, said, of_few = 0, 0, [], 0
+            moved, fell, said, of, of_few = 0, 0, [], 0, 0
             for _ in range(FIRST):
                 first = verdict(*draw(generator, n), better)
-                said.append((first.detectable or 0.0, first.detectable_at_worst or 0.0))
+                if first.detectable is None or first.detectable_at_worst is None:
+                    continue  # too few questions differ: nothing is said
+                said.append((first.detectable, first.detectable_at_worst))
+                of += pairs // FIRST
                 for _ in range(pairs // FIRST):
                     ours, theirs = draw(generator, n)
                     moved += verdict(ours - better * said[-1][0], theirs, better).finding is Finding.worse
@@ -153,7 +156,10 @@ def of_numbers(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], 
                         fallen = lost(generator, ours, said[-1][1] / gap, worst)
                         fell += verdict(fallen, theirs, better).finding is Finding.worse
                         of_few += 1
-            all_moved.append(Rate(moved, pairs // FIRST * FIRST))
+            if not said:
+                table.row(n, name, "none", "-", "none", "-")
+                continue
+            all_moved.append(Rate(moved, of))
             cells = [f"{value:.3g}" for value in np.median(said, axis=0)]
             if of_few:
                 few_fall.append(Rate(fell, of_few))

@@ -95,7 +95,7 @@ def _limits(effects: Sequence[Effect], largest: Effect, unit: str) -> list[str]:
     if largest.unplanned:
         why = f"{largest.unplanned}, so more questions would not decide" * all(map(is_open, effects))
         return [why, margin, more]
-    if any(it.detectable is None for it in effects):
+    if any(it.detectable is None for it in effects if it.detects is not None):
         return [f"{largest.n:,} questions are too few to show any difference", margin, more]
     return [f"{_power(effects, largest, unit)}{what_shows_more(largest)}", margin, more]
 

@@ -55,7 +55,7 @@ def paired_numbers(
 
     Where few questions differ, the next one may differ by the whole range of the numbers, and the observed differences
     do not show that: then the differences also count by their signs alone, each as large as that range, and the
-    interval joins both.
+    interval joins both. What could be detected is then not known: it depends on how many more questions differ.
     """
     it = paired_likelihoods(differences, sizes, name)
     least, most, n = min(*ours, *theirs), max(*ours, *theirs), len(sizes)
@@ -63,17 +63,18 @@ def paired_numbers(
     counts = {"error": it.counts["error"], "questions": int(sum(sizes)), "unit": name}
     counts |= {"mean": means[0], "baseline_mean": means[1], "grouping": ""}
     wins, losses = sum(one > 0 for one in differences), sum(one < 0 for one in differences)
+    few_differ = wins + losses < MIN_DIFFERING
     widest = (most - least) * max(sizes) * n / math.fsum(sizes)
     low, high, by_flips = it.low, it.high, it.p_at
     assert by_flips is not None
 
     def p_at(shift: float) -> float:
         p = by_flips(shift)
-        if wins + losses >= MIN_DIFFERING or not widest:
+        if not few_differ or not widest:
             return p
         return max(p, stats.paired_difference_p(wins, losses, n, max(-1.0, min(1.0, shift / widest))))
 
-    if wins + losses < MIN_DIFFERING and widest:
+    if few_differ and widest:
         by_signs = stats.paired_difference_interval(wins, losses, n)
         low, high = min(low, widest * by_signs[0]), max(high, widest * by_signs[1])
     lost = [most - value if better is Better.lower else value - least for value in theirs]
@@ -94,7 +95,8 @@ def paired_numbers(
         high=high,
         p=p_at(0.0),
         p_at=p_at,
-        detects_at_worst=detects_at_worst,
+        detects=None if few_differ else it.detects,
+        detects_at_worst=None if few_differ else detects_at_worst,
         needs=None,
         needs_to_detect=None,
     )

@@ -51,3 +51,11 @@ def test_a_few_lost_questions_are_harder_to_detect_than_a_move_of_all() -> None:
     assert it.detectable < 0.001, "all of them move by 0.001"
     assert it.detectable_at_worst > 0.05, "five lost questions of 100 would not be seen"
     assert it.needs_to_detect is it.needs is None
+
+
+@pytest.mark.parametrize("differing", [0, 1, MIN_DIFFERING - 1, MIN_DIFFERING])
+def test_nothing_is_called_detectable_where_too_few_questions_differ_to_tell(differing: int) -> None:
+    it = of([value + 0.001 * (index < differing) for index, value in enumerate(THEIRS)])
+    is_known = differing >= MIN_DIFFERING
+    assert (it.detectable is not None) == is_known
+    assert (it.detectable_at_worst is not None) == is_known
