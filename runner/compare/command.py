@@ -26,7 +26,7 @@ from runner.compare.output import FORMATS, save
 from runner.compare.pairing import find_flips
 from runner.compare.planning import parse_aim, plan_questions
 from runner.compare.pooled import PooledTable, pooled_tables
-from runner.compare.publish import publish
+from runner.compare.publish_divergences import publish_all
 from runner.compare.run_list import find_grid, grid_to_log_to, load_runs, runs_of
 from runner.compare.runs import FOLDER, SampleReader, store_to_read
 from runner.compare.scores import metrics_of_scores
@@ -149,7 +149,7 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
             log_files(reader.client, target, folder, names, FOLDER)
             say(f"logged to MLflow run {target}: {FOLDER}/")
     if options.publish:
-        paths = publish(tables, Path(options.publish).expanduser(), options.benchmark)
+        paths = publish_all(tables, Path(options.publish).expanduser(), options.benchmark)
         say(f"to publish, nothing was uploaded: {', '.join(map(str, paths))}")
     failed = failures(tables)
     for line in failed:

@@ -188,7 +188,8 @@ def parser() -> argparse.ArgumentParser:
         "--publish",
         metavar="FOLDER",
         help="write what a model's repository on the Hugging Face Hub may have there: a section for its card and "
-        ".eval_results/*.yaml, with intervals and the commands; nothing is uploaded",
+        ".eval_results/*.yaml, with intervals and the commands; of task=likelihood with a reference a table of "
+        "divergences, divergence.md; nothing is uploaded",
     )
     add(
         "--benchmark",

@@ -40,10 +40,9 @@ def publish(tables: Sequence[Table], folder: Path, benchmark: str) -> list[Path]
     """
     rows = [(table, row) for table in tables for row in table.rows if row.run.interval is not None]
     if not rows:
-        raise ConfigError("--publish: no run here has verdicts on questions: there is no accuracy to publish")
-    if foreign := next((row.run for _, row in rows if row.run.tool or row.run.parts), None):
-        what = foreign.tool or "several runs pooled by --by or --seeds"
-        raise ConfigError(f"--publish: {foreign.job_id} is from {what}: only single jobs of the runner are published")
+        raise ConfigError("--publish: no run here has verdicts on questions, so there is no accuracy to publish; nor "
+                          "a divergence, which task=likelihood has with task.reference=OVERRIDES")  # fmt: skip
+    check_single_jobs([row.run for _, row in rows])
     by_model: dict[tuple[tuple[str, str], ...], list[tuple[Table, TableRow]]] = {}
     for table, row in rows:
         weights = tuple(sorted(it for it in row.run.params.items() if it[0].startswith(OF_WEIGHTS)))
@@ -61,6 +60,13 @@ def publish(tables: Sequence[Table], folder: Path, benchmark: str) -> list[Path]
                 raise cannot_write(place, error, "--publish") from error
             paths.append(place / name)
     return paths
+
+
+def check_single_jobs(runs: Sequence[Run]) -> None:
+    """Raise ConfigError for a run of another tool, or of several jobs."""
+    if foreign := next((run for run in runs if run.tool or run.parts), None):
+        what = foreign.tool or "several runs pooled by --by or --seeds"
+        raise ConfigError(f"--publish: {foreign.job_id} is from {what}: only single jobs of the runner are published")
 
 
 def _folder_name(number: int, table: Table, row: TableRow) -> str:
