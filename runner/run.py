@@ -83,7 +83,7 @@ def execute(
     needs_kernels = {Uses.engine, Uses.machine, Uses.fresh_process} & task.USES
     # before the job's time counts
     built_s = kind_of(config.model).build_kernels(resolved) if needs_kernels else 0.0
-    goes_on = bool(job.evidence()) and not must_start_anew(config, task)
+    goes_on = not must_start_anew(config, task)
     recorder = jobs.Recorder(job)  # reads the samples of an interrupted run, and rejects damaged ones
     with signals.deferred():  # a signal takes effect when the end of the job is recorded
         tracker = ledger.start_tracking(config, job, record, goes_on, beside=Uses.engine in task.USES)

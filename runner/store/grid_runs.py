@@ -17,7 +17,7 @@ from runner.core.files import hold, is_held
 from runner.core.result import Status
 from runner.core.texts import short_hash
 from runner.core.uris import without_secrets
-from runner.store import pending_runs, published, tracking
+from runner.store import begun_runs, pending_runs, published, tracking
 from runner.store.jobs import LOCK
 from runner.store.mlflow_store import Store, clear_errors, open_store, probe
 from runner.store.stored_runs import GRID, PARENT, StoredRuns, read_runs
@@ -77,7 +77,7 @@ def start(
                     RUN_NAME: grid.title,
                     "mlflow.source.name": "runner",
                 }
-                run_id = client.create_run(experiment_id, tags=tags).info.run_id
+                run_id = begun_runs.create(client, experiment_id, tags)
                 tracking.log_params(client, run_id, grid.params)
         for key, value in _start_tags(overrides).items():
             client.set_tag(run_id, key, value)

@@ -178,7 +178,7 @@ def log_missing(store: mlflow_store.Store, job: jobs.Job, record: Record) -> boo
         tracking.move_below_parent(store, run_id)
     if run_id is None:
         with signals.deferred():
-            close(tracking.start(store, job, record), job, record)
+            close(tracking.start(store, job, record, goes_on=True), job, record)
         return True
     record.mlflow_run_id, record.mlflow_uri = run_id, store.shown
     tracking.note_found(store, job.job_id, run_id)

@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from runner.core.metrics import Better, described
 from runner.core.result import Record, Status
 from runner.core.uris import without_secrets
 from runner.quantization.base import Quantized
-from runner.store import logged_metrics, logged_models, pending_runs, published, traces
+from runner.store import begun_runs, logged_metrics, logged_models, pending_runs, published, traces
 from runner.store.jobs import Job
 from runner.store.mlflow_store import Store, clear_errors, one_message, open_store, probe
 from runner.store.stored_runs import JOB_ID, PARENT, StoredRuns, read_runs
@@ -85,13 +86,12 @@ def start(store: Store | None, job: Job, record: Record, goes_on: bool = False) 
         if store.parent_run_id is not None:
             tags[PARENT] = store.parent_run_id
         params = params_of(record)
-        run_id = _reopened(client, experiment_id, tags, params) if goes_on else None
-        is_new = run_id is None
-        if run_id is None:
-            run_id = client.create_run(experiment_id, tags=tags).info.run_id
-            log_params(client, run_id, params)
+        begun = begun_runs.reopen(client, experiment_id, tags, params) if goes_on else None
+        run_id = begun_runs.create(client, experiment_id, tags) if begun is None else str(begun.info.run_id)
+        there = {} if begun is None else begun.data.params
+        log_params(client, run_id, {key: value for key, value in params.items() if key not in there})
         model_id = logged_models.log_model(client, store, experiment_id, run_id, record)
-        if is_new:
+        if begun is None or not (begun.inputs and begun.inputs.dataset_inputs):
             _log_inputs(client, run_id, record.data, model_id)
     return Tracker(store, client, run_id, experiment_id, model_id, pending=pending)
 
@@ -135,30 +135,6 @@ def metrics_of(record: Record) -> dict[str, float]:
     finite = {key: [it for it in points if math.isfinite(it[1])] for key, points in record.result.series.items()}
     values = record.result.metrics | {key: max(points)[1] for key, points in finite.items() if points}
     return {legal_name(key): float(value) for key, value in values.items() if math.isfinite(value)}
-
-
-def _reopened(client: Any, experiment_id: str, tags: dict[str, str], params: dict[str, str]) -> str | None:
-    """Return the newest run of a job that was interrupted, which is running again; None if there is none like this.
-
-    MLflow cannot change a run's params: where a key has another value now, even one that changes no answer, the job
-    gets a run of its own.
-    """
-    of_job = f"tags.{JOB_ID} = '{tags[JOB_ID]}' and attributes.status = '{Status.KILLED.value}'"
-    for run in client.search_runs([experiment_id], of_job, 1, 1, ["attributes.start_time DESC"]):
-        if _of_job(run.data.params) != _of_job(params) or run.data.tags.get("output_dir") != tags["output_dir"]:
-            continue
-        run_id = str(run.info.run_id)
-        for key, value in tags.items():
-            if run.data.tags.get(key) != value:
-                client.set_tag(run_id, key, value)
-        client.update_run(run_id, status="RUNNING")
-        return run_id
-    return None
-
-
-def _of_job(params: dict[str, str]) -> dict[str, str]:
-    """Return the params of the groups, without those that say where results go and how they are shown."""
-    return {key: it for key, it in params.items() if "." in key and not key.startswith("tracking.")}
 
 
 def end_dead(store: Store, job: Job) -> StoredRuns:
@@ -232,16 +208,17 @@ def finish(tracker: Tracker, job: Job, record: Record) -> None:
 
     client, run_id, result = tracker.client, tracker.run_id, record.result
     assert run_id is not None
-    now_ms = int(time.time() * 1000)
+    ended_ms = _ended_ms(record)  # MLflow keeps a number once, however often it is logged with the same time
     name, digest = _data_key(record.data) if record.data else (None, None)
     about = {"model_id": tracker.model_id, "dataset_name": name, "dataset_digest": digest, "run_id": run_id}
     finite = {key: value for key, value in result.metrics.items() if math.isfinite(value)}
     shown = logged_metrics.logged(finite)
     metrics = [
-        Metric(legal_name(key), value, now_ms, 0, **(about if _is_linked(key) else {})) for key, value in shown.items()
+        Metric(legal_name(key), value, ended_ms, 0, **(about if _is_linked(key) else {}))
+        for key, value in shown.items()
     ]
     for key, points in result.series.items():
-        metrics += [Metric(legal_name(key), value, now_ms, step) for step, value in points if math.isfinite(value)]
+        metrics += [Metric(legal_name(key), value, ended_ms, step) for step, value in points if math.isfinite(value)]
     tags = [RunTag(key, value) for key, value in tags_of(job, record).items()]
     tags += [RunTag("notes", "\n".join(result.notes)[:8000])] if result.notes else []
     if left_out := len(finite) - len(shown):
@@ -260,6 +237,13 @@ def finish(tracker: Tracker, job: Job, record: Record) -> None:
         published.note_run(tracker.store, client, run_id)
     if tracker.pending is not None:
         pending_runs.remove(job.folder / pending_runs.FILE, tracker.pending)
+
+
+def _ended_ms(record: Record) -> int:
+    """Return when a job ended, as its record says; one of an early version does not say when it began."""
+    if not record.started_at:
+        return int(time.time() * 1000)
+    return int((datetime.fromisoformat(record.started_at).timestamp() + record.seconds) * 1000)
 
 
 def log_files(client: Any, run_id: str, folder: Path, names: list[str], target: str) -> None:
