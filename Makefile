@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo real-model demo-real pages test test-all test-fast test-next test-avx2 sanitize sanitize-short format lint types check vllm bench
-.PHONY: clean wheel
+.PHONY: clean wheel hashes
 .DEFAULT_GOAL := help
 
 help:             ## list these targets
@@ -16,7 +16,7 @@ help:             ## list these targets
 
 install: $(STAMP) ## install the runner and its tools, with pinned versions, into .venv
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt constraints-hashes.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing packages into $(VENV), and building the kernels beside it"
 	@# The kernels need no package, and the C compiler translates them on one core. Then Python's files on all cores,
@@ -25,6 +25,9 @@ $(STAMP): pyproject.toml constraints.txt
 		$(BIN)/python -m tools.install || { wait; exit 1; }; \
 		$(BIN)/python -m compileall -qq -j 0 -x /tests/ $(VENV)/lib; wait
 	@touch $@
+
+hashes:           ## write constraints-hashes.txt anew, after a change of constraints.txt
+	$(BIN)/python -m tools.hashes
 
 wheel: $(STAMP)   ## build dist/*.whl with compiled kernels, for environments without a C compiler, and its SBOM
 	$(BIN)/python -m tools.wheel $(ARGS)

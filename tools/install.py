@@ -15,7 +15,10 @@ from collections.abc import Mapping
 SAFE_PYTHON = (3, 11, 14)  # the lowest with the fixes of zipfile and tarfile
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 CONSTRAINTS = ["-c", "constraints.txt"]
-PACKAGES = [*CONSTRAINTS, "-e", ".[dev]"]
+PACKAGES = ["-e", ".[dev]"]
+HASHES = ["-c", "constraints-hashes.txt"]  # uv compares files with it; pip would demand a digest of the project, too
+DIFFERENT = """a file of a package has another digest than in constraints-hashes.txt, so nothing was installed.
+Where your index builds its packages itself: pip install -c constraints.txt -e '.[dev]' compares no digests"""
 SECTIONS = (":env:", "install", "global")  # of pip's settings, the first one that has a key counts
 # A setting of pip, the variable by which uv reads it, and what separates several values there.
 SETTINGS = (
@@ -53,12 +56,19 @@ def uv_variables(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def install_with_uv() -> bool:
-    """Install with uv; return False if uv is not available or fails."""
+    """Install with uv; return False if uv is not available or fails for another reason than a wrong digest."""
     if subprocess.run([*PIP, "install", "--quiet", *CONSTRAINTS, "uv"], check=False).returncode:
         return False
     listing = subprocess.run([*PIP, "config", "list"], capture_output=True, text=True, check=True).stdout
-    command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", sys.executable, *PACKAGES]
-    return not subprocess.run(command, env=uv_variables(pip_settings(listing)) | os.environ, check=False).returncode
+    command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", sys.executable]
+    environment = uv_variables(pip_settings(listing)) | os.environ
+    done = subprocess.run(
+        [*command, *HASHES, *PACKAGES], env=environment, stderr=subprocess.PIPE, text=True, check=False
+    )
+    sys.stderr.write(done.stderr)
+    if "Hash mismatch" in done.stderr:
+        raise SystemExit(DIFFERENT)
+    return not done.returncode
 
 
 def note_on_python(version: tuple[int, ...]) -> str:
@@ -75,8 +85,11 @@ def main() -> int:
         print(note, file=sys.stderr)
     if install_with_uv():
         return 0
-    print("uv could not install the packages; pip installs them now, which takes a few minutes", file=sys.stderr)
-    return subprocess.run([*PIP, "install", "--quiet", "--no-compile", *PACKAGES], check=False).returncode
+    print(
+        "uv could not install the packages; pip installs them now, which takes a few minutes and compares no digests",
+        file=sys.stderr,
+    )
+    return subprocess.run([*PIP, "install", "--quiet", "--no-compile", *CONSTRAINTS, *PACKAGES], check=False).returncode
 
 
 if __name__ == "__main__":

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.utils import canonicalize_name
 
-from tools import install
+from tools import hashes, install
+
+ROOT = Path(__file__).resolve().parents[2]
 
 LISTING = """:env:.find-links='/wheels /more wheels'
 global.extra-index-url='file:///one file:///two'
@@ -42,11 +46,42 @@ def test_pip_installs_where_uv_does_not(monkeypatch: pytest.MonkeyPatch, failing
         if "-e" in command:
             installed_with.append(program)
         failed = (program == "uv" and failing == "uv") or (program == "pip" and "uv" in command and failing == "pip uv")
-        return subprocess.CompletedProcess(command, int(failed), stdout="")
+        return subprocess.CompletedProcess(command, int(failed), stdout="", stderr="")
 
     monkeypatch.setattr(subprocess, "run", run)
     assert install.main() == 0
     assert installed_with == wanted
+
+
+def test_pip_does_not_install_what_uv_found_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        changed = command[2] == "uv"
+        said = "error: Hash mismatch for `six==1.17.0`" if changed else ""
+        return subprocess.CompletedProcess(command, int(changed), stdout="", stderr=said)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(SystemExit, match="nothing was installed"):
+        install.main()
+    assert commands[-1][2] == "uv"
+
+
+def test_every_pin_but_torch_has_digests_of_its_version() -> None:
+    """After a change of constraints.txt: `make hashes`."""
+    pins = {line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")}
+    text = hashes.FILE.read_text()
+    blocks = [block.split() for block in text.replace("\\\n", " ").splitlines() if not block.startswith("#")]
+    assert {normal(block[0]) for block in blocks} == {normal(pin) for pin in pins}
+    assert [block[0] for block in blocks if len(block) < 2] == ["torch==2.13.0"]
+    assert all(part.startswith("--hash=sha256:") for block in blocks for part in block[1:])
+    assert "://" not in text
+
+
+def normal(pin: str) -> str:
+    name, _, version = pin.partition("==")
+    return f"{canonicalize_name(name)}=={version}"
 
 
 def test_a_python_without_known_fixes_is_named() -> None:
