@@ -35,6 +35,10 @@ class Reader:
     def fetch(self, runs: Sequence[Run]) -> None:
         """Everything is here."""
 
+    def remark(self, run: Run, base: Run) -> str:
+        """No score here has several metrics or seeds."""
+        return ""
+
     def texts(self, run: Run) -> Texts:
         kls = self.kls[run.run_id]
         return {

@@ -61,7 +61,7 @@ def test_a_mix_is_recorded_as_it_is_typed(make_config: Make) -> None:
     assert params["quantization.overrides"] == "{down_proj: {name: nf4, double_quant: false}}"
     assert (
         tracking.run_name(config)
-        == "gsm8k tiny nf4 (lm_head, layers.0: none; down_proj: nf4) test max_new_tokens=24 limit=4"
+        == "gsm8k models/tiny nf4 (lm_head, layers.0: none; down_proj: nf4) test max_new_tokens=24 limit=4"
     )
     plain = dict(tracking.flatten(make_config(quantization=Nf4Config())))
     assert (plain["quantization.skip"], plain["quantization.overrides"]) == ("[]", "{}")

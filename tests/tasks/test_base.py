@@ -49,6 +49,7 @@ def test_a_task_that_reads_parts_never_asks_for_the_model_group(make_config: Mak
 
 def test_stdin_and_deliveries_are_the_tasks_own_word(tmp_path: Path) -> None:
     assert GenerateConfig(prompts="-").reads_stdin
-    assert not GenerateConfig(prompt="-").reads_stdin
+    assert GenerateConfig(prompt="-").reads_stdin
+    assert not GenerateConfig(prompt="- a list").reads_stdin
     assert GenerateConfig(prompt="Hi", output=str(tmp_path / "out.jsonl")).delivers_to == str(tmp_path / "out.jsonl")
     assert GenerateConfig(prompt="Hi").delivers_to is None
