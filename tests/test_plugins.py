@@ -104,7 +104,9 @@ def test_tab_completion(there: Call, line: str, offered: str) -> None:
 def test_config_plan_and_wrong_names(there: Call) -> None:
     shown = there("quantization=absmax", "--cfg", "job")
     assert shown.code == 0
-    assert "quantization:\n  skip: []\n  overrides: {}\n  bits: 4\n  group_size: 64\n" in shown.out
+    assert (
+        "quantization:\n  skip: []\n  overrides: {}\n  allow_partial: false\n  bits: 4\n  group_size: 64\n" in shown.out
+    )
     described = there("quantization=absmax", "--help").out
     assert "quantization=absmax: Integers around zero, in groups of inputs." in described
     assert "quantization.group_size=64            # so many inputs share a scale" in described

@@ -6,6 +6,7 @@ computes it and in this file. Names contain units (`peak_rss_mib`, `load_s`), so
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -657,8 +658,11 @@ def of_plug_in(name: str) -> Metric | None:
 
 
 def score(metrics: Mapping[str, float]) -> tuple[int, int] | None:
-    """Return how many answers were right, of how many; None if a run counted no right answers."""
-    return (int(metrics["correct"]), int(metrics["n"])) if {"correct", "n"} <= metrics.keys() else None
+    """Return how many answers were right, of how many; None if a run counted none, or says what no count can be."""
+    correct, n = (metrics.get(key, math.nan) for key in ("correct", "n"))
+    if not 0 <= correct <= n < math.inf:  # nor where one is no number
+        return None
+    return int(correct), int(n)
 
 
 def pool(runs: Iterable[Mapping[str, float]]) -> dict[str, float]:
