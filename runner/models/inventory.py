@@ -5,8 +5,6 @@ The keys are the same for every task; `runner/report.py` draws them, MLflow and 
 
 from __future__ import annotations
 
-import itertools
-import re
 from collections import Counter
 from typing import Any
 
@@ -182,12 +180,3 @@ def places(model: Any, device: torch.device) -> str:
         return str(device)
     counts = Counter(map(str, mapped.values()))
     return ", ".join(f"{place}: {count} modules" for place, count in counts.items())
-
-
-def summarized(paths: list[str]) -> str:
-    """List layers briefly: those that differ only in their number are one entry, with their count."""
-    counts = Counter(re.sub(r"\.\d+(?=\.|$)", ".*", path) for path in paths)
-    shown = itertools.islice(counts.items(), NAMES_SHOWN)
-    names = [name if count == 1 else f"{name} ×{count}" for name, count in shown]
-    more = len(counts) - len(names)
-    return ", ".join(names) + (f" and {more} more kinds" if more else "")
