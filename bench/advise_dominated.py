@@ -25,11 +25,11 @@ from simulation import Rate, Table, answers, begin
 from runner.advise.accuracies import Answer, RecordedAccuracy
 from runner.advise.candidates import Candidate
 from runner.advise.ranking import rank
-from runner.checkpoints.footprint import Footprint
-from runner.core.machine import MIB
 from runner.estimates.amounts import amounts_of
 from runner.estimates.fit import PROCESS_MIB, Fit
 from runner.estimates.speed import Estimate, EstimateBasis
+from runner_base.machine import MIB
+from runner_engine.checkpoints.footprint import Footprint
 
 FORMATS = 3
 QUESTIONS = 200

@@ -34,14 +34,14 @@ from runner.config.model import LocalModelConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
-from runner.core.metrics import score
-from runner.core.result import Answer, FinishReason, Record, Result, Sample, Status, Verdict
 from runner.datasets.gsm8k import describe, items_sha256, load_questions
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import Estimate, EstimateBasis
-from runner.quantization import CHOICES
 from runner.store.tracking import flatten
 from runner.tasks.gsm8k.task import VERSION
+from runner_base.result import Answer, FinishReason, Record, Result, Sample, Status, Verdict
+from runner_compare.metrics import score
+from runner_engine.quantization import CHOICES
 
 ASKED, MOST = 200, 400  # questions of the command, and of the largest record
 FAR = 0.19  # a difference of 20 points, with the rounding of floats

@@ -15,8 +15,8 @@ from collections.abc import Callable
 import numpy as np
 from simulation import Limits, Numbers, Rate, Table, begin
 
-from runner.core.clustered_share import accuracy_figures
-from runner.core.stats import wilson_interval
+from runner_compare.statistics.clustered_share import accuracy_figures
+from runner_compare.statistics.stats import wilson_interval
 
 Drawing = Callable[[np.random.Generator, int], Numbers]
 

@@ -14,13 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from runner.checkpoints.resolve import resolve
 from runner.config.compose import compose
 from runner.config.hydra import to_config
 from runner.config.root import RunnerConfig
 from runner.datasets.chosen import by_number
-from runner.engines.base import Completion
-from runner.engines.contract import Engine
 from runner.engines.kinds import kind_of
 from runner.store.jobs import Job, Recorder
 from runner.tasks.asking import each_request
@@ -28,6 +25,9 @@ from runner.tasks.base import Context
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.asking_again import AskingAgain
 from runner.tasks.gsm8k.judging import Judge
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.sessions.base import Completion
+from runner_engine.sessions.contract import Engine
 
 MOST_PERCENT = 2.0
 BESIDE, ONE_BATCH, ALONE = "beside the others", "in one batch", "one at a time"

@@ -19,12 +19,12 @@ import torch
 from engines import head_line, markdown, spread
 from torch import nn
 
-from runner.engines.local.kernels.native import Kernels, kernels
-from runner.engines.local.matmul.blocks import Blocks
-from runner.engines.local.matmul.matrices import Workspace
-from runner.engines.local.matmul.panels import Panels
-from runner.models.gguf_blocks import GgufLinear
-from runner.models.gguf_types import TYPES
+from runner_engine.kernels.native import Kernels, kernels
+from runner_engine.matmul.blocks import Blocks
+from runner_engine.matmul.matrices import Workspace
+from runner_engine.matmul.panels import Panels
+from runner_engine.models.gguf_blocks import GgufLinear
+from runner_engine.models.gguf_types import TYPES
 
 SHAPES = {"135m": "2048x768", "1b": "8192x2048"}  # of the widest layers of such models
 MIN_S = 0.01  # of processor time, for which a product is repeated

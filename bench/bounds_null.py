@@ -20,12 +20,12 @@ import numpy as np
 from scipy.stats import binom
 from simulation import GOOD, NORMAL, Drawn, Limits, Numbers, Rate, Solved, Table, begin
 
-from runner.compare.data import Run
-from runner.compare.pairing import compare_pair
-from runner.core.clustered_share import bounds_of_accuracy
-from runner.core.effects import Effect, Finding, judge
 from runner.core.finishing import WANTED, Finishing, Length
-from runner.core.stats import exact_interval, wilson_interval
+from runner_compare.data import Run
+from runner_compare.pairing import compare_pair
+from runner_compare.statistics.clustered_share import bounds_of_accuracy
+from runner_compare.statistics.effects import Effect, Finding, judge
+from runner_compare.statistics.stats import exact_interval, wilson_interval
 
 CUT_OFF = (0.05, 0.2, 0.5)  # the shares that are cut off
 SETTINGS = [(50, 0.7), (200, 0.9), (200, 0.5), (1319, 0.8)]  # questions, true accuracy

@@ -15,8 +15,8 @@ import numpy as np
 from files_null import LEAST, Line, draw
 from simulation import Limits, Rate, Table, begin
 
-from runner.core.result import Likelihood
-from runner.scorers.likelihoods import figures
+from runner_base.result import Likelihood
+from runner_compare.statistics.likelihoods import figures
 
 KINDS = ("even", "peaked", "mixed", "families")
 FARTHER = 1.5

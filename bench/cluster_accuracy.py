@@ -12,8 +12,8 @@ import sys
 from cluster_null import SETTINGS, answers
 from simulation import Limits, Rate, Table, begin
 
-from runner.core.clustered_share import clustered_share_interval
-from runner.core.stats import wilson_interval
+from runner_compare.statistics.clustered_share import clustered_share_interval
+from runner_compare.statistics.stats import wilson_interval
 
 FURTHER = [(6, 30, False, 0.8), (18, 11, False, 0.27), (30, 10, True, 0.99), (40, 25, True, 0.3)]
 

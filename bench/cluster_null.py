@@ -21,13 +21,13 @@ from statistics import median
 import numpy as np
 from simulation import GOOD, NORMAL, Drawn, Limits, Numbers, Rate, Solved, Table, begin
 
-from runner.compare.data import NotPaired
-from runner.compare.pairing import compare_pair
-from runner.core import ratios
-from runner.core.effects import Effect, Finding, judge
-from runner.core.margins import MarginVerdict
-from runner.core.mean_effects import paired_means
-from runner.core.stats import ALPHA
+from runner_compare.data import NotPaired
+from runner_compare.pairing import compare_pair
+from runner_compare.statistics import ratios
+from runner_compare.statistics.effects import Effect, Finding, judge
+from runner_compare.statistics.margins import MarginVerdict
+from runner_compare.statistics.mean_effects import paired_means
+from runner_compare.statistics.stats import ALPHA
 
 OF_FAMILY, OF_RUN, OF_QUESTION, CHANCE = 1.0, 0.7, 1.0, 0.7  # standard deviations
 SETTINGS = [  # families, questions a family on average, unequal, accuracy, gap in points

@@ -15,11 +15,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from simulation import Drawn, Limits, Rate, Solved, Table, answers, begin, disagreement, drawn_run
 
-from runner.compare.data import TableRow
-from runner.compare.pairing import compare_pair, compare_unpaired
-from runner.core.effects import Finding, judge
-from runner.core.planning import smallest_detectable
-from runner.core.stats import ALPHA, unpaired_detectable_difference
+from runner_compare.data import TableRow
+from runner_compare.pairing import compare_pair, compare_unpaired
+from runner_compare.statistics.effects import Finding, judge
+from runner_compare.statistics.planning import smallest_detectable
+from runner_compare.statistics.stats import ALPHA, unpaired_detectable_difference
 
 FAMILY = 5  # comparisons of one table with one baseline
 SETTINGS = [  # questions, accuracy, rho: as a quantization changes a model, as another prompt does, as strangers agree

@@ -30,13 +30,13 @@ from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig, TrackingConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
-from runner.core.progress import Progress
-from runner.core.result import Answer, FinishReason, Record, Result, Sample, Status, Verdict
-from runner.quantization.base import QuantizationConfig
-from runner.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner.scorers.totals import score
 from runner.store import mlflow_store, tracking
 from runner.store.jobs import Recorder, claim, identify
+from runner_base.progress import Progress
+from runner_base.result import Answer, FinishReason, Record, Result, Sample, Status, Verdict
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
 
 KINDS: list[Callable[[], QuantizationConfig]] = [
     QuantizationConfig,
@@ -61,8 +61,8 @@ def clock(module, name, label):
         finally:
             spent[label] += time.perf_counter() - started
     setattr(module, name, timed)
-from runner.compare import command, runs, table
-from runner.core import effects
+from runner_compare import command, runs, table
+from runner_compare.statistics import effects
 spent["imports of the command"] = time.perf_counter() - begun
 for module, name, label in (
     (command, "open_to_read", "importing MLflow, opening the store"),
@@ -181,7 +181,7 @@ def main() -> int:
         for _ in range(options.repeats):
             started = time.perf_counter()
             done = subprocess.run(
-                [sys.executable, "-m", "runner.compare", *arguments], capture_output=True, text=True, check=True
+                [sys.executable, "-m", "runner_compare", *arguments], capture_output=True, text=True, check=True
             )
             times.append(time.perf_counter() - started)
         sentences = [line for line in done.stdout.splitlines() if line.startswith("•")]

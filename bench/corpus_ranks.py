@@ -30,15 +30,15 @@ from gguf import GGMLQuantizationType, quants
 from scipy.stats import kendalltau, spearmanr
 
 from runner.advise.layer_losses import rounded_weight
-from runner.checkpoints.resolve import resolve
 from runner.config.compose import compose
 from runner.config.hydra import to_config
-from runner.core import machine
-from runner.embedded.problems import Split, problems
-from runner.models.load import load_base
-from runner.quantization.base import QuantizationConfig
-from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
-from runner.quantization.torchao import TorchaoIntxConfig
+from runner_base import machine
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.embedded.problems import Split, problems
+from runner_engine.models.load import load_base
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
+from runner_engine.quantization.torchao import TorchaoIntxConfig
 
 TEXTS = Path(__file__).resolve().parents[1] / "conf" / "dataset" / "texts.jsonl"
 TYPES = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from commands import jobs
 
-from runner.core import machine
-from runner.core.result import Likelihood
 from runner.store.jobs import read_samples
 from runner.store.top_k import TOP_K, TopKFile, read_top_k
+from runner_base import machine
+from runner_base.result import Likelihood
 
 TEXTS = Path(__file__).resolve().parents[1] / "experiments" / "real_texts.jsonl"
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from simulation import Limits, Rate, Solved, Table, answers, begin, disagreement
 
-from runner.core.sequential import Decision, Pairs, p_of
-from runner.core.stats import ALPHA, mcnemar_exact
+from runner_compare.statistics.sequential import Decision, Pairs, p_of
+from runner_compare.statistics.stats import ALPHA, mcnemar_exact
 
 QUESTIONS = 1319  # of GSM8K's test split
 NULLS = [(0.1, 0.8), (0.3, 0.5), (0.5, 0.0), (0.5, 0.8), (0.7, 0.8), (0.9, 0.8), (0.9, 0.95)]  # accuracy, rho

@@ -22,12 +22,12 @@ import numpy as np
 from early_stop_null import BETS
 from simulation import GOOD, Limits, Rate, Solved, Table, answers, begin, disagreement
 
-from runner.core.effects import Effect, Finding, judge, paired_accuracies, sequential_accuracies
-from runner.core.margins import verdict_words
-from runner.core.result import Answer, FinishReason, Sample, Verdict
-from runner.core.sequential import Decision
 from runner.store.jobs import Job
 from runner.tasks.gsm8k.early_stop import EarlyStop
+from runner_base.result import Answer, FinishReason, Sample, Verdict
+from runner_compare.statistics.effects import Effect, Finding, judge, paired_accuracies, sequential_accuracies
+from runner_compare.statistics.margins import verdict_words
+from runner_compare.statistics.sequential import Decision
 
 QUESTIONS = 500
 JOBS = (1, 2, 5)  # of a grid, besides the baseline

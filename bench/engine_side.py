@@ -11,13 +11,13 @@ from engines import Job, Outcome, greedy_engine
 from measuring import Run, answer, cut, read_job, sha256_ids, sha256_prompts
 
 from runner.config.model import Attention, LocalModelConfig
-from runner.core.dtypes import Dtype
-from runner.engines.base import Request
-from runner.engines.contract import complete
-from runner.engines.local import engine as local_engine
-from runner.engines.local.decode import prefix_tree
-from runner.engines.local.decode.forward import Forward
-from runner.quantization import CHOICES
+from runner_base.dtypes import Dtype
+from runner_engine.decode import prefix_tree
+from runner_engine.decode.forward import Forward
+from runner_engine.local import engine as local_engine
+from runner_engine.quantization import CHOICES
+from runner_engine.sessions.base import Request
+from runner_engine.sessions.contract import complete
 
 
 def switch_off(parts: Sequence[str]) -> None:

@@ -22,22 +22,22 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.checkpoints import random_weights
-from runner.checkpoints.resolve import resolve
 from runner.config.generation import GenerationConfig, KvCache
 from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig, ModelConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
-from runner.core import machine
-from runner.embedded import MODEL_DIR
-from runner.engines.base import Request
-from runner.engines.contract import complete
-from runner.quantization.base import QuantizationConfig
+from runner_base import machine
+from runner_engine.checkpoints import random_weights
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.embedded import MODEL_DIR
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.sessions.base import Request
+from runner_engine.sessions.contract import complete
 
 if TYPE_CHECKING:
-    from runner.engines.local.engine import LocalEngine
+    from runner_engine.local.engine import LocalEngine
 
 HERE = Path(__file__).parent
 ROOT = HERE.resolve().parent
@@ -203,7 +203,7 @@ def greedy_engine(
     kv_cache: KvCache = KvCache.as_model,
 ) -> LocalEngine:
     """Return an engine of such a config in this process, not yet loaded."""
-    from runner.engines.local.engine import LocalEngine  # imports torch
+    from runner_engine.local.engine import LocalEngine  # imports torch
 
     config = greedy(model, quantization, max_new_tokens, kv_cache)
     return LocalEngine(resolve(config))

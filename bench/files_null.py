@@ -29,11 +29,11 @@ import numpy as np
 from commands import jobs, printed
 from simulation import Drawn, Limits, Numbers, Rate, Table, begin
 
-from runner.compare.data import Run, TableRow, TextScore
-from runner.compare.files import KL, FileRow, FileTable, Kind, rank_files
-from runner.compare.files_table import tied_groups
-from runner.core.result import Likelihood
 from runner.store.jobs import read_samples
+from runner_base.result import Likelihood
+from runner_compare.data import Run, TableRow, TextScore
+from runner_compare.files import KL, FileRow, FileTable, Kind, rank_files
+from runner_compare.files_table import tied_groups
 
 EVEN, PEAKED, EXTREME = 0.5, 1.0, 1.5  # sigma of a lognormal part
 SIGMAS = {"peaked": (PEAKED,), "mixed": (EVEN, PEAKED), "extreme": (EVEN, EXTREME)}  # of the files in turn

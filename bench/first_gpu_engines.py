@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from engines import greedy_engine, random_prompts
 
-from runner.checkpoints import random_weights
 from runner.config.model import LocalModelConfig
-from runner.core.dtypes import Dtype
-from runner.embedded import MODEL_DIR
-from runner.engines.base import Completion, Request
-from runner.engines.contract import complete
-from runner.engines.local.decode import step_graphs
-from runner.engines.local.engine import LocalEngine
-from runner.quantization import CHOICES
+from runner_base.dtypes import Dtype
+from runner_engine.checkpoints import random_weights
+from runner_engine.decode import step_graphs
+from runner_engine.embedded import MODEL_DIR
+from runner_engine.local.engine import LocalEngine
+from runner_engine.quantization import CHOICES
+from runner_engine.sessions.base import Completion, Request
+from runner_engine.sessions.contract import complete
 
 STEP, DEVICE, FIGURES = sys.argv[1:4]
 ON_GPU = DEVICE.startswith("cuda")

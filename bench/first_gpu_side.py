@@ -32,10 +32,10 @@ from first_gpu_engines import (
 )
 
 from runner.config.sampling import Sampling
-from runner.core import machine
-from runner.core.dtypes import Dtype
-from runner.engines.contract import complete
-from runner.engines.local.decode import step_graphs
+from runner_base import machine
+from runner_base.dtypes import Dtype
+from runner_engine.decode import step_graphs
+from runner_engine.sessions.contract import complete
 
 
 def versions() -> None:

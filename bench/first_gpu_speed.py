@@ -31,20 +31,20 @@ from first_gpu_engines import (
     note,
 )
 
-from runner.engines.base import Request
-from runner.engines.local.attention.device_attention import attend
-from runner.engines.local.attention.page_trial import PAGE, page_of
-from runner.engines.local.attention.parts import Scaling
-from runner.engines.local.decode import step_graphs
-from runner.engines.local.decode.ahead import SWITCH
-from runner.engines.local.decode.device_step import MOST_PREFIXES, StepAttention
-from runner.engines.local.engine import LocalSession
-from runner.engines.local.kv_cache.kv_cache import Heads
-from runner.engines.local.kv_cache.paged_slots import PagedSlots
-from runner.engines.local.kv_cache.prefix import Prefix
-from runner.engines.local.kv_cache.shared_kv import SharedKv, own_kv
-from runner.engines.local.kv_cache.slots import Slots
-from runner.engines.local.windows import Window
+from runner_engine.attention.device_attention import attend
+from runner_engine.attention.page_trial import PAGE, page_of
+from runner_engine.attention.parts import Scaling
+from runner_engine.decode import step_graphs
+from runner_engine.decode.ahead import SWITCH
+from runner_engine.decode.device_step import MOST_PREFIXES, StepAttention
+from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache.paged_slots import PagedSlots
+from runner_engine.kv_cache.prefix import Prefix
+from runner_engine.kv_cache.shared_kv import SharedKv, own_kv
+from runner_engine.kv_cache.slots import Slots
+from runner_engine.kv_cache.windows import Window
+from runner_engine.local.engine import LocalSession
+from runner_engine.sessions.base import Request
 
 
 def speed() -> None:

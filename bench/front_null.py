@@ -17,9 +17,9 @@ import cluster_null
 import numpy as np
 from simulation import Drawn, Limits, Rate, Table, answers, begin
 
-from runner.compare.data import Run, TableRow
-from runner.compare.data import Table as ComparedTable
-from runner.compare.front import ACCURACY_MARGIN, SPEED_MARGIN, mark_front
+from runner_compare.data import Run, TableRow
+from runner_compare.data import Table as ComparedTable
+from runner_compare.front import ACCURACY_MARGIN, SPEED_MARGIN, mark_front
 
 ROWS = 5  # of one setting
 IN_FAMILIES, TWINS = -1.0, 10  # instead of a rho: families of ten questions each, as in cluster_null.py

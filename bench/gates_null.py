@@ -15,11 +15,11 @@ import numpy as np
 from runs_null import SHAPES, errors
 from simulation import Limits, Rate, Table, begin
 
-from runner.compare.data import Run, TableRow
-from runner.compare.data import Table as Compared
-from runner.compare.gates import check, parse_requirements
-from runner.core.metrics import KL_SHARES
-from runner.core.token_percentiles import TokenValues
+from runner_compare.data import Run, TableRow
+from runner_compare.data import Table as Compared
+from runner_compare.gates import check, parse_requirements
+from runner_compare.metrics import KL_SHARES
+from runner_compare.statistics.token_percentiles import TokenValues
 
 Generator = np.random.Generator
 Draw = Callable[[Generator, int, float], Run]  # a job of so many questions, texts or runs with such a truth

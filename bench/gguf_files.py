@@ -34,13 +34,13 @@ from gguf_of import CALLED, gguf_of
 from peers import llamacpp_programs, llamacpp_python
 from quantization_table import with_interval
 
-from runner.checkpoints.gguf_file import read_header
 from runner.config.model import LocalModelConfig
-from runner.core.dtypes import Dtype
-from runner.core.machine import MIB
-from runner.embedded import MODEL_DIR
-from runner.embedded.problems import Split, problems
-from runner.quantization import CHOICES
+from runner_base.dtypes import Dtype
+from runner_base.machine import MIB
+from runner_engine.checkpoints.gguf_file import read_header
+from runner_engine.embedded import MODEL_DIR
+from runner_engine.embedded.problems import Split, problems
+from runner_engine.quantization import CHOICES
 
 TYPES = (
     "Q2_K", "IQ3_S", "IQ3_M", "Q3_K_S", "Q3_K_M", "Q3_K_L", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_1",
@@ -309,7 +309,7 @@ def words_of(ranks: tuple[int, int]) -> str:
 
 def _is_kept(file: Path) -> bool:
     """Whether all matrices of a file stay in blocks."""
-    from runner.checkpoints.gguf_file import KEPT_TYPES
+    from runner_engine.checkpoints.gguf_file import KEPT_TYPES
 
     return all(tensor.dtype in KEPT_TYPES for tensor in read_header(file).tensors if len(tensor.shape) > 1)
 

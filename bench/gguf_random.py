@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from gguf_of import close, llama_writer
 
-from runner.models.gguf_types import TYPES, unpacked
+from runner_engine.models.gguf_types import TYPES, unpacked
 
 MIXTURES = {"Q4_K_M": "Q4_K", "Q5_K_M": "Q5_K"}  # where some matrices have Q6_K
 SPREAD = 0.02  # of the weights

@@ -29,16 +29,16 @@ from engines import ROOT, complete_random, greedy, greedy_engine, head_line, mar
 from latest import Figure, add_option, save
 from peers import xllamacpp_python
 
-from runner.checkpoints.resolve import resolve
 from runner.config.generation import Speculate
 from runner.config.model import LocalModelConfig
-from runner.core import machine, processor
-from runner.core.dtypes import Dtype
-from runner.core.machine import MIB
-from runner.engines.base import Request
-from runner.engines.contract import complete
-from runner.engines.local.engine import LocalEngine
-from runner.quantization import CHOICES
+from runner_base import machine, processor
+from runner_base.dtypes import Dtype
+from runner_base.machine import MIB
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.local.engine import LocalEngine
+from runner_engine.quantization import CHOICES
+from runner_engine.sessions.base import Request
+from runner_engine.sessions.contract import complete
 from tools import real_model
 
 SHAPES: dict[str, dict[str, Any]] = {

@@ -23,10 +23,10 @@ LOAD = """
 import sys, time
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
-from runner.checkpoints import formats
-from runner.checkpoints.resolve import resolve
+from runner_engine.checkpoints import formats
+from runner_engine.checkpoints.resolve import resolve
 from runner.library.load import configure
-from runner.models import load
+from runner_engine.models import load
 started, computed = time.perf_counter(), time.process_time()
 path = sys.argv[1]
 groups = dict.fromkeys(("lora", "rope", "generation")) | {"quantization": "gguf" if path.endswith(".gguf") else None}
@@ -60,7 +60,7 @@ def make(into: Path, vocabulary: str, width: int = 64, layers: int = 30) -> tupl
     from tokenizers import pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from runner.models.load_tokenizer import load_tokenizer
+    from runner_engine.models.load_tokenizer import load_tokenizer
 
     size, is_pieces = SIZES[vocabulary], vocabulary.endswith("pieces")
     torch.manual_seed(0)

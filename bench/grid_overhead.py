@@ -26,7 +26,7 @@ from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig, TrackingConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
-from runner.quantization.base import QuantizationConfig
+from runner_engine.quantization.base import QuantizationConfig
 from runner.run import run
 jobs, folder = int(sys.argv[1]), sys.argv[2]
 def config(seed):

@@ -24,11 +24,11 @@ from questions import add_data
 
 from runner.config.task import Extractor, Gsm8kConfig
 from runner.config.wording import PromptStyle
-from runner.core.result import Sample
 from runner.datasets.asking import build_prompt, load_shots, stop_texts
 from runner.datasets.gsm8k import load_questions
-from runner.embedded.problems import DISTINCT, Split, problems
 from runner.store.jobs import read_samples
+from runner_base.result import Sample
+from runner_engine.embedded.problems import DISTINCT, Split, problems
 
 AWKWARD = ROOT / "tests" / "scorers" / "awkward_outputs.jsonl"
 NEW_TOKENS = 256  # of both

@@ -56,15 +56,15 @@ from peers import (
 )
 from questions import add_options, load_prompts
 
-from runner.checkpoints.resolve import resolve
 from runner.config.vllm import VllmConfig
-from runner.core import machine
-from runner.core.dtypes import Dtype
-from runner.engines.base import Request
-from runner.engines.contract import complete
 from runner.engines.kinds import kind_of
 from runner.engines.remote.server import started_keys
 from runner.engines.vllm.engine import VllmEngine
+from runner_base import machine
+from runner_base.dtypes import Dtype
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.sessions.base import Request
+from runner_engine.sessions.contract import complete
 
 SIDES = ("runner", "vllm", "zentorch", "openvino", "openvino-int8", "llamacpp", "lmeval", "generate")
 LOAD_ONCE = ("vllm", "zentorch")  # a round; they load for longer than most runs take

@@ -22,7 +22,7 @@ from large_archive import large_archive
 PARSED = """
 import json, sys, time
 from pathlib import Path
-from runner.compare.other_tools.archive import Archive
+from runner_compare.readers.archive import Archive
 begun = time.process_time()
 for path in sys.argv[1:]:
     with Archive(Path(path)) as archive:
@@ -62,7 +62,7 @@ def main() -> None:
             packed = sum(path.stat().st_size for path in paths) / 2**20
             *_, alone = measured([sys.executable, "-c", PARSED, *map(str, paths)])
             seconds, processor, peak, _ = measured(
-                [sys.executable, "-m", "runner.compare", "--results", *map(str, paths)]
+                [sys.executable, "-m", "runner_compare", "--results", *map(str, paths)]
             )
             figures = f"{packed:,.0f} | {float(alone):.1f} | {processor:.1f} | {seconds:.1f} | {peak:,.0f}"
             print(f"| 2 × {samples:,} | {figures} |", flush=True)

@@ -26,16 +26,16 @@ from latest import Figure, add_option, save
 from questions import add_questions, load_prompts
 
 from runner.config.model import LocalModelConfig
-from runner.core.dtypes import Dtype
-from runner.engines.base import Request
-from runner.engines.contract import complete
-from runner.engines.local.decode.forward import Forward
-from runner.engines.local.decode.fused_forward import FusedForward
-from runner.engines.local.decode.scheduler import Scheduler
-from runner.engines.local.kernels import native
-from runner.engines.sampling import Sampler
-from runner.engines.stopping import Stopping
-from runner.quantization.gguf import GgufConfig
+from runner_base.dtypes import Dtype
+from runner_engine.decode.forward import Forward
+from runner_engine.decode.fused_forward import FusedForward
+from runner_engine.decode.sampling import Sampler
+from runner_engine.decode.scheduler import Scheduler
+from runner_engine.decode.stopping import Stopping
+from runner_engine.kernels import native
+from runner_engine.quantization.gguf import GgufConfig
+from runner_engine.sessions.base import Request
+from runner_engine.sessions.contract import complete
 
 IN_C = ("products of the layers", "attention", "norms and RoPE", "product of the head")  # as in pass_clock.h
 CALL = "call of C: checks, sizes, the start of its threads"

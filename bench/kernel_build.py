@@ -17,8 +17,8 @@ from pathlib import Path
 
 from latest import Figure, add_option, save
 
-from runner.core import machine
-from runner.engines.local.kernels import building
+from runner_base import machine
+from runner_engine.kernels import building
 
 
 def cpu_seconds(command: list[str]) -> float:
@@ -41,7 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
         started = time.perf_counter()
-        took = cpu_seconds([sys.executable, "-m", "runner.engines.local.kernels.building"])
+        took = cpu_seconds([sys.executable, "-m", "runner_engine.kernels.building"])
         waited = time.perf_counter() - started
         print(f"a first build: {waited:.1f} s, {took:.1f} s of processor time on {machine.cores()} cores")
         print("unit                  for          processor time")

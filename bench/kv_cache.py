@@ -25,11 +25,11 @@ from scipy import stats
 from runner.config.generation import KvCache
 from runner.config.model import LocalModelConfig
 from runner.config.task import Gsm8kConfig
-from runner.core.dtypes import Dtype
 from runner.datasets.gsm8k import load_questions
-from runner.engines.base import Message, Request
-from runner.engines.contract import complete
-from runner.engines.local.engine import LocalEngine
+from runner_base.dtypes import Dtype
+from runner_engine.local.engine import LocalEngine
+from runner_engine.sessions.base import Message, Request
+from runner_engine.sessions.contract import complete
 
 Engines = dict[str, LocalEngine]  # by the format of the cache
 WARM_TOKENS = 4

@@ -17,7 +17,7 @@ from datetime import date
 from itertools import groupby
 from pathlib import Path
 
-from runner.core import machine, processor
+from runner_base import machine, processor
 
 BENCH = Path(__file__).resolve().parent
 RESULTS, PAGE = BENCH / "results", BENCH / "README.md"

@@ -22,15 +22,15 @@ import numpy as np
 from commands import samples_of
 from simulation import Drawn, Limits, Numbers, Rate, Table, begin
 
-from runner.compare.data import NotPaired, Run, TableRow, TextScore
-from runner.compare.likelihood import compare_likelihoods
-from runner.core.effects import Finding, judge
-from runner.core.metrics import LOG_LIKELIHOOD
-from runner.core.number_effects import paired_likelihoods
-from runner.core.ratios import CAUTION, caution, ratio_interval
-from runner.core.result import Likelihood
-from runner.core.stats import ALPHA
-from runner.scorers.likelihoods import figures
+from runner_base.result import Likelihood
+from runner_compare.data import NotPaired, Run, TableRow, TextScore
+from runner_compare.likelihood import compare_likelihoods
+from runner_compare.metrics import LOG_LIKELIHOOD
+from runner_compare.statistics.effects import Finding, judge
+from runner_compare.statistics.likelihoods import figures
+from runner_compare.statistics.number_effects import paired_likelihoods
+from runner_compare.statistics.ratios import CAUTION, caution, ratio_interval
+from runner_compare.statistics.stats import ALPHA
 
 FEW = (10, 20, 50, 100)
 TAILS = (50, 60, 100, 200)  # texts

@@ -28,7 +28,7 @@ from engines import ROOT, head_line, markdown
 from latest import Figure, add_option, save
 from peers import api_python, xllamacpp_python
 
-from runner.core import machine, processor
+from runner_base import machine, processor
 from tools.real_model import gguf_file
 
 TEXTS = ROOT / "conf" / "dataset" / "texts.jsonl"
@@ -145,7 +145,7 @@ def main() -> None:
         raise SystemExit(f"{needed} questions are needed, and the texts give {len(made)}: fewer rounds or questions")
     seconds: dict[tuple[str, str], list[float]] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as servers:
-        from runner.models import gguf_tokenizer
+        from runner_engine.models import gguf_tokenizer
 
         gguf_tokenizer.make(file, "left").save_pretrained(folder)
         sides = {"runner": runner_side(file, options.threads, has_byte_rows=False)}

@@ -16,9 +16,9 @@ import numpy as np
 from commands import samples_of
 from simulation import GOOD, Limits, Rate, Solved, Table, begin
 
-from runner.core.effects import judge, paired_accuracies
-from runner.core.margins import questions_needed
-from runner.core.stats import POWER
+from runner_compare.statistics.effects import judge, paired_accuracies
+from runner_compare.statistics.margins import questions_needed
+from runner_compare.statistics.stats import POWER
 
 QUESTIONS = [50, 100, 200, 500, 1319]
 DISCORDANT = [0.02, 0.05, 0.1, 0.2, 0.4]

@@ -17,9 +17,9 @@ import numpy as np
 from commands import samples_of
 from simulation import Limits, Rate, Table, begin
 
-from runner.core.effects import Effect, Finding, judge, paired_accuracies
-from runner.core.mean_effects import paired_means
-from runner.core.stats import POWER
+from runner_compare.statistics.effects import Effect, Finding, judge, paired_accuracies
+from runner_compare.statistics.mean_effects import paired_means
+from runner_compare.statistics.stats import POWER
 
 QUESTIONS, ANSWERS = (50, 200), 8
 GAP = 0.05

@@ -16,8 +16,8 @@ import torch
 from engines import Job, Outcome
 from torch import nn
 
-from runner.core import machine
-from runner.engines.local.rates import product_rates
+from runner_base import machine
+from runner_engine.local.rates import product_rates
 
 PROBE_ROWS = 1024
 PROBE_TRIES = 8

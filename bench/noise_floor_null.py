@@ -15,10 +15,10 @@ from itertools import product
 import numpy as np
 from simulation import NORMAL, Drawn, Limits, Rate, Solved, Table, begin
 
-from runner.compare.data import TableRow
-from runner.compare.noise_floor import beside_noise
-from runner.compare.pairing import compare_pair
-from runner.core.effects import Finding, judge
+from runner_compare.data import TableRow
+from runner_compare.noise_floor import beside_noise
+from runner_compare.pairing import compare_pair
+from runner_compare.statistics.effects import Finding, judge
 
 SETTINGS = [(200, 0.7, 0.99), (200, 0.7, 0.8), (1319, 0.9, 0.95)]  # questions, accuracy, rho as in simulation.answers
 REPEATS = (1, 3)

@@ -19,9 +19,9 @@ import numpy as np
 from commands import samples_of
 from simulation import Drawn, Limits, Numbers, Rate, Table, options_of
 
-from runner.compare.data import QuestionOutcome, Run
-from runner.compare.numbers import compare_numbers
-from runner.core.effects import Effect, Finding, judge
+from runner_compare.data import QuestionOutcome, Run
+from runner_compare.numbers import compare_numbers
+from runner_compare.statistics.effects import Effect, Finding, judge
 
 QUESTIONS = [50, 200, 1000]
 LOST = 0.03  # of the questions, where one side loses everything

@@ -18,9 +18,9 @@ import numpy as np
 from scipy.special import bdtr, gammaln, ndtr
 from simulation import Limits, Rate, Table, begin
 
-from runner.core.effects import Finding, judge, paired_accuracies
-from runner.core.margins import MarginVerdict
-from runner.core.stats import ALPHA, half_step
+from runner_compare.statistics.effects import Finding, judge, paired_accuracies
+from runner_compare.statistics.margins import MarginVerdict
+from runner_compare.statistics.stats import ALPHA, half_step
 
 QUESTIONS = [10, 20, 40, 60, 100, 200]
 MARGINS = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2]

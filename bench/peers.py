@@ -16,7 +16,7 @@ from pathlib import Path
 
 from engines import ROOT, Job, markdown, run_fresh
 
-from runner.core import machine
+from runner_base import machine
 
 HARNESS = "lm-eval==0.4.13"
 HARNESS_NEEDS = ["evaluate", "sacrebleu", "rouge-score", "sqlitedict", "pytablewriter", "word2number"]

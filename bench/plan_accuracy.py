@@ -20,10 +20,10 @@ from latest import Figure, add_option, save
 
 from runner.config.compose import compose
 from runner.config.hydra import to_config
-from runner.core import machine
 from runner.estimates.jobs import estimate_words
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.grid.plan import estimate_plan, plan_job
+from runner_base import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = ROOT / "experiments" / "real_texts.jsonl"

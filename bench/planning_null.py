@@ -20,14 +20,14 @@ import numpy as np
 from likelihood_null import REAL_TEXTS, real_texts
 from simulation import GOOD, Limits, Numbers, Rate, Table, begin
 
-from runner.core.effects import Effect, Finding, judge, paired_accuracies
-from runner.core.margins import MarginVerdict, questions_needed
-from runner.core.number_effects import paired_likelihoods
-from runner.core.planning import expected_disagreement, questions_to_detect, samples_to_detect
-from runner.core.ratios import ratio_error
-from runner.core.sequential import log_capitals
-from runner.core.sequential_plans import early_stop_detectable, early_stop_questions
-from runner.core.stats import ALPHA, POWER, detectable_difference, mcnemar_exact
+from runner_compare.statistics.effects import Effect, Finding, judge, paired_accuracies
+from runner_compare.statistics.margins import MarginVerdict, questions_needed
+from runner_compare.statistics.number_effects import paired_likelihoods
+from runner_compare.statistics.planning import expected_disagreement, questions_to_detect, samples_to_detect
+from runner_compare.statistics.ratios import ratio_error
+from runner_compare.statistics.sequential import log_capitals
+from runner_compare.statistics.sequential_plans import early_stop_detectable, early_stop_questions
+from runner_compare.statistics.stats import ALPHA, POWER, detectable_difference, mcnemar_exact
 
 KNOWN = [(0.0, 0.05), (0.02, 0.05), (0.1, 0.05), (0.1, 0.02), (0.2, 0.05), (0.4, 0.1)]  # disagreement, difference
 FAMILY = 5

@@ -22,10 +22,10 @@ from typing import NamedTuple
 import numpy as np
 from simulation import GOOD, Limits, Rate, Table, begin
 
-from runner.core.effects import Effect, Finding, judge
-from runner.core.margins import questions_needed
-from runner.core.pooling import PairedVerdicts, Weights, mean_difference_interval, pooled_accuracies
-from runner.core.stats import ALPHA, POWER, holm, mcnemar_exact
+from runner_compare.statistics.effects import Effect, Finding, judge
+from runner_compare.statistics.margins import questions_needed
+from runner_compare.statistics.pooling import PairedVerdicts, Weights, mean_difference_interval, pooled_accuracies
+from runner_compare.statistics.stats import ALPHA, POWER, holm, mcnemar_exact
 
 MARGIN, FAMILY = 0.02, 4
 KNOWN = 40  # times as many questions as a task has: their disagreement is as good as known

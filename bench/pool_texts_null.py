@@ -20,12 +20,12 @@ import numpy as np
 from likelihood_null import drawn_differences, real_texts
 from simulation import Limits, Numbers, Rate, Table, begin
 
-from runner.core import ratios
-from runner.core.effects import Effect, Finding, judge
-from runner.core.margins import MarginVerdict
-from runner.core.number_effects import paired_likelihoods
-from runner.core.pooling import PairedTexts, Weights, pooled_likelihoods
-from runner.core.stats import ALPHA, student_quantile
+from runner_compare.statistics import ratios
+from runner_compare.statistics.effects import Effect, Finding, judge
+from runner_compare.statistics.margins import MarginVerdict
+from runner_compare.statistics.number_effects import paired_likelihoods
+from runner_compare.statistics.pooling import PairedTexts, Weights, pooled_likelihoods
+from runner_compare.statistics.stats import ALPHA, student_quantile
 
 NF4, FP4 = "nf4 − none", "fp4 − none"  # real texts
 

@@ -21,11 +21,11 @@ from cluster_null import answers as family_answers
 from numbers_null import KINDS, LOWER, MANY, lost, verdict
 from simulation import Limits, Numbers, Rate, Table, begin
 
-from runner.core.effects import Effect, Finding, judge
-from runner.core.mean_effects import paired_means
-from runner.core.over_seeds import over_seeds
-from runner.core.paired_means import MeanDifference, mean_ps
-from runner.core.stats import ALPHA, student_p
+from runner_compare.statistics.effects import Effect, Finding, judge
+from runner_compare.statistics.mean_effects import paired_means
+from runner_compare.statistics.over_seeds import over_seeds
+from runner_compare.statistics.paired_means import MeanDifference, mean_ps
+from runner_compare.statistics.stats import ALPHA, student_p
 
 FIRST = 8  # first pairs a line: each says another loss
 FAMILIES = (10, 25, 40, 59, 60, 100)

@@ -18,12 +18,12 @@ import torch
 from engines import head_line, markdown
 from torch import nn
 
-from runner.engines.local.attention import shared_attention
-from runner.engines.local.kernels import native
-from runner.engines.local.kv_cache.kv_cache import Heads
-from runner.engines.local.matmul import products
-from runner.engines.local.matmul.autotune import Ways, measure, sample_of
-from runner.engines.local.matmul.products import Way
+from runner_engine.attention import shared_attention
+from runner_engine.kernels import native
+from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.matmul import products
+from runner_engine.matmul.autotune import Ways, measure, sample_of
+from runner_engine.matmul.products import Way
 
 ROWS = (1, 4, 8, 16, 32, 128)
 SMOLLM2 = ("576x576", "192x576", "1536x576", "576x1536", "49152x576")  # the layers of a model with 135M parameters

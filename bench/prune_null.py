@@ -13,7 +13,7 @@ import time
 import numpy as np
 from simulation import Rate, Table, options_of
 
-from runner.core.sequential import Decision, Pairs, level_of
+from runner_compare.statistics.sequential import Decision, Pairs, level_of
 
 
 def main() -> int:

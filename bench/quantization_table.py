@@ -35,10 +35,10 @@ from engines import (
 
 from runner.config.generation import KvCache
 from runner.config.model import LocalModelConfig
-from runner.core.dtypes import Dtype
-from runner.engines.local.engine import LocalEngine
-from runner.quantization import CHOICES
-from runner.quantization.base import QuantizationConfig, WithByteRows
+from runner_base.dtypes import Dtype
+from runner_engine.local.engine import LocalEngine
+from runner_engine.quantization import CHOICES
+from runner_engine.quantization.base import QuantizationConfig, WithByteRows
 
 BASELINE, CONTROL = "none", "none again"
 REFERENCE = "quantization=none generation.kv_cache=as_model model.dtype=auto"

@@ -20,11 +20,11 @@ from latest import Figure, add_option, save
 from stored_of import FORMATS, checkpoint_of
 
 from runner.config.model import LocalModelConfig
-from runner.core.dtypes import Dtype
-from runner.core.heap import Heap
-from runner.engines.local.engine import LocalEngine
-from runner.engines.local.matmul.quantized_layers import QuantizedLayers
-from runner.quantization import CHOICES
+from runner_base.dtypes import Dtype
+from runner_engine.devices.heap import Heap
+from runner_engine.local.engine import LocalEngine
+from runner_engine.matmul.quantized_layers import QuantizedLayers
+from runner_engine.quantization import CHOICES
 
 QUANTIZED = ("int8", "int8_dynamic", "nf4", "fp4", "torchao_int8")
 OWN = " own"  # after the name of a choice: by its library's own functions

@@ -24,9 +24,9 @@ from typing import Any
 
 from engines import head_line, markdown, spread
 
-from runner.core.result import Record
 from runner.store import published
 from runner.store.mlflow_store import store_from_options
+from runner_base.result import Record
 
 GRID = 100
 JOB = ("model=stub", "task.limit=5", "print=none")
@@ -84,8 +84,8 @@ def measure(folder: Path, count: int, options: argparse.Namespace) -> list[list[
         f"plan of a grid of {GRID} that is done": ("runner", (*grid, "plan=quick")),
         f"start of a grid of {GRID} that is done": ("runner", grid),
         "runner-sync, nothing to do": ("runner.store.sync", store),
-        f"runner-compare of the grid of {GRID}": ("runner.compare", (*store, "--grid", "last", "--format", "json")),
-        "runner-compare of all": ("runner.compare", (*store, "--format", "json")),
+        f"runner-compare of the grid of {GRID}": ("runner_compare", (*store, "--grid", "last", "--format", "json")),
+        "runner-compare of all": ("runner_compare", (*store, "--format", "json")),
     }
     rows = []
     for name, (module, arguments) in commands.items():

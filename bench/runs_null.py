@@ -16,10 +16,10 @@ from collections.abc import Sequence
 import numpy as np
 from simulation import GOOD, Limits, Rate, Table, begin
 
-from runner.core.effects import RATIOS, Effect, Finding, judge
-from runner.core.number_effects import Measured, ratio_of_measurements
-from runner.core.over_runs import CLEAR_DIFFERENCE, MIN_RUNS, runs_needed
-from runner.core.stats import ALPHA, POWER
+from runner_compare.statistics.effects import RATIOS, Effect, Finding, judge
+from runner_compare.statistics.number_effects import Measured, ratio_of_measurements
+from runner_compare.statistics.over_runs import CLEAR_DIFFERENCE, MIN_RUNS, runs_needed
+from runner_compare.statistics.stats import ALPHA, POWER
 
 BETWEEN, WITHIN, REPEATS = 0.03, 0.02, 5  # noise of a run's and of a repeat's logarithm; repeats of a run
 SHAPES = ("normal", "skewed", "outliers", "two modes", "unequal")

@@ -21,17 +21,17 @@ from typing import Any
 import torch
 from engines import greedy_engine, head_line, markdown, spread
 
-from runner.checkpoints import random_weights
 from runner.config.choices import choices_for
 from runner.config.compose import choose
 from runner.config.model import LocalModelConfig
 from runner.config.sampling import OPEN, Sampling
-from runner.core.dtypes import Dtype
-from runner.engines.base import Request
-from runner.engines.contract import complete
-from runner.engines.local.decode.forward import Forward
-from runner.engines.local.engine import LocalEngine
-from runner.engines.sampling import Sampler
+from runner_base.dtypes import Dtype
+from runner_engine.checkpoints import random_weights
+from runner_engine.decode.forward import Forward
+from runner_engine.decode.sampling import Sampler
+from runner_engine.local.engine import LocalEngine
+from runner_engine.sessions.base import Request
+from runner_engine.sessions.contract import complete
 
 PROMPT_TOKENS = 4
 

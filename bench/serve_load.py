@@ -5,7 +5,7 @@ round, so that a busy machine affects all equally. The clients are one process w
 the servers' cores: greedy chats of word problems, each one as soon as the last is answered. Each answer is compared
 with that of the same question alone; every status except 200 and 429 is a failure.
 
-    python bench/serve_load.py --seconds 60 --other "VLLM/bin/vllm serve runner/embedded/model --served-model-name
+    python bench/serve_load.py --seconds 60 --other "VLLM/bin/vllm serve runner_engine/embedded/model --served-model-name
         embedded --dtype float32 --max-model-len 512 --port {port}" --environment VLLM_CPU_KVCACHE_SPACE=1
 """
 
@@ -34,7 +34,7 @@ from pathlib import Path
 
 from latest import Figure, add_option, save
 
-from runner.embedded.problems import Split, problems
+from runner_engine.embedded.problems import Split, problems
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = f"{sys.executable} -m runner task=serve task.port={{port}} model.dtype=float32 tracking=none print=none"

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from runner.compare.data import Answers, Question, QuestionOutcome, Run, Texts
-from runner.compare.runs import SampleReader
-from runner.core.margins import MarginVerdict
-from runner.core.stats import ALPHA, POWER, wilson_interval
+from runner_compare.data import Answers, Question, QuestionOutcome, Run, Texts
+from runner_compare.runs import SampleReader
+from runner_compare.statistics.margins import MarginVerdict
+from runner_compare.statistics.stats import ALPHA, POWER, wilson_interval
 
 NORMAL = statistics.NormalDist()
 MISSES = 0.06  # of intervals that may miss the truth

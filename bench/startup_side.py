@@ -81,11 +81,11 @@ def main() -> None:
 
     def import_libraries(*arguments: Any) -> None:
         own(*arguments)
-        engine = import_module("runner.engines.local.engine")
+        engine = import_module("runner_engine.local.engine")
         for part, names in ONCE_IMPORTED.items():
             for name in names:
                 exchange(engine, name, part)
-        scheduler = import_module("runner.engines.local.decode.scheduler").Scheduler
+        scheduler = import_module("runner_engine.decode.scheduler").Scheduler
         exchange(scheduler, "step", "prefill and decode")
 
     kind.import_libraries = import_libraries

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from runner.models.layouts.float4 import MIDDLES
-from runner.models.layouts.made import pack_stream
+from runner_engine.models.layouts.float4 import MIDDLES
+from runner_engine.models.layouts.made import pack_stream
 
 Tensors = dict[str, torch.Tensor]
 GROUP = 64  # inputs that share a scale, where the format leaves that open

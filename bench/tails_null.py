@@ -24,16 +24,16 @@ import numpy as np
 from commands import jobs
 from simulation import Limits, Rate, Table, options_of
 
-from runner.core import machine
-from runner.core.metrics import DELTA_P_SHARES, KL_SHARES
-from runner.core.result import Likelihood
-from runner.core.token_percentiles import TokenValues
-from runner.embedded import MODEL_DIR
-from runner.scorers.likelihoods import figures
-from runner.scorers.token_divergence import TextTokens, token_figures
 from runner.store.divergences import DIVERGENCES, read_divergences
 from runner.store.jobs import read_samples
 from runner.tasks.likelihood.tokens import texts_of
+from runner_base import machine
+from runner_base.result import Likelihood
+from runner_compare.metrics import DELTA_P_SHARES, KL_SHARES
+from runner_compare.statistics.likelihoods import figures
+from runner_compare.statistics.token_divergence import TextTokens, token_figures
+from runner_compare.statistics.token_percentiles import TokenValues
+from runner_engine.embedded import MODEL_DIR
 
 TEXTS = (50, 100, 200)
 MEANS = ("kl_nats_per_token", "top_1_agreement", "delta_p_mean", "delta_p_rms", "ln_ppl_ratio")

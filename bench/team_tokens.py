@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from simulation import Limits, Rate, Table, begin
 
-from runner.core.clustered_share import share_interval
-from runner.core.mean_effects import paired_means
-from runner.core.over_seeds import of_questions, over_seeds, share_over_seeds
-from runner.core.stats import ALPHA
-from runner.core.token_costs import Estimate, TokenCells, TokenCost, TokenSaving
+from runner_compare.statistics.clustered_share import share_interval
+from runner_compare.statistics.mean_effects import paired_means
+from runner_compare.statistics.over_seeds import of_questions, over_seeds, share_over_seeds
+from runner_compare.statistics.stats import ALPHA
+from runner_compare.statistics.token_costs import Estimate, TokenCells, TokenCost, TokenSaving
 
 SETTINGS = [  # seeds, questions, accuracy, how far seeds are apart (in probits), tokens of hard questions
     (1, 20, 0.70, 0.0, "more"),

@@ -20,9 +20,9 @@ import numpy as np
 from cluster_null import answers as of_clusters
 from simulation import Drawn, Limits, Rate, Solved, Table, answers, begin
 
-from runner.compare.pairing import compare_pair
-from runner.core.effects import Finding, judge
-from runner.core.stats import ALPHA
+from runner_compare.pairing import compare_pair
+from runner_compare.statistics.effects import Finding, judge
+from runner_compare.statistics.stats import ALPHA
 
 SETTINGS = [  # questions, accuracy, how alike the two runs are, points that one loses
     (50, 0.9, 0.9, 0.1),

@@ -33,9 +33,9 @@ from engines import ROOT, markdown
 from gsm8k_vs_lmeval import ask_lm_eval, write_rows
 from peers import HARNESS, INSPECT, LIGHTEVAL, harness_python, inspect_python, lighteval_python
 
-from runner.core.model_text import Answer, FinishReason
-from runner.core.thinking import TAGS, Tag
 from runner.scorers.verdicts import judge
+from runner_base.model_text import Answer, FinishReason
+from runner_base.thinking import TAGS, Tag
 
 OUTPUTS = ROOT / "tests" / "scorers" / "thinking_outputs.jsonl"
 THINK = ["<think>", "</think>"]

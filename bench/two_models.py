@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from runner import Model, load
-from runner.embedded import MODEL_DIR
 from runner.library.model import Format
+from runner_engine.embedded import MODEL_DIR
 
 NATIVE = "RUNNER_NATIVE"
 NEW_TOKENS = 8

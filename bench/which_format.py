@@ -26,13 +26,13 @@ from engines import Speeds, complete_random, head_line, markdown, model_folder, 
 from quantization_table import BASELINE, CONTROL, Line, control, engine_of, likelihoods, with_interval
 from stored_of import FORMATS, checkpoint_of
 
-from runner.checkpoints import random_weights
 from runner.config.model import LocalModelConfig
-from runner.core import machine
-from runner.core.errors import ConfigError
-from runner.embedded import MODEL_DIR
-from runner.quantization import CHOICES
-from runner.quantization.base import CheckpointSource
+from runner_base import machine
+from runner_base.errors import ConfigError
+from runner_engine.checkpoints import random_weights
+from runner_engine.embedded import MODEL_DIR
+from runner_engine.quantization import CHOICES
+from runner_engine.quantization.base import CheckpointSource
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/ is beside bench/
 from tools import embedded_gguf

@@ -19,12 +19,12 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 
 if TYPE_CHECKING:
-    from runner.compare.in_python import Compare
     from runner.grid.rows import rows as grid
     from runner.library.jobs import evaluate
     from runner.library.load import load
     from runner.library.model import Answer, Model
     from runner.sharding.load_part import load_part
+    from runner_compare.in_python import Compare
 
     compare: Compare  # a package that can be called
 

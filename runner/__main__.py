@@ -20,11 +20,11 @@ from runner.config.hydra import as_yaml, explain, to_config
 from runner.config.hydra_versions import as_in_main
 from runner.config.plain_text import as_sweeper_keys, quote_texts
 from runner.config.root import RunnerConfig
-from runner.core import signals
-from runner.core.console import ForPeople, say
-from runner.core.entry import run_entry
-from runner.core.errors import ConfigError, exit_code_of
 from runner.core.typed import typed
+from runner_base import signals
+from runner_base.console import ForPeople, say
+from runner_base.entry import run_entry
+from runner_base.errors import ConfigError, exit_code_of
 
 WANTS_TRACEBACK = "HYDRA_FULL_ERROR" in os.environ  # for debugging the runner itself
 

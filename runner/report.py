@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.config.root import Print
-from runner.core.console import console, plain, rich_table
-from runner.core.errors import few
-from runner.core.floor_effects import cut_off_words
 from runner.core.loaded import SHOWN, lines
-from runner.core.metrics import ACCURACY, LINES, described, grid_columns, number, of_plug_ins
-from runner.core.printed_tables import print_fitted
-from runner.core.result import COMPLETIONS, Record, Status
-from runner.core.tables import NO_WIDTH, Column, Use, say_lines
-from runner.core.unread_answers import unread_note
-from runner.scorers.token_divergence import divergence_tables
 from runner.store.mlflow_store import EXPERIMENT, Store, relative_path, see_all
+from runner_base.console import console, plain, rich_table
+from runner_base.errors import few
+from runner_base.printed_tables import print_fitted
+from runner_base.result import COMPLETIONS, Record, Status
+from runner_base.tables import NO_WIDTH, Column, Use, say_lines
+from runner_compare.metrics import ACCURACY, LINES, described, grid_columns, number, of_plug_ins
+from runner_compare.statistics.floor_effects import cut_off_words
+from runner_compare.statistics.token_divergence import divergence_tables
+from runner_compare.statistics.unread_answers import unread_note
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from runner.checkpoints.resolve import ResolvedJob, resolve
 from runner.config.groups import packages_of
 from runner.config.root import RunnerConfig
-from runner.core import signals
-from runner.core.errors import check_output_folder, memory_errors_as_job_failed
-from runner.core.files import write_atomically
-from runner.core.progress import tell
-from runner.core.result import Record, Status
 from runner.engines import open_engine
 from runner.engines.kinds import BaseCache, kind_of
 from runner.scorers.added import add_metrics
 from runner.store import fetched_jobs, jobs, ledger
 from runner.tasks.base import Context, Inputs, Task, Uses, task_of, with_inputs
+from runner_base import signals
+from runner_base.errors import check_output_folder, memory_errors_as_job_failed
+from runner_base.files import write_atomically
+from runner_base.progress import tell
+from runner_base.result import Record, Status
+from runner_engine.checkpoints.resolve import ResolvedJob, resolve
 
 
 def run(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = None, wait: bool = True) -> Record:

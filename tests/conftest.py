@@ -24,10 +24,10 @@ from runner.config.model import LocalModelConfig, StubConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
-from runner.core import processor
-from runner.core.files import hold
-from runner.core.signals import ENDING
-from runner.quantization.base import QuantizationConfig
+from runner_base import processor
+from runner_base.files import hold
+from runner_base.signals import ENDING
+from runner_engine.quantization.base import QuantizationConfig
 
 if TYPE_CHECKING:
     from in_process import Finished
@@ -272,7 +272,7 @@ def saved_family(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture
 def tiny_model(tiny_llama: Path) -> LocalModelConfig:
     """Point the model group at the tiny Llama, in float32 on the CPU."""
-    from runner.core.dtypes import Dtype
+    from runner_base.dtypes import Dtype
 
     return LocalModelConfig(name=str(tiny_llama), device="cpu", dtype=Dtype.float32)
 

@@ -20,7 +20,7 @@ from disks import mount_tmpfs
 from grids import wait_for
 from impatient import impatient
 
-from runner.quantization import CHOICES
+from runner_engine.quantization import CHOICES
 
 Run = Callable[..., Any]  # the fixture `runner`: takes arguments, returns a finished command
 NewDatabase = Callable[[Path], None]

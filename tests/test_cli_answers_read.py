@@ -12,10 +12,10 @@ from api_standin import Api
 from thoughtful import thinking_model
 
 from runner import load
-from runner.core.errors import ConfigError
-from runner.core.result import Answer, FinishReason, Sample
-from runner.embedded import MODEL_DIR
 from runner.tasks.gsm8k.trust import changed_answers
+from runner_base.errors import ConfigError
+from runner_base.result import Answer, FinishReason, Sample
+from runner_engine.embedded import MODEL_DIR
 
 Run = Callable[..., Any]
 THOUGHT = "secret #### 99"

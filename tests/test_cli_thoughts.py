@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from thoughtful import thinking_model
 
-from runner.core.result import sealed, unsealed
+from runner_base.result import sealed, unsealed
 
 Run = Callable[..., Any]
 pytestmark = pytest.mark.slow

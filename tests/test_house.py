@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from runner.config.tasks import TASKS
-from runner.quantization import CHOICES
+from runner_engine.quantization import CHOICES
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "runner"
@@ -74,7 +74,7 @@ def test_a_folder_imports_only_from_folders_below() -> None:
 
 def test_a_room_of_the_engine_imports_only_from_rooms_below() -> None:
     local = "engines.local."
-    folders = {path.name for path in (PACKAGE / "engines/local").iterdir() if (path / "__init__.py").exists()}
+    folders = {path.name for path in (PACKAGE / "runner_engine").iterdir() if (path / "__init__.py").exists()}
     assert folders == set(ROOMS)
     for module, path in modules().items():
         room = module.removeprefix(local).split(".")[0] if module.startswith(local) else ""
@@ -216,7 +216,7 @@ HEAVY = (
         "os.environ['COMP_POINT'] = '12'; from runner.__main__ import entry; entry()",
         "sys.argv = ['runner-advise', 'model=qwen25_7b_instruct', '--machine', 'laptop_8gb'];"
         "from runner.advise import entry; entry()",
-        "sys.argv = ['runner-compare', '--help']; from runner.compare import entry; entry()",
+        "sys.argv = ['runner-compare', '--help']; from runner_compare import entry; entry()",
         "import runner.run, runner.tasks.gsm8k.task, runner.tasks.agents.task, runner.tasks.sweep.task, runner.tasks.memory.task, runner.engines.kinds.parts, runner.tasks.split, runner.tasks.merge, runner.tasks.verify, runner.tasks.archive, runner.tasks.serve, runner.tasks.likelihood.task",
         "sys.argv = ['runner', 'task=likelihood', 'quantization=nf4', 'task.reference=quantization=none', 'plan=quick'];"
         "from runner.__main__ import entry; entry()",
@@ -243,7 +243,7 @@ def test_engine_needs_neither_hydra_nor_mlflow_nor_bitsandbytes() -> None:
 import sys
 for name in ("hydra", "omegaconf", "mlflow", "bitsandbytes", "peft", "datasets"):
     sys.modules[name] = None  # an import of it fails
-import runner.engines.local.engine
+import runner_engine.local.engine
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

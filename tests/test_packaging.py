@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.core import machine
+from runner_base import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = {".md", ".py", ".yaml", ".toml"}
@@ -37,13 +37,13 @@ def test_wheel_holds_config_and_weights(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     conf = {f"runner/conf/{file.relative_to(ROOT / 'conf')}" for file in (ROOT / "conf").rglob("*.yaml")}
     assert conf <= names
-    assert "runner/embedded/model/model.safetensors" in names
-    assert "runner/embedded/lora_peft/adapter_model.safetensors" in names
+    assert "runner_engine/embedded/model/model.safetensors" in names
+    assert "runner_engine/embedded/lora_peft/adapter_model.safetensors" in names
     assert {
         "runner/py.typed",
         "runner/advise/machines.yaml",
-        "runner/compare/comparison.schema.json",
-        "runner/compare/page.css",
+        "runner_compare/comparison.schema.json",
+        "runner_compare/page.css",
         "runner/serving/page.html",
     } <= names
     assert not [name for name in names if name.startswith(("tests/", "outputs/"))]
@@ -101,7 +101,7 @@ def test_a_wheel_with_kernels_needs_no_compiler(wheel_with_kernels: Path, tmp_pa
     assert wheel_with_kernels.name in {file["name"] for file in bill["metadata"]["component"]["components"]}
     names = zipfile.ZipFile(wheel_with_kernels).namelist()
     (library,) = (name for name in names if name.endswith(".so"))
-    assert re.fullmatch(r"runner/engines/local/kernels/prebuilt/kernels-[0-9a-f]{16}\.avx2\.so", library)
+    assert re.fullmatch(r"runner_engine/kernels/prebuilt/kernels-[0-9a-f]{16}\.avx2\.so", library)
     commands = installed(wheel_with_kernels, tmp_path / "env")
     environment = {name: value for name, value in os.environ.items() if name not in ("CC", "RUNNER_CFLAGS")}
     environment |= {"PATH": str(commands), "XDG_CACHE_HOME": str(tmp_path / "cache"), "RUNNER_WITHOUT": "avx512"}

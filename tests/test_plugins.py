@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from plug_in_packages import EXAMPLE, install_example, write_conf, write_package
 
-from runner.core.result import Sample
+from runner_base.result import Sample
 
 pytestmark = pytest.mark.slow
 Call = Callable[..., Any]
 PACKAGE = "runner-example 1.0"
 OWN = """
 from dataclasses import dataclass
-from runner.quantization.base import QuantizationConfig
+from runner_engine.quantization.base import QuantizationConfig
 @dataclass
 class C(QuantizationConfig):
     name = "bare"
@@ -161,7 +161,7 @@ def test_a_quantization_and_a_metric_in_a_grid(there: Call, runner: Call, tmp_pa
     assert (mixed.code, "1 job: 1 to do" in mixed.out) == (0, True)
     gone = runner("quantization=absmax", process=True)
     assert (gone.code, "no choice for quantization 'absmax'" in gone.err) == (2, True)
-    compared = runner("--format", "json", module="runner.compare", process=True)
+    compared = runner("--format", "json", module="runner_compare", process=True)
     assert compared.code == 0, compared.err
 
 
@@ -259,7 +259,7 @@ def test_packages_that_collide_or_lack_a_file(there: Call, tmp_path: Path) -> No
 
 def test_a_metric_that_fails_is_a_problem_and_keeps_the_rest(there: Call, tmp_path: Path) -> None:
     module = (
-        "from runner.core.metrics import Metric\n"
+        "from runner_compare.metrics import Metric\n"
         "BAD = Metric('bad', 'bad', of_samples=lambda samples: 1 / 0)\n"
         "NAN = Metric('nan_one', 'nan', of_samples=lambda samples: float('nan'))\n"
         "ACCURACY = Metric('accuracy', 'mine', of_samples=len)\n"

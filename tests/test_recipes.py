@@ -207,7 +207,7 @@ def test_a_statistic(run: Run, new_database: Callable[[Path], None], tmp_path: P
     new_database(tmp_path / "outputs" / "mlflow.db")
     two = ("model=stub", "task=words", f"task.prompt={'a ' * 50}", "generation.max_new_tokens=6,40")
     run("-m", "runner", "-m", *two, "hydra/launcher=basic")
-    shown = run("-m", "runner.compare", "--baseline", "generation.max_new_tokens=6", COLUMNS="200")
+    shown = run("-m", "runner_compare", "--baseline", "generation.max_new_tokens=6", COLUMNS="200")
     assert re.search(r"max_new_tokens=40 +words +×5\.86 \[2\.68, 12\.8\] .* larger +41/7 ", shown), shown
     assert re.search(r"measure +ratio +Holm +finding +words +p ", shown), shown
     assert "Ratios are of counts" in shown
@@ -238,4 +238,4 @@ def test_another_tools_results(run: Run, tmp_path: Path) -> None:
         answers = {f"question {at}": at >= wrong for at in range(20)}
         content = {"quiz_version": 1, "model": name, "time": "2026", "answers": answers}
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    assert "b vs a (n=20): worse" in run("-m", "runner.compare", "--results", "a.json", "b.json")
+    assert "b vs a (n=20): worse" in run("-m", "runner_compare", "--results", "a.json", "b.json")

@@ -13,9 +13,9 @@ from runner.config.model import LocalModelConfig, StubConfig
 from runner.config.root import Print, RunnerConfig
 from runner.config.task import SplitConfig
 from runner.core.loaded import lines
-from runner.core.result import Record, Result, Status
 from runner.report import MAX_KEY_COLUMNS, GridLine, brief, headline, naming_columns, show, show_grid
 from runner.run import run
+from runner_base.result import Record, Result, Status
 
 METRICS = {
     "accuracy": 0.925,

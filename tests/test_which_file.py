@@ -41,7 +41,7 @@ def test_a_folder_of_files_in_one_table_out(runner: Callable[..., Any], tmp_path
     assert "3 of 18 jobs are not finished" in ended.err
     assert ended.err.count("impossible: model.name=broken.gguf") == 3
 
-    shown = runner("--grid", "last", "--files", module="runner.compare")
+    shown = runner("--grid", "last", "--files", module="runner_compare")
     assert shown.code == 0, shown.err
     lines = {line.split()[0]: line for line in shown.out.splitlines() if line[:1] not in (" ", "")}
     assert "F16.gguf (reference)" in shown.out
@@ -49,7 +49,7 @@ def test_a_folder_of_files_in_one_table_out(runner: Callable[..., Any], tmp_path
     assert ("copy.gguf" in lines) != ("Q4_1.gguf" in lines), "one content is one file"
     assert "(no speed" not in shown.out
 
-    written = runner("--grid", "last", "--files", "--format", "json", module="runner.compare")
+    written = runner("--grid", "last", "--files", "--format", "json", module="runner_compare")
     whole = json.loads(written.out)
     assert list(faults(whole, SCHEMA)) == []
     files = {it["file"]: it for it in whole["files"]}
@@ -63,10 +63,10 @@ def test_a_folder_of_files_in_one_table_out(runner: Callable[..., Any], tmp_path
         assert it["costs"]["file_mib"] > 1
     assert files["Q8_0.gguf"]["kl_nats_per_token_high"] < files["other/Q8_0.gguf"]["kl_nats_per_token_low"]
 
-    as_csv = runner("--grid", "last", "--files", "--format", "csv", module="runner.compare").out
+    as_csv = runner("--grid", "last", "--files", "--format", "csv", module="runner_compare").out
     assert len(list(csv.DictReader(io.StringIO(as_csv)))) == 4
     saved = tmp_path / "saved"
-    assert runner("--grid", "last", "--files", "--save", str(saved), module="runner.compare").code == 0
+    assert runner("--grid", "last", "--files", "--save", str(saved), module="runner_compare").code == 0
     assert {"files.png", "files.svg", "comparison.md"} <= {path.name for path in saved.iterdir()}
     assert "<h2>model files</h2>" in (saved / "comparison.html").read_text()
     again = runner(*STUDY, f"files={folder}", *SMALL)
@@ -75,6 +75,6 @@ def test_a_folder_of_files_in_one_table_out(runner: Callable[..., Any], tmp_path
 
 @pytest.mark.parametrize("option", ["--flips a b", "--by seed", "--pool", "--lm-eval out"])
 def test_options_that_a_table_of_files_has_no_place_for(option: str, runner: Callable[..., Any]) -> None:
-    ended = runner("--files", *option.split(), module="runner.compare")
+    ended = runner("--files", *option.split(), module="runner_compare")
     assert ended.code == 2
     assert f"--files has a line for each model file: leave out {option.split()[0]}" in ended.err

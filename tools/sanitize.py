@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from runner.core import machine
+from runner_base import machine
 
 FLAGS = "-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 LIBRARIES = ("libasan.so", "libubsan.so")
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
         print("not run: there is no C compiler with AddressSanitizer here (gcc and its libasan)", file=sys.stderr)
         return 0
     environment = os.environ | {"RUNNER_CFLAGS": FLAGS}
-    build = [sys.executable, "-m", "runner.engines.local.kernels.building"]
+    build = [sys.executable, "-m", "runner_engine.kernels.building"]
     subprocess.run(build, env=environment, check=True)  # without the libraries: a compiler needs none
     environment |= {
         "LD_PRELOAD": ":".join(libraries),

@@ -19,9 +19,9 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from runner.core import machine
-from runner.engines.local.kernels import building
-from runner.engines.local.kernels.prebuilt import VARIANTS, Variant
+from runner_base import machine
+from runner_engine.kernels import building
+from runner_engine.kernels.prebuilt import VARIANTS, Variant
 from tools import sbom
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,6 +16,6 @@ class PrebuiltKernels(BuildHookInterface[Any]):
         """Add the libraries; without them the wheel is for any machine, as before."""
         if folder := os.environ.get("RUNNER_PREBUILT"):
             libraries = sorted(Path(folder).glob("kernels-*.so"))
-            into = "runner/engines/local/kernels/prebuilt"
+            into = "runner_engine/kernels/prebuilt"
             build_data |= {"pure_python": False, "tag": os.environ["RUNNER_WHEEL_TAG"]}
             build_data["force_include"] |= {str(file): f"{into}/{file.name}" for file in libraries}

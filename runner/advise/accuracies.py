@@ -13,19 +13,19 @@ from statistics import fmean
 from typing import NamedTuple
 
 from runner.config.root import RunnerConfig
-from runner.core.clustered_share import share_interval
-from runner.core.effects import Effect, paired_accuracies, unpaired_accuracies
-from runner.core.errors import EvidenceError
-from runner.core.mean_effects import paired_means
-from runner.core.metrics import ACCURACY, score
-from runner.core.paired_means import MIN_CLUSTERS
-from runner.core.result import Record, Sample
-from runner.core.stats import wilson_interval
 from runner.datasets.gsm8k import items_sha256, load_questions
 from runner.estimates.recorded import FinishedJobs, with_defaults
 from runner.store.jobs import SAMPLES, read_samples
 from runner.store.tracking import flatten
 from runner.tasks.base import task_of
+from runner_base.errors import EvidenceError
+from runner_base.result import Record, Sample
+from runner_compare.metrics import ACCURACY, score
+from runner_compare.statistics.clustered_share import share_interval
+from runner_compare.statistics.effects import Effect, paired_accuracies, unpaired_accuracies
+from runner_compare.statistics.mean_effects import paired_means
+from runner_compare.statistics.paired_means import MIN_CLUSTERS
+from runner_compare.statistics.stats import wilson_interval
 
 # Keys in which two jobs may differ and still answer the questions that both ask in the same way.
 COUNT_KEYS = ("task.limit", "task.only", "task.without")  # which questions are asked, and which count

@@ -11,19 +11,19 @@ from typing import Any
 from runner.advise.accuracies import RecordedAccuracy
 from runner.advise.closeness import RecordedCloseness
 from runner.advise.machines import Machine
-from runner.checkpoints import formats
-from runner.checkpoints.pass_memory import kv_number_bytes, most_rows
-from runner.checkpoints.random_weights import SHAPES_DIR, list_tensors
-from runner.checkpoints.resolve import ResolvedJob, no_downloads, resolve
 from runner.config.model import has_weights, local_model
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError, RunnerError, one_line
 from runner.estimates.amounts import amounts_of
 from runner.estimates.fit import PROCESS_MIB, Fit, fit, free_mib_by_device
 from runner.estimates.jobs import estimate, guessed_speed, time_of, without_download
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import Estimate, EstimateBasis
-from runner.quantization.base import CheckpointSource as Checkpoint
+from runner_base.errors import ConfigError, RunnerError, one_line
+from runner_engine.checkpoints import formats
+from runner_engine.checkpoints.pass_memory import kv_number_bytes, most_rows
+from runner_engine.checkpoints.random_weights import SHAPES_DIR, list_tensors
+from runner_engine.checkpoints.resolve import ResolvedJob, no_downloads, resolve
+from runner_engine.quantization.base import CheckpointSource as Checkpoint
 
 QUANTIZATIONS = ("none", "int8", "nf4")  # from the most faithful to the smallest
 COSTS = {

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError
-from runner.core.result import Record
 from runner.estimates.recorded import FinishedJobs
 from runner.tasks.likelihood.reference import KEY
 from runner.tasks.named_job import MODEL_GROUPS, SCORING, overridden
+from runner_base.errors import ConfigError
+from runner_base.result import Record
 
 JOB_ID = re.compile(r"likelihood-[0-9a-f]{12}")
 KL = "kl_nats_per_token"

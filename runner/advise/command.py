@@ -18,14 +18,14 @@ from runner.config.compose import compose
 from runner.config.hydra import explain, to_config
 from runner.config.plain_text import FILES, quote_texts
 from runner.config.root import RunnerConfig
-from runner.core import machine
-from runner.core.console import plain, say
-from runner.core.entry import run_entry
-from runner.core.errors import ConfigError, JobFailed, exit_code_of
-from runner.core.texts import clock
 from runner.estimates.fit import PROCESS_MIB
 from runner.estimates.speed import EstimateBasis
 from runner.grid.model_list import ITS_KEYS, listed
+from runner_base import machine
+from runner_base.console import plain, say
+from runner_base.entry import run_entry
+from runner_base.errors import ConfigError, JobFailed, exit_code_of
+from runner_base.texts import clock
 
 NAME = "runner-advise"
 

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-from runner.checkpoints.linear_layers import block_of
-from runner.checkpoints.resolve import ResolvedJob
-from runner.core import machine
-from runner.engines.base import Request
-from runner.engines.rows import Admission
-from runner.models import mixing
-from runner.models.load import load_base
-from runner.quantization.base import QuantizationConfig
+from runner_base import machine
+from runner_engine.checkpoints.linear_layers import block_of
+from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.decode.rows import Admission
+from runner_engine.models import mixing
+from runner_engine.models.load import load_base
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.sessions.base import Request
 
 MOST_TOKENS = 24  # of a text that are scored: single losses need little context
 PASS_TOKENS = 1024  # of texts that are read together

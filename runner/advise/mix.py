@@ -15,20 +15,20 @@ from typing import Any
 
 from runner.advise.candidates import Compose
 from runner.advise.knapsack import Choice, Option
-from runner.checkpoints.linear_layers import block_of, first_number, linear_layers
-from runner.checkpoints.resolve import ResolvedJob, resolve
-from runner.checkpoints.weight_sizes import compute_dtype, weight_bytes
 from runner.config.model import has_weights
-from runner.core import kept
-from runner.core.dtypes import BYTES
-from runner.core.errors import ConfigError
-from runner.core.machine import MIB
-from runner.core.progress import Progress
-from runner.engines.base import Request
-from runner.quantization.base import QuantizationConfig
-from runner.quantization.mixed import Mix
 from runner.run import identify
 from runner.tasks.base import Context, task_of
+from runner_base import kept
+from runner_base.dtypes import BYTES
+from runner_base.errors import ConfigError
+from runner_base.machine import MIB
+from runner_base.progress import Progress
+from runner_engine.checkpoints.linear_layers import block_of, first_number, linear_layers
+from runner_engine.checkpoints.resolve import ResolvedJob, resolve
+from runner_engine.checkpoints.weight_sizes import compute_dtype, weight_bytes
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.mixed import Mix
+from runner_engine.sessions.base import Request
 
 FORMATS = "nf4,int8,none"
 TEXTS = 20  # are read for each layer and format, and left out of the check

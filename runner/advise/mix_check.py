@@ -15,16 +15,16 @@ from runner.advise.candidates import Compose
 from runner.advise.knapsack import Choice, Option
 from runner.advise.mix import TEXTS, Limit, MixableModel, losses_of
 from runner.config.plain_text import quote_texts
-from runner.core.console import plain
-from runner.core.effects import Effect, Finding, judge
-from runner.core.errors import ConfigError, JobFailed
-from runner.core.machine import MIB
-from runner.core.number_effects import paired_likelihoods
-from runner.core.ratios import MIN_TEXTS, ratio
-from runner.core.result import Likelihood, Record
 from runner.grid.rows import sweeper_of
-from runner.scorers.likelihoods import units
 from runner.store.jobs import read_samples
+from runner_base.console import plain
+from runner_base.errors import ConfigError, JobFailed
+from runner_base.machine import MIB
+from runner_base.result import Likelihood, Record
+from runner_compare.statistics.effects import Effect, Finding, judge
+from runner_compare.statistics.likelihoods import units
+from runner_compare.statistics.number_effects import paired_likelihoods
+from runner_compare.statistics.ratios import MIN_TEXTS, ratio
 
 NEIGHBOURS = 2
 OF_SIZE = 0.25  # by which share a sum of single losses may miss the measured loss before that is said

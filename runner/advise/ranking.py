@@ -17,8 +17,8 @@ from itertools import combinations, pairwise
 from runner.advise.accuracies import compare
 from runner.advise.candidates import Candidate
 from runner.advise.closeness import RecordedCloseness
-from runner.core.effects import Effect, Finding, judge
-from runner.core.metrics import points
+from runner_compare.metrics import points
+from runner_compare.statistics.effects import Effect, Finding, judge
 
 LOSES_MORE = ("nf4", "fp4")  # number formats for which published tests find some loss
 UNKNOWN = "accuracy unknown here"

@@ -27,10 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.agents.graph import Edges, Graph, Kind
-from runner.checkpoints.json_fields import Fields
 from runner.config.agents import MAX_ROUNDS, Mode
-from runner.core.errors import DataError, reading, unknown
-from runner.core.texts import load_json
+from runner_base.errors import DataError, reading, unknown
+from runner_base.texts import load_json
+from runner_engine.checkpoints.json_fields import Fields
 
 VERSION = 2
 MAX_BYTES = 32 * 2**20  # 64 agents need less than 1 MiB, or 24 if each of 100 rounds has its own matrices

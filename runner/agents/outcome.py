@@ -6,9 +6,9 @@ import math
 
 from runner.agents.team import Answered, Discussion
 from runner.config.agents import DecisionMethod
-from runner.core.result import Answer, FinishReason, Sample, Verdict
 from runner.datasets.gsm8k import Item
-from runner.engines.base import prompt_sha256
+from runner_base.result import Answer, FinishReason, Sample, Verdict
+from runner_engine.sessions.base import prompt_sha256
 
 
 def sample_of(index: int, item: Item, discussion: Discussion) -> Sample:

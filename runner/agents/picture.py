@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from runner.agents.graph import Edge, Edges, Graph, Kind
-from runner.core.svg import document, plain, text
+from runner_base.svg import document, plain, text
 
 Point = tuple[float, float]
 

@@ -16,11 +16,11 @@ from typing import Protocol, Self
 
 from runner.agents.sandbox import CodeOutcome
 from runner.agents.team import AgentCall, Answered, Discussion
-from runner.core import signals
-from runner.core.result import Call, FinishReason
-from runner.engines.base import Begun, Completion, Event, Request, RequestId
-from runner.engines.contract import gather, stopped
-from runner.engines.session import Session
+from runner_base import signals
+from runner_base.result import Call, FinishReason
+from runner_engine.sessions.base import Begun, Completion, Event, Request, RequestId
+from runner_engine.sessions.contract import gather, stopped
+from runner_engine.sessions.session import Session
 
 BATCHES = 8  # ready calls wait until they are an eighth of those that are under way
 

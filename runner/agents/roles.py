@@ -15,9 +15,9 @@ from runner.agents.sandbox import CodeOutcome
 from runner.agents.wording import Wording, wording_of
 from runner.config.agents import Domain, Role
 from runner.config.task import Extractor
-from runner.engines.base import Message
 from runner.scorers.letters import extract_letters
 from runner.scorers.numbers import extract
+from runner_engine.sessions.base import Message
 
 ROLES = tuple(Role)
 NOTHING = "(no answer)"

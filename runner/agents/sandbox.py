@@ -28,11 +28,11 @@ from runner.agents import sandbox_child, syscalls
 from runner.agents.left_folders import own_folder
 from runner.agents.sandbox_child import LONGEST_TEXT, MAX_DIGITS
 from runner.config.task import Extractor
-from runner.core.child import describe_exit
-from runner.core.errors import JobFailed
-from runner.core.machine import MIB
 from runner.scorers.letters import plain_letter
 from runner.scorers.numbers import extract
+from runner_base.child import describe_exit
+from runner_base.errors import JobFailed
+from runner_base.machine import MIB
 
 KIB = 1024
 NUMBER, LETTER = "number", "letter of a choice"  # what a program's answer has to be

@@ -8,8 +8,8 @@ chance is dark, one that survives less often or as often is pale.
 from __future__ import annotations
 
 from runner.agents.picture import ACROSS, GREY, LABEL, NODE, SPATIAL, TEMPORAL, THINNEST, WIDEST, Point, agent, arrow
-from runner.core.survival import EdgeSurvival, SurvivalTable
-from runner.core.svg import document, text
+from runner_base.svg import document, text
+from runner_compare.statistics.survival import EdgeSurvival, SurvivalTable
 
 TOP, FOOT, STEP = 132, 86, 68  # above the agents, below them, from one agent to the next
 LEGEND = (

@@ -21,8 +21,8 @@ from runner.agents.graph import Round
 from runner.agents.roles import AgentMessage, agent_message, answer_of, decision_messages, messages
 from runner.agents.sandbox import CodeOutcome
 from runner.config.agents import DecisionMethod, Domain, Role
-from runner.core.result import Call, FinishReason
-from runner.engines.base import Message
+from runner_base.result import Call, FinishReason
+from runner_engine.sessions.base import Message
 
 Sources = tuple[tuple[int, int], ...]  # round and agent of each message that is heard
 MOST_SAMPLES = 256  # that tokens may buy for a question

@@ -9,13 +9,13 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from runner.checkpoints.resolve import locate_config
-from runner.core.console import plain
-from runner.core.entry import run_entry
-from runner.core.errors import ConfigError, OutputError, check, few, one_line
-from runner.core.texts import load_json
-from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH
-from runner.quantization import quiet_imports
+from runner_base.console import plain
+from runner_base.entry import run_entry
+from runner_base.errors import ConfigError, OutputError, check, few, one_line
+from runner_base.texts import load_json
+from runner_engine.checkpoints.resolve import locate_config
+from runner_engine.embedded import LORA_PEFT_DIR, LORA_PTH_PATH
+from runner_engine.quantization import quiet_imports
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -85,7 +85,7 @@ def convert(options: argparse.Namespace) -> str:
 
 
 def _skeleton(base: str) -> Any:
-    from runner.models import capability
+    from runner_engine.models import capability
 
     folder = locate_config(base)
     try:
@@ -117,7 +117,7 @@ def _peft_tensors(folder: Path, label: str) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from runner.models.pickled import load_tensors
+    from runner_engine.models.pickled import load_tensors
 
     if (folder / "adapter_model.bin").is_file() and not (folder / WEIGHTS).is_file():
         return load_tensors(folder / "adapter_model.bin", label)[0]

@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.checkpoints import byteio
-from runner.checkpoints.weight_files import DTYPE_BITS, DTYPE_NAMES, SINGLE, WEIGHT_SUFFIXES, Tensor
-from runner.core.errors import ConfigError, DataError
 from runner.sharding import partition_file
 from runner.sharding.archive import Advance
 from runner.sharding.manifest import MANIFEST, UNFINISHED, partition_name
 from runner.sharding.partition_file import INLINE, Layer, Partition
 from runner.sharding.restore import written_order
 from runner.sharding.write import Target, copied
+from runner_base.errors import ConfigError, DataError
+from runner_engine.checkpoints import byteio
+from runner_engine.checkpoints.weight_files import DTYPE_BITS, DTYPE_NAMES, SINGLE, WEIGHT_SUFFIXES, Tensor
 
 if TYPE_CHECKING:
     import numpy as np

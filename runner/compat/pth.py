@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from runner.config.lora import PthConfig
-from runner.core.errors import ConfigError, few
-from runner.models.lora.peft import AdapterReport, delta_norm
-from runner.models.pickled import load_tensors
+from runner_base.errors import ConfigError, few
+from runner_engine.models.lora.peft import AdapterReport, delta_norm
+from runner_engine.models.pickled import load_tensors
 
 KEY = re.compile(r"(?P<path>.+)\.lora\.(?P<side>[AB])\.weight")
 PREFIX = "module."  # DistributedDataParallel puts it before every key

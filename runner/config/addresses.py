@@ -6,7 +6,7 @@ import ipaddress
 from typing import Any
 from urllib.parse import urlsplit
 
-from runner.core.errors import ConfigError, check, check_base_url
+from runner_base.errors import ConfigError, check, check_base_url
 
 
 def addresses_of(key: str, value: object) -> list[str]:

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from runner.config.generation import GenerationConfig
 from runner.config.task import MAX_SAMPLES, Gold, QuestionsConfig, check_answers_differ
-from runner.core.bounds import Takes, above, filled, least, within
-from runner.core.errors import ConfigError, check
-from runner.core.fields import HASHED, UNLESS_DEFAULT, Inert, setting
+from runner_base.bounds import Takes, above, filled, least, within
+from runner_base.errors import ConfigError, check
+from runner_base.fields import HASHED, UNLESS_DEFAULT, Inert, setting
 
 
 class Mode(StrEnum):

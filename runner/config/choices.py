@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.groups import GROUPS
-from runner.core.plugins import conf_folders
+from runner_base.plugins import conf_folders
 
 HERE = Path(__file__).resolve().parents[1]
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, or in a checkout

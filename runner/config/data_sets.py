@@ -27,7 +27,7 @@ from runner.config.model import LocalModelConfig
 from runner.config.sources import source_at
 from runner.config.task import Extractor, Gold, QuestionsConfig
 from runner.config.wording import FOR_EXPRESSIONS, for_letters
-from runner.core.errors import ConfigError, unknown
+from runner_base.errors import ConfigError, unknown
 
 GROUP = "dataset"
 NAME = re.compile(r"[A-Za-z0-9_-]+")

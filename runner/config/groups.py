@@ -14,9 +14,9 @@ from runner.config.models import MODELS
 from runner.config.root import NoTrackingConfig, RunnerConfig, TrackingConfig
 from runner.config.rope import ROPES
 from runner.config.tasks import TASKS
-from runner.core.fields import Names, Text
-from runner.core.plugins import Choices, PlugIn, plug_ins
-from runner.quantization import CHOICES
+from runner_base.fields import Names, Text
+from runner_base.plugins import Choices, PlugIn, plug_ins
+from runner_engine.quantization import CHOICES
 
 GROUPS: Mapping[str, Mapping[str, type[Any]]] = {
     "model": MODELS,

@@ -21,7 +21,7 @@ from runner.config import data_sets
 from runner.config.choices import CONF, file_of, schema_of
 from runner.config.groups import GROUPS
 from runner.config.task import QuestionsConfig
-from runner.core.plugins import packages
+from runner_base.plugins import packages
 
 WIDTH, COLUMN = 120, 40
 LINE = re.compile(r"""(\s*)([A-Za-z_]\w*):((?:"[^"]*"|'[^']*'|[^#"'])*)(?:#\s*(.*))?""")

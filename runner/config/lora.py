@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from runner.core.bounds import check_keys, filled, least
-from runner.core.fields import HASHED, MISSING, setting
+from runner_base.bounds import check_keys, filled, least
+from runner_base.fields import HASHED, MISSING, setting
 
 
 @dataclass
@@ -44,7 +44,7 @@ class PeftConfig(AdapterConfig):
 
     name: ClassVar[str] = "peft"
 
-    module: ClassVar[str] = "runner.models.lora.peft"
+    module: ClassVar[str] = "runner_engine.models.lora.peft"
     packages: ClassVar[tuple[str, ...]] = ("peft",)
 
 

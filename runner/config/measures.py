@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 from runner.config.generation import GenerationConfig
 from runner.config.task import QUESTION_TOKENS, Amount, Framing, TaskConfig, Workload
-from runner.core.bounds import Takes, filled, least, within
-from runner.core.errors import ConfigError, check, check_least
-from runner.core.fields import HASHED, Inert, setting
+from runner_base.bounds import Takes, filled, least, within
+from runner_base.errors import ConfigError, check, check_least
+from runner_base.fields import HASHED, Inert, setting
 
 PROMPT_TOKENS = (64, 256)
 MAX_TOKENS = 2**25  # in the prompts of one batch, which are generated together: 1,024 rows of 32,768

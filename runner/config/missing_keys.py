@@ -9,7 +9,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from runner.core.signals import deferred
+from runner_base.signals import deferred
 
 
 def overrides_of_missing_keys(error: BaseException, overrides: list[str]) -> list[str]:

@@ -13,11 +13,11 @@ from runner.config.lora import LoraConfig
 from runner.config.rope import RopeConfig
 from runner.config.sampling import SamplingKeys, active_parameters
 from runner.config.thinking_budget import ThinkingBudget, check_budget
-from runner.core.bounds import above, check_keys, filled, least, within
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError, check
-from runner.core.fields import HASHED, MISSING, UNLESS_DEFAULT, Inert, Names, Text, setting
-from runner.quantization.base import QuantizationConfig
+from runner_base.bounds import above, check_keys, filled, least, within
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError, check
+from runner_base.fields import HASHED, MISSING, UNLESS_DEFAULT, Inert, Names, Text, setting
+from runner_engine.quantization.base import QuantizationConfig
 
 MAX_THREADS = 4096  # more than a machine has cores
 # arguments of a chat template that the runner itself sets

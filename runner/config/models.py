@@ -12,7 +12,7 @@ from runner.config.model import (
     StubConfig,
 )
 from runner.config.vllm import VllmConfig
-from runner.core.plugins import Choices
+from runner_base.plugins import Choices
 
 _OWN: dict[str, type[ModelConfig]] = {
     "model": LocalModelConfig,

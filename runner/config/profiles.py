@@ -19,8 +19,8 @@ from runner.config.model import (
     local_model,
 )
 from runner.config.models import MODELS
-from runner.core.dtypes import Dtype
-from runner.core.errors import check
+from runner_base.dtypes import Dtype
+from runner_base.errors import check
 
 NONE = "none"
 

@@ -15,14 +15,14 @@ from runner.config.profiles import NONE as NO_PROFILE
 from runner.config.profiles import check_profile
 from runner.config.rope import RopeConfig
 from runner.config.task import TaskConfig
-from runner.core.bounds import check_keys, filled
-from runner.core.errors import ConfigError, check
-from runner.core.fields import MISSING, DefaultAs, Inert, UnlessDefault, choice_of, counts_of, default_of, setting
-from runner.core.metrics import METRICS, Metric
-from runner.core.plugins import check_plug_in, load_object
-from runner.core.texts import is_text
-from runner.quantization.base import QuantizationConfig
-from runner.quantization.mixed import Mix
+from runner_base.bounds import check_keys, filled
+from runner_base.errors import ConfigError, check
+from runner_base.fields import MISSING, DefaultAs, Inert, UnlessDefault, choice_of, counts_of, default_of, setting
+from runner_base.plugins import check_plug_in, load_object
+from runner_base.texts import is_text
+from runner_compare.metrics import METRICS, Metric
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.mixed import Mix
 
 
 class Print(StrEnum):

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from runner.core.bounds import Takes, above, check_keys, least, within
-from runner.core.errors import check
-from runner.core.fields import MISSING, setting
+from runner_base.bounds import Takes, above, check_keys, least, within
+from runner_base.errors import check
+from runner_base.fields import MISSING, setting
 
 
 @dataclass

@@ -45,7 +45,7 @@ from runner.config.meant import refuse_deleted
 from runner.config.missing_keys import compose_without_missing_keys
 from runner.config.root import RunnerConfig
 from runner.config.sources import loader_of
-from runner.core.plugins import conf_folders
+from runner_base.plugins import conf_folders
 
 
 class RunnerHydra(Hydra):

@@ -2,7 +2,7 @@
 
 The config group `generation`, requests, HTTP bodies, calls to servers, the wire between stages, chat's `/set`, the
 harness, Python and the page read this table. A new parameter needs one field here, and its arithmetic in
-engines/sampling.py and engines/local/kernels/sampling.h.
+runner_engine/decode/sampling.py and runner_engine/kernels/sampling.h.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import Any, TypedDict, get_type_hints
 
-from runner.core.errors import check
-from runner.core.fields import UnlessDefault
+from runner_base.errors import check
+from runner_base.fields import UnlessDefault
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from runner.config.choices import choices_for
 from runner.config.groups import GROUPS, names_of
 from runner.config.root import RunnerConfig
 from runner.config.yaml_files import checked
-from runner.core.plugins import plug_ins
+from runner_base.plugins import plug_ins
 
 # of a study's grid: sweeps by key, keys that advance together, combinations to leave out, a folder of model files
 GRID: dict[str, Any] = {"_target_": "hydra_plugins.runner.GridSweeper", "params": {}, "zip": [], "cases": []}

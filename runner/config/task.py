@@ -10,11 +10,11 @@ from typing import ClassVar
 
 from runner.config.generation import GenerationConfig
 from runner.config.wording import PromptStyle, WordingConfig, for_letters
-from runner.core.bounds import Takes, above, check_keys, filled, least, within
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError, check
-from runner.core.fields import HASHED, MISSING, UNLESS_DEFAULT, DefaultAs, Inert, Text, setting
-from runner.core.plugins import check_plug_in
+from runner_base.bounds import Takes, above, check_keys, filled, least, within
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError, check
+from runner_base.fields import HASHED, MISSING, UNLESS_DEFAULT, DefaultAs, Inert, Text, setting
+from runner_base.plugins import check_plug_in
 
 
 class Extractor(StrEnum):

@@ -16,7 +16,7 @@ from runner.config.task import (
     TaskConfig,
     VerifyConfig,
 )
-from runner.core.plugins import Choices
+from runner_base.plugins import Choices
 
 _OWN: dict[str, type[TaskConfig]] = {
     "gsm8k": Gsm8kConfig,

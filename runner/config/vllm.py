@@ -10,11 +10,11 @@ from runner.config.lora import LoraConfig, adapter_of
 from runner.config.model import ModelConfig, local_model
 from runner.config.rope import RopeConfig
 from runner.config.thinking_budget import ThinkingBudget, check_budget
-from runner.core.bounds import above, filled, least, within
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError, check
-from runner.core.fields import HASHED, MISSING, Inert, setting
-from runner.quantization.base import QuantizationConfig
+from runner_base.bounds import above, filled, least, within
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError, check
+from runner_base.fields import HASHED, MISSING, Inert, setting
+from runner_engine.quantization.base import QuantizationConfig
 
 WORDS = {"none": None, "fp8": "fp8"}  # choices of the group quantization that vLLM makes while loading, in its words
 BY_KEY = {  # what vLLM's command line says and a key of the runner says, too

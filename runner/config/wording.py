@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
 
-from runner.core.errors import ConfigError, check, unknown
-from runner.core.fields import Text
+from runner_base.errors import ConfigError, check, unknown
+from runner_base.fields import Text
 
 
 def for_letters(instruction: str) -> str:

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from runner.core.floor_effects import LIMIT
-from runner.core.result import Answer, FinishReason
-from runner.core.stats import exact_interval
-from runner.core.texts import counted
+from runner_base.result import Answer, FinishReason
+from runner_base.texts import counted
+from runner_compare.statistics.floor_effects import LIMIT
+from runner_compare.statistics.stats import exact_interval
 
 WANTED = 0.95  # the share of answers that are to finish
 

@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-from runner.core import signals
+from runner_base import signals
 
 
 class Later:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from runner.core.metrics import described
+from runner_compare.metrics import described
 
 # The metrics and facts on these lines, which the table then does not show again.
 SHOWN = {"architecture", "dtype", "quantized", "left_alone", "lora", "rope", "attention", "device", "threads",

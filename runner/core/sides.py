@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from runner.core.result import Response
+from runner_base.result import Response
 
 
 def sides(answers: Iterable[Response]) -> dict[str, float]:

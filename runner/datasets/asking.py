@@ -13,9 +13,9 @@ from random import Random
 from runner.config.generation import GenerationConfig
 from runner.config.task import Gsm8kConfig
 from runner.config.wording import PromptStyle, WordingConfig
-from runner.core.errors import ConfigError, check
 from runner.datasets.gsm8k import Item, items_sha256, load_examples, load_train
-from runner.engines.base import Message, Prompt
+from runner_base.errors import ConfigError, check
+from runner_engine.sessions.base import Message, Prompt
 
 TEXT = "Question: {question}\nAnswer:"
 CHAT = "{question}\n\n{instruction}"

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.likelihood import LikelihoodConfig
-from runner.core.errors import ConfigError, DataError, few
-from runner.core.texts import read_json_lines, read_text
 from runner.datasets.gsm8k import Item, load_questions
 from runner.datasets.prompts import text_of
 from runner.datasets.question_lists import named_places
 from runner.datasets.question_selection import QuestionSelection
 from runner.datasets.shapes import CHOICES, Keys, cluster_of
 from runner.scorers.letters import LETTERS
+from runner_base.errors import ConfigError, DataError, few
+from runner_base.texts import read_json_lines, read_text
 
 
 class Form(StrEnum):

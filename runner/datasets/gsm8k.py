@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.task import Gsm8kConfig, QuestionsConfig
-from runner.core.errors import ConfigError, DataError, check, unknown
-from runner.core.texts import parse_json, read_json, read_lines
 from runner.datasets import tables
 from runner.datasets.question_lists import named_places
 from runner.datasets.question_selection import QuestionSelection, Row
 from runner.datasets.shapes import Keys, read_row
-from runner.embedded.problems import DISTINCT, Split, problem, template_name
 from runner.scorers.numbers import plain_number
+from runner_base.errors import ConfigError, DataError, check, unknown
+from runner_base.texts import parse_json, read_json, read_lines
+from runner_engine.embedded.problems import DISTINCT, Split, problem, template_name
 
 MAX_LIST_BYTES = 256 * 2**20  # a JSON list is parsed whole: SVAMP has 0.4 million bytes
 FILES = (".jsonl", ".json", ".parquet", ".arrow")
@@ -164,7 +164,7 @@ def describe(data: str, split: str, sha256: str) -> dict[str, str]:
     path = Path(data).expanduser()
     source: dict[str, Any]
     if data == "embedded":
-        kind, source = "code", {"tags": {"mlflow.source.name": "runner.embedded.problems"}}
+        kind, source = "code", {"tags": {"mlflow.source.name": "runner_engine.embedded.problems"}}
     elif path.exists():
         kind, source = "local", {"uri": str(path.absolute())}
     else:
@@ -327,7 +327,7 @@ def _unreachable(name: str, key: str) -> str:
     """Say briefly why the hub cannot be asked for a data set; empty if it answers."""
     from huggingface_hub import HfApi, constants, errors, is_offline_mode
 
-    from runner.checkpoints import hub
+    from runner_engine.checkpoints import hub
 
     try:
         if is_offline_mode():

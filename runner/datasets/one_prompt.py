@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runner.core.errors import ConfigError, DataError
-from runner.core.texts import read_text
 from runner.datasets.stdin import STDIN, read_stdin
+from runner_base.errors import ConfigError, DataError
+from runner_base.texts import read_text
 
 AT = "@"
 

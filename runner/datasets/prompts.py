@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.task import Framing, PromptsConfig
-from runner.core.errors import ConfigError, DataError, reading, unknown
-from runner.core.result import Answer, Sample
-from runner.core.texts import parse_json, read_lines
 from runner.datasets.one_prompt import file_of, text_of_prompt
 from runner.datasets.stdin import STDIN as STDIN
 from runner.datasets.stdin import read_stdin
-from runner.engines.base import Message, Prompt
+from runner_base.errors import ConfigError, DataError, reading, unknown
+from runner_base.result import Answer, Sample
+from runner_base.texts import parse_json, read_lines
+from runner_engine.sessions.base import Message, Prompt
 
 log = logging.getLogger(__name__)
 

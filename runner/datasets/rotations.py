@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from runner.core.errors import ConfigError
 from runner.datasets.gsm8k import Item
 from runner.datasets.shapes import with_choices
 from runner.scorers.letters import LETTERS
+from runner_base.errors import ConfigError
 
 FEW = 8  # questions: fewer can have the same right letter by chance
 

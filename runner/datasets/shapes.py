@@ -17,10 +17,10 @@ from random import Random
 from typing import Any
 
 from runner.config.task import Extractor, QuestionsConfig
-from runner.core.errors import few
 from runner.scorers.letters import LETTERS, gold_letter
 from runner.scorers.named import scorer_of
 from runner.scorers.numbers import gold_number
+from runner_base.errors import few
 
 # GSM8K and many more · SVAMP, ASDiv · other spellings · MAWPS as published · GSM-Hard
 QUESTIONS = ("question", "Body+Question", "Question", "problem", "sQuestion", "input")

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from runner.checkpoints.resolve import ResolvedJob
-from runner.core import signals
-from runner.engines.arithmetic import Arithmetic
-from runner.engines.base import Capability, EngineReport, Request
-from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, kind_of
-from runner.engines.session import Session
-from runner.engines.stats import EngineStats
+from runner_base import signals
+from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.sessions.arithmetic import Arithmetic
+from runner_engine.sessions.base import Capability, EngineReport, Request
+from runner_engine.sessions.contract import Engine
+from runner_engine.sessions.session import Session
+from runner_engine.sessions.stats import EngineStats
 
 
 class LazyEngine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from runner.config.model import Attention, local_model
 from runner.config.root import RunnerConfig
 from runner.config.task import Amount
-from runner.core import machine
+from runner_base import machine
 
 
 def amounts_of(config: RunnerConfig, read: int | None = None) -> list[Amount]:

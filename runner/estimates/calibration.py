@@ -14,15 +14,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints.pass_memory import PREFILL_TOKENS
 from runner.config.model import local_model
-from runner.core import child, machine
-from runner.core.console import say
-from runner.core.errors import one_line
-from runner.core.files import replace_text
-from runner.core.texts import clock, read_cache
 from runner.estimates.sample import LONG_PROMPT, REPEATS, ROWS, SHORT_PROMPT, STEPS, CalibrationModel
 from runner.estimates.speed import EstimateBasis, Points, Speed, interpolate
+from runner_base import child, machine
+from runner_base.console import say
+from runner_base.errors import one_line
+from runner_base.files import replace_text
+from runner_base.texts import clock, read_cache
+from runner_engine.checkpoints.pass_memory import PREFILL_TOKENS
 
 FILE = ".calibrations.json"  # in output_dir
 PROCESS = "runner.estimates.calibration_process"

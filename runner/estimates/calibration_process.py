@@ -18,18 +18,18 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from runner.checkpoints import random_weights
-from runner.checkpoints.footprint import PACKED_SHARE
-from runner.checkpoints.resolve import read_tensors, resolve
 from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core import child
-from runner.engines.contract import Engine, complete
 from runner.engines.kinds.local import KIND
-from runner.engines.synthetic import synthetic_requests
 from runner.estimates.sample import LONG_PROMPT, REPEATS, ROWS, SHORT_PROMPT, STEPS, CalibrationModel
-from runner.quantization.mixed import only_matching
+from runner_base import child
+from runner_engine.checkpoints import random_weights
+from runner_engine.checkpoints.footprint import PACKED_SHARE
+from runner_engine.checkpoints.resolve import read_tensors, resolve
+from runner_engine.quantization.mixed import only_matching
+from runner_engine.sessions.contract import Engine, complete
+from runner_engine.sessions.synthetic import synthetic_requests
 
 BANDWIDTH_NUMBERS = 1 << 25  # of float32: more than a cache holds
 
@@ -98,7 +98,7 @@ def time_imports(model: CalibrationModel, scratch: Path) -> float:
     started = time.perf_counter()
     resolved = resolve(config)
     KIND.import_libraries(resolved)
-    from runner.engines.local.engine import LocalEngine
+    from runner_engine.local.engine import LocalEngine
 
     engine = LocalEngine(resolved)
     engine.load()
@@ -119,7 +119,7 @@ def write_sample(model: CalibrationModel, layers: int, scratch: Path) -> Path:
 
 def run_depth(model: CalibrationModel, layers: int, scratch: Path) -> dict[str, float]:
     """Load so many layers and time passes in turn: medians, since other work slows a job, too."""
-    from runner.engines.local.engine import LocalEngine
+    from runner_engine.local.engine import LocalEngine
 
     folder = write_sample(model, layers, scratch)
     config = sample_config(model.config, folder, model.threads)

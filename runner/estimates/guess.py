@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import cache
 from statistics import median
 
-from runner.checkpoints.footprint import Footprint
-from runner.checkpoints.pass_memory import PREFILL_TOKENS
 from runner.config.root import RunnerConfig
-from runner.core import machine
-from runner.core.machine import MIB
 from runner.estimates.speed import EstimateBasis, Speed
+from runner_base import machine
+from runner_base.machine import MIB
+from runner_engine.checkpoints.footprint import Footprint
+from runner_engine.checkpoints.pass_memory import PREFILL_TOKENS
 
 SPREAD = 0.6  # relative uncertainty of a guess
 # Memory traffic of unpacking weights in each pass, as a share of their size in 16 bits.

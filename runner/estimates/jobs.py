@@ -7,14 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runner.checkpoints.pass_memory import place_bytes
-from runner.checkpoints.resolve import ModelFiles, ResolvedJob, ToDownload, no_downloads
 from runner.config.model import has_weights, local_model
 from runner.config.root import RunnerConfig
-from runner.core import machine
-from runner.core.console import say
-from runner.core.errors import RunnerError
-from runner.core.texts import clock
 from runner.estimates import calibration
 from runner.estimates.amounts import amounts_of
 from runner.estimates.calibration import Calibration, calibration_s
@@ -23,6 +17,12 @@ from runner.estimates.guess import Rates, rates_here
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.sample import CalibrationModel, calibration_model_of
 from runner.estimates.speed import Estimate, EstimateBasis, Speed
+from runner_base import machine
+from runner_base.console import say
+from runner_base.errors import RunnerError
+from runner_base.texts import clock
+from runner_engine.checkpoints.pass_memory import place_bytes
+from runner_engine.checkpoints.resolve import ModelFiles, ResolvedJob, ToDownload, no_downloads
 
 SHARE = 0.1  # of the time that the jobs take: a calibration may take no more
 SPREAD_OF_ANSWERS = 0.25  # additional uncertainty if prompts have a typical length

@@ -12,15 +12,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from runner.checkpoints.pass_memory import MAX_ROWS
 from runner.config.root import RunnerConfig
 from runner.config.task import Amount
-from runner.core import machine
-from runner.core.answer_times import answer_times
-from runner.core.result import Record, Status
 from runner.estimates.amounts import amounts_of
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.store.tracking import flatten, text_of
+from runner_base import machine
+from runner_base.result import Record, Status
+from runner_compare.statistics.answer_times import answer_times
+from runner_engine.checkpoints.pass_memory import MAX_ROWS
 
 BASE = ("model.", "quantization.", "lora.", "rope.")  # keys that must agree
 INERT = ("model.check_memory", "model.cache_dir", "model.revision", "model.shape")

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
-from runner.checkpoints import random_weights
-from runner.checkpoints.footprint import PACKED_SHARE
-from runner.checkpoints.pass_memory import place_bytes
-from runner.checkpoints.resolve import ResolvedJob
 from runner.config.generation import KvCache
 from runner.config.model import local_model
 from runner.config.root import RunnerConfig
-from runner.core import machine
-from runner.core.machine import MIB
+from runner_base import machine
+from runner_base.machine import MIB
+from runner_engine.checkpoints import random_weights
+from runner_engine.checkpoints.footprint import PACKED_SHARE
+from runner_engine.checkpoints.pass_memory import place_bytes
+from runner_engine.checkpoints.resolve import ResolvedJob
 
 LAYER_MIB = 192.0  # at least for layers: more than a cache holds, also in 4 bits, so that weights come from memory
 HEAD_MIB = 64.0  # at most for the token embeddings

@@ -10,9 +10,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from runner.core import signals
 from runner.grid.plan import Outcome, PlannedJob
 from runner.grid.show import GridView
+from runner_base import signals
 
 GRACE_S = 30.0  # how long jobs may take to end after Ctrl-C, before they are killed
 

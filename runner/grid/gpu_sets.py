@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from runner.core import visible_gpus
-from runner.core.visible_gpus import Gpu
 from runner.engines.kinds import Need
+from runner_base import visible_gpus
+from runner_base.visible_gpus import Gpu
 
 
 @dataclass(frozen=True)

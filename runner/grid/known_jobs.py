@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from runner.core.errors import JobHeld, TrackingError
-from runner.core.progress import Progress
 from runner.grid.plan import PlannedJob, State
 from runner.run import must_start_anew
 from runner.store.fetched_jobs import fetch_run, server_of
@@ -13,6 +11,8 @@ from runner.store.jobs import claim
 from runner.store.mlflow_store import Store
 from runner.store.stored_runs import read_runs
 from runner.tasks.base import task_of
+from runner_base.errors import JobHeld, TrackingError
+from runner_base.progress import Progress
 
 
 def find_known(plan: list[PlannedJob]) -> list[tuple[PlannedJob, Store, str]]:

@@ -19,13 +19,13 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from runner.config.root import RunnerConfig
-from runner.core import visible_gpus
-from runner.core.errors import ConfigError, JobFailed
-from runner.core.result import Status
 from runner.grid.plan import Outcome, PlannedJob, State, objective, plan_all, worker_limits
 from runner.grid.show import GridView, labels
 from runner.grid.trials import Trials
 from runner.grid.workers import WorkerPool
+from runner_base import visible_gpus
+from runner_base.errors import ConfigError, JobFailed
+from runner_base.result import Status
 
 NO_PLAN = "plan=true: only hydra/sweeper=grid knows its jobs before it starts"
 

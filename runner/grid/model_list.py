@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.checkpoints import gguf_file, resolve
 from runner.config.plain_text import FILES, REFERENCE, literal, quoted_name
-from runner.core.errors import ConfigError, RunnerError, few
-from runner.core.machine import MIB
-from runner.quantization import read_format
+from runner_base.errors import ConfigError, RunnerError, few
+from runner_base.machine import MIB
+from runner_engine.checkpoints import gguf_file, resolve
+from runner_engine.quantization import read_format
 
 ITS_KEYS = ("model", "model.name", "quantization")  # a grid over files sets them for each of its jobs
 PART = re.compile(r"-\d{5}-of-\d{5}$")  # how llama.cpp names the files of a model in parts

@@ -22,14 +22,14 @@ from omegaconf import DictConfig
 
 from runner.config.hydra import as_yaml, to_config
 from runner.config.root import AUTO, RunnerConfig
-from runner.core import progress
-from runner.core.console import keep_streams, say
-from runner.core.errors import ConfigError, EvidenceError, JobFailed, JobHeld
-from runner.core.result import Record, Status
 from runner.grid.plan import Outcome, PlannedJob, outcome_of_error, run_job
 from runner.report import brief
 from runner.store import pending_runs
 from runner.store.jobs import Job, claim
+from runner_base import progress
+from runner_base.console import keep_streams, say
+from runner_base.errors import ConfigError, EvidenceError, JobFailed, JobHeld
+from runner_base.result import Record, Status
 
 log = logging.getLogger(__name__)
 

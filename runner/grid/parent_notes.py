@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runner.config.groups import GROUPS
-from runner.core.errors import RunnerError, few
-from runner.core.metrics import ENDS, LOG_LIKELIHOOD, Better, described
-from runner.core.result import Record, Status
-from runner.core.texts import counted
 from runner.grid.plan import Outcome, PlannedJob
 from runner.grid.show import job_names, labels
+from runner_base.errors import RunnerError, few
+from runner_base.result import Record, Status
+from runner_base.texts import counted
+from runner_compare.metrics import ENDS, LOG_LIKELIHOOD, Better, described
 
 MAX_TITLE = 100  # characters: longer ones do not fit a column
 MAX_BEST = 3
@@ -114,7 +114,7 @@ def _cell(key: str, record: Record) -> str:
 
 def _verdict(records: list[Record], said: ParentNotes) -> list[str]:
     """Return what the comparison of the jobs concludes; the interval beside a best job alone is no verdict."""
-    from runner.compare.of_jobs import verdicts  # imports numpy
+    from runner.recorded_runs.of_jobs import verdicts  # imports numpy
 
     folder = Path(records[0].output_dir).parents[1]
     try:

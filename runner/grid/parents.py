@@ -7,14 +7,14 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.core.errors import TrackingError
-from runner.core.result import Status
-from runner.core.uris import without_secrets
 from runner.grid import parent_notes
 from runner.grid.plan import Outcome, PlannedJob, State
 from runner.store import grid_runs, ledger, published, tracking
 from runner.store.mlflow_store import Store, store_of
 from runner.store.stored_runs import StoredRuns, read_runs
+from runner_base.errors import TrackingError
+from runner_base.result import Status
+from runner_base.uris import without_secrets
 
 log = logging.getLogger(__name__)
 

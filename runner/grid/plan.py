@@ -17,14 +17,9 @@ from typing import Any
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from runner.checkpoints import resolve
 from runner.config.compose import Composer
 from runner.config.hydra import to_config, without_hydra
 from runner.config.root import AUTO, RunnerConfig
-from runner.core import machine
-from runner.core.errors import INTERRUPTED, ConfigError, JobFailed, JobHeld, RunnerError, lost_gpu
-from runner.core.metrics import LOG_LIKELIHOOD
-from runner.core.result import Record, Status
 from runner.engines.kinds import BaseCache, Need, kind_of
 from runner.estimates.fit import PROCESS_MIB
 from runner.estimates.jobs import JobEstimate, estimate
@@ -34,6 +29,11 @@ from runner.run import check, identify, must_start_anew, run
 from runner.store import ledger, mlflow_store
 from runner.store.jobs import Job
 from runner.tasks.base import Uses, task_of, with_inputs
+from runner_base import machine
+from runner_base.errors import INTERRUPTED, ConfigError, JobFailed, JobHeld, RunnerError, lost_gpu
+from runner_base.result import Record, Status
+from runner_compare.metrics import LOG_LIKELIHOOD
+from runner_engine.checkpoints import resolve
 
 NOTHING_TO_ASK = "every answer is recorded: the texts are judged, and nothing is decoded"
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from runner.core.errors import ConfigError
-from runner.core.result import Record
-from runner.core.sequential import Decision
 from runner.grid.plan import PlannedJob
+from runner_base.errors import ConfigError
+from runner_base.result import Record
+from runner_compare.statistics.sequential import Decision
 
 if TYPE_CHECKING:
     from optuna.study import Study

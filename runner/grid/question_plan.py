@@ -13,16 +13,16 @@ from math import ceil, comb, log2
 
 from runner.config.root import RunnerConfig
 from runner.config.task import QuestionsConfig
-from runner.core.errors import EvidenceError, RunnerError
-from runner.core.margins import points_of_margin, questions_needed
-from runner.core.planning import expected_disagreement, smallest_detectable
-from runner.core.sequential_plans import early_stop_detectable, early_stop_questions
-from runner.core.stats import ALPHA, POWER
-from runner.core.texts import clock, counted
 from runner.datasets.gsm8k import load_questions
 from runner.estimates.jobs import JobEstimate
 from runner.grid.plan import PlannedJob, State
 from runner.store.jobs import Job, read_samples
+from runner_base.errors import EvidenceError, RunnerError
+from runner_base.texts import clock, counted
+from runner_compare.statistics.margins import points_of_margin, questions_needed
+from runner_compare.statistics.planning import expected_disagreement, smallest_detectable
+from runner_compare.statistics.sequential_plans import early_stop_detectable, early_stop_questions
+from runner_compare.statistics.stats import ALPHA, POWER
 
 UNQUANTIZED = "none"
 MARGIN = 0.02  # the loss that is planned for, unless task.early_stop_margin names another one

@@ -10,11 +10,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runner.config.hydra import as_yaml
-from runner.core.bounds import check_keys, least
-from runner.core.console import say
-from runner.core.errors import JobHeld, RunnerError
-from runner.core.fields import setting
-from runner.core.result import Status
 from runner.grid.executor import Executor
 from runner.grid.plan import Outcome, PlannedJob, outcome_of_error, predicted_need
 from runner.grid.ray_jobs import Assignment, Delivery, Mailbox, SharedFile, do_job
@@ -22,6 +17,11 @@ from runner.run import must_start_anew
 from runner.store import sent_jobs
 from runner.store.jobs import Job
 from runner.tasks.base import task_of
+from runner_base.bounds import check_keys, least
+from runner_base.console import say
+from runner_base.errors import JobHeld, RunnerError
+from runner_base.fields import setting
+from runner_base.result import Status
 
 POLL_S = 0.5
 MIB = 2**20

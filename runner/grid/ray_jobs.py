@@ -21,18 +21,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints.resolve import resolve
 from runner.config.root import NoTrackingConfig, RunnerConfig
-from runner.core import progress, signals
-from runner.core.errors import INTERRUPTED, ConfigError, RunnerError
-from runner.core.files import user_cache
-from runner.core.progress import ProgressState
-from runner.core.result import Status
 from runner.grid.plan import Outcome, outcome_of_error, run_job
 from runner.run import identify
 from runner.store.jobs import RESULT, Job
 from runner.store.sent_jobs import pack, unpack
 from runner.tasks.base import Uses, task_of
+from runner_base import progress, signals
+from runner_base.errors import INTERRUPTED, ConfigError, RunnerError
+from runner_base.files import user_cache
+from runner_base.progress import ProgressState
+from runner_base.result import Status
+from runner_engine.checkpoints.resolve import resolve
 
 TELL_EVERY_S = 0.5  # progress, and whether to stop
 SEND_EVERY_S = 10.0  # the samples of a running job

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.root import AUTO, RunnerConfig
-from runner.core import signals
-from runner.core.errors import ConfigError
-from runner.core.files import write_atomically
 from runner.grid.launchers import PlanLauncher
 from runner.grid.plan import PlannedJob
 from runner.grid.ray_grid import RayJobs, RayRequest
 from runner.grid.ray_jobs import SharedFile
+from runner_base import signals
+from runner_base.errors import ConfigError
+from runner_base.files import write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 from runner.compat.variables import variables_as_overrides
 from runner.config.hydra_versions import named_classes
 from runner.config.runner_hydra import hydra_of
-from runner.core.errors import ConfigError
 from runner.grid.other_launchers import run_launched
 from runner.grid.plan import Outcome, PlannedJob
 from runner.grid.show import table_lines
 from runner.grid.sweeper import Grid, GridSweeper
 from runner.library.jobs import Overrides, as_a_command, command_words
 from runner.library.shown import GridRows
+from runner_base.errors import ConfigError
 
 
 def rows(*overrides: Overrides, study: str | Path | None = None) -> GridRows:

@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from runner.core.console import plain, say
-from runner.core.errors import ConfigError, TrackingError, check_output_folder
-from runner.core.files import hold, is_held, write_atomically
-from runner.core.result import Status
-from runner.core.uris import without_secrets
 from runner.grid import pruning
 from runner.grid.launchers import NO_PLAN, LaunchingSweeper, PlanLauncher
 from runner.grid.plan import Outcome, plan_all
 from runner.grid.search_space import SearchSettings, SearchSpace, corner, study_name
 from runner.grid.trials import Trials
+from runner_base.console import plain, say
+from runner_base.errors import ConfigError, TrackingError, check_output_folder
+from runner_base.files import hold, is_held, write_atomically
+from runner_base.result import Status
+from runner_base.uris import without_secrets
 
 if TYPE_CHECKING:
     from optuna.study import Study

@@ -13,10 +13,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Transformer
 
 from runner.config.plain_text import sweep_of
-from runner.core.bounds import check_keys, least, within
-from runner.core.errors import ConfigError, check, unknown
-from runner.core.fields import setting
-from runner.core.texts import short_hash
+from runner_base.bounds import check_keys, least, within
+from runner_base.errors import ConfigError, check, unknown
+from runner_base.fields import setting
+from runner_base.texts import short_hash
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -15,20 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.root import AUTO, RunnerConfig
-from runner.core import machine, visible_gpus
-from runner.core.console import console, plain, say
-from runner.core.files import shared_folder
-from runner.core.printed_tables import print_fitted
-from runner.core.progress import ProgressState
-from runner.core.result import Status
-from runner.core.tables import NO_WIDTH, Column, Use
-from runner.core.texts import clock, counted
 from runner.estimates.fit import PROCESS_MIB
 from runner.estimates.jobs import JobEstimate, estimate_words
 from runner.grid.plan import Outcome, PlannedJob, State, estimate_plan
 from runner.grid.question_plan import question_lines
 from runner.report import GridLine, brief, job_column, named_columns, naming_columns
 from runner.store import mlflow_store
+from runner_base import machine, visible_gpus
+from runner_base.console import console, plain, say
+from runner_base.files import shared_folder
+from runner_base.printed_tables import print_fitted
+from runner_base.progress import ProgressState
+from runner_base.result import Status
+from runner_base.tables import NO_WIDTH, Column, Use
+from runner_base.texts import clock, counted
 
 REDRAW_EVERY_S = 0.25
 MODEL_NAME = "model.name"

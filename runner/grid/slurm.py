@@ -26,12 +26,12 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLaunche
 from submitit.core.utils import FailedJobError, UncompletedJobError
 from submitit.slurm.slurm import SlurmJobEnvironment
 
-from runner.core import signals
-from runner.core.console import say
-from runner.core.errors import INTERRUPTED
-from runner.core.result import Status
-from runner.core.texts import counted
 from runner.grid.other_launchers import Death, job_line
+from runner_base import signals
+from runner_base.console import say
+from runner_base.errors import INTERRUPTED
+from runner_base.result import Status
+from runner_base.texts import counted
 
 POLL_S = 1.0  # between two looks for results
 SQUEUE_S = 5.0  # between two calls of squeue, each about all jobs

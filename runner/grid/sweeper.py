@@ -12,16 +12,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from runner.checkpoints.resolve import sharing
 from runner.config.compose import Composer
 from runner.config.hydra import without_hydra
 from runner.config.root import RunnerConfig
-from runner.core import signals
-from runner.core.console import say
-from runner.core.errors import ConfigError, JobFailed, TrackingError, check_output_folder
-from runner.core.progress import Progress
-from runner.core.result import Status
-from runner.core.texts import counted
 from runner.grid import model_list
 from runner.grid.expand import Values, check_exclude, excluded, expand
 from runner.grid.known_jobs import fetch_known, mark_known
@@ -33,6 +26,13 @@ from runner.grid.plan import Outcome, PlannedJob, State, mark_duplicates, plan_c
 from runner.grid.show import labels, show_failures, show_hints, show_plan, summary, table_lines
 from runner.report import show_grid
 from runner.store import grid_runs
+from runner_base import signals
+from runner_base.console import say
+from runner_base.errors import ConfigError, JobFailed, TrackingError, check_output_folder
+from runner_base.progress import Progress
+from runner_base.result import Status
+from runner_base.texts import counted
+from runner_engine.checkpoints.resolve import sharing
 
 
 @dataclass

@@ -12,14 +12,15 @@ import sys
 from multiprocessing.connection import Connection
 
 from runner.config.root import RunnerConfig
-from runner.core import child, gpu, progress, signals
-from runner.core.console import ForPeople, keep_streams
-from runner.core.errors import INTERRUPTED
-from runner.core.progress import ProgressState
-from runner.core.result import Status
 from runner.engines.kinds import BaseCache
 from runner.grid.forking import FORKS, run_in_copy
 from runner.grid.plan import Outcome, run_job
+from runner_base import child, progress, signals
+from runner_base.console import ForPeople, keep_streams
+from runner_base.errors import INTERRUPTED
+from runner_base.progress import ProgressState
+from runner_base.result import Status
+from runner_engine.devices import gpu
 
 
 def main() -> None:

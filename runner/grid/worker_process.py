@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from runner.core.progress import ProgressState
 from runner.grid.gpu_sets import GpuSet
+from runner_base.progress import ProgressState
 
 
 @dataclass

@@ -21,16 +21,16 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from runner.config.hydra import as_yaml
-from runner.core import child
-from runner.core.progress import ProgressState
-from runner.core.result import Status
-from runner.core.visible_gpus import Gpu
 from runner.engines.kinds import Need
 from runner.grid import forking
 from runner.grid.executor import Executor
 from runner.grid.gpu_sets import GpuSet, GpuSets, largest
 from runner.grid.plan import Outcome, WorkerLimits, group
 from runner.grid.worker_process import Worker
+from runner_base import child
+from runner_base.progress import ProgressState
+from runner_base.result import Status
+from runner_base.visible_gpus import Gpu
 
 START = "from runner.grid.worker import main; main()"
 POLL_S = 0.2

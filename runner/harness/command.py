@@ -9,8 +9,8 @@ import re
 import sys
 from typing import NoReturn
 
-from runner.core.entry import run_entry
-from runner.core.errors import ConfigError, exit_code_of
+from runner_base.entry import run_entry
+from runner_base.errors import ConfigError, exit_code_of
 
 NAME = "runner-lm-eval"
 MODEL = "runner"  # as lm-eval knows it

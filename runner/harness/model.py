@@ -22,17 +22,17 @@ from lm_eval.models.utils import (
 )
 from tqdm import tqdm
 
-from runner.checkpoints.resolve import resolve
 from runner.config.sampling import PARAMETERS, Sampling
-from runner.core.errors import ConfigError, JobFailed, unknown
 from runner.engines import open_engine
-from runner.engines.base import Capability, Completion, Event, Request
-from runner.engines.chat_template import ChatTemplate
-from runner.engines.contract import gather, require
 from runner.engines.kinds import kind_of
 from runner.library.load import configure
-from runner.models.load_tokenizer import load_tokenizer
-from runner.models.tokenizing import ids_of
+from runner_base.errors import ConfigError, JobFailed, unknown
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.models.load_tokenizer import load_tokenizer
+from runner_engine.models.tokenizing import ids_of
+from runner_engine.sessions.base import Capability, Completion, Event, Request
+from runner_engine.sessions.chat_template import ChatTemplate
+from runner_engine.sessions.contract import gather, require
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from runner.compat.variables import variables_as_overrides
 from runner.config.compose import compose
 from runner.config.hydra import as_yaml, config_errors, to_config
 from runner.config.plain_text import quote_texts, sweep_of
-from runner.core import environment, signals
-from runner.core.errors import ConfigError
 from runner.library.shown import ShownRecord
 from runner.run import run
+from runner_base import environment, signals
+from runner_base.errors import ConfigError
 
 Overrides = str | Sequence[str] | Mapping[str, Any]  # "task.limit=3", several of them, or {"task.limit": 3}
 

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from runner.checkpoints.gguf_file import is_gguf
-from runner.checkpoints.no_model import is_bare, nothing_to_load
-from runner.checkpoints.resolve import resolve
 from runner.config.choices import choices_for
 from runner.config.messages import schema_keys
 from runner.config.model import LocalModelConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.config.task import TaskConfig
-from runner.core import environment
-from runner.core.console import say
-from runner.core.errors import ConfigError, unknown
 from runner.engines import open_engine
-from runner.engines.driver import Driver
 from runner.engines.kinds import kind_of
 from runner.library.model import Model
+from runner_base import environment
+from runner_base.console import say
+from runner_base.errors import ConfigError, unknown
+from runner_engine.checkpoints.gguf_file import is_gguf
+from runner_engine.checkpoints.no_model import is_bare, nothing_to_load
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.sessions.driver import Driver
 
 Place = str | os.PathLike[str]
 Choice = Place | Mapping[str, Any]  # a choice of a group, or {"name": choice} with keys of the group

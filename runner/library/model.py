@@ -18,12 +18,12 @@ from typing import Any, Literal, Self, Unpack, overload
 
 from runner.config.root import RunnerConfig
 from runner.config.sampling import Sampling, SamplingArguments
-from runner.core.errors import ConfigError, JobFailed, check, unknown
-from runner.core.result import FinishReason
 from runner.datasets.prompts import message_of, text_of
-from runner.engines.base import Completion, Delta, EngineReport, Event, Message, Prompt, Request, RequestId
-from runner.engines.driver import Driver
-from runner.engines.stats import EngineStats
+from runner_base.errors import ConfigError, JobFailed, check, unknown
+from runner_base.result import FinishReason
+from runner_engine.sessions.base import Completion, Delta, EngineReport, Event, Message, Prompt, Request, RequestId
+from runner_engine.sessions.driver import Driver
+from runner_engine.sessions.stats import EngineStats
 
 Turn = Message | Mapping[str, str]
 TextOrTurns = str | Sequence[Turn]

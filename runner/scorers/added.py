@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from runner.core.metrics import Metric
-from runner.core.plugins import load_object, plug_ins
-from runner.core.result import Result, Sample
+from runner_base.plugins import load_object, plug_ins
+from runner_base.result import Result, Sample
+from runner_compare.metrics import Metric
 
 
 def add_metrics(names: Sequence[str], samples: Mapping[int, Sample], result: Result) -> None:

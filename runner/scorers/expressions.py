@@ -18,11 +18,11 @@ from importlib.metadata import version
 from importlib.util import find_spec
 
 from runner.config.task import Extractor
-from runner.core import child
-from runner.core.errors import ConfigError, JobFailed
 from runner.scorers.base import Scorer
 from runner.scorers.finding import last, last_box
 from runner.scorers.numbers import extract, plain_number
+from runner_base import child
+from runner_base.errors import ConfigError, JobFailed
 
 PACKAGE = "math-verify"
 LONGEST = 1000  # characters of an expression

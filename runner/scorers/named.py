@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cache
 
 from runner.config.task import Extractor
-from runner.core import plugins
 from runner.scorers.base import Scorer
 from runner.scorers.expressions import Expressions
+from runner_base import plugins
 
 
 @cache

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from runner.core.clustered_share import accuracy_figures, bounds_of_accuracy
-from runner.core.metrics import ENDS
-from runner.core.result import FinishReason, Sample, Verdict
 from runner.core.sides import sides
+from runner_base.result import FinishReason, Sample, Verdict
+from runner_compare.metrics import ENDS
+from runner_compare.statistics.clustered_share import accuracy_figures, bounds_of_accuracy
 
 
 def score(samples: list[Sample]) -> dict[str, float]:

@@ -15,8 +15,8 @@ from fractions import Fraction
 from functools import lru_cache
 from math import comb
 
-from runner.core.result import Verdict
 from runner.scorers.verdicts import Judgement
+from runner_base.result import Verdict
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from typing import Any
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from runner.core.model_text import Answer
-from runner.engines.base import Completion, Delta, Event, Request
 from runner.serving.gateway import ClientRequest, Gateway, Refusal
 from runner.serving.held_texts import HeldTexts
 from runner.serving.logprobs import MIN_LOGPROB, Token, chat_logprobs, text_logprobs
 from runner.serving.parsing import ParsedBody
+from runner_base.model_text import Answer
+from runner_engine.sessions.base import Completion, Delta, Event, Request
 
 CONNECTION = "runner.connection"  # the key of a request's connection in its scope
 LAST_WORDS_S = 1.0  # time for the last chunk of a stream that has timed out

@@ -17,13 +17,13 @@ from typing import ParamSpec, Self, TypeVar
 
 from runner.config.root import RunnerConfig
 from runner.config.task import ServeConfig
-from runner.core.errors import ConfigError, JobFailed, one_line
 from runner.core.sides import sides
-from runner.engines.base import Capability, Completion, EngineReport, Event, NotOffered, Request, RequestId
-from runner.engines.driver import Driver
 from runner.serving.counters import Counters
 from runner.serving.name import accepted_names, served_name
 from runner.serving.shares import Held, has_room
+from runner_base.errors import ConfigError, JobFailed, one_line
+from runner_engine.sessions.base import Capability, Completion, EngineReport, Event, NotOffered, Request, RequestId
+from runner_engine.sessions.driver import Driver
 
 MAX_THREADS = 32  # many, since most of them wait for the tokenizer or for a chat template
 ClientEvent = Event | Exception

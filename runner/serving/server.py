@@ -14,13 +14,13 @@ import uvicorn
 
 from runner.config.root import RunnerConfig
 from runner.config.task import ServeConfig
-from runner.core.errors import JobFailed
-from runner.engines.base import EngineReport
-from runner.engines.driver import Driver
 from runner.serving.app import application
 from runner.serving.connection import connection_of
 from runner.serving.counters import Counters
 from runner.serving.gateway import Gateway
+from runner_base.errors import JobFailed
+from runner_engine.sessions.base import EngineReport
+from runner_engine.sessions.driver import Driver
 
 log = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from runner.engines.base import Capability, Request
 from runner.serving.bodies import TokenizeBody
 from runner.serving.gateway import Gateway, Refusal
 from runner.serving.parsing import check_messages, json_of, message_of, refuse_extra, validated
+from runner_engine.sessions.base import Capability, Request
 
 # vLLM's parameters that this server lacks, and the values at which they have no effect.
 NEUTRAL: dict[str, tuple[Any, ...]] = {

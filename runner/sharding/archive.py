@@ -14,11 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints import byteio
-from runner.checkpoints.weight_files import MAX_HEADER_BYTES, WeightFile, parse_header, read_weight_file
-from runner.core import machine
-from runner.core.errors import ConfigError, DataError
 from runner.sharding.manifest import PartEntry
+from runner_base import machine
+from runner_base.errors import ConfigError, DataError
+from runner_engine.checkpoints import byteio
+from runner_engine.checkpoints.weight_files import MAX_HEADER_BYTES, WeightFile, parse_header, read_weight_file
 
 FRAME_BYTES = 2**20  # of the part; the last frame is shorter
 LEVEL = 3

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runner.checkpoints import byteio
-from runner.checkpoints.json_fields import ListedFile
-from runner.checkpoints.weight_files import DTYPE_BITS, Tensor, WeightFile, parse_header
-from runner.core.errors import ConfigError, DataError
 from runner.sharding import partition_file
 from runner.sharding.archive import Advance, Read, open_part, read_header
 from runner.sharding.manifest import SOURCE_HEADERS, Manifest, PartEntry
 from runner.sharding.partition_file import INLINE, Inline, Layer, Partition, TensorReference
+from runner_base.errors import ConfigError, DataError
+from runner_engine.checkpoints import byteio
+from runner_engine.checkpoints.json_fields import ListedFile
+from runner_engine.checkpoints.weight_files import DTYPE_BITS, Tensor, WeightFile, parse_header
 
 
 @dataclass

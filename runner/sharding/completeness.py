@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from runner.checkpoints import byteio
-from runner.checkpoints.weight_files import Checkpoint, Tensor
-from runner.core.errors import DataError
 from runner.sharding.archive import Advance
 from runner.sharding.check import CheckedPart, check_files, check_part, source_headers
 from runner.sharding.manifest import MANIFEST, Manifest, Totals
 from runner.sharding.write import Meter, OpenProgress
+from runner_base.errors import DataError
+from runner_engine.checkpoints import byteio
+from runner_engine.checkpoints.weight_files import Checkpoint, Tensor
 
 MAX_LISTED = 20  # problems that an error lists; task=verify lists all
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from runner.core.errors import ConfigError, DataError, one_line
-from runner.models.load_tokenizer import load_tokenizer as load_model_tokenizer
-from runner.quantization import quiet_imports
 from runner.sharding.check import require_sound
 from runner.sharding.manifest import INSTEAD, MODEL_FILES, Manifest, PartEntry, read_manifest
 from runner.sharding.stage import Stage
+from runner_base.errors import ConfigError, DataError, one_line
+from runner_engine.models.load_tokenizer import load_tokenizer as load_model_tokenizer
+from runner_engine.quantization import quiet_imports
 
 # a per-layer list in a config, whatever the family calls it: layer_types, mlp_layer_types, no_rope_layers, ...
 PER_LAYER = re.compile("layer")

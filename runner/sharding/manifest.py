@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints import byteio, model_files
-from runner.checkpoints.json_fields import Fields, ListedFile
-from runner.checkpoints.weight_files import Tensor, is_bare_name
-from runner.core.errors import ConfigError, DataError
-from runner.core.texts import load_json
+from runner_base.errors import ConfigError, DataError
+from runner_base.texts import load_json
+from runner_engine.checkpoints import byteio, model_files
+from runner_engine.checkpoints.json_fields import Fields, ListedFile
+from runner_engine.checkpoints.weight_files import Tensor, is_bare_name
 
 FORMAT, FORMAT_VERSION = model_files.SPLIT_FORMAT, 2
 STAMP = {"format": FORMAT, "format_version": FORMAT_VERSION}  # what every manifest begins with

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.checkpoints import byteio
-from runner.checkpoints.json_fields import Fields
-from runner.checkpoints.weight_files import Tensor
-from runner.core.errors import ConfigError, DataError
-from runner.core.texts import parse_object
+from runner_base.errors import ConfigError, DataError
+from runner_base.texts import parse_object
+from runner_engine.checkpoints import byteio
+from runner_engine.checkpoints.json_fields import Fields
+from runner_engine.checkpoints.weight_files import Tensor
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,9 +8,9 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from runner.core.machine import MIB
-from runner.core.svg import box, document, text
 from runner.sharding.strategies import PlannedPart
+from runner_base.machine import MIB
+from runner_base.svg import box, document, text
 
 COLOURS = {
     "embedding": "#4e79a7",

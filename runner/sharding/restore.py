@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
-from runner.checkpoints import byteio
-from runner.checkpoints.weight_files import DTYPE_BITS, INDEX, SINGLE, Tensor
-from runner.core.errors import DataError, JobFailed
 from runner.sharding.archive import Advance
 from runner.sharding.check import CheckedPart, source_headers
 from runner.sharding.completeness import parts_by_tensor
 from runner.sharding.manifest import MODEL_FILES, Manifest
 from runner.sharding.write import Target, copied
+from runner_base.errors import DataError, JobFailed
+from runner_engine.checkpoints import byteio
+from runner_engine.checkpoints.weight_files import DTYPE_BITS, INDEX, SINGLE, Tensor
 
 PartOf = dict[str, CheckedPart]  # the part that each tensor is read from, by the tensor's name
 

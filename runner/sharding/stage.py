@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from runner.core.errors import DataError
+from runner_base.errors import DataError
 
 
 class PassState(StrEnum):

@@ -12,11 +12,11 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-from runner.checkpoints.layout import Layout, layer_type
-from runner.checkpoints.weight_files import DTYPE_BITS, Tensor
 from runner.config.task import SplitConfig, Strategy
-from runner.core.errors import ConfigError
 from runner.sharding.manifest import Manifest
+from runner_base.errors import ConfigError
+from runner_engine.checkpoints.layout import Layout, layer_type
+from runner_engine.checkpoints.weight_files import DTYPE_BITS, Tensor
 
 DEFAULT_PARTS = 2
 KINDS = ("embedding", "attention", "mlp", "norm", "head", "other")

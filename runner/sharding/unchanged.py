@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints import byteio
-from runner.checkpoints.layout import Layout
-from runner.checkpoints.weight_files import Checkpoint, WeightFile
 from runner.config.task import Compare
-from runner.core.errors import ConfigError, DataError, reading
-from runner.core.texts import load_json
 from runner.sharding.archive import Advance
 from runner.sharding.manifest import FORMAT, FORMAT_VERSION, MANIFEST, UNFINISHED, part_file, partition_name
 from runner.sharding.strategies import PlannedPart
+from runner_base.errors import ConfigError, DataError, reading
+from runner_base.texts import load_json
+from runner_engine.checkpoints import byteio
+from runner_engine.checkpoints.layout import Layout
+from runner_engine.checkpoints.weight_files import Checkpoint, WeightFile
 
 KEY = "task.output_dir"
 

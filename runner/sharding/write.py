@@ -14,12 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints import byteio
-from runner.checkpoints.layout import layer_type
-from runner.checkpoints.weight_files import Tensor
 from runner.config.task import Compare
-from runner.core.files import hold_folder
-from runner.core.progress import Progress
 from runner.sharding import unchanged
 from runner.sharding.archive import Advance
 from runner.sharding.manifest import (
@@ -35,6 +30,11 @@ from runner.sharding.manifest import (
 from runner.sharding.partition_file import INLINE, REFERENCE, with_numbers
 from runner.sharding.strategies import PlannedPart
 from runner.sharding.unchanged import KEY, Plan
+from runner_base.files import hold_folder
+from runner_base.progress import Progress
+from runner_engine.checkpoints import byteio
+from runner_engine.checkpoints.layout import layer_type
+from runner_engine.checkpoints.weight_files import Tensor
 
 SHOW_EVERY_S = 0.1
 OpenProgress = Callable[[float | None, str, str], Progress]  # opens a progress bar: total, what, unit

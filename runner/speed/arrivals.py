@@ -15,13 +15,13 @@ from itertools import accumulate
 from statistics import median
 
 from runner.config.measures import SweepConfig
-from runner.core.errors import is_memory_error, one_line
-from runner.core.stats import percentiles
-from runner.engines.base import FEWER_ROWS, Completion, Request
-from runner.engines.contract import Engine
-from runner.engines.session import Session
-from runner.engines.synthetic import synthetic_requests
 from runner.speed.real_prompts import RealPrompts
+from runner_base.errors import is_memory_error, one_line
+from runner_compare.statistics.stats import percentiles
+from runner_engine.sessions.base import FEWER_ROWS, Completion, Request
+from runner_engine.sessions.contract import Engine
+from runner_engine.sessions.session import Session
+from runner_engine.sessions.synthetic import synthetic_requests
 
 PATIENCE = 3  # after the last request, wait this many times the time of arrivals, and at least MIN_PATIENCE_S
 MIN_PATIENCE_S = 10.0

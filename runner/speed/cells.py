@@ -9,16 +9,17 @@ from itertools import pairwise, product
 from statistics import mean, median
 
 from runner.config.measures import SweepConfig
-from runner.core import gpu, machine
 from runner.core.energy import Energy
-from runner.core.errors import is_memory_error, one_line
-from runner.core.stats import percentiles, relative_spread
-from runner.engines.arithmetic import Arithmetic, Shape
-from runner.engines.base import FEWER_ROWS, Completion, EngineReport
-from runner.engines.contract import Engine, complete
-from runner.engines.stats import EngineStats
-from runner.engines.synthetic import VOCABULARY, synthetic_requests
 from runner.speed.real_prompts import RealPrompts
+from runner_base import machine
+from runner_base.errors import is_memory_error, one_line
+from runner_compare.statistics.stats import percentiles, relative_spread
+from runner_engine.devices import gpu
+from runner_engine.sessions.arithmetic import Arithmetic, Shape
+from runner_engine.sessions.base import FEWER_ROWS, Completion, EngineReport
+from runner_engine.sessions.contract import Engine, complete
+from runner_engine.sessions.stats import EngineStats
+from runner_engine.sessions.synthetic import VOCABULARY, synthetic_requests
 
 SPEEDS = ("prefill_tok_per_s", "decode_tok_per_s", "output_tok_per_s")
 GAPS = ("itl_p50_s", "itl_p95_s", "itl_p99_s")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from runner.core.errors import MEMORY_ERRORS, is_memory_error
-from runner.core.stats import relative_spread
-from runner.engines.arithmetic import Arithmetic, Rates
 from runner.speed.cells import ENOUGH_TO_TELL, Cell
+from runner_base.errors import MEMORY_ERRORS, is_memory_error
+from runner_compare.statistics.stats import relative_spread
+from runner_engine.sessions.arithmetic import Arithmetic, Rates
 
 MATRIX, READING = "matrix rate", "bandwidth"
 

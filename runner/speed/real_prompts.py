@@ -15,13 +15,13 @@ from statistics import median
 
 from runner.config.measures import SweepConfig
 from runner.config.task import Framing, PromptsConfig, QuestionsConfig
-from runner.core.errors import ConfigError
 from runner.datasets.gsm8k import describe as describe_questions
 from runner.datasets.gsm8k import load_questions
 from runner.datasets.prompts import Branched, build_prompt, holds_prompts, load_prompts, prompts_sha256
 from runner.datasets.prompts import describe as describe_file
-from runner.engines.base import Completion, Prompt, Request
-from runner.engines.contract import Engine
+from runner_base.errors import ConfigError
+from runner_engine.sessions.base import Completion, Prompt, Request
+from runner_engine.sessions.contract import Engine
 
 MAX_PROMPTS = 1000  # of a data set: a sweep of the default size needs 126
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints import byteio
+from runner_engine.checkpoints import byteio
 
 
 def promise(files: Mapping[Path, str | None]) -> dict[str, dict[str, Any]]:

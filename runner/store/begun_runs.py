@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from runner.core.result import Status
 from runner.store import pending_runs
 from runner.store.stored_runs import JOB_ID
+from runner_base.result import Status
 
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"  # MLflow reads it for each request
 

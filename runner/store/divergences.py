@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner.core.result import sealed, unsealed
 from runner.scorers.divergence import Divergence
 from runner.store.lines import GrowingFile, damaged, read_evidence
 from runner.store.packed import ID, LOGPROB, NATS, packed, unpacked
+from runner_base.result import sealed, unsealed
 
 DIVERGENCES = "divergences.jsonl"
 WORST_TOKENS = "worst_tokens.jsonl"  # beside it, for people: the largest in their texts

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.root import RunnerConfig
-from runner.core.errors import EvidenceError, TrackingError, one_line
-from runner.core.result import Record, Status
 from runner.store.jobs import Job, read_samples
 from runner.store.mlflow_store import Store, clear_errors, open_store, store_of
 from runner.store.sent_jobs import put
 from runner.store.stored_runs import read_runs
+from runner_base.errors import EvidenceError, TrackingError, one_line
+from runner_base.result import Record, Status
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from runner.core.errors import EvidenceError
-from runner.core.result import Sample
 from runner.store import sibling_jobs
 from runner.store.jobs import Job, read_samples
+from runner_base.errors import EvidenceError
+from runner_base.result import Sample
 
 
 def left_to_ask(job: Job, questions: Mapping[int, str], answers_each: int) -> int:

@@ -9,8 +9,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
-from runner.core.errors import EvidenceError, JobFailed, cannot_write
-from runner.core.result import ANSWER_KEYS, Call
+from runner_base.errors import EvidenceError, JobFailed, cannot_write
+from runner_base.result import ANSWER_KEYS, Call
 
 Line = TypeVar("Line")
 

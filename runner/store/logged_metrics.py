@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.core.console import say
-from runner.core.errors import one_line
-from runner.core.metrics import ENDS, LOG_LIKELIHOOD, Better, described
-from runner.core.result import Record
 from runner.store.jobs import RESULT
 from runner.store.stored_runs import download
+from runner_base.console import say
+from runner_base.errors import one_line
+from runner_base.result import Record
+from runner_compare.metrics import ENDS, LOG_LIKELIHOOD, Better, described
 
 MOST = 40
 LEFT_OUT = "metrics_left_out"  # a tag: how many further ones result.json has

@@ -14,10 +14,10 @@ from typing import Any
 from runner.config.lora import adapter_of
 from runner.config.model_names import adapter_name, short_name
 from runner.config.root import RunnerConfig, semantic_keys
-from runner.core.result import Record
-from runner.core.texts import short_hash
 from runner.store import published
 from runner.store.mlflow_store import Store
+from runner_base.result import Record
+from runner_base.texts import short_hash
 
 log = logging.getLogger(__name__)
 

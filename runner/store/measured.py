@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.core import machine
-from runner.core.errors import one_line
-from runner.core.files import write_atomically
-from runner.core.metrics import OF_GUESSES, OF_PREFILL
-from runner.core.texts import checked, signed
-from runner.engines.base import EngineReport
-from runner.engines.contract import Engine
-from runner.engines.stats import EngineStats
+from runner_base import machine
+from runner_base.errors import one_line
+from runner_base.files import write_atomically
+from runner_base.texts import checked, signed
+from runner_compare.metrics import OF_GUESSES, OF_PREFILL
+from runner_engine.sessions.base import EngineReport
+from runner_engine.sessions.contract import Engine
+from runner_engine.sessions.stats import EngineStats
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from runner.core import machine
-from runner.core.result import sealed, unsealed
-from runner.core.texts import short_hash
 from runner.store.lines import GrowingFile, read_evidence
+from runner_base import machine
+from runner_base.result import sealed, unsealed
+from runner_base.texts import short_hash
 
 MEASUREMENTS = "measurements.jsonl"
 PACKAGE = "runner-llm"

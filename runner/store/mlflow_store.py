@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.root import RunnerConfig
-from runner.core.environment import variable
-from runner.core.errors import ConfigError, TrackingError, cannot_write, refuse_password
-from runner.core.files import hold
 from runner.core.later import uncollected
-from runner.core.uris import sqlite_path, sqlite_uri, without_secrets
 from runner.store import answering, empty_database, moved
+from runner_base.environment import variable
+from runner_base.errors import ConfigError, TrackingError, cannot_write, refuse_password
+from runner_base.files import hold
+from runner_base.uris import sqlite_path, sqlite_uri, without_secrets
 
 URI_VARIABLE, EXPERIMENT_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
 EXPERIMENT = "runner"

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from runner.core.files import write_atomically
-from runner.core.result import sealed, unsealed
-from runner.engines.base import Begun, Capability, Completion, RequestId
-from runner.engines.contract import Engine
+from runner_base.files import write_atomically
+from runner_base.result import sealed, unsealed
+from runner_engine.sessions.base import Begun, Capability, Completion, RequestId
+from runner_engine.sessions.contract import Engine
 
 PARTIAL = "partial.jsonl"
 

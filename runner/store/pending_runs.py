@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.core.errors import RunnerError
-from runner.core.result import Status
 from runner.store.mlflow_store import Store, clear_errors, default_uri, find_store
+from runner_base.errors import RunnerError
+from runner_base.result import Status
 
 log = logging.getLogger(__name__)
 

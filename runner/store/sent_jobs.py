@@ -8,10 +8,10 @@ import tarfile
 from pathlib import Path
 
 from runner.config.root import RunnerConfig
-from runner.core.errors import EvidenceError, cannot_write
-from runner.core.result import Record, Status
 from runner.store import ledger, mlflow_store, tracking
 from runner.store.jobs import RESULT, SENT, Job, claim
+from runner_base.errors import EvidenceError, cannot_write
+from runner_base.result import Record, Status
 
 # of a record: where it was written and logged, which differs between hosts
 OF_THE_HOST = ("output_dir", "tracking.")

@@ -11,9 +11,9 @@ from collections.abc import Callable, Set
 from dataclasses import replace
 from pathlib import Path
 
-from runner.core.errors import EvidenceError, cannot_write, one_line
-from runner.core.result import Sample
 from runner.store.jobs import OLD, Job, read_samples
+from runner_base.errors import EvidenceError, cannot_write, one_line
+from runner_base.result import Sample
 
 MARK = ".kin-"  # in a job's folder, followed by its sibling key
 

@@ -8,8 +8,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
-from runner.core.errors import ConfigError, unknown
-from runner.core.result import Status
 from runner.store.mlflow_store import (
     Store,
     clear_errors,
@@ -19,6 +17,8 @@ from runner.store.mlflow_store import (
     probe,
     set_mlflow_variables,
 )
+from runner_base.errors import ConfigError, unknown
+from runner_base.result import Status
 
 PARENT = "mlflow.parentRunId"
 GRID = "grid"

@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from runner.core import signals
-from runner.core.console import plain, say
-from runner.core.entry import run_entry
-from runner.core.errors import ConfigError, RunnerError
-from runner.core.progress import Progress
-from runner.core.result import Record, Status
 from runner.store import fetched_jobs, ledger, mlflow_store
 from runner.store.jobs import OLD, Job, claim
 from runner.store.stored_runs import StoredRuns, read_runs
+from runner_base import signals
+from runner_base.console import plain, say
+from runner_base.entry import run_entry
+from runner_base.errors import ConfigError, RunnerError
+from runner_base.progress import Progress
+from runner_base.result import Record, Status
 
 
 def entry() -> NoReturn:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 
-from runner.core.errors import EvidenceError, cannot_write
-from runner.core.result import Answer, Sample
-from runner.engines.base import Begun, Request, RequestId
-from runner.engines.contract import Engine
 from runner.store.jobs import OLD, Job, read_samples
+from runner_base.errors import EvidenceError, cannot_write
+from runner_base.result import Answer, Sample
+from runner_engine.sessions.base import Begun, Request, RequestId
+from runner_engine.sessions.contract import Engine
 
 MARK = ".thoughts-"  # in a job's folder, followed by its key and its budget
 WITHOUT_BUDGET = "all"

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner.core.result import sealed, unsealed
 from runner.store.lines import GrowingFile, damaged, read_evidence
 from runner.store.packed import ID, LOGPROB, packed, unpacked
+from runner_base.result import sealed, unsealed
 
 TOP_K = "top_k.jsonl"
 

@@ -10,10 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from runner.core.progress import Progress
-from runner.core.result import CALLS, Answer, Call, Record, Response, Sample, unsealed, without_unset_keys
 from runner.store.jobs import SAMPLES, read_samples
 from runner.store.lines import call_in, read_evidence
+from runner_base.progress import Progress
+from runner_base.result import CALLS, Answer, Call, Record, Response, Sample, unsealed, without_unset_keys
 
 NS = 1_000_000_000
 PAGE = 500  # traces that one request returns

@@ -24,16 +24,16 @@ from runner.config.lora import adapter_of
 from runner.config.model_names import adapter_name, short_name
 from runner.config.own_notes import NOTES, flat_notes
 from runner.config.root import RunnerConfig
-from runner.core.errors import TrackingError
-from runner.core.fields import Inert, choice_of, counts_of, default_of
-from runner.core.metrics import Better, described
-from runner.core.result import Record, Status
-from runner.core.uris import without_secrets
-from runner.quantization.base import Quantized
 from runner.store import begun_runs, logged_metrics, logged_models, pending_runs, published, traces
 from runner.store.jobs import Job
 from runner.store.mlflow_store import Store, clear_errors, one_message, open_store, probe
 from runner.store.stored_runs import JOB_ID, PARENT, StoredRuns, read_runs
+from runner_base.errors import TrackingError
+from runner_base.fields import Inert, choice_of, counts_of, default_of
+from runner_base.result import Record, Status
+from runner_base.uris import without_secrets
+from runner_compare.metrics import Better, described
+from runner_engine.quantization.base import Quantized
 
 MAX_TAG_CHARACTERS = 8000  # likewise
 MAX_PARAM_CHARACTERS = 6000  # MLflow cuts longer values with a warning; the whole config is an artifact

@@ -12,21 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints import byteio
 from runner.config.root import RunnerConfig
 from runner.config.task import Archive, ArchiveConfig
-from runner.core import machine
-from runner.core.errors import ConfigError
-from runner.core.files import hold_folder
-from runner.core.machine import MIB
-from runner.core.result import Result
-from runner.core.texts import load_json
 from runner.sharding.archive import codec, compress, open_part
 from runner.sharding.completeness import require_complete
 from runner.sharding.manifest import ARCHIVES, MANIFEST, UNFINISHED, Manifest, PartEntry, part_file, read_manifest
 from runner.sharding.write import Meter, copied
 from runner.store.artifacts import promise
 from runner.tasks.base import Context, Inputs, Uses, own_config
+from runner_base import machine
+from runner_base.errors import ConfigError
+from runner_base.files import hold_folder
+from runner_base.machine import MIB
+from runner_base.result import Result
+from runner_base.texts import load_json
+from runner_engine.checkpoints import byteio
 
 VERSION = 1
 USES = frozenset({Uses.own_location})

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runner.checkpoints.resolve import ResolvedJob
-from runner.core.thinking import ends_in_thinking
-from runner.engines.base import EngineReport, Request, prompt_sha256
-from runner.engines.contract import Engine
 from runner.engines.kinds import kind_of
+from runner_base.thinking import ends_in_thinking
+from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.sessions.base import EngineReport, Request, prompt_sha256
+from runner_engine.sessions.contract import Engine
 
 HASH_CHARACTERS = 12
 

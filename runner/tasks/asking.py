@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from itertools import chain
 
-from runner.core import signals
-from runner.engines.base import Completion, Event, Request, RequestId
-from runner.engines.contract import Engine, gather, stopped
 from runner.tasks.base import RequestsBeside
+from runner_base import signals
+from runner_engine.sessions.base import Completion, Event, Request, RequestId
+from runner_engine.sessions.contract import Engine, gather, stopped
 
 
 def each_request(

@@ -16,22 +16,23 @@ from typing import Any
 from runner.config.root import RunnerConfig
 from runner.config.sampling import PARAMETERS, Sampling
 from runner.config.task import ChatConfig
-from runner.core import machine, terminal
-from runner.core.console import plain, say
-from runner.core.errors import ConfigError, RunnerError, unknown
-from runner.core.files import write_atomically
-from runner.core.result import FinishReason, Result
+from runner.core import terminal
 from runner.core.sides import answered_by
-from runner.core.texts import counted, read_text
 from runner.datasets.prompts import read_conversation
-from runner.engines.base import Capability, Completion, Event, Message, NoChatTemplate, Request
-from runner.engines.contract import Engine, gather, require
-from runner.engines.session import Session
-from runner.engines.stats import EngineStats
 from runner.scorers.totals import cost_and_sides, count_completions
 from runner.store.measured import Measured
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.completing import sample_of
+from runner_base import machine
+from runner_base.console import plain, say
+from runner_base.errors import ConfigError, RunnerError, unknown
+from runner_base.files import write_atomically
+from runner_base.result import FinishReason, Result
+from runner_base.texts import counted, read_text
+from runner_engine.sessions.base import Capability, Completion, Event, Message, NoChatTemplate, Request
+from runner_engine.sessions.contract import Engine, gather, require
+from runner_engine.sessions.session import Session
+from runner_engine.sessions.stats import EngineStats
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})

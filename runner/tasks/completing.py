@@ -14,12 +14,7 @@ from itertools import count
 from random import Random
 from typing import Any, Protocol
 
-from runner.core.errors import JobFailed
-from runner.core.result import Sample
 from runner.core.sides import answered_by
-from runner.core.texts import counted
-from runner.engines.base import Completion, EngineReport, Request, request_sha256
-from runner.engines.contract import Engine, require
 from runner.scorers.totals import cost_and_sides
 from runner.store import sibling_jobs
 from runner.store.jobs import Recorder
@@ -29,6 +24,11 @@ from runner.store.thoughts import Thoughts
 from runner.store.thoughts import mark as mark_thoughts
 from runner.tasks.asking import each_request, kept_words
 from runner.tasks.base import Context, RequestsBeside
+from runner_base.errors import JobFailed
+from runner_base.result import Sample
+from runner_base.texts import counted
+from runner_engine.sessions.base import Completion, EngineReport, Request, request_sha256
+from runner_engine.sessions.contract import Engine, require
 
 NOT_AGAIN = "The same command would get the same error and does not ask again; rerun=failed does"
 

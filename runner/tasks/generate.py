@@ -13,14 +13,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.checkpoints.resolve import ResolvedJob
 from runner.config.model import Attention, local_model
 from runner.config.root import Print, RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.config.task import GenerateConfig
-from runner.core.errors import ConfigError, EvidenceError, cannot_write, check
-from runner.core.files import write_atomically
-from runner.core.result import COMPLETIONS, Answer, Result, Sample
 from runner.datasets.one_prompt import file_of
 from runner.datasets.prompts import (
     STDIN,
@@ -32,14 +28,18 @@ from runner.datasets.prompts import (
     load_prompts,
     prompts_sha256,
 )
-from runner.engines.base import Request
 from runner.engines.kinds import kind_of
-from runner.scorers.thinking import thinking_totals
 from runner.scorers.totals import count_completions
 from runner.store.jobs import Job, read_samples
 from runner.tasks import positions
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.completing import complete_missing, sample_of
+from runner_base.errors import ConfigError, EvidenceError, cannot_write, check
+from runner_base.files import write_atomically
+from runner_base.result import COMPLETIONS, Answer, Result, Sample
+from runner_base.thought_tokens import thinking_totals
+from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.sessions.base import Request
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})

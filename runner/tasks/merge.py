@@ -12,22 +12,22 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.checkpoints import byteio
 from runner.compat.old_splits import FromNumbers, is_old_split, read_old_split, safetensors_dtype
 from runner.config.root import RunnerConfig
 from runner.config.task import MergeConfig
-from runner.core import machine
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
-from runner.core.files import hold_folder
-from runner.core.machine import MIB
-from runner.core.result import Result
 from runner.sharding import restore
 from runner.sharding.completeness import require_complete
 from runner.sharding.manifest import MANIFEST, Manifest, read_manifest
 from runner.sharding.write import Meter, Target
 from runner.store.artifacts import promise
 from runner.tasks.base import Context, Inputs, Uses, own_config
+from runner_base import machine
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError
+from runner_base.files import hold_folder
+from runner_base.machine import MIB
+from runner_base.result import Result
+from runner_engine.checkpoints import byteio
 
 VERSION = 2
 USES = frozenset({Uses.own_location})

@@ -14,15 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints.resolve import resolve
 from runner.config.root import RunnerConfig
 from runner.config.task import TaskConfig
-from runner.core.errors import ConfigError, unknown
-from runner.core.files import is_held
-from runner.core.result import Record
 from runner.core.typed import as_grid
 from runner.engines.kinds import kind_of
 from runner.store.jobs import LOCK, Job, claim, identify
+from runner_base.errors import ConfigError, unknown
+from runner_base.files import is_held
+from runner_base.result import Record
+from runner_engine.checkpoints.resolve import resolve
 
 MODEL_GROUPS = ("model", "quantization", "lora", "rope")  # overrides of these choose another model
 SEED = "seed"

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from runner.config.addresses import is_loopback
 from runner.config.root import RunnerConfig
 from runner.config.task import ServeConfig
-from runner.core import machine, signals
-from runner.core.console import say
-from runner.core.errors import ConfigError
-from runner.core.result import Result
-from runner.engines.driver import Driver
 from runner.serving.name import served_name
 from runner.tasks.base import Context, Inputs, Uses, own_config
+from runner_base import machine, signals
+from runner_base.console import say
+from runner_base.errors import ConfigError
+from runner_base.result import Result
+from runner_engine.sessions.driver import Driver
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})

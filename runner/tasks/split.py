@@ -19,21 +19,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.checkpoints import random_weights, resolve
-from runner.checkpoints.layout import find_layers
-from runner.checkpoints.resolve import ResolvedJob
-from runner.checkpoints.weight_files import Checkpoint, WeightFile, read_checkpoint
 from runner.config.model import LocalModelConfig, local_model
 from runner.config.root import Print, RunnerConfig
 from runner.config.task import Explain, SplitConfig, Strategy
-from runner.core import machine
-from runner.core.errors import ConfigError
-from runner.core.files import write_atomically
-from runner.core.machine import MIB
-from runner.core.progress import Progress, tell
-from runner.core.result import Result
 from runner.engines.kinds import kind_of
-from runner.models.bin_file import read_bin
 from runner.sharding import plan_picture, write
 from runner.sharding.manifest import MANIFEST
 from runner.sharding.partition_file import refuse_large
@@ -42,6 +31,17 @@ from runner.sharding.unchanged import Plan, file_state, sha256_of
 from runner.store.artifacts import promise
 from runner.store.jobs import Job
 from runner.tasks.base import Context, Inputs, Uses, own_config
+from runner_base import machine
+from runner_base.errors import ConfigError
+from runner_base.files import write_atomically
+from runner_base.machine import MIB
+from runner_base.progress import Progress, tell
+from runner_base.result import Result
+from runner_engine.checkpoints import random_weights, resolve
+from runner_engine.checkpoints.layout import find_layers
+from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.checkpoints.weight_files import Checkpoint, WeightFile, read_checkpoint
+from runner_engine.models.bin_file import read_bin
 
 VERSION = 2
 USES = frozenset({Uses.model_files})  # identified by size and time: hashing them would take longer than the split

@@ -9,21 +9,21 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from runner.checkpoints import resolve
-from runner.checkpoints.weight_files import Checkpoint, read_checkpoint
 from runner.config.model import LocalModelConfig, ModelConfig, local_model
 from runner.config.root import RunnerConfig
 from runner.config.task import VerifyConfig, VerifyLevel
-from runner.core import machine
-from runner.core.errors import ConfigError
-from runner.core.machine import MIB
-from runner.core.result import Result
-from runner.models.bin_file import read_bin
 from runner.sharding.check import CheckedPart, check_files, check_part
 from runner.sharding.completeness import coverage_problems, source_problems
 from runner.sharding.manifest import MANIFEST, Manifest, read_manifest
 from runner.sharding.write import Meter
 from runner.tasks.base import Context, Inputs, Uses, own_config
+from runner_base import machine
+from runner_base.errors import ConfigError
+from runner_base.machine import MIB
+from runner_base.result import Result
+from runner_engine.checkpoints import resolve
+from runner_engine.checkpoints.weight_files import Checkpoint, read_checkpoint
+from runner_engine.models.bin_file import read_bin
 
 VERSION = 1
 USES = frozenset({Uses.own_location})  # a source is only compared with the parts

@@ -16,12 +16,12 @@ from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.task import Extractor, Gsm8kConfig
 from runner.config.wording import PromptStyle
-from runner.core.clustered_share import share_interval
-from runner.core.dtypes import Dtype
-from runner.core.result import Record
-from runner.core.stats import wilson_interval
 from runner.datasets.gsm8k import load_questions
 from runner.estimates.recorded import FinishedJobs
+from runner_base.dtypes import Dtype
+from runner_base.result import Record
+from runner_compare.statistics.clustered_share import share_interval
+from runner_compare.statistics.stats import wilson_interval
 
 TASK = Gsm8kConfig(limit=20)
 RIGHT = [True] * 7 + [False] * 13

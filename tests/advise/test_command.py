@@ -18,8 +18,8 @@ from runner import advise
 from runner.advise.machines import machine_of
 from runner.config.model import LocalModelConfig
 from runner.config.task import Gsm8kConfig
-from runner.core.errors import ConfigError
-from runner.core.result import Record
+from runner_base.errors import ConfigError
+from runner_base.result import Record
 from tools import embedded_gguf
 
 SEVEN = "model=qwen25_7b_instruct"

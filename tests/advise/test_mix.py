@@ -14,9 +14,9 @@ from runner.advise.mix import Limit, MixableModel
 from runner.config.compose import compose
 from runner.config.hydra import to_config
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError
-from runner.core.files import user_cache
 from runner.library.jobs import evaluate
+from runner_base.errors import ConfigError
+from runner_base.files import user_cache
 
 NAMES = ("nf4", "int8", "none")
 

@@ -12,12 +12,12 @@ from runner.advise.accuracies import Answer, RecordedAccuracy
 from runner.advise.candidates import Candidate
 from runner.advise.closeness import RecordedCloseness
 from runner.advise.ranking import _ranks, rank
-from runner.checkpoints.footprint import Footprint
 from runner.config.task import Gsm8kConfig
-from runner.core.machine import MIB
 from runner.estimates.fit import PROCESS_MIB, Fit
 from runner.estimates.speed import Estimate, EstimateBasis
-from runner.quantization import CHOICES
+from runner_base.machine import MIB
+from runner_engine.checkpoints.footprint import Footprint
+from runner_engine.quantization import CHOICES
 
 Make = Callable[..., Candidate]
 

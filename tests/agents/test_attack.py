@@ -20,8 +20,8 @@ from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.tally import attacked_edges
 from runner.agents.team import AgentCall, Answered, Discussion, Team
 from runner.config.agents import Attack, Baseline, DecisionMethod, Domain, Mode, Role
-from runner.core.result import Answer, Call, FinishReason
 from runner.scorers.numbers import plain_number
+from runner_base.result import Answer, Call, FinishReason
 
 SOLVED = "Ana has 3+4=7 apples, so $7.00.\nThe answer is 7"
 Say = Callable[[AgentCall], str]

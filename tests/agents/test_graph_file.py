@@ -20,7 +20,7 @@ from runner.agents.graph_file import Learned, load, sha256, to_json
 from runner.agents.learning import Learner
 from runner.agents.methods import Ours
 from runner.config.agents import Mode
-from runner.core.errors import DataError
+from runner_base.errors import DataError
 
 ROLES = ("Math Solver", "Mathematical Analyst", "Programming Expert", "Inspector")
 ONES = [[1] * 4] * 4

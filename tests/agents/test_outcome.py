@@ -6,8 +6,8 @@ from runner.agents.graph import Graph
 from runner.agents.outcome import ended_by, sample_of
 from runner.agents.team import Answered, Discussion, Team
 from runner.config.agents import DecisionMethod, Domain, Mode, Role
-from runner.core.result import Answer, Call, FinishReason, Verdict
 from runner.datasets.gsm8k import Item
+from runner_base.result import Answer, Call, FinishReason, Verdict
 
 ITEM = Item("How many?", "#### 7", "7")
 

@@ -16,11 +16,11 @@ from runner.config.agents import DecisionMethod, Domain, Mode, Role
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core.dtypes import Dtype
-from runner.core.result import Answer, FinishReason
-from runner.embedded.problems import Split, problems
-from runner.engines.base import Capability, Completion, Event, Request, RequestId
-from runner.engines.session import Session
+from runner_base.dtypes import Dtype
+from runner_base.result import Answer, FinishReason
+from runner_engine.embedded.problems import Split, problems
+from runner_engine.sessions.base import Capability, Completion, Event, Request, RequestId
+from runner_engine.sessions.session import Session
 
 EMBEDDED = Path(__file__).parents[2] / "runner" / "embedded" / "model"
 Make = Callable[..., RunnerConfig]

@@ -12,9 +12,9 @@ from runner.agents.roles import AgentMessage, decision_messages, head, messages,
 from runner.agents.sandbox import CodeOutcome, CodeStatus, Sandbox
 from runner.agents.wording import wording_of
 from runner.config.agents import Domain, Role
-from runner.embedded import MODEL_DIR
-from runner.embedded.problems import Split, problems
-from runner.engines.base import Message
+from runner_engine.embedded import MODEL_DIR
+from runner_engine.embedded.problems import Split, problems
+from runner_engine.sessions.base import Message
 
 QUESTION = "Ana has 3 apples and buys 4 more. How many apples does Ana have?"
 SOLVED = "Ana has 3+4=7 apples.\nThe answer is 7"

@@ -6,7 +6,7 @@ import pytest
 
 from runner.agents.team import AgentCall, Answered, SampledDiscussion, Team
 from runner.config.agents import DecisionMethod, Domain, Role
-from runner.core.result import Answer, Call, FinishReason
+from runner_base.result import Answer, Call, FinishReason
 
 PROMPT, NEW = 100, 20  # tokens of a sample
 

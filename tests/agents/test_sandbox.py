@@ -15,7 +15,7 @@ import pytest
 from runner.agents import sandbox as sandboxes
 from runner.agents import sandbox_child, syscalls
 from runner.agents.sandbox import CodeStatus, Sandbox, SandboxLimits, in_words, programs_in
-from runner.core.errors import JobFailed
+from runner_base.errors import JobFailed
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 
 from runner.agents.picture import SPATIAL, TEMPORAL, WIDEST
 from runner.agents.survival_picture import svg
-from runner.core.survival import EdgeSurvival, SurvivalTable
+from runner_compare.statistics.survival import EdgeSurvival, SurvivalTable
 
 
 def edge(kind: str, source: int, target: int, survived: int, p_holm: float = 1.0) -> EdgeSurvival:

@@ -11,8 +11,8 @@ from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.tally import AttackTally, Tally, attacked_edges
 from runner.agents.team import Answered, Discussion, Team
 from runner.config.agents import Attack, DecisionMethod, Domain, Mode, Role
-from runner.core.result import Answer, Call, FinishReason
 from runner.datasets.gsm8k import Item
+from runner_base.result import Answer, Call, FinishReason
 
 
 def played(prompt_tokens: int) -> Discussion:

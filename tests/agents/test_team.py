@@ -8,7 +8,7 @@ from runner.agents.graph import Graph
 from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.team import AgentCall, Answered, Discussion, Team, majority
 from runner.config.agents import DecisionMethod, Domain, Mode, Role
-from runner.core.result import Answer, Call, FinishReason
+from runner_base.result import Answer, Call, FinishReason
 
 
 def answered(turn: AgentCall, text: str, reason: FinishReason = FinishReason.stop, code: str | None = None) -> Answered:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from runner.checkpoints.resolve import resolve
 from runner.config.compose import compose
 from runner.config.hydra import to_config
 from runner.engines.kinds import kind_of
+from runner_engine.checkpoints.resolve import resolve
 
 pytestmark = pytest.mark.thorough
 

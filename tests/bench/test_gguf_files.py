@@ -7,7 +7,7 @@ import sys
 import pytest
 from transformers import AutoTokenizer
 
-from runner.embedded import MODEL_DIR
+from runner_engine.embedded import MODEL_DIR
 
 
 def test_texts_ranks_and_what_llama_cpp_prints(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.engines.local.kernels import native
+from runner_engine.kernels import native
 
 BENCH = Path(__file__).parents[2] / "bench"
 

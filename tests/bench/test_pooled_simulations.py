@@ -29,7 +29,7 @@ def test_pooled_verdicts_are_true_and_see_more_than_single_tasks(generator: np.r
     from pool_null import SETTINGS, chances, draw, look, on_top, opposite
     from simulation import Rate
 
-    from runner.core.pooling import Weights
+    from runner_compare.statistics.pooling import Weights
 
     tasks = SETTINGS["small and large"]
     opposed = list(map(chances, tasks, opposite(tasks, Weights.tasks)))
@@ -58,7 +58,7 @@ def test_pooled_likelihoods_are_true_and_see_more_than_single_tasks() -> None:
     """Pooled likelihoods: they keep their level, and see what no single task shows."""
     from pool_texts_null import Task, level, planned, power
 
-    from runner.core.pooling import Weights
+    from runner_compare.statistics.pooling import Weights
 
     tasks, generator = [Task(60, "lopsided", 3.0), Task(60, "skewed")], np.random.default_rng(1)
     false, missed, student, odd, least = level(generator, tasks, Weights.tasks, {}, 120)

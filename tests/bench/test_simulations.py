@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner.core.number_effects import Measured
+from runner_compare.statistics.number_effects import Measured
 
 THOROUGH = pytest.mark.thorough
 

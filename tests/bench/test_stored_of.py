@@ -13,8 +13,8 @@ from opening import load_base
 
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.models.grouped import GroupedLinear
-from runner.quantization import CHOICES
+from runner_engine.models.grouped import GroupedLinear
+from runner_engine.quantization import CHOICES
 
 # how far a weight is off, as a share of the largest
 NEAR = {

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from runner import load
-from runner.engines.local.kernels import native
+from runner_engine.kernels import native
 
 pytestmark = [pytest.mark.slow, pytest.mark.smoke(2)]
 

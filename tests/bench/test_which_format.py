@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.quantization import CHOICES
-from runner.quantization.base import CheckpointSource
+from runner_engine.quantization import CHOICES
+from runner_engine.quantization.base import CheckpointSource
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from runner.checkpoints import adapter_header
-from runner.checkpoints.resolve import resolve
 from runner.config.lora import PeftConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError
-from runner.embedded import MODEL_DIR
+from runner_base.errors import ConfigError
+from runner_engine.checkpoints import adapter_header
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.embedded import MODEL_DIR
 
 ADAPTER = MODEL_DIR.parent / "lora_team"
 

@@ -15,9 +15,9 @@ import xxhash
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from runner.checkpoints import byteio
-from runner.checkpoints.weight_files import read_weight_file
-from runner.core.errors import ConfigError, DataError, JobFailed, OutputError
+from runner_base.errors import ConfigError, DataError, JobFailed, OutputError
+from runner_engine.checkpoints import byteio
+from runner_engine.checkpoints.weight_files import read_weight_file
 
 TENSORS = {
     "a.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from gguf import GGUFWriter
 
-from runner.checkpoints import chat_templates
-from runner.checkpoints.resolve import resolve
 from runner.config.agents import AgentsConfig
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Framing, GenerateConfig, Gsm8kConfig, TaskConfig
 from runner.config.wording import PromptStyle
-from runner.core.errors import ConfigError
+from runner_base.errors import ConfigError
+from runner_engine.checkpoints import chat_templates
+from runner_engine.checkpoints.resolve import resolve
 
 CHATS: list[TaskConfig] = [Gsm8kConfig(), LikelihoodConfig(), AgentsConfig(), GenerateConfig(prompt="hi")]
 OTHERS: list[TaskConfig] = [

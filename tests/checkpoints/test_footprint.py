@@ -12,20 +12,20 @@ from typing import Any
 import pytest
 from resolving import predict as predict_for
 
-from runner.checkpoints import footprint, weight_sizes
-from runner.checkpoints.footprint import Footprint
-from runner.checkpoints.pass_memory import shape_of
-from runner.checkpoints.resolve import read_tensors, resolve
-from runner.checkpoints.weight_files import Tensor
 from runner.config.generation import GenerationConfig, KvCache
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core.dtypes import Dtype
-from runner.core.errors import DataError
 from runner.engines.kinds import kind_of
-from runner.quantization.base import QuantizationConfig
-from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
-from runner.quantization.mixed import Mix
+from runner_base.dtypes import Dtype
+from runner_base.errors import DataError
+from runner_engine.checkpoints import footprint, weight_sizes
+from runner_engine.checkpoints.footprint import Footprint
+from runner_engine.checkpoints.pass_memory import shape_of
+from runner_engine.checkpoints.resolve import read_tensors, resolve
+from runner_engine.checkpoints.weight_files import Tensor
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
+from runner_engine.quantization.mixed import Mix
 
 Saved = Callable[..., Path]  # the fixture `saved_family`
 
@@ -65,7 +65,7 @@ def test_quantized_weights_within_two_percent(
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    from runner.models.inventory import weight_bytes
+    from runner_engine.models.inventory import weight_bytes
 
     folder = saved_family(tied=tied)
     model = AutoModelForCausalLM.from_pretrained(
@@ -197,7 +197,7 @@ def test_a_broken_file_is_named(tmp_path: Path, content: bytes) -> None:
 
 
 def test_predicting_imports_no_torch() -> None:
-    code = "import sys, runner.checkpoints.footprint, runner.tasks.memory; sys.exit('torch' in sys.modules)"
+    code = "import sys, runner_engine.checkpoints.footprint, runner.tasks.memory; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -19,17 +19,17 @@ from resolving import check_format, predict
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from runner.checkpoints import gguf_file, resolve
 from runner.config.lora import PthConfig
 from runner.config.model import LocalConfig, LocalModelConfig
 from runner.config.root import RunnerConfig, base_key, semantic_keys
 from runner.config.rope import Rope2dConfig, RopeLinearConfig
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
-from runner.models.load import Loaded
-from runner.quantization.base import QuantizationConfig
-from runner.quantization.bitsandbytes import Nf4Config
-from runner.quantization.gguf import GgufConfig
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError
+from runner_engine.checkpoints import gguf_file, resolve
+from runner_engine.models.load import Loaded
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.bitsandbytes import Nf4Config
+from runner_engine.quantization.gguf import GgufConfig
 
 Make = Callable[..., RunnerConfig]
 IDS = torch.arange(3, 40)[None]

@@ -14,8 +14,8 @@ from corpus import ARCHITECTURE, gguf, pair
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runner.checkpoints import gguf_file, resolve, weight_files
-from runner.core.errors import DataError
+from runner_base.errors import DataError
+from runner_engine.checkpoints import gguf_file, resolve, weight_files
 
 FILES = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 UINT32, INT32, FLOAT32, BOOL, TEXT, LIST, FLOAT64 = 4, 5, 6, 7, 8, 9, 12

@@ -13,8 +13,8 @@ import pytest
 from disks import mount_tmpfs
 from hub_standin import Hub, checksum, environment, locate, locating
 
-from runner.checkpoints import hub_cache
-from runner.embedded import MODEL_DIR
+from runner_engine.checkpoints import hub_cache
+from runner_engine.embedded import MODEL_DIR
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from runner.checkpoints import layout
-from runner.checkpoints.weight_files import Checkpoint, Tensor
-from runner.core.errors import DataError
+from runner_base.errors import DataError
+from runner_engine.checkpoints import layout
+from runner_engine.checkpoints.weight_files import Checkpoint, Tensor
 
 
 def layout_of(names: list[str], config: dict[str, Any]) -> layout.Layout:

@@ -8,11 +8,11 @@ import pytest
 from api_standin import Api
 from trips import Trip
 
-from runner.checkpoints import resolve
 from runner.config.lora import PeftConfig
 from runner.config.model import LocalConfig, LocalModelConfig
-from runner.core.errors import ConfigError
 from runner.library.load import configure, load
+from runner_base.errors import ConfigError
+from runner_engine.checkpoints import resolve
 
 
 @pytest.mark.parametrize(

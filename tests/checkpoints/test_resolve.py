@@ -13,20 +13,20 @@ from typing import Any
 import pytest
 from hub_standin import Hub, environment
 
-from runner.checkpoints import byteio, resolve
 from runner.config.lora import LoraConfig, PeftConfig
 from runner.config.measures import SweepConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
-from runner.core import machine
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
 from runner.engines.kinds import kind_of
 from runner.grid.plan import plan_job, predicted_need, worker_limits
-from runner.quantization import mixed
-from runner.quantization.bitsandbytes import Nf4Config
 from runner.run import run
+from runner_base import machine
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError
+from runner_engine.checkpoints import byteio, resolve
+from runner_engine.quantization import mixed
+from runner_engine.quantization.bitsandbytes import Nf4Config
 
 Make = Callable[..., RunnerConfig]
 TASKS = [Gsm8kConfig(limit=4), SweepConfig()]
@@ -233,7 +233,7 @@ def test_code_of_another_repository_counts_by_its_commit(tmp_path: Path) -> None
     (folder / "config.json").write_text(json.dumps(reference))
     program = f"""
 from pathlib import Path
-from runner.checkpoints.resolve import ModelFiles
+from runner_engine.checkpoints.resolve import ModelFiles
 from runner.config.model import LocalModelConfig
 for trust in (False, True):
     found = ModelFiles.__new__(ModelFiles)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from runner.checkpoints import byteio
-from runner.checkpoints import weight_files as ckpt
-from runner.core.errors import DataError
+from runner_base.errors import DataError
+from runner_engine.checkpoints import byteio
+from runner_engine.checkpoints import weight_files as ckpt
 
 TENSORS = {
     "a.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from serving import serving
 
-from runner.compare.across_tasks import accuracy_and_likelihood
-from runner.compare.data import Run, Table, TableRow
+from runner_compare.across_tasks import accuracy_and_likelihood
+from runner_compare.data import Run, Table, TableRow
 
 ENTRY_THAT_REPORTS_TORCH = """
 import atexit, sys
@@ -34,13 +34,13 @@ def test_one_line_per_profile(runner: Callable[..., Any], tmp_path: Path) -> Non
         remote = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert remote.returncode == 0, remote.stderr
     assert "torch is not there" in remote.stderr
-    lines = runner(module="runner.compare").out.splitlines()
+    lines = runner(module="runner_compare").out.splitlines()
     high, teacher = (line.split() for line in lines if line.startswith(("high_performance", "teacher_only")))
     assert [high[0], teacher[0]] == ["high_performance", "teacher_only"]
     assert float(teacher[1].replace(",", "")) < float(high[1].replace(",", ""))
     assert " ".join(high[4:]) == "a GPU server"
     assert " ".join(teacher[4:]) == "answered no model on this machine"
-    one_profile = runner("--format", "markdown", "--where", "profile=teacher_only", module="runner.compare").out
+    one_profile = runner("--format", "markdown", "--where", "profile=teacher_only", module="runner_compare").out
     assert "### profiles" not in one_profile, "one profile is not a comparison"
 
 

@@ -8,10 +8,10 @@ import re
 import pytest
 from compared import example
 
-from runner.compare.data import Table
-from runner.compare.output import FORMATS
-from runner.compare.sections import Comparison
-from runner.core.effects import judge
+from runner_compare.data import Table
+from runner_compare.output import FORMATS
+from runner_compare.sections import Comparison
+from runner_compare.statistics.effects import judge
 
 
 class Terminal(io.StringIO):

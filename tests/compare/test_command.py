@@ -15,12 +15,12 @@ import pytest
 from stores import INT8, NF4, NONE, Store, marks
 
 from runner import compare
-from runner.compare.data import NotPaired, Run
-from runner.compare.pairing import find_baseline
-from runner.compare.runs import store_to_read
-from runner.compare.table import differing_keys, distinguishing_keys
-from runner.core.errors import ConfigError
 from runner.store import mlflow_store
+from runner_base.errors import ConfigError
+from runner_compare.data import NotPaired, Run
+from runner_compare.pairing import find_baseline
+from runner_compare.runs import store_to_read
+from runner_compare.table import differing_keys, distinguishing_keys
 
 pytestmark = [
     # mlflow 3.17 still uses a loader strategy that SQLAlchemy 2.1 deprecates; nothing of ours calls it.
@@ -433,7 +433,7 @@ def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 PROBE = """
 import sys
-from runner.compare import entry
+from runner_compare import entry
 try:
     entry()
 except SystemExit as end:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from compared import rows_of
 
-from runner.compare.conclusion import conclude
-from runner.core.effects import Effect, paired_accuracies, sequential_accuracies
-from runner.core.number_effects import Measured, paired_likelihoods, ratio_of_measurements
-from runner.core.planning import expected_disagreement, questions_to_detect
+from runner_compare.conclusion import conclude
+from runner_compare.statistics.effects import Effect, paired_accuracies, sequential_accuracies
+from runner_compare.statistics.number_effects import Measured, paired_likelihoods, ratio_of_measurements
+from runner_compare.statistics.planning import expected_disagreement, questions_to_detect
 
 
 def conclusion(*effects: Effect | str, **margins: float) -> str:

@@ -12,7 +12,7 @@ from json_schema import SCHEMA, faults
 from question_families import in_families
 from stores import INT8, NF4, NONE, Store, marks
 
-from runner.core.stats import exact_interval, mcnemar_exact
+from runner_compare.statistics.stats import exact_interval, mcnemar_exact
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),

@@ -8,7 +8,7 @@ import pytest
 from question_families import with_samples
 from stores import INT8, NF4, NONE, Store, marks
 
-from runner.core.sequential import p_of
+from runner_compare.statistics.sequential import p_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),

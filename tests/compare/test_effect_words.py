@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from runner.compare.columns import ratio_columns
-from runner.compare.conclusion import conclude
-from runner.compare.data import Run, Table, TableRow
-from runner.compare.effect_words import (
+from runner_base.tables import fit
+from runner_compare.columns import ratio_columns
+from runner_compare.conclusion import conclude
+from runner_compare.data import Run, Table, TableRow
+from runner_compare.effect_words import (
     METHODS,
     MethodWords,
     detectable,
@@ -21,9 +22,10 @@ from runner.compare.effect_words import (
     records,
     value_of,
 )
-from runner.compare.findings import sentence
-from runner.compare.quantities import REPEATS, Quantity
-from runner.core.effects import (
+from runner_compare.findings import sentence
+from runner_compare.metrics import Better
+from runner_compare.quantities import REPEATS, Quantity
+from runner_compare.statistics.effects import (
     RATIOS,
     Effect,
     Finding,
@@ -33,12 +35,10 @@ from runner.core.effects import (
     sequential_accuracies,
     unpaired_accuracies,
 )
-from runner.core.mean_effects import paired_means
-from runner.core.metrics import Better
-from runner.core.number_effects import Measured, paired_likelihoods, paired_numbers, ratio_of_measurements
-from runner.core.over_seeds import over_seeds
-from runner.core.pooling import PairedVerdicts, Weights, pooled_accuracies
-from runner.core.tables import fit
+from runner_compare.statistics.mean_effects import paired_means
+from runner_compare.statistics.number_effects import Measured, paired_likelihoods, paired_numbers, ratio_of_measurements
+from runner_compare.statistics.over_seeds import over_seeds
+from runner_compare.statistics.pooling import PairedVerdicts, Weights, pooled_accuracies
 
 EFFECTS = [
     paired_accuracies(3, 1, 100, 50),

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from runner.compare.data import Run, Texts, TextScore
-from runner.compare.files import FileTable, Kind, closer_pairs, file_table
-from runner.compare.files_table import file_columns, file_legend, file_records, file_sentences, tied_groups
-from runner.core.errors import ConfigError
-from runner.core.result import Likelihood
-from runner.scorers.likelihoods import figures
+from runner_base.errors import ConfigError
+from runner_base.result import Likelihood
+from runner_compare.data import Run, Texts, TextScore
+from runner_compare.files import FileTable, Kind, closer_pairs, file_table
+from runner_compare.files_table import file_columns, file_legend, file_records, file_sentences, tied_groups
+from runner_compare.statistics.likelihoods import figures
 
 TEXTS = 120
 DRAW = Random(0)

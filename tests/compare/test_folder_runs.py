@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runner import compare
-from runner.compare import run_list
+from runner.recorded_runs import run_list
 from runner.store import published, stored_runs
 from runner.store.mlflow_store import open_client
 

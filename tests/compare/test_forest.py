@@ -7,11 +7,11 @@ import io
 import pytest
 from compared import KEYS, rows_of
 
-from runner.compare.data import Table
-from runner.compare.forest import forest
-from runner.compare.output import FORMATS
-from runner.compare.sections import Comparison
-from runner.core.effects import paired_accuracies
+from runner_compare.data import Table
+from runner_compare.forest import forest
+from runner_compare.output import FORMATS
+from runner_compare.sections import Comparison
+from runner_compare.statistics.effects import paired_accuracies
 
 
 class Terminal(io.StringIO):

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stores import INT8, NF4, NONE, Store, marks
 
-from runner.compare.data import Run, Table, TableRow
-from runner.compare.front import mark_front
-from runner.compare.repeated_runs import values_of
-from runner.compare.wording import dominated, front_rule
+from runner_compare.data import Run, Table, TableRow
+from runner_compare.front import mark_front
+from runner_compare.repeated_runs import values_of
+from runner_compare.wording import dominated, front_rule
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),

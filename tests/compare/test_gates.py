@@ -10,11 +10,11 @@ import pytest
 from compared import KEYS, rows_of
 from stores import Store
 
-from runner.compare.data import Requirement, Table
-from runner.compare.gates import check, failures, margins_with, parse_requirements
-from runner.core.effects import Effect, paired_accuracies, sequential_accuracies
-from runner.core.errors import ConfigError
-from runner.core.number_effects import Measured, paired_likelihoods, ratio_of_measurements
+from runner_base.errors import ConfigError
+from runner_compare.data import Requirement, Table
+from runner_compare.gates import check, failures, margins_with, parse_requirements
+from runner_compare.statistics.effects import Effect, paired_accuracies, sequential_accuracies
+from runner_compare.statistics.number_effects import Measured, paired_likelihoods, ratio_of_measurements
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),

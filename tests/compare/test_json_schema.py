@@ -13,10 +13,10 @@ from compared import KEYS, rows_of
 from json_schema import SCHEMA, faults
 from stores import NF4, NONE, Store, marks
 
-from runner.compare.data import Table
-from runner.compare.output import FORMATS
-from runner.compare.sections import Comparison
-from runner.core.number_effects import paired_likelihoods
+from runner_compare.data import Table
+from runner_compare.output import FORMATS
+from runner_compare.sections import Comparison
+from runner_compare.statistics.number_effects import paired_likelihoods
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),

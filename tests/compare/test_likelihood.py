@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from stores import INT8, NF4, NONE, Store, marks
 
-from runner.core.metrics import LOG_LIKELIHOOD
-from runner.core.ratios import paired_interval, paired_p
-from runner.core.result import Answer, FinishReason, Likelihood, Sample
-from runner.scorers.likelihoods import figures
+from runner_base.result import Answer, FinishReason, Likelihood, Sample
+from runner_compare.metrics import LOG_LIKELIHOOD
+from runner_compare.statistics.likelihoods import figures
+from runner_compare.statistics.ratios import paired_interval, paired_p
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),

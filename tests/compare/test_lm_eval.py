@@ -14,10 +14,10 @@ from lm_eval_out import TIME, lm_eval_folder
 from stores import marks
 
 from runner import compare
-from runner.core.clustered_share import share_interval
-from runner.core.paired_means import MeanDifference
-from runner.core.ratios import paired_interval
-from runner.core.stats import mcnemar_exact, wilson_interval
+from runner_compare.statistics.clustered_share import share_interval
+from runner_compare.statistics.paired_means import MeanDifference
+from runner_compare.statistics.ratios import paired_interval
+from runner_compare.statistics.stats import mcnemar_exact, wilson_interval
 
 N = 60
 BASE, WORSE = marks(56, N), marks(56, N, 14)  # 14 were lost

@@ -11,7 +11,7 @@ import pytest
 from lm_eval_out import BY_AGGREGATION, TIME, lm_eval_folder
 
 from runner import compare
-from runner.compare.lm_eval_means import recomputed
+from runner_compare.lm_eval_means import recomputed
 
 
 def answer(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:

@@ -11,12 +11,12 @@ import pytest
 from question_families import NUMBER_OF_ANSWERS, in_families, rewrite, with_samples
 from stores import NF4, NONE, Store, marks
 
-from runner.compare.data import Run
-from runner.core.clustered_share import share_interval
-from runner.core.mean_effects import paired_means
-from runner.core.metrics import points
-from runner.core.result import Sample
-from runner.core.stats import wilson_interval
+from runner_base.result import Sample
+from runner_compare.data import Run
+from runner_compare.metrics import points
+from runner_compare.statistics.clustered_share import share_interval
+from runner_compare.statistics.mean_effects import paired_means
+from runner_compare.statistics.stats import wilson_interval
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),

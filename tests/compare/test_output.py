@@ -14,9 +14,9 @@ import pytest
 from compared import KEYS, rows_of
 from stores import NF4, NONE, Store, marks
 
-from runner.compare.data import Table
-from runner.compare.pictures import draw
-from runner.core.number_effects import paired_likelihoods
+from runner_compare.data import Table
+from runner_compare.pictures import draw
+from runner_compare.statistics.number_effects import paired_likelihoods
 
 pytestmark = [
     pytest.mark.slow,  # as a group: `make test-fast` leaves them out

@@ -9,14 +9,14 @@ import pytest
 from compared import KEYS, rows_of
 from stores import INT8, NF4, NONE, Store, marks
 
-from runner.compare.data import Table
-from runner.compare.planning import duration, parse_aim, plan_questions
-from runner.core.effects import Effect, paired_accuracies, sequential_accuracies, unpaired_accuracies
-from runner.core.errors import ConfigError
-from runner.core.margins import questions_needed
-from runner.core.number_effects import paired_likelihoods
-from runner.core.planning import expected_disagreement, questions_to_detect, samples_to_detect
-from runner.core.ratios import kurtosis, skewness
+from runner_base.errors import ConfigError
+from runner_compare.data import Table
+from runner_compare.planning import duration, parse_aim, plan_questions
+from runner_compare.statistics.effects import Effect, paired_accuracies, sequential_accuracies, unpaired_accuracies
+from runner_compare.statistics.margins import questions_needed
+from runner_compare.statistics.number_effects import paired_likelihoods
+from runner_compare.statistics.planning import expected_disagreement, questions_to_detect, samples_to_detect
+from runner_compare.statistics.ratios import kurtosis, skewness
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),

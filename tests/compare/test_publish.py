@@ -14,8 +14,8 @@ from huggingface_hub import eval_result_entries_to_yaml, parse_eval_result_entri
 from likely import jsonl
 
 from runner import compare
-from runner.compare.publish import check_entry
-from runner.core.errors import ConfigError
+from runner.recorded_runs.publish import check_entry
+from runner_base.errors import ConfigError
 
 QUESTIONS = [
     {"question": f"What is {number} + 1?", "choices": [str(number + at) for at in range(4)], "answer": number % 4}

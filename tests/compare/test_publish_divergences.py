@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from runner import compare
-from runner.compare.data import Run, Table, TableRow
-from runner.compare.publish_divergences import HEADS, divergence_sections
-from runner.core.errors import ConfigError
+from runner_base.errors import ConfigError
+from runner_compare.data import Run, Table, TableRow
+from runner_compare.publish_divergences import HEADS, divergence_sections
 
 
 def cells_of(text: str, name: str) -> list[str]:

@@ -18,8 +18,8 @@ from servers import free_port, mlflow_server
 from stores import INT8, NF4, NONE, Store, marks
 
 from runner import compare
-from runner.compare import runs
 from runner.store import stored_runs
+from runner_compare import runs
 
 RUNS = 12
 pytestmark = [

@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from runner.compare.data import Run
-from runner.compare.effect_words import legend
-from runner.compare.scores import metrics_of_scores
-from runner.core.effects import Effect, Finding, judge
-from runner.core.metrics import Better
-from runner.core.number_effects import paired_numbers
+from runner_compare.data import Run
+from runner_compare.effect_words import legend
+from runner_compare.metrics import Better
+from runner_compare.scores import metrics_of_scores
+from runner_compare.statistics.effects import Effect, Finding, judge
+from runner_compare.statistics.number_effects import paired_numbers
 
 
 def run(task: str, number: str | None = None) -> Run:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.compare.data import Run
-from runner.compare.selection import EXPRESSION, where
-from runner.core.errors import ConfigError
+from runner_base.errors import ConfigError
+from runner_compare.data import Run
+from runner_compare.selection import EXPRESSION, where
 
 
 def run(job: str, quantization: str, seed: int, accuracy: float, **params: str) -> Run:

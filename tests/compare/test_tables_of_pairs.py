@@ -7,11 +7,11 @@ import re
 import pytest
 from compared import KEYS, rows_of
 
-from runner.compare.conclusion import conclude
-from runner.compare.data import Table
-from runner.compare.gates import check, parse_requirements
-from runner.core.effects import Effect, Finding, paired_accuracies
-from runner.core.margins import MarginVerdict
+from runner_compare.conclusion import conclude
+from runner_compare.data import Table
+from runner_compare.gates import check, parse_requirements
+from runner_compare.statistics.effects import Effect, Finding, paired_accuracies
+from runner_compare.statistics.margins import MarginVerdict
 
 SHOWN = re.compile(r"interval (\S+)\.\.(\S+), p[=<]")
 MARGINS = 2, 10  # points: less and more than what so few questions can show

@@ -9,11 +9,11 @@ import pytest
 from stores import Store, marks
 from team_jobs import team
 
-from runner.compare.data import Run
-from runner.compare.pictures import MAX_LABELS
-from runner.compare.teams import name_teams, team_words
-from runner.compare.wording import TEAM
-from runner.core.errors import ConfigError
+from runner_base.errors import ConfigError
+from runner_compare.data import Run
+from runner_compare.pictures import MAX_LABELS
+from runner_compare.teams import name_teams, team_words
+from runner_compare.wording import TEAM
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),

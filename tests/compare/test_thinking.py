@@ -13,10 +13,10 @@ from json_schema import SCHEMA, faults
 from stores import NF4, NONE, Store, marks
 from thinking_jobs import ANSWER_TOKENS, PROMPT_TOKENS, thinking_job
 
-from runner.compare.data import Run
-from runner.compare.thinking import right_answer_costs
-from runner.core.stats import wilson_interval
-from runner.core.token_costs import Estimate, TokenCells, TokenCost
+from runner_compare.data import Run
+from runner_compare.statistics.stats import wilson_interval
+from runner_compare.statistics.token_costs import Estimate, TokenCells, TokenCost
+from runner_compare.thinking import right_answer_costs
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),

@@ -11,8 +11,8 @@ from json_schema import SCHEMA, faults
 from stores import Store, marks
 from team_jobs import team
 
-from runner.compare.data import Run
-from runner.compare.token_savings import graph_words
+from runner_compare.data import Run
+from runner_compare.token_savings import graph_words
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),

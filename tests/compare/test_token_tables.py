@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from runner.core.metrics import DELTA_P_SHARES, KL_SHARES
-from runner.embedded import MODEL_DIR
-from runner.embedded.problems import Split, problems
+from runner_compare.metrics import DELTA_P_SHARES, KL_SHARES
+from runner_engine.embedded import MODEL_DIR
+from runner_engine.embedded.problems import Split, problems
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ def jobs(runner: Command, tmp_path: Path) -> Path:
 
 def test_tokens_of_two_jobs_compared(jobs: Path, runner: Command, tmp_path: Path) -> None:
     def compare(*arguments: str) -> Any:
-        return runner("--output-dir", str(jobs), *arguments, module="runner.compare")
+        return runner("--output-dir", str(jobs), *arguments, module="runner_compare")
 
     rows = json.loads(compare("--format", "json").out)["tables"][0]["rows"]
     found = {row["config"]["quantization.name"]: row["metrics"] for row in rows}

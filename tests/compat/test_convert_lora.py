@@ -18,7 +18,7 @@ from runner.compat.convert_lora import convert, parser
 from runner.config.lora import PeftConfig, PthConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError, OutputError
+from runner_base.errors import ConfigError, OutputError
 
 Make = Callable[..., RunnerConfig]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from trips import Trip
 
-from runner.checkpoints import byteio
 from runner.compat.old_splits import encode, read_old_split, safetensors_dtype
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError, DataError
 from runner.sharding import partition_file
 from runner.sharding.partition_file import Inline, read_partition
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError, DataError
+from runner_engine.checkpoints import byteio
 
 
 def write_old(folder: Path, tensors: dict[str, torch.Tensor], num_parts: int = 2, indent: int | None = None) -> Path:

@@ -15,20 +15,20 @@ import torch
 from opening import adapt, load_base, open_engine
 from resolving import predict
 
-from runner.checkpoints import resolve
 from runner.compat.convert_lora import convert, parser
 from runner.compat.pth import SquareLora
 from runner.config.lora import LoraConfig, PeftConfig, PthConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
 from runner.engines.kinds import BaseCache
-from runner.models import load as load_room
-from runner.models.load import Loaded, release
-from runner.quantization.base import QuantizationConfig
-from runner.quantization.bitsandbytes import Int8Config, Nf4Config
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError
+from runner_engine.checkpoints import resolve
+from runner_engine.models import load as load_room
+from runner_engine.models.load import Loaded, release
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
 from tools.embedded_model.lora import load_square_lora
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out

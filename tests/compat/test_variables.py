@@ -11,7 +11,7 @@ import yaml
 
 from runner.compat.variables import Chosen, model_of, translate
 from runner.config.compose import composer_of
-from runner.core.errors import ConfigError
+from runner_base.errors import ConfigError
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

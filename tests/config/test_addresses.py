@@ -12,7 +12,7 @@ from runner.config.compose import compose
 from runner.config.hydra import to_config
 from runner.config.model import ApiConfig
 from runner.config.plain_text import quote_text, sweep_of
-from runner.core.errors import ConfigError
+from runner_base.errors import ConfigError
 
 A, B = "http://a.example/v1", "http://b.example:8000/v1"
 

@@ -7,7 +7,7 @@ import pytest
 from runner.config.agents import AgentsConfig, Attack, Baseline, DecisionMethod, Method, Mode, dropped_agents
 from runner.config.root import semantic_keys
 from runner.config.task import Gold
-from runner.core.errors import ConfigError
+from runner_base.errors import ConfigError
 
 
 @pytest.mark.parametrize(

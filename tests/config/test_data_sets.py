@@ -17,7 +17,7 @@ from runner.config.runner_hydra import hydra_of
 from runner.config.task import Gold, Gsm8kConfig
 from runner.config.tasks import TASKS
 from runner.config.wording import PromptStyle
-from runner.core.errors import ConfigError
+from runner_base.errors import ConfigError
 
 SHIPPED = sorted(file.stem for file in (CONF / "dataset").glob("*.yaml"))
 QUIZ = """

@@ -18,8 +18,8 @@ from runner.config.compose import compose, composer_of
 from runner.config.groups import GROUPS, key_types
 from runner.config.hydra import explain, to_config, without_hydra
 from runner.config.hydra_versions import as_in_main
-from runner.core.errors import ConfigError, RunnerError
 from runner.library.load import configure
+from runner_base.errors import ConfigError, RunnerError
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

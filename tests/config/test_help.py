@@ -15,7 +15,7 @@ from runner.config.choices import choices_for, schema_of
 from runner.config.compose import compose
 from runner.config.groups import GROUPS
 from runner.config.help import allowed, described
-from runner.quantization.base import GENERAL_KEYS
+from runner_engine.quantization.base import GENERAL_KEYS
 
 
 def keys(*overrides: str) -> dict[str, tuple[str, str]]:

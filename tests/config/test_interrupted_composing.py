@@ -10,7 +10,7 @@ from hydra._internal.hydra import Hydra
 from hydra.types import RunMode
 
 from runner.config.runner_hydra import hydra_of
-from runner.core import signals
+from runner_base import signals
 
 
 def test_a_signal_waits_until_the_config_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:

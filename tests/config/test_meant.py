@@ -7,8 +7,8 @@ import pytest
 from runner.config import meant
 from runner.config.choices import choices_for
 from runner.config.tasks import TASKS
-from runner.quantization import CHOICES
-from runner.quantization.base import CheckpointSource
+from runner_engine.quantization import CHOICES
+from runner_engine.quantization.base import CheckpointSource
 
 
 def test_every_hint_names_a_choice() -> None:

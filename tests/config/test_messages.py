@@ -6,7 +6,7 @@ import pytest
 
 from runner.config.compose import compose
 from runner.config.hydra import config_errors
-from runner.core.errors import ConfigError
+from runner_base.errors import ConfigError
 
 
 @pytest.mark.parametrize(

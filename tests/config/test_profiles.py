@@ -14,7 +14,7 @@ from runner.config.hydra import to_config
 from runner.config.model import HybridConfig, LocalModelConfig, local_model
 from runner.config.profiles import PROFILES, notes
 from runner.config.root import RunnerConfig, semantic_keys
-from runner.core.errors import ConfigError
+from runner_base.errors import ConfigError
 
 SERVER = ("model.base_url=http://127.0.0.1:1/v1", "model.name=x")
 TEACHER = ("model=hybrid", "model.teacher.base_url=http://127.0.0.1:1/v1", "model.teacher.name=x")

@@ -14,11 +14,11 @@ import pytest
 import runner
 from runner.config.generation import IGNORED_SETTINGS, GenerationConfig
 from runner.config.sampling import GREEDY, NEUTRAL, PARAMETERS, Sampling, SamplingArguments, SamplingKeys
-from runner.core.errors import ConfigError
-from runner.engines.base import Request
 from runner.library.model import Settings
 from runner.serving.bodies import ChatBody, GenerateBody, TextBody
 from runner.tasks.chat import SETTINGS
+from runner_base.errors import ConfigError
+from runner_engine.sessions.base import Request
 
 ROOT = Path(runner.__file__).parent
 
@@ -37,7 +37,7 @@ def test_all_who_read_the_table_have_its_parameters() -> None:
     assert {*names} < {*SETTINGS}
     for body in (ChatBody, TextBody, GenerateBody):
         assert {*names} < {*body.model_fields}
-    (order,) = re.findall(r"^enum \{ (.*?) \};", (ROOT / "engines/local/kernels/sampling.h").read_text(), re.M)
+    (order,) = re.findall(r"^enum \{ (.*?) \};", (ROOT / "runner_engine/kernels/sampling.h").read_text(), re.M)
     assert order.lower().split(", ") == names, "the order of the numbers that C reads"
     assert not {*names} & {*IGNORED_SETTINGS}
 

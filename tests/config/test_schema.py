@@ -21,11 +21,11 @@ from runner.config.root import RunnerConfig, TrackingConfig, semantic_keys
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig, SplitConfig
 from runner.config.wording import PromptStyle
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
-from runner.core.fields import Inert, counts_of
-from runner.quantization.base import QuantizationConfig
-from runner.quantization.bitsandbytes import Int8Config, Nf4Config
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError
+from runner_base.fields import Inert, counts_of
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
 
 ROOT = Path(__file__).resolve().parents[2]
 

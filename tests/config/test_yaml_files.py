@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from runner.config.yaml_files import MAX_DEPTH, check_aliases, checked
-from runner.core.errors import ConfigError
+from runner_base.errors import ConfigError
 
 BOMB = "a0: &a0 [x, x]\n" + "".join(
     f"a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 9)}]\n" for number in range(1, 9)

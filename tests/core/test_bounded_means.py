@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
-from runner.core.bounded_means import chance_below, chance_of
+from runner_compare.statistics.bounded_means import chance_below, chance_of
 
 
 def test_the_chance_is_exact() -> None:

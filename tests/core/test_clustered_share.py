@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from runner.core.clustered_share import (
+from runner_compare.statistics.clustered_share import (
     accuracy_figures,
     bounds_of_accuracy,
     clustered_share_interval,
     guaranteed_interval,
 )
-from runner.core.stats import exact_interval, wilson_interval
+from runner_compare.statistics.stats import exact_interval, wilson_interval
 
 
 def test_a_question_is_a_cluster_of_its_answers() -> None:

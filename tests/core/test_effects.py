@@ -9,7 +9,7 @@ from statistics import stdev
 
 import pytest
 
-from runner.core.effects import (
+from runner_compare.statistics.effects import (
     RATIOS,
     Effect,
     Finding,
@@ -20,12 +20,12 @@ from runner.core.effects import (
     sequential_accuracies,
     unpaired_accuracies,
 )
-from runner.core.margins import MarginVerdict
-from runner.core.number_effects import Measured, paired_likelihoods, ratio_of_measurements
-from runner.core.over_runs import runs_needed
-from runner.core.planning import smallest_detectable
-from runner.core.ratios import detectable_shift, kurtosis, ratio_error, skewness
-from runner.core.stats import unpaired_detectable_difference
+from runner_compare.statistics.margins import MarginVerdict
+from runner_compare.statistics.number_effects import Measured, paired_likelihoods, ratio_of_measurements
+from runner_compare.statistics.over_runs import runs_needed
+from runner_compare.statistics.planning import smallest_detectable
+from runner_compare.statistics.ratios import detectable_shift, kurtosis, ratio_error, skewness
+from runner_compare.statistics.stats import unpaired_detectable_difference
 
 
 def ratio(measure: str, p: float, value: float = 2.0) -> Effect:

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from runner.core import visible_gpus
 from runner.core.energy import Energy
+from runner_base import visible_gpus
 
 
 def package(root: Path, name: str, microjoules: int) -> Path:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from runner.compat import variables
-from runner.core import environment
-from runner.core.errors import ConfigError
+from runner_base import environment
+from runner_base.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from runner.core.effects import Finding
-from runner.core.equal_tokens import Curve, at_equal_tokens, judge_equal_tokens
+from runner_compare.statistics.effects import Finding
+from runner_compare.statistics.equal_tokens import Curve, at_equal_tokens, judge_equal_tokens
 
 N = 100
 

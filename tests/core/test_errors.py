@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.core.errors import (
+from runner_base.errors import (
     ConfigError,
     JobFailed,
     OutputError,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.core.errors import ConfigError, OutputError
-from runner.core.files import hold, hold_folder, is_held, replace_text, replace_with, write_atomically
+from runner_base.errors import ConfigError, OutputError
+from runner_base.files import hold, hold_folder, is_held, replace_text, replace_with, write_atomically
 
 
 def test_a_file_is_held_once_and_free_afterwards(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ WRITES = 200
 WRITER = """
 import os, sys
 from pathlib import Path
-from runner.core.files import hold, hold_folder, is_held, replace_text, replace_with, write_atomically
+from runner_base.files import hold, hold_folder, is_held, replace_text, replace_with, write_atomically
 for _ in range(int(sys.argv[3])):
     write_atomically(Path(sys.argv[1]), sys.argv[2] * 300_000)
 print(os.getpid())

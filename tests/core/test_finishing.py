@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import CensoredData, ecdf
 
 from runner.core.finishing import Finishing, Length, lengths_of
-from runner.core.model_text import Answer, FinishReason
+from runner_base.model_text import Answer, FinishReason
 
 
 def test_the_curve_is_kaplan_and_meiers() -> None:

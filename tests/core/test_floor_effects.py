@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from runner.core.floor_effects import LIMIT, cut_off_words, what_tells_more, why_more_would_not_decide
-from runner.core.metrics import OF_SCORED
+from runner_compare.metrics import OF_SCORED
+from runner_compare.statistics.floor_effects import LIMIT, cut_off_words, what_tells_more, why_more_would_not_decide
 
 
 def scored(correct: int, cut_off: int, n: int = 20) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.core.foreign_texts import in_markdown, in_sheet
+from runner_compare.foreign_texts import in_markdown, in_sheet
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+7.5 [a]", "-2+3", "@SUM(A1)", "\t=1+1", "'=1+1", '=HYPERLINK("http://x")'])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from runner.core import gpu
+from runner_engine.devices import gpu
 
 ASSERTION = "CUDA error: device-side assert triggered"
 

@@ -7,7 +7,8 @@ import weakref
 
 import pytest
 
-from runner.core import heap, machine
+from runner_base import machine
+from runner_engine.devices import heap
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -33,7 +34,7 @@ def test_memory_is_given_back_once_a_process_has_grown(monkeypatch: pytest.Monke
 # In its own process: where blocks come from depends on all that a process has freed before.
 PROGRAM = """
 import ctypes
-from runner.core import heap, machine
+from runner_engine.devices import heap; from runner_base import machine
 
 libc = ctypes.CDLL("libc.so.6")
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]

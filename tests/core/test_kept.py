@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.core import kept
+from runner_base import kept
 
 OLD_S = (kept.UNUSED_DAYS + 1) * kept.DAY_S
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from runner.core import child
-from runner.core.errors import TrackingError
-from runner.core.known_secrets import without_known_secrets
-from runner.engines.chat_template import ChatTemplate, RenderLimits
 from runner.scorers.expressions import Process
 from runner.store.mlflow_store import one_message
+from runner_base import child
+from runner_base.errors import TrackingError
+from runner_base.known_secrets import without_known_secrets
+from runner_engine.sessions.chat_template import ChatTemplate, RenderLimits
 
 SECRET = 'tok+en/"123456'
 

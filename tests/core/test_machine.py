@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from runner.core.machine import Contention, _cpu_model, _family_ticks
+from runner_base.machine import Contention, _cpu_model, _family_ticks
 
 PROGRAM = """
 import sys
-from runner.core import machine
+from runner_base import machine
 machine.OTHERS_CORES = 0.0
 contention = machine.Contention()
 print("started", flush=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.core import mapped_files
-from runner.core.mapped_files import MappedFiles
+from runner_engine.devices import mapped_files
+from runner_engine.devices.mapped_files import MappedFiles
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 SIZE = 64 * mmap.PAGESIZE

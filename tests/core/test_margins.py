@@ -7,8 +7,15 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from runner.core.effects import Effect, Finding, judge, paired_accuracies, sequential_accuracies, unpaired_accuracies
-from runner.core.margins import (
+from runner_compare.statistics.effects import (
+    Effect,
+    Finding,
+    judge,
+    paired_accuracies,
+    sequential_accuracies,
+    unpaired_accuracies,
+)
+from runner_compare.statistics.margins import (
     MarginVerdict,
     margin_verdict,
     points_of_margin,
@@ -16,9 +23,9 @@ from runner.core.margins import (
     questions_needed,
     verdict_words,
 )
-from runner.core.number_effects import paired_likelihoods
-from runner.core.sequential import Decision, Pairs
-from runner.core.stats import (
+from runner_compare.statistics.number_effects import paired_likelihoods
+from runner_compare.statistics.sequential import Decision, Pairs
+from runner_compare.statistics.stats import (
     paired_difference_interval,
     paired_difference_p,
     unpaired_difference_interval,

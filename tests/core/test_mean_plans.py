@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from runner.core.effects import judge
-from runner.core.mean_effects import paired_means
-from runner.core.mean_plans import detectable_loss, flip_ps, power_of, questions_for_margin
-from runner.core.paired_means import MeanDifference
-from runner.core.ratios import sign_flip_p
+from runner_compare.statistics.effects import judge
+from runner_compare.statistics.mean_effects import paired_means
+from runner_compare.statistics.mean_plans import detectable_loss, flip_ps, power_of, questions_for_margin
+from runner_compare.statistics.paired_means import MeanDifference
+from runner_compare.statistics.ratios import sign_flip_p
 
 DRAWS = 200
 SLACK = 0.05  # by which a power may be off what is said

@@ -24,7 +24,9 @@ from runner.config.task import (
     TaskConfig,
     VerifyConfig,
 )
-from runner.core.metrics import (
+from runner.report import headline
+from runner.run import run
+from runner_compare.metrics import (
     BY_REPEATS,
     FRONT,
     HEADLINES,
@@ -40,9 +42,7 @@ from runner.core.metrics import (
     number,
     pool,
 )
-from runner.quantization.bitsandbytes import Int8Config
-from runner.report import headline
-from runner.run import run
+from runner_engine.quantization.bitsandbytes import Int8Config
 
 Make = Callable[..., RunnerConfig]
 EMBEDDED = LocalModelConfig(name="embedded", device="cpu")

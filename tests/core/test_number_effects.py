@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from runner.core.effects import Effect, Finding, judge
-from runner.core.metrics import Better
-from runner.core.number_effects import MIN_DIFFERING, paired_numbers
-from runner.core.stats import paired_difference_interval
+from runner_compare.metrics import Better
+from runner_compare.statistics.effects import Effect, Finding, judge
+from runner_compare.statistics.number_effects import MIN_DIFFERING, paired_numbers
+from runner_compare.statistics.stats import paired_difference_interval
 
 THEIRS = [0.0, 1.0, 1.0, 0.5, 0.2] * 20
 

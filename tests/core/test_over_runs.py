@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from runner.core.over_runs import (
+from runner_compare.statistics.over_runs import (
     MIN_RUNS,
     RatioOfRuns,
     fewest_runs,

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats as reference
 
-from runner.core import stats
-from runner.core.effects import Method
-from runner.core.mean_effects import paired_means
-from runner.core.over_seeds import (
+from runner_compare.statistics import stats
+from runner_compare.statistics.effects import Method
+from runner_compare.statistics.mean_effects import paired_means
+from runner_compare.statistics.over_seeds import (
     CrossedMean,
     ErrorPart,
     bound,
@@ -21,7 +21,7 @@ from runner.core.over_seeds import (
     p_of_gap,
     share_over_seeds,
 )
-from runner.core.stats import ALPHA
+from runner_compare.statistics.stats import ALPHA
 
 
 def drawn(draw: np.random.Generator, seeds: int, questions: int, apart: float) -> list[list[bool]]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import gammaln
 
-from runner.core.stats import (
+from runner_compare.statistics.stats import (
     ALPHA,
     holm,
     holm_of_groups,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from runner.core.paired_means import MeanDifference
-from runner.core.stats import paired_difference_interval
+from runner_compare.statistics.paired_means import MeanDifference
+from runner_compare.statistics.stats import paired_difference_interval
 
 DRAW = Random(0)
 DRAWS = 150

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from scipy.stats import binom, multinomial
 
-from runner.core.planning import (
+from runner_compare.statistics.planning import (
     detection_power,
     expected_disagreement,
     questions_to_detect,
     samples_to_detect,
     smallest_detectable,
 )
-from runner.core.ratios import detectable_shift
-from runner.core.stats import mcnemar_exact
+from runner_compare.statistics.ratios import detectable_shift
+from runner_compare.statistics.stats import mcnemar_exact
 
 
 @pytest.mark.parametrize(("noise", "difference"), [(0.0, 0.05), (0.02, 0.01), (0.1, 0.05), (0.4, 0.3), (0.9, 0.5)])

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from plug_in_packages import write_package
 
-from runner.core import plugins
-from runner.core.errors import ConfigError
-from runner.core.metrics import Metric
-from runner.core.plugins import Choices
-from runner.quantization.base import QuantizationConfig
+from runner_base import plugins
+from runner_base.errors import ConfigError
+from runner_base.plugins import Choices
+from runner_compare.metrics import Metric
+from runner_engine.quantization.base import QuantizationConfig
 
 GOOD = """
 from dataclasses import dataclass
-from runner.quantization.base import QuantizationConfig
+from runner_engine.quantization.base import QuantizationConfig
 @dataclass
 class Mine(QuantizationConfig):
     name = "mine"
@@ -82,7 +82,7 @@ def test_a_class_is_known_as_a_plug_ins_before_it_was_asked_for(add: Add) -> Non
         ("mine = of_test_b:Mine", "import not_there", "importing of_test_b:Mine failed (ModuleNotFoundError"),
         ("mine = of_test_b:Mine", "1 / 0", "importing of_test_b:Mine failed (ZeroDivisionError: division by zero)"),
         ("mine = of_test_b:Other", GOOD, "importing of_test_b:Other failed (AttributeError"),
-        ("mine = of_test_b:Mine", "Mine = 3", "of_test_b:Mine is no subclass of QuantizationConfig (runner.quantization.base), but an object of class int"),
+        ("mine = of_test_b:Mine", "Mine = 3", "of_test_b:Mine is no subclass of QuantizationConfig (runner_engine.quantization.base), but an object of class int"),
         ("mine = of_test_b:Mine", "class Mine: pass", "but the class Mine"),
         ("yours = of_test_b:Mine", GOOD, "of_test_b:Mine calls itself 'mine': its class needs name = 'yours'"),
     ],
@@ -128,14 +128,14 @@ def test_an_older_copy_further_back_on_the_path_is_not_a_rival(add: Add) -> None
 
 
 def test_objects(add: Add) -> None:
-    module = "from runner.core.metrics import Metric\nM = Metric('m', 'm')\nN = Metric('other', 'n')\nO = 3"
+    module = "from runner_compare.metrics import Metric\nM = Metric('m', 'm')\nN = Metric('other', 'n')\nO = 3"
     points = "".join(f"{name} = of_test_m:{name.upper()}\n" for name in "mno")
     add("numbers", f"[runner.metrics]\n{points}[other.group]\nx = y\n", of_test_m=module)
     assert plugins.load_object("metric", "m", Metric).label == "m"
     with pytest.raises(ConfigError, match="metric n of numbers 2.0: of_test_m:N calls itself 'other'"):
         plugins.load_object("metric", "n", Metric)
     with pytest.raises(
-        ConfigError, match="of_test_m:O is no Metric \\(runner.core.metrics\\), but an object of class int"
+        ConfigError, match="of_test_m:O is no Metric \\(runner_compare.metrics\\), but an object of class int"
     ):
         plugins.load_object("metric", "o", Metric)
     with pytest.raises(ConfigError, match="metrics=p: no metric 'p'. .*Choices: m, n, o"):

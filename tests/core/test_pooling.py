@@ -8,10 +8,10 @@ from itertools import product
 import numpy as np
 import pytest
 
-from runner.core import ratios, stats
-from runner.core.effects import Finding, Method, judge, paired_accuracies
-from runner.core.margins import MarginVerdict, questions_needed
-from runner.core.pooling import (
+from runner_compare.statistics import ratios, stats
+from runner_compare.statistics.effects import Finding, Method, judge, paired_accuracies
+from runner_compare.statistics.margins import MarginVerdict, questions_needed
+from runner_compare.statistics.pooling import (
     PairedTexts,
     PairedVerdicts,
     Weights,
@@ -22,7 +22,7 @@ from runner.core.pooling import (
     questions_for_mean,
     weighted_flip_p,
 )
-from runner.core.stats import ALPHA
+from runner_compare.statistics.stats import ALPHA
 
 UNEQUAL = [PairedVerdicts(3, 9, 50), PairedVerdicts(40, 65, 1319), PairedVerdicts(20, 31, 777)]
 

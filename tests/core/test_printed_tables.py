@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from runner.core.printed_tables import print_fitted
-from runner.core.tables import WORD, Column, Use, fit
+from runner_base.printed_tables import print_fitted
+from runner_base.tables import WORD, Column, Use, fit
 
 STATISTICS = ["mean", "median", "90 %", "99.9 %", "largest", "ln(PPL\nratio)", "correlation", "same\nfirst"]
 FIGURES = {

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from runner.core import progress
-from runner.core.progress import Progress, ProgressState
+from runner_base import progress
+from runner_base.progress import Progress, ProgressState
 
 
 @pytest.fixture

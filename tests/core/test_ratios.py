@@ -8,7 +8,7 @@ from random import Random
 import pytest
 from scipy import stats as reference
 
-from runner.core.ratios import (
+from runner_compare.statistics.ratios import (
     ENOUGH,
     FLIPS,
     caution,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.core.errors import OutputError
-from runner.core.result import Answer, Call, FinishReason, RepeatLog, Sample, Verdict, read_repeats, sealed
+from runner_base.errors import OutputError
+from runner_base.result import Answer, Call, FinishReason, RepeatLog, Sample, Verdict, read_repeats, sealed
 
 ONE = Sample(Answer("so 4", [1, 2], FinishReason.stop, verdict=Verdict.correct), "sha", 7, 0.5, 3, "2+2?", "4")
 ANSWER = '"text": "b", "token_ids": [1], "finish_reason": "stop", "new_tokens": 3, "thinking": "t", "in_thinking": true'

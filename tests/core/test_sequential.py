@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 
-from runner.core.sequential import (
+from runner_compare.statistics.sequential import (
     SHARES,
     Decision,
     Pairs,
@@ -18,7 +18,7 @@ from runner.core.sequential import (
     log_capital,
     p_of,
 )
-from runner.core.stats import ALPHA, wilson_interval
+from runner_compare.statistics.stats import ALPHA, wilson_interval
 
 
 def test_the_capital_is_the_mean_over_the_shares_by_hand() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.core.files import shared_folder
+from runner_base.files import shared_folder
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 PROGRAM = """
 import os, signal, sys
-from runner.core import signals
+from runner_base import signals
 
 signals.install_handlers()
 def send(number=signal.SIGINT): os.kill(os.getpid(), number)
@@ -136,7 +136,7 @@ def test_the_next_work_of_a_process_begins_with_a_first_signal(tmp_path: Path) -
 
 
 WHILE_A_CLASS_IS_MADE = """
-from runner.core.entry import run_entry
+from runner_base.entry import run_entry
 run_entry("error", lambda: exec("send()", globals()), when_interrupted="try again")
 """
 

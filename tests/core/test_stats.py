@@ -16,7 +16,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
-from runner.core.stats import (
+from runner_compare.statistics.stats import (
     detectable_difference,
     holm,
     mcnemar_exact,

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.core.svg import box, document, text
+from runner_base.svg import box, document, text
 
 
 @given(st.text())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.core.tables import Column, Fitted, Use, fit, short_paths
+from runner_base.tables import Column, Fitted, Use, fit, short_paths
 
 
 def lines_of(table: Fitted) -> list[str]:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from runner.core import signals, terminal
-from runner.core.errors import RunnerError
+from runner.core import terminal
+from runner_base import signals
+from runner_base.errors import RunnerError
 
 
 def reader(*lines: str | type[BaseException]) -> Callable[[str], str]:

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from runner.core.errors import DataError
-from runner.core.texts import MAX_DEPTH, counted, parse_json, read_lines
+from runner_base.errors import DataError
+from runner_base.texts import MAX_DEPTH, counted, parse_json, read_lines
 
 
 def lines(data: bytes) -> list[tuple[int, str]]:

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from runner.core.clustered_share import share_interval
-from runner.core.stats import ALPHA, wilson_interval
-from runner.core.token_costs import (
+from runner_compare.statistics.clustered_share import share_interval
+from runner_compare.statistics.stats import ALPHA, wilson_interval
+from runner_compare.statistics.token_costs import (
     Estimate,
     TokenCells,
     TokenCost,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.core.unread_answers import ENDED, EXTRACTOR, FOUND, SCORER, unread_note
+from runner_compare.statistics.unread_answers import ENDED, EXTRACTOR, FOUND, SCORER, unread_note
 
 AGAIN = ". The same command with task.extractor=flexible judges the recorded texts again, without decoding"
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom, multinomial, norm
 
-from runner.core.paired_means import mean_ps
-from runner.core.unseen_kind import likelihood_p
+from runner_compare.statistics.paired_means import mean_ps
+from runner_compare.statistics.unseen_kind import likelihood_p
 
 
 def test_equal_numbers_may_hide_a_rare_kind_that_loses_all() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from runner.core.uris import sqlite_path, sqlite_uri
+from runner_base.uris import sqlite_path, sqlite_uri
 
 
 @pytest.mark.parametrize("folder", ["plain", "a b", "a?b", "a%20b", "a#b", "100%", "%3F", "数据"])

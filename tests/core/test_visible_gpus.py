@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from runner.core import machine, visible_gpus
 from runner.estimates.fit import free_mib_by_device
+from runner_base import machine, visible_gpus
 
 LISTED = """\
 GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-aaaa-0)

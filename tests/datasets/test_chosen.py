@@ -12,18 +12,18 @@ import pytest
 from likely import jsonl
 from pyarrow import parquet
 
-from runner.checkpoints.resolve import resolve
 from runner.config.agents import AgentsConfig
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.task import Gsm8kConfig
 from runner.config.wording import PromptStyle
-from runner.core.errors import ConfigError
-from runner.core.result import Verdict
 from runner.datasets.asking import load_shots
 from runner.datasets.given import load_given
 from runner.datasets.gsm8k import load_questions
 from runner.run import identify, run
 from runner.store.jobs import read_samples
+from runner_base.errors import ConfigError
+from runner_base.result import Verdict
+from runner_engine.checkpoints.resolve import resolve
 
 GSM8K = Path(__file__).resolve().parents[3] / "shared" / "data" / "gsm8k"
 Make = Callable[..., Any]

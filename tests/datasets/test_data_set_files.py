@@ -15,8 +15,8 @@ from hub_standin import Hub, environment
 from pyarrow import parquet
 
 from runner.config.choices import CONF
-from runner.core.result import Verdict
 from runner.store.jobs import read_samples
+from runner_base.result import Verdict
 
 ROWS = [
     {"stem": "Sky? I hear the answer is (B).", "options": ["green", "blue"], "key": "B"},

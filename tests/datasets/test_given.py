@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from runner.config.likelihood import LikelihoodConfig
-from runner.core.errors import ConfigError, DataError
 from runner.datasets.given import Form, Given, given_sha256, load_given
+from runner_base.errors import ConfigError, DataError
 
 
 def load(path: Path, rows: list[Any], **keys: Any) -> list[Given]:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from runner.config.task import Extractor, Gsm8kConfig
-from runner.core.errors import ConfigError, DataError
 from runner.datasets.gsm8k import Item, load_examples, load_questions
 from runner.scorers.numbers import extract
+from runner_base.errors import ConfigError, DataError
 
 
 def questions(task: Gsm8kConfig) -> list[Item]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from runner.core.errors import ConfigError, DataError
 from runner.datasets.gsm8k import Item
 from runner.datasets.question_lists import named_places, question_sha256, read_entries
+from runner_base.errors import ConfigError, DataError
 
 EVERY = [
     Item("One?\nA. x", "1", "1", 0, stem="One?", id="chal-1"),

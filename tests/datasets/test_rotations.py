@@ -11,11 +11,11 @@ import pytest
 from likely import jsonl
 
 from runner.config.task import Extractor, Gsm8kConfig
-from runner.core.errors import ConfigError
 from runner.datasets.gsm8k import Item, load_questions
 from runner.datasets.rotations import rotated, same_letter_words
 from runner.datasets.shapes import GPQA
 from runner.scorers.letters import LETTERS, extract_letters
+from runner_base.errors import ConfigError
 
 Load = Callable[..., list[Item]]
 

@@ -9,9 +9,9 @@ import pytest
 from pyarrow import parquet
 
 from runner.config.task import Gsm8kConfig
-from runner.core.errors import ConfigError, DataError
 from runner.datasets.gsm8k import Item, load_examples, load_questions
 from runner.datasets.shapes import Keys, read_row
+from runner_base.errors import ConfigError, DataError
 
 SVAMP = {
     "ID": "1",

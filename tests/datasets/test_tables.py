@@ -16,8 +16,8 @@ import pytest
 from pyarrow import parquet
 
 from runner.config.task import Gsm8kConfig
-from runner.core.errors import DataError
 from runner.datasets.gsm8k import load_examples, load_questions
+from runner_base.errors import DataError
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "gsm8k"
 Start = Callable[..., Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.engines.arithmetic import Arithmetic, Rates, Shape
+from runner_engine.sessions.arithmetic import Arithmetic, Rates, Shape
 
 SMALL = Arithmetic(1000, 300, 8, 5000, 16, "float32", lambda: Rates(1.0, 1.0))
 

@@ -9,7 +9,7 @@ import pytest
 from runner.config.generation import GenerationConfig
 from runner.config.root import RunnerConfig
 from runner.config.sampling import Sampling
-from runner.engines.base import Capability, Message, Request
+from runner_engine.sessions.base import Capability, Message, Request
 
 Make = Callable[..., RunnerConfig]
 

@@ -8,16 +8,16 @@ from itertools import product
 
 import pytest
 
-from runner.checkpoints.resolve import resolve
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.sampling import Sampling
-from runner.core.dtypes import Dtype
 from runner.engines import open_engine
-from runner.engines.base import Begun, Capability, Completion, Event, Request
-from runner.engines.contract import Engine, complete, gather
-from runner.engines.local.decode.forward import SHORT_SPAN
-from runner.engines.local.engine import LocalSession
+from runner_base.dtypes import Dtype
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.decode.forward import SHORT_SPAN
+from runner_engine.local.engine import LocalSession
+from runner_engine.sessions.base import Begun, Capability, Completion, Event, Request
+from runner_engine.sessions.contract import Engine, complete, gather
 
 STORY = "Tom has some apples and buys some more, then he gives a few of them away. How many does he have? "
 LIMIT = 40

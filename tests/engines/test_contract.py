@@ -14,11 +14,12 @@ from opening import open_engine
 from runner.config.model import Attention, LocalModelConfig, StubConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
-from runner.core.errors import ConfigError
-from runner.core.result import FinishReason
-from runner.engines import LazyEngine, base, contract
-from runner.engines.base import Capability, Request
-from runner.engines.stats import EngineStats
+from runner.engines import LazyEngine
+from runner_base.errors import ConfigError
+from runner_base.result import FinishReason
+from runner_engine.sessions import base, contract
+from runner_engine.sessions.base import Capability, Request
+from runner_engine.sessions.stats import EngineStats
 
 Make = Callable[..., RunnerConfig]
 
@@ -42,11 +43,11 @@ import sys
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig
-from runner.quantization.base import QuantizationConfig
+from runner_engine.quantization.base import QuantizationConfig
 from runner.config.root import RunnerConfig, NoTrackingConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
-from runner.checkpoints.resolve import resolve
+from runner_engine.checkpoints.resolve import resolve
 from runner.engines import open_engine
 config = RunnerConfig(model=LocalModelConfig(name={str(tiny_llama)!r}), quantization=QuantizationConfig(),
     lora=LoraConfig(), rope=RopeConfig(), generation=GenerationConfig(), task=Gsm8kConfig(),

@@ -15,12 +15,12 @@ from opening import open_engine
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig, StubConfig
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError, JobFailed
-from runner.core.result import FinishReason
-from runner.engines.base import Completion, Delta, Event, Request
-from runner.engines.contract import complete
-from runner.engines.driver import Driver
 from runner.engines.kinds.stub import StubEngine, StubSession
+from runner_base.errors import ConfigError, JobFailed
+from runner_base.result import FinishReason
+from runner_engine.sessions.base import Completion, Delta, Event, Request
+from runner_engine.sessions.contract import complete
+from runner_engine.sessions.driver import Driver
 
 Make = Callable[..., RunnerConfig]
 WAIT_S = 60

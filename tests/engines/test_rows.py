@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runner.config.model import LocalModelConfig
-from runner.core.errors import ConfigError
-from runner.core.result import FinishReason
-from runner.core.thinking import may_begin_tag
-from runner.engines.base import Message, Request
-from runner.engines.rows import Admission, Row
-from runner.engines.stopping import Stopping
+from runner_base.errors import ConfigError
+from runner_base.result import FinishReason
+from runner_base.thinking import may_begin_tag
+from runner_engine.decode.rows import Admission, Row
+from runner_engine.decode.stopping import Stopping
+from runner_engine.sessions.base import Message, Request
 
 EOS = 2
 texts = st.text(alphabet="ab \n#é€😀", max_size=14)  # of one to four bytes, each byte a token

@@ -17,10 +17,10 @@ from transformers import (
 )
 
 from runner.config.sampling import GREEDY, Sampling
-from runner.engines import sampling
-from runner.engines.local.kernels import native
-from runner.engines.rows import NO_TOKEN, NOT_SAMPLED
-from runner.engines.sampling import Sampler, generator_of
+from runner_engine.decode import sampling
+from runner_engine.decode.rows import NO_TOKEN, NOT_SAMPLED
+from runner_engine.decode.sampling import Sampler, generator_of
+from runner_engine.kernels import native
 
 VOCABULARY, STEPS = 200, 6
 

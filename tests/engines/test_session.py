@@ -10,11 +10,11 @@ from opening import open_engine
 
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError
-from runner.core.result import Answer, FinishReason
-from runner.engines.base import Capability, Completion, Event, Request, RequestId
-from runner.engines.contract import Engine
-from runner.engines.session import Session
+from runner_base.errors import ConfigError
+from runner_base.result import Answer, FinishReason
+from runner_engine.sessions.base import Capability, Completion, Event, Request, RequestId
+from runner_engine.sessions.contract import Engine
+from runner_engine.sessions.session import Session
 
 
 @pytest.fixture

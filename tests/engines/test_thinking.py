@@ -11,24 +11,24 @@ import in_process
 import pytest
 from transformers import AutoTokenizer
 
-from runner.checkpoints.resolve import resolve
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig, PartsModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.sampling import Sampling
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
-from runner.core.model_text import Ending, FinishReason
-from runner.core.thinking import TAGS, Tag
-from runner.embedded import MODEL_DIR
 from runner.engines import open_engine
-from runner.engines.base import Begun, Completion, Delta, Event, Request
-from runner.engines.contract import Engine, complete, gather
-from runner.engines.local.decode.static_batches import BY_GENERATE
-from runner.engines.local.engine import LocalEngine
-from runner.engines.rows import Row
-from runner.engines.stopping import Stopping
-from runner.engines.thinking import MOST_PARTIAL, Budget, end_tokens, tags_of
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError
+from runner_base.model_text import Ending, FinishReason
+from runner_base.thinking import TAGS, Tag
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.decode.rows import Row
+from runner_engine.decode.static_batches import BY_GENERATE
+from runner_engine.decode.stopping import Stopping
+from runner_engine.embedded import MODEL_DIR
+from runner_engine.local.engine import LocalEngine
+from runner_engine.sessions.base import Begun, Completion, Delta, Event, Request
+from runner_engine.sessions.contract import Engine, complete, gather
+from runner_engine.sessions.thinking import MOST_PARTIAL, Budget, end_tokens, tags_of
 
 ANSWER_TOKENS = 6
 WILD = Sampling(temperature=1.5, seed=3)

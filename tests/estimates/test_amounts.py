@@ -11,8 +11,8 @@ from runner.config.generation import GenerationConfig
 from runner.config.model import Attention, LocalModelConfig, StubConfig
 from runner.config.task import Gsm8kConfig
 from runner.estimates.amounts import amounts_of
-from runner.quantization import CHOICES
-from runner.quantization.bitsandbytes import Int8Config
+from runner_engine.quantization import CHOICES
+from runner_engine.quantization.bitsandbytes import Int8Config
 
 LOCAL = LocalModelConfig("embedded", device="cpu")
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from runner.checkpoints.resolve import resolve
 from runner.config.measures import SweepConfig
 from runner.config.model import LocalModelConfig
 from runner.config.task import Gsm8kConfig
@@ -18,7 +17,8 @@ from runner.estimates.calibration import FILE, Calibration, known_speeds, measur
 from runner.estimates.jobs import estimate
 from runner.estimates.sample import calibration_model_of
 from runner.estimates.speed import EstimateBasis
-from runner.quantization import CHOICES
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.quantization import CHOICES
 
 
 @pytest.mark.slow

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from runner.checkpoints import random_weights
-from runner.checkpoints.resolve import resolve
 from runner.config.generation import GenerationConfig
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.model import LocalModelConfig
 from runner.config.task import Gsm8kConfig
-from runner.core import machine
-from runner.core.dtypes import Dtype
 from runner.engines.kinds import kind_of
 from runner.estimates.fit import PROCESS_MIB, fit, free_mib_by_device, possible
-from runner.quantization import CHOICES
+from runner_base import machine
+from runner_base.dtypes import Dtype
+from runner_engine.checkpoints import random_weights
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.quantization import CHOICES
 
 Make = Callable[..., Any]
 

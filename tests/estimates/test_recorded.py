@@ -17,11 +17,11 @@ from runner.config.likelihood import LikelihoodConfig
 from runner.config.measures import SweepConfig
 from runner.config.model import LocalModelConfig
 from runner.config.task import Gsm8kConfig
-from runner.core.result import Record, Result, Status
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import EstimateBasis
-from runner.quantization import CHOICES
 from runner.store.tracking import flatten
+from runner_base.result import Record, Result, Status
+from runner_engine.quantization import CHOICES
 
 SPEEDS = {"prefill_tok_per_s": 100.0, "decode_tok_per_s": 10.0, "load_s": 3.0}
 ANSWERS = {"n": 4, "correct": 3, "prompt_tokens": 400, "new_tokens": 84} | SPEEDS  # 1 s and 2 s each, and 3 s

@@ -15,10 +15,10 @@ from grids import results
 
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
-from runner.core.stats import wilson_interval
 from runner.grid.best_trial import Scored, doubt_lines
 from runner.grid.plan import PlannedJob
 from runner.store.jobs import Job
+from runner_compare.statistics.stats import wilson_interval
 
 MakeConfig = Callable[..., RunnerConfig]
 KEYS = ("generation.temperature", "generation.top_p")
@@ -129,7 +129,7 @@ def test_a_search_offers_a_check_that_runs(runner: Callable[..., Any], tmp_path:
     asked = questions_of(tmp_path, searched), questions_of(tmp_path, fresh)
     assert [len(some) for some in asked] == [10, 10]
     assert not asked[0] & asked[1]
-    compared = runner(*shlex.split(compare)[1:], "--format", "json", module="runner.compare", cwd=tmp_path)
+    compared = runner(*shlex.split(compare)[1:], "--format", "json", module="runner_compare", cwd=tmp_path)
     assert compared.code == 0, compared.err
     assert {*re.findall(r'"job_id": "([^"]+)"', compared.out)} == {*fresh}, "the search's have asked other questions"
     assert '"finding": "no difference shown"' in compared.out

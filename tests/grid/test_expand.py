@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 
 from runner.config.plain_text import quote_texts
 from runner.config.runner_hydra import hydra_of
-from runner.core.errors import ConfigError
 from runner.grid.expand import MAX_JOBS, check_exclude, excluded, expand
-from runner.quantization import CHOICES
+from runner_base.errors import ConfigError
+from runner_engine.quantization import CHOICES
 
 KEYS = ["seed", "task.limit", "task.system", "quantization", "model@other", "+new", "++new", "~gone"]
 VALUES = [

@@ -17,14 +17,9 @@ import torch
 from grids import results
 from stages import split_into
 
-from runner.checkpoints.resolve import resolve
 from runner.config.model import LocalModelConfig, PartsModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
-from runner.core import machine, visible_gpus
-from runner.core.errors import lost_gpu
-from runner.core.progress import ProgressState
-from runner.core.visible_gpus import Gpu
 from runner.engines.kinds import Need
 from runner.grid.gpu_sets import GpuSet, GpuSets
 from runner.grid.plan import PlannedJob, WorkerLimits, predicted_need, worker_limits
@@ -32,6 +27,11 @@ from runner.grid.show import GridView
 from runner.grid.worker_process import Worker
 from runner.grid.workers import WorkerPool
 from runner.store.jobs import Job
+from runner_base import machine, visible_gpus
+from runner_base.errors import lost_gpu
+from runner_base.progress import ProgressState
+from runner_base.visible_gpus import Gpu
+from runner_engine.checkpoints.resolve import resolve
 
 Make = Callable[..., RunnerConfig]
 FOUR = [Gpu(str(number), "H100", f"GPU-{number}") for number in range(4)]

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from runner.config.plain_text import as_sweeper_keys
-from runner.core.errors import ConfigError
-from runner.embedded import MODEL_DIR
 from runner.grid import model_list
+from runner_base.errors import ConfigError
+from runner_engine.embedded import MODEL_DIR
 
 
 def write(path: Path, kind: str, architecture: str = "llama", rows: int = 8) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from runner.core.result import Record
 from runner.grid.named import overrides_with
 from runner.grid.other_launchers import in_turn
 from runner.grid.plan import PlannedJob
 from runner.store.jobs import Job
+from runner_base.result import Record
 
 Run = Callable[..., Any]
 JOB = ("task=likelihood", "task.limit=4", "task.reference=quantization=none", "tracking=none", "workers=1")

@@ -14,21 +14,21 @@ from typing import Any, ClassVar, NoReturn, cast, get_args, get_origin, get_type
 import pytest
 from stages import split_into
 
-from runner.checkpoints.resolve import resolve
 from runner.config.model import PartsModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig, TaskConfig, VerifyConfig
 from runner.config.tasks import TASKS
 from runner.config.wording import PromptStyle
-from runner.core import machine
-from runner.core.errors import ConfigError
-from runner.core.result import Status
 from runner.grid.gpu_sets import GpuSet
 from runner.grid.plan import Outcome, PlannedJob, State, WorkerLimits, group, plan_job, worker_limits
 from runner.grid.show import GridView
 from runner.grid.worker_process import Worker
 from runner.grid.workers import WorkerPool
 from runner.store.jobs import Job
+from runner_base import machine
+from runner_base.errors import ConfigError
+from runner_base.result import Status
+from runner_engine.checkpoints.resolve import resolve
 
 Make = Callable[..., RunnerConfig]
 

@@ -13,8 +13,8 @@ import pytest
 from grids import Grid, results, samples, wait_for
 from stored import read_together
 
-from runner.core.result import Record, Result, Status
 from runner.grid.pruning import AGAINST, FULL, Fate, fate_of, overrides_of
+from runner_base.result import Record, Result, Status
 
 pytest.importorskip("optuna", reason="pip install 'runner-llm[dev]'")
 

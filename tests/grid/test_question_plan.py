@@ -14,17 +14,17 @@ import pytest
 from runner.config.generation import GenerationConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
-from runner.core.margins import questions_needed
-from runner.core.planning import detection_power, expected_disagreement, smallest_detectable
-from runner.core.result import Answer, FinishReason, Sample, Verdict
-from runner.core.sequential import Decision, Pairs, log_capital
 from runner.estimates.jobs import JobEstimate
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.grid.plan import PlannedJob, State
 from runner.grid.question_plan import _largest_power, question_lines
-from runner.quantization.base import QuantizationConfig
-from runner.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner.store.jobs import Job
+from runner_base.result import Answer, FinishReason, Sample, Verdict
+from runner_compare.statistics.margins import questions_needed
+from runner_compare.statistics.planning import detection_power, expected_disagreement, smallest_detectable
+from runner_compare.statistics.sequential import Decision, Pairs, log_capital
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
 
 Make = Callable[..., RunnerConfig]
 USUAL = 0.1

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from runner.core.errors import ConfigError
 from runner.grid.search_space import SearchSettings, SearchSpace, corner, study_name
+from runner_base.errors import ConfigError
 
 optuna = pytest.importorskip("optuna", reason="pip install 'runner-llm[dev]'")
 

@@ -15,8 +15,8 @@ import pytest
 from grids import Grid, mlflow_runs, results, samples
 
 import runner as package
-from runner.core.errors import ConfigError
-from runner.core.result import Record
+from runner_base.errors import ConfigError
+from runner_base.result import Record
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

@@ -16,8 +16,6 @@ from runner.config.generation import GenerationConfig
 from runner.config.lora import PeftConfig
 from runner.config.model import LocalModelConfig
 from runner.config.task import Gsm8kConfig
-from runner.core.dtypes import Dtype
-from runner.core.visible_gpus import Gpu
 from runner.engines.kinds import Need
 from runner.grid import forking
 from runner.grid.gpu_sets import GpuSet
@@ -26,6 +24,8 @@ from runner.grid.show import GridView
 from runner.grid.worker_process import Worker
 from runner.grid.workers import WorkerPool
 from runner.run import run
+from runner_base.dtypes import Dtype
+from runner_base.visible_gpus import Gpu
 
 Start = Callable[..., Any]  # the fixture `grid`: takes arguments, returns a started grid
 STUB = ("model=stub", "task.limit=3", "workers=2")

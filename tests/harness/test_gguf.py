@@ -18,11 +18,11 @@ from lm_eval.tasks import TaskManager
 from torch.utils import collect_env
 
 from runner import compare, harness
-from runner.core.errors import ConfigError
-from runner.embedded import MODEL_DIR
-from runner.embedded.problems import Split, problems
 from runner.harness.model import EngineModel
-from runner.models import gguf_blocks
+from runner_base.errors import ConfigError
+from runner_engine.embedded import MODEL_DIR
+from runner_engine.embedded.problems import Split, problems
+from runner_engine.models import gguf_blocks
 from tools import embedded_gguf, real_model
 
 N = 24

@@ -10,11 +10,11 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from thoughtful import thinking_model
 
-from runner.core.errors import ConfigError
-from runner.embedded import MODEL_DIR
-from runner.engines.base import Request
-from runner.engines.contract import complete
 from runner.harness.model import EngineModel, by_group
+from runner_base.errors import ConfigError
+from runner_engine.embedded import MODEL_DIR
+from runner_engine.sessions.base import Request
+from runner_engine.sessions.contract import complete
 
 QUESTIONS = [
     "Question: Ann has 3 apples and buys 4 more. How many apples does Ann have?\nAnswer:",

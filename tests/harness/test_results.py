@@ -13,7 +13,7 @@ from lm_eval.tasks import TaskManager
 from torch.utils import collect_env
 
 from runner import compare, harness
-from runner.embedded import MODEL_DIR
+from runner_engine.embedded import MODEL_DIR
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

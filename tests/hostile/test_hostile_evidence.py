@@ -20,10 +20,10 @@ from runner.config.model import StubConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig, TaskConfig
-from runner.core.errors import EvidenceError, RunnerError
-from runner.core.result import RepeatLog, read_repeats
-from runner.quantization.base import QuantizationConfig
 from runner.run import run
+from runner_base.errors import EvidenceError, RunnerError
+from runner_base.result import RepeatLog, read_repeats
+from runner_engine.quantization.base import QuantizationConfig
 
 pytestmark = pytest.mark.smoke(2)
 TEAM = [Role.math_solver, Role.inspector]

@@ -15,9 +15,9 @@ import pytest
 
 from runner.config.root import RunnerConfig, TrackingConfig
 from runner.config.task import Gsm8kConfig
-from runner.core.errors import ConfigError, RunnerError
 from runner.run import run
 from runner.store.jobs import read_samples
+from runner_base.errors import ConfigError, RunnerError
 
 pytestmark = pytest.mark.smoke(3)
 Make = Callable[..., RunnerConfig]

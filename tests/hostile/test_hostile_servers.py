@@ -22,11 +22,11 @@ from hostile_server import OK, STREAM, TEXT, Attack, Bytes, Hostile, chunk, even
 from runner.config.model import ApiConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
-from runner.core.errors import JobFailed, RunnerError
-from runner.core.result import Record, Sample, Status
 from runner.engines.kinds import api
 from runner.run import run
 from runner.store.jobs import read_samples
+from runner_base.errors import JobFailed, RunnerError
+from runner_base.result import Record, Sample, Status
 
 pytestmark = [pytest.mark.slow, pytest.mark.smoke(2)]
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import runner as package
-from runner.core.errors import ConfigError, JobFailed
-from runner.core.result import Status
+from runner_base.errors import ConfigError, JobFailed
+from runner_base.result import Status
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
 

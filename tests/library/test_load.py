@@ -15,8 +15,8 @@ from runner import load
 from runner.config.compose import compose
 from runner.config.hydra import to_config
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError
 from runner.library.load import configure
+from runner_base.errors import ConfigError
 
 pytestmark = pytest.mark.slow
 

@@ -22,9 +22,9 @@ from api_standin import Api
 
 import runner
 from runner import Answer, Model, load
-from runner.core.errors import ConfigError, JobFailed
-from runner.core.result import FinishReason
 from runner.library.model import Unanswered
+from runner_base.errors import ConfigError, JobFailed
+from runner_base.result import FinishReason
 
 QUESTION = "Tom has 8 pens. Tom buys 5 more. How many pens does Tom have now?"
 PROMPTS = [f"Ann has {number} eggs. Ann finds 2 more. How many eggs does Ann have now?" for number in range(3, 11)]

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import runner as package
-from runner.core.errors import ConfigError
-from runner.core.result import Record, Result, Status
 from runner.library.shown import GridRows, ShownRecord, picture
+from runner_base.errors import ConfigError
+from runner_base.result import Record, Result, Status
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "docs" / "notebook.ipynb"

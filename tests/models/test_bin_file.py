@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from runner.checkpoints import byteio
-from runner.checkpoints.weight_files import Tensor
-from runner.core.errors import DataError
-from runner.models import bin_file, pickled
+from runner_base.errors import DataError
+from runner_engine.checkpoints import byteio
+from runner_engine.checkpoints.weight_files import Tensor
+from runner_engine.models import bin_file, pickled
 
 
 def tensors() -> dict[str, torch.Tensor]:

@@ -21,10 +21,6 @@ import torch
 from opening import load_base
 from resolving import check_memory
 
-from runner.checkpoints import byteio, random_weights
-from runner.checkpoints.footprint import predict
-from runner.checkpoints.memory_check import limited, size_mib
-from runner.checkpoints.resolve import resolve
 from runner.config.generation import GenerationConfig
 from runner.config.lora import AdapterConfig, PeftConfig, PthConfig
 from runner.config.measures import MemoryConfig, SweepConfig
@@ -32,12 +28,16 @@ from runner.config.model import Attention, LocalModelConfig, StubConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.config.task import Gsm8kConfig, SplitConfig
-from runner.core import machine
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
-from runner.models import capability
-from runner.quantization.bitsandbytes import Int8Config
 from runner.run import check
+from runner_base import machine
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError
+from runner_engine.checkpoints import byteio, random_weights
+from runner_engine.checkpoints.footprint import predict
+from runner_engine.checkpoints.memory_check import limited, size_mib
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.models import capability
+from runner_engine.quantization.bitsandbytes import Int8Config
 
 Make = Callable[..., RunnerConfig]
 MAIN = "main memory"
@@ -231,7 +231,7 @@ def test_bitsandbytes_that_cannot_be_imported(runner: Callable[..., Any], tmp_pa
 def test_bitsandbytes_without_a_library_for_this_gpu(tmp_path: Path) -> None:
     library = "class lib: error_msg = 'CUDA version mismatch'"
     program = """
-from runner.quantization.bitsandbytes import Int8Config
+from runner_engine.quantization.bitsandbytes import Int8Config
 Int8Config().prepare("cpu")
 Int8Config().prepare("cuda")
 """

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from runner.core.errors import DataError
-from runner.core.texts import MAX_DEPTH, parse_object
-from runner.embedded import MODEL_DIR
+from runner_base.errors import DataError
+from runner_base.texts import MAX_DEPTH, parse_object
+from runner_engine.embedded import MODEL_DIR
 
 FIELDS: dict[str, Any] = {
     "base_model_name_or_path": [1], "bias": 5, "alpha_pattern": 1.5, "rank_pattern": {"q_proj": "x"},

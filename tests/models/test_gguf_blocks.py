@@ -13,11 +13,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 from transformers.modeling_gguf_pytorch_utils import TensorProcessor, get_gguf_hf_weights_map
 
-from runner.checkpoints.gguf_file import KEPT_ARCHITECTURES, read_header
-from runner.checkpoints.gguf_names import weight_name
-from runner.models import gguf_blocks
-from runner.models.capability import settings_of
-from runner.models.gguf_blocks import GgufEmbedding, GgufLinear
+from runner_engine.checkpoints.gguf_file import KEPT_ARCHITECTURES, read_header
+from runner_engine.checkpoints.gguf_names import weight_name
+from runner_engine.models import gguf_blocks
+from runner_engine.models.capability import settings_of
+from runner_engine.models.gguf_blocks import GgufEmbedding, GgufLinear
 
 IDS = torch.arange(3, 40)[None]
 MODEL_TYPES = {"gemma3": "gemma3_text"}

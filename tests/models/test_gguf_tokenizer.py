@@ -15,11 +15,11 @@ from many_scripts import byte_pairs, pieces, texts, unigrams
 from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer
 
-from runner.checkpoints.gguf_file import KEPT_ARCHITECTURES, read_header
-from runner.checkpoints.gguf_names import SINGLE_DIGITS, cuts_single_digits
-from runner.core.errors import ConfigError
-from runner.models import gguf_tokenizer
-from runner.models.load_tokenizer import load_tokenizer
+from runner_base.errors import ConfigError
+from runner_engine.checkpoints.gguf_file import KEPT_ARCHITECTURES, read_header
+from runner_engine.checkpoints.gguf_names import SINGLE_DIGITS, cuts_single_digits
+from runner_engine.models import gguf_tokenizer
+from runner_engine.models.load_tokenizer import load_tokenizer
 from tools import real_model
 
 TEXTS = 1000

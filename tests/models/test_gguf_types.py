@@ -9,10 +9,10 @@ import pytest
 import torch
 from gguf_blocks import random_blocks
 
-from runner.checkpoints import gguf_file
-from runner.checkpoints.weight_files import Tensor
-from runner.engines.local.matmul.blocks import packed
-from runner.models.gguf_types import TYPES, scales_of, unpacked
+from runner_engine.checkpoints import gguf_file
+from runner_engine.checkpoints.weight_files import Tensor
+from runner_engine.matmul.blocks import packed
+from runner_engine.models.gguf_types import TYPES, scales_of, unpacked
 
 
 @pytest.mark.parametrize("name", TYPES)

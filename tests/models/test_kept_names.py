@@ -10,7 +10,7 @@ import pytest
 import transformers
 from transformers.utils import import_utils
 
-from runner.models import kept_names
+from runner_engine.models import kept_names
 
 read = getattr(import_utils.define_import_structure, "__wrapped__", import_utils.define_import_structure)
 READ = getattr(read, "__wrapped__", read)

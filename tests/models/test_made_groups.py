@@ -16,14 +16,14 @@ from torch import nn
 from transformers import AutoModelForCausalLM, TorchAoConfig
 
 from runner.config.lora import PeftConfig
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError, DataError
-from runner.models import made_groups
-from runner.models.grouped import GroupedLinear
-from runner.quantization.base import QuantizationConfig
-from runner.quantization.hqq import HqqConfig
-from runner.quantization.made_groups import BITS, MadeGroupsConfig
-from runner.quantization.torchao import TorchaoIntxConfig
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError, DataError
+from runner_engine.models import made_groups
+from runner_engine.models.grouped import GroupedLinear
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.hqq import HqqConfig
+from runner_engine.quantization.made_groups import BITS, MadeGroupsConfig
+from runner_engine.quantization.torchao import TorchaoIntxConfig
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

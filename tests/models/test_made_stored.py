@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TorchAoConfig
 
-from runner.core.errors import ConfigError
-from runner.quantization.torchao import TorchaoIntxConfig
+from runner_base.errors import ConfigError
+from runner_engine.quantization.torchao import TorchaoIntxConfig
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

@@ -34,18 +34,18 @@ from runner.config.rope import (
     RopeLlama3Config,
     RopeYarnConfig,
 )
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
-from runner.core.result import FinishReason
-from runner.engines import contract
-from runner.engines.base import Request
 from runner.engines.kinds import BaseCache
-from runner.models.load import Loaded
-from runner.quantization.base import QuantizationConfig
-from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
-from runner.quantization.gguf import GgufConfig
-from runner.quantization.grouped import AwqConfig, GptqConfig
-from runner.quantization.torchao import Int8DynamicConfig, TorchaoInt8Config
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError
+from runner_base.result import FinishReason
+from runner_engine.models.load import Loaded
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
+from runner_engine.quantization.gguf import GgufConfig
+from runner_engine.quantization.grouped import AwqConfig, GptqConfig
+from runner_engine.quantization.torchao import Int8DynamicConfig, TorchaoInt8Config
+from runner_engine.sessions import contract
+from runner_engine.sessions.base import Request
 
 Make = Callable[..., RunnerConfig]
 IDS = torch.arange(3, 40)[None]

@@ -15,11 +15,11 @@ from loading import Make, configure, load, logits
 from resolving import predict
 
 from runner.config.lora import PeftConfig, PthConfig
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
-from runner.quantization import CHOICES
-from runner.quantization.base import CheckpointSource, QuantizationConfig
-from runner.quantization.bitsandbytes import Int8Config, Nf4Config
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError
+from runner_engine.quantization import CHOICES
+from runner_engine.quantization.base import CheckpointSource, QuantizationConfig
+from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

@@ -17,21 +17,21 @@ from families import settings as family_settings
 from loading import NONE, Make, configure, load, logits
 from resolving import check_format, predict
 
-from runner.checkpoints import weight_sizes
-from runner.checkpoints.resolve import read_settings, read_tensors, resolve
 from runner.config.lora import PeftConfig, PthConfig
 from runner.config.model import LocalConfig, LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
-from runner.models.inventory import weight_bytes
-from runner.models.load import Loaded
-from runner.quantization import read_format
-from runner.quantization.base import QuantizationConfig
-from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
-from runner.quantization.gguf import GgufConfig
-from runner.quantization.grouped import AwqConfig, GptqConfig
-from runner.quantization.torchao import Int8DynamicConfig, TorchaoFloat8Config, TorchaoInt8Config
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError
+from runner_engine.checkpoints import weight_sizes
+from runner_engine.checkpoints.resolve import read_settings, read_tensors, resolve
+from runner_engine.models.inventory import weight_bytes
+from runner_engine.models.load import Loaded
+from runner_engine.quantization import read_format
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
+from runner_engine.quantization.gguf import GgufConfig
+from runner_engine.quantization.grouped import AwqConfig, GptqConfig
+from runner_engine.quantization.torchao import Int8DynamicConfig, TorchaoFloat8Config, TorchaoInt8Config
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
@@ -137,9 +137,9 @@ from runner.config.model import LocalConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
-from runner.checkpoints.resolve import resolve
-from runner.models.load import load_base
-from runner.quantization.torchao import TorchaoInt8Config
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.models.load import load_base
+from runner_engine.quantization.torchao import TorchaoInt8Config
 groups = dict(lora=LoraConfig(), rope=RopeConfig(), generation=GenerationConfig(), task=Gsm8kConfig())
 model = LocalConfig(name={str(saved_family())!r}, device="cpu")
 config = RunnerConfig(model=model, quantization=TorchaoInt8Config(), **groups)
@@ -351,8 +351,8 @@ import socket, sys
 def refuse(*_): raise AssertionError("the network was touched")
 socket.socket.connect = refuse
 from runner.config.model import LocalConfig
-from runner.core.errors import ConfigError
-from runner.checkpoints.resolve import locate
+from runner_base.errors import ConfigError
+from runner_engine.checkpoints.resolve import locate
 try:
     locate(LocalConfig(name="org/model"))
 except ConfigError as error:

@@ -10,19 +10,19 @@ import pytest
 from kinds_of_models import KINDS, save
 from transformers import AutoTokenizer
 
-from runner.checkpoints import formats
-from runner.checkpoints.footprint import predict
-from runner.checkpoints.linear_layers import walk_files
-from runner.checkpoints.resolve import resolve
 from runner.config.model import LocalModelConfig
-from runner.core import machine
-from runner.core.errors import ConfigError
-from runner.models.load import Loaded, load_base
-from runner.quantization import CHOICES
-from runner.quantization.base import QuantizationConfig
-from runner.quantization.bitsandbytes import Int8Config, Nf4Config
-from runner.quantization.hqq import HqqConfig
-from runner.quantization.share import Share, percent
+from runner_base import machine
+from runner_base.errors import ConfigError
+from runner_engine.checkpoints import formats
+from runner_engine.checkpoints.footprint import predict
+from runner_engine.checkpoints.linear_layers import walk_files
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.models.load import Loaded, load_base
+from runner_engine.quantization import CHOICES
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
+from runner_engine.quantization.hqq import HqqConfig
+from runner_engine.quantization.share import Share, percent
 
 MIXTURES = ("qwen3_moe", "mixtral", "gpt_oss", "deepseek_v3")
 FORMATS = ("none", "nf4", "int8", "hqq", "torchao_int8", "int8_dynamic")

@@ -15,13 +15,13 @@ from grouped_checkpoints import pack, plain_model
 from loading import Make, check_predicted_bytes, configure, load, logits
 from stored_formats import CODED, FORMATS, GROUPED, INT8
 
-from runner.core.dtypes import Dtype
-from runner.core.heap import Heap
-from runner.engines.local.kernels import native
-from runner.engines.local.matmul.quantized_layers import QuantizedLayers
-from runner.models.grouped import GroupedLinear
-from runner.models.layouts.base import unpack_stream
-from runner.models.load import Loaded
+from runner_base.dtypes import Dtype
+from runner_engine.devices.heap import Heap
+from runner_engine.kernels import native
+from runner_engine.matmul.quantized_layers import QuantizedLayers
+from runner_engine.models.grouped import GroupedLinear
+from runner_engine.models.layouts.base import unpack_stream
+from runner_engine.models.load import Loaded
 
 Saved = Callable[..., Path]
 UP = "model.layers.1.mlp.up_proj"  # 128 inputs, 192 outputs

@@ -15,15 +15,15 @@ from resolving import check_format
 from torch import nn
 from transformers import AutoTokenizer
 
-from runner.core.errors import ConfigError
-from runner.core.heap import Heap
-from runner.engines.local.kernels import native
-from runner.engines.local.matmul.groups import problem
-from runner.engines.local.matmul.quantized_layers import QuantizedLayers
-from runner.models.grouped import GroupedLinear
-from runner.models.layouts.hqq import HqqLayout
-from runner.quantization import read_format
-from runner.quantization.hqq import HqqConfig
+from runner_base.errors import ConfigError
+from runner_engine.devices.heap import Heap
+from runner_engine.kernels import native
+from runner_engine.matmul.groups import problem
+from runner_engine.matmul.quantized_layers import QuantizedLayers
+from runner_engine.models.grouped import GroupedLinear
+from runner_engine.models.layouts.hqq import HqqLayout
+from runner_engine.quantization import read_format
+from runner_engine.quantization.hqq import HqqConfig
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

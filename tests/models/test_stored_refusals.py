@@ -16,9 +16,9 @@ import torch
 from changed_checkpoints import Change, changed, with_one, without
 from loading import Make, load
 
-from runner.core.errors import ConfigError
-from runner.quantization import read_format
-from runner.quantization.pack_quantized import PackQuantizedConfig
+from runner_base.errors import ConfigError
+from runner_engine.quantization import read_format
+from runner_engine.quantization.pack_quantized import PackQuantizedConfig
 
 Saved = Callable[..., Path]
 UP = "model.layers.1.mlp.up_proj"  # 128 inputs, 192 outputs

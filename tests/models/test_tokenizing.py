@@ -12,10 +12,10 @@ from checkpoints import change_tokenizer
 from serving import FLOAT32, serving
 
 from runner import load
-from runner.core.errors import ConfigError
-from runner.embedded import MODEL_DIR
-from runner.models.load_tokenizer import load_tokenizer
-from runner.models.tokenizing import check_growth, growth
+from runner_base.errors import ConfigError
+from runner_engine.embedded import MODEL_DIR
+from runner_engine.models.load_tokenizer import load_tokenizer
+from runner_engine.models.tokenizing import check_growth, growth
 
 BAD = "x" * 40
 SAID = "cannot cut this text into tokens (the library gave up: Onig: Regex search error: retry-limit-in-match over): "

@@ -14,12 +14,12 @@ from opening import local_engine
 from serving import FLOAT32, serving
 
 from runner import Model, load
-from runner.checkpoints.resolve import resolve
 from runner.config.model import LocalModelConfig
-from runner.core.errors import ConfigError
-from runner.embedded import MODEL_DIR
-from runner.engines.base import Request
 from runner.engines.kinds.local import KIND
+from runner_base.errors import ConfigError
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.embedded import MODEL_DIR
+from runner_engine.sessions.base import Request
 
 EXTRA, FAR = "<extra>", "<far>"
 IDS = {EXTRA: 896, FAR: 500_000_000}

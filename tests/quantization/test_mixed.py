@@ -15,15 +15,15 @@ from runner.config.lora import PeftConfig
 from runner.config.model import ApiConfig, LocalConfig
 from runner.config.root import RunnerConfig, base_key, semantic_keys
 from runner.config.task import ServeConfig
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
 from runner.estimates.amounts import may_have_independent_rows
-from runner.quantization import CHOICES
-from runner.quantization.base import CheckpointSource, QuantizationConfig, Quantized
-from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
-from runner.quantization.mixed import Mix, only_matching
-from runner.quantization.torchao import Int8DynamicConfig, TorchaoInt8Config
 from runner.serving.name import served_name
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError
+from runner_engine.quantization import CHOICES
+from runner_engine.quantization.base import CheckpointSource, QuantizationConfig, Quantized
+from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
+from runner_engine.quantization.mixed import Mix, only_matching
+from runner_engine.quantization.torchao import Int8DynamicConfig, TorchaoInt8Config
 
 Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from runner.config.model import LocalConfig
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError
-from runner.quantization import METHODS
-from runner.quantization.refused import REASONS
+from runner_base.errors import ConfigError
+from runner_engine.quantization import METHODS
+from runner_engine.quantization.refused import REASONS
 
 
 @pytest.mark.parametrize("method", REASONS)

@@ -14,10 +14,10 @@ from stored_formats import FORMATS
 
 from runner.config.choices import CONF
 from runner.config.groups import GROUPS
-from runner.core.dtypes import BYTES
-from runner.quantization import CHOICES, METHODS, SMALLEST, read_format
-from runner.quantization.base import GENERAL_KEYS, CheckpointSource, Format, QuantizationConfig, Quantized
-from runner.quantization.torchao import TorchaoInt8Config
+from runner_base.dtypes import BYTES
+from runner_engine.quantization import CHOICES, METHODS, SMALLEST, read_format
+from runner_engine.quantization.base import GENERAL_KEYS, CheckpointSource, Format, QuantizationConfig, Quantized
+from runner_engine.quantization.torchao import TorchaoInt8Config
 
 TESTS = Path(__file__).resolve().parents[1]
 OTHERS = [choice for choice in CHOICES.values() if choice is not QuantizationConfig]

@@ -21,14 +21,14 @@ from serving import serving
 from runner import load
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core.dtypes import Dtype
-from runner.engines import contract
-from runner.engines.base import Completion, Request
-from runner.models.load_tokenizer import load_tokenizer
-from runner.quantization import CHOICES
-from runner.quantization.base import QuantizationConfig
-from runner.quantization.bitsandbytes import Int8Config
-from runner.quantization.torchao import Int8DynamicConfig
+from runner_base.dtypes import Dtype
+from runner_engine.models.load_tokenizer import load_tokenizer
+from runner_engine.quantization import CHOICES
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.bitsandbytes import Int8Config
+from runner_engine.quantization.torchao import Int8DynamicConfig
+from runner_engine.sessions import contract
+from runner_engine.sessions.base import Completion, Request
 from tools import real_model
 
 pytestmark = [

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from grids import children, command
 
-from runner.core import child
-from runner.core.errors import ConfigError
-from runner.core.model_text import Answer, FinishReason, Verdict
 from runner.scorers import expressions
 from runner.scorers.expressions import LONGEST, PROCESS, Expressions, compared
 from runner.scorers.verdicts import judge
 from runner.scorers.votes import elect
+from runner_base import child
+from runner_base.errors import ConfigError
+from runner_base.model_text import Answer, FinishReason, Verdict
 
 PAIRS = [json.loads(line) for line in Path("tests/data/math_pairs.jsonl").read_text().splitlines()]
 # seconds that an answer may take at most: its limit is half a second of CPU time, and other processes have turns

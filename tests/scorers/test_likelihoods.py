@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from runner.core.clustered_share import share_interval
-from runner.core.metrics import LOG_LIKELIHOOD
-from runner.core.ratios import MIN_TEXTS, paired_interval
-from runner.core.result import Likelihood
-from runner.core.stats import wilson_interval
-from runner.scorers.likelihoods import figures, units
+from runner_base.result import Likelihood
+from runner_compare.metrics import LOG_LIKELIHOOD
+from runner_compare.statistics.clustered_share import share_interval
+from runner_compare.statistics.likelihoods import figures, units
+from runner_compare.statistics.ratios import MIN_TEXTS, paired_interval
+from runner_compare.statistics.stats import wilson_interval
 
 
 def test_windows_of_a_text_make_one_sample_and_other_choices_none() -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from runner.config.task import Extractor
-from runner.core.result import Answer, FinishReason, Verdict
 from runner.scorers.numbers import gold_number
 from runner.scorers.verdicts import judge
+from runner_base.result import Answer, FinishReason, Verdict
 
 AWKWARD = [json.loads(line) for line in (Path(__file__).parent / "awkward_outputs.jsonl").read_text().splitlines()]
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.config.task import OF_NUMBERS, Extractor
-from runner.core.result import Answer, FinishReason, Verdict
 from runner.scorers.numbers import extract, extract_all, gold_number, plain_number, replaced_number
 from runner.scorers.verdicts import judge
+from runner_base.result import Answer, FinishReason, Verdict
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "gsm8k"
 THIN, NARROW = "\N{THIN SPACE}", "\N{NARROW NO-BREAK SPACE}"

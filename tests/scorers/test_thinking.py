@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from runner.core.model_text import Answer, FinishReason
-from runner.core.result import Sample
-from runner.scorers.thinking import answer_tokens, thinking_tokens, thinking_totals
+from runner_base.model_text import Answer, FinishReason
+from runner_base.result import Sample
+from runner_base.thought_tokens import answer_tokens, thinking_tokens, thinking_totals
 
 STOP, LENGTH = FinishReason.stop, FinishReason.length
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner.core.stats import wilson_interval
-from runner.core.token_percentiles import TokenValues, texts_needed
-from runner.scorers.llama_block import TOO_FEW, block
-from runner.scorers.token_divergence import TextTokens, by_category, divergence_tables, token_figures
+from runner_compare.llama_block import TOO_FEW, block
+from runner_compare.statistics.stats import wilson_interval
+from runner_compare.statistics.token_divergence import TextTokens, by_category, divergence_tables, token_figures
+from runner_compare.statistics.token_percentiles import TokenValues, texts_needed
 
 LLAMA = Path(__file__).parents[1] / "data" / "llama_perplexity" / "block.txt"
 NUMBERS = re.compile(r" *-?(?:\d+\.\d+|nan)")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from runner.core.clustered_share import clustered_share_interval
-from runner.core.metrics import LINES
-from runner.core.result import Answer, FinishReason, Sample, Verdict
-from runner.core.stats import wilson_interval
 from runner.scorers.totals import score
+from runner_base.result import Answer, FinishReason, Sample, Verdict
+from runner_compare.metrics import LINES
+from runner_compare.statistics.clustered_share import clustered_share_interval
+from runner_compare.statistics.stats import wilson_interval
 
 
 def samples(families: list[str | None]) -> list[Sample]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from runner.core.model_text import Ending, FinishReason
-from runner.core.result import Answer, Verdict
-from runner.core.thinking import TAGS, Tag, Tags, read, split
 from runner.scorers.verdicts import judge
 from runner.scorers.votes import elect
+from runner_base.model_text import Ending, FinishReason
+from runner_base.result import Answer, Verdict
+from runner_base.thinking import TAGS, Tag, Tags, read, split
 
 
 def lines_of(name: str) -> list[dict[str, Any]]:

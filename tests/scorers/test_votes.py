@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.config.task import Extractor
-from runner.core.result import Answer, FinishReason, Verdict
 from runner.scorers.verdicts import judge
 from runner.scorers.votes import Vote, elect, sizes
+from runner_base.result import Answer, FinishReason, Verdict
 
 GOLD = "7"
 SILENT = "I do not know"

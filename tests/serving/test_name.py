@@ -12,9 +12,9 @@ from runner.config.lora import LoraConfig, PeftConfig, PthConfig
 from runner.config.model import LocalModelConfig
 from runner.config.rope import Rope2dConfig, RopeConfig
 from runner.config.task import ServeConfig
-from runner.quantization import CHOICES
-from runner.quantization.base import QuantizationConfig
 from runner.serving.name import accepted_names, served_name
+from runner_engine.quantization import CHOICES
+from runner_engine.quantization.base import QuantizationConfig
 
 PLAIN = (QuantizationConfig(), LoraConfig(), RopeConfig())
 NF4, EMBEDDED = CHOICES["nf4"](), PeftConfig(path="embedded")

@@ -18,7 +18,7 @@ from openai import AsyncOpenAI, OpenAI
 from serving import FLOAT32, Serving, serving
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runner import embedded
+from runner_engine import embedded
 
 pytestmark = pytest.mark.slow  # as a group
 

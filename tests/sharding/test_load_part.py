@@ -16,8 +16,8 @@ from stages import LAYERS, save_family, split_into
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
 import runner
-from runner.core.errors import ConfigError, DataError
 from runner.sharding.load_part import load_tokenizer
+from runner_base.errors import ConfigError, DataError
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import checkpoints
 import pytest
 from trips import Trip
 
-from runner.core.errors import ConfigError, DataError
 from runner.sharding.manifest import read_manifest
+from runner_base.errors import ConfigError, DataError
 
 
 @pytest.fixture(scope="module")

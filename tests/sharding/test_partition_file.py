@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from trips import Trip, contents
 
-from runner.core.errors import ConfigError, DataError
 from runner.sharding import partition_file
 from runner.sharding.partition_file import TensorReference, read_partition
+from runner_base.errors import ConfigError, DataError
 
 
 @pytest.fixture(scope="module")

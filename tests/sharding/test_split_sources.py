@@ -18,9 +18,9 @@ from tasking import work
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Checksums, SplitConfig, Strategy
-from runner.core.result import Result
 from runner.store.jobs import Job, Recorder
 from runner.tasks import split
+from runner_base.result import Result
 
 Split = Callable[..., Result]
 

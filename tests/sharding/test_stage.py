@@ -13,7 +13,7 @@ import torch
 from stages import FAMILIES, LAYERS, chained, save_family, split_into, whole
 
 import runner
-from runner.core.errors import ConfigError, DataError
+from runner_base.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

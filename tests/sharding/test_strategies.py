@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.checkpoints.layout import Layout
-from runner.checkpoints.weight_files import DTYPE_BITS, Tensor
 from runner.config.task import Explain, SplitConfig, Strategy
-from runner.core.errors import ConfigError
 from runner.sharding import strategies
 from runner.sharding.strategies import PlannedPart, balance, plan_parts, proportion
+from runner_base.errors import ConfigError
+from runner_engine.checkpoints.layout import Layout
+from runner_engine.checkpoints.weight_files import DTYPE_BITS, Tensor
 
 pytestmark = pytest.mark.slow
 

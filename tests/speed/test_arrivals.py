@@ -11,11 +11,11 @@ from list_session import ListSession
 
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
-from runner.core.result import Answer, FinishReason
-from runner.engines.base import Capability, Completion, Event, Request
 from runner.engines.kinds.stub import StubEngine
-from runner.engines.session import Session
 from runner.speed.arrivals import Load, TimedRequest, clock, keeps_up, knee_of, loads_of, run_load
+from runner_base.result import Answer, FinishReason
+from runner_engine.sessions.base import Capability, Completion, Event, Request
+from runner_engine.sessions.session import Session
 
 MakeConfig = Callable[..., RunnerConfig]
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
 
-from runner.core.drawing import Picture
 from runner.speed.cells import Cell
 from runner.speed.pictures import draw
 from runner.speed.tables import points_of
+from runner_base.drawing import Picture
 
 BARS = "bars: lowest and highest repeat"
 

@@ -16,12 +16,12 @@ from runner.config.measures import SweepConfig
 from runner.config.model import ApiConfig, Extensions, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Framing
-from runner.core.errors import ConfigError
-from runner.engines.base import Message
 from runner.run import run
 from runner.speed import real_prompts
 from runner.store.jobs import Job, Recorder
 from runner.tasks.sweep import task as sweep
+from runner_base.errors import ConfigError
+from runner_engine.sessions.base import Message
 
 Make = Callable[..., RunnerConfig]
 QUICK: dict[str, Any] = {"batch_sizes": [1, 3], "new_tokens": 3, "repeats": 2, "warmup": 0, "pictures": False}
@@ -84,7 +84,7 @@ def test_over_a_server_and_the_record_names_the_prompts(make_config: Make) -> No
     assert len(sent) == 10
     assert len(set(sent)) == 10, "none is sent twice"
     assert record.data["name"] == "embedded test"
-    assert json.loads(record.data["source"]) == {"tags": {"mlflow.source.name": "runner.embedded.problems"}}
+    assert json.loads(record.data["source"]) == {"tags": {"mlflow.source.name": "runner_engine.embedded.problems"}}
     assert record.result.facts["prompts"].startswith("embedded test, as chats · 1,000 prompts · ")
     assert record.result.rows[0]["output_tok_per_s"] > 0
 

@@ -93,7 +93,7 @@ def test_what_one_host_has_done_the_others_know(host: Run, server: Server, tmp_p
     again = host("fourth", *JOB[1:], "seed=1", "rerun=all")
     assert "its result comes from" not in again.err
     # compared where it was not done
-    assert host("third", "--format", "json", module="runner.compare").code == 0
+    assert host("third", "--format", "json", module="runner_compare").code == 0
 
 
 @pytest.mark.thorough

@@ -13,11 +13,11 @@ from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import Print, RunnerConfig, TrackingConfig
 from runner.config.task import Gsm8kConfig
-from runner.core.errors import EvidenceError, JobHeld, OutputError
-from runner.core.result import Answer, FinishReason, Record, Result, Sample, Status
 from runner.store import jobs
 from runner.store.artifacts import promise
 from runner.store.jobs import Job, Recorder, claim, identify, read_samples
+from runner_base.errors import EvidenceError, JobHeld, OutputError
+from runner_base.result import Answer, FinishReason, Record, Result, Sample, Status
 
 Make = Callable[..., RunnerConfig]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.core.errors import EvidenceError, OutputError
 from runner.store.lines import GrowingFile, read_evidence
+from runner_base.errors import EvidenceError, OutputError
 
 
 def test_an_incomplete_last_line_is_cut_off_and_a_damaged_one_named(tmp_path: Path) -> None:

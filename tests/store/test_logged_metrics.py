@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from runner import compare
-from runner.core.metrics import LOG_LIKELIHOOD
 from runner.store.logged_metrics import LEFT_OUT, MOST, logged
+from runner_compare.metrics import LOG_LIKELIHOOD
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from runner.core.result import Record, Result, Status
 from runner.store import logged_models
 from runner.store.mlflow_store import Store
+from runner_base.result import Record, Result, Status
 
 SERVER = Store("http://x", "runner", Path("outputs"))
 Run = Callable[..., Any]

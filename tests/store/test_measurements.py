@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from runner.core import machine
-from runner.core.errors import EvidenceError
-from runner.core.result import sealed
 from runner.store.measurements import MEASUREMENTS, Measurements, notes_on
+from runner_base import machine
+from runner_base.errors import EvidenceError
+from runner_base.result import sealed
 
 
 def test_what_was_kept_is_read_again(tmp_path: Path) -> None:

@@ -25,5 +25,5 @@ def test_everything_is_in_the_named_folder(
     with sqlite3.connect(work / name / "mlflow.db") as database:
         assert database.execute("select status from runs").fetchall() == [("FINISHED",)]
     assert len(list((work / name / "mlartifacts").glob("*/artifacts/samples.jsonl"))) == 1
-    compared = runner("--output-dir", name, cwd=work, module="runner.compare")
+    compared = runner("--output-dir", name, cwd=work, module="runner_compare")
     assert "no such file" not in compared.err

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from servers import free_port, mlflow_server, postgres_server
 
-from runner.compare.runs import read_answers
 from runner.config.root import RunnerConfig, TrackingConfig
-from runner.core.errors import ConfigError, refuse_password
 from runner.run import run
 from runner.store import mlflow_store, tracking
 from runner.store.stored_runs import open_to_read
+from runner_base.errors import ConfigError, refuse_password
+from runner_compare.runs import read_answers
 
 # mlflow 3.17 uses an old name of sqlalchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
@@ -97,7 +97,7 @@ def test_a_grid_on_a_server_with_postgres_loses_nothing_and_is_read_elsewhere(
         compared = runner(
             *("--tracking-uri", uri, "--baseline", "quantization=none", "--format", "json"),
             cwd=elsewhere,
-            module="runner.compare",
+            module="runner_compare",
         )
     assert compared.code == 0, compared.err
     (table,) = json.loads(compared.out)["tables"]
@@ -147,7 +147,7 @@ def test_postgres_without_a_server_keeps_files_in_the_output_folder(runner: Run,
     assert len(query_postgres(uri, "select run_uuid from runs where status = 'FINISHED'")) == 3
     assert len(list(tmp_path.glob("outputs/mlartifacts/*/artifacts/samples.jsonl"))) == 2
     assert {path.name for path in tmp_path.iterdir()} == {"outputs"}, "no mlruns in the working directory"
-    compared = runner("--tracking-uri", uri, "--baseline", "seed=1", "--format", "json", module="runner.compare")
+    compared = runner("--tracking-uri", uri, "--baseline", "seed=1", "--format", "json", module="runner_compare")
     assert compared.code == 0, compared.err
     rows = json.loads(compared.out)["tables"][0]["rows"]
     assert [row["comparison"]["ties"] for row in rows if not row["is_baseline"]] == [5]
@@ -159,7 +159,7 @@ def test_a_password_is_rejected_before_it_is_written_anywhere(runner: Run, tmp_p
     assert "tracking.uri=postgresql://***@127.0.0.1/runs: a password" in done.err
     assert "PGPASSWORD" in done.err
     assert "s3cret" not in done.out + done.err
-    read = runner("--tracking-uri", "http://ann:s3cret@127.0.0.1:9", "--save", "page", module="runner.compare")
+    read = runner("--tracking-uri", "http://ann:s3cret@127.0.0.1:9", "--save", "page", module="runner_compare")
     assert (read.code, read.err.count("s3cret")) == (2, 0)
     assert "--tracking-uri=http://***@127.0.0.1: a password" in read.err
     written = [path for path in tmp_path.rglob("*") if path.is_file()]

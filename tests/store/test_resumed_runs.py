@@ -18,9 +18,9 @@ from runner.config.generation import GenerationConfig
 from runner.config.model import LocalConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
-from runner.core.dtypes import Dtype
-from runner.quantization.bitsandbytes import Nf4Config
 from runner.store import tracking
+from runner_base.dtypes import Dtype
+from runner_engine.quantization.bitsandbytes import Nf4Config
 
 WHOLE = ("model=stub", "task.limit=12", "print=none")
 SLOW = (*WHOLE, "model.delay_s=0.5")  # the same job

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from stored import jobs as runs
 
-from runner.checkpoints.resolve import resolve
 from runner.config.root import NoTrackingConfig, RunnerConfig, TrackingConfig
-from runner.core.result import Status
 from runner.grid.plan import plan_job, run_job
 from runner.run import identify
 from runner.store import sent_jobs
 from runner.store.jobs import Job
 from runner.store.ledger import NotLogged
+from runner_base.result import Status
+from runner_engine.checkpoints.resolve import resolve
 
 # mlflow 3.17 uses an old name of sqlalchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")

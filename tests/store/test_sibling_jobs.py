@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from runner.core.result import Answer, FinishReason, Sample, sealed, unsealed
 from runner.store import sibling_jobs
 from runner.store.jobs import Job, Recorder
+from runner_base.result import Answer, FinishReason, Sample, sealed, unsealed
 
 
 def sample(index: int, text: str = "ok") -> Sample:

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import warm_process
 
-from runner.core.errors import TrackingError
 from runner.store.answering import ANSWER_S, SAY_AFTER_S, wait_for_answer
+from runner_base.errors import TrackingError
 
 JOB = ("model=stub", "task.limit=2", "print=none")
 SLOW_MACHINE_S = 3.0  # for a thread to be scheduled

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runner.compare.run_list import load_runs
+from runner.recorded_runs.run_list import load_runs
 from runner.store import logged_models, stored_runs
 from runner.store.mlflow_store import Store, open_client, set_mlflow_variables
 

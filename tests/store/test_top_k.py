@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.core.errors import EvidenceError
 from runner.store.top_k import TOP_K, TopK, TopKFile, read_top_k
+from runner_base.errors import EvidenceError
 
 TOP = TopK.of([[(7, -0.25), (900_000, -2.5)], [(3, -0.5), (4, -1.5)], [(1, 0.0), (2, -30.0)]])
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runner.core.result import Sample
+from runner_base.result import Sample
 
 Run = Callable[..., Any]
 pytestmark = pytest.mark.slow

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from runner.checkpoints.resolve import resolve
 from runner.config.measures import SweepConfig
 from runner.config.model import LocalConfig
 from runner.config.root import RunnerConfig, TrackingConfig, semantic_keys
 from runner.config.task import Gsm8kConfig
-from runner.core.errors import ConfigError, TrackingError
-from runner.core.result import Record, Result, Status
-from runner.quantization.bitsandbytes import Nf4Config
 from runner.run import run
 from runner.store import mlflow_store, tracking
 from runner.store.jobs import Job
+from runner_base.errors import ConfigError, TrackingError
+from runner_base.result import Record, Result, Status
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.quantization.bitsandbytes import Nf4Config
 
 Make = Callable[..., RunnerConfig]
 # mlflow 3.17 uses an old name of sqlalchemy 2.1

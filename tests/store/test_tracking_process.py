@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
 PROGRAM = """
 import json, os, signal, sys
 from pathlib import Path
-from runner.core.result import Record, Result, Status
+from runner_base.result import Record, Result, Status
 from runner.library.load import configure
 from runner.store import jobs, ledger, mlflow_store, tracking_process
 
@@ -74,7 +74,7 @@ def test_an_error_of_the_store_is_raised_while_waiting_and_again_at_the_end(run:
     from mlflow import MlflowClient
 
     body = """
-from runner.core.errors import ConfigError
+from runner_base.errors import ConfigError
 for what in (tracker.wait, lambda: tracker.finish(record)):
     try: what()
     except ConfigError as error: print(str(error).partition(":")[0])
@@ -94,7 +94,7 @@ def test_a_copy_that_is_killed_loses_no_result(run: Callable[[str], str]) -> Non
     body = """
 tracker.wait()
 os.kill(tracker._process, signal.SIGKILL)
-from runner.core.errors import TrackingError
+from runner_base.errors import TrackingError
 try: tracker.finish(record)
 except TrackingError as error: print(error)
 """

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from runner.core.errors import TrackingError
-from runner.core.uris import without_secrets
 from runner.store.mlflow_store import Store, clear_errors, compare_command, see_all
+from runner_base.errors import TrackingError
+from runner_base.uris import without_secrets
 
 Run = Callable[..., Any]
 STUB = ("model=stub", "task.limit=2")
@@ -86,7 +86,7 @@ def test_no_character_of_a_user_part_lets_its_secret_through(scheme: str, before
 TRACEBACK = """
 import logging, sys, traceback
 from mlflow.exceptions import MlflowException
-from runner.core.entry import run_entry
+from runner_base.entry import run_entry
 from runner.store.ledger import log_file
 from runner.store.mlflow_store import clear_errors
 from pathlib import Path
@@ -137,7 +137,7 @@ def test_a_token_is_neither_printed_nor_kept(runner: Run, tmp_path: Path) -> Non
             done = runner(*arguments, f"tracking.uri='{uri}'")
             assert done.code == 2
             assert "T0KEN" not in done.out + done.err
-        for module in ("runner.compare", "runner.store.sync"):
+        for module in ("runner_compare", "runner.store.sync"):
             done = runner("--tracking-uri", uri, module=module)
             assert "T0KEN" not in done.out + done.err
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -170,7 +170,7 @@ def test_a_blank_variable_is_not_set_for_all_three_commands(runner: Run, tmp_pat
         assert connection.execute(names).fetchall() == [("runner",)]
     synced = runner(module="runner.store.sync", **variables)
     assert "nothing to do" in synced.out, synced.err
-    compared = runner("--format", "csv", module="runner.compare", **variables)
+    compared = runner("--format", "csv", module="runner_compare", **variables)
     assert compared.code == 0, compared.err
 
 
@@ -187,5 +187,5 @@ def test_one_rule_for_all_three_commands(runner: Run, tmp_path: Path, new_databa
         assert connection.execute(query).fetchall() == [("DATASET", "embedded test", "code")]
     assert not (tmp_path / "outputs" / "mlflow.db").read_bytes().count(b"it's theirs")
     assert "nothing to do" in runner(module="runner.store.sync", **chosen).out
-    compared = runner("--format", "csv", module="runner.compare", **chosen)
+    compared = runner("--format", "csv", module="runner_compare", **chosen)
     assert compared.code == 0, compared.err

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
-from runner.core.result import Answer, FinishReason, Record, Result, Sample, Status, Verdict
 from runner.datasets.gsm8k import describe, items_sha256, load_questions
 from runner.store.tracking import flatten
 from runner.tasks.gsm8k.task import VERSION
+from runner_base.result import Answer, FinishReason, Record, Result, Sample, Status, Verdict
 
 
 def record_job(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runner.engines.base import Request
-from runner.engines.contract import complete
-from runner.engines.local.engine import LocalEngine
+from runner_engine.local.engine import LocalEngine
+from runner_engine.sessions.base import Request
+from runner_engine.sessions.contract import complete
 
 PROMPTS = ("a", "What is three times four?", "b c d e f " * 9, "x" * 33)
 

@@ -14,10 +14,10 @@ from runner.config.model import LocalModelConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
-from runner.core.dtypes import Dtype
-from runner.engines.base import Request
-from runner.engines.contract import complete
-from runner.quantization.base import QuantizationConfig
+from runner_base.dtypes import Dtype
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.sessions.base import Request
+from runner_engine.sessions.contract import complete
 
 TEXTS = [f"Tom has {number} apples." for number in range(24)]
 ALONE = 3

@@ -11,10 +11,10 @@ from typing import Any
 import corpus
 
 from runner.__main__ import message_of
-from runner.compare import command
-from runner.compare.options import parser
 from runner.compat import convert_lora
 from runner.store import sync
+from runner_compare import command
+from runner_compare.options import parser
 
 LIMIT_MIB = 250  # the memory that a command may take for a hostile file, beyond that of the program
 GSM8K = ("task.limit=1", "generation.max_new_tokens=2")

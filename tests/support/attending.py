@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from runner.engines.local.attention.attention import PrefixUse
-from runner.engines.local.kernels import native
-from runner.engines.local.kv_cache.kv_cache import Heads
-from runner.engines.local.kv_cache.shared_kv import SharedKv
-from runner.engines.local.windows import Window
+from runner_engine.attention.attention import PrefixUse
+from runner_engine.kernels import native
+from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache.shared_kv import SharedKv
+from runner_engine.kv_cache.windows import Window
 
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 4e-2}  # for outputs of about 1; bfloat16 has 8 bits
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA GPU")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from runner.compare.data import Run, Table, TableRow
-from runner.compare.findings import write_findings
-from runner.compare.front import mark_front
-from runner.core.effects import Effect, judge, paired_accuracies
+from runner_compare.data import Run, Table, TableRow
+from runner_compare.findings import write_findings
+from runner_compare.front import mark_front
+from runner_compare.statistics.effects import Effect, judge, paired_accuracies
 
 KEYS = ["quantization.name"]
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from runner.engines.local.kernels import building, native
-from runner.engines.local.kernels.native import Kernels
+from runner_engine.kernels import building, native
+from runner_engine.kernels.native import Kernels
 
 CPU_FLAGS = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
 needs_tile_compiler = pytest.mark.skipif(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from runner.engines.base import Request
-from runner.engines.local.decode.forward import Forward, TokenSpan
-from runner.engines.local.decode.fused_forward import FusedForward
-from runner.engines.local.engine import LocalEngine
-from runner.engines.local.kv_cache.kv_cache import Heads
-from runner.engines.local.kv_cache.prefix import Prefix
-from runner.engines.local.kv_cache.shared_kv import own_kv
-from runner.engines.rows import Row
-from runner.models.load import Loaded
+from runner_engine.decode.forward import Forward, TokenSpan
+from runner_engine.decode.fused_forward import FusedForward
+from runner_engine.decode.rows import Row
+from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache.prefix import Prefix
+from runner_engine.kv_cache.shared_kv import own_kv
+from runner_engine.local.engine import LocalEngine
+from runner_engine.models.load import Loaded
+from runner_engine.sessions.base import Request
 
 LENGTHS = (1, 2, 5, 16, 17, 33, 40)  # of prompts: remainders of tiles, blocks and panels
 

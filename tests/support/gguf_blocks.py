@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from runner.models.gguf_blocks import GgufLinear
-from runner.models.gguf_types import TYPES
+from runner_engine.models.gguf_blocks import GgufLinear
+from runner_engine.models.gguf_types import TYPES
 
 
 def random_blocks(name: str, outputs: int, inputs: int, seed: int = 0) -> torch.Tensor:

@@ -26,7 +26,7 @@ from stored import read_together
 TREE = Path(__file__).parents[2]
 MODULES = {
     "runner": "runner",
-    "runner-compare": "runner.compare",
+    "runner-compare": "runner_compare",
     "runner-sync": "runner.store.sync",
     "runner-convert-lora": "runner.compat.convert_lora",
 }

@@ -28,7 +28,7 @@ import sys
 import time
 
 if os.environ.get("FAULTS"):
-    from runner.core import signals
+    from runner_base import signals
     from runner.engines.kinds import stub
 
     faults = dict(fault.split("=") for fault in os.environ["FAULTS"].split(","))

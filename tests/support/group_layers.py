@@ -8,9 +8,9 @@ import torch
 from grouped_checkpoints import Integers, awq, gptq, pack_quantized, random_integers
 from torch import nn
 
-from runner.models.grouped import GroupedLinear
-from runner.models.layouts.float8 import E4M3
-from runner.models.layouts.integers import AwqLayout, GptqLayout, PackedLayout
+from runner_engine.models.grouped import GroupedLinear
+from runner_engine.models.layouts.float8 import E4M3
+from runner_engine.models.layouts.integers import AwqLayout, GptqLayout, PackedLayout
 
 KINDS = ("gptq", "gptq_order", "awq", "packed", "packed_float32")
 

@@ -11,8 +11,8 @@ import families
 import torch
 from safetensors.torch import save_file
 
-from runner.models.layouts.hqq import ROWS_IN_ONE
-from runner.quantization.hqq import HqqConfig
+from runner_engine.models.layouts.hqq import ROWS_IN_ONE
+from runner_engine.quantization.hqq import HqqConfig
 
 PACKING = {8: "8bit_u8", 6: "8bit_u8", 5: "8bit_u8", 4: "4bit_u8", 3: "3bit_32", 2: "2bit_u8"}
 Tensors = dict[str, torch.Tensor]

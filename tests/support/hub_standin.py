@@ -169,8 +169,8 @@ def locating(folder: Path, name: str, revision: str | None = None, **more: str) 
     """Start a process that fetches a model and prints its path, or the error."""
     program = f"""
 from runner.config.model import LocalModelConfig
-from runner.core.errors import ConfigError
-from runner.checkpoints.resolve import locate
+from runner_base.errors import ConfigError
+from runner_engine.checkpoints.resolve import locate
 try:
     print("at", locate(LocalModelConfig(name={name!r}, revision={revision!r})))
 except ConfigError as error:

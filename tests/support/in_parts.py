@@ -10,10 +10,10 @@ from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig, ModelConfig, PartsModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Framing, GenerateConfig
-from runner.core.dtypes import Dtype
-from runner.core.result import Record, Sample
 from runner.run import run
 from runner.store.jobs import read_samples
+from runner_base.dtypes import Dtype
+from runner_base.result import Record, Sample
 
 Make = Callable[..., RunnerConfig]
 CPU: dict[str, Any] = {"device": "cpu", "dtype": Dtype.float32}

@@ -28,14 +28,14 @@ import warm_process
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 
-from runner.core.console import ForPeople
-from runner.core.signals import ENDING
+from runner_base.console import ForPeople
+from runner_base.signals import ENDING
 
 # Variables that are read when a command is called; others may have been read when a library was imported.
 LATE = ("RUNNER_", "COLUMNS", "API_KEY", "MLFLOW_TRACKING_", "MLFLOW_EXPERIMENT_", "MLFLOW_HTTP_")
 # Modules that cache what they read outside of the process.
 REMEMBER = (
-    "runner.checkpoints", "runner.config.data_sets", "runner.core.machine", "runner.datasets", "runner.engines.kinds", "runner.store",
+    "runner_engine.checkpoints", "runner.config.data_sets", "runner_base.machine", "runner.datasets", "runner.engines.kinds", "runner.store",
 )  # fmt: skip
 # Warnings that Python ignores by default.
 IGNORED = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)

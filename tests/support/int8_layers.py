@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from runner.models.grouped import GroupedLinear
-from runner.models.layouts.int8 import Int8Layout
+from runner_engine.models.grouped import GroupedLinear
+from runner_engine.models.layouts.int8 import Int8Layout
 
 
 @dataclass(frozen=True)

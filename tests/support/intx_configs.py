@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from runner.quantization.made_groups import MadeGroupsConfig
-from runner.quantization.torchao import TorchaoIntxConfig
+from runner_engine.quantization.made_groups import MadeGroupsConfig
+from runner_engine.quantization.torchao import TorchaoIntxConfig
 
 INTX = [
     TorchaoIntxConfig(),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runner.compare import command as compare
+from runner_compare import command as compare
 
 SCHEMA = json.loads((Path(compare.__file__).parent / "comparison.schema.json").read_text(encoding="utf-8"))
 TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}

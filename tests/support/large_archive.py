@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow
 from other_logs import log_of, members_of
 
-from runner.compare.other_tools.archive import ZSTD
+from runner_compare.readers.archive import ZSTD
 
 WORDS = ["sum", "ball", "card", "box", "shop", "day", "tree", "coin", "hour", "page"]
 

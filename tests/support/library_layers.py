@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from runner.core import machine
-from runner.engines.local.kernels.shared_numbers import WeightFormat
-from runner.engines.local.matmul.matrices import QuantizedWeights, shifted_sums
+from runner_base import machine
+from runner_engine.kernels.shared_numbers import WeightFormat
+from runner_engine.matmul.matrices import QuantizedWeights, shifted_sums
 
 
 def layer_of(kind: str, inputs: int, outputs: int, bias: bool, **keys: Any) -> Any:

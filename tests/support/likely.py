@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from runner.config.root import RunnerConfig
-from runner.core.result import Record
 from runner.store.jobs import read_samples
+from runner_base.result import Record
 
 WORDS = "The quick brown fox jumps over the lazy dog, and nobody has ever seen it come back. "
 PAIRS = [{"prompt": WORDS[:cut], "continuation": WORDS[cut : cut + size]} for cut, size in ((20, 5), (31, 40), (9, 17))]

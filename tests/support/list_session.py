@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from runner.engines.base import Capability, Event, Request, RequestId
-from runner.engines.session import Session
+from runner_engine.sessions.base import Capability, Event, Request, RequestId
+from runner_engine.sessions.session import Session
 
 
 class ListSession(Session):

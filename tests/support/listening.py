@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from runner.engines.base import Completion, Delta, Event, Request
-from runner.engines.contract import Engine, complete
+from runner_engine.sessions.base import Completion, Delta, Event, Request
+from runner_engine.sessions.contract import Engine, complete
 
 
 def complete_with_deltas(

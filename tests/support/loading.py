@@ -12,9 +12,9 @@ from resolving import predict
 
 from runner.config.model import LocalConfig
 from runner.config.root import RunnerConfig
-from runner.core.dtypes import Dtype
-from runner.models.load import Loaded
-from runner.quantization.base import QuantizationConfig
+from runner_base.dtypes import Dtype
+from runner_engine.models.load import Loaded
+from runner_engine.quantization.base import QuantizationConfig
 
 Make = Callable[..., RunnerConfig]
 IDS = torch.arange(3, 40)[None]

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner import engines
-from runner.checkpoints import formats
-from runner.checkpoints.resolve import resolve
 from runner.config.root import RunnerConfig
-from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache
+from runner_engine.checkpoints import formats
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.sessions.contract import Engine
 
 if TYPE_CHECKING:  # imports torch
-    from runner.engines.local.engine import LocalEngine
-    from runner.models.load import Loaded
+    from runner_engine.local.engine import LocalEngine
+    from runner_engine.models.load import Loaded
 
 
 def open_engine(config: RunnerConfig, bases: BaseCache | None = None, folder: Path = Path()) -> Engine:
@@ -24,14 +24,14 @@ def open_engine(config: RunnerConfig, bases: BaseCache | None = None, folder: Pa
 
 def local_engine(config: RunnerConfig, bases: BaseCache | None = None) -> LocalEngine:
     """Return the local engine itself, for tests of its inner state."""
-    from runner.engines.local.engine import LocalEngine
+    from runner_engine.local.engine import LocalEngine
 
     return LocalEngine(resolve(config), bases)
 
 
 def load_base(config: RunnerConfig) -> Loaded:
-    """Call `runner.models.load.load_base` after the checks that a job does first."""
-    from runner.models import load
+    """Call `runner_engine.models.load.load_base` after the checks that a job does first."""
+    from runner_engine.models import load
 
     resolved = resolve(config)
     formats.check(resolved)
@@ -39,7 +39,7 @@ def load_base(config: RunnerConfig) -> Loaded:
 
 
 def adapt(base: Loaded, config: RunnerConfig) -> Loaded:
-    """Call `runner.models.load.adapt` with the resolved model."""
-    from runner.models import load
+    """Call `runner_engine.models.load.adapt` with the resolved model."""
+    from runner_engine.models import load
 
     return load.adapt(base, resolve(config))

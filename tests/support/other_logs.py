@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runner.compare.other_tools.archive import Archive
+from runner_compare.readers.archive import Archive
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 INSPECT = DATA / "inspect_ai"

@@ -11,8 +11,8 @@ from opening import open_engine
 
 from runner.config.root import RunnerConfig
 from runner.config.task import ServeConfig
-from runner.engines.driver import Driver
 from runner.serving.server import Server
+from runner_engine.sessions.driver import Driver
 
 WAIT_S = 120
 

@@ -11,13 +11,13 @@ import torch
 from attending import TOLERANCE, heads_for, ints, kernels_or_none, random, shared_kv, use_of
 
 from runner.config.generation import KvCache
-from runner.engines.local.attention import parts
-from runner.engines.local.attention.attention import PassLayout, Span
-from runner.engines.local.interface import PLAIN, Softmax
-from runner.engines.local.kv_cache import int8_kv
-from runner.engines.local.kv_cache.kv_cache import Heads
-from runner.engines.local.kv_cache.shared_kv import own_kv
-from runner.engines.local.windows import Window
+from runner_engine.attention import parts
+from runner_engine.attention.attention import PassLayout, Span
+from runner_engine.attention.interface import PLAIN, Softmax
+from runner_engine.kv_cache import int8_kv
+from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache.shared_kv import own_kv
+from runner_engine.kv_cache.windows import Window
 
 FORMATS = {  # of keys and values: those of the model, and as they are stored
     "f32": (torch.float32, KvCache.as_model),

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from runner.checkpoints.pass_memory import quantized_workspace_bytes
-from runner.core import machine
-from runner.engines.local.kernels import building, native
-from runner.engines.local.matmul.matrices import QuantizedWeights
+from runner_base import machine
+from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
+from runner_engine.kernels import building, native
+from runner_engine.matmul.matrices import QuantizedWeights
 
 FOLDER = tempfile.TemporaryDirectory()
 TARGETS = ["x86-64", "x86-64-v3", "x86-64-v3 -mavx512vnni -mavx512vl"]

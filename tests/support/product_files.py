@@ -20,16 +20,16 @@ from library_layers import layer_of as library_layer
 from library_layers import row_int8, stored_four_bits, weight_int8
 from torch import nn
 
-from runner.checkpoints.pass_memory import quantized_workspace_bytes
-from runner.engines.local.kernels import building
-from runner.engines.local.kernels.native import Kernels
-from runner.engines.local.kernels.shared_numbers import Matrix
-from runner.engines.local.matmul import four_bit, int8_stored
-from runner.engines.local.matmul.blocks import Blocks
-from runner.engines.local.matmul.groups import Groups
-from runner.engines.local.matmul.matrices import LayerWeights, Workspace
-from runner.models.gguf_blocks import GgufLinear
-from runner.models.gguf_types import TYPES
+from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
+from runner_engine.kernels import building
+from runner_engine.kernels.native import Kernels
+from runner_engine.kernels.shared_numbers import Matrix
+from runner_engine.matmul import four_bit, int8_stored
+from runner_engine.matmul.blocks import Blocks
+from runner_engine.matmul.groups import Groups
+from runner_engine.matmul.matrices import LayerWeights, Workspace
+from runner_engine.models.gguf_blocks import GgufLinear
+from runner_engine.models.gguf_types import TYPES
 
 BF16, F32 = torch.bfloat16, torch.float32
 POINTERS = ("weight", "bias", "scale", "constants")

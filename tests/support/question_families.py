@@ -7,9 +7,9 @@ from typing import Any
 
 from stores import Store
 
-from runner.core.clustered_share import accuracy_figures
-from runner.core.result import Answer, FinishReason, Sample, Verdict
 from runner.store.jobs import read_samples
+from runner_base.result import Answer, FinishReason, Sample, Verdict
+from runner_compare.statistics.clustered_share import accuracy_figures
 
 FAMILIES = {"task.cluster": "template"}
 NUMBER_OF_ANSWERS = 8

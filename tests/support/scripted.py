@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from list_session import ListSession
 
-from runner.core.result import Answer, FinishReason
-from runner.engines.base import Capability, Completion, EngineReport, Event, Request, RequestId, request_sha256
-from runner.engines.stats import EngineStats
+from runner_base.result import Answer, FinishReason
+from runner_engine.sessions.base import Capability, Completion, EngineReport, Event, Request, RequestId, request_sha256
+from runner_engine.sessions.stats import EngineStats
 
 Reply = tuple[str, FinishReason]
 

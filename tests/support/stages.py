@@ -16,9 +16,9 @@ from runner.config.model import LocalModelConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import SplitConfig
-from runner.core.dtypes import Dtype
-from runner.quantization.base import QuantizationConfig
 from runner.run import run
+from runner_base.dtypes import Dtype
+from runner_engine.quantization.base import QuantizationConfig
 
 LAYERS = 5
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15], [20, 21, 22], [30, 31, 32, 33, 34, 35]]

@@ -15,15 +15,15 @@ from transformers import Gemma2Config, GptOssConfig, LlamaConfig, MistralConfig
 from runner.config.generation import KvCache
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core.dtypes import Dtype
-from runner.engines.base import Request
-from runner.engines.local.decode.forward import Forward, TokenSpan
-from runner.engines.local.kv_cache.kv_cache import Heads
-from runner.engines.local.kv_cache.prefix import Prefix
-from runner.engines.local.kv_cache.shared_kv import own_kv
-from runner.engines.local.kv_cache.slots import Slots
-from runner.engines.rows import Row
-from runner.models.load import Loaded
+from runner_base.dtypes import Dtype
+from runner_engine.decode.forward import Forward, TokenSpan
+from runner_engine.decode.rows import Row
+from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache.prefix import Prefix
+from runner_engine.kv_cache.shared_kv import own_kv
+from runner_engine.kv_cache.slots import Slots
+from runner_engine.models.load import Loaded
+from runner_engine.sessions.base import Request
 
 DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
 SIZES: dict[str, Any] = {

@@ -9,8 +9,8 @@ import coded_checkpoints
 import grouped_checkpoints
 import int8_checkpoints
 
-from runner.quantization import CHOICES
-from runner.quantization.base import QuantizationConfig
+from runner_engine.quantization import CHOICES
+from runner_engine.quantization.base import QuantizationConfig
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.core.result import Answer, FinishReason, Sample, Verdict
+from runner_base.result import Answer, FinishReason, Sample, Verdict
 
 NONE = {"quantization.name": "none"}
 INT8 = {"quantization.name": "int8", "quantization.threshold": "6.0"}

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from runner.engines import contract
-from runner.engines.base import Completion, Request
-from runner.engines.contract import Engine
+from runner_engine.sessions import contract
+from runner_engine.sessions.base import Completion, Request
+from runner_engine.sessions.contract import Engine
 
 SYSTEM = "You are one of several agents who work on a task together; answer in few words, and think before you do. "
 AGENTS = ("Agent one reads the numbers, and only those. ", "Agent two checks what the others have said so far. ")

@@ -13,8 +13,8 @@ from stores import Store
 from runner.agents import graph_file
 from runner.agents.graph import Edge, Graph
 from runner.config.agents import Mode
-from runner.core.result import FinishReason
 from runner.store.jobs import read_samples
+from runner_base.result import FinishReason
 
 ROLES = ("Math Solver", "Mathematical Analyst", "Programming Expert", "Inspector")
 

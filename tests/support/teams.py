@@ -11,11 +11,11 @@ from list_session import ListSession
 
 from runner.config.agents import AgentsConfig, Domain, Mode, Role
 from runner.config.root import RunnerConfig
-from runner.core.result import CALLS, Answer, FinishReason
-from runner.engines.base import Capability, Completion, EngineReport, Event, Message, Request
-from runner.engines.stats import EngineStats
 from runner.store.jobs import Job, Recorder
 from runner.tasks.agents import task as agents
+from runner_base.result import CALLS, Answer, FinishReason
+from runner_engine.sessions.base import Capability, Completion, EngineReport, Event, Message, Request
+from runner_engine.sessions.stats import EngineStats
 
 TALKERS = [Role.inspector]  # a team that writes no code
 

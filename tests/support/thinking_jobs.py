@@ -8,10 +8,10 @@ from pathlib import Path
 
 from stores import Store
 
-from runner.core.result import Answer, FinishReason, Sample
-from runner.scorers.thinking import thinking_totals
 from runner.scorers.totals import token_counts
 from runner.store.jobs import read_samples
+from runner_base.result import Answer, FinishReason, Sample
+from runner_base.thought_tokens import thinking_totals
 
 PROMPT_TOKENS = 9  # as a Store writes them
 ANSWER_TOKENS = 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from runner.embedded import MODEL_DIR
+from runner_engine.embedded import MODEL_DIR
 
 OLD_THOUGHTS = (
     "{% for m in messages %}{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}{% endfor %}"

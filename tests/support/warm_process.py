@@ -52,15 +52,15 @@ MODULES = (
     "runner.grid.workers",
     "runner.grid.worker",
     "runner.grid.search",
-    "runner.compare.command",
+    "runner_compare.command",
     "runner.store.sync",
     "runner.tasks.gsm8k.task",
     "runner.engines.kinds.stub",
     "runner.engines.kinds.local",
-    "runner.engines.local.engine",
-    "runner.models.load",
-    "runner.models.lora.peft",
-    "runner.models.bin_file",
+    "runner_engine.local.engine",
+    "runner_engine.models.load",
+    "runner_engine.models.lora.peft",
+    "runner_engine.models.bin_file",
 )
 # Variables that are not read before the program runs; if another variable differs, the process starts cold.
 LATE = (
@@ -218,7 +218,7 @@ def main() -> None:
     with suppress(ImportError):
         vars(importlib.import_module("joblib.externals.loky.backend.fork_exec"))["fork_exec"] = start_for_joblib
     gc.freeze()  # a collection in a fork would copy all of this memory
-    sys.modules["runner.core.heap"].Frozen.elsewhere = True  # so that no fork counts what is frozen
+    sys.modules["runner_engine.devices.heap"].Frozen.elsewhere = True  # so that no fork counts what is frozen
     made = {key: value for key, value in os.environ.items() if given.get(key) != value}
     serve(socket.socket(fileno=int(sys.argv[1])), given, made)
 

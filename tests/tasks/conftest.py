@@ -13,7 +13,7 @@ from teams import Starts
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core.dtypes import Dtype
+from runner_base.dtypes import Dtype
 
 
 @pytest.fixture

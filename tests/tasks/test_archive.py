@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from trips import Trip, contents, flip_last_byte
 
 from runner.config.task import VerifyLevel
-from runner.core.errors import ConfigError, DataError
 from runner.sharding import archive
 from runner.sharding.manifest import read_manifest
+from runner_base.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.slow
 

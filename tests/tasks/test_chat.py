@@ -21,9 +21,9 @@ import warm_process
 from api_standin import Api, Trouble
 from thoughtful import thinking_model
 
-from runner.core.result import FinishReason, Sample
-from runner.engines.base import prompt_sha256
 from runner.store.jobs import read_samples
+from runner_base.result import FinishReason, Sample
+from runner_engine.sessions.base import prompt_sha256
 
 WAIT_S = 90
 LONG = 16_384

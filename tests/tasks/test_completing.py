@@ -16,14 +16,14 @@ from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import GenerateConfig, Gsm8kConfig
-from runner.core.errors import EvidenceError, JobFailed
-from runner.core.result import FinishReason, Record, Sample, Status, Verdict, sealed, unsealed
-from runner.engines.base import Event
 from runner.engines.kinds import BaseCache
-from runner.engines.local.decode.forward import Forward
-from runner.engines.local.decode.scheduler import Scheduler
 from runner.run import run
 from runner.store.jobs import read_samples
+from runner_base.errors import EvidenceError, JobFailed
+from runner_base.result import FinishReason, Record, Sample, Status, Verdict, sealed, unsealed
+from runner_engine.decode.forward import Forward
+from runner_engine.decode.scheduler import Scheduler
+from runner_engine.sessions.base import Event
 
 Make = Callable[..., RunnerConfig]
 MEASURED = ("weight_mib", "load_s", "peak_rss_mib", "prefill_tok_per_s", "decode_tok_per_s", "shared_prompt_tokens")

@@ -15,16 +15,16 @@ from runner.config.lora import PeftConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import Print, RunnerConfig, semantic_keys
 from runner.config.task import Framing, GenerateConfig
-from runner.core.errors import ConfigError, DataError, EvidenceError, JobFailed
-from runner.core.fields import Inert, counts_of
-from runner.core.result import FinishReason, Record
 from runner.datasets.prompts import build_prompt, load_prompts
-from runner.engines.base import Message, Request
 from runner.grid.plan import State, plan_job
 from runner.report import show
 from runner.run import run
 from runner.store import jobs
 from runner.tasks import generate
+from runner_base.errors import ConfigError, DataError, EvidenceError, JobFailed
+from runner_base.fields import Inert, counts_of
+from runner_base.result import FinishReason, Record
+from runner_engine.sessions.base import Message, Request
 
 Make = Callable[..., RunnerConfig]
 
@@ -387,7 +387,7 @@ def test_a_key_that_only_a_run_can_heed_says_so(make_config: Make, caplog: pytes
 def test_chat_without_a_template_says_what_to_do(make_config: Make, tiny_llama: Path, tmp_path: Path) -> None:
     import shutil
 
-    from runner.core.dtypes import Dtype
+    from runner_base.dtypes import Dtype
 
     plain = tmp_path / "plain"
     shutil.copytree(tiny_llama, plain)
@@ -402,7 +402,7 @@ def test_chat_without_a_template_says_what_to_do(make_config: Make, tiny_llama: 
 
 
 def test_the_embedded_model_answers_and_its_adapter_answers_more(make_config: Make) -> None:
-    from runner.embedded.problems import Split, problems
+    from runner_engine.embedded.problems import Split, problems
 
     instruction = "\n\nSolve it step by step. End with '#### ' and the number."
     (problem,) = list(problems(Split("hard5"), 1))

@@ -20,13 +20,13 @@ from runner.config.model import Attention, LocalModelConfig, StubConfig
 from runner.config.root import Print, RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.config.task import Framing, GenerateConfig
-from runner.core.errors import ConfigError, DataError
-from runner.core.result import Answer, FinishReason, Record, Sample
 from runner.datasets.prompts import Branched, load_prompts
-from runner.engines.base import Message
 from runner.report import show
 from runner.run import run
 from runner.tasks import generate
+from runner_base.errors import ConfigError, DataError
+from runner_base.result import Answer, FinishReason, Record, Sample
+from runner_engine.sessions.base import Message
 
 pytestmark = pytest.mark.slow
 

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from trips import Trip, contents, flip_last_byte
 
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError, DataError, JobFailed
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError, DataError, JobFailed
 
 pytestmark = pytest.mark.slow
 
@@ -235,7 +235,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
 ) -> None:
     trip.split(sources["shards"], 2)
     monkeypatch.setattr(
-        "runner.checkpoints.byteio.require_space", lambda *_: None
+        "runner_engine.checkpoints.byteio.require_space", lambda *_: None
     )  # somebody else takes the room meanwhile
     with pytest.raises(JobFailed, match=r"the disk is full: .*\.safetensors could not be written"):
         trip.merge(into=small_disk)

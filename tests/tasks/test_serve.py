@@ -23,8 +23,8 @@ from serving import FLOAT32, WAIT_S, Serving, serving
 
 from runner.config.root import RunnerConfig
 from runner.config.task import ServeConfig
-from runner.core.errors import ConfigError
 from runner.tasks import serve
+from runner_base.errors import ConfigError
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 

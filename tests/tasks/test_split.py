@@ -20,19 +20,19 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tasking import work
 
-from runner.checkpoints import byteio
 from runner.config.lora import PeftConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Checksums, Compare, Explain, SplitConfig, Strategy
-from runner.core.errors import ConfigError, DataError, JobFailed
-from runner.core.files import hold_folder
-from runner.core.result import Result
-from runner.quantization.bitsandbytes import Int8Config
 from runner.sharding import write
 from runner.sharding.strategies import PlannedPart
 from runner.store.jobs import Job, Recorder
 from runner.tasks import split
+from runner_base.errors import ConfigError, DataError, JobFailed
+from runner_base.files import hold_folder
+from runner_base.result import Result
+from runner_engine.checkpoints import byteio
+from runner_engine.quantization.bitsandbytes import Int8Config
 
 LAYERS = 4
 Split = Callable[..., Result]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from trips import Trip, flip_last_byte
 
 from runner.config.task import Checksums, Strategy, VerifyLevel
-from runner.core.errors import ConfigError, DataError
+from runner_base.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.slow
 

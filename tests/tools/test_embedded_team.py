@@ -12,7 +12,7 @@ import warm_process
 from runner.agents.roles import ROLES, agent_message, decision_messages, messages
 from runner.agents.wording import wording_of
 from runner.config.agents import Domain, Role
-from runner.embedded.problems import Split, practice_problem, problem
+from runner_engine.embedded.problems import Split, practice_problem, problem
 from tools.embedded_model.team_data import mistaken, program, reply, spoken, steps_of, team_example, written_out
 
 PROBLEMS = [practice_problem(3 + index % 3, index) for index in range(300)]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from runner.embedded import MODEL_DIR
+from runner_engine.embedded import MODEL_DIR
 from tools.embedded_model.data import base_example, task_prompt
 from tools.embedded_model.fit import encode
 from tools.embedded_model.tokenizer import PAD, TURN_END, VOCAB_SIZE, build_tokenizer, save_tokenizer

@@ -16,7 +16,7 @@ import warm_process
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runner.embedded import MODEL_DIR
+from runner_engine.embedded import MODEL_DIR
 from tools.embedded_model import evaluate, train
 from tools.embedded_model.data import HINTS, base_example, five_step_example
 from tools.embedded_model.evaluate import Score

@@ -23,9 +23,9 @@ from runner.agents import roles
 from runner.agents.roles import AgentMessage
 from runner.agents.sandbox import Sandbox
 from runner.config.agents import Domain
-from runner.embedded import MODEL_DIR
-from runner.embedded.problems import Problem, Split, problems
-from runner.engines.base import Message
+from runner_engine.embedded import MODEL_DIR
+from runner_engine.embedded.problems import Problem, Split, problems
+from runner_engine.sessions.base import Message
 from tools.embedded_model.evaluate import Score, complete
 from tools.embedded_model.fit import Fitted, batches, fit, log
 from tools.embedded_model.team_data import AGENTS, Step, dialogue, mistaken, spoken, steps_of, team_example

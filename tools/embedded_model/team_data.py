@@ -13,8 +13,8 @@ from runner.agents.roles import AgentMessage
 from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.sandbox_child import as_text
 from runner.config.agents import Domain, Role
-from runner.embedded.problems import Problem, Split, practice_problem, problem
-from runner.engines.base import Message
+from runner_engine.embedded.problems import Problem, Split, practice_problem, problem
+from runner_engine.sessions.base import Message
 from tools.embedded_model.data import Example, Piece
 from tools.embedded_model.tokenizer import TURN_END, TURN_START
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints.footprint import Footprint
-from runner.checkpoints.resolve import ResolvedJob
 from runner.config.model import ModelConfig
 from runner.config.root import RunnerConfig, base_key
 from runner.config.task import Workload
-from runner.engines.base import Capability, Prompt, Request
-from runner.engines.contract import Engine
+from runner_engine.checkpoints.footprint import Footprint
+from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.sessions.base import Capability, Prompt, Request
+from runner_engine.sessions.contract import Engine
 
 Encoded = tuple[str | Sequence[int], list[int]]  # a prompt as the model sees it, and its token ids
 

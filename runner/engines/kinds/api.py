@@ -11,18 +11,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from runner.checkpoints.resolve import ResolvedJob
 from runner.config.generation import GenerationConfig
 from runner.config.model import ApiConfig, Extensions
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError, JobFailed
-from runner.core.files import replace_text
-from runner.core.texts import read_cache
-from runner.engines.base import Capability, Prompt, Request
-from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, Encoded, ModelKind
 from runner.engines.remote.engine import ApiEngine
 from runner.engines.remote.pool import ServerPool
+from runner_base.errors import ConfigError, JobFailed
+from runner_base.files import replace_text
+from runner_base.texts import read_cache
+from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.sessions.base import Capability, Prompt, Request
+from runner_engine.sessions.contract import Engine
 
 log = logging.getLogger(__name__)
 SERVERS_FILE = ".servers.json"  # next to the cache of hashes: what servers have reported of their models

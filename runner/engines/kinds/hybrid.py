@@ -5,16 +5,16 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from runner.checkpoints.resolve import ResolvedJob
 from runner.config.model import HybridConfig, ModelConfig, StubConfig
 from runner.config.root import RunnerConfig
-from runner.core.errors import RunnerError
-from runner.engines.base import Capability
-from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, ModelKind, Need, api, kind_of
 from runner.engines.remote import reviews
 from runner.engines.remote.engine import ApiEngine
 from runner.engines.remote.hybrid import CAPABILITIES, HybridEngine
+from runner_base.errors import RunnerError
+from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.sessions.base import Capability
+from runner_engine.sessions.contract import Engine
 
 
 def hybrid(config: RunnerConfig) -> HybridConfig:

@@ -7,26 +7,26 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from runner.checkpoints import adapter_header, chat_templates, footprint, formats, random_weights
-from runner.checkpoints.footprint import Footprint
-from runner.checkpoints.gguf_file import is_known, read_header
-from runner.checkpoints.memory_check import check_memory, gpus_needed, limited
-from runner.checkpoints.positions import positions_of
-from runner.checkpoints.resolve import ResolvedJob
 from runner.config.generation import KvCache
 from runner.config.profiles import notes as profile_notes
 from runner.config.root import RunnerConfig, base_key
 from runner.config.rope import RopeConfig
 from runner.config.task import Workload
-from runner.core import machine
 from runner.core.later import put_off, uncollected
-from runner.engines.base import Capability, Prompt, Request
-from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, Encoded, ModelKind, Need
-from runner.engines.local.capabilities import capabilities_of
-from runner.engines.local.kernels import building
-from runner.models.kept_names import kept_names
-from runner.quantization import quiet_imports
+from runner_base import machine
+from runner_engine.checkpoints import adapter_header, chat_templates, footprint, formats, random_weights
+from runner_engine.checkpoints.footprint import Footprint
+from runner_engine.checkpoints.gguf_file import is_known, read_header
+from runner_engine.checkpoints.memory_check import check_memory, gpus_needed, limited
+from runner_engine.checkpoints.positions import positions_of
+from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.kernels import building
+from runner_engine.local.capabilities import capabilities_of
+from runner_engine.models.kept_names import kept_names
+from runner_engine.quantization import quiet_imports
+from runner_engine.sessions.base import Capability, Prompt, Request
+from runner_engine.sessions.contract import Engine
 
 # What transformers imports for every model, and uses in training, with several GPUs, or not at all: two thirds of the
 # time that its modules take.
@@ -39,7 +39,7 @@ UNUSED = (
     "torch.distributed.tensor",
     "torchao",
 )
-SMALL_WEIGHT_MIB = 100.0  # below this a model gains nothing from a second thread (see runner/models/load.py)
+SMALL_WEIGHT_MIB = 100.0  # below this a model gains nothing from a second thread (see runner_engine/models/load.py)
 TYPICAL_ROWS = 64  # at once, if the engine chooses
 
 
@@ -120,21 +120,23 @@ class Local(ModelKind):
                 for name in ("AutoModelForCausalLM", "AutoTokenizer", "DynamicCache", *own):
                     getattr(transformers, name, None)  # transformers imports a class at its first access
                 if not files.model.random_weights and files.path.is_file() and is_known(read_header(files.path)):
-                    importlib.import_module("runner.models.capability").class_of(files.path, trust_remote_code=False)
+                    importlib.import_module("runner_engine.models.capability").class_of(
+                        files.path, trust_remote_code=False
+                    )
             for library in (*(name for choice in resolved.mix.choices for name in choice.packages), *lora.packages):
                 importlib.import_module(library)
-            importlib.import_module("runner.engines.local.engine")
+            importlib.import_module("runner_engine.local.engine")
 
     def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
         """Render and tokenize prompts, with the tokenizer alone."""
-        from runner.engines.rows import admission_of  # imports torch
+        from runner_engine.decode.rows import admission_of  # imports torch
 
         admission = admission_of(resolved)
         return [admission.encode(Request(0, prompt)) for prompt in prompts]
 
     def decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
         """Return what gives the text of token ids, with the tokenizer alone."""
-        from runner.engines.rows import admission_of  # imports torch
+        from runner_engine.decode.rows import admission_of  # imports torch
 
         return admission_of(resolved).decode
 
@@ -144,7 +146,7 @@ class Local(ModelKind):
 
     def open_engine(self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None) -> Engine:
         """Return the local engine."""
-        from runner.engines.local.engine import LocalEngine  # imports torch
+        from runner_engine.local.engine import LocalEngine  # imports torch
 
         return LocalEngine(resolved, bases)
 

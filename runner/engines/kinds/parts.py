@@ -7,26 +7,26 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.checkpoints.footprint import Footprint
-from runner.checkpoints.resolve import ResolvedJob, read_settings
 from runner.config.model import Backend, parts_model
 from runner.config.profiles import notes as profile_notes
 from runner.config.root import RunnerConfig
 from runner.config.task import Workload
-from runner.core import machine
-from runner.core.dtypes import BYTES, Dtype, dtype_for
-from runner.core.errors import ConfigError, check
-from runner.core.machine import MIB
-from runner.core.progress import tell
-from runner.core.texts import counted
-from runner.engines.base import Capability, Prompt, Request
-from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, Encoded, ModelKind, Need
-from runner.engines.local.kernels import building
 from runner.engines.pipeline import CAPABILITIES
 from runner.engines.pipeline.ranks import first_rank, manifest_of, torchrun_rank
 from runner.sharding.check import require_sound
 from runner.sharding.manifest import MODEL_FILES
+from runner_base import machine
+from runner_base.dtypes import BYTES, Dtype, dtype_for
+from runner_base.errors import ConfigError, check
+from runner_base.machine import MIB
+from runner_base.progress import tell
+from runner_base.texts import counted
+from runner_engine.checkpoints.footprint import Footprint
+from runner_engine.checkpoints.resolve import ResolvedJob, read_settings
+from runner_engine.kernels import building
+from runner_engine.sessions.base import Capability, Prompt, Request
+from runner_engine.sessions.contract import Engine
 
 
 class PartsKind(ModelKind):
@@ -80,8 +80,8 @@ class PartsKind(ModelKind):
 
     def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
         """Render and tokenize prompts, with the tokenizer alone."""
-        from runner.engines.rows import Admission  # imports torch
         from runner.sharding.load_part import load_tokenizer
+        from runner_engine.decode.rows import Admission  # imports torch
 
         config, folder = resolved.config, manifest_of(resolved.config).folder
         rows = read_settings(folder / MODEL_FILES).get("vocab_size", math.inf)

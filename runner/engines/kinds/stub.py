@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from runner.checkpoints.resolve import ResolvedJob
 from runner.config.generation import KvCache
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
-from runner.core import signals
-from runner.core.result import Answer, FinishReason
-from runner.core.thinking import ends_in_thinking
-from runner.engines.base import (
+from runner.engines.kinds import BaseCache, ModelKind
+from runner_base import signals
+from runner_base.result import Answer, FinishReason
+from runner_base.thinking import ends_in_thinking
+from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.sessions.base import (
     Capability,
     Completion,
     Delta,
@@ -27,10 +28,9 @@ from runner.engines.base import (
     RequestId,
     request_sha256,
 )
-from runner.engines.contract import Engine
-from runner.engines.kinds import BaseCache, ModelKind
-from runner.engines.session import Session
-from runner.engines.stats import EngineStats
+from runner_engine.sessions.contract import Engine
+from runner_engine.sessions.session import Session
+from runner_engine.sessions.stats import EngineStats
 
 CAPABILITIES = frozenset(Capability) - {Capability.distributions, Capability.continuing}
 HEAD_CHARACTERS = 120

@@ -6,23 +6,23 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.checkpoints import adapter_header, chat_templates
-from runner.checkpoints.resolve import ResolvedJob, file_bytes
 from runner.config.lora import adapter_of
 from runner.config.root import RunnerConfig, base_key
 from runner.config.vllm import WORDS, VllmConfig, vllm_model
-from runner.core import machine
-from runner.core.dtypes import BYTES, stored_dtype
-from runner.core.errors import ConfigError, check
-from runner.core.machine import MIB
-from runner.core.texts import counted
-from runner.engines.base import Capability, Prompt
-from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, Encoded, ModelKind, Need, api, local
 from runner.engines.vllm.command import CPU_KV_GIB, KV_SPACE, dtype_of
 from runner.engines.vllm.engine import VllmEngine
 from runner.engines.vllm.environment import Environment, environment_of
 from runner.engines.vllm.gpus import batch_invariant, memory_mib
+from runner_base import machine
+from runner_base.dtypes import BYTES, stored_dtype
+from runner_base.errors import ConfigError, check
+from runner_base.machine import MIB
+from runner_base.texts import counted
+from runner_engine.checkpoints import adapter_header, chat_templates
+from runner_engine.checkpoints.resolve import ResolvedJob, file_bytes
+from runner_engine.sessions.base import Capability, Prompt
+from runner_engine.sessions.contract import Engine
 
 GPU_SHARE = 0.9  # vLLM's own, or a little less
 

@@ -19,23 +19,23 @@ import torch.distributed as dist
 
 from runner.config.model import parts_model
 from runner.config.root import RunnerConfig
-from runner.core import signals
-from runner.core.errors import JobFailed, RunnerError, one_line
-from runner.core.result import FinishReason
-from runner.engines.base import EngineReport, Event, Request, RequestId
 from runner.engines.pipeline import CAPABILITIES, processes
 from runner.engines.pipeline.microbatches import MicroBatches
 from runner.engines.pipeline.processes import POLL_S, PeerProcesses, connect, start_processes
 from runner.engines.pipeline.ranks import first_rank, manifest_of
 from runner.engines.pipeline.stage_worker import StageWorker
 from runner.engines.pipeline.transport import Packet, PacketType, PeerGone, Transport
-from runner.engines.rows import Admission, Row, own_generation, stop_tokens
-from runner.engines.session import Session
-from runner.engines.stats import EngineStats
-from runner.engines.stopping import Stopping
-from runner.models.rope.choices import max_positions
-from runner.models.vocabulary import padding_of
 from runner.sharding.load_part import load_tokenizer
+from runner_base import signals
+from runner_base.errors import JobFailed, RunnerError, one_line
+from runner_base.result import FinishReason
+from runner_engine.decode.rows import Admission, Row, own_generation, stop_tokens
+from runner_engine.decode.stopping import Stopping
+from runner_engine.models.rope.choices import max_positions
+from runner_engine.models.vocabulary import padding_of
+from runner_engine.sessions.base import EngineReport, Event, Request, RequestId
+from runner_engine.sessions.session import Session
+from runner_engine.sessions.stats import EngineStats
 
 
 class PipelineEngine:

@@ -20,8 +20,8 @@ from contextlib import contextmanager, suppress
 from fcntl import ioctl
 from hmac import compare_digest
 
-from runner.core.console import say
 from runner.engines.pipeline.ranks import ProcessRank
+from runner_base.console import say
 
 BEAT_S = 1.0
 SILENT_S = 20.0  # longer than a network takes to repair itself; within it TCP sends again what was lost

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from runner.engines.base import Event, RequestId
 from runner.engines.pipeline.transport import SETTINGS, Packet, PacketType, as_numbers, write_rows
-from runner.engines.rows import Row
-from runner.engines.stats import EngineStats
-from runner.engines.stopping import Stopping
+from runner_engine.decode.rows import Row
+from runner_engine.decode.stopping import Stopping
+from runner_engine.sessions.base import Event, RequestId
+from runner_engine.sessions.stats import EngineStats
 
 MAX_ROWS = 16  # of a micro-batch, if model.micro_batch is not set
 Send = Callable[[Packet, torch.Tensor | None], None]

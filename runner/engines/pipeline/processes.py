@@ -27,8 +27,6 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from runner.config.model import parts_model
 from runner.config.root import RunnerConfig
-from runner.core import child, errors, signals
-from runner.core.errors import JobFailed, RunnerError
 from runner.engines.pipeline.machines import (
     OtherMachines,
     ring_interface,
@@ -40,6 +38,8 @@ from runner.engines.pipeline.ranks import ProcessRank, manifest_of
 from runner.engines.pipeline.stage_worker import StageWorker
 from runner.engines.pipeline.transport import PacketType, PeerGone, Transport
 from runner.sharding.strategies import parts_of
+from runner_base import child, errors, signals
+from runner_base.errors import JobFailed, RunnerError
 
 STAGE_PROCESS = "runner.engines.pipeline.stage_process"
 LOOPBACK = "127.0.0.1"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from runner.config.model import parts_model
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError
 from runner.sharding.manifest import Manifest, PartEntry, read_manifest
 from runner.sharding.strategies import part_cuts
+from runner_base.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pickle
 import signal
 import sys
 
-from runner.core import child, signals
+from runner_base import child, signals
 
 
 def main() -> int:

@@ -8,20 +8,20 @@ from typing import Any
 
 import torch
 
-from runner.checkpoints.resolve import read_settings
 from runner.config.model import Backend, parts_model
 from runner.config.root import RunnerConfig
-from runner.core import machine
-from runner.core.errors import ConfigError
-from runner.core.machine import MIB
 from runner.engines.pipeline.ranks import ProcessRank, manifest_of
 from runner.engines.pipeline.transport import Packet, PacketType, forced_tokens, sampler_for, token_mask
-from runner.engines.sampling import Sampler, leave_only
-from runner.models.load import pick_device, pick_dtype
 from runner.sharding.load_part import load_part
 from runner.sharding.manifest import MODEL_FILES
 from runner.sharding.stage import Stage
 from runner.sharding.strategies import part_cuts
+from runner_base import machine
+from runner_base.errors import ConfigError
+from runner_base.machine import MIB
+from runner_engine.checkpoints.resolve import read_settings
+from runner_engine.decode.sampling import Sampler, leave_only
+from runner_engine.models.load import pick_device, pick_dtype
 
 
 @dataclass

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from runner.core.errors import ConfigError
 from runner.engines.remote.model import RemoteModel
 from runner.engines.remote.session import ApiSession
+from runner_base.errors import ConfigError
 
 
 class ApiEngine(RemoteModel):

@@ -13,15 +13,24 @@ from dataclasses import dataclass, field, replace
 
 from runner.config.model import HybridConfig
 from runner.config.sampling import GREEDY
-from runner.core.errors import one_line
-from runner.core.result import Answer, Call, FinishReason
-from runner.engines.base import Capability, Completion, Delta, EngineReport, Event, Request, RequestId, request_sha256
-from runner.engines.contract import Engine
 from runner.engines.remote.engine import ApiEngine
 from runner.engines.remote.reviews import read_verdict, review_of, revision_of
 from runner.engines.remote.session import TICK_S
-from runner.engines.session import Session
-from runner.engines.stats import EngineStats
+from runner_base.errors import one_line
+from runner_base.result import Answer, Call, FinishReason
+from runner_engine.sessions.base import (
+    Capability,
+    Completion,
+    Delta,
+    EngineReport,
+    Event,
+    Request,
+    RequestId,
+    request_sha256,
+)
+from runner_engine.sessions.contract import Engine
+from runner_engine.sessions.session import Session
+from runner_engine.sessions.stats import EngineStats
 
 log = logging.getLogger(__name__)
 STUDENT, TEACHER = "student", "teacher"

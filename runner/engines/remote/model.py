@@ -14,15 +14,15 @@ from runner.config.root import RunnerConfig
 from runner.config.sampling import PARAMETERS
 from runner.config.thinking_budget import MARGIN
 from runner.config.thinking_budget import PARAMETERS as BUDGETS
-from runner.core.errors import ConfigError, RunnerError
-from runner.core.texts import counted
-from runner.engines.base import Capability, EngineReport, Message, Request
 from runner.engines.remote.faults import Miscounted
 from runner.engines.remote.pool import ServerPool
 from runner.engines.remote.server_text import token_count
 from runner.engines.remote.thinking import BudgetCounts
-from runner.engines.stats import EngineStats
-from runner.engines.thinking import tags_of
+from runner_base.errors import ConfigError, RunnerError
+from runner_base.texts import counted
+from runner_engine.sessions.base import Capability, EngineReport, Message, Request
+from runner_engine.sessions.stats import EngineStats
+from runner_engine.sessions.thinking import tags_of
 
 MILLION = 1_000_000
 

@@ -16,11 +16,11 @@ from itertools import count
 from typing import Any, Self, TypeVar
 
 from runner.config.model import ApiConfig, Extensions
-from runner.core.errors import ConfigError, JobFailed, RunnerError
 from runner.engines.remote.faults import Fault, Miscounted, RequestRejected
 from runner.engines.remote.loop import LoopThread
 from runner.engines.remote.server import KEPT, ModelList, ServerConnection
 from runner.engines.remote.server_text import token_count
+from runner_base.errors import ConfigError, JobFailed, RunnerError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -16,9 +16,9 @@ from typing import Any
 import openai
 
 from runner.config.model import ApiConfig
-from runner.core.errors import ConfigError
-from runner.engines.base import Message, Prompt, Request
 from runner.engines.remote.faults import Fault, RequestRejected
+from runner_base.errors import ConfigError
+from runner_engine.sessions.base import Message, Prompt, Request
 
 CACHED_PROMPTS = 1024  # their tokens are cached, because the choices of a question share a prompt
 UNSUPPORTED = (400, 404, 405, 422, 501)  # statuses for an unknown path or parameter

@@ -20,11 +20,11 @@ import openai
 
 from runner.config.addresses import is_this_machine
 from runner.config.model import OPENAI_KEY_VARIABLE, ApiConfig, Extensions
-from runner.core.errors import ConfigError, JobFailed, RunnerError
 from runner.engines.remote.faults import Fault, Miscounted, RequestRejected
 from runner.engines.remote.scoring import Scorer
 from runner.engines.remote.server_text import Secret
 from runner.engines.remote.wire import PLAIN_BYTES, guard
+from runner_base.errors import ConfigError, JobFailed, RunnerError
 
 KEPT = "Completed answers are kept: run the same command to resume"
 for noisy in ("openai", "httpx2", "httpcore2"):  # they log a line for each request, and headers at the level DEBUG

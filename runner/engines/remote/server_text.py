@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from urllib.parse import quote
 
-from runner.core.errors import one_line
-from runner.core.uris import HIDDEN
 from runner.engines.remote.faults import Miscounted
+from runner_base.errors import one_line
+from runner_base.uris import HIDDEN
 
 MIN_SECRET_CHARACTERS = 8  # shorter keys, such as EMPTY, may be words of an answer
 MAX_TOKENS = 10**9  # more than any model reads or generates for one request

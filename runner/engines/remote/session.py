@@ -13,17 +13,17 @@ from typing import Any
 
 import openai
 
-from runner.core.errors import JobFailed, RunnerError
-from runner.core.model_text import Answer, FinishReason
-from runner.core.thinking import Tags, ends_in_thinking, new_pieces, split
-from runner.engines.base import Completion, Delta, Event, Request, RequestId, request_sha256
 from runner.engines.remote.faults import Fault, Miscounted, RequestRejected
 from runner.engines.remote.model import RemoteModel
 from runner.engines.remote.scoring import ScoredContinuation
 from runner.engines.remote.server import KEPT, ServerConnection, unread
 from runner.engines.remote.server_text import AnswerText, Secret
 from runner.engines.remote.thinking import Usage, is_spent, thinking_of, usage_of
-from runner.engines.session import Listener, Session
+from runner_base.errors import JobFailed, RunnerError
+from runner_base.model_text import Answer, FinishReason
+from runner_base.thinking import Tags, ends_in_thinking, new_pieces, split
+from runner_engine.sessions.base import Completion, Delta, Event, Request, RequestId, request_sha256
+from runner_engine.sessions.session import Listener, Session
 
 TICK_S = 0.2  # how long a step waits for events
 ABORT_REASONS = ("error", "abort", "aborted", "cancelled")  # finish reasons of servers for incomplete answers

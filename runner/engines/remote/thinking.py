@@ -6,9 +6,9 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 from runner.config.thinking_budget import MARGIN
-from runner.core.model_text import Answer, Ending, FinishReason
-from runner.core.texts import counted
 from runner.engines.remote.server_text import token_count
+from runner_base.model_text import Answer, Ending, FinishReason
+from runner_base.texts import counted
 
 IN_PROMPT = 1  # the line break that templates write behind an opening tag: vLLM counts it for the budget
 APART = ("reasoning_content", "reasoning")  # where servers send thinking; never in both

@@ -9,9 +9,9 @@ from typing import Any
 import httpx2
 
 from runner.config.model import ApiConfig
-from runner.core.errors import ConfigError
-from runner.core.machine import MIB
 from runner.engines.remote.faults import Fault
+from runner_base.errors import ConfigError
+from runner_base.machine import MIB
 
 BODY_MIB = 32  # of one answer, far above the longest one
 EVENT_MIB = 1  # of one event of a stream, which holds a few tokens

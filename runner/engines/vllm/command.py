@@ -6,12 +6,12 @@ import json
 import os
 from pathlib import Path
 
-from runner.checkpoints.resolve import ModelFiles, ResolvedJob
 from runner.config.vllm import VllmConfig, vllm_model
-from runner.core.dtypes import dtype_for
-from runner.core.texts import load_json
 from runner.engines.vllm.environment import Environment, environment_of
 from runner.engines.vllm.gpus import batch_invariant
+from runner_base.dtypes import dtype_for
+from runner_base.texts import load_json
+from runner_engine.checkpoints.resolve import ModelFiles, ResolvedJob
 
 ADAPTER = "adapter"  # the name under which the server has it
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM makes room for

@@ -16,16 +16,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints.resolve import ResolvedJob, file_bytes
 from runner.config.vllm import vllm_model
-from runner.core import child, kept, machine
-from runner.core.dtypes import BYTES
-from runner.core.errors import ConfigError, one_line
-from runner.core.machine import MIB
-from runner.core.progress import tell
-from runner.embedded.problems import Split, problems
 from runner.engines.vllm.command import dtype_of
 from runner.engines.vllm.environment import environment_of
+from runner_base import child, kept, machine
+from runner_base.dtypes import BYTES
+from runner_base.errors import ConfigError, one_line
+from runner_base.machine import MIB
+from runner_base.progress import tell
+from runner_engine.checkpoints.resolve import ResolvedJob, file_bytes
+from runner_engine.embedded.problems import Split, problems
 
 TEXTS = 32
 REFERENCE = "runner.engines.vllm.reference"

@@ -9,13 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from runner.checkpoints.resolve import ResolvedJob
 from runner.config.model import ApiConfig, Extensions
 from runner.config.thinking_budget import ThinkingBudget
 from runner.config.vllm import VllmConfig, vllm_model
-from runner.core.errors import ConfigError, JobFailed, RunnerError
-from runner.engines.base import Capability, EngineReport, Request
-from runner.engines.contract import complete
 from runner.engines.kinds import BaseCache
 from runner.engines.remote.engine import ApiEngine
 from runner.engines.remote.session import ApiSession
@@ -23,9 +19,13 @@ from runner.engines.vllm import comparison
 from runner.engines.vllm.command import ADAPTER, flags_shown, name_of
 from runner.engines.vllm.gpus import batch_invariant
 from runner.engines.vllm.server import VllmServer
+from runner_base.errors import ConfigError, JobFailed, RunnerError
+from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.sessions.base import Capability, EngineReport, Request
+from runner_engine.sessions.contract import complete
 
 if TYPE_CHECKING:
-    from runner.engines.rows import Admission
+    from runner_engine.decode.rows import Admission
 
 EVENT_TOKENS = 16  # in an event of a stream that nobody watches: each event costs the runner a quarter of a millisecond
 RETRIES = 6  # a server that has failed takes seconds to end, and only its end says why
@@ -89,7 +89,7 @@ class VllmEngine(ApiEngine):
 
     @cached_property
     def _admission(self) -> Admission:
-        from runner.engines.rows import admission_of  # imports torch
+        from runner_engine.decode.rows import admission_of  # imports torch
 
         return admission_of(self._resolved)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import cache
 
-from runner.core import visible_gpus
+from runner_base import visible_gpus
 
 INVARIANT_FROM = 9.0  # compute capability: what VLLM_BATCH_INVARIANT is made for
 

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import Any
 
-from runner.core import child
+from runner_base import child
 
 
 def main() -> None:

@@ -16,15 +16,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints.resolve import ResolvedJob
 from runner.config.vllm import vllm_model
-from runner.core import child
-from runner.core.errors import ConfigError, JobFailed, RunnerError, one_line
-from runner.core.progress import Progress, tell
 from runner.engines.remote.server import KEPT, started_keys
 from runner.engines.vllm import keeper
 from runner.engines.vllm.command import name_of, options_of, variables_of
 from runner.engines.vllm.environment import environment_of
+from runner_base import child
+from runner_base.errors import ConfigError, JobFailed, RunnerError, one_line
+from runner_base.progress import Progress, tell
+from runner_engine.checkpoints.resolve import ResolvedJob
 
 LOOPBACK = "127.0.0.1"
 LOG = "vllm.log"

@@ -9,7 +9,6 @@ from runner.agents.graph import Graph
 from runner.agents.team import Team
 from runner.config.agents import AgentsConfig, Method, Mode
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError, DataError
 from runner.datasets.chosen import hashes_of_choice
 from runner.datasets.gsm8k import Item, describe, items_sha256, load_questions
 from runner.store.jobs import Job
@@ -17,6 +16,7 @@ from runner.tasks import named_job
 from runner.tasks.agents import match
 from runner.tasks.agents.train_questions import train_questions
 from runner.tasks.base import Inputs, own_config
+from runner_base.errors import ConfigError, DataError
 
 
 @dataclass

@@ -12,11 +12,11 @@ from typing import Any
 
 from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.team import AgentCall, Answered
-from runner.core.result import CALLS, Call, sealed, unsealed, without_unset_keys
-from runner.engines.base import Begun, Completion, RequestId
-from runner.engines.contract import Engine
 from runner.store.lines import GrowingFile, call_in, damaged, read_evidence
 from runner.store.partial import PartialFile
+from runner_base.result import CALLS, Call, sealed, unsealed, without_unset_keys
+from runner_engine.sessions.base import Begun, Completion, RequestId
+from runner_engine.sessions.contract import Engine
 
 
 @dataclass

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from runner.agents.tally import Cost
 from runner.config.agents import OF_TEAM, AgentsConfig
 from runner.config.root import RunnerConfig
-from runner.core.metrics import OF_CALLS
 from runner.datasets.gsm8k import Item
 from runner.store.jobs import Job, read_samples
 from runner.tasks import named_job
 from runner.tasks.base import own_config
+from runner_compare.metrics import OF_CALLS
 
 KEY = "task.match"
 GROUPS = (

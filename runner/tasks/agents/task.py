@@ -17,23 +17,12 @@ from runner.agents.play import Player
 from runner.agents.sandbox import Sandbox, SandboxLimits
 from runner.agents.tally import AttackTally, Tally, attacked_edges
 from runner.agents.team import Discussion, SampledDiscussion
-from runner.checkpoints.resolve import ResolvedJob
 from runner.config.agents import Attack, Domain
 from runner.config.lora import adapter_of
 from runner.config.root import RunnerConfig
-from runner.core import machine
-from runner.core.errors import JobFailed
-from runner.core.files import write_atomically
-from runner.core.floor_effects import LIMIT, cut_off_words
-from runner.core.progress import Progress
-from runner.core.result import CALLS, GRAPH, GRAPH_PICTURE, Call, Result, Sample, Verdict
 from runner.core.sides import answered_by, sides
-from runner.core.texts import counted
 from runner.datasets.chosen import choice_words
 from runner.datasets.gsm8k import Item
-from runner.engines.base import Capability
-from runner.engines.contract import require
-from runner.engines.session import Session
 from runner.scorers.totals import score_without_left_out
 from runner.store.measured import Measured, Measuring
 from runner.tasks.agents import assignment, match
@@ -42,6 +31,17 @@ from runner.tasks.agents.calls import CallFile
 from runner.tasks.asking import kept_words
 from runner.tasks.base import Context, Uses
 from runner.tasks.completing import problems
+from runner_base import machine
+from runner_base.errors import JobFailed
+from runner_base.files import write_atomically
+from runner_base.progress import Progress
+from runner_base.result import CALLS, GRAPH, GRAPH_PICTURE, Call, Result, Sample, Verdict
+from runner_base.texts import counted
+from runner_compare.statistics.floor_effects import LIMIT, cut_off_words
+from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.sessions.base import Capability
+from runner_engine.sessions.contract import require
+from runner_engine.sessions.session import Session
 
 # 2: a program's `answer` that is no number, or too long, is no answer; 3: learned graphs are not drawn
 VERSION = 5  # 5: tags that a text speaks of are no thinking, and an answer that was cut off behind it is not right

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from runner.config.agents import AgentsConfig
-from runner.core.errors import ConfigError
 from runner.datasets.gsm8k import Item, check_made, load_questions
+from runner_base.errors import ConfigError
 
 
 def train_questions(task: AgentsConfig, items: list[Item]) -> tuple[list[Item], int]:

@@ -15,13 +15,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from runner.core.result import Sample
-from runner.engines.base import Completion, Request
-from runner.engines.contract import Engine
 from runner.store.jobs import Recorder
 from runner.tasks.base import Context
 from runner.tasks.completing import Samples, refuse_foreign, refuse_other_prompts, to_ask
 from runner.tasks.gsm8k.judging import Judge
+from runner_base.result import Sample
+from runner_engine.sessions.base import Completion, Request
+from runner_engine.sessions.contract import Engine
 
 AGAIN = "again.jsonl"
 PREFIX = "again "

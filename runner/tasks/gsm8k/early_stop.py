@@ -19,17 +19,17 @@ from dataclasses import dataclass, field
 
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
-from runner.core.errors import ConfigError
-from runner.core.margins import MarginVerdict, margin_verdict, points_of_margin, verdict_words
-from runner.core.metrics import points
-from runner.core.result import Sample, Verdict
-from runner.core.sequential import Decision, Pairs, confidence_percent, level_of, level_words
 from runner.datasets.chosen import numbers_of
 from runner.datasets.gsm8k import Item
 from runner.store.jobs import Job, read_samples
 from runner.store.tracking import flatten
 from runner.tasks import named_job
 from runner.tasks.base import own_config
+from runner_base.errors import ConfigError
+from runner_base.result import Sample, Verdict
+from runner_compare.metrics import points
+from runner_compare.statistics.margins import MarginVerdict, margin_verdict, points_of_margin, verdict_words
+from runner_compare.statistics.sequential import Decision, Pairs, confidence_percent, level_of, level_words
 
 KEY = "task.early_stop_vs"
 HASHES = ("until", "early_stop_comparisons", "early_stop_margin")  # of the baseline, the share of the 5 %, the margin

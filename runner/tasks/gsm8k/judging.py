@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from runner.config.task import Gsm8kConfig
-from runner.core.result import FinishReason, Sample
 from runner.datasets.gsm8k import Item
-from runner.engines.base import Completion
 from runner.scorers.named import scorer_of
 from runner.scorers.verdicts import WHY_NOT, Judgement, judge
 from runner.scorers.votes import Vote, elect
 from runner.tasks.completing import Samples, sample_of
+from runner_base.result import FinishReason, Sample
+from runner_engine.sessions.base import Completion
 
 
 @dataclass(frozen=True)

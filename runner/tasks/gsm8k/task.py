@@ -9,21 +9,14 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 
-from runner.checkpoints.resolve import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner.config.task import AUTO, Extractor, Gsm8kConfig
-from runner.core.errors import check
 from runner.core.finishing import Finishing, lengths_of
-from runner.core.floor_effects import LIMIT, cut_off_words
-from runner.core.result import Result, Sample
-from runner.core.unread_answers import EXTRACTOR, SCORER, unread_note
 from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
 from runner.datasets.chosen import by_number, choice_words, hashes_of_choice, numbers_of
 from runner.datasets.gsm8k import Item, describe, items_sha256, load_questions
 from runner.datasets.rotations import rotated, same_letter_words
 from runner.datasets.twins import twins_of
-from runner.engines.base import EngineReport, Request, RequestId
-from runner.engines.contract import Engine
 from runner.scorers.expressions import PACKAGE, require_package
 from runner.scorers.named import scorer_of
 from runner.scorers.totals import score_without_left_out
@@ -51,6 +44,13 @@ from runner.tasks.gsm8k.trust import (
     warnings,
 )
 from runner.tasks.named_job import overrides_of
+from runner_base.errors import check
+from runner_base.result import Result, Sample
+from runner_compare.statistics.floor_effects import LIMIT, cut_off_words
+from runner_compare.statistics.unread_answers import EXTRACTOR, SCORER, unread_note
+from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.sessions.base import EngineReport, Request, RequestId
+from runner_engine.sessions.contract import Engine
 
 VERSION = 4  # 4: tags that a text speaks of are no thinking, and an answer that was cut off behind it is not right
 USES = frozenset({Uses.weights, Uses.engine})

@@ -13,19 +13,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from runner.config.task import OF_NUMBERS, Extractor, Gsm8kConfig
-from runner.core import effects
-from runner.core.effects import Finding, paired_accuracies
-from runner.core.errors import few
-from runner.core.result import FinishReason, Sample
-from runner.core.texts import counted
-from runner.core.unread_answers import ENDED, FOUND
-from runner.engines.base import Request
-from runner.scorers.thinking import thinking_totals
 from runner.scorers.votes import sizes
 from runner.tasks.base import Context
 from runner.tasks.completing import complete_beside
 from runner.tasks.gsm8k.asking_again import AGAIN, SecondAnswers
 from runner.tasks.gsm8k.judging import Judge, Judged
+from runner_base.errors import few
+from runner_base.result import FinishReason, Sample
+from runner_base.texts import counted
+from runner_base.thought_tokens import thinking_totals
+from runner_compare.statistics import effects
+from runner_compare.statistics.effects import Finding, paired_accuracies
+from runner_compare.statistics.unread_answers import ENDED, FOUND
+from runner_engine.sessions.base import Request
 
 TWINS = "twins.jsonl"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runner.config.likelihood import LikelihoodConfig
-from runner.core.errors import DataError
-from runner.engines.base import Request
+from runner_base.errors import DataError
+from runner_engine.sessions.base import Request
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,20 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from runner.checkpoints.pass_memory import shape_of, waiting_places
-from runner.checkpoints.resolve import resolve
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError
 from runner.core.loaded import lines
 from runner.engines import open_engine
-from runner.engines.arithmetic import Arithmetic
-from runner.engines.base import (
+from runner.engines.kinds import kind_of
+from runner.scorers.divergence import Divergence, diverge_whole
+from runner.tasks.base import Context, own_config
+from runner.tasks.likelihood.reference import KEY
+from runner.tasks.named_job import SCORING, is_id, overridden
+from runner_base.errors import ConfigError
+from runner_engine.checkpoints.pass_memory import shape_of, waiting_places
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.sessions.arithmetic import Arithmetic
+from runner_engine.sessions.base import (
     Capability,
     Completion,
     EngineReport,
@@ -31,14 +36,9 @@ from runner.engines.base import (
     RequestId,
     require_among,
 )
-from runner.engines.contract import gather
-from runner.engines.kinds import kind_of
-from runner.engines.session import Session
-from runner.engines.stats import EngineStats
-from runner.scorers.divergence import Divergence, diverge_whole
-from runner.tasks.base import Context, own_config
-from runner.tasks.likelihood.reference import KEY
-from runner.tasks.named_job import SCORING, is_id, overridden
+from runner_engine.sessions.contract import gather
+from runner_engine.sessions.session import Session
+from runner_engine.sessions.stats import EngineStats
 
 EXACT = "task.exact=true"
 EXACT_HASH = "exact"  # its name among the hashes

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints.resolve import ResolvedJob
 from runner.config.likelihood import LikelihoodConfig
-from runner.core.errors import ConfigError
 from runner.engines.kinds import kind_of
+from runner_base.errors import ConfigError
+from runner_engine.checkpoints.resolve import ResolvedJob
 
 SPECIAL = 1  # a token that a tokenizer may put before a text
 TOKENIZER = "tokenizer.json"

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from runner.checkpoints.resolve import ResolvedJob
 from runner.config.likelihood import LikelihoodConfig
 from runner.datasets.asking import behind, build_prompt
 from runner.datasets.given import Form, Given
 from runner.datasets.gsm8k import Item
-from runner.engines.base import EngineReport, Prompt, Request, check_scored
-from runner.engines.contract import Engine
 from runner.engines.kinds import kind_of
 from runner.tasks.asked_prompts import look_at_prompts, prompts_shown
+from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.sessions.base import EngineReport, Prompt, Request, check_scored
+from runner_engine.sessions.contract import Engine
 
 
 def shown(task: LikelihoodConfig, rows: Sequence[Given], resolved: ResolvedJob) -> str:

@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 
 from runner.config.likelihood import KEPT, LikelihoodConfig
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError, EvidenceError, few
-from runner.core.result import Sample
-from runner.engines.base import Completion, Request
 from runner.scorers.divergence import Divergence, diverge, diverge_with_drawn
 from runner.store.jobs import Job, read_samples
 from runner.store.top_k import TOP_K, TopK, read_top_k
 from runner.tasks import named_job
 from runner.tasks.base import own_config
+from runner_base.errors import ConfigError, EvidenceError, few
+from runner_base.result import Sample
+from runner_engine.sessions.base import Completion, Request
 
 KEY = "task.reference"
 TOP_K_HASH = "keep_top_k"  # its name among the hashes

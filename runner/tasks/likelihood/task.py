@@ -13,19 +13,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
-from runner.checkpoints.resolve import ResolvedJob
 from runner.config.likelihood import DRAWN, LikelihoodConfig
 from runner.config.root import RunnerConfig
-from runner.core.metrics import LOG_LIKELIHOOD
-from runner.core.result import Likelihood, Result, Sample
 from runner.datasets.chosen import cluster_hashes
 from runner.datasets.given import Form, Given, category_hashes, given_sha256, load_given
 from runner.datasets.gsm8k import describe
-from runner.engines.base import Capability, Completion, EngineReport, Request, require_among
-from runner.engines.contract import Engine
 from runner.engines.kinds import kind_of
 from runner.scorers.divergence import Divergence
-from runner.scorers.likelihoods import WINDOWS, figures
 from runner.store.divergences import DivergenceFile, TokenDivergences, read_divergences
 from runner.store.jobs import Job
 from runner.store.top_k import TopK, TopKFile
@@ -39,6 +33,12 @@ from runner.tasks.likelihood.lengths import check_before_the_load, check_window
 from runner.tasks.likelihood.reference import TOP_K_HASH, ReferenceJob
 from runner.tasks.likelihood.tokens import add_token_figures, write_worst
 from runner.tasks.named_job import overrides_of, state
+from runner_base.result import Likelihood, Result, Sample
+from runner_compare.metrics import LOG_LIKELIHOOD
+from runner_compare.statistics.likelihoods import WINDOWS, figures
+from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.sessions.base import Capability, Completion, EngineReport, Request, require_among
+from runner_engine.sessions.contract import Engine
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})

@@ -10,13 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from runner.checkpoints.pass_memory import shape_of
-from runner.checkpoints.resolve import resolve
 from runner.config.likelihood import DRAWN, KEPT, LikelihoodConfig
 from runner.config.root import RunnerConfig
-from runner.core import machine
-from runner.core.errors import RunnerError
-from runner.engines.base import Capability
 from runner.engines.kinds import kind_of
 from runner.estimates.fit import Fit, fit, free_mib_by_device
 from runner.store.jobs import Job
@@ -24,6 +19,11 @@ from runner.tasks.base import own_config
 from runner.tasks.likelihood.exact import EXACT, EXACT_HASH, second_of
 from runner.tasks.likelihood.reference import KEY, TOP_K_HASH, find
 from runner.tasks.named_job import SCORING, is_id, job_of, overridden
+from runner_base import machine
+from runner_base.errors import RunnerError
+from runner_engine.checkpoints.pass_memory import shape_of
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.sessions.base import Capability
 
 ROOM = 0.8  # of the free memory that both models may take by prediction
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from statistics import linear_regression, median
 from typing import Any
 
-from runner.checkpoints.footprint import Footprint
 from runner.config.task import Workload
-from runner.core.result import Result
+from runner_base.result import Result
+from runner_engine.checkpoints.footprint import Footprint
 
 AT_START = ("import", "load", "first pass")
 IN_POINTS = ("prefill", "decode")

@@ -19,19 +19,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from runner.checkpoints.resolve import ResolvedJob, resolve
 from runner.config.measures import MemoryConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Workload
-from runner.core import child, machine
-from runner.core.errors import RunnerError, is_memory_error, one_line
-from runner.core.mapped_files import resident_mib
 from runner.engines import open_engine
-from runner.engines.base import FEWER_ROWS, Capability, Completion, EngineReport
-from runner.engines.contract import Engine, complete, require
 from runner.engines.kinds import kind_of
-from runner.engines.session import Session
-from runner.engines.synthetic import check_room, room_of, synthetic_requests
+from runner_base import child, machine
+from runner_base.errors import RunnerError, is_memory_error, one_line
+from runner_engine.checkpoints.resolve import ResolvedJob, resolve
+from runner_engine.devices.mapped_files import resident_mib
+from runner_engine.sessions.base import FEWER_ROWS, Capability, Completion, EngineReport
+from runner_engine.sessions.contract import Engine, complete, require
+from runner_engine.sessions.session import Session
+from runner_engine.sessions.synthetic import check_room, room_of, synthetic_requests
 
 
 class OutOfMemory(Exception):

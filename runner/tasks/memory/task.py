@@ -15,20 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints.resolve import ResolvedJob
 from runner.config.measures import MemoryConfig
 from runner.config.model_names import short_name
 from runner.config.root import RunnerConfig
 from runner.config.task import Workload
-from runner.core import child, errors, machine
-from runner.core.drawing import draw_in_process, draw_missing
-from runner.core.errors import ConfigError, JobFailed
-from runner.core.files import write_atomically
-from runner.core.progress import Progress
-from runner.core.result import RepeatLog, Result
-from runner.engines.base import Capability, require_among
 from runner.engines.kinds import kind_of
-from runner.engines.synthetic import check_room
 from runner.store.jobs import Job, Recorder
 from runner.store.measurements import notes_on
 from runner.tasks.asking import kept_words
@@ -36,6 +27,15 @@ from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.memory.figures import AT_START, IN_POINTS, MemoryRepeat, summarize
 from runner.tasks.memory.kept_points import KeptPoints
 from runner.tasks.memory.pictures import MODULE, POINTS
+from runner_base import child, errors, machine
+from runner_base.drawing import draw_in_process, draw_missing
+from runner_base.errors import ConfigError, JobFailed
+from runner_base.files import write_atomically
+from runner_base.progress import Progress
+from runner_base.result import RepeatLog, Result
+from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.sessions.base import Capability, require_among
+from runner_engine.sessions.synthetic import check_room
 
 VERSION = 2
 USES = frozenset({Uses.weights, Uses.machine, Uses.fresh_process})

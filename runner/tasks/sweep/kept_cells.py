@@ -13,12 +13,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from runner.core import machine
-from runner.engines.arithmetic import Rates
 from runner.speed.arrivals import Load
 from runner.speed.cells import Cell, Stopwatch
 from runner.speed.limits import MachineRates
 from runner.store.measurements import Measurements
+from runner_base import machine
+from runner_engine.sessions.arithmetic import Rates
 
 LOAD_EVERY_S = 1.0  # how often the load of other programs is looked at: it takes milliseconds
 

@@ -13,21 +13,12 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
-from runner.checkpoints.resolve import ResolvedJob
 from runner.config.measures import SweepConfig
 from runner.config.model_names import short_name
 from runner.config.root import RunnerConfig
 from runner.config.task import Framing
-from runner.core import machine
-from runner.core.drawing import draw_in_process, draw_missing
 from runner.core.energy import Energy
-from runner.core.errors import JobFailed
-from runner.core.files import write_atomically
-from runner.core.result import RepeatLog, Result
-from runner.engines.base import FEWER_ROWS, Capability
-from runner.engines.contract import require
 from runner.engines.kinds import kind_of
-from runner.engines.synthetic import check_room, room_of
 from runner.speed import arrivals, real_prompts, tables
 from runner.speed.arrivals import Load
 from runner.speed.cells import ENOUGH_TO_TELL, NOISY, WORK, Cell, Stopwatch, cells_of
@@ -39,6 +30,15 @@ from runner.store.measurements import notes_on
 from runner.tasks.asking import kept_words
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.sweep.kept_cells import KeptCells
+from runner_base import machine
+from runner_base.drawing import draw_in_process, draw_missing
+from runner_base.errors import JobFailed
+from runner_base.files import write_atomically
+from runner_base.result import RepeatLog, Result
+from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.sessions.base import FEWER_ROWS, Capability
+from runner_engine.sessions.contract import require
+from runner_engine.sessions.synthetic import check_room, room_of
 
 VERSION = 3
 USES = frozenset({Uses.weights, Uses.engine, Uses.machine})

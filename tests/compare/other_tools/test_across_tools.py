@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from other_logs import INSPECT, Members, changed_log
 
-from runner.core.stats import mcnemar_exact
+from runner_compare.statistics.stats import mcnemar_exact
 
 DATA = INSPECT.parent
 NONE, EVALSCOPE, LIGHTEVAL = INSPECT / "none", DATA / "evalscope" / "nf4", DATA / "lighteval" / "whole"

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from other_logs import log_of
 
-from runner.compare.other_tools import archive, files
-from runner.compare.other_tools.archive import Archive
-from runner.compare.other_tools.files import parse, read_bytes
-from runner.core.errors import DataError
+from runner_base.errors import DataError
+from runner_compare.readers import archive, files
+from runner_compare.readers.archive import Archive
+from runner_compare.readers.files import parse, read_bytes
 
 
 def opened(path: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 from large_archive import large_archive
 from other_logs import changed_log
 
-from runner.compare.other_tools import inspect_log, inspect_samples
-from runner.core import progress
+from runner_base import progress
+from runner_compare.readers import inspect_log, inspect_samples
 
 
 def seconds(path: Path) -> float:
@@ -105,7 +105,7 @@ def test_a_question_of_another_sample_is_another_question(tables: Any, tmp_path:
 
 
 def contents_of(path: Path) -> dict[str, bytes]:
-    from runner.compare.other_tools.archive import Archive
+    from runner_compare.readers.archive import Archive
 
     with Archive(path) as archive:
         return {name: archive.read(name) for name in archive.members}

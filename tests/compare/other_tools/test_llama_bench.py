@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from other_logs import DATA
 
-from runner.compare.other_tools import load
+from runner_compare.readers import load
 
 TEST = {
     "build_commit": "abc1234",

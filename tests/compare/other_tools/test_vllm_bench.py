@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from other_logs import VLLM
 
-from runner.compare.other_tools import load
+from runner_compare.readers import load
 
 AT_ONCE, ONE_AT_A_TIME = VLLM / "at_once", VLLM / "one_at_a_time"
 LATENCY, THROUGHPUT = (json.loads((VLLM / name).read_text()) for name in ("latency.json", "throughput.json"))

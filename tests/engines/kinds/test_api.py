@@ -15,10 +15,10 @@ from runner.config.generation import GenerationConfig
 from runner.config.model import ApiConfig, Extensions, HybridConfig, LocalModelConfig, StudentConfig, TeacherConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import GenerateConfig, Gsm8kConfig, ServeConfig
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
 from runner.engines.kinds import api as kind
 from runner.run import run
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError
 
 Make = Callable[..., RunnerConfig]
 WARM = GenerationConfig(temperature=0.7, top_k=50, repetition_penalty=1.1, max_new_tokens=8)
@@ -31,7 +31,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from runner.config.lora import LoraConfig
     from runner.config.root import NoTrackingConfig
     from runner.config.rope import RopeConfig
-    from runner.quantization.base import QuantizationConfig
+    from runner_engine.quantization.base import QuantizationConfig
 
     config = RunnerConfig(
         model=HERE,

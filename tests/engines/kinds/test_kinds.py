@@ -12,7 +12,6 @@ from api_standin import Api
 from stages import split_into
 from vllm_standin import VllmStandIn
 
-from runner.checkpoints.resolve import resolve
 from runner.config.model import (
     LocalModelConfig,
     PartsModelConfig,
@@ -24,9 +23,10 @@ from runner.config.model import (
 from runner.config.models import MODELS
 from runner.config.root import RunnerConfig
 from runner.config.vllm import VllmConfig
-from runner.embedded import MODEL_DIR
-from runner.engines.base import Capability
 from runner.engines.kinds import ModelKind, Need, kind_of
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.embedded import MODEL_DIR
+from runner_engine.sessions.base import Capability
 
 Make = Callable[..., RunnerConfig]
 

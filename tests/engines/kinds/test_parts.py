@@ -17,7 +17,6 @@ from in_parts import CPU, GREEDY, SAMPLED, Make, answers, generate, in_parts, pr
 from opening import open_engine
 from stages import split_into
 
-from runner.checkpoints.resolve import resolve
 from runner.config.agents import AgentsConfig, Domain
 from runner.config.generation import GenerationConfig
 from runner.config.likelihood import LikelihoodConfig
@@ -27,19 +26,20 @@ from runner.config.model import Backend, PartsModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import RopeLinearConfig
 from runner.config.task import GenerateConfig, Gsm8kConfig, SplitConfig
-from runner.core import machine
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError, DataError
-from runner.core.machine import MIB
-from runner.core.result import CALLS, FinishReason, Record, Status
-from runner.embedded import MODEL_DIR
-from runner.engines.base import Completion
-from runner.engines.contract import complete
 from runner.engines.kinds import kind_of
-from runner.engines.synthetic import synthetic_requests
 from runner.grid.plan import State, plan_job, predicted_need
-from runner.quantization.bitsandbytes import Nf4Config
 from runner.run import check, identify, run
+from runner_base import machine
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError, DataError
+from runner_base.machine import MIB
+from runner_base.result import CALLS, FinishReason, Record, Status
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.embedded import MODEL_DIR
+from runner_engine.quantization.bitsandbytes import Nf4Config
+from runner_engine.sessions.base import Completion
+from runner_engine.sessions.contract import complete
+from runner_engine.sessions.synthetic import synthetic_requests
 
 pytestmark = pytest.mark.slow
 

@@ -19,10 +19,10 @@ import warm_process
 from serving import FLOAT32, WAIT_S, Serving, serving
 from stages import split_into
 
-from runner.core.errors import JobFailed
-from runner.embedded import MODEL_DIR
 from runner.library.load import load
 from runner.library.model import Model
+from runner_base.errors import JobFailed
+from runner_engine.embedded import MODEL_DIR
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 

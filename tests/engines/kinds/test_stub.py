@@ -6,15 +6,15 @@ import pytest
 from opening import open_engine
 
 from runner import engines
-from runner.checkpoints.resolve import resolve
 from runner.config.generation import GenerationConfig, KvCache
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
-from runner.core.errors import TrackingError
-from runner.core.result import FinishReason
-from runner.engines import contract
-from runner.engines.base import Completion, Delta, Message, Request
 from runner.engines.kinds import kind_of
+from runner_base.errors import TrackingError
+from runner_base.result import FinishReason
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.sessions import contract
+from runner_engine.sessions.base import Completion, Delta, Message, Request
 
 
 def test_stub_echoes_the_head_of_the_prompt(make_config: Callable[..., RunnerConfig]) -> None:

@@ -15,8 +15,8 @@ from step_decoding import FAMILIES, Decoding, loaded_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner.config.root import RunnerConfig
-from runner.engines.local.decode.compat_probe import probe_heads
-from runner.engines.local.engine import LocalEngine
+from runner_engine.decode.compat_probe import probe_heads
+from runner_engine.local.engine import LocalEngine
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def pair(make_config: Callable[..., RunnerConfig], tiny_llama: Path, tmp_path: P
         heads = replace(probe_heads(loaded), **keys)
         usual, by_sdpa = replace(heads, by_sdpa=False, page=0), replace(heads, by_sdpa=True)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("runner.engines.local.decode.forward.kernels_for", lambda _: None)
+            patch.setattr("runner_engine.decode.forward.kernels_for", lambda _: None)
             return [Decoding(loaded, usual), Decoding(loaded, by_sdpa)]
 
     return decodings

@@ -14,13 +14,13 @@ from opening import open_engine
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
-from runner.core.result import FinishReason
-from runner.engines import contract
-from runner.engines.base import Completion, Message, Request
-from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError
+from runner_base.result import FinishReason
+from runner_engine.sessions import contract
+from runner_engine.sessions.base import Completion, Message, Request
+from runner_engine.sessions.contract import Engine
 
 PROMPTS = [
     "Ann has 3 apples.",

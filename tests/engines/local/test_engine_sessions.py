@@ -16,14 +16,14 @@ from runner.config.generation import GenerationConfig
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.sampling import Sampling
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
-from runner.core.result import Answer, FinishReason
-from runner.engines import contract
-from runner.engines.base import Completion, Delta, Event, Message, Request, RequestId
-from runner.engines.local.engine import LocalEngine, LocalSession
-from runner.engines.local.windows import Masks, Unknown
-from runner.engines.session import Session
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError
+from runner_base.result import Answer, FinishReason
+from runner_engine.kv_cache.windows import Masks, Unknown
+from runner_engine.local.engine import LocalEngine, LocalSession
+from runner_engine.sessions import contract
+from runner_engine.sessions.base import Completion, Delta, Event, Message, Request, RequestId
+from runner_engine.sessions.session import Session
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

@@ -7,8 +7,8 @@ import mmap
 import pytest
 import torch
 
-from runner.core.errors import JobFailed, memory_errors_as_job_failed
-from runner.engines.local import huge_pages
+from runner_base.errors import JobFailed, memory_errors_as_job_failed
+from runner_engine.matmul import huge_pages
 
 on_linux = pytest.mark.skipif(huge_pages.ADVICE is None, reason="the system has no advice about large pages")
 

@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 from streams import PROMPTS
 
-from runner.checkpoints.resolve import resolve
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core import machine
-from runner.core.dtypes import Dtype
-from runner.engines import contract
-from runner.engines.base import Request
-from runner.engines.local import engine as engine_module
-from runner.engines.local import kept_trials
-from runner.engines.local.decode import compat_probe
-from runner.engines.local.engine import LocalEngine
-from runner.engines.local.kernels import native
+from runner_base import machine
+from runner_base.dtypes import Dtype
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.decode import compat_probe
+from runner_engine.kernels import native
+from runner_engine.local import engine as engine_module
+from runner_engine.local import kept_trials
+from runner_engine.local.engine import LocalEngine
+from runner_engine.sessions import contract
+from runner_engine.sessions.base import Request
 
 kernels = native.kernels()
 pytestmark = pytest.mark.skipif(kernels is None or not kernels.is_kept, reason="no kernels are kept here")

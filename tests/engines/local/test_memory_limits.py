@@ -18,19 +18,19 @@ LIMITED = """
 import json, resource, sys
 from pathlib import Path
 import torch
-from runner.checkpoints.resolve import resolve
+from runner_engine.checkpoints.resolve import resolve
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig
-from runner.core import machine
-from runner.core.dtypes import Dtype
-from runner.quantization.base import QuantizationConfig
+from runner_base import machine
+from runner_base.dtypes import Dtype
+from runner_engine.quantization.base import QuantizationConfig
 from runner.config.root import RunnerConfig, NoTrackingConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner.engines import open_engine
-from runner.engines.base import Completion, Request
-from runner.engines.contract import complete
+from runner_engine.sessions.base import Completion, Request
+from runner_engine.sessions.contract import complete
 
 model = LocalModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32)
 config = RunnerConfig(model=model, quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(),

@@ -11,24 +11,24 @@ import torch
 from opening import local_engine
 from streams import complete, requests
 
-from runner.checkpoints.pass_memory import quantized_workspace_bytes
 from runner.config.generation import GenerationConfig
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
-from runner.core import machine
-from runner.core.dtypes import Dtype
-from runner.core.machine import MIB
-from runner.engines.base import EngineReport, Request
-from runner.engines.contract import complete as completions
 from runner.engines.kinds import BaseCache
-from runner.engines.local.decode.static_batches import BY_GENERATE, Batching
-from runner.engines.local.engine import LocalEngine
-from runner.engines.local.kernels import native
-from runner.engines.local.matmul.quantized_layers import TRIAL_ROWS
-from runner.engines.local.own_memory import int_settings
-from runner.engines.stats import EngineStats
-from runner.quantization.bitsandbytes import Nf4Config
+from runner_base import machine
+from runner_base.dtypes import Dtype
+from runner_base.machine import MIB
+from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
+from runner_engine.decode.static_batches import BY_GENERATE, Batching
+from runner_engine.kernels import native
+from runner_engine.local.engine import LocalEngine
+from runner_engine.matmul.quantized_layers import TRIAL_ROWS
+from runner_engine.memory.own_memory import int_settings
+from runner_engine.quantization.bitsandbytes import Nf4Config
+from runner_engine.sessions.base import EngineReport, Request
+from runner_engine.sessions.contract import complete as completions
+from runner_engine.sessions.stats import EngineStats
 
 Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]

@@ -16,11 +16,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from runner.config.generation import GenerationConfig
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
-from runner.core.result import FinishReason
-from runner.engines.base import Completion, Request
-from runner.engines.contract import complete
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError
+from runner_base.result import FinishReason
+from runner_engine.sessions.base import Completion, Request
+from runner_engine.sessions.contract import complete
 
 Make = Callable[..., RunnerConfig]
 PROMPTS = ("Ann has three apples", "zebra", "to be or not to be")

@@ -15,10 +15,10 @@ import torch
 from emulated import CPU_FLAGS
 from product_files import build, computed, products
 
-from runner.core import processor
-from runner.core.errors import ConfigError
-from runner.engines.local.kernels import building, native
-from runner.engines.local.matmul.matrices import Workspace, multiply
+from runner_base import processor
+from runner_base.errors import ConfigError
+from runner_engine.kernels import building, native
+from runner_engine.matmul.matrices import Workspace, multiply
 
 SUPPORT = Path(__file__).parents[2] / "support"
 IS_X86 = "avx2" in CPU_FLAGS

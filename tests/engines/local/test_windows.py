@@ -16,11 +16,11 @@ from transformers import masking_utils as typed
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core.dtypes import Dtype
-from runner.engines.base import Request
-from runner.engines.local.decode import forward
-from runner.engines.local.engine import LocalEngine
-from runner.engines.local.windows import Window, build, probing_masks
+from runner_base.dtypes import Dtype
+from runner_engine.decode import forward
+from runner_engine.kv_cache.windows import Window, build, probing_masks
+from runner_engine.local.engine import LocalEngine
+from runner_engine.sessions.base import Request
 from tools import families
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out

@@ -14,15 +14,15 @@ from stages import split_into
 
 from runner.config.generation import GenerationConfig
 from runner.config.root import RunnerConfig
-from runner.engines.base import Completion, Request
 from runner.engines.pipeline.microbatches import MicroBatches
 from runner.engines.pipeline.ranks import ProcessRank
 from runner.engines.pipeline.stage_worker import StageWorker
 from runner.engines.pipeline.transport import Packet, PacketType
-from runner.engines.rows import Row
-from runner.engines.stats import EngineStats
-from runner.engines.stopping import Stopping
 from runner.sharding.load_part import load_tokenizer
+from runner_engine.decode.rows import Row
+from runner_engine.decode.stopping import Stopping
+from runner_engine.sessions.base import Completion, Request
+from runner_engine.sessions.stats import EngineStats
 
 DEPTH = 3
 

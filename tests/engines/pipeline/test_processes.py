@@ -18,14 +18,14 @@ from typing import Any, cast
 import pytest
 from in_parts import SAMPLED, Make, answers, generate, in_parts, prompt_file, whole
 
-from runner.core import signals
-from runner.core.errors import DataError, JobFailed
-from runner.engines import contract
-from runner.engines.base import Request
 from runner.engines.pipeline.engine import PipelineEngine, naming_dead_process
 from runner.engines.pipeline.processes import PeerProcesses
 from runner.engines.pipeline.transport import Packet, PacketType, Transport
 from runner.store.jobs import read_samples
+from runner_base import signals
+from runner_base.errors import DataError, JobFailed
+from runner_engine.sessions import contract
+from runner_engine.sessions.base import Request
 
 WAIT_S = 200
 LOOPBACK, LOOPBACK_6 = "0100007F", "0000000000000000FFFF00000100007F"  # 127.0.0.1, ::ffff:127.0.0.1

@@ -17,11 +17,11 @@ from runner.config.generation import GenerationConfig
 from runner.config.model import ApiConfig, Extensions
 from runner.config.root import RunnerConfig
 from runner.config.sampling import Sampling
-from runner.core.errors import ConfigError, JobFailed
-from runner.core.result import FinishReason
-from runner.engines.base import Completion, Delta, Message, Request
-from runner.engines.contract import complete
-from runner.engines.driver import Driver
+from runner_base.errors import ConfigError, JobFailed
+from runner_base.result import FinishReason
+from runner_engine.sessions.base import Completion, Delta, Message, Request
+from runner_engine.sessions.contract import complete
+from runner_engine.sessions.driver import Driver
 
 Make = Callable[..., RunnerConfig]
 Ask = Callable[..., list[Completion]]

@@ -20,14 +20,14 @@ from runner.config.generation import GenerationConfig
 from runner.config.model import Extensions, HybridConfig, StudentConfig, TeacherConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import GenerateConfig, Gsm8kConfig
-from runner.core.errors import ConfigError, JobFailed
-from runner.core.result import FinishReason
-from runner.engines.base import Completion, Message, Request
-from runner.engines.contract import complete
 from runner.engines.remote.reviews import read_verdict
 from runner.report import headline
 from runner.run import run
 from runner.store.jobs import read_samples
+from runner_base.errors import ConfigError, JobFailed
+from runner_base.result import FinishReason
+from runner_engine.sessions.base import Completion, Message, Request
+from runner_engine.sessions.contract import complete
 
 Make = Callable[..., RunnerConfig]
 Ask = Callable[..., Any]
@@ -168,7 +168,7 @@ def test_the_teacher_answers_if_the_student_fails(ask: Ask, tiny_llama: Any) -> 
 def test_the_teacher_continues_if_the_student_breaks_down(
     make_config: Make, monkeypatch: pytest.MonkeyPatch, tiny_llama: Any
 ) -> None:
-    from runner.engines.local.engine import LocalSession
+    from runner_engine.local.engine import LocalSession
 
     def fail(*_: Any) -> None:
         raise RuntimeError("out of everything")

@@ -15,12 +15,12 @@ from opening import open_engine
 
 from runner.config.model import ApiConfig, Extensions
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError, JobFailed
-from runner.core.result import FinishReason
-from runner.engines.base import Message, Request
-from runner.engines.contract import complete
 from runner.engines.remote import pool
 from runner.engines.remote.model import RemoteModel
+from runner_base.errors import ConfigError, JobFailed
+from runner_base.result import FinishReason
+from runner_engine.sessions.base import Message, Request
+from runner_engine.sessions.contract import complete
 
 Make = Callable[..., RunnerConfig]
 WAIT_S = 60.0

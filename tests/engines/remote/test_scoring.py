@@ -16,11 +16,11 @@ from runner.config.model import ApiConfig, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import ServeConfig
 from runner.config.wording import PromptStyle
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
-from runner.core.result import Sample
 from runner.run import run
 from runner.store.jobs import read_samples
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError
+from runner_base.result import Sample
 
 Make = Callable[..., RunnerConfig]
 HERE = LocalModelConfig(name="embedded", dtype=Dtype.float32, device="cpu")

@@ -6,9 +6,9 @@ import pytest
 from api_standin import Api
 
 from runner.config.model import ApiConfig
-from runner.core.errors import ConfigError
 from runner.engines.remote.pool import ServerPool
 from runner.engines.remote.server import key_of
+from runner_base.errors import ConfigError
 
 OURS, OPENAIS = "our-own-key-123", "sk-of-openai-456"
 

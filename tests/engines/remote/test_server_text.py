@@ -18,10 +18,10 @@ from runner.config.measures import SweepConfig
 from runner.config.model import ApiConfig, Extensions, HybridConfig, StudentConfig, TeacherConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import GenerateConfig, Gsm8kConfig
-from runner.engines.base import Completion, Message, Request
-from runner.engines.contract import complete
 from runner.engines.remote.server_text import AnswerText, Secret
 from runner.run import run
+from runner_engine.sessions.base import Completion, Message, Request
+from runner_engine.sessions.contract import complete
 
 Make = Callable[..., RunnerConfig]
 KEY = "sk-very-secret-0123456789"

@@ -17,12 +17,12 @@ from runner.config.model import ApiConfig, HybridConfig, StudentConfig, TeacherC
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
 from runner.config.thinking_budget import MARGIN, ThinkingBudget
-from runner.core.errors import ConfigError
-from runner.core.model_text import Ending
 from runner.datasets.gsm8k import load_questions
-from runner.engines.base import Completion, Delta, Message, Request
-from runner.engines.contract import complete
 from runner.engines.remote.engine import ApiEngine
+from runner_base.errors import ConfigError
+from runner_base.model_text import Ending
+from runner_engine.sessions.base import Completion, Delta, Message, Request
+from runner_engine.sessions.contract import complete
 
 Make = Callable[..., RunnerConfig]
 Run = Callable[..., Any]

@@ -13,9 +13,9 @@ from opening import open_engine
 
 from runner.config.model import ApiConfig
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError
-from runner.engines.base import Completion, Message, Request
-from runner.engines.contract import complete
+from runner_base.errors import ConfigError
+from runner_engine.sessions.base import Completion, Message, Request
+from runner_engine.sessions.contract import complete
 
 HI = (Message("user", "Hi"),)
 MORE_MIB = 100  # that an unlimited body may take; each of these servers sends more

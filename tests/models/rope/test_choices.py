@@ -25,11 +25,11 @@ from runner.config.rope import (
     RopeScalingConfig,
     RopeYarnConfig,
 )
-from runner.core.errors import ConfigError
-from runner.engines.base import Request
-from runner.engines.contract import complete
-from runner.models.load import Loaded
-from runner.models.rope.choices import max_positions, put_on, scale
+from runner_base.errors import ConfigError
+from runner_engine.models.load import Loaded
+from runner_engine.models.rope.choices import max_positions, put_on, scale
+from runner_engine.sessions.base import Request
+from runner_engine.sessions.contract import complete
 
 Make = Callable[..., RunnerConfig]
 SMALL: dict[str, Any] = {

@@ -20,14 +20,14 @@ from runner.config.lora import LoraConfig, PeftConfig, PthConfig
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig, RopeConfig
-from runner.core.errors import ConfigError
-from runner.engines import contract
-from runner.engines.base import Request
 from runner.engines.kinds import BaseCache
-from runner.models.load import release
-from runner.models.rope import rope_2d
-from runner.quantization.base import QuantizationConfig
-from runner.quantization.bitsandbytes import Int8Config, Nf4Config
+from runner_base.errors import ConfigError
+from runner_engine.models.load import release
+from runner_engine.models.rope import rope_2d
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
+from runner_engine.sessions import contract
+from runner_engine.sessions.base import Request
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

@@ -13,9 +13,9 @@ from teams import Starts, Team, calls_in, right, team
 
 from runner.config.agents import Attack, DecisionMethod, Mode
 from runner.config.root import RunnerConfig
-from runner.core.result import CALLS, GRAPH
 from runner.report import headline
 from runner.tasks.agents import task as agents
+from runner_base.result import CALLS, GRAPH
 
 Make = Callable[..., RunnerConfig]
 

@@ -10,10 +10,10 @@ from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.team import AgentCall, Answered
 from runner.config.agents import Domain, Role
 from runner.config.root import RunnerConfig
-from runner.core.errors import EvidenceError
-from runner.core.result import CALLS, Answer, Call, FinishReason
 from runner.engines.kinds.stub import StubEngine
 from runner.tasks.agents.calls import CallFile
+from runner_base.errors import EvidenceError
+from runner_base.result import CALLS, Answer, Call, FinishReason
 
 Calls = Callable[..., CallFile]
 

@@ -14,9 +14,9 @@ from teams import Starts, Team, calls_in, team
 from runner.config.agents import DecisionMethod, Domain, Mode, Role
 from runner.config.root import RunnerConfig
 from runner.config.task import Gold
-from runner.core.errors import DataError
-from runner.core.result import CALLS, GRAPH, Verdict
 from runner.tasks.agents import task as agents
+from runner_base.errors import DataError
+from runner_base.result import CALLS, GRAPH, Verdict
 
 Make = Callable[..., RunnerConfig]
 QUESTIONS: list[dict[str, Any]] = [

@@ -25,10 +25,10 @@ from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig, PeftConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError, EvidenceError
-from runner.core.result import CALLS, Verdict
-from runner.engines.base import Capability
 from runner.tasks.agents import task as agents
+from runner_base.errors import ConfigError, EvidenceError
+from runner_base.result import CALLS, Verdict
+from runner_engine.sessions.base import Capability
 
 Make = Callable[..., RunnerConfig]
 

@@ -20,11 +20,11 @@ from teams import Starts, Team, calls_in, right, team
 
 from runner.config.agents import Method, Mode
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError, JobFailed
-from runner.core.result import CALLS, GRAPH, GRAPH_PICTURE
-from runner.engines.base import Completion, Event, Request
 from runner.report import headline
 from runner.tasks.agents import task as agents
+from runner_base.errors import ConfigError, JobFailed
+from runner_base.result import CALLS, GRAPH, GRAPH_PICTURE
+from runner_engine.sessions.base import Completion, Event, Request
 
 Make = Callable[..., RunnerConfig]
 

@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from runner.checkpoints.resolve import resolve
 from runner.config.compose import choose
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
 from runner.config.wording import PromptStyle
-from runner.core.errors import ConfigError
-from runner.core.result import Answer, FinishReason, Record, Sample, Verdict
-from runner.core.sequential import Decision
 from runner.run import run
 from runner.store.jobs import Job, read_samples
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.early_stop import MIN_AHEAD, EarlyStop
+from runner_base.errors import ConfigError
+from runner_base.result import Answer, FinishReason, Record, Sample, Verdict
+from runner_compare.statistics.sequential import Decision
+from runner_engine.checkpoints.resolve import resolve
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

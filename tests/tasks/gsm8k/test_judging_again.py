@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from runner.checkpoints.resolve import resolve
 from runner.config.generation import GenerationConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Extractor, Gsm8kConfig
-from runner.core.result import Answer, FinishReason, Record, Sample, Verdict
 from runner.grid.plan import NOTHING_TO_ASK, estimate_plan, plan_job
 from runner.run import identify, run
 from runner.store.jobs import read_samples
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.judging import Judge
+from runner_base.result import Answer, FinishReason, Record, Sample, Verdict
+from runner_engine.checkpoints.resolve import resolve
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

@@ -16,13 +16,13 @@ from runner.config.generation import GenerationConfig
 from runner.config.hydra import to_config
 from runner.config.root import RunnerConfig
 from runner.config.task import Extractor, Gold, Gsm8kConfig
-from runner.core.errors import ConfigError
-from runner.core.result import FinishReason, Verdict
 from runner.datasets.shapes import Keys, read_row
 from runner.scorers.expressions import PROCESS
 from runner.scorers.named import scorer_of
 from runner.store.jobs import Job, Recorder
 from runner.tasks.gsm8k import task as gsm8k
+from runner_base.errors import ConfigError
+from runner_base.result import FinishReason, Verdict
 
 Make = Callable[..., RunnerConfig]
 BOXED = "Solve it step by step, and put your final answer within \\boxed{}."

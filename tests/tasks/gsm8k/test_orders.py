@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from likely import jsonl
 
-from runner.core.choice_positions import AskedInOrders, position_bias
+from runner_compare.statistics.choice_positions import AskedInOrders, position_bias
 
 QUESTIONS = [
     {"question": f"What is {number} + 1?", "choices": [str(number + at) for at in range(4)], "answer": 1}

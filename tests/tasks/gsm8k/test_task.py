@@ -7,18 +7,18 @@ import pytest
 from scripted import Reply, Scripted
 from tasking import work
 
-from runner.checkpoints.resolve import resolve
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
 from runner.config.wording import PromptStyle
-from runner.core.errors import EvidenceError, JobFailed
-from runner.core.result import Answer, FinishReason, Sample, Verdict
 from runner.datasets.gsm8k import load_questions
 from runner.store.jobs import Job, Recorder
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.judging import Judge
+from runner_base.errors import EvidenceError, JobFailed
+from runner_base.result import Answer, FinishReason, Sample, Verdict
+from runner_engine.checkpoints.resolve import resolve
 
 Make = Callable[..., RunnerConfig]
 SAMPLED = GenerationConfig(temperature=0.7)

@@ -18,11 +18,7 @@ from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig, semantic_keys
 from runner.config.task import Extractor, Gsm8kConfig
 from runner.config.wording import PromptStyle
-from runner.core.errors import ConfigError
-from runner.core.result import Answer, FinishReason, Result, Sample, Verdict
 from runner.datasets.gsm8k import load_questions
-from runner.engines.base import Capability, Completion, EngineReport, Event, Message, Request, request_sha256
-from runner.engines.stats import EngineStats
 from runner.run import run
 from runner.scorers import numbers
 from runner.store.jobs import Job, Recorder, read_samples
@@ -31,6 +27,10 @@ from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.asking_again import AGAIN
 from runner.tasks.gsm8k.judging import Judge, Judged
 from runner.tasks.gsm8k.trust import TWINS, trust_report, warnings
+from runner_base.errors import ConfigError
+from runner_base.result import Answer, FinishReason, Result, Sample, Verdict
+from runner_engine.sessions.base import Capability, Completion, EngineReport, Event, Message, Request, request_sha256
+from runner_engine.sessions.stats import EngineStats
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

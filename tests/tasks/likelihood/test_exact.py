@@ -13,15 +13,9 @@ import torch
 from likely import PAIRS, WORDS, jsonl, model_overrides, samples, scores
 from transformers import AutoTokenizer
 
-from runner.checkpoints.footprint import predict
-from runner.checkpoints.memory_check import check_memory
-from runner.checkpoints.resolve import resolve
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.model import Attention, LocalModelConfig, StubConfig
 from runner.config.root import RunnerConfig
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError, JobFailed
-from runner.core.result import Status
 from runner.engines import kinds
 from runner.report import headline
 from runner.run import run
@@ -29,6 +23,12 @@ from runner.store.divergences import DIVERGENCES, read_divergences
 from runner.tasks.likelihood import exact as side_by_side
 from runner.tasks.likelihood import task as likelihood
 from runner.tasks.likelihood.exact import TextProgress, Waiting
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError, JobFailed
+from runner_base.result import Status
+from runner_engine.checkpoints.footprint import predict
+from runner_engine.checkpoints.memory_check import check_memory
+from runner_engine.checkpoints.resolve import resolve
 
 Two = Callable[..., RunnerConfig]
 REMOTE = "model=api model.name=x model.base_url=http://127.0.0.1:1/v1"
@@ -210,7 +210,7 @@ def test_other_vocabularies_and_other_tokenizers_are_refused_before_a_weight_is_
     tokenizer.save_pretrained(other)
     asked = jsonl(tmp_path / "asked.jsonl", [{"question": "How many?", "answer": "Two."}])
     config = two(0, data=asked, exact=True, reference=f"model=auto model.name={other}")
-    monkeypatch.setattr("runner.models.load.load_base", None)  # whoever loads fails
+    monkeypatch.setattr("runner_engine.models.load.load_base", None)  # whoever loads fails
     with pytest.raises(ConfigError, match="the reference reads text 0 as other tokens, or after another prompt"):
         run(config)
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from runner.checkpoints.positions import positions_of
-from runner.checkpoints.resolve import resolve
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.measures import SweepConfig
 from runner.config.model import LocalModelConfig
 from runner.config.rope import RopeConfig, RopeLinearConfig, RopeYarnConfig
-from runner.core.errors import ConfigError
 from runner.estimates.fit import fit
 from runner.run import check, identify
+from runner_base.errors import ConfigError
+from runner_engine.checkpoints.positions import positions_of
+from runner_engine.checkpoints.resolve import resolve
 
 WORDS = "the house by the river is green and old "
 

@@ -14,21 +14,21 @@ import torch
 from likely import PAIRS, WORDS, jsonl, model_overrides, samples, scores
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runner.checkpoints.resolve import resolve
 from runner.config.generation import KvCache
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.model import HybridConfig, LocalModelConfig, StudentConfig, TeacherConfig
 from runner.config.root import RunnerConfig
 from runner.config.wording import PromptStyle
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError, EvidenceError
-from runner.core.metrics import LOG_LIKELIHOOD
-from runner.core.result import Status
 from runner.report import headline
 from runner.run import run
 from runner.store.top_k import TOP_K, TopK, TopKFile, read_top_k
 from runner.tasks.likelihood import task as likelihood
 from runner.tasks.named_job import MODEL_GROUPS, overridden
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError, EvidenceError
+from runner_base.result import Status
+from runner_compare.metrics import LOG_LIKELIHOOD
+from runner_engine.checkpoints.resolve import resolve
 
 Make = Callable[..., RunnerConfig]
 

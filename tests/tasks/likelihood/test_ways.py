@@ -9,10 +9,10 @@ import pytest
 from likely import model_overrides, samples
 
 from runner.config.root import RunnerConfig
-from runner.core import machine
 from runner.run import run
 from runner.store.top_k import TOP_K
 from runner.tasks.likelihood import task as likelihood
+from runner_base import machine
 
 Two = Callable[..., RunnerConfig]
 

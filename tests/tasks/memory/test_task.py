@@ -14,14 +14,14 @@ from tasking import work
 from runner.config.measures import MemoryConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError, JobFailed
-from runner.core.metrics import BY_REPEATS
-from runner.core.result import Result, read_repeats
-from runner.engines.contract import Engine
-from runner.quantization.bitsandbytes import Nf4Config
 from runner.store.jobs import Job, Recorder
 from runner.tasks.memory import figures, probe
 from runner.tasks.memory import task as memory
+from runner_base.errors import ConfigError, JobFailed
+from runner_base.result import Result, read_repeats
+from runner_compare.metrics import BY_REPEATS
+from runner_engine.quantization.bitsandbytes import Nf4Config
+from runner_engine.sessions.contract import Engine
 
 MakeConfig = Callable[..., RunnerConfig]
 STAGES = ["import", "load", "first pass", "prefill", "decode"]
@@ -90,7 +90,7 @@ def test_a_real_model_is_measured_and_predicted(make_config: MakeConfig, recorde
 
 LIMITED = """
 import resource, sys
-from runner.core import machine
+from runner_base import machine
 from runner.tasks.memory import probe
 
 own = probe._measure_point

@@ -19,17 +19,17 @@ from tasking import work
 from runner.config.measures import SweepConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError, JobFailed
-from runner.core.result import read_repeats
-from runner.engines.arithmetic import Rates
-from runner.engines.base import EngineReport, Event, Request, RequestId
 from runner.engines.kinds.stub import StubEngine, StubSession
-from runner.engines.synthetic import synthetic_requests
 from runner.run import run
 from runner.speed.cells import Cell
 from runner.speed.limits import MachineRates
 from runner.store.jobs import Job, Recorder
 from runner.tasks.sweep import task as sweep
+from runner_base.errors import ConfigError, JobFailed
+from runner_base.result import read_repeats
+from runner_engine.sessions.arithmetic import Rates
+from runner_engine.sessions.base import EngineReport, Event, Request, RequestId
+from runner_engine.sessions.synthetic import synthetic_requests
 
 pytestmark = pytest.mark.slow
 
@@ -276,10 +276,10 @@ from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig, NoTrackingConfig
 from runner.config.rope import RopeConfig
 from opening import open_engine
-from runner.engines.arithmetic import Rates
-from runner.engines.base import Request
-from runner.engines.contract import complete
-from runner.quantization.base import QuantizationConfig
+from runner_engine.sessions.arithmetic import Rates
+from runner_engine.sessions.base import Request
+from runner_engine.sessions.contract import complete
+from runner_engine.quantization.base import QuantizationConfig
 from runner.store.jobs import Job, Recorder
 from runner.tasks.sweep import task as sweep
 

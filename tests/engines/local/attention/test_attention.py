@@ -20,11 +20,11 @@ from attending import (
 )
 from passes import CASES, FORMATS, check_pass, one_softmax
 
-from runner.engines.local.attention.attention import PassLayout
-from runner.engines.local.kernels import native, shared_numbers
-from runner.engines.local.kv_cache.kv_cache import Heads, kernels_for
-from runner.engines.local.kv_cache.shared_kv import own_kv
-from runner.engines.local.kv_cache.slots import Slots
+from runner_engine.attention.attention import PassLayout
+from runner_engine.kernels import native, shared_numbers
+from runner_engine.kv_cache.kv_cache import Heads, kernels_for
+from runner_engine.kv_cache.shared_kv import own_kv
+from runner_engine.kv_cache.slots import Slots
 
 __all__ = ["on_the_device_of_the_way"]
 CPU = torch.device("cpu")

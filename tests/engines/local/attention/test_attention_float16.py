@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from runner.engines.local.attention.attention import PassLayout, PrefixUse, Span
-from runner.engines.local.kv_cache.kv_cache import Heads
-from runner.engines.local.kv_cache.shared_kv import SharedKv, own_kv
+from runner_engine.attention.attention import PassLayout, PrefixUse, Span
+from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache.shared_kv import SharedKv, own_kv
 
 HEADS = Heads(1, 2, 2, 64, torch.float16, torch.device("cpu"))
 TOKENS, LENGTH, SCALE = 3, 600, 64**-0.5

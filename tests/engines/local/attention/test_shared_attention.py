@@ -13,15 +13,15 @@ import torch
 from emulated import OnlyTiles, emulated_attention, needs_tile_compiler, with_a_mistake
 
 from runner.config.model import LocalModelConfig
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
-from runner.engines.local.attention import shared_attention
-from runner.engines.local.attention.shared_attention import FORCED, ROWS, choose
-from runner.engines.local.engine import LocalEngine
-from runner.engines.local.kernels import native
-from runner.engines.local.kv_cache.kv_cache import Heads
-from runner.engines.local.matmul.autotune import Choice
-from runner.engines.local.matmul.panels import NO_TILES
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError
+from runner_engine.attention import shared_attention
+from runner_engine.attention.shared_attention import FORCED, ROWS, choose
+from runner_engine.kernels import native
+from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.local.engine import LocalEngine
+from runner_engine.matmul.autotune import Choice
+from runner_engine.matmul.panels import NO_TILES
 
 HEADS = Heads(2, 2, 3, 64, torch.bfloat16, torch.device("cpu"))
 

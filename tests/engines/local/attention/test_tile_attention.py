@@ -9,20 +9,14 @@ import torch
 from emulated import CPU_FLAGS, OnlyTiles, needs_tile_compiler
 
 from runner.config.generation import KvCache
-from runner.engines.local.attention.own_attention import OwnPlaces, attend_own
-from runner.engines.local.attention.parts import Scaling
-from runner.engines.local.attention.shared_attention import (
-    Part,
-    SharedPlaces,
-    attend_shared,
-    difference,
-    what_tiles_lack,
-)
-from runner.engines.local.kernels import native
-from runner.engines.local.kv_cache import int8_kv
-from runner.engines.local.kv_cache.kv_cache import Heads
-from runner.engines.local.kv_cache.shared_kv import SharedKv
-from runner.engines.local.matmul.panels import NO_TILES
+from runner_engine.attention.own_attention import OwnPlaces, attend_own
+from runner_engine.attention.parts import Scaling
+from runner_engine.attention.shared_attention import Part, SharedPlaces, attend_shared, difference, what_tiles_lack
+from runner_engine.kernels import native
+from runner_engine.kv_cache import int8_kv
+from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache.shared_kv import SharedKv
+from runner_engine.matmul.panels import NO_TILES
 
 CPU = torch.device("cpu")
 HEADS = Heads(2, 2, 3, 64, torch.bfloat16, CPU)

@@ -17,18 +17,18 @@ from torch.overrides import TorchFunctionMode
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.sampling import Sampling
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
-from runner.core.result import FinishReason
-from runner.engines import contract
-from runner.engines.base import Completion, Request
-from runner.engines.local.decode.ahead import SWITCH, Ahead
-from runner.engines.local.decode.device_step import DeviceStep, StepRows
-from runner.engines.local.decode.forward import Forward
-from runner.engines.local.engine import LocalEngine, LocalSession
-from runner.engines.local.kernels import native
-from runner.engines.local.kv_cache.slots import Slots
-from runner.engines.rows import Row
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError
+from runner_base.result import FinishReason
+from runner_engine.decode.ahead import SWITCH, Ahead
+from runner_engine.decode.device_step import DeviceStep, StepRows
+from runner_engine.decode.forward import Forward
+from runner_engine.decode.rows import Row
+from runner_engine.kernels import native
+from runner_engine.kv_cache.slots import Slots
+from runner_engine.local.engine import LocalEngine, LocalSession
+from runner_engine.sessions import contract
+from runner_engine.sessions.base import Completion, Request
 
 Opened = Callable[..., LocalEngine]
 Work = Callable[[LocalEngine], Any]

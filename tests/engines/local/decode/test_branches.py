@@ -17,16 +17,16 @@ from runner.config.generation import GenerationConfig
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
-from runner.core.errors import ConfigError
-from runner.core.result import Answer, FinishReason
-from runner.engines import contract
-from runner.engines.base import Request
-from runner.engines.local.decode.branches import BranchDecoder, columnar, complete, may_attend, rejection_reason
-from runner.engines.rows import Row
-from runner.engines.stats import EngineStats
-from runner.engines.stopping import Stopping
-from runner.models.load import Loaded
-from runner.models.rope import rope_2d
+from runner_base.errors import ConfigError
+from runner_base.result import Answer, FinishReason
+from runner_engine.decode.branches import BranchDecoder, columnar, complete, may_attend, rejection_reason
+from runner_engine.decode.rows import Row
+from runner_engine.decode.stopping import Stopping
+from runner_engine.models.load import Loaded
+from runner_engine.models.rope import rope_2d
+from runner_engine.sessions import contract
+from runner_engine.sessions.base import Request
+from runner_engine.sessions.stats import EngineStats
 
 Make = Callable[..., RunnerConfig]
 MAIN = [5, 9, 14, 3, 40, 77]

@@ -32,14 +32,14 @@ from runner.config.measures import SweepConfig
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Framing, GenerateConfig, Gsm8kConfig
-from runner.core.dtypes import Dtype
-from runner.engines.local.decode import compat_probe
-from runner.engines.local.kernels import building, native
-from runner.engines.local.windows import Masks, Unknown
-from runner.models import gguf_blocks, gguf_types
-from runner.models.gguf_blocks import GgufLinear
-from runner.quantization.gguf import GgufConfig
 from runner.run import run
+from runner_base.dtypes import Dtype
+from runner_engine.decode import compat_probe
+from runner_engine.kernels import building, native
+from runner_engine.kv_cache.windows import Masks, Unknown
+from runner_engine.models import gguf_blocks, gguf_types
+from runner_engine.models.gguf_blocks import GgufLinear
+from runner_engine.quantization.gguf import GgufConfig
 from tools import embedded_gguf
 
 pytestmark = pytest.mark.slow
@@ -249,7 +249,7 @@ def test_without_a_compiler_answers_are_the_same(
     for name, value in (environment | {"XDG_CACHE_HOME": str(tmp_path)}).items():
         monkeypatch.setenv(name, value)
     folder = saved_family("llama", max_position_embeddings=512)
-    with caplog.at_level(logging.INFO, logger="runner.engines.local.kernels.native"):
+    with caplog.at_level(logging.INFO, logger="runner_engine.kernels.native"):
         assert native.kernels() is None
         engine = open_engine(configure(make_config, folder))
         assert complete(engine, requests()) == by_generate(folder)
@@ -287,7 +287,7 @@ def test_a_broken_library_in_the_cache_is_built_anew(tmp_path: Path, monkeypatch
 @pytest.mark.thorough
 def test_two_processes_may_build_at_once(tmp_path: Path) -> None:
     script = (
-        "import sys; from runner.engines.local.kernels import building, native\n"
+        "import sys; from runner_engine.kernels import building, native\n"
         "building.FLAGS = sys.argv[1]; sys.exit(native.kernels() is None)"
     )
     if native.kernels() is None:
@@ -309,15 +309,15 @@ for name in ("hydra", "omegaconf", "mlflow", "bitsandbytes", "torchao", "rich"):
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig
-from runner.core.dtypes import Dtype
-from runner.quantization.base import QuantizationConfig
+from runner_base.dtypes import Dtype
+from runner_engine.quantization.base import QuantizationConfig
 from runner.config.root import RunnerConfig, NoTrackingConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
-from runner.checkpoints.resolve import resolve
-from runner.engines.base import Request
-from runner.engines.contract import complete
-from runner.engines.local.engine import LocalEngine
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.sessions.base import Request
+from runner_engine.sessions.contract import complete
+from runner_engine.local.engine import LocalEngine
 
 config = RunnerConfig(model=LocalModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32),
     quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(), task=Gsm8kConfig(),

@@ -14,20 +14,20 @@ from step_decoding import DEVICES, FAMILIES, IDS, Decoding, Make, assert_close, 
 from streams import NEW_TOKENS, complete, requests
 from torch.overrides import TorchFunctionMode
 
-from runner.checkpoints.pass_memory import rounded_rows
 from runner.config.generation import GenerationConfig, KvCache
 from runner.config.model import LocalModelConfig
 from runner.config.sampling import Sampling
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
-from runner.engines.base import Request
-from runner.engines.local.attention import device_attention, page_trial
-from runner.engines.local.decode import device_step
-from runner.engines.local.decode.compat_probe import probe_heads
-from runner.engines.local.decode.device_step import MOST_PREFIXES, DeviceStep
-from runner.engines.local.decode.host_reads import HostRead, NoHostReads
-from runner.engines.local.kv_cache.paged_slots import PagedSlots
-from runner.engines.local.kv_cache.prefix import Prefix
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError
+from runner_engine.attention import device_attention, page_trial
+from runner_engine.checkpoints.pass_memory import rounded_rows
+from runner_engine.decode import device_step
+from runner_engine.decode.compat_probe import probe_heads
+from runner_engine.decode.device_step import MOST_PREFIXES, DeviceStep
+from runner_engine.decode.host_reads import HostRead, NoHostReads
+from runner_engine.kv_cache.paged_slots import PagedSlots
+from runner_engine.kv_cache.prefix import Prefix
+from runner_engine.sessions.base import Request
 
 
 class NothingFromLists(TorchFunctionMode):
@@ -123,7 +123,7 @@ def test_an_engine_answers_as_by_single_operations(
     answers = {}
     for by in ("plain", "sdpa"):
         monkeypatch.setenv("RUNNER_ATTENTION", by)
-        monkeypatch.setattr("runner.engines.local.kv_cache.kv_cache.native.kernels", lambda: None)
+        monkeypatch.setattr("runner_engine.kv_cache.kv_cache.native.kernels", lambda: None)
         engine = open_engine(config)
         report = engine.load()
         assert ("attention by SDPA" in report.facts["decoding"]) is (by == "sdpa")
@@ -156,7 +156,7 @@ def test_rows_with_many_prefixes_get_copies_of_them_or_have_their_pages(
         generation=GenerationConfig(max_new_tokens=10),
     )
     answers, steps, attended, pages = {}, list[int](), set[Prefix](), list[int]()
-    monkeypatch.setattr("runner.engines.local.kv_cache.kv_cache.native.kernels", lambda: None)
+    monkeypatch.setattr("runner_engine.kv_cache.kv_cache.native.kernels", lambda: None)
     call = DeviceStep.__call__
 
     def counted(self: DeviceStep, step: Any, *rest: Any) -> torch.Tensor:

@@ -18,9 +18,9 @@ from streams import complete, requests
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core.dtypes import Dtype
-from runner.core.mapped_files import resident_mib
-from runner.engines.local.kernels import native
+from runner_base.dtypes import Dtype
+from runner_engine.devices.mapped_files import resident_mib
+from runner_engine.kernels import native
 
 
 @pytest.mark.thorough
@@ -48,7 +48,7 @@ def test_without_a_home_the_kernels_are_still_built(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "try: Path.home()\n"
         "except RuntimeError: print('no home')\n"
-        "from runner.engines.local.kernels import building, native\n"
+        "from runner_engine.kernels import building, native\n"
         "building.FLAGS = building.FLAGS.replace('-O3', '-O0')  # the same functions, built in a second\n"
         "print(native.kernels() is not None)"
     )

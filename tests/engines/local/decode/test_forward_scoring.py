@@ -20,14 +20,14 @@ from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.config.sampling import Sampling
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
-from runner.core.result import FinishReason
-from runner.engines import contract
-from runner.engines.base import Message, Request
-from runner.engines.local.decode import forward
-from runner.engines.local.engine import LocalEngine
-from runner.quantization.bitsandbytes import Nf4Config
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError
+from runner_base.result import FinishReason
+from runner_engine.decode import forward
+from runner_engine.local.engine import LocalEngine
+from runner_engine.quantization.bitsandbytes import Nf4Config
+from runner_engine.sessions import contract
+from runner_engine.sessions.base import Message, Request
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

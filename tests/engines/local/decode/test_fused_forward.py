@@ -16,24 +16,24 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from runner.config.model import LocalModelConfig
-from runner.core import machine
-from runner.core.dtypes import Dtype
-from runner.engines.base import Request
-from runner.engines.local.decode import fused_forward
-from runner.engines.local.decode.compat_probe import gives_same_logits_together, probe_fused_forward
-from runner.engines.local.decode.fast_layers import FastLayers
-from runner.engines.local.decode.forward import Forward, TokenSpan
-from runner.engines.local.decode.fused_forward import FusedForward, NotFusable
-from runner.engines.local.engine import LocalEngine
-from runner.engines.local.kernels import native
-from runner.engines.local.kernels.shared_numbers import WeightFormat
-from runner.engines.local.kv_cache.prefix import Prefix
-from runner.engines.local.kv_cache.shared_kv import own_kv
-from runner.engines.rows import Row
-from runner.models.gguf_blocks import GgufLinear
-from runner.quantization.base import QuantizationConfig
-from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
-from runner.quantization.torchao import Int8DynamicConfig
+from runner_base import machine
+from runner_base.dtypes import Dtype
+from runner_engine.decode import fused_forward
+from runner_engine.decode.compat_probe import gives_same_logits_together, probe_fused_forward
+from runner_engine.decode.fast_layers import FastLayers
+from runner_engine.decode.forward import Forward, TokenSpan
+from runner_engine.decode.fused_forward import FusedForward, NotFusable
+from runner_engine.decode.rows import Row
+from runner_engine.kernels import native
+from runner_engine.kernels.shared_numbers import WeightFormat
+from runner_engine.kv_cache.prefix import Prefix
+from runner_engine.kv_cache.shared_kv import own_kv
+from runner_engine.local.engine import LocalEngine
+from runner_engine.models.gguf_blocks import GgufLinear
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
+from runner_engine.quantization.torchao import Int8DynamicConfig
+from runner_engine.sessions.base import Request
 
 pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here, so nothing is called in C")
 OFF = {Dtype.float32: 1e-5, Dtype.bfloat16: 0.05}  # of the logits' spread

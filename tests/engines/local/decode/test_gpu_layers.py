@@ -14,12 +14,12 @@ from operations import Operations
 from step_decoding import FAMILIES, IDS
 from transformers import AutoModelForCausalLM
 
-from runner.engines.local.attention import device_attention
-from runner.engines.local.attention.device_attention import OwnKeys, attend_by_length
-from runner.engines.local.attention.parts import Scaling
-from runner.engines.local.decode.host_reads import NoHostReads
-from runner.engines.local.decode.norms import GpuNorms
-from runner.engines.local.kv_cache.kv_cache import Heads
+from runner_engine.attention import device_attention
+from runner_engine.attention.device_attention import OwnKeys, attend_by_length
+from runner_engine.attention.parts import Scaling
+from runner_engine.decode.host_reads import NoHostReads
+from runner_engine.decode.norms import GpuNorms
+from runner_engine.kv_cache.kv_cache import Heads
 
 
 @pytest.mark.parametrize(("has_flash", "by"), [(True, "flash"), (False, "efficient")])

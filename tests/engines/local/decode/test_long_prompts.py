@@ -11,19 +11,19 @@ import torch
 from opening import local_engine
 from streams import tokens_of
 
-from runner.checkpoints import pass_memory
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core.dtypes import Dtype
-from runner.engines import contract
-from runner.engines.base import Completion, Event, Request
-from runner.engines.local.attention.attention import PassLayout
-from runner.engines.local.decode import prefix_tree, room
-from runner.engines.local.decode.forward import Forward
-from runner.engines.local.engine import LocalEngine, LocalSession
-from runner.engines.local.kernels import native
-from runner.engines.local.kv_cache.kv_cache import kernels_for
+from runner_base.dtypes import Dtype
+from runner_engine.attention.attention import PassLayout
+from runner_engine.checkpoints import pass_memory
+from runner_engine.decode import prefix_tree, room
+from runner_engine.decode.forward import Forward
+from runner_engine.kernels import native
+from runner_engine.kv_cache.kv_cache import kernels_for
+from runner_engine.local.engine import LocalEngine, LocalSession
+from runner_engine.sessions import contract
+from runner_engine.sessions.base import Completion, Event, Request
 
 MOST = 64  # tokens of prompts in one pass
 NEW = 12

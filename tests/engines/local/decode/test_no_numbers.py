@@ -16,12 +16,12 @@ from runner.config.generation import GenerationConfig
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
-from runner.core.dtypes import Dtype
-from runner.core.result import FinishReason
-from runner.engines.base import Completion, Request
-from runner.engines.contract import Engine, complete
-from runner.engines.local.decode.static_batches import BY_GENERATE, Batching
-from runner.engines.local.kernels import native
+from runner_base.dtypes import Dtype
+from runner_base.result import FinishReason
+from runner_engine.decode.static_batches import BY_GENERATE, Batching
+from runner_engine.kernels import native
+from runner_engine.sessions.base import Completion, Request
+from runner_engine.sessions.contract import Engine, complete
 
 NEW = 6
 ASKED = [Request(0, "to be"), Request(1, "zoo"), Request(2, "or not")]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from runner.engines.base import Request
-from runner.engines.local.decode.other_tokens import draw_others, numbers
+from runner_engine.decode.other_tokens import draw_others, numbers
+from runner_engine.sessions.base import Request
 
 DRAWS = 200_000
 

@@ -16,21 +16,21 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
-from runner.core.dtypes import Dtype
-from runner.engines.base import Request
-from runner.engines.local.attention import device_attention, page_trial
-from runner.engines.local.decode import device_step
-from runner.engines.local.decode.device_step import DeviceStep, StepRows
-from runner.engines.local.decode.forward import Forward
-from runner.engines.local.decode.step_graphs import RECORD_AT
-from runner.engines.local.engine import LocalEngine
-from runner.engines.local.interface import register
-from runner.engines.local.kv_cache.kv_cache import Heads
-from runner.engines.local.kv_cache.paged_slots import PagedSlots
-from runner.engines.local.kv_cache.prefix import Prefix
-from runner.engines.local.kv_cache.shared_kv import SharedKv, own_kv
-from runner.engines.local.kv_cache.slots import Slots
-from runner.engines.rows import Row
+from runner_base.dtypes import Dtype
+from runner_engine.attention import device_attention, page_trial
+from runner_engine.attention.interface import register
+from runner_engine.decode import device_step
+from runner_engine.decode.device_step import DeviceStep, StepRows
+from runner_engine.decode.forward import Forward
+from runner_engine.decode.rows import Row
+from runner_engine.decode.step_graphs import RECORD_AT
+from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache.paged_slots import PagedSlots
+from runner_engine.kv_cache.prefix import Prefix
+from runner_engine.kv_cache.shared_kv import SharedKv, own_kv
+from runner_engine.kv_cache.slots import Slots
+from runner_engine.local.engine import LocalEngine
+from runner_engine.sessions.base import Request
 
 GREEDY = GenerationConfig(max_new_tokens=20)
 
@@ -41,7 +41,7 @@ def engine_of(
 ) -> Iterator[Callable[..., LocalEngine]]:
     """Return a function that opens an engine with pages of 32 places."""
     monkeypatch.setenv("RUNNER_ATTENTION", "sdpa")
-    monkeypatch.setattr("runner.engines.local.kv_cache.kv_cache.native.kernels", lambda: None)
+    monkeypatch.setattr("runner_engine.kv_cache.kv_cache.native.kernels", lambda: None)
     monkeypatch.setattr(page_trial, "PAGE", 32)
     engines = []
 

@@ -15,16 +15,16 @@ from opening import local_engine
 from runner.config.generation import GenerationConfig
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core.dtypes import Dtype
-from runner.core.result import FinishReason
-from runner.engines import contract
-from runner.engines.base import Completion, Delta, Event, Message, Request
-from runner.engines.local.decode.prefix_tree import MAX_CONVERSATIONS, ConversationCache
-from runner.engines.local.engine import LocalEngine
-from runner.engines.local.kv_cache.kv_cache import Heads
-from runner.engines.local.kv_cache.shared_kv import SharedKv
-from runner.engines.rows import Row
-from runner.engines.stopping import Stopping
+from runner_base.dtypes import Dtype
+from runner_base.result import FinishReason
+from runner_engine.decode.prefix_tree import MAX_CONVERSATIONS, ConversationCache
+from runner_engine.decode.rows import Row
+from runner_engine.decode.stopping import Stopping
+from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache.shared_kv import SharedKv
+from runner_engine.local.engine import LocalEngine
+from runner_engine.sessions import contract
+from runner_engine.sessions.base import Completion, Delta, Event, Message, Request
 
 Make = Callable[..., RunnerConfig]
 PROMPT = "Once upon a time, in a land far away, there lived a king who counted his sheep every single evening. "

@@ -10,16 +10,16 @@ from opening import local_engine
 
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core.dtypes import Dtype
-from runner.engines.base import Request
-from runner.engines.local.decode.forward import Forward
-from runner.engines.local.decode.prefix_tree import ConversationCache, Prefixes
-from runner.engines.local.decode.room import Room
-from runner.engines.local.kernels import native
-from runner.engines.local.kv_cache.kv_arenas import KvArenas
-from runner.engines.local.kv_cache.slots import Slots
-from runner.engines.rows import Row
-from runner.engines.stats import EngineStats
+from runner_base.dtypes import Dtype
+from runner_engine.decode.forward import Forward
+from runner_engine.decode.prefix_tree import ConversationCache, Prefixes
+from runner_engine.decode.room import Room
+from runner_engine.decode.rows import Row
+from runner_engine.kernels import native
+from runner_engine.kv_cache.kv_arenas import KvArenas
+from runner_engine.kv_cache.slots import Slots
+from runner_engine.sessions.base import Request
+from runner_engine.sessions.stats import EngineStats
 
 
 @pytest.fixture

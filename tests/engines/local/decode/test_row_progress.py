@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from runner.core.result import FinishReason
-from runner.engines.base import Request
-from runner.engines.local.decode.row_progress import RowProgress
-from runner.engines.rows import Row
-from runner.engines.stats import EngineStats
+from runner_base.result import FinishReason
+from runner_engine.decode.row_progress import RowProgress
+from runner_engine.decode.rows import Row
+from runner_engine.sessions.base import Request
+from runner_engine.sessions.stats import EngineStats
 
 
 def rows(count: int, tokens: int, limit: int = 512, n: int = 1) -> list[Row]:

@@ -21,14 +21,14 @@ from runner.config.lora import PeftConfig, PthConfig
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
-from runner.core.dtypes import Dtype
-from runner.core.result import Answer, FinishReason
-from runner.engines import contract
-from runner.engines.base import Completion, Request
-from runner.engines.contract import Engine
-from runner.engines.local.decode import prefix_tree
-from runner.engines.local.kv_cache.prefix import Prefix
-from runner.quantization.bitsandbytes import Int8Config, Nf4Config
+from runner_base.dtypes import Dtype
+from runner_base.result import Answer, FinishReason
+from runner_engine.decode import prefix_tree
+from runner_engine.kv_cache.prefix import Prefix
+from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
+from runner_engine.sessions import contract
+from runner_engine.sessions.base import Completion, Request
+from runner_engine.sessions.contract import Engine
 
 Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]

@@ -18,20 +18,20 @@ from runner.config.generation import GenerationConfig
 from runner.config.measures import SweepConfig
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core import machine
-from runner.core.dtypes import Dtype
-from runner.core.result import FinishReason
-from runner.engines import contract, sampling
-from runner.engines.base import FEWER_ROWS
-from runner.engines.contract import Engine
-from runner.engines.local import memory
-from runner.engines.local.attention.attention import PassLayout
-from runner.engines.local.decode import room
-from runner.engines.local.decode.forward import Forward
-from runner.engines.local.decode.scheduler import Scheduler
-from runner.engines.local.kernels import native
-from runner.engines.sampling import Sampler
 from runner.run import run
+from runner_base import machine
+from runner_base.dtypes import Dtype
+from runner_base.result import FinishReason
+from runner_engine.attention.attention import PassLayout
+from runner_engine.decode import room, sampling
+from runner_engine.decode.forward import Forward
+from runner_engine.decode.sampling import Sampler
+from runner_engine.decode.scheduler import Scheduler
+from runner_engine.kernels import native
+from runner_engine.memory import memory
+from runner_engine.sessions import contract
+from runner_engine.sessions.base import FEWER_ROWS
+from runner_engine.sessions.contract import Engine
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

@@ -13,19 +13,19 @@ from streams import PROMPTS
 from runner.config.generation import GenerationConfig, Speculate
 from runner.config.model import LocalModelConfig
 from runner.config.sampling import Sampling
-from runner.core.console import ForPeople
-from runner.core.dtypes import Dtype
-from runner.engines import contract
-from runner.engines.base import Completion, Delta, Request
-from runner.engines.local.attention.device_attention import FORCED
-from runner.engines.local.decode import speculation
-from runner.engines.local.decode.speculation import MAX_ROWS, MIN_PLAIN_PASSES, PAUSE, TRIALS, Lookup, Speculation
-from runner.engines.local.engine import LocalEngine
-from runner.engines.local.kernels import native
-from runner.engines.rows import Row
-from runner.engines.stats import EngineStats
-from runner.quantization.base import QuantizationConfig
-from runner.quantization.bitsandbytes import Int8Config
+from runner_base.console import ForPeople
+from runner_base.dtypes import Dtype
+from runner_engine.attention.device_attention import FORCED
+from runner_engine.decode import speculation
+from runner_engine.decode.rows import Row
+from runner_engine.decode.speculation import MAX_ROWS, MIN_PLAIN_PASSES, PAUSE, TRIALS, Lookup, Speculation
+from runner_engine.kernels import native
+from runner_engine.local.engine import LocalEngine
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.bitsandbytes import Int8Config
+from runner_engine.sessions import contract
+from runner_engine.sessions.base import Completion, Delta, Request
+from runner_engine.sessions.stats import EngineStats
 
 kernels = native.kernels()
 pytestmark = pytest.mark.skipif(kernels is None, reason="no C compiler is here, so no pass is checked")

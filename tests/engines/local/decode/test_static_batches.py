@@ -16,15 +16,15 @@ from streams import NEW_TOKENS, PROMPTS, complete, requests
 from runner.config.generation import GenerationConfig
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core import machine
-from runner.core.dtypes import Dtype
-from runner.core.result import FinishReason
-from runner.engines import base, contract
-from runner.engines.base import Completion, Request
-from runner.engines.contract import Engine
-from runner.engines.local import memory
-from runner.engines.local.decode import static_batches
-from runner.engines.local.decode.static_batches import BY_GENERATE, Batching
+from runner_base import machine
+from runner_base.dtypes import Dtype
+from runner_base.result import FinishReason
+from runner_engine.decode import static_batches
+from runner_engine.decode.static_batches import BY_GENERATE, Batching
+from runner_engine.memory import memory
+from runner_engine.sessions import base, contract
+from runner_engine.sessions.base import Completion, Request
+from runner_engine.sessions.contract import Engine
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

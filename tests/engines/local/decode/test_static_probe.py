@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError
 from tools import families
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out

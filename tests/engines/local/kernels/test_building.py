@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import warm_process
 
-from runner.core import machine
-from runner.engines.local.kernels import building
-from runner.engines.local.kernels.building import prepare
+from runner_base import machine
+from runner_engine.kernels import building
+from runner_engine.kernels.building import prepare
 
 COMPILER = machine.c_compiler()
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler is here")
@@ -50,7 +50,7 @@ def builds(compiler: Path, of: str = "library") -> int:
 
 
 def test_it_is_built_once_and_says_so(fake: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="runner.engines.local.kernels.building"):
+    with caplog.at_level(logging.INFO, logger="runner_engine.kernels.building"):
         assert prepare() > 0
         assert prepare() == 0.0
     assert caplog.messages == ["building the kernels for this processor, once: this takes 10 to 30 s"]
@@ -126,7 +126,7 @@ def test_a_clone_elsewhere_uses_the_same_library(fake: Path, monkeypatch: pytest
 
 
 def test_processes_that_start_together_build_once(fake: Path) -> None:
-    program = "from runner.engines.local.kernels.building import prepare; print(prepare() > 0)"
+    program = "from runner_engine.kernels.building import prepare; print(prepare() > 0)"
     several = [
         warm_process.popen([sys.executable, "-c", program], env=dict(os.environ), stdout=subprocess.DEVNULL)
         for _ in range(4)
@@ -202,7 +202,7 @@ def test_without_a_compiler_nothing_is_built(fake: Path, monkeypatch: pytest.Mon
 
 def test_building_needs_no_package() -> None:
     """`make install` builds while packages are being installed; -S leaves out all of them."""
-    for module, code in (("runner.engines.local.kernels.building", 0), ("hydra", 1)):
+    for module, code in (("runner_engine.kernels.building", 0), ("hydra", 1)):
         command = [sys.executable, "-S", "-c", f"import {module}"]
         done = subprocess.run(command, cwd=building.FOLDER.parents[3], capture_output=True, check=False)
         assert done.returncode == code, done.stderr

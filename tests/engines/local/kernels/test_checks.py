@@ -16,20 +16,20 @@ from group_layers import layer_of
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import runner
-from runner.core.errors import ConfigError
-from runner.engines.base import Request
-from runner.engines.local.attention.attention import PassLayout, PrefixUse, Span
-from runner.engines.local.decode.forward import Forward, TokenSpan
-from runner.engines.local.decode.fused_forward import FusedForward
-from runner.engines.local.interface import register
-from runner.engines.local.kernels import native
-from runner.engines.local.kernels.shared_numbers import Matrix, WeightFormat
-from runner.engines.local.kv_cache.kv_cache import Heads
-from runner.engines.local.kv_cache.shared_kv import SharedKv, own_kv
-from runner.engines.local.matmul.groups import Groups
-from runner.engines.local.matmul.matrices import QuantizedWeights, Workspace, multiply
-from runner.engines.local.matmul.panels import Panels
-from runner.engines.rows import Row
+from runner_base.errors import ConfigError
+from runner_engine.attention.attention import PassLayout, PrefixUse, Span
+from runner_engine.attention.interface import register
+from runner_engine.decode.forward import Forward, TokenSpan
+from runner_engine.decode.fused_forward import FusedForward
+from runner_engine.decode.rows import Row
+from runner_engine.kernels import native
+from runner_engine.kernels.shared_numbers import Matrix, WeightFormat
+from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache.shared_kv import SharedKv, own_kv
+from runner_engine.matmul.groups import Groups
+from runner_engine.matmul.matrices import QuantizedWeights, Workspace, multiply
+from runner_engine.matmul.panels import Panels
+from runner_engine.sessions.base import Request
 
 KERNELS = native.kernels()
 pytestmark = pytest.mark.skipif(KERNELS is None, reason="no C compiler is here, so nothing is called in C")
@@ -245,7 +245,7 @@ OPTIMIZED = """
 import sys, torch
 from dataclasses import replace
 from runner.config.sampling import GREEDY
-from runner.engines.sampling import Sampler
+from runner_engine.decode.sampling import Sampler
 assert False, "asserts are left out"
 settings = replace(GREEDY, temperature=1.0, repetition_penalty=1.5, seed=0)
 sampler = Sampler(1000, torch.device("cpu"), [[1, 2]], [settings], [torch.Generator()], [[]])

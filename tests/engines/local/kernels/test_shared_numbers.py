@@ -7,9 +7,9 @@ import logging
 
 import pytest
 
-from runner.core import machine
-from runner.engines.local.kernels import building, native, shared_numbers
-from runner.engines.local.kernels.shared_numbers import SharedPart
+from runner_base import machine
+from runner_engine.kernels import building, native, shared_numbers
+from runner_engine.kernels.shared_numbers import SharedPart
 
 pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here, so nothing is called in C")
 
@@ -57,7 +57,7 @@ def test_a_library_with_other_structures_is_not_used(
     assert shared_numbers.differences(loaded()) == expected
     native.kernels.cache_clear()
     try:
-        with caplog.at_level(logging.WARNING, logger="runner.engines.local.kernels.native"):
+        with caplog.at_level(logging.WARNING, logger="runner_engine.kernels.native"):
             assert native.kernels() is None, "torch does the work"
     finally:
         native.kernels.cache_clear()

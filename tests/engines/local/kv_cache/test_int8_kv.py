@@ -17,16 +17,16 @@ from attending import (
 )
 
 from runner.config.generation import KvCache
-from runner.engines.base import Request
-from runner.engines.local.attention.attention import PassLayout
-from runner.engines.local.decode.prefix_tree import ConversationCache
-from runner.engines.local.kernels import native
-from runner.engines.local.kv_cache import int8_kv
-from runner.engines.local.kv_cache.kv_arenas import KvArenas
-from runner.engines.local.kv_cache.kv_cache import Heads
-from runner.engines.local.kv_cache.prefix import Prefix
-from runner.engines.local.kv_cache.shared_kv import own_kv
-from runner.engines.rows import Row
+from runner_engine.attention.attention import PassLayout
+from runner_engine.decode.prefix_tree import ConversationCache
+from runner_engine.decode.rows import Row
+from runner_engine.kernels import native
+from runner_engine.kv_cache import int8_kv
+from runner_engine.kv_cache.kv_arenas import KvArenas
+from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache.prefix import Prefix
+from runner_engine.kv_cache.shared_kv import own_kv
+from runner_engine.sessions.base import Request
 
 __all__ = ["on_the_device_of_the_way"]
 CPU = torch.device("cpu")

@@ -13,17 +13,17 @@ from streams import PROMPTS, complete, requests
 
 from runner.config.generation import GenerationConfig, KvCache, Speculate
 from runner.config.model import LocalModelConfig
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
-from runner.engines import contract
-from runner.engines.base import Capability, Request
-from runner.engines.local.capabilities import capabilities_of
-from runner.engines.local.decode import prefix_tree
-from runner.engines.local.decode.compat_probe import Incompatible, gives_same_logits_together
-from runner.engines.local.decode.forward import Forward
-from runner.engines.local.engine import LocalEngine
-from runner.engines.local.kernels import native
-from runner.engines.local.kv_cache.kv_cache import kernels_for
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError
+from runner_engine.decode import prefix_tree
+from runner_engine.decode.compat_probe import Incompatible, gives_same_logits_together
+from runner_engine.decode.forward import Forward
+from runner_engine.kernels import native
+from runner_engine.kv_cache.kv_cache import kernels_for
+from runner_engine.local.capabilities import capabilities_of
+from runner_engine.local.engine import LocalEngine
+from runner_engine.sessions import contract
+from runner_engine.sessions.base import Capability, Request
 
 Make = Callable[..., LocalEngine]
 DIM = 64  # of the test models' heads
@@ -156,7 +156,7 @@ def test_models_and_rows_of_other_routes_are_refused(engine_of: Make, monkeypatc
     def incompatible(_: object) -> None:
         raise Incompatible("it keeps other state than keys and values")
 
-    monkeypatch.setattr("runner.engines.local.engine.probe_heads", incompatible)
+    monkeypatch.setattr("runner_engine.local.engine.probe_heads", incompatible)
     with pytest.raises(
         ConfigError, match=r"generation.kv_cache=int8: .* in a stream.* it keeps other state .*as_model"
     ):
@@ -165,7 +165,7 @@ def test_models_and_rows_of_other_routes_are_refused(engine_of: Make, monkeypatc
 
 
 def test_rows_beyond_the_reach_of_the_scheduler_are_refused(engine_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.engines.local.engine.rope_stable_length", lambda _: 30)
+    monkeypatch.setattr("runner_engine.local.engine.rope_stable_length", lambda _: 30)
     engine = engine_of()
     with pytest.raises(ConfigError, match="kv_cache=int8: .* its rotary embedding changes after 30 tokens"):
         complete(engine, requests())

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from runner.engines.local.kernels import native
-from runner.engines.local.kv_cache.kv_arenas import KvArenas
-from runner.engines.local.kv_cache.kv_cache import Heads
-from runner.engines.local.kv_cache.shared_kv import own_kv
+from runner_engine.kernels import native
+from runner_engine.kv_cache.kv_arenas import KvArenas
+from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache.shared_kv import own_kv
 
 
 @pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here")

@@ -11,14 +11,14 @@ import pytest
 import torch
 from operations import Operations
 
-from runner.engines.local.attention import device_attention, page_trial
-from runner.engines.local.attention.page_trial import page_of
-from runner.engines.local.decode.device_step import POSITION, StepAttention
-from runner.engines.local.kv_cache.kv_cache import Heads
-from runner.engines.local.kv_cache.paged_slots import PagedSlots
-from runner.engines.local.kv_cache.prefix import Prefix
-from runner.engines.local.kv_cache.shared_kv import SharedKv, own_cost, own_kv
-from runner.engines.local.windows import Window
+from runner_engine.attention import device_attention, page_trial
+from runner_engine.attention.page_trial import page_of
+from runner_engine.decode.device_step import POSITION, StepAttention
+from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache.paged_slots import PagedSlots
+from runner_engine.kv_cache.prefix import Prefix
+from runner_engine.kv_cache.shared_kv import SharedKv, own_cost, own_kv
+from runner_engine.kv_cache.windows import Window
 
 PAGE = 16
 HEADS = Heads(2, 2, 2, 8, torch.float32, torch.device("cpu"), by_sdpa=True, page=PAGE)

@@ -15,14 +15,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core.dtypes import Dtype
-from runner.core.machine import MIB
-from runner.engines.base import Request
-from runner.engines.local.decode import prefix_tree
-from runner.engines.local.engine import LocalEngine
-from runner.engines.local.kernels import native, shared_numbers
-from runner.engines.local.kv_cache import prompt_cache
-from runner.engines.stopping import Stopping
+from runner_base.dtypes import Dtype
+from runner_base.machine import MIB
+from runner_engine.decode import prefix_tree, prompt_cache
+from runner_engine.decode.stopping import Stopping
+from runner_engine.kernels import native, shared_numbers
+from runner_engine.local.engine import LocalEngine
+from runner_engine.sessions.base import Request
 
 Make = Callable[..., RunnerConfig]
 GREEDY = GenerationConfig(max_new_tokens=20)
@@ -106,7 +105,7 @@ def test_what_is_kept_of_ever_new_prompts_and_stop_texts_stops_growing(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Keys and values, the keys that find them, and what is known of stop texts: all of them level off."""
-    monkeypatch.setattr("runner.engines.stopping.MAX_CACHED", 100)
+    monkeypatch.setattr("runner_engine.decode.stopping.MAX_CACHED", 100)
     engine.load()
     heads = engine.heads(engine.loaded)
     assert heads is not None

@@ -10,16 +10,16 @@ from gguf_blocks import block_layer as layer_of
 from group_layers import rows_of
 from torch import nn
 
-from runner.core.heap import Heap
-from runner.engines.local.kernels import native
-from runner.engines.local.kernels.shared_numbers import Matrix
-from runner.engines.local.matmul.blocks import Blocks
-from runner.engines.local.matmul.matrices import Workspace, multiply
-from runner.engines.local.matmul.panels import Panels
-from runner.engines.local.matmul.quantized_layers import QuantizedLayers
-from runner.models.gguf_blocks import GgufEmbedding, GgufLinear
-from runner.models.gguf_types import TYPES, unpacked
-from runner.models.grouped import rounded_by_parts
+from runner_engine.devices.heap import Heap
+from runner_engine.kernels import native
+from runner_engine.kernels.shared_numbers import Matrix
+from runner_engine.matmul.blocks import Blocks
+from runner_engine.matmul.matrices import Workspace, multiply
+from runner_engine.matmul.panels import Panels
+from runner_engine.matmul.quantized_layers import QuantizedLayers
+from runner_engine.models.gguf_blocks import GgufEmbedding, GgufLinear
+from runner_engine.models.gguf_types import TYPES, unpacked
+from runner_engine.models.grouped import rounded_by_parts
 
 KERNELS = native.kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="the kernels are not built here")

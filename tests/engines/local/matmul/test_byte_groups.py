@@ -14,21 +14,21 @@ from grouped_checkpoints import save
 from transformers import AutoTokenizer
 
 from runner.config.model import LocalConfig
-from runner.core.dtypes import Dtype
-from runner.core.heap import Heap
-from runner.engines.base import Request
-from runner.engines.contract import complete
-from runner.engines.local.engine import LocalEngine
-from runner.engines.local.kernels import native
-from runner.engines.local.kernels.shared_numbers import WeightFormat
-from runner.engines.local.matmul import groups
-from runner.engines.local.matmul.groups import Groups, byte_table
-from runner.engines.local.matmul.matrices import Workspace
-from runner.engines.local.matmul.quantized_layers import QuantizedLayers
-from runner.models.grouped import GroupedLinear, rounded_by_parts
-from runner.quantization.base import WithByteRows
-from runner.quantization.grouped import GptqConfig
-from runner.quantization.hqq import HqqConfig
+from runner_base.dtypes import Dtype
+from runner_engine.devices.heap import Heap
+from runner_engine.kernels import native
+from runner_engine.kernels.shared_numbers import WeightFormat
+from runner_engine.local.engine import LocalEngine
+from runner_engine.matmul import groups
+from runner_engine.matmul.groups import Groups, byte_table
+from runner_engine.matmul.matrices import Workspace
+from runner_engine.matmul.quantized_layers import QuantizedLayers
+from runner_engine.models.grouped import GroupedLinear, rounded_by_parts
+from runner_engine.quantization.base import WithByteRows
+from runner_engine.quantization.grouped import GptqConfig
+from runner_engine.quantization.hqq import HqqConfig
+from runner_engine.sessions.base import Request
+from runner_engine.sessions.contract import complete
 
 KERNELS = native.kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="the kernels are not built here")

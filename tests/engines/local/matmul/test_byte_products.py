@@ -11,16 +11,16 @@ import torch
 from emulated import CPU_FLAGS, OnlyTiles, emulated_attention, with_a_mistake
 from torch import nn
 
-from runner.checkpoints.pass_memory import quantized_workspace_bytes
-from runner.core.heap import Heap
-from runner.engines.local.kernels import native
-from runner.engines.local.kernels.shared_numbers import WeightFormat
-from runner.engines.local.matmul import byte_products
-from runner.engines.local.matmul.autotune import Choice
-from runner.engines.local.matmul.byte_products import ROWS, choice_for, choose
-from runner.engines.local.matmul.matrices import QuantizedWeights, multiply, shifted_sums
-from runner.engines.local.matmul.products import FORCED
-from runner.engines.local.matmul.quantized_layers import QuantizedLayers
+from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
+from runner_engine.devices.heap import Heap
+from runner_engine.kernels import native
+from runner_engine.kernels.shared_numbers import WeightFormat
+from runner_engine.matmul import byte_products
+from runner_engine.matmul.autotune import Choice
+from runner_engine.matmul.byte_products import ROWS, choice_for, choose
+from runner_engine.matmul.matrices import QuantizedWeights, multiply, shifted_sums
+from runner_engine.matmul.products import FORCED
+from runner_engine.matmul.quantized_layers import QuantizedLayers
 
 pytestmark = pytest.mark.skipif(
     shutil.which("cc") is None or "avx512_bf16" not in CPU_FLAGS or "avx512_vnni" not in CPU_FLAGS,

@@ -14,13 +14,13 @@ from gguf_blocks import block_layer
 from group_layers import rows_of
 from torch import nn
 
-from runner.core.heap import Heap
-from runner.engines.local.kernels import native
-from runner.engines.local.matmul import blocks, groups
-from runner.engines.local.matmul.blocks import Blocks
-from runner.engines.local.matmul.groups import Groups
-from runner.engines.local.matmul.matrices import Workspace
-from runner.engines.local.matmul.quantized_layers import QuantizedLayers
+from runner_engine.devices.heap import Heap
+from runner_engine.kernels import native
+from runner_engine.matmul import blocks, groups
+from runner_engine.matmul.blocks import Blocks
+from runner_engine.matmul.groups import Groups
+from runner_engine.matmul.matrices import Workspace
+from runner_engine.matmul.quantized_layers import QuantizedLayers
 
 KERNELS = native.kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="the kernels are not built here")

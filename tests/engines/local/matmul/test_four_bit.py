@@ -11,13 +11,13 @@ from emulated import CPU_FLAGS, OnlyProducts, build
 from library_layers import stored_four_bits
 from torch import nn
 
-from runner.core.heap import Heap
-from runner.engines.local.kernels import native
-from runner.engines.local.kernels.shared_numbers import WeightFormat
-from runner.engines.local.matmul import four_bit
-from runner.engines.local.matmul.matrices import multiply
-from runner.engines.local.matmul.panels import Panels
-from runner.engines.local.matmul.quantized_layers import QuantizedLayers
+from runner_engine.devices.heap import Heap
+from runner_engine.kernels import native
+from runner_engine.kernels.shared_numbers import WeightFormat
+from runner_engine.matmul import four_bit
+from runner_engine.matmul.matrices import multiply
+from runner_engine.matmul.panels import Panels
+from runner_engine.matmul.quantized_layers import QuantizedLayers
 
 KERNELS = native.kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="the kernels are not built here")

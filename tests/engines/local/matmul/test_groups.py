@@ -16,15 +16,15 @@ from transformers import AutoTokenizer
 
 from runner.config.lora import PeftConfig
 from runner.config.model import LocalConfig
-from runner.core.dtypes import Dtype
-from runner.engines.local.engine import LocalEngine
-from runner.engines.local.kernels import native
-from runner.engines.local.matmul import groups
-from runner.engines.local.matmul.groups import Groups
-from runner.engines.local.matmul.matrices import Workspace, multiply
-from runner.engines.local.matmul.panels import Panels
-from runner.models.grouped import GroupedLinear
-from runner.models.layouts.float8 import E4M3
+from runner_base.dtypes import Dtype
+from runner_engine.kernels import native
+from runner_engine.local.engine import LocalEngine
+from runner_engine.matmul import groups
+from runner_engine.matmul.groups import Groups
+from runner_engine.matmul.matrices import Workspace, multiply
+from runner_engine.matmul.panels import Panels
+from runner_engine.models.grouped import GroupedLinear
+from runner_engine.models.layouts.float8 import E4M3
 
 KERNELS = native.kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="the kernels are not built here")
@@ -69,7 +69,7 @@ def test_torch_unpacks_some_outputs_at_a_time(monkeypatch: pytest.MonkeyPatch) -
     layer, of = layer_of("awq", 80, 256)
     rows = rows_of(3, 256, torch.float32)
     expected = nn.functional.linear(rows, of.plain.float())
-    monkeypatch.setattr("runner.models.grouped.UNPACKED_AT_ONCE", {"cpu": 32 * 256})
+    monkeypatch.setattr("runner_engine.models.grouped.UNPACKED_AT_ONCE", {"cpu": 32 * 256})
     assert torch.allclose(layer(rows), expected, atol=1e-6)
 
 

@@ -19,14 +19,14 @@ from torch import nn
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core.dtypes import Dtype
-from runner.core.heap import Heap
-from runner.engines.local.kernels import native
-from runner.engines.local.kernels.shared_numbers import Matrix, WeightFormat
-from runner.engines.local.matmul import int8_dynamic
-from runner.engines.local.matmul.matrices import QuantizedWeights, multiply, shifted_sums
-from runner.engines.local.matmul.quantized_layers import QuantizedLayers
-from runner.quantization.torchao import Int8DynamicConfig
+from runner_base.dtypes import Dtype
+from runner_engine.devices.heap import Heap
+from runner_engine.kernels import native
+from runner_engine.kernels.shared_numbers import Matrix, WeightFormat
+from runner_engine.matmul import int8_dynamic
+from runner_engine.matmul.matrices import QuantizedWeights, multiply, shifted_sums
+from runner_engine.matmul.quantized_layers import QuantizedLayers
+from runner_engine.quantization.torchao import Int8DynamicConfig
 
 pytest.importorskip("torchao", reason="the optional torchao is not installed")
 

@@ -10,14 +10,14 @@ from int8_layers import KINDS, Kind, layer_of
 from portable_kernels import TARGETS, function_for, is_x86, product_by
 from torch import nn
 
-from runner.checkpoints.pass_memory import quantized_workspace_bytes
-from runner.core.heap import Heap
-from runner.engines.local.kernels import native
-from runner.engines.local.matmul import int8_stored
-from runner.engines.local.matmul.matrices import multiply
-from runner.engines.local.matmul.quantized_layers import QuantizedLayers
-from runner.models.grouped import GroupedLinear
-from runner.models.layouts.int8 import Int8Layout
+from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
+from runner_engine.devices.heap import Heap
+from runner_engine.kernels import native
+from runner_engine.matmul import int8_stored
+from runner_engine.matmul.matrices import multiply
+from runner_engine.matmul.quantized_layers import QuantizedLayers
+from runner_engine.models.grouped import GroupedLinear
+from runner_engine.models.layouts.int8 import Int8Layout
 
 KERNELS = native.kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="there is no C compiler")

@@ -13,20 +13,20 @@ from torch import nn
 
 from runner.config.model import LocalConfig
 from runner.config.root import RunnerConfig
-from runner.core.dtypes import Dtype
-from runner.core.heap import Heap
-from runner.engines.local.kernels import native
-from runner.engines.local.matmul.groups import Groups, problem
-from runner.engines.local.matmul.matrices import Workspace
-from runner.engines.local.matmul.panels import Panels
-from runner.engines.local.matmul.products import choose_unpacked
-from runner.engines.local.matmul.quantized_layers import QuantizedLayers
-from runner.models.grouped import GroupedLinear
-from runner.models.layouts.made import PanelsLayout, RowsLayout
-from runner.models.made_groups import layer_of
-from runner.quantization.hqq import HqqConfig
-from runner.quantization.made_groups import BITS, MadeGroupsConfig
-from runner.quantization.torchao import TorchaoIntxConfig
+from runner_base.dtypes import Dtype
+from runner_engine.devices.heap import Heap
+from runner_engine.kernels import native
+from runner_engine.matmul.groups import Groups, problem
+from runner_engine.matmul.matrices import Workspace
+from runner_engine.matmul.panels import Panels
+from runner_engine.matmul.products import choose_unpacked
+from runner_engine.matmul.quantized_layers import QuantizedLayers
+from runner_engine.models.grouped import GroupedLinear
+from runner_engine.models.layouts.made import PanelsLayout, RowsLayout
+from runner_engine.models.made_groups import layer_of
+from runner_engine.quantization.hqq import HqqConfig
+from runner_engine.quantization.made_groups import BITS, MadeGroupsConfig
+from runner_engine.quantization.torchao import TorchaoIntxConfig
 
 KERNELS = native.kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="the kernels are not built here")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from runner.engines.local.kernels import native
-from runner.engines.local.matmul.panels import Panels, fits_panels
+from runner_engine.kernels import native
+from runner_engine.matmul.panels import Panels, fits_panels
 
 KERNELS = native.kernels()
 pytestmark = pytest.mark.skipif(KERNELS is None, reason="no C compiler is here, so nothing is called in C")
@@ -63,7 +63,7 @@ def test_rows_of_half_a_pair_do_not_fit() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rows_are_those_that_were_packed(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.engines.local.matmul.panels.PACKED_AT_ONCE", 1)  # a panel at a time
+    monkeypatch.setattr("runner_engine.matmul.panels.PACKED_AT_ONCE", 1)  # a panel at a time
     for outputs, inputs in SHAPES:
         weight, panels = made(outputs, inputs, dtype)
         tokens = torch.randint(0, outputs, (2, 9))

@@ -10,8 +10,8 @@ from library_layers import layer_of, row_int8, weight_int8
 from portable_kernels import TARGETS, function_for, is_x86, product_by
 from torch import nn
 
-from runner.core.heap import Heap
-from runner.engines.local.matmul.quantized_layers import QuantizedLayers
+from runner_engine.devices.heap import Heap
+from runner_engine.matmul.quantized_layers import QuantizedLayers
 
 BF16 = torch.bfloat16
 COUNTS = (1, 2, 3, 7, 50)

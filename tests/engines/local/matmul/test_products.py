@@ -15,17 +15,17 @@ import torch
 from torch import nn
 
 from runner.config.model import LocalModelConfig
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
-from runner.core.texts import signed
-from runner.engines.base import Request
-from runner.engines.contract import complete
-from runner.engines.local.engine import LocalEngine
-from runner.engines.local.kernels import native
-from runner.engines.local.matmul import autotune, products
-from runner.engines.local.matmul.autotune import Seconds, Shape, Ways, kept_seconds, measure
-from runner.engines.local.matmul.panels import NO_TILES
-from runner.engines.local.matmul.products import FORCED, Way, choose
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError
+from runner_base.texts import signed
+from runner_engine.kernels import native
+from runner_engine.local.engine import LocalEngine
+from runner_engine.matmul import autotune, products
+from runner_engine.matmul.autotune import Seconds, Shape, Ways, kept_seconds, measure
+from runner_engine.matmul.panels import NO_TILES
+from runner_engine.matmul.products import FORCED, Way, choose
+from runner_engine.sessions.base import Request
+from runner_engine.sessions.contract import complete
 
 LAYERS = [nn.Linear(64, 96, dtype=torch.bfloat16), nn.Linear(96, 64, dtype=torch.bfloat16)]
 KERNELS = native.kernels()

@@ -18,15 +18,15 @@ from runner.config.generation import GenerationConfig
 from runner.config.lora import PeftConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core import machine
-from runner.core.dtypes import Dtype
-from runner.core.heap import Heap
-from runner.engines.local.engine import LocalEngine
-from runner.engines.local.kernels import native
-from runner.engines.local.matmul.quantized_layers import QuantizedLayers
-from runner.quantization.base import QuantizationConfig
-from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
-from runner.quantization.torchao import Int8DynamicConfig
+from runner_base import machine
+from runner_base.dtypes import Dtype
+from runner_engine.devices.heap import Heap
+from runner_engine.kernels import native
+from runner_engine.local.engine import LocalEngine
+from runner_engine.matmul.quantized_layers import QuantizedLayers
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
+from runner_engine.quantization.torchao import Int8DynamicConfig
 
 Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]

@@ -21,9 +21,9 @@ from emulated import (
     with_a_mistake,
 )
 
-from runner.engines.local.kernels import native
-from runner.engines.local.matmul.panels import NO_TILES, Panels
-from runner.engines.local.matmul.products import Way, choose
+from runner_engine.kernels import native
+from runner_engine.matmul.panels import NO_TILES, Panels
+from runner_engine.matmul.products import Way, choose
 
 pytestmark = needs_tile_compiler
 SHAPES = [(8, 32), (32, 64), (33, 96), (64, 32), (96, 160), (250, 576), (130, 62)]  # outputs, inputs

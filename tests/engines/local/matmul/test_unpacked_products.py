@@ -14,20 +14,20 @@ from group_layers import KINDS
 from group_layers import layer_of as grouped_layer_of
 from torch import nn
 
-from runner.checkpoints.pass_memory import quantized_workspace_bytes
-from runner.core.heap import Heap
-from runner.engines.local.kernels import native
-from runner.engines.local.kernels.shared_numbers import WeightFormat
-from runner.engines.local.matmul import groups
-from runner.engines.local.matmul.blocks import Blocks
-from runner.engines.local.matmul.groups import Groups
-from runner.engines.local.matmul.matrices import LayerWeights, QuantizedWeights, Workspace, multiply
-from runner.engines.local.matmul.panels import NO_TILES, Panels
-from runner.engines.local.matmul.products import FORCED, choose_unpacked
-from runner.engines.local.matmul.quantized_layers import QuantizedLayers
-from runner.models.gguf_blocks import GgufLinear
-from runner.models.gguf_types import TYPES, unpacked
-from runner.models.grouped import GroupedLinear
+from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
+from runner_engine.devices.heap import Heap
+from runner_engine.kernels import native
+from runner_engine.kernels.shared_numbers import WeightFormat
+from runner_engine.matmul import groups
+from runner_engine.matmul.blocks import Blocks
+from runner_engine.matmul.groups import Groups
+from runner_engine.matmul.matrices import LayerWeights, QuantizedWeights, Workspace, multiply
+from runner_engine.matmul.panels import NO_TILES, Panels
+from runner_engine.matmul.products import FORCED, choose_unpacked
+from runner_engine.matmul.quantized_layers import QuantizedLayers
+from runner_engine.models.gguf_blocks import GgufLinear
+from runner_engine.models.gguf_types import TYPES, unpacked
+from runner_engine.models.grouped import GroupedLinear
 
 pytestmark = pytest.mark.skipif(
     shutil.which("cc") is None or "avx512_bf16" not in CPU_FLAGS or "avx512_vnni" not in CPU_FLAGS,

@@ -16,11 +16,11 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.engines.local.decode import compat_probe
-from runner.engines.local.engine import LocalEngine
-from runner.engines.local.matmul.unrounded_rows import rounding_layers, unrounded_rows
-from runner.quantization.bitsandbytes import Int8Config
-from runner.quantization.torchao import Int8DynamicConfig
+from runner_engine.decode import compat_probe
+from runner_engine.local.engine import LocalEngine
+from runner_engine.matmul.unrounded_rows import rounding_layers, unrounded_rows
+from runner_engine.quantization.bitsandbytes import Int8Config
+from runner_engine.quantization.torchao import Int8DynamicConfig
 
 Make = Callable[..., RunnerConfig]
 WIDTH, LAYERS = 128, 8

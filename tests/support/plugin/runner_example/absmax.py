@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from runner.quantization.made_groups import CodedGroups, MadeGroupsConfig
+from runner_engine.quantization.made_groups import CodedGroups, MadeGroupsConfig
 
 if TYPE_CHECKING:
     import torch

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.checkpoints.resolve import ResolvedJob
 from runner.config.root import RunnerConfig
-from runner.core.result import Answer, FinishReason
-from runner.engines.base import Capability, Completion, EngineReport, Event, Request, RequestId, prompt_sha256
-from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, Encoded, ModelKind
-from runner.engines.session import Session
-from runner.engines.stats import EngineStats
+from runner_base.result import Answer, FinishReason
+from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.sessions.base import Capability, Completion, EngineReport, Event, Request, RequestId, prompt_sha256
+from runner_engine.sessions.contract import Engine
+from runner_engine.sessions.session import Session
+from runner_engine.sessions.stats import EngineStats
 from runner_example.backwards_config import BackwardsConfig
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from runner.core.metrics import Better, Metric, Pooling
-from runner.core.result import Sample
+from runner_base.result import Sample
+from runner_compare.metrics import Better, Metric, Pooling
 
 
 def answer_words(samples: Sequence[Sample]) -> float:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runner.config.root import RunnerConfig
-from runner.core.result import Result
-from runner.engines.base import Request
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.completing import complete_missing, sample_of
+from runner_base.result import Result
+from runner_engine.sessions.base import Request
 from runner_example.words_config import WordsConfig
 
 VERSION = 1

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from runner.config.task import TaskConfig
-from runner.core.bounds import filled
-from runner.core.fields import MISSING, Text, setting
+from runner_base.bounds import filled
+from runner_base.fields import MISSING, Text, setting
 
 
 @dataclass

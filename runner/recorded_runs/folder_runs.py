@@ -1,0 +1,132 @@
+"""The runs of a folder by what its jobs have recorded: with tracking=none, and in place of their runs in MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from sys import intern
+
+from runner.store import published, tracking
+from runner.store.jobs import OLD, RESULT, Job
+from runner.store.mlflow_store import EXPERIMENT, Store
+from runner.store.stored_runs import FINISHED, JOB_ID, PARENT
+from runner_base.console import say
+from runner_base.errors import ConfigError, EvidenceError
+from runner_base.result import Record, Status
+from runner_compare.data import ENGINE, Run
+from runner_compare.statistics.earlier_votes import with_means
+
+EPOCH = "1970-01-01T00:00:00+00:00"  # of records without a time
+Dated = tuple[int, Run]  # a run with the time of its start, in ms
+
+
+@dataclass
+class FolderRuns:
+    """What a folder's records say of the runs of an experiment."""
+
+    published: list[Dated] = field(default_factory=list)  # in MLflow, unless they were deleted there
+    unpublished: list[Dated] = field(default_factory=list)  # only in the folder
+    damaged: dict[str, str] = field(default_factory=dict)  # job id -> why its record cannot be read
+
+
+def has_records(output_dir: Path) -> bool:
+    """Whether any job of an output folder has recorded a result."""
+    return next(_jobs(output_dir), None) is not None
+
+
+def recorded_runs(output_dir: Path) -> list[Run]:
+    """Return the finished jobs of a folder without a database, newest first, then those with errors in questions."""
+    here = FolderRuns()
+    runs = [_run(job, record) for job, record in _records(_jobs(output_dir), here)]
+    for text in here.damaged.values():
+        say(f"note: left out: {text}")
+    if not runs:
+        raise ConfigError(f"no finished job in {output_dir / 'jobs'} yet")
+    return in_order(runs)
+
+
+def runs_of_jobs(output_dir: Path, job_ids: Iterable[str]) -> list[Run]:
+    """Return the runs of some jobs of a folder, in the order of their ids, as far as they have finished."""
+    jobs = (Job(job_id, output_dir / "jobs" / job_id) for job_id in job_ids)
+    return [_run(job, record)[1] for job, record in _records(jobs, FolderRuns())]
+
+
+def in_order(dated: Iterable[Dated]) -> list[Run]:
+    """Return the finished runs, newest first, then runs with errors of jobs that have never finished."""
+    newest = [run for _, run in sorted(dated, key=lambda it: (-it[0], it[1].run_id))]
+    done = {run.job_id for run in newest if not run.errors}
+    return [run for run in newest if not run.errors] + [run for run in newest if run.errors and run.job_id not in done]
+
+
+def runs_of_experiment(store: Store, identity: str, job_ids: Collection[str] | None) -> FolderRuns:
+    """Return the runs of an experiment that the store's output folder has records of, of all jobs or some."""
+    noted = {it.mlflow_id: it for it in published.noted(store.output_dir) if it.identity == identity}
+    if job_ids is None and store.is_own:
+        jobs = _jobs(store.output_dir)
+    else:  # other records do not belong to the store
+        wanted = {it.key for it in noted.values()} if job_ids is None else job_ids
+        jobs = (Job(job_id, store.output_dir / "jobs" / job_id) for job_id in wanted)
+    here = FolderRuns()
+    for job, record in _records(jobs, here):
+        if (run := noted.get(record.mlflow_run_id or "")) is not None and run.key == job.job_id:
+            here.published.append(_run(job, record, run))
+        elif store.is_own and _is_unpublished(record, store.experiment):
+            here.unpublished.append(_run(job, record))
+    return here
+
+
+def _is_unpublished(record: Record, experiment: str) -> bool:
+    """Whether a record has never reached MLflow, and belongs to this experiment."""
+    logged = record.mlflow_uri if record.status is Status.FINISHED else record.mlflow_run_id
+    return logged is None and record.params.get("tracking.experiment", EXPERIMENT) == experiment
+
+
+def _jobs(output_dir: Path) -> Iterator[Job]:
+    """Yield the jobs of an output folder with a record, without what rerun has set aside."""
+    for path in (output_dir / "jobs").glob(f"*/{RESULT}"):
+        if OLD not in path.parent.name:
+            yield Job(path.parent.name, path.parent)
+
+
+def _records(jobs: Iterator[Job], here: FolderRuns) -> Iterator[tuple[Job, Record]]:
+    """Yield the jobs that have finished or ended with errors, with their records; note those that cannot be read."""
+    for job in jobs:
+        try:
+            record = job.last_record()
+        except EvidenceError as error:
+            here.damaged[job.job_id] = str(error)
+            continue
+        if record is not None and (record.status is Status.FINISHED or record.result.metrics.get("errors")):
+            yield job, record
+
+
+def _run(job: Job, record: Record, noted: published.Published | None = None) -> Dated:
+    """Return a record as the run that MLflow has of it."""
+    tags, started_at = tracking.tags_of(job, record), datetime.fromisoformat(record.started_at or EPOCH)
+    ids = (noted.mlflow_id, noted.time_ms) if noted else (record.job_id, round(started_at.timestamp() * 1000))
+    if noted and noted.parent:
+        tags[PARENT] = noted.parent
+    return run_of(*ids, record.status.value, tracking.params_of(record), tags, tracking.metrics_of(record))
+
+
+def run_of(
+    run_id: str, started_ms: int, status: str, params: dict[str, str], tags: dict[str, str], metrics: dict[str, float]
+) -> Dated:
+    """Return a run of MLflow; most keys and values of runs are the same texts, which are kept once."""
+    if "fact.engine" in tags:
+        params = params | {ENGINE: tags["fact.engine"]}
+    run = Run(
+        run_id=run_id,
+        job_id=tags[JOB_ID],
+        task=tags.get("task", "unknown"),
+        task_version=tags.get("task_version", ""),
+        folder=tags.get("output_dir", ""),
+        params={intern(key): intern(value) for key, value in params.items()},
+        metrics={intern(key): value for key, value in with_means(metrics).items()},
+        grid=intern(tags.get(PARENT, "")),
+        facts={intern(key[5:]): intern(value) for key, value in tags.items() if key.startswith("fact.")},
+        errors=0 if status == FINISHED else int(metrics.get("errors", 0)),
+    )
+    return started_ms, run

@@ -1,0 +1,117 @@
+"""The finished runs and the grids of an MLflow store, as far as a comparison needs them: by the folder's records, where
+it has them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from runner.recorded_runs.folder_runs import Dated, in_order, run_of, runs_of_experiment
+from runner.store.logged_metrics import read_all
+from runner.store.mlflow_store import Store, one_message
+from runner.store.published import identity_of
+from runner.store.stored_runs import (
+    DELETED_ONLY,
+    FINISHED,
+    GRID,
+    cannot_read,
+    conditions_without,
+    download,
+    experiment_of,
+    of_jobs_and_grid,
+    search,
+)
+from runner_base.console import say
+from runner_base.errors import ConfigError, one_line
+from runner_base.result import Status
+from runner_base.texts import parse_json
+from runner_compare.data import JOB_ID, Run
+
+LAST = "last"
+
+
+def load_runs(client: Any, store: Store, job_ids: Collection[str] | None = None, grid: str = "") -> list[Run]:
+    """Return the finished runs, newest first, then runs with errors of jobs that have never finished.
+
+    A job that ran twice occurs twice, and each run has its earlier runs. With `job_ids`, only runs of these
+    jobs and of the grid.
+    """
+    with one_message(cannot_read):
+        runs = in_order(runs_here_and_there(client, store, job_ids, grid))
+    if not runs and job_ids is None:
+        raise ConfigError(f"--experiment {store.experiment}: no finished run in it yet")
+    by_job: dict[str, list[Run]] = {}
+    for run in reversed(runs):  # from the oldest on
+        older = by_job.setdefault(run.job_id, [])
+        run.earlier = older[::-1]
+        older.append(run)
+    return runs
+
+
+def runs_here_and_there(client: Any, store: Store, job_ids: Collection[str] | None, grid: str) -> list[Dated]:
+    """Return the runs by what the output folder has recorded, and those that it has no record of as MLflow has them."""
+    experiment = experiment_of(client, store.experiment)
+    here, where = runs_of_experiment(store, identity_of(experiment), job_ids), experiment.experiment_id
+    deleted = {it.info.run_id for it in search(client, where, "", view=DELETED_ONLY)} if here.published else set()
+    runs = {it[1].run_id: it for it in here.published if it[1].run_id not in deleted}
+    queries = [f"attributes.status = '{FINISHED}'{condition}" for condition in conditions_without([*runs])]
+    for query in (*queries, f"attributes.status = '{Status.FAILED.value}' and metrics.errors > 0"):
+        for it in of_jobs_and_grid(client, where, query, job_ids, grid):
+            if JOB_ID in it.data.tags and it.info.run_id not in runs:  # a grid's own run has none
+                data, ids = it.data, (it.info.run_id, it.info.start_time, it.info.status)
+                metrics = read_all(client, it.info.run_id, data.tags, data.metrics)
+                runs[it.info.run_id] = found = run_of(*ids, data.params, data.tags, metrics)
+                found[1].artifacts = it.info.artifact_uri or ""
+    logged = {run.job_id for _, run in runs.values()}
+    for job_id in sorted(here.damaged.keys() - logged):
+        say(f"note: left out: {here.damaged[job_id]}")
+    return [*runs.values(), *(it for it in here.unpublished if it[1].job_id not in logged)]
+
+
+def find_grid(client: Any, experiment: str, wanted: str) -> str:
+    """Return the MLflow run of the grid with this id, or of the last grid that was started."""
+    with one_message(cannot_read):
+        experiment_id = experiment_of(client, experiment).experiment_id
+        grids = [*search(client, experiment_id, f"tags.{GRID} LIKE '%'")]
+    if not grids:
+        raise ConfigError(f"--grid {wanted}: no grid in experiment {experiment} yet")
+    matching = [it for it in grids if it.info.run_id.startswith(wanted) or it.data.tags[GRID].startswith(wanted)]
+    if wanted == LAST:
+        matching = grids[:1]
+    if len(matching) != 1:
+        count = "several grids begin with it" if matching else "no grid has this run id"
+        listed = ", ".join(f"{it.info.run_id} ({it.info.run_name})" for it in (matching or grids)[:6])
+        raise ConfigError(f"--grid {wanted}: {count}. Newest first: {listed}")
+    run_id: str = matching[0].info.run_id
+    return run_id
+
+
+def runs_of(client: Any, store: Store, grid: str, scratch: Path) -> list[Run]:
+    """Return a grid's runs: those that it ran, and earlier runs of jobs that were already done."""
+    plan = download(client, grid, "plan.json", scratch / grid)
+    try:
+        listed = parse_json(plan.read_text(encoding="utf-8"))["jobs"] if plan is not None else []
+        planned = {job["job_id"] for job in listed if job["job_id"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = f"plan.json of the grid's run in MLflow is damaged ({one_line(error, limit=100)})"
+        raise ConfigError(f"--grid {grid}: {what}: name its jobs with --runs or --where") from error
+    runs = load_runs(client, store, planned if plan is not None else None, grid)
+    mine = [run for run in runs if run.grid == grid]
+    earlier = planned - {run.job_id for run in mine}
+    chosen = mine + [run for run in runs if run.job_id in earlier]
+    if not chosen:
+        raise ConfigError(f"--grid {grid}: none of its jobs has finished")
+    return chosen
+
+
+def grid_to_log_to(runs: list[Run]) -> str:
+    """Return the one grid that all these runs belong to."""
+    grids = sorted({run.grid for run in runs if run.grid})
+    if len(grids) == 1:
+        return grids[0]
+    if not grids:
+        raise ConfigError("--log: these runs belong to no grid; --save FOLDER keeps the comparison in a folder")
+    raise ConfigError(
+        f"--log: these runs belong to {len(grids)} grids ({', '.join(grids[:4])}): choose one with --grid"
+    )

@@ -1,0 +1,63 @@
+"""Environment variables: one that is empty or blank counts as not set, and `.env` sets those that are not set."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from runner_base.console import say
+from runner_base.errors import ConfigError, few
+from runner_base.uris import sqlite_path
+
+FILE = ".env"
+NAMES = (  # what `.env` may set, as .env.example lists it
+    "STUDENT_BASE_MODEL", "STUDENT_LORA_DIR", "STUDENT_LOAD_IN_4BIT", "STUDENT_FORCE_CPU", "STUDENT_MAX_NEW_TOKENS",
+    "FORCE_STUDENT_STUB", "ENABLE_HYBRID", "BASE_URL", "HF_TOKEN", "PGPASSWORD",
+    "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME",
+    "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN",
+)  # fmt: skip
+KEYS_END = "_KEY"  # API_KEY, RUNNER_API_KEY, and what model.key_variable names
+RUNS_NOTHING = {"-h", "--help", "--hydra-help", "--version", "-i", "--info", "-sc", "--shell-completion"}
+
+
+def variable(name: str, otherwise: str | None = None) -> str | None:
+    """Return the value of a variable, or the other value if it is not set."""
+    return os.environ.get(name, "").strip() or otherwise
+
+
+def read() -> None:
+    """Read `.env` into the environment; its values are never printed, since they may be secret keys.
+
+    The folder may be somebody else's: only the names in NAMES are read, and keys. Others might start programs (CC) or
+    send results away. A line names them.
+    """
+    path = Path(FILE)
+    if not path.is_file():  # some virtual environments are folders of this name
+        return
+    from dotenv import dotenv_values
+
+    try:
+        # without ${NAME}: it would put the environment's secrets into addresses
+        values = dotenv_values(path.absolute(), interpolate=False)
+    except OSError as error:
+        raise ConfigError(f"{FILE} cannot be read: {error.strerror}") from None
+    except ValueError:  # its text may quote a key
+        raise ConfigError(f"{FILE} cannot be read: give UTF-8 text with lines NAME=VALUE") from None
+    ignored = []
+    for name, value in values.items():
+        if name in os.environ or value is None:
+            continue
+        if _may_set(name, value):
+            os.environ[name] = value
+        elif value.strip():
+            ignored.append(f"{name} (of a server)" if name in NAMES else name)
+    if ignored and not RUNS_NOTHING & set(sys.argv):
+        fix = "set it in the environment" if len(ignored) == 1 else "set them in the environment"
+        say(f"{FILE}: {few(ignored, 8)} ignored: .env.example lists what is read from a file; {fix}")
+
+
+def _may_set(name: str, value: str) -> bool:
+    if name == "MLFLOW_TRACKING_URI":  # a server that somebody else names would get the results
+        return sqlite_path(value) is not None
+    return name in NAMES or name.endswith(KEYS_END)

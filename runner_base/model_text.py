@@ -1,0 +1,131 @@
+"""What a model wrote, as one value: its thinking, its answer, and what was found in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Self
+
+from runner_base.thinking import TAGS, Parts, Places, Tags, split
+
+RENAMED = {"taken_from": "reused_from", "is_begun": "in_thinking"}  # keys of samples, as earlier versions wrote them
+
+
+class FinishReason(StrEnum):
+    """Why a completion ended: by itself or at a stop string, at the token limit, in an error, or cancelled."""
+
+    stop = "stop"
+    length = "length"
+    error = "error"
+    cancelled = "cancelled"
+
+
+class Verdict(StrEnum):
+    """The judgement of an answer; only `correct` scores."""
+
+    correct = "correct"
+    wrong = "wrong"
+    no_answer = "no_answer"
+    cut_off = "cut_off"
+
+
+class Ending(StrEnum):
+    """How an answer with thinking ended."""
+
+    no_thinking = "no_thinking"
+    closed = "closed"
+    cut_off_thinking = "cut_off_thinking"
+    cut_off_answer = "cut_off_answer"
+    budget_spent = "budget_spent"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A text that a model wrote, and what was found in it: made where a completion ends, and handed on whole."""
+
+    text: str  # without the thinking; earlier versions wrote the whole text, and then `ending` is not set
+    token_ids: list[int]  # of thinking and answer
+    finish_reason: FinishReason
+    new_tokens: int | None = None  # if the tokens are only counted (by a server); None: as many as token_ids
+    thinking: str | None = None  # None: there was none
+    in_thinking: bool = False  # the prompt ended in an opening tag, so the text begins within the thinking
+    extracted: dict[str, str | None] | None = None  # extractor's name -> what it found
+    verdict: Verdict | None = None
+    thinking_tokens: int | None = None  # that the model wrote between the tags; None: no thinking, or not known
+    answer_tokens: int | None = None  # behind the last closing tag; None: all tokens, or not known
+    ending: Ending | None = None  # None: no thinking, or a text of an earlier version
+
+    @classmethod
+    def read(
+        cls,
+        text: str,
+        token_ids: list[int],
+        finish_reason: FinishReason,
+        tags: Tags = TAGS,
+        *,
+        in_thinking: bool = False,
+        thinking: str | None = None,
+        is_spent: bool = False,
+        closed: Places = (),
+        thinking_tokens: int | None = None,
+        answer_tokens: int | None = None,
+        new_tokens: int | None = None,
+    ) -> Self:
+        """Return the answer in a text as it was written, tags included; `thinking`: what a server has sent apart.
+
+        is_spent: the thinking was ended because its budget was spent; closed: by the tags at these places. An empty
+        `thinking` with tokens is one that a server does not show.
+        """
+        parts = split(text, in_thinking and thinking is None, tags, closed)
+        if thinking is not None:  # a server that sends it apart has found where it ends
+            is_cut_off = not text.strip() and finish_reason is not FinishReason.stop
+            parts = Parts(thinking + parts.thinking, parts.answer, parts.is_open or is_cut_off)
+        ending: Ending | None = None
+        if parts.is_open:
+            ending = Ending.cut_off_thinking
+        elif parts.has_thinking or is_spent or (thinking is not None and thinking_tokens):
+            is_cut_off = finish_reason is FinishReason.length
+            spent = Ending.budget_spent if is_spent else Ending.closed
+            ending = Ending.cut_off_answer if is_cut_off else spent
+        elif split(parts.answer, in_thinking).answer != parts.answer:  # what the text alone would be read as
+            ending = Ending.no_thinking
+        is_thought = ending not in (None, Ending.no_thinking)
+        return cls(
+            parts.answer,
+            token_ids,
+            finish_reason,
+            new_tokens,
+            parts.thinking if is_thought else None,
+            in_thinking,
+            thinking_tokens=thinking_tokens if is_thought else None,
+            answer_tokens=answer_tokens if is_thought else None,
+            ending=ending,
+        )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read an answer as it was written; raises ValueError, KeyError or TypeError if it is none."""
+        now = {RENAMED.get(key, key): it for key, it in values.items()}
+        for key, kind in (("verdict", Verdict), ("ending", Ending)):
+            if now.get(key) is not None:
+                now[key] = kind(now[key])
+        return cls(**now | {"finish_reason": FinishReason(now["finish_reason"])})
+
+    def without_tokens(self) -> Self:
+        """Return the answer for a sample that lists several answers, each with its tokens."""
+        return replace(self, token_ids=[], new_tokens=None)
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens, of thinking and answer."""
+        return len(self.token_ids) if self.new_tokens is None else self.new_tokens
+
+    @property
+    def parts(self) -> Parts:
+        """Its thinking and its answer."""
+        if self.ending is not None:
+            return Parts(self.thinking or "", self.text, self.ending is Ending.cut_off_thinking)
+        if self.thinking is None:
+            return split(self.text, self.in_thinking)
+        return self.read(self.text, [], self.finish_reason, thinking=self.thinking).parts

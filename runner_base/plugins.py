@@ -1,0 +1,205 @@
+"""Plug-ins: what other packages add by entry points. Names are known at once; code is imported at its first use.
+
+The entry point names a class or an object. The YAML of a choice or a data set is `conf/GROUP/NAME.yaml` in the package
+of that class, written as in the runner's own `conf/`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+from runner_base.console import say
+from runner_base.errors import ConfigError, unknown
+from runner_base.fields import choice_of
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+KINDS = {
+    "quantization": "runner.quantizations",
+    "task": "runner.tasks",
+    "model": "runner_engine.models",
+    "dataset": "runner.datasets",
+    "scorer": "runner.scorers",
+    "metric": "runner.metrics",
+}
+OF_RUNNER = "[runner."  # in the text of entry points that are worth reading
+
+
+@dataclass(frozen=True)
+class PlugIn:
+    """One entry point of an installed package."""
+
+    kind: str
+    name: str
+    place: str  # MODULE:ATTRIBUTE
+    package: str  # with its version
+    rival: str = field(default="", compare=False)  # another package with the same name for the same kind
+
+    @property
+    def conf(self) -> Path | None:
+        """The folder conf/ of its package, which is not imported; None if there is no such package."""
+        found = PathFinder.find_spec(self.place.partition(":")[0].partition(".")[0])
+        places = [*(found.submodule_search_locations or ())] if found else []
+        return Path(places[0], "conf") if places else None
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} of {self.package}"
+
+
+@cache
+def plug_ins(kind: str) -> Mapping[str, PlugIn]:
+    """Return the plug-ins of a kind by name."""
+    return {it.name: it for it in _found() if it.kind == kind}
+
+
+def packages() -> dict[str, list[PlugIn]]:
+    """Return the plug-ins by their package with its version."""
+    by_package: dict[str, list[PlugIn]] = {}
+    for it in _found():
+        by_package.setdefault(it.package, []).append(it)
+    return by_package
+
+
+@cache
+def conf_folders() -> dict[str, Path]:
+    """Return the folders conf/ of the packages with plug-ins, by package."""
+    found = {it.package: it.conf for it in reversed(_found())}
+    return {package: conf for package, conf in sorted(found.items()) if conf is not None and conf.is_dir()}
+
+
+@cache
+def _found() -> tuple[PlugIn, ...]:
+    """Read the entry points of all installed packages: a few milliseconds, since most texts need no parsing."""
+    from importlib.metadata import distributions
+
+    found: dict[tuple[str, str], PlugIn] = {}
+    seen = set()
+    for distribution in distributions():
+        if OF_RUNNER not in (distribution.read_text("entry_points.txt") or ""):
+            continue
+        if (package := f"{distribution.name} {distribution.version}").partition(" ")[0] in seen:
+            continue  # an older copy further back on the path, which is not imported
+        seen.add(distribution.name)
+        for kind, group in KINDS.items():
+            for entry in distribution.entry_points.select(group=group):
+                if (first := found.get((kind, entry.name))) is not None:
+                    found[kind, entry.name] = replace(first, rival=package)
+                else:
+                    found[kind, entry.name] = PlugIn(kind, entry.name, entry.value, package)
+    return tuple(sorted(found.values(), key=lambda it: (it.kind, it.name)))
+
+
+def load_object(kind: str, name: str, base: type[T]) -> T:
+    """Import the object of a plug-in, which is of this class; ConfigError names the package if that fails."""
+    it = plug_ins(kind)[name]
+    loaded = _imported(it)
+    if not isinstance(loaded, base):
+        raise ConfigError(f"{it}: {it.place} is no {base.__name__} ({base.__module__}), but {_what(loaded)}")
+    if (key := getattr(loaded, "key", name)) != name:
+        raise ConfigError(f"{it}: {it.place} calls itself {key!r}: give it the key {name!r}")
+    return loaded
+
+
+def load_class(kind: str, name: str, base: type[T]) -> type[T]:
+    """Import the class of a plug-in, a subclass of this one; ConfigError names the package if that fails."""
+    it = plug_ins(kind)[name]
+    loaded = _imported(it)
+    if not (isinstance(loaded, type) and issubclass(loaded, base)):
+        raise ConfigError(
+            f"{it}: {it.place} is no subclass of {base.__name__} ({base.__module__}), but {_what(loaded)}"
+        )
+    if (named := choice_of(loaded)) not in (None, it.name):  # records would name another choice than what ran
+        raise ConfigError(f"{it}: {it.place} calls itself {named!r}: its class needs name = {it.name!r}")
+    return loaded
+
+
+def check_plug_in(key: str, kind: str, name: str) -> None:
+    """Raise ConfigError if no installed package adds this name."""
+    if name not in (known := plug_ins(kind)):
+        problem = unknown(kind, name, known) if known else f"no installed package adds a {kind} (docs/plugins.md)"
+        raise ConfigError(f"{key}={name}: {problem}")
+
+
+def _imported(it: PlugIn) -> Any:
+    if it.rival:
+        raise ConfigError(f"{it}: {it.rival} has the same name for a {it.kind}: uninstall one of the two packages")
+    module, _, attribute = it.place.partition(":")
+    try:
+        loaded: Any = importlib.import_module(module)
+        for part in filter(None, attribute.split(".")):
+            loaded = getattr(loaded, part)
+    except Exception as error:  # whatever another package's code raises on import
+        raise ConfigError(f"{it}: importing {it.place} failed ({type(error).__name__}: {error})") from error
+    return loaded
+
+
+def _what(loaded: object) -> str:
+    return f"the class {loaded.__name__}" if isinstance(loaded, type) else f"an object of class {type(loaded).__name__}"
+
+
+class Choices(dict[str, type[T]]):
+    """The choices of a group by name: the runner's own, and those of plug-ins, which are imported when asked for.
+
+    Iterating yields the runner's own and the plug-ins that were asked for before; `names` has all.
+    """
+
+    def __init__(self, kind: str, base: type[T], own: Mapping[str, type[T]]) -> None:
+        super().__init__(own)
+        self._kind, self._base = kind, base
+        self._own = frozenset(own)
+        self._broken: set[str] = set()
+
+    def names(self) -> list[str]:
+        """Return the names of all choices; one of the runner's own hides a plug-in's."""
+        return sorted({*self._own, *plug_ins(self._kind)})
+
+    def plug_in(self, name: str) -> PlugIn | None:
+        """Return the plug-in that a choice is from; None for one of the runner's own."""
+        return None if name in self._own else plug_ins(self._kind).get(name)
+
+    def of(self, choice: type[Any]) -> PlugIn | None:
+        """Return the plug-in that a class is from; None for one of the runner's own."""
+        if any(choice is self[name] for name in self._own):
+            return None
+        return next((self.plug_in(name) for name in plug_ins(self._kind) if self.get(name) is choice), None)
+
+    def from_plug_ins(self) -> Iterator[type[T]]:
+        """Yield the choices of all plug-ins; one that cannot be imported is left out, with a warning."""
+        for name in plug_ins(self._kind):
+            if name not in self._own and (choice := self.get(name)) is not None:
+                yield choice
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._own or name in plug_ins(self._kind)
+
+    def __missing__(self, name: str) -> type[T]:
+        if self.plug_in(name) is None:
+            raise KeyError(name)
+        self[name] = choice = load_class(self._kind, name, self._base)
+        return choice
+
+    @overload
+    def get(self, name: str, default: None = None, /) -> type[T] | None: ...
+    @overload
+    def get(self, name: str, default: type[T], /) -> type[T]: ...
+    @overload
+    def get(self, name: str, default: D, /) -> type[T] | D: ...
+
+    def get(self, name: str, default: Any = None, /) -> Any:
+        """Return a choice; the default if there is none, or, with a warning, if it cannot be imported."""
+        try:
+            return self[name]
+        except KeyError:
+            return default
+        except ConfigError as error:
+            if name not in self._broken:
+                self._broken.add(name)
+                say(f"warning: {error}")
+            return default

@@ -1,0 +1,43 @@
+"""Instructions of the processor that the engine shall not use: RUNNER_WITHOUT. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+from runner_base.errors import ConfigError
+
+LEFT_OUT = "RUNNER_WITHOUT"
+# The name, with which flags in /proc/cpuinfo begin → what the compiler is told; tiles are tried at run time
+FEATURES = {
+    "avx2": "-mno-avx2",
+    "avx512": "-mno-avx512f",
+    "avx512_bf16": "-mno-avx512bf16",
+    "avx512_vnni": "-mno-avx512vnni",
+    "avx_vnni": "-mno-avxvnni",
+    "amx": "",
+}
+
+
+def left_out() -> tuple[str, ...]:
+    """Return the features that RUNNER_WITHOUT names, separated by commas."""
+    text = os.environ.get(LEFT_OUT, "")
+    names = tuple(sorted({name.strip() for name in text.split(",")} - {""}))
+    if unknown := [name for name in names if name not in FEATURES]:
+        raise ConfigError(f"{LEFT_OUT}={text}: {unknown[0]} is none of {', '.join(FEATURES)}")
+    return names
+
+
+def without_left_out(flags: set[str]) -> set[str]:
+    """Return the flags of a processor without those of features that are left out."""
+    names = left_out()
+    if "avx2" in names:
+        names = (*names, "avx512")
+    return {flag for flag in flags if not flag.startswith(names)} if names else flags
+
+
+def compiler_flags() -> list[str]:
+    """Return what keeps the compiler from using features that are left out."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return []
+    return [FEATURES[name] for name in left_out() if FEATURES[name]]

@@ -1,0 +1,331 @@
+"""What a task returns and what is stored on disk: Response, Sample, Call, Result, Record, repeats. Imports no torch.
+
+repeats.jsonl has one line for each repeat of each measure of a job. `runner-compare` compares these:
+
+    {"measure": "decode_tok_per_s/batch_4_prompt_64", "repeat": 1, "value": 812.5}
+
+A measure has the name of the job's metric, which is the median of its repeats. Warm-up runs are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass, field, fields, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from runner_base.errors import cannot_write
+from runner_base.model_text import RENAMED
+from runner_base.model_text import Answer as Answer
+from runner_base.model_text import FinishReason as FinishReason
+from runner_base.model_text import Verdict as Verdict
+from runner_base.texts import checked, counted, parse_json, signed
+
+REPEATS = "repeats.jsonl"
+CHECKSUM = ', "checksum": "'
+GRAPH = "graph.json"  # of a team of agents: its edges, as they were learned
+GRAPH_PICTURE = "graph.svg"  # of a team of agents: who heard whom
+COMPLETIONS = "completions.jsonl"  # one line for each prompt, in their order
+CALLS = "calls.jsonl"  # of a team of agents
+
+
+class Status(StrEnum):
+    """How a job ended, in MLflow's words."""
+
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+    KILLED = "KILLED"
+
+
+@dataclass
+class Response:
+    """What a request came to: its answer, and what that took. In files the keys of both are side by side."""
+
+    ORDER: ClassVar[str]  # the first keys in files; the others follow as they are defined, the answer's last
+
+    answer: Answer
+    prompt_sha256: str
+    prompt_tokens: int
+    seconds: float
+    _: KW_ONLY
+    error: str | None = None
+    permanent: bool = False  # the error would come again: it is a property of the request and the model
+    branches: list[Answer] | None = None  # of a prompt with branches: the answers are here and not above
+    calls: list[Call] | None = None  # the calls behind the answer, if there were several
+    by: str | None = None  # who gave the answer, if several could have
+    cost_usd: float | None = None
+
+    @classmethod
+    def of(cls, other: Response, **own: Any) -> Self:
+        """Return what another one says as one of this kind, with fields of its own."""
+        return cls(**{item.name: getattr(other, item.name) for item in fields(Response)} | own)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended in an error."""
+        return self.answer.finish_reason is FinishReason.error
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as files have it, with unset keys."""
+        values = asdict(replace(self, calls=None))  # which have an order of their own
+        values |= values.pop("answer")
+        if self.calls is not None:
+            values["calls"] = [call.as_dict() for call in self.calls]
+        return {key: values[key] for key in self.ORDER.split()} | values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read one as it was written; raises ValueError, KeyError or TypeError if it is none."""
+        own = {RENAMED.get(key, key): it for key, it in values.items()}
+        answer = {key: own.pop(key) for key in ANSWER_KEYS & own.keys()}
+        readers = {"branches": Answer.from_dict, "choices": Answer.from_dict, "calls": Call.from_dict}
+        for key in readers.keys() & own.keys():
+            own[key] = own[key] and [readers[key](one) for one in own[key]]
+        return cls(Answer.from_dict(answer), **own)
+
+
+ANSWER_KEYS = frozenset(item.name for item in fields(Answer))
+
+
+@dataclass
+class Call(Response):
+    """One of several completions that a sample needed: which model or agent was asked, and what it answered."""
+
+    ORDER = (
+        "who prompt_sha256 prompt_tokens text token_ids finish_reason seconds what new_tokens error by calls thinking "
+        "in_thinking"
+    )
+
+    who: str
+    what: str | None = None
+
+
+@dataclass
+class Likelihood:
+    """How likely a given text is to a model: sums over its tokens, in nats (natural logarithms)."""
+
+    unit: int  # the sample that it belongs to: a text with all its windows, or a question with its choices
+    nats: float  # the log-likelihood
+    tokens: int
+    bytes: int
+    characters: int
+    rank_1: int  # tokens that are the model's own first choice
+    is_other: bool = False  # whether this is a wrong choice of a question
+    kl_nats: float | None = None  # KL(reference || this); if the reference has drawn no tokens, a lower bound
+    truncation_nats: float | None = None  # the most that the other tokens can add to it
+    kl_variance: float | None = None  # of kl_nats, by the draws of the reference; None: earlier versions drew no tokens
+    top_1_agreed: int | None = None  # tokens at whose position both models have the same first choice
+
+
+@dataclass
+class Sample(Response):
+    """One line of samples.jsonl: a completion and, for scored tasks, its verdict.
+
+    If one question took several calls, they are in `calls`, and the sample itself has the final answer: its text, and
+    the tokens and seconds of all calls. If it was answered several times, each answer is in `choices`, and the sample
+    itself has the elected one. A line that ended in an error is no answer: the next start asks again, unless the error
+    is permanent, and then the later line counts.
+    """
+
+    ORDER = (
+        "index prompt_sha256 prompt_tokens text token_ids finish_reason seconds error permanent question gold cluster "
+        "category extracted verdict likelihood branches choices calls new_tokens by cost_usd reused_from left_out"
+    )
+
+    index: int
+    question: str | None = None
+    gold: str | None = None
+    cluster: str | None = None  # the family of questions that it belongs to, by task.cluster
+    category: str | None = None  # the kind of text that was scored
+    likelihood: Likelihood | None = None  # of a given text that was scored: its tokens are the answer's
+    choices: list[Answer] | None = None  # of a prompt that was answered more than once
+    reused_from: str | None = None  # the other job that it was generated for
+    left_out: bool = False  # asked, and not counted in the score (task.without)
+
+    @property
+    def answers(self) -> Sequence[Answer]:
+        """Return every answer in it: one per branch or choice, or its only one."""
+        return self.branches or self.choices or [self.answer]
+
+    @property
+    def solved(self) -> bool:
+        """Whether its answer is right; of several answers, the elected one."""
+        return self.answer.verdict is Verdict.correct
+
+    def right_share(self, cut_off_is_right: bool = False) -> float:
+        """Return the share of its answers that are right, or would be if those that were cut off were right."""
+        right, answers = self.right_answers
+        if not answers:
+            return float(self.solved or (cut_off_is_right and self.cut_off_answers > 0))
+        return (right + self.cut_off_answers * cut_off_is_right) / answers
+
+    @property
+    def cut_off_answers(self) -> int:
+        """How many answers were cut off before they said anything that counts; errors are none."""
+        return sum(
+            one.verdict is Verdict.cut_off and one.finish_reason is not FinishReason.error
+            for one in self.choices or [self.answer]
+        )
+
+    @property
+    def right_answers(self) -> tuple[int, int]:
+        """Return how many of several answers are right, and how many there are; zeros without several verdicts."""
+        verdicts = [choice.verdict for choice in self.choices or []]
+        return (0, 0) if None in verdicts else (verdicts.count(Verdict.correct), len(verdicts))
+
+    def to_json(self) -> str:
+        """Return the sample as one line of JSON without unset keys, and with a checksum over the rest."""
+        return sealed(without_unset_keys(self.as_dict()))
+
+    @classmethod
+    def from_json(cls, line: str) -> Sample:
+        """Read one line; raises ValueError, KeyError or TypeError if it is not a sample, or was changed."""
+        values = unsealed(line)
+        if not isinstance(values.get("index"), int):
+            raise ValueError("no sample: a JSON object with an integer index was expected")
+        if values.get("likelihood") is not None:
+            values["likelihood"] = Likelihood(**values["likelihood"])
+        return cls.from_dict(values)
+
+
+def without_unset_keys(value: Any) -> Any:
+    """Return a value without keys that are None or False; an extractor that found nothing stays."""
+    if isinstance(value, list):
+        return [without_unset_keys(it) for it in value]
+    if isinstance(value, dict):
+        kept = {key: it for key, it in value.items() if it is not None and it is not False}
+        return {key: it if key == "extracted" else without_unset_keys(it) for key, it in kept.items()}
+    return value
+
+
+def sealed(values: Mapping[str, Any]) -> str:
+    """Return an object as one line of JSON with a checksum over the rest."""
+    line = json.dumps(values, ensure_ascii=False)
+    return f"{line[:-1]}{_checksum(line)}"
+
+
+def unsealed(line: str) -> dict[str, Any]:
+    """Read such a line; raises ValueError if it is not a JSON object, or was changed since it was written."""
+    values = parse_json(line)
+    if not isinstance(values, dict):
+        raise ValueError("a JSON object was expected")
+    if "checksum" not in values:
+        raise ValueError("it has no checksum")
+    del values["checksum"]
+    content = f"{line.rpartition(CHECKSUM)[0]}}}"
+    if line != f"{content[:-1]}{_checksum(content)}":
+        raise ValueError("its checksum does not fit: it has been changed since it was written")
+    return values
+
+
+def _checksum(line: str) -> str:
+    """Return the end of the line of an object: its checksum."""
+    return f'{CHECKSUM}{hashlib.sha256(line.encode()).hexdigest()[:16]}"}}'
+
+
+@dataclass
+class Result:
+    """What a task returns; `metrics` feeds both the printed table and MLflow.
+
+    `rows` is a second table, for results of more than one number (a sweep's grid, a memory benchmark's
+    stages, a split's parts). `artifacts` are files of the result outside the job folder
+    (path -> size, digest, state): if one is gone or changed, the job counts as not done.
+    """
+
+    metrics: dict[str, float]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    facts: dict[str, str] = field(default_factory=dict)  # words about the run: device, dtype, architecture
+    notes: list[str] = field(default_factory=list)  # what a reader of the numbers has to know
+    artifacts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    ran_short_mib: float | None = None  # the free memory, if it was too little for a part; a later run may have more
+    text: str | None = None  # the only completion of the job; it is shown in full, above the table
+    problems: list[str] = field(default_factory=list)  # what the task found to be wrong; the job has then FAILED
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # further tables, by their titles
+    series: dict[str, list[tuple[int, float]]] = field(
+        default_factory=dict
+    )  # curves: a step and a value for each point
+
+    @property
+    def complaint(self) -> str | None:
+        """The problems as one message."""
+        count = len(self.problems)
+        lines = "".join(f"\n  {problem}" for problem in self.problems)
+        return f"{counted(count, 'problem')} found:{lines}" if count else None
+
+
+@dataclass
+class Record:
+    """result.json: a result with its job, status and locations."""
+
+    job_id: str
+    status: Status
+    output_dir: str
+    result: Result
+    task: str = ""
+    task_version: int = 0
+    name: str = ""  # for people
+    params: dict[str, str] = field(default_factory=dict)  # every resolved key of the config, as text
+    data: dict[str, str] = field(default_factory=dict)  # what was asked: name, digest, source, for MLflow
+    model: dict[str, Any] = field(default_factory=dict)  # what was loaded: name, digest, params, for MLflow
+    mlflow_run_id: str | None = None  # where it was logged last; it may have been deleted there
+    mlflow_uri: str | None = None  # set once everything is logged there
+    error: str | None = None
+    started_at: str = ""
+    seconds: float = 0.0
+    versions: dict[str, str] = field(default_factory=dict)
+    from_ledger: bool = False  # whether the result was recorded earlier
+
+    def to_json(self) -> str:
+        """Return the content of result.json."""
+        return signed(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        """Read the content of result.json; raises ValueError, KeyError or TypeError if it is not a record."""
+        values = checked(parse_json(text))
+        if not isinstance(values, dict) or not isinstance(values.get("result"), dict):
+            raise ValueError("a JSON object with a result was expected")
+        kinds = {"metrics": dict, "rows": list, "facts": dict, "notes": list, "artifacts": dict, "problems": list,
+                 "tables": dict, "series": dict}  # fmt: skip
+        for key, kind in kinds.items():
+            if not isinstance(values["result"].get(key, kind()), kind):
+                raise ValueError(f"result.{key} is not a {kind.__name__}")
+        result = Result(**values.pop("result"))
+        result.series = {name: [(step, value) for step, value in points] for name, points in result.series.items()}
+        return cls(**{**values, "status": Status(values["status"]), "result": result})
+
+
+class RepeatLog:
+    """Writes the repeats of a job, each as soon as it is measured."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / REPEATS
+        self._write("", mode="w")  # a job that starts again measures again
+
+    def add(self, repeat: int, values: Mapping[str, float]) -> None:
+        """Append what one repeat measured: measure -> value."""
+        lines = ({"measure": name, "repeat": repeat, "value": value} for name, value in values.items())
+        self._write("".join(sealed(line) + "\n" for line in lines))
+
+    def _write(self, text: str, mode: str = "a") -> None:
+        try:
+            with self.path.open(mode, encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+
+def read_repeats(path: Path) -> dict[str, list[float]]:
+    """Return the values of each measure, without measures with fewer repeats, e.g. of a cell that ran out of memory.
+
+    Raises ValueError, KeyError or TypeError if a line is not a repeat.
+    """
+    by_measure: dict[str, list[float]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        repeat = unsealed(line) if CHECKSUM in line else parse_json(line)  # earlier versions wrote none
+        by_measure.setdefault(repeat["measure"], []).append(float(repeat["value"]))
+    most = max(map(len, by_measure.values()), default=0)
+    return {measure: values for measure, values in by_measure.items() if len(values) == most}

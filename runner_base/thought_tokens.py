@@ -1,0 +1,48 @@
+"""How much a model thinks: the tokens of thinking and answer, and how the answers of a job ended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from statistics import fmean
+
+from runner_base.model_text import Answer, Ending
+from runner_base.result import Sample
+
+
+def thinking_tokens(answer: Answer) -> int | None:
+    """Return how many tokens a model thought: 0 without thinking; None if nobody counted them."""
+    if answer.thinking_tokens is None and answer.parts.has_thinking:
+        return None
+    return answer.thinking_tokens or 0
+
+
+def answer_tokens(answer: Answer) -> int | None:
+    """Return how many tokens follow the thinking: all of them without thinking; None if nobody counted them."""
+    if answer.answer_tokens is not None:
+        return answer.answer_tokens
+    return None if answer.parts.has_thinking else answer.tokens
+
+
+def mean_tokens(count: Callable[[Answer], int | None], answers: Sequence[Answer]) -> float | None:
+    """Return the mean over answers; None if the tokens of one are not known."""
+    counts = [count(one) for one in answers]
+    known = [it for it in counts if it is not None]
+    return fmean(known) if known and len(known) == len(counts) else None
+
+
+def thinking_totals(samples: Sequence[Sample]) -> dict[str, float]:
+    """Return how much a job's model thought, and how its answers ended; empty if it never did."""
+    answers = [one for sample in samples if not sample.failed for one in sample.answers]
+    if all(one.ending in (None, Ending.no_thinking) for one in answers):
+        return {}
+    endings = Counter(one.ending or Ending.no_thinking for one in answers)
+    means = {
+        "thinking_tokens_per_answer": mean_tokens(thinking_tokens, answers),
+        "answer_tokens_per_answer": mean_tokens(answer_tokens, answers),
+    }
+    return {
+        **{key: mean for key, mean in means.items() if mean is not None},
+        "thought_share": fmean(one.parts.has_thinking for one in answers),
+        **{f"endings/{it}": float(endings[it]) for it in Ending},
+    }

@@ -1,0 +1,6 @@
+"""`python -m runner_compare`."""
+
+from runner_compare.command import entry
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,110 @@
+"""Tables over several tasks: accuracy and likelihood of the same model side by side, and the cost of each profile."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from runner.config.profiles import NONE, PROFILES
+from runner_base.tables import Column, Use
+from runner_compare.columns import accuracy_of, measured
+from runner_compare.data import ABSENT, Run, Table, TableRow, label
+from runner_compare.effect_words import difference_of
+from runner_compare.wording import number
+
+MODEL_KEYS = ("model.", "quantization.", "lora.", "rope.")
+MEASURED_COLUMNS = ("kl_nats_per_token", "top_1_agreement", "model_mib", "decode_tok_per_s")
+SPEEDS = ("decode_tok_per_s", "best_decode_tok_per_s", "output_tok_per_s", "best_output_tok_per_s")
+
+
+def tables_across(tables: list[Table]) -> dict[str, list[Column]]:
+    """Return the columns of each table over several tasks that has something to compare, by its title."""
+    titled = {"accuracy and likelihood": accuracy_and_likelihood(tables), "profiles": profiles(tables)}
+    return {title: columns for title, columns in titled.items() if columns}
+
+
+def accuracy_and_likelihood(tables: list[Table]) -> list[Column]:
+    """Return the columns of a table with a line for each pair of rows of one model; none without two pairs."""
+    scored = [row for table in tables if table.scored for row in table.rows]
+    likely = [row for table in tables if table.unit == "token" for row in table.rows]
+    pairs = [(accurate, likelihood) for accurate in scored for likelihood in likelihoods_beside(accurate, likely)]
+    if len(pairs) < 2:
+        return []
+    keys = [key for table in tables if table.scored for key in table.keys]
+    names = [[_word(accurate, key) for accurate, _ in pairs] for key in keys]
+    return [
+        *(Column(label(key), words, False, use=Use.setting) for key, words in zip(keys, names, strict=True)),
+        Column("accuracy", [accuracy_of(accurate) for accurate, _ in pairs], use=Use.result),
+        Column("Δ points", [difference_of(accurate) for accurate, _ in pairs], use=Use.verdict),
+        Column("finding", [_finding(accurate) for accurate, _ in pairs], False, use=Use.verdict),
+        Column("Δ nats/token", [difference_of(likelihood) for _, likelihood in pairs], use=Use.verdict),
+        Column("finding", [_finding(likelihood) for _, likelihood in pairs], False, use=Use.verdict),
+        *measured_columns(pairs),
+    ]
+
+
+def likelihoods_beside(accurate: TableRow, likely: list[TableRow]) -> list[TableRow]:
+    """Return the likelihoods of a row's model: those of the same data, or all of them if none is of these data."""
+    of_model = [row for row in likely if model_of(row) == model_of(accurate)]
+    return [row for row in of_model if data_of(row) == data_of(accurate)] or of_model
+
+
+def data_of(row: TableRow) -> tuple[str | None, str | None]:
+    """Return the data set and the split of a run."""
+    return row.run.params.get("task.data"), row.run.params.get("task.split")
+
+
+def measured_columns(pairs: list[tuple[TableRow, TableRow]]) -> list[Column]:
+    """Return each metric of the pairs that was measured, from whichever of the two jobs has it."""
+    columns = []
+    for name in MEASURED_COLUMNS:
+        runs = [
+            next((run for run in (scored.run, likely.run) if name in run.metrics), scored.run)
+            for scored, likely in pairs
+        ]
+        if any(name in run.metrics for run in runs):
+            columns.append(measured(name, runs))
+    return columns
+
+
+def model_of(row: TableRow) -> tuple[tuple[str, str], ...]:
+    """Return the keys and values that define a run's model."""
+    return tuple(sorted((key, value) for key, value in row.run.params.items() if key.startswith(MODEL_KEYS)))
+
+
+def _finding(row: TableRow) -> str:
+    return row.effect.finding if row.effect else ""
+
+
+def _word(row: TableRow, key: str) -> str:
+    value = row.config.get(key)
+    return ABSENT if value is None else value
+
+
+def profiles(tables: list[Table]) -> list[Column]:
+    """Return the columns of profile | memory | load time | speed | suits; none if there is nothing to compare."""
+    order = [name for name in PROFILES if name != NONE]
+    runs = [row.run for table in tables for row in table.rows if row.run.params.get("profile") in order]
+    runs.sort(key=lambda run: (order.index(run.params["profile"]), run.params.get("model.name", ""), run.task))
+    names = [run.params["profile"] for run in runs]
+    if len(set(names)) < 2:
+        return []
+    columns = [Column("profile", names, False, use=Use.setting)]
+    if len(set(names)) < len(names):  # several models, or several tasks
+        columns.append(Column("job", [run.job_id for run in runs], False, use=Use.job))
+    costs = [Column("memory\nMiB", [number(run.metrics.get("peak_rss_mib")) for run in runs])]
+    if any("cuda_peak_mib" in run.metrics for run in runs):
+        costs.append(Column("GPU\nMiB", [number(run.metrics.get("cuda_peak_mib")) for run in runs]))
+    costs += [
+        Column("load\ns", [number(run.metrics.get("load_s")) for run in runs]),
+        Column("speed\ntok/s", [_speed(run) for run in runs]),
+        Column("suits", [PROFILES[name].suits for name in names], False),
+    ]
+    return [*columns, *(replace(column, use=Use.result) for column in costs)]
+
+
+def _speed(run: Run) -> str:
+    """Return the speed: tokens per second while decoding, or over whole answers of a server."""
+    if name := next((name for name in SPEEDS if name in run.metrics), None):
+        return number(run.metrics[name])
+    tokens, seconds = run.metrics.get("new_tokens"), run.metrics.get("seconds")
+    return f"{number(tokens / seconds)} answered" if tokens and seconds else ABSENT

@@ -1,0 +1,211 @@
+"""Settings that were asked the same questions at several budgets of thinking, compared at equal tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from runner_compare.data import NotPaired, Table, TableRow
+from runner_compare.effect_words import p_value
+from runner_compare.metrics import points
+from runner_compare.runs import SampleReader
+from runner_compare.statistics.equal_tokens import (
+    MIN_QUESTIONS,
+    Curve,
+    CurvesCompared,
+    EqualTokens,
+    at_equal_tokens,
+    judge_equal_tokens,
+)
+from runner_compare.statistics.token_costs import Estimate
+from runner_compare.thinking import BUDGET
+from runner_compare.token_costs import Costs, costs_of_one, estimate_record
+from runner_compare.wording import assignments, is_its_own_name, natural
+
+NO_BUDGET = (None, "null", "None")
+UNLIMITED = "no limit"
+
+
+@dataclass
+class Setting:
+    """The rows that differ in the budget only, from the smallest to none."""
+
+    rows: list[TableRow]
+    keys: list[str]  # of the table, without the budget
+
+    @property
+    def config(self) -> dict[str, str | None]:
+        """The values of its keys."""
+        return {key: self.rows[0].config[key] for key in self.keys}
+
+    @property
+    def budgets(self) -> list[str]:
+        """The budgets in words."""
+        return [budget_of(row) for row in self.rows]
+
+    def name(self, keys: Sequence[str] | None = None) -> str:
+        """Name it by its keys, or by some of them."""
+        return assignments(self.rows[0], list(self.keys if keys is None else keys)) or "the setting"
+
+
+def budget_of(row: TableRow) -> str:
+    """Return a row's budget of thinking tokens in words."""
+    budget = row.config.get(BUDGET, row.run.value(BUDGET))
+    return UNLIMITED if budget in NO_BUDGET else str(budget)
+
+
+def by_size(budget: str) -> tuple[object, ...]:
+    """Return a sort key: no limit comes last."""
+    return budget == UNLIMITED, natural(budget)
+
+
+def settings_of(table: Table) -> list[Setting]:
+    """Return the settings of a table that have several budgets."""
+    if BUDGET not in table.keys or not table.scored:
+        return []
+    keys = [key for key in table.keys if key != BUDGET]
+    groups: dict[tuple[str | None, ...], list[TableRow]] = {}
+    for row in table.rows:
+        if row.run.interval and not row.is_repeat:
+            groups.setdefault(tuple(row.config[key] for key in keys), []).append(row)
+    ordered = (sorted(rows, key=lambda row: by_size(budget_of(row))) for rows in groups.values())
+    return [Setting(rows, keys) for rows in ordered if len({budget_of(row) for row in rows}) == len(rows) > 1]
+
+
+def add_equal_tokens(table: Table, reader: SampleReader) -> None:
+    """Compare each setting that has several budgets with that of its baselines, and word the findings."""
+    settings = settings_of(table)
+    of_row = {row.run.run_id: it for it in settings for row in it.rows}
+    costs: dict[str, Costs | str] = {}
+    sides: list[tuple[Setting, Setting]] = []
+    for one in settings:
+        baselines = [row.baseline for row in one.rows if row.baseline is not None]
+        base = of_row.get(baselines[0].run.run_id) if baselines else None
+        if base is not None and base is not one and all(of_row.get(row.run.run_id) is base for row in baselines):
+            sides.append((one, base))
+            table.equal_tokens.append(_compare(one, base, costs, reader))
+    judge_equal_tokens([it.result for it in table.equal_tokens if it.result])
+    for it, (ours, theirs) in zip(table.equal_tokens, sides, strict=True):
+        it.words = _sentence(it, ours, theirs)
+        table.remarks.append(it.words)
+
+
+def _compare(ours: Setting, theirs: Setting, costs: dict[str, Costs | str], reader: SampleReader) -> CurvesCompared:
+    """Compare two settings on the questions that all of their jobs have answered."""
+    it = CurvesCompared(ours.config, theirs.config, ours.budgets, None)
+    of_rows: list[Costs] = []
+    for row in (*ours.rows, *theirs.rows):
+        read = _costs_of(row, costs, reader)
+        if isinstance(read, str):
+            it.note = read
+            return it
+        of_rows.append(read)
+    answered = [{question for question, one in of_row.items() if not one.failed} for of_row in of_rows]
+    shared = sorted(set.intersection(*answered))
+    curves = [
+        Curve(
+            [[of_row[question].right for question in shared] for of_row in side],
+            [[of_row[question].prompt + of_row[question].new for question in shared] for of_row in side],
+        )
+        for side in (of_rows[: len(ours.rows)], of_rows[len(ours.rows) :])
+    ]
+    families = [next((of_row[question].cluster for of_row in of_rows), None) for question in shared]
+    clusters = None if None in families else families
+    count, what = (len(set(families)), "families of questions") if clusters else (len(shared), "questions")
+    if count < MIN_QUESTIONS:
+        it.note = f"too few {what} that all budgets share: {count}, at least {MIN_QUESTIONS}"
+        return it
+    it.result = at_equal_tokens(curves[0], curves[1], clusters)
+    if it.result is None:
+        ranges = [_range(curve) for curve in curves]
+        it.note = f"the tokens of a question do not overlap: {ranges[0]} here, {ranges[1]} in the baseline"
+    return it
+
+
+def _costs_of(row: TableRow, known: dict[str, Costs | str], reader: SampleReader) -> Costs | str:
+    """Return what each question of a row cost, or why that is not known; each row is read once."""
+    if row.run.run_id not in known:
+        try:
+            if row.run.over_seeds:
+                raise NotPaired("each budget has several seeds: compare them without --seeds")
+            parts = [costs_of_one(part, reader) for part in row.run.parts or [row.run]]
+            known[row.run.run_id] = {question: it for part in parts for question, it in part.items()}
+        except NotPaired as reason:
+            known[row.run.run_id] = str(reason)
+    return known[row.run.run_id]
+
+
+def _range(curve: Curve) -> str:
+    tokens = [it for it, _ in curve.points()]
+    return f"{min(tokens):,.1f} to {max(tokens):,.1f}"
+
+
+def _sentence(it: CurvesCompared, ours: Setting, theirs: Setting) -> str:
+    differing = [key for key in ours.keys if ours.config[key] != theirs.config[key]]
+    shared = ours.name([key for key in ours.keys if key not in differing])
+    on = f" on {shared}" if len(differing) < len(ours.keys) else ""
+    names = [_short(side, differing) for side in (ours, theirs)]
+    head = f"at equal tokens, {names[0]} vs {names[1]}{on}"
+    if it.result is None:
+        return f"{head}: not compared, {it.note}"
+    found = it.result
+    between = f"from {found.low_tokens:,.1f} to {found.high_tokens:,.1f} tokens a question"
+    figures = f"Δ {_points(found.difference)}, p={p_value(found.p)}, Holm {p_value(found.p_holm)}".replace("=<", "<")
+    at = ", ".join(f"{it.budgets[one.budget]}: {_points(one.difference, '')}" for one in found.points)
+    outside = ", ".join(it.budgets[one] for one in found.outside)
+    return "; ".join(
+        filter(
+            None,
+            [
+                f"{head} (n={found.questions:,}): {found.finding} ({figures}), in the mean {between}",
+                f"at the tokens of its budgets {at}" if at else "",
+                f"not at those of {outside}: no budget of the baseline takes as few or as many" if outside else "",
+            ],
+        )
+    )
+
+
+def _short(it: Setting, keys: Sequence[str]) -> str:
+    """Name a setting by the keys in which it differs: `nf4`, `lora=peft`."""
+    if len(keys) == 1 and is_its_own_name(keys[0]):
+        return str(it.config[keys[0]])
+    return it.name(keys)
+
+
+def _points(it: Estimate, unit: str = " points") -> str:
+    return f"{points(it.value)}{unit} [{points(it.low)}, {points(it.high)}]"
+
+
+def equal_tokens_record(it: CurvesCompared) -> dict[str, Any]:
+    """Return a comparison at equal tokens as plain data."""
+    return {
+        "setting": it.setting,
+        "baseline": it.baseline,
+        "note": it.note or None,
+        **({} if it.result is None else _result_record(it.result, it.budgets)),
+    }
+
+
+def _result_record(it: EqualTokens, budgets: Sequence[str]) -> dict[str, Any]:
+    return {
+        "questions": it.questions,
+        "clusters": it.clusters,
+        "low_tokens": it.low_tokens,
+        "high_tokens": it.high_tokens,
+        **estimate_record("difference", it.difference),
+        "p": it.p,
+        "p_holm": it.p_holm,
+        "finding": it.finding,
+        "points": [
+            {
+                "budget": budgets[one.budget],
+                "tokens": one.tokens,
+                "accuracy": one.ours,
+                "baseline_accuracy": one.theirs,
+                **estimate_record("difference", one.difference),
+            }
+            for one in it.points
+        ],
+        "outside": [budgets[at] for at in it.outside],
+    }

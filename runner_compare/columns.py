@@ -1,0 +1,268 @@
+"""A table's columns, the legend below them, and which of them fit a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from runner.config.own_notes import NOTES
+from runner_base.tables import Column, Use, short_paths
+from runner_compare.cut_offs import ENDS_LEGEND, bounds_of, ends_of
+from runner_compare.data import ABSENT, Run, Table, TableRow, label
+from runner_compare.effect_words import (
+    METHODS,
+    UNTESTED,
+    detectable,
+    difference_of,
+    fill,
+    legend,
+    margin_decision,
+    margin_words,
+    p_value,
+    pairs_of,
+    quantity,
+    value_of,
+)
+from runner_compare.metrics import (
+    ENDS,
+    HEADLINES,
+    LOG_LIKELIHOODS,
+    METRICS,
+    OF_SCORED,
+    SHOWN_IF_ANY,
+    described,
+    of_all_answers,
+    of_plug_ins,
+)
+from runner_compare.statistics.effects import Effect
+from runner_compare.statistics.ratios import MIN_TEXTS
+from runner_compare.wording import front_rule, number, versus
+
+USES = {"kl_nats_per_token": Use.result, "model_mib": Use.memory, "decode_tok_per_s": Use.speed,
+        "prefill_tok_per_s": Use.speed}  # fmt: skip
+# In tables of likelihoods, after the comparison: each with its drop_order
+OF_LIKELIHOODS = {"kl_nats_per_token": 0, "top_1_agreement": 0, "acc": 0, "acc_norm": 5, "perplexity": 3,
+                  "bits_per_byte": 4, "weight_mib": 2, "model_mib": 0, "peak_rss_mib": 4, "prefill_tok_per_s": 0,
+                  "load_s": 1}  # fmt: skip
+WITH_INTERVAL = ("kl_nats_per_token",)
+ANSWERS_LEGEND = (
+    "Of several answers to each question, accuracy and Δ are the mean over all; pass@k: one of k is right; maj@k: the "
+    "vote of k is (a tie is shared)."
+)
+HOW_FRONT = "How the Pareto front is found: --explain."
+LONGEST = 60  # characters of a value
+
+
+def columns(table: Table) -> list[Column]:
+    """Return a table's columns for people."""
+    if table.unit is not None:
+        return [*naming(table), *_of_likelihoods(table, table.unit)]
+    if table.number is not None:
+        return [*naming(table), *_of_numbers(table, table.number)]
+    if table.scored:
+        return [*naming(table), *_of_accuracies(table)]
+    rows = table.rows
+    measurements = (_number_of(rows, name, name) for name in headline_metrics(rows))
+    return [*naming(table), *(replace(column, use=Use.result) for column in measurements)]
+
+
+def naming(table: Table) -> list[Column]:
+    """Return the columns that tell rows from one another."""
+    rows = table.rows
+    names = [tuple(row.config[key] for key in table.keys) for row in rows]
+    by_job = not table.keys or len(set(names)) < len(names)  # or two runs have the same config
+    columns = [Column("job", [row.run.job_id for row in rows], False, use=Use.job)] * by_job
+    columns += [_setting(label(key), [row.config[key] for row in rows]) for key in table.keys]
+    return columns + [_setting(key, [row.run.value(key) for row in rows]) for key in varying_notes(rows)]
+
+
+def varying_notes(rows: Sequence[TableRow]) -> list[str]:
+    """Return the user's own keys (notes.KEY) in which runs differ."""
+    keys = dict.fromkeys(key for row in rows for key in row.run.params if key.startswith(f"{NOTES}."))
+    return [key for key in keys if len({row.run.value(key) for row in rows}) > 1]
+
+
+def _setting(name: str, values: Sequence[str | None]) -> Column:
+    """Return the column of a key, with long values cut; a terminal shows of long paths what differs."""
+    words = [ABSENT if value is None else value for value in values]
+    cells = [word if len(word) <= LONGEST else word[: LONGEST - 1] + "…" for word in words]
+    whole = words if short_paths(words) != words else cells
+    return Column(name, cells, False, use=Use.setting, whole=whole)
+
+
+def _of_accuracies(table: Table) -> list[Column]:
+    rows = table.rows
+    columns = [
+        Column("n", [_asked(row.run) for row in rows]),
+        Column("accuracy", list(map(accuracy_of, rows)), use=Use.result),
+    ]
+    if any(row.run.bounds for row in rows):
+        columns.append(Column("accuracy\nwithout limit", [bounds_of(row) for row in rows], drop_order=1))
+    if table.baseline:
+        *test, smallest = effect_columns(rows, "points")
+        columns += [*test, Column("wins/losses\n/ties", _cells(rows, pairs_of)), smallest]
+    for key in of_all_answers(row.run.metrics for row in rows):
+        columns.append(measured(key, [row.run for row in rows], 1))
+    if any(row.tokens for row in rows):
+        columns.append(Column("correct per\n1,000 tokens", [_per_1000(row) for row in rows]))
+    for name, drop_order in OF_SCORED.items():
+        values = [row.run.metrics.get(name) for row in rows]
+        if any(values) if name in SHOWN_IF_ANY else any(value is not None for value in values):
+            columns.append(_number_of(rows, name, METRICS[name].head, drop_order))
+    columns += [
+        _number_of(rows, name, described(name).head, 1) for name in of_plug_ins(row.run.metrics for row in rows)
+    ]
+    if table.axes:
+        head = "Pareto" + "\nwithout speed" * bool(table.without_speed)
+        columns.append(Column(head, [_front(row) for row in rows], False, use=Use.verdict))
+    return columns
+
+
+def _of_likelihoods(table: Table, unit: str) -> list[Column]:
+    rows, key = table.rows, LOG_LIKELIHOODS[unit]
+    columns = [
+        _number_of(rows, "n", "n"),
+        Column(f"log-likelihood\nnats/{unit}", [_with_interval(row.run, key, ".4f") for row in rows], use=Use.result),
+    ]
+    if table.baseline:
+        columns += effect_columns(rows, f"nats/{unit}")
+    for name, drop_order in OF_LIKELIHOODS.items():
+        if any(name in row.run.metrics for row in rows):
+            columns.append(measured(name, [row.run for row in rows], drop_order))
+    return columns
+
+
+def _of_numbers(table: Table, name: str) -> list[Column]:
+    columns = [_number_of(table.rows, "n", "n"), replace(_number_of(table.rows, name, name), use=Use.result)]
+    return columns + (effect_columns(table.rows, name) if table.baseline else [])
+
+
+def effect_columns(rows: list[TableRow], unit: str) -> list[Column]:
+    """Return the columns of each row's difference to its baseline."""
+    return [
+        Column(f"Δ {unit}", list(map(difference_of, rows)), use=Use.difference),
+        *[Column(f"Δ {unit}\nwithout limit", _cells(rows, ends_of), drop_order=1)]
+        * any(it and it.ends for it in (row.effect for row in rows)),
+        Column("p", _cells(rows, lambda it: p_value(it.p)), drop_order=8),
+        Column("Holm", _cells(rows, lambda it: p_value(it.p_holm)), use=Use.verdict),
+        *margin_column(rows),
+        Column(f"min. detectable\n{unit}", _cells(rows, detectable), drop_order=6),
+    ]
+
+
+def margin_column(rows: Sequence[TableRow | None]) -> list[Column]:
+    """Return the verdicts about the margin, if the user gave one; where there is little room, its head has it."""
+    effects = [row.effect if row and row.effect and row.effect.verdict else None for row in rows]
+    margins = {margin_words(it) for it in effects if it}
+    if not margins:
+        return []
+    cells = [margin_decision(it).partition(" (")[0] if it else "" for it in effects]
+    column = Column("margin", cells, False, use=Use.verdict)
+    if len(margins) == 1:
+        (margin,) = margins
+        short = [re.sub(rf" (within|than) {re.escape(margin)}$", "", cell) for cell in cells]
+        column.narrow = replace(column, head=f"margin\n{margin}", cells=short)
+    return [column]
+
+
+def _cells(rows: list[TableRow], text: Callable[[Effect], str]) -> list[str]:
+    return [text(row.effect) if row.effect else "" for row in rows]
+
+
+def ratio_columns(table: Table) -> list[Column]:
+    """Return the columns of the table of ratios: one line for each run and measure."""
+    lines = [(row, it) for row in table.rows for it in row.ratios]
+    counted = "/".join(dict.fromkeys(quantity(it).counted for _, it in lines))
+    columns = [
+        Column("comparison", [versus(row, table.keys) for row, _ in lines], False, use=Use.setting),
+        Column("measure", [it.measure for _, it in lines], False, use=Use.setting),
+        Column("ratio", [f"×{value_of(it)}" for _, it in lines], use=Use.difference),
+        Column(counted, [fill(METHODS[it.method].sample, it) for _, it in lines]),
+        Column("p", [p_value(it.p) if it.is_tested else ABSENT for _, it in lines]),
+        Column("Holm", [p_value(it.p_holm) if it.is_tested else ABSENT for _, it in lines], use=Use.verdict),
+        Column("finding", [str(it.finding) if it.is_tested else UNTESTED for _, it in lines], False, use=Use.verdict),
+    ]
+    if any(it.verdict for _, it in lines):
+        columns.append(Column("margin", [margin_decision(it) for _, it in lines], False, use=Use.verdict))
+    return columns
+
+
+def accuracy_of(row: TableRow) -> str:
+    """Return an accuracy in percent with its interval."""
+    if row.run.interval is None:
+        return ABSENT
+    accuracy, low, high = row.run.interval
+    return f"{100 * accuracy:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _asked(run: Run) -> str:
+    """Return how many questions were asked; of several seeds, of how many the same ones."""
+    if run.score is None:
+        return ABSENT
+    seeds = len(run.parts) if run.over_seeds else 1
+    each, seeds_words = run.answers_each, f" × {seeds} seeds" * (seeds > 1)
+    return number(run.score[1] / seeds) + f" × {each} answers" * (each > 1) + seeds_words
+
+
+def _per_1000(row: TableRow) -> str:
+    if row.tokens is None:
+        return ABSENT
+    value, low, high = row.tokens.correct_per_1000
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]".replace("inf", "∞")
+
+
+def _front(row: TableRow) -> str:
+    if row.off_front:
+        return "left out"
+    return "" if row.on_front is None else "front" if row.on_front else "dominated"
+
+
+def headline_metrics(rows: list[TableRow]) -> list[str]:
+    """Return up to eight metrics that all rows have: headlines first, then the task's own ones by name."""
+    shared = set.intersection(*(set(row.run.metrics) for row in rows))
+    known = [name for name in HEADLINES if name in shared]
+    return [*known, *sorted(name for name in shared - set(known) if "/" not in name)][:8]
+
+
+def _number_of(rows: list[TableRow], name: str, head: str, drop_order: int = 0) -> Column:
+    cells = [number(row.run.metrics.get(name)) for row in rows]
+    return Column(head, cells, drop_order=drop_order, use=USES.get(name, Use.more))
+
+
+def measured(name: str, runs: Sequence[Run | None], drop_order: int = 0) -> Column:
+    """Return the column of a metric, with an interval for the metrics in WITH_INTERVAL."""
+    write = partial(_with_interval, form=".2g") if name in WITH_INTERVAL else _plain
+    cells = [ABSENT if run is None else write(run, name) for run in runs]
+    return Column(described(name).head, cells, drop_order=drop_order, use=USES.get(name, Use.more))
+
+
+def _plain(run: Run, name: str) -> str:
+    return described(name).write(run.metrics[name]) if name in run.metrics else ABSENT
+
+
+def _with_interval(run: Run, name: str, form: str) -> str:
+    if name not in run.metrics:
+        return ABSENT
+    ends = [run.metrics[f"{name}{end}"] for end in ENDS[1:] if f"{name}{end}" in run.metrics]
+    interval = f" [{', '.join(format(end, form) for end in ends)}]" if ends else ""
+    return f"{run.metrics[name]:{form}}{interval}".replace("-", "−")
+
+
+def summary(table: Table, with_front: bool = True) -> str:
+    """Return the legend under a table with comparisons, and how the Pareto front is found."""
+    compared = [row for row in table.rows if not row.is_repeat] if not table.only_repeats else table.rows
+    effects = [it for row in compared for it in row.effects]
+    parts = [legend(effects), ENDS_LEGEND * any(it.ends for it in effects)]
+    parts.append(ANSWERS_LEGEND * bool(of_all_answers(row.run.metrics for row in table.rows)))
+    if table.unit == "token" and any(row.effect for row in table.rows):
+        parts.append(
+            "KL is the divergence of the row from the reference, over whole distributions, or over the tokens that the "
+            "reference kept, with task.exact=false and where the two models do not fit beside each other; its interval "
+            f"is of the same kind, from {MIN_TEXTS} texts on, and holds for kinds of text with much of the divergence "
+            "if they are not rarer than about 10 in n."
+        )
+    if table.axes:
+        parts.append(front_rule(table) if with_front else HOW_FRONT)
+    return " ".join(filter(None, parts))

@@ -1,0 +1,312 @@
+"""The command line of `runner-compare`, and its steps: load → choose → tabulate → show, save, log."""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import gc
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import NoReturn
+
+from runner.config.agents import AgentsConfig
+from runner.recorded_runs.folder_runs import recorded_runs
+from runner.recorded_runs.run_list import find_grid, grid_to_log_to, load_runs, runs_of
+from runner.store.stored_runs import open_to_read
+from runner.store.tracking import log_files
+from runner_base.console import say
+from runner_base.entry import run_entry
+from runner_base.errors import ConfigError, JobFailed, exit_code_of, few, unknown
+from runner_compare import lm_eval
+from runner_compare.across_tools import OPTION, across_tools
+from runner_compare.answer_votes import Chance
+from runner_compare.comparable import newest_comparable
+from runner_compare.data import CLUSTER, JOB_ID, NotPaired, Run, Table, label
+from runner_compare.files import file_table
+from runner_compare.gates import Term, check, failures, margins_with, parse_requirements
+from runner_compare.numbers import with_number
+from runner_compare.options import LLAMA, parser
+from runner_compare.output import FORMATS, save
+from runner_compare.pairing import find_flips
+from runner_compare.planning import parse_aim, plan_questions
+from runner_compare.pooled import PooledTable, pooled_tables
+from runner_compare.publish_divergences import publish_all
+from runner_compare.readers import load as other_tools
+from runner_compare.runs import FOLDER, SampleReader, store_to_read
+from runner_compare.scores import metrics_of_scores
+from runner_compare.sections import Comparison
+from runner_compare.seeds import check_seeds
+from runner_compare.selection import newest, parse_keys, parse_margins, parse_pairs, pick, select, where
+from runner_compare.statistics.pooling import Weights
+from runner_compare.table import ComparisonOptions, differing_keys, tabulate
+from runner_compare.teams import name_teams
+from runner_compare.token_tables import write_llama
+
+# The options that do not go with another one, in the order in which they are named
+NO_FILES = ("lm_eval", "results", "flips", "by", "pool", "plan_questions", "metric")
+NO_ACROSS_TOOLS = ("lm_eval", "by", "baseline", "metric", "pool", "seeds", "unpaired", "flips", "files")
+NO_SEEDS = ("by", "flips", "files", "metric", "lm_eval", "results", "unpaired")
+NO_FLIPS = ("baseline", "by", "unpaired", "pool", "require", "plan_questions")
+NAMED_ON_PAGE = ("experiment", "grid", "task", "runs", "where", "by", "baseline", "pool", "margin", "require",
+                 "plan_questions", "flips", "lm_eval", "results")  # fmt: skip
+
+
+def entry() -> NoReturn:
+    """Console script: print the comparison and exit: 0 done, 1 a requirement failed, 2 the user's input is wrong."""
+    gc.disable()  # a search for reference cycles among thousands of runs would take longer than loading them
+    atexit.register(gc.freeze)  # and no such search when Python ends
+    run_entry("runner-compare", lambda: main(sys.argv[1:]))
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    options = parser().parse_args(arguments)
+    return exit_code_of("runner-compare", lambda: _compare(options))
+
+
+def _compare(options: argparse.Namespace) -> int:
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            return compare(options, Path(scratch))
+    except NotPaired as reason:  # a file that was there a moment ago is gone
+        raise JobFailed(str(reason)) from reason
+
+
+def comparison_of(options: argparse.Namespace, scratch: Path) -> tuple[Comparison, SampleReader, str | None]:
+    """Load, choose and tabulate; return the comparison, what reads its samples, and the MLflow run to log it to."""
+    aim = parse_aim(options.plan_questions) if options.plan_questions else None
+    if options.files and (option := first_given(options, *NO_FILES)):
+        raise ConfigError(f"--files has a line for each model file: leave out {option}")
+    if options.benchmark and not options.publish:
+        raise ConfigError(f"--benchmark {options.benchmark}: it names what --publish writes: add --publish FOLDER")
+    if options.publish and (option := first_given(options, "lm_eval", "results", "flips", "files")):
+        raise ConfigError(f"--publish writes what jobs of the runner have recorded: leave out {option}")
+    if options.seeds and (option := first_given(options, *NO_SEEDS)):
+        raise ConfigError(f"--seeds makes one row of all seeds of a configuration: leave out {option}")
+    if options.across_tools and (option := first_given(options, *NO_ACROSS_TOOLS)):
+        raise ConfigError(f"{OPTION} pairs questions with those of the first path: leave out {option}")
+    if options.across_tools and not options.results:
+        raise ConfigError(f"{OPTION} pairs the files of several tools: give them to --results")
+    grid: str | None = None
+    reader: SampleReader
+    if options.lm_eval or options.results:
+        every_run, reader = load_files(options, scratch)
+    else:
+        output_dir = Path(options.output_dir).expanduser().absolute()
+        store = store_to_read(output_dir, options.tracking_uri, options.experiment)
+        if store is None:
+            if option := first_given(options, "grid", "log"):
+                raise ConfigError(f"{option}: {output_dir} has no MLflow database, only records of jobs")
+            every_run, reader = recorded_runs(output_dir), SampleReader(None, output_dir, scratch)
+        else:
+            client, options.experiment = open_to_read(store), store.experiment
+            grid = find_grid(client, options.experiment, options.grid) if options.grid else None
+            every_run = runs_of(client, store, grid, scratch) if grid else load_runs(client, store)
+            reader = SampleReader(client, output_dir, scratch)
+    runs, every_run = without_errors(options, choose(options, every_run), every_run)
+    check_clusters(options, runs)
+    if options.metric and (Chance.named(options.metric) or not (options.lm_eval or options.results)):
+        runs = with_number(runs, options.metric, reader)
+    if options.across_tools:
+        runs, reader = across_tools(runs, options.results, reader)
+    if options.teams:
+        runs = name_teams(runs, differing_keys([run.params for run in runs if run.task == AgentsConfig.name]))
+    runs = newest_comparable(options, runs)
+    target = (grid or grid_to_log_to(runs)) if options.log else None
+    terms = parse_requirements(options.require, runs)
+    margins = margins_with(terms, parse_margins(options.margin))
+    if options.flips:
+        tables = [tabulate_flips(options, runs, every_run, reader)]
+    else:
+        tables = tabulate_tasks(options, runs, reader, terms, margins)
+    if options.lm_eval and isinstance(reader, lm_eval.FilesReader) and not options.unpaired:
+        lm_eval.refuse_other_documents(tables, reader)
+    if aim is not None:
+        plan_questions(tables, aim)
+    check(tables, terms, reader)
+    files = file_table(runs, reader, options.baseline, margins, _tolerance(options)) if options.files else None
+    pooled = pool_tasks(options, tables, runs, reader, margins) if options.pool else []
+    return Comparison(tables, pooled, files, options.explain), reader, target
+
+
+def compare(options: argparse.Namespace, scratch: Path) -> int:
+    """Compare; print, save and log. Return 1 if a requirement failed, else 0."""
+    comparison, reader, target = comparison_of(options, scratch)
+    tables = comparison.tables
+    if options.format == LLAMA:
+        write_llama(tables, reader, sys.stdout)
+    else:
+        FORMATS[options.format](comparison, sys.stdout)
+    sys.stdout.flush()
+    if options.save or target:
+        folder = Path(options.save).expanduser() if options.save else scratch / FOLDER
+        names = save(comparison, folder, reader, options_as_given(options))
+        if options.save:
+            say(f"saved in {options.save}: {', '.join(names)}")
+        if target and reader.client is not None:  # --log needs a database
+            log_files(reader.client, target, folder, names, FOLDER)
+            say(f"logged to MLflow run {target}: {FOLDER}/")
+    if options.publish:
+        paths = publish_all(tables, Path(options.publish).expanduser(), options.benchmark)
+        say(f"to publish, nothing was uploaded: {', '.join(map(str, paths))}")
+    failed = failures(tables)
+    for line in failed:
+        say(line)
+    return 1 if failed else 0
+
+
+def load_files(options: argparse.Namespace, scratch: Path) -> tuple[list[Run], SampleReader]:
+    """Return what other tools have written; options that need an MLflow store are rejected."""
+    if options.lm_eval and options.results:
+        raise ConfigError("--lm-eval and --results: give all folders to --results, which reads lm-eval's, too")
+    source = "--lm-eval" if options.lm_eval else "--results"
+    if option := first_given(options, "tracking_uri", "experiment", "grid", "log"):
+        raise ConfigError(f"{option}: {source} reads folders and no MLflow store: leave out one of the two")
+    metric = "" if Chance.named(options.metric) else options.metric  # which is computed, and no metric in the files
+    if options.lm_eval:
+        return lm_eval.load(options.lm_eval, options.cluster or None, metric)
+    return other_tools.load(options.results, scratch, options.cluster or None, metric)
+
+
+def first_given(options: argparse.Namespace, *names: str) -> str:
+    """Return the first of these options that was given, as on the command line; empty if none was."""
+    return next((f"--{name.replace('_', '-')}" for name in names if getattr(options, name)), "")
+
+
+def check_clusters(options: argparse.Namespace, runs: list[Run]) -> None:
+    """Raise ConfigError if a job has not recorded the field that --cluster names."""
+    without = sorted(run.job_id for run in runs if run.value(CLUSTER) != options.cluster)
+    if options.cluster and without:
+        fix = f"run them again with {CLUSTER}={options.cluster}; word problems reuse their answers"
+        raise ConfigError(f"--cluster {options.cluster}: not recorded by {few(without)}: {fix}")
+
+
+def choose(options: argparse.Namespace, runs: list[Run]) -> list[Run]:
+    """Return the runs that --runs, --task and --where leave."""
+    runs = pick(options.runs, runs, "--runs") if options.runs else newest(runs)
+    tasks = sorted({run.task for run in runs})
+    if options.task:
+        if options.task not in tasks:
+            raise ConfigError(f"--task {options.task}: {unknown('task with finished runs', options.task, tasks)}")
+        runs = [run for run in runs if run.task == options.task]
+    for text in options.where:
+        runs = where(runs, text)
+    return runs
+
+
+def without_errors(options: argparse.Namespace, runs: list[Run], every_run: list[Run]) -> tuple[list[Run], list[Run]]:
+    """Leave out and name the jobs with questions that ended in errors, or keep them with --count-errors."""
+    for run in runs:
+        if run.errors:
+            what = "counted as not solved" if options.count_errors else "left out"
+            fix = "" if options.count_errors else " Run it again, or count them as not solved: --count-errors"
+            n = f"{run.metrics['n']:.0f}" if "n" in run.metrics else "its"
+            print(f"{what}: {run.job_id}, {run.errors} of {n} questions ended in an error.{fix}", file=sys.stderr)
+    if options.count_errors:
+        return runs, every_run
+    if all(run.errors for run in runs):
+        raise ConfigError("nothing is left to compare: every job has questions that ended in an error")
+    return [run for run in runs if not run.errors], [run for run in every_run if not run.errors]
+
+
+def tabulate_tasks(
+    options: argparse.Namespace, runs: list[Run], reader: SampleReader, terms: list[Term], margins: dict[str, float]
+) -> list[Table]:
+    """Return one table for each task."""
+    tolerance = _tolerance(options)
+    has_baseline = options.baseline or options.by or options.lm_eval or options.results
+    if options.pool and not (options.baseline or options.lm_eval or options.results):
+        raise ConfigError(f"--pool {options.pool}: a pooled verdict needs a baseline: add --baseline KEY=VALUE")
+    if options.margin and not (has_baseline or options.files):
+        raise ConfigError(f"--margin {' '.join(options.margin)}: a margin needs a baseline: add --baseline KEY=VALUE")
+    if any(term.is_comparison for term in terms) and not has_baseline:
+        raise ConfigError(f"--require {' '.join(options.require)}: needs a baseline: add --baseline KEY=VALUE")
+    if options.plan_questions and not has_baseline:
+        words = " ".join(options.plan_questions)
+        raise ConfigError(f"--plan-questions {words}: a plan needs a baseline: add --baseline KEY=VALUE")
+    baseline = parse_pairs(options.baseline, runs, "--baseline") if options.baseline else {}
+    candidates = select(runs, baseline, f"--baseline {options.baseline}") if baseline else []
+    by = parse_keys(options.by, runs, "--by") if options.by else []
+    base = None
+    if set(baseline) == {JOB_ID}:  # one named run is the baseline of all others
+        if by:
+            fix = "with --by, give the baseline by the values of those keys"
+            raise ConfigError(f"--baseline {options.baseline}: {fix}")
+        base, baseline = candidates[0], {}
+    tables = []
+    several = metrics_of_scores(runs)
+    for task in sorted({run.task for run in runs}):
+        of_task = [run for run in runs if run.task == task]
+        task_base = base if base is not None and base.task == task else None
+        keys = (baseline, by) if baseline or base or by else default_comparison(options, of_task)
+        if options.across_tools:
+            keys, task_base = ({}, []), of_task[0]
+        choice = ComparisonOptions(*keys, options.seeds, options.unpaired, task_base, margins, tolerance, several[task])
+        tables.append(tabulate(of_task, choice, reader))
+    if options.seeds:
+        check_seeds(tables)
+    return tables
+
+
+def _tolerance(options: argparse.Namespace) -> float | None:
+    """Return by how much speeds may differ by noise alone, as a share, if the user says so."""
+    tolerance = None if options.tolerance is None else float(options.tolerance) / 100
+    if tolerance is not None and not 0 <= tolerance <= 10:  # NaN fails, too
+        raise ConfigError(f"--tolerance {options.tolerance:g}: must be a percentage from 0 to 1000")
+    return tolerance
+
+
+def default_comparison(options: argparse.Namespace, runs: list[Run]) -> tuple[dict[str, str], list[str]]:
+    """Return the baseline and the rows of a table if the user names none: none, or the first path of other tools."""
+    if options.lm_eval:
+        return lm_eval.default_comparison(options.lm_eval, runs)
+    return other_tools.default_comparison(options.results, runs) if options.results else ({}, [])
+
+
+def pool_tasks(
+    options: argparse.Namespace, tables: list[Table], runs: list[Run], reader: SampleReader, margins: dict[str, float]
+) -> list[PooledTable]:
+    """Return the verdicts over several tasks."""
+    by = parse_keys(options.by, runs, "--by") if options.by else []
+    if not options.baseline and not by:
+        by = default_comparison(options, runs)[1]
+    return pooled_tables(tables, Weights(options.pool), by, margins, reader)
+
+
+def tabulate_flips(options: argparse.Namespace, runs: list[Run], every_run: list[Run], reader: SampleReader) -> Table:
+    """Return the table of the two runs in --flips, with the questions that only one of them solved."""
+    if option := first_given(options, *NO_FLIPS):
+        raise ConfigError(f"--flips A B compares two runs, A being the baseline: leave out {option}")
+    with_verdicts = [run for run in runs if run.score] or runs
+    first, second = (one_run(text, with_verdicts, every_run) for text in options.flips)
+    words = " ".join(options.flips)
+    if first.run_id == second.run_id:
+        raise ConfigError(f"--flips {words}: both are {first.job_id}")
+    if first.task != second.task:
+        raise ConfigError(f"--flips {words}: task {first.task} and task {second.task} have no question in common")
+    table = tabulate([first, second], ComparisonOptions(base=first), reader)
+    note = next((row.note for row in table.rows if row.note), None)
+    if note is not None or not table.scored:
+        raise ConfigError(f"--flips {words}: {note or f'task {first.task} has no verdicts'}")
+    table.flips = [find_flips(second, first, reader)]
+    return table
+
+
+def one_run(text: str, runs: list[Run], every_run: list[Run]) -> Run:
+    """Return the run with this id (also an older run of a job), or the only run that passes this filter."""
+    matching = where(runs, text, "--flips") if re.search("[=<>]", text) else pick([text], every_run, "--flips")
+    if len(matching) > 1:
+        several = ", ".join(sorted(run.job_id for run in matching)[:4])
+        keys = differing_keys([run.params for run in matching])
+        differ = f"; they differ in {', '.join(map(label, keys[:4]))}" if keys else ""
+        raise ConfigError(f"--flips {text}: {len(matching)} runs match ({several}){differ}: name one")
+    return matching[0]
+
+
+def options_as_given(options: argparse.Namespace) -> dict[str, str]:
+    """Return the given options as they were on the command line."""
+    given = {name: getattr(options, name) for name in NAMED_ON_PAGE}
+    given |= {"unpaired": "yes" if options.unpaired else ""}
+    return {name: value if isinstance(value, str) else " · ".join(value) for name, value in given.items() if value}

@@ -1,0 +1,329 @@
+"""The parts of a comparison as plain data: runs, answers, rows, tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from runner_base.errors import few
+from runner_base.result import Likelihood, Sample, Verdict
+from runner_compare.flips import Flip as Flip
+from runner_compare.flips import Flips as Flips
+from runner_compare.metrics import ACCURACY, BOUNDS, LOG_LIKELIHOODS, score
+from runner_compare.outcomes import Answers as Answers
+from runner_compare.outcomes import Bounds as Bounds
+from runner_compare.outcomes import Question as Question
+from runner_compare.outcomes import QuestionOutcome as QuestionOutcome
+from runner_compare.statistics.effects import Effect
+from runner_compare.statistics.equal_tokens import CurvesCompared
+from runner_compare.statistics.over_runs import MIN_RUNS
+from runner_compare.statistics.stats import wilson_interval
+from runner_compare.statistics.survival import SurvivalTable
+from runner_compare.statistics.token_costs import Estimate, TokenCost, TokenSaving
+
+ABSENT = "–"
+JOB_ID = "job_id"
+REPEAT = "task.repeat"  # above 0: the same job again, to see its noise
+IDS = (JOB_ID, "run_id", "task")  # not config keys, but they also name runs
+EXTRACTOR, SCORER, CLUSTER = "task.extractor", "task.scorer", "task.cluster"
+EARLY_STOP = "early_stop_vs"  # the fact that names the job that a run was compared with while it ran
+MAX_NAMED = 4  # jobs in a sentence
+ALONE_KEYS = "workers=1 hydra.launcher.fresh=true rerun=all"  # so that each job of a grid is measured by itself
+ENGINE = "model.engine.name"  # of runs that another program has computed here; no key of a job, but a fact
+OWN_ENGINE = "runner"
+TEXT_END = 400  # characters of a text that are shown: the answer is at the end
+
+
+class NotPaired(Exception):
+    """Two runs cannot be compared in pairs; the message says why."""
+
+
+class TooFew(NotPaired):
+    """Two runs are paired, but a test of so few pairs would not hold; the message says how many are needed."""
+
+
+@dataclass
+class Run:
+    """One finished run in MLflow, or several that --by pools."""
+
+    run_id: str
+    job_id: str
+    task: str
+    task_version: str
+    folder: str
+    params: dict[str, str]
+    metrics: dict[str, float]
+    grid: str = ""  # the MLflow run of its grid
+    artifacts: str = ""  # where MLflow has its files
+    facts: dict[str, str] = field(default_factory=dict)  # facts about the run: its machine, other work at the same time
+    number: str | None = None  # the metric, a number for each question, that is compared instead of verdicts
+    tool: str = ""  # the other tool that has written it; empty: this one has
+    errors: int = 0  # questions that ended in an error, so that the job has FAILED
+    parts: list[Run] = field(default_factory=list)  # the pooled runs
+    over_seeds: bool = False  # whether these answered the same questions, each with its own seed
+    earlier: list[Run] = field(default_factory=list, repr=False)  # runs of the same job, newest first
+
+    def value(self, key: str) -> str | None:
+        """Return the value of a config key, id or metric as text, or None if the run has none."""
+        if key in IDS:
+            return str(getattr(self, key))
+        if key == ENGINE and key not in self.params:
+            return OWN_ENGINE if "model.base_url" not in self.params else None
+        number = self.metrics.get(key)
+        return self.params.get(key, None if number is None else repr(number).removesuffix(".0"))
+
+    @property
+    def stopped_after(self) -> int | None:
+        """After how many questions the job stopped early; None if it asked all of them."""
+        return int(self.metrics["questions_asked"]) if self.metrics.get("questions_left") else None
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the run, or one of the pooled runs, stopped early because a difference was decided."""
+        return any(part.stopped_after is not None for part in self.parts or [self])
+
+    @property
+    def compared_while_running(self) -> bool:
+        """Whether the run, or one of the pooled runs, was compared with another one while it ran (early_stop_vs)."""
+        return self.stopped_early or any(EARLY_STOP in part.facts for part in self.parts or [self])
+
+    def early_stop_comparisons(self, other: Run) -> int | None:
+        """How many comparisons shared 5 % when this run was compared with the other one; None: not recorded."""
+        compared_with = self.facts.get(EARLY_STOP, "").rpartition(" · ")[2]  # after the words of the user
+        recorded = self.metrics.get("early_stop_comparisons")
+        return int(recorded) if recorded and not self.parts and compared_with == other.job_id else None
+
+    @property
+    def score(self) -> tuple[int, int] | None:
+        """The number of solved questions (of several answers, by their vote) and of all; None without verdicts."""
+        return score(self.metrics)
+
+    @property
+    def answers_each(self) -> int:
+        """How many answers each question has, at most."""
+        return int(self.metrics.get("answers_each", 1))
+
+    @property
+    def unit(self) -> str | None:
+        """The unit that its log-likelihood is divided by; None without one."""
+        return next((unit for unit, key in LOG_LIKELIHOODS.items() if key in self.metrics), None)
+
+    @property
+    def interval(self) -> tuple[float, float, float] | None:
+        """The accuracy and its 95 % interval, over families if these are known; None if no question was answered."""
+        if self.score is None or not self.score[1]:
+            return None
+        if ACCURACY[1] in self.metrics and ("families" in self.metrics or self.over_seeds or self.answers_each > 1):
+            return self.metrics[ACCURACY[0]], self.metrics[ACCURACY[1]], self.metrics[ACCURACY[2]]
+        correct, n = self.score
+        return correct / n, *wilson_interval(correct, n)
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """What its accuracy would be without a limit; None if no answer was cut off, or if that is not known."""
+        if all(key in self.metrics for key in BOUNDS):
+            recorded = Bounds(*(self.metrics[key] for key in BOUNDS))
+            known = "families" in self.metrics or self.over_seeds
+            return recorded if known else Bounds.of(*recorded[:2], int(self.metrics["n"]))
+        cut_off = int(self.metrics.get("cut_off", 0) - self.errors)  # an error has no verdict of its own
+        if self.interval is None or cut_off <= 0 or self.metrics.keys() & {"families", "answers_each"}:
+            return None
+        correct, n = self.score or (0, 0)
+        return Bounds.of(correct / n, (correct + cut_off) / n, n)
+
+
+def question_of(sample: Sample) -> Question:
+    """Return a question's identity: index, text and gold answer."""
+    return sample.index, sample.question or "", sample.gold or ""
+
+
+def side_of(verdict: Verdict, answer: str | None, text: str, most: int = TEXT_END) -> dict[str, str]:
+    """Return one side of a flip as it is shown: of a long text, the end."""
+    shown = text if len(text) <= most else "…" + text[-most:]
+    return {"verdict": verdict.value, "answer": ABSENT if answer is None else answer, "text": shown}
+
+
+class TextScore(NamedTuple):
+    """A given text's log-likelihood under a run's model, with the hash of its prompt."""
+
+    text: tuple[str | None, str | None]
+    prompt: str | None
+    tokens: tuple[int, ...]
+    likelihood: Likelihood
+    cluster: str | None = None  # the family of texts that it belongs to
+
+
+Texts = dict[int, TextScore]
+
+
+@dataclass
+class Standing:
+    """A row's value on an axis of the front, with its 95 % interval over runs, or half of the tolerance each way."""
+
+    value: float
+    low: float
+    high: float
+    runs: int = 1  # the number of runs whose geometric mean it is
+
+
+@dataclass
+class QuestionPlan:
+    """How many questions a comparison needs."""
+
+    asked: int  # so far
+    disagreement: float | None  # the share of questions so far that only one of the two solved
+    needed: int | None = None  # in all
+    further: int | None = None
+    further_s: float | None = None  # how long the further ones take at the row's measured speed
+    reason: str = ""  # why there is no number
+
+
+@dataclass
+class Requirement:
+    """Whether a row satisfies one requirement."""
+
+    requirement: str
+    job_id: str
+    met: bool
+    reason: str
+
+
+@dataclass
+class TableRow:
+    """One run of a table: the config keys in which the runs differ, and how it compares."""
+
+    run: Run
+    config: dict[str, str | None]
+    is_baseline: bool = False
+    is_repeat: bool = False  # the baseline again: its difference is noise
+    baseline: TableRow | None = None  # the row that it was compared with
+    effects: list[Effect] = field(default_factory=list)  # one, or one for each repeated measure
+    note: str | None = None  # why there is no comparison
+    sentence: str = ""  # what the comparison shows, in words; of rows that show the same, the first one has it
+    panel: tuple[str, ...] = ()  # the keys of its set of questions, if the rows differ in these
+    on_front: bool | None = None  # of accuracy, memory and speed; None: it is not considered for the front
+    standing: dict[str, Standing] = field(default_factory=dict)  # by axis of the front, without accuracy
+    dominated_by: str | None = None
+    dominated_in: list[str] = field(default_factory=list)  # the axes in which the dominating row is better beyond noise
+    accuracy_behind: float = 0.0  # by how much the dominating row is more accurate, as a comparison of the two says
+    plan: QuestionPlan | None = None  # the questions that its comparison needs, if asked for
+    off_front: str | None = None  # why its speed and memory are not considered
+    tokens: TokenCost | None = None  # what its questions cost
+    saving: TokenSaving | None = None  # of its baseline's tokens
+    right_answer: Estimate | None = None  # the tokens that a right answer costs, with the wrong ones
+    thinking: Effect | None = None  # how many tokens more than its baseline it thinks
+
+    @property
+    def effect(self) -> Effect | None:
+        """The difference to its baseline in accuracy or log-likelihood; None if it was not compared."""
+        return next((it for it in self.effects if not it.is_ratio), None)
+
+    @property
+    def ratios(self) -> list[Effect]:
+        """The comparisons of its repeats, one for each measure."""
+        return [it for it in self.effects if it.is_ratio]
+
+
+@dataclass
+class Table:
+    """All runs of one task; keys are the config keys in which they differ."""
+
+    task: str
+    keys: list[str]
+    rows: list[TableRow]
+    baseline: dict[str, str] = field(default_factory=dict)
+    common: dict[str, str] = field(default_factory=dict)  # the config keys in which they agree
+    axes: list[str] = field(default_factory=list)  # the metrics of the front besides accuracy
+    noise: dict[str, str] = field(default_factory=dict)  # by axis: the difference up to which it is noise
+    front_margins: dict[str, float] = field(default_factory=dict)  # of accuracy and speed: the loss that may not matter
+    front_pairs: int = 0  # the number of pairs of rows that the front compares
+    front_shares: list[int] = field(default_factory=list)  # of its pairs compared while one ran: how many shared 5 %
+    front_runs: int = 0  # how many runs of each job can show a difference of speed
+    conclusion: str = ""  # a line: what may be concluded over all rows
+    dominated: str = ""  # a sentence: which rows are dominated, by which, in which axes
+    without_memory: list[str] = field(default_factory=list)  # jobs without the memory metric: memory is not an axis
+    without_speed: list[str] = field(default_factory=list)  # jobs with too few runs to know the noise of their speed
+    flips: list[Flips] = field(default_factory=list)
+    survival: list[SurvivalTable] = field(default_factory=list)  # of the edges of graphs that several seeds learned
+    equal_tokens: list[CurvesCompared] = field(default_factory=list)  # of settings with several budgets of thinking
+    remarks: list[str] = field(default_factory=list)  # answers cut off; more than 5 % of such tables may be wrong
+    plan_title: str = ""  # what the rows' plans are for
+    requirements: list[Requirement] = field(default_factory=list)  # of every row, met or not
+
+    @property
+    def scored(self) -> bool:
+        """Whether this is a table of accuracies."""
+        return any(row.run.score for row in self.rows)
+
+    @property
+    def unit(self) -> str | None:
+        """The unit that the table's log-likelihoods are divided by; None for another kind of table."""
+        units = {row.run.unit for row in self.rows}
+        return units.pop() if len(units) == 1 else None
+
+    @property
+    def settings(self) -> list[TableRow]:
+        """The rows about which something is decided: neither a baseline nor a repeat of one."""
+        return [row for row in self.rows if not row.is_baseline and not row.is_repeat]
+
+    @property
+    def only_repeats(self) -> bool:
+        """Whether the baseline is compared with nothing but itself."""
+        return all(row.is_repeat for row in self.rows if row.effects)
+
+    @property
+    def number(self) -> str | None:
+        """The number of each question that the table compares; None for another kind of table."""
+        return self.rows[0].run.number if self.rows else None
+
+    @property
+    def has_ratios(self) -> bool:
+        """Whether repeats were compared."""
+        return any(row.ratios for row in self.rows)
+
+    @property
+    def sentences(self) -> list[str]:
+        """The findings of the comparisons and of the front, in words."""
+        of_rows = (text for row in self.rows for text in (row.sentence, row.saving.words if row.saving else ""))
+        return [it for it in (*of_rows, *self.remarks, *self.front_sentences) if it]
+
+    @property
+    def front_sentences(self) -> list[str]:
+        """Which rows are dominated in which axes, and what the front leaves out."""
+        sentences = [self.dominated] * bool(self.dominated)
+        front = "the Pareto front leaves out" if self.axes else "no Pareto front: it leaves out"
+        if self.without_memory:
+            jobs = f"{few(self.without_memory, MAX_NAMED)} do{'es' * (len(self.without_memory) == 1)}"
+            sentences.append(f"{front} memory: {jobs} not say how much memory the model took (model_mib)")
+        if self.without_speed:
+            every = len(self.without_speed) == len([row for row in self.rows if not row.off_front])
+            which = "" if every else f" ({few(self.without_speed, MAX_NAMED)})"
+            sentences.append(
+                f"{front} speed: speeds of fewer than {MIN_RUNS} runs{which} do not show how far runs differ by "
+                "themselves, so no row is called faster or slower. To count speed, run each job "
+                f"{self.front_runs} times or more, on an idle machine with {ALONE_KEYS}, or give the noise yourself: "
+                "--tolerance PERCENT"
+            )
+        if left_out := [f"{row.run.job_id} ({row.off_front})" for row in self.rows if row.off_front]:
+            count = f"the Pareto front counts {len(self.rows) - len(left_out)} of {len(self.rows)} runs"
+            sentences.append(
+                f"{count if self.axes else 'no Pareto front'}: speed counts only where a job had a process and the "
+                "machine to itself, on one kind of machine. Left out: "
+                f"{few(left_out, MAX_NAMED if self.axes else 1)}. To count them, run the jobs again on an idle "
+                f"machine with {ALONE_KEYS}"
+            )
+        return sentences
+
+    def row(self, job_id: str) -> TableRow:
+        """Return the row of a job."""
+        return next(row for row in self.rows if row.run.job_id == job_id)
+
+
+def label(key: str) -> str:
+    """Return a config key as it is shown: `quantization` for quantization.name."""
+    return key.removesuffix(".name")
+
+
+def group(key: str) -> str:
+    """Return a key's config group."""
+    return key.partition(".")[0]

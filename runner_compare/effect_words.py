@@ -1,0 +1,278 @@
+"""Words for effects: an entry for each method in METHODS, and the sentences, cells, legends and records from it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from runner_compare.data import ABSENT, TableRow
+from runner_compare.quantities import ACCURACIES, FIELDS, LIKELIHOODS, NUMBERS, REPEATS, Quantity
+from runner_compare.statistics.effects import Effect, Finding, Method, most_wrong
+from runner_compare.statistics.margins import MarginVerdict, points_of_margin, verdict_words
+from runner_compare.statistics.over_runs import MIN_RUNS
+from runner_compare.statistics.ratios import CAUTION, CAUTION_BELOW, FLIPS
+from runner_compare.statistics.sequential import level_words
+from runner_compare.statistics.stats import ALPHA
+from runner_compare.wording import about
+
+
+def p_value(p: float) -> str:
+    """Return p to two digits, e.g. 0.77, 0.0042, <0.0001."""
+    return "<0.0001" if p < 0.0001 else "1.0" if p > 0.995 else f"{p:.2g}"
+
+
+FEWER = ", ".join(f"{factor:g} times below {samples}" for samples, factor in reversed(CAUTION_BELOW.items()))
+CAUTIOUS = f"{CAUTION:g} times ({FEWER} samples)"
+RARE = "about 4 in n"  # of fewer, often none or one is among n (bench/likelihood_null.py)
+OF_FLIPS = (
+    f"(up to {FLIPS:,} flips; p is {CAUTIOUS} the share that reaches the sum, or as many times the larger p of t-tests "
+    f"with and without the differences' skewness, if that is larger); of a kind of {{}} rarer than {RARE} too few may "
+    "be among these, and no test allows for it;"
+)
+UNTESTED = "within these processes only"
+OF_TABLE = "{comparisons} of this table"  # in a legend
+NO_INTERVAL = "one run each, no interval"
+
+
+@dataclass(frozen=True)
+class MethodWords:
+    """The words for effects of one method; {…}: the fields and counts of an effect."""
+
+    quantity: Quantity
+    sample: str = "{n:,}"  # the sample size
+    pairs: str = ""  # the outcomes of the pairs, if not as of its quantity
+    interval: str = "95 % interval"
+    legend: str = ""
+
+
+METHODS = {
+    Method.mcnemar: MethodWords(ACCURACIES),
+    Method.weighted_flips: MethodWords(
+        ACCURACIES,
+        legend="where sets count the same, p is McNemar's with weights, or the interval's if that is larger;",
+    ),
+    Method.fisher: MethodWords(
+        ACCURACIES,
+        sample="{n:,} and {baseline_n:,}, Fisher's exact test",
+        pairs="unpaired",
+        legend="rows without wins are unpaired (Newcombe's interval, Fisher's exact test);",
+    ),
+    Method.mean_flips: MethodWords(
+        ACCURACIES,
+        sample="{n:,}{grouping}",
+        legend="of means of samples, and of families of questions, p flips the signs of the differences of whole "
+        "questions or families, and intervals count these: p is the largest of the flips', of Student's t, and of a "
+        "likelihood that allows for a kind of which none is among these and that is all lost;",
+    ),
+    Method.over_seeds: MethodWords(
+        ACCURACIES,
+        sample="{n:,}{grouping}",
+        legend="of means over seeds, p and interval count the questions, and the seeds by Student's t;",
+    ),
+    Method.sequential: MethodWords(
+        ACCURACIES,
+        interval="always-valid {confidence:g} % interval",
+        legend="where a run was compared while it ran, p and interval come from bets and hold at every look;",
+    ),
+    Method.sign_flips: MethodWords(
+        LIKELIHOODS,
+        sample="{n:,}, {size:,} {unit}s",
+        legend="p: signs of the samples' differences are flipped, each summed over its {unit}s, so that samples count "
+        + OF_FLIPS.format("text"),
+    ),
+    Method.number_flips: MethodWords(
+        NUMBERS,
+        sample="{questions:,}{grouping}",
+        legend="p: signs of the questions' differences are flipped " + OF_FLIPS.format("question"),
+    ),
+    Method.student_t: MethodWords(
+        REPEATS,
+        sample="{n}/{baseline_n}",
+        legend=f"With {MIN_RUNS} runs a side or more, each in a process of its own, they are of geometric means over "
+        "runs (a run counts by the median of its repeats), with an interval that holds 95 %; p and interval: Student's "
+        "t over the runs' logarithms; Holm over the comparisons of one figure, {alpha:g} decides.",
+    ),
+    Method.too_few_runs: MethodWords(
+        REPEATS,
+        sample="{n}/{baseline_n}",
+        legend=f"With fewer than {MIN_RUNS} runs a side they are of medians over the repeats of one run each, and "
+        "the brackets are the range of these repeats (of one repeat there is none): they hold within these processes "
+        "only, and nothing is tested.",
+    ),
+}
+
+
+def fill(template: str, it: Effect) -> str:
+    """Fill in a template of METHODS."""
+    return template.format(**vars(it), **it.counts)
+
+
+def asked_of(it: Effect) -> str:
+    """Return what an effect is over: questions, samples of text, or runs."""
+    return "runs of each" if it.is_ratio else "samples" if quantity(it) is LIKELIHOODS else "questions"
+
+
+def quantity(it: Effect) -> Quantity:
+    """Return an effect's quantity."""
+    return METHODS[it.method].quantity
+
+
+def unit_of(it: Effect) -> str:
+    """Return the unit of an effect's differences: `points`, `nats/token`."""
+    return fill(quantity(it).unit, it)
+
+
+def records(row: TableRow) -> dict[str, Any]:
+    """Return a row's effects as plain data, each under the key of its quantity."""
+    record_by_key: dict[str, Any] = {ACCURACIES.record_key: None, REPEATS.record_key: []}
+    for it in row.effects:
+        fields = {**vars(it), **it.counts, "baseline_job_id": row.baseline.run.job_id if row.baseline else None}
+        record = {key: fields[FIELDS.get(key, key)] for key in quantity(it).keys.split()}
+        if not it.is_tested:
+            record |= {"p": None, "p_holm": None}
+        if has_no_interval(it):
+            record |= {"ratio_low": None, "ratio_high": None}
+        if it.is_ratio:
+            record_by_key[REPEATS.record_key].append(record)
+        else:
+            record_by_key[quantity(it).record_key] = record
+    return record_by_key
+
+
+def error_budget(effects: Sequence[Effect]) -> str:
+    """Return a sentence if more than 5 % of such tables may have a wrong finding, and empty otherwise."""
+    of_accuracy = [it for it in effects if quantity(it) is ACCURACIES]
+    share = most_wrong(of_accuracy)
+    if share <= ALPHA * (1 + 1e-9):
+        return ""
+    fixed = Counter(it.early_stop_comparisons for it in of_accuracy if it.early_stop_comparisons)
+    parts = [
+        f"{count} run{'s' * (count > 1)} decided at {level_words(comparisons)}{' each' * (count > 1)}"
+        for comparisons, count in sorted(fixed.items())
+    ]
+    text = f"{', '.join(parts)} while running"
+    if adjusted := len(of_accuracy) - fixed.total():
+        text += f", and {'the other comparison has' if adjusted == 1 else 'the other comparisons share'} 5 %"
+    else:
+        text += f". Jobs that answer one question keep to 5 % together with task.early_stop_comparisons={fixed.total()}"
+    return f"the findings of this table may be wrong in up to {100 * min(1.0, share):.2g} % of such tables: {text}"
+
+
+def margin_words(it: Effect) -> str:
+    """Return the margin with its unit: `2 points`, `0.01 nats/token`."""
+    assert it.margin is not None
+    of = quantity(it)
+    if of is ACCURACIES:
+        return points_of_margin(it.margin)
+    return f"{100 * it.margin:g} %" if it.is_ratio else f"{it.margin:g} {unit_of(it)}"
+
+
+def margin_decision(it: Effect) -> str:
+    """Return what is decided about the margin, e.g. `as good within 2 points`."""
+    assert it.verdict is not None
+    if it.verdict is MarginVerdict.undecided and it.finding is not Finding.open:
+        return f"perhaps by more than {margin_words(it)}"
+    needed = f" ({if_alike(it)}, about {_would_decide(it)})" if it.needed else ""
+    return verdict_words(it.verdict, margin_words(it)) + needed
+
+
+def if_alike(it: Effect) -> str:
+    """Return what a number of questions that would decide supposes of the truth."""
+    return "if neither is better" + " and they disagree as often" * (quantity(it) is ACCURACIES)
+
+
+def _would_decide(it: Effect) -> str:
+    """Say how many questions would decide; of several tasks, how many more and how they are spread."""
+    needed, asked = it.needed or 0, asked_of(it)
+    if "tasks" not in it.counts:
+        families = it.counts.get("clusters")  # more of them, and not larger ones
+        of_families = f" in {math.ceil(needed * families / it.n):,} such families" if families else ""
+        return f"{about(needed)} {asked}{of_families} would decide"
+    more = f"{about(needed - it.n)} more {asked} would decide, " if needed > it.n else ""
+    return f"{more}{about(needed)} in all{'' if more else ' would decide'}, each set in proportion"
+
+
+def comparisons_of(count: int, kind: str = "") -> str:
+    """Return how many comparisons there are: `1 comparison`, `3 other comparisons`."""
+    return f"{count} {kind}comparison{'s' * (count != 1)}"
+
+
+SHARE_LEGEND = (
+    "its share of the 5 % was fixed before it ran: there Holm is p times that number of comparisons, the interval has "
+    "the same level, and no other row changes the verdict"
+)
+SHARED_ERROR = f"Findings and margins share {ALPHA:g}: Holm is over both, and counts a comparison once."
+MARGIN_LEGEND = (
+    "Margin: a row is as good if a test shows its true difference to be above minus the margin, and worse by more if "
+    f"one shows it to be below (two-sided). {SHARED_ERROR}"
+)
+BETS_MARGIN_LEGEND = (
+    "Margin: a row is as good if its bets exclude all differences below minus the margin, at the share that was fixed "
+    "before it ran."
+)
+RATIO_MARGIN_LEGEND = (
+    "Margin: a row is as good within 5 % if the same test shows its speed to be above 1/1.05 of the baseline's, or its "
+    f"time or memory below 1.05 of it. {SHARED_ERROR}"
+)
+
+
+def legend(effects: Sequence[Effect]) -> str:
+    """Return the legend of a table's effects."""
+    parts = []
+    for of in dict.fromkeys(words.quantity for words in METHODS.values()):
+        of_quantity = [it for it in effects if quantity(it) is of]
+        if of_quantity:
+            used = [words.legend for method, words in METHODS.items() if any(it.method is method for it in of_quantity)]
+            adjusted = [it for it in of_quantity if it.early_stop_comparisons is None]
+            legends = [of.legend[0], *used]
+            if len(adjusted) < len(of_quantity):
+                legends.append(SHARE_LEGEND + (";" if adjusted else "."))
+            legends += [of.legend[1]] * bool(adjusted)
+            kind = "other " * (0 < len(adjusted) < len(of_quantity))
+            comparisons = comparisons_of(len(adjusted), kind)
+            text = " ".join(filter(None, legends))
+            metrics = max((it.comparisons for it in adjusted), default=0) // max(1, len(adjusted))
+            if metrics > 1:  # of one score
+                text = text.replace(OF_TABLE, f"{OF_TABLE}, times the {metrics} metrics of this score", 1)
+            parts.append(text.format(**of_quantity[0].counts, comparisons=comparisons, alpha=ALPHA))
+            if any(it.verdict for it in adjusted):
+                parts.append(RATIO_MARGIN_LEGEND if of is REPEATS else MARGIN_LEGEND)
+            if any(it.verdict for it in of_quantity if it.early_stop_comparisons is not None):
+                parts.append(BETS_MARGIN_LEGEND)
+    return " ".join(parts)
+
+
+def has_no_interval(it: Effect) -> bool:
+    """Whether an effect is the ratio of single measurements, which do not say how far others would be from them."""
+    return it.method is Method.too_few_runs and not math.isfinite(it.high)
+
+
+def value_of(it: Effect) -> str:
+    """Return an effect with its interval."""
+    of = quantity(it)
+    if has_no_interval(it):
+        return f"{of.write(it.value)}, {NO_INTERVAL}"
+    return f"{of.write(it.value)} [{of.write(it.low)}, {of.write(it.high)}]"
+
+
+def difference_of(row: TableRow) -> str:
+    """Return a row's difference to its baseline."""
+    if row.effect is None:
+        return "baseline" if row.is_baseline else f"{ABSENT} (see below)"
+    return value_of(row.effect)
+
+
+def pairs_of(it: Effect) -> str:
+    """Return the numbers of won, lost and tied pairs."""
+    words = METHODS[it.method]
+    return fill(words.pairs or words.quantity.pairs, it)
+
+
+def detectable(it: Effect) -> str:
+    """Return the minimum detectable difference."""
+    if it.detects is None:
+        return ABSENT
+    return f"≥{ABSENT if it.detectable is None else quantity(it).write_detectable(it.detectable)}"

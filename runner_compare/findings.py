@@ -1,0 +1,207 @@
+"""The finding about each row in words, made once: the terminal, the pages, JSON and the gates show this text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from runner_compare.cut_offs import finding_of, is_open, sentence_of_ends
+from runner_compare.data import TableRow
+from runner_compare.effect_words import (
+    METHODS,
+    asked_of,
+    comparisons_of,
+    fill,
+    if_alike,
+    margin_decision,
+    margin_words,
+    p_value,
+    quantity,
+    unit_of,
+)
+from runner_compare.quantities import at_worst, what_shows_more
+from runner_compare.statistics.effects import Effect, Finding, Method
+from runner_compare.statistics.margins import MarginVerdict, verdict_words
+from runner_compare.statistics.over_runs import CLEAR_DIFFERENCE, MAX_RUNS, fewest_runs, runs_needed
+from runner_compare.statistics.stats import ALPHA
+from runner_compare.wording import about, assignments, sides, versus
+
+MAX_NAMES = 8  # that a sentence for several rows lists
+OF_ONE = "{names} (n={sample}): {finding} (Δ {value}, {figures})"
+OF_SEVERAL = "{names} (n={sample} each): {finding}; the largest Δ is {value} ({largest}, {figures})"
+
+
+def write_findings(rows: Sequence[TableRow], keys: list[str], settings: Sequence[TableRow] | None = None) -> None:
+    """Give each row its finding in words; of settings that show the same, the first one has a sentence for all."""
+    for row in rows:
+        row.sentence = sentence(row, keys)
+    groups: dict[tuple[object, ...], list[TableRow]] = {}
+    for row in rows if settings is None else settings:
+        same = _what_it_says(row, keys)
+        if same is not None:
+            groups.setdefault(same, []).append(row)
+    for members in groups.values():
+        if len(members) > 1:
+            for row in members[1:]:
+                row.sentence = ""
+            members[0].sentence = _finding(members, keys)
+
+
+def sentence(row: TableRow, keys: list[str]) -> str:
+    """Return one row's finding in words; empty for a baseline, and if the table of ratios shows it."""
+    if row.note is not None:
+        return f"{assignments(row, keys) or row.run.job_id}: not compared, {row.note}"
+    return _too_few_runs(row, keys) if row.effect is None else _finding([row], keys)
+
+
+def _finding(rows: Sequence[TableRow], keys: list[str]) -> str:
+    """Return the finding about rows that show the same: the largest difference, and what they could have shown."""
+    effects = [it for row in rows if (it := row.effect)]
+    largest = max(effects, key=lambda it: abs(it.value))
+    words, of = METHODS[largest.method], quantity(largest)
+    unit, interval = unit_of(largest), fill(words.interval, largest)
+    ps = f"p={p_value(largest.p)}, {_adjusted(largest)}".replace("=<", "<")
+    names, largest_name = _names(rows, keys, effects.index(largest))
+    head = (OF_SEVERAL if len(rows) > 1 else OF_ONE).format(
+        names=names,
+        sample=fill(words.sample, largest),
+        finding=finding_of(largest),
+        value=f"{of.write(largest.value)} {unit}",
+        largest=largest_name,
+        figures=f"{interval} {of.write(largest.low)}..{of.write(largest.high)}, {ps}",
+    )
+    ends = sentence_of_ends(largest)
+    return "; ".join(filter(None, (head, *_limits(effects, largest, unit), ends, largest.remark)))
+
+
+def _names(rows: Sequence[TableRow], keys: list[str], largest: int) -> tuple[str, str]:
+    """Return the names of the rows and of their baseline, and the name of the row with the largest difference."""
+    if len(rows) == 1:
+        return versus(rows[0], keys), ""
+    names = [sides(row, keys)[0] for row in rows]
+    _, theirs, shared = sides(rows[0], keys)
+    more = [f"{len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
+    return f"{joined([*names[:MAX_NAMES], *more])} vs {theirs}{f' on {shared}' * bool(shared)}", names[largest]
+
+
+def _limits(effects: Sequence[Effect], largest: Effect, unit: str) -> list[str]:
+    """Say which differences could have been shown, if none is, and what is shown about the margin."""
+    has_margin = largest.verdict not in (None, MarginVerdict.better)
+    margin = _of_margin(effects) if has_margin else ""
+    more = largest.tells_more
+    if largest.finding is not Finding.open or largest.hinges_on_cut_off:
+        return [margin]
+    if largest.detects is None and (has_margin or not largest.unplanned):
+        return [f"{margin or 'undecided'} after {largest.n:,} questions", more]
+    if largest.unplanned:
+        why = f"{largest.unplanned}, so more questions would not decide" * all(map(is_open, effects))
+        return [why, margin, more]
+    if any(it.detectable is None for it in effects if it.detects is not None):
+        return [f"{largest.n:,} questions are too few to show any difference", margin, more]
+    return [f"{_power(effects, largest, unit)}{what_shows_more(largest)}", margin, more]
+
+
+def _power(effects: Sequence[Effect], largest: Effect, unit: str) -> str:
+    """Say which differences could have been shown, and which ones if few have all of the difference."""
+    of = quantity(largest)
+    evenly = sorted(it.detectable for it in effects if it.detectable is not None)
+    sizes = f"{of.power} power to detect {range_of([of.write_detectable(one) for one in evenly])} {unit}"
+    if largest.detects_at_worst is None:
+        return sizes
+    if any(it.detectable_at_worst is None for it in effects):
+        return f"{sizes} (none {at_worst(largest)})"
+    at_most = sorted(it.detectable_at_worst for it in effects if it.detectable_at_worst is not None)
+    return f"{sizes} ({range_of([of.write_detectable(one) for one in at_most])} {at_worst(largest)})"
+
+
+def _adjusted(it: Effect) -> str:
+    """Return the p that decides: Holm's of the table, or that of a run's own share of the 5 %."""
+    if it.early_stop_comparisons is None:
+        return f"Holm {p_value(it.p_holm)}"
+    return f"times {comparisons_of(it.early_stop_comparisons)} {p_value(it.p_holm)}"
+
+
+def _what_it_says(row: TableRow, keys: list[str]) -> tuple[object, ...] | None:
+    """Return what rows have to share to get one sentence; None for a finding, which has a sentence of its own."""
+    it = row.effect
+    if row.note is not None or it is None or it.finding is not Finding.open or it.hinges_on_cut_off:
+        return None
+    _, theirs, shared = sides(row, keys)
+    return (
+        theirs,
+        shared,
+        it.method,
+        it.n,
+        it.baseline_n,
+        it.verdict,
+        it.detects is None,
+        it.unplanned,
+        it.tells_more,
+        it.remark,
+        it.counts.get("size"),
+    )
+
+
+def _of_margin(effects: Sequence[Effect]) -> str:
+    """Return what all of these effects show about the margin, with the questions that would decide."""
+    if len(effects) == 1:
+        return margin_decision(effects[0])
+    shown = label(effects[0])
+    needed = sorted(it.needed for it in effects if it.needed is not None)
+    if not needed or len(needed) < len(effects):
+        return shown
+    count = f"{range_of([about(one) for one in needed])} {asked_of(effects[0])}"
+    return f"{shown} ({if_alike(effects[0])}, about {count} would decide)"
+
+
+def label(it: Effect) -> str:
+    """Return what is shown of one row, to follow `is` or `are`."""
+    if it.verdict is None or it.verdict is MarginVerdict.better:
+        return "undecided" if it.finding is Finding.open else str(it.finding)
+    if it.verdict is MarginVerdict.undecided and it.finding is not Finding.open:
+        return f"{it.finding}, perhaps by more than {margin_words(it)}"
+    return verdict_words(it.verdict, margin_words(it)).replace(", but by", " by")
+
+
+def range_of(values: Sequence[str]) -> str:
+    """Return the first and the last of sorted values: `20`, `3.2 to 7.7`."""
+    return values[0] if values[0] == values[-1] else f"{values[0]} to {values[-1]}"
+
+
+def joined(words: Sequence[str]) -> str:
+    """Return words as a list: `a`, `a and b`, `a, b and c`."""
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _too_few_runs(row: TableRow, keys: list[str]) -> str:
+    """Say if there are too few runs to show any difference, and how many more of them help."""
+    measured = [it for it in row.ratios if it.method in {Method.student_t, Method.too_few_runs}]
+    if not measured:
+        return ""
+    fewest, most = (pick(f(it.n, it.baseline_n) for it in measured) for pick, f in ((min, min), (max, max)))
+    family = max(it.comparisons for it in measured)
+    if fewest >= fewest_runs(ALPHA / family):
+        return ""
+    needed = runs_needed(CLEAR_DIFFERENCE, ALPHA / family) or MAX_RUNS
+    count = (
+        "one process each"
+        if most == 1
+        else f"{fewest} run{'s' * (fewest != 1)} of {'each' if fewest == most else 'one'}"
+    )
+    more = f"{needed - fewest} more time{'s' * (needed - fewest != 1)}"
+    if row.run.tool:
+        fix = (
+            f"measure each setting {more} to know, in turns, each time into a new file, and give all files to --results"
+        )
+    elif measured[0].counts["has_fresh_processes"]:
+        fix = f"run both jobs with task.repeats={needed} to know: each repeat is a process of its own"
+    else:
+        fix = (
+            f"run both jobs {more} with rerun=all to know, alone on the machine (in a grid with "
+            "workers=1 hydra.launcher.fresh=true)"
+        )
+    return (
+        f"{versus(row, keys)}: {count} cannot show a difference in {comparisons_of(family)}. "
+        f"{fix[0].upper()}{fix[1:]}. "
+        f"{needed} runs of each show a difference of {CLEAR_DIFFERENCE:g} times the spread of runs"
+    )

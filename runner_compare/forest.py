@@ -1,0 +1,115 @@
+"""The forest plot in a terminal: each row's difference with its interval, the line of no difference, and the margin."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from runner_base.console import plain
+from runner_compare.data import TableRow
+from runner_compare.effect_words import quantity, unit_of
+from runner_compare.statistics.effects import Effect, Finding
+from runner_compare.wording import short_names
+
+MAX_ROWS, MAX_WIDTH, MIN_WIDTH = 40, 61, 24  # width: of the plot, in characters
+MIN_NAME, MIDDLE_WIDTH = 24, 41  # a name is cut where the plot has less room, but not below so many characters
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The characters of a plot."""
+
+    ends: str
+    line: str
+    point: str
+    zero: str
+    margin: str
+    crossing: str  # where an interval crosses zero or the margin
+    minus: str
+    delta: str
+
+
+UNICODE = Marks("├┤", "─", "●", "│", "┊", "┼", "−", "Δ")
+ASCII = Marks("[]", "-", "o", "|", ":", "+", "-", "difference")
+STYLES = {Finding.better: "green", Finding.worse: "red"}
+
+
+def forest(rows: Sequence[TableRow], keys: list[str], width: int, encoding: str | None) -> list[tuple[str, str]]:
+    """Return the lines of the plot, each with its style; none if nothing was compared or the terminal is too narrow."""
+    marks = UNICODE if (encoding or "utf-8").lower().replace("-", "").startswith("utf") else ASCII
+    compared = [(row, it) for row in rows if (it := row.effect) and math.isfinite(it.low) and math.isfinite(it.high)]
+    units = dict.fromkeys(unit_of(it) for _, it in compared)
+    lines = []
+    for unit in units:
+        of_unit = [(row, it) for row, it in compared if unit_of(it) == unit]
+        lines += _plot(of_unit, keys, unit, width, marks)
+    return lines
+
+
+def _plot(
+    compared: list[tuple[TableRow, Effect]], keys: list[str], unit: str, width: int, marks: Marks
+) -> list[tuple[str, str]]:
+    shown = compared[:MAX_ROWS]
+    longest = max(MIN_NAME, width - 2 - MIDDLE_WIDTH)
+    names = [_cut(plain(name), longest) for name in short_names([row for row, _ in shown], keys, longest)]
+    if marks is ASCII:
+        names = [name.encode("ascii", "replace").decode() for name in names]
+    indent = max(map(len, names)) + 2
+    plot_width = min(MAX_WIDTH, width - indent)
+    if plot_width < MIN_WIDTH:
+        return []
+    effects = [it for _, it in shown]
+    margins = sorted({-it.margin for it in effects if it.margin is not None})
+    lowest, highest = min([0.0, *margins, *(it.low for it in effects)]), max(0.0, *(it.high for it in effects), 1e-12)
+
+    def column(value: float) -> int:
+        return round((value - lowest) / (highest - lowest) * (plot_width - 1))
+
+    cut = f", the first {len(shown)} of {len(compared)} rows" * (len(shown) < len(compared))
+    explained = f"; {marks.margin} margin" * bool(margins)
+    title = f"{marks.delta} to the baseline in {unit} with intervals{cut}; {marks.zero} no difference{explained}"
+    lines = [(title, "dim")]
+    for name, it in zip(names, effects, strict=True):
+        lines.append(
+            (f"{name:<{indent}}{_interval(it, column, margins, plot_width, marks)}", STYLES.get(it.finding, ""))
+        )
+    lines.append(
+        (" " * indent + _scale([0.0, *margins, lowest, highest], column, plot_width, effects[0], marks), "dim")
+    )
+    return [(line.rstrip(), style) for line, style in lines]
+
+
+def _interval(it: Effect, column: Callable[[float], int], margins: list[float], width: int, marks: Marks) -> str:
+    cells = [" "] * width
+    for value, mark in [*((one, marks.margin) for one in margins), (0.0, marks.zero)]:
+        cells[column(value)] = mark
+    first, last = column(it.low), column(it.high)
+    for place in range(first, last + 1):
+        cells[place] = marks.line if cells[place] == " " else marks.crossing
+    if first < last:
+        cells[first], cells[last] = marks.ends[0], marks.ends[1]
+    cells[column(it.value)] = marks.point
+    return "".join(cells)
+
+
+def _scale(values: list[float], column: Callable[[float], int], width: int, it: Effect, marks: Marks) -> str:
+    """Return a line with the values below their columns; of two without room, the first one counts."""
+    cells = [" "] * width
+    for value in dict.fromkeys(values):
+        text = _number(value, it).replace("−", marks.minus)
+        start = min(max(0, column(value) - len(text) // 2), width - len(text))
+        if all(cell == " " for cell in cells[max(0, start - 1) : start + len(text) + 1]):
+            cells[start : start + len(text)] = text
+    return "".join(cells)
+
+
+def _number(value: float, it: Effect) -> str:
+    """Return a value of the scale, as short as it can be."""
+    text = quantity(it).write(value) if value else "0"
+    number, point, fraction = text.partition(".")
+    return f"{number}{point}{fraction}".rstrip("0").rstrip(".") if point else text
+
+
+def _cut(name: str, most: int) -> str:
+    return name if len(name) <= most else f"{name[: most - 3]}..."

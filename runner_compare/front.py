@@ -1,0 +1,226 @@
+"""The Pareto front of accuracy, memory and speed: a row is dominated only if tests show that nothing is lost by that.
+
+One row dominates another if it is shown to be as good within a margin in accuracy, memory and speed, is not shown to be
+worse in any of them, and is better beyond noise in one of the three. A measured share of right answers that is as large
+does not show that a row is as accurate: of two rows, a truly worse one has as many right answers every few times.
+
+The front consists of the rows that no row of the front dominates. "As good within a margin" is not transitive (each of
+three rows may be a bit slower than the one before), so a row could otherwise be dominated by one that is itself
+dominated. If rows dominate one another in a circle, all of them stay on the front.
+
+Speed counts if its noise is known: from several runs of each job, or because the user says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean, variance
+
+from runner_base.machine import EXCLUSIVE
+from runner_compare.data import Run, Standing, Table, TableRow
+from runner_compare.front_accuracy import PairsOfRuns
+from runner_compare.metrics import ACCURACY, FRONT, METRICS, Better
+from runner_compare.repeated_runs import contention, machine_of, values_of
+from runner_compare.runs import SampleReader
+from runner_compare.statistics import stats
+from runner_compare.statistics.effects import RATIOS
+from runner_compare.statistics.over_runs import MIN_RUNS, RatioOfRuns, fewest_runs
+from runner_compare.statistics.sequential import Decision
+from runner_compare.statistics.stats import ALPHA
+
+MEMORY, SPEED = FRONT
+LEVEL = ALPHA / 2  # of "better" over all pairs, in each of the two measured axes: accuracy and speed
+MEMORY_TOLERANCE = 0.02  # memory is computed, not measured: only longer or shorter answers change it
+ACCURACY_MARGIN, SPEED_MARGIN = 0.02, 0.10  # the smallest losses that matter, unless --margin says otherwise
+
+
+def mark_front(
+    table: Table,
+    reader: SampleReader | None = None,
+    tolerance: float | None = None,
+    margins: Mapping[str, float] | None = None,
+) -> None:
+    """Mark the rows on the Pareto front, and for each other row the one that dominates it and in which axes.
+
+    Rows that were measured beside other work, or on another machine, are left out. Without reader, accuracies are
+    compared by their counts alone. `tolerance`: by how much speeds may differ by noise alone, if the user says so.
+    """
+    scored = [row for row in table.rows if row.run.interval]
+    if len(scored) < 2:
+        return
+    _leave_out(scored)
+    rows = [row for row in scored if not row.off_front]
+    if len(rows) < 2:
+        return
+    panels = [[row for row in rows if row.panel == panel] for panel in dict.fromkeys(row.panel for row in rows)]
+    table.front_pairs = sum(math.comb(len(members), 2) for members in panels)
+    table.front_runs = fewest_runs(LEVEL / max(1, table.front_pairs))
+    measured = [name for name in FRONT if all(name in row.run.metrics for row in rows)]
+    if measured and MEMORY not in measured:
+        table.without_memory = [row.run.job_id for row in rows if MEMORY not in row.run.metrics]
+    if SPEED in measured and tolerance is None:
+        table.without_speed = [row.run.job_id for row in rows if len(values_of(row.run, SPEED)) < MIN_RUNS]
+    table.axes = [name for name in measured if name != SPEED or not table.without_speed]
+    if not table.axes:
+        return
+    given = margins or {}
+    table.front_margins = {"accuracy": given.get("accuracy", ACCURACY_MARGIN), SPEED: given.get(RATIOS, SPEED_MARGIN)}
+    speeds = {row.run.run_id: values_of(row.run, SPEED) for row in rows} if SPEED in table.axes else {}
+    set_standings(table, rows, speeds, tolerance)
+    dominance = Dominance(table, reader, speeds, tolerance)
+    for members in panels:
+        _mark(members, dominance)
+    table.front_shares = sorted(dominance.shares.values())
+
+
+def set_standings(
+    table: Table, rows: list[TableRow], speeds: Mapping[str, list[float]], tolerance: float | None
+) -> None:
+    """Set each row's value on each axis and its range: an interval over its runs, or half of the tolerance each way."""
+    for axis in table.axes:
+        percent = MEMORY_TOLERANCE if axis == MEMORY else tolerance
+        for row in rows:
+            logs = [math.log(value) for value in speeds[row.run.run_id]] if axis == SPEED else []
+            middle = math.exp(fmean(logs)) if len(logs) > 1 else row.run.metrics[axis]
+            half = (
+                stats.student_quantile(ALPHA, len(logs) - 1) * math.sqrt(variance(logs) / len(logs))
+                if percent is None
+                else math.log1p(percent) / 2
+            )
+            row.standing[axis] = Standing(middle, middle * math.exp(-half), middle * math.exp(half), max(1, len(logs)))
+        if percent is not None:
+            table.noise[axis] = f"{100 * percent:.3g} %" + ", as given by --tolerance," * (axis == SPEED)
+        else:
+            counts = sorted(row.standing[axis].runs for row in rows)
+            spread = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else f"{counts[0]}"
+            table.noise[axis] = f"what Student's t over {spread} runs of each job does not show"
+
+
+@dataclass(frozen=True)
+class Relation:
+    """What is shown of one row and another on one axis."""
+
+    is_better: bool
+    is_as_good: bool
+    difference: float = 0.0  # of two accuracies
+
+
+class Dominance:
+    """Decides in which axes one row is better than another beyond noise, and as good within the margin."""
+
+    def __init__(
+        self, table: Table, reader: SampleReader | None, speeds: Mapping[str, list[float]], tolerance: float | None
+    ) -> None:
+        self.axes, self.pairs, self.margins = table.axes, table.front_pairs, table.front_margins
+        self.speeds, self.tolerance = speeds, tolerance
+        self.accuracies = PairsOfRuns(reader, table.keys)
+        self.shares: dict[frozenset[str], int] = {}  # of pairs compared while one ran: how many shared the 5 %
+        self._accuracies: dict[tuple[str, str], Relation] = {}
+
+    def dominates(self, one: TableRow, other: TableRow) -> bool:
+        """Whether one row is as good everywhere and better somewhere."""
+        relations = []
+        for axis in self.axes:  # accuracies last: they take longest
+            relations.append(self.measured(one, other, axis))
+            if not relations[-1].is_as_good:
+                return False
+        accuracy = self.accuracy(one, other)
+        return accuracy.is_as_good and any(it.is_better for it in (*relations, accuracy))
+
+    def better_in(self, one: TableRow, other: TableRow) -> list[str]:
+        """Return the axes in which a dominating row is better than the dominated one."""
+        better = [axis for axis in self.axes if self.measured(one, other, axis).is_better]
+        return [ACCURACY[0]] * self.accuracy(one, other).is_better + better
+
+    def measured(self, one: TableRow, other: TableRow, axis: str) -> Relation:
+        """Compare memory or speed."""
+        gain = math.log(one.standing[axis].value / other.standing[axis].value)
+        gain = gain if METRICS[axis].better is Better.higher else -gain
+        noise = MEMORY_TOLERANCE if axis == MEMORY else self.tolerance
+        if noise is not None:
+            return Relation(gain > math.log1p(noise), gain >= -math.log1p(noise))
+        over = RatioOfRuns.of(self.speeds[one.run.run_id], self.speeds[other.run.run_id])
+        p, limit = over.p_at(1.0), 1 / (1 + self.margins[SPEED])
+        is_better = gain > 0 and p * self.pairs < LEVEL
+        is_within = over.ratio > limit and over.p_at(limit) * self.pairs < ALPHA
+        return Relation(is_better, is_better or (is_within and not (gain < 0 and p < ALPHA)))
+
+    def accuracy(self, one: TableRow, other: TableRow) -> Relation:
+        """Compare accuracies by the effect that a comparison of the two rows would have."""
+        pair = one.run.run_id, other.run.run_id
+        if pair not in self._accuracies:
+            self._accuracies[pair] = self._accuracy(one.run, other.run)
+        return self._accuracies[pair]
+
+    def _accuracy(self, one: Run, other: Run) -> Relation:
+        margin = self.margins["accuracy"]
+        (correct, n), (their_correct, their_n) = one.score or (0, 1), other.score or (0, 1)
+        is_plain = self.accuracies.is_plain(one) and self.accuracies.is_plain(other)
+        if is_plain and correct / n <= their_correct / their_n - margin:
+            return Relation(False, False)
+        effect = self.accuracies.effect(one, other)
+        if effect is None or effect.p_at is None:
+            return Relation(False, False)
+        value, effect = effect.value, effect.ends[0] if effect.ends else effect  # at worst, where answers were cut off
+        assert effect.p_at is not None
+        if effect.early_stop_comparisons is not None and effect.side_of is not None:
+            # Its share was fixed before it ran: what its bets have decided stands, whatever else the table has.
+            self.shares[frozenset((one.run_id, other.run_id))] = effect.early_stop_comparisons
+            is_better = effect.side_of(0.0) is Decision.better
+            is_worse = effect.side_of(0.0) is Decision.worse
+            is_within = effect.side_of(-margin) is Decision.better
+        else:
+            is_better = effect.value > 0 and effect.p * self.pairs < LEVEL
+            is_worse = effect.value < 0 and effect.p < ALPHA
+            is_within = effect.value > -margin and not is_worse and effect.p_at(-margin) * self.pairs < ALPHA
+        return Relation(is_better, is_better or (is_within and not is_worse), value)
+
+
+def _mark(rows: list[TableRow], dominance: Dominance) -> None:
+    """Mark the rows of one set of questions."""
+    dominators = [
+        [index for index, it in enumerate(rows) if it is not row and dominance.dominates(it, row)] for row in rows
+    ]
+    for index, dominators_on_front in enumerate(dominators_among_front(dominators)):
+        rows[index].on_front = not dominators_on_front
+        if dominators_on_front:
+            strongest = max(dominators_on_front, key=lambda it: _accuracy(rows[it]))
+            rows[index].dominated_by = rows[strongest].run.job_id
+            rows[index].dominated_in = dominance.better_in(rows[strongest], rows[index])
+            rows[index].accuracy_behind = dominance.accuracy(rows[strongest], rows[index]).difference
+
+
+def dominators_among_front(dominators: list[list[int]]) -> list[list[int]]:
+    """Return for each row those of its dominators that are on the front; none if it is on the front itself.
+
+    The front consists of the rows that no row of the front dominates, and of those that dominate one another in a
+    circle.
+    """
+    found: list[list[int]] = [[] for _ in dominators]
+    remaining = set(range(len(dominators)))
+    while remaining:
+        front = {index for index in remaining if remaining.isdisjoint(dominators[index])} or remaining
+        remaining = remaining - front
+        for index in remaining:
+            found[index] = [it for it in dominators[index] if it in front]
+        remaining = {index for index in remaining if not found[index]}
+    return found
+
+
+def _accuracy(row: TableRow) -> float:
+    return row.run.interval[0] if row.run.interval else 0.0
+
+
+def _leave_out(rows: list[TableRow]) -> None:
+    """Note which rows were measured beside other work, or on another machine than the baseline (else than most)."""
+    for row in rows:
+        beside = contention(row.run)
+        row.off_front = None if beside == EXCLUSIVE else f"measured {beside}"
+    alone = sorted((row for row in rows if not row.off_front), key=lambda row: not row.is_baseline)
+    machines = [machine_of(row.run) for row in alone]
+    usual = machines[0] if alone and alone[0].is_baseline else max(machines, key=machines.count, default="")
+    for row, machine in zip(alone, machines, strict=True):
+        if machine != usual:
+            row.off_front = f"measured on another machine: {machine}"

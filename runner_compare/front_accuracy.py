@@ -1,0 +1,90 @@
+"""Accuracies of pairs of rows on the front: the very effect that a comparison of the two rows would have.
+
+Most rows have one verdict for each question. Of these, only the numbers of questions that one of the two solved count,
+which are found quickly for thousands of pairs. Families of questions, several answers to a question, and runs that were
+compared while they ran are paired as in any comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
+
+from runner_compare.data import Answers, NotPaired, Question, Run
+from runner_compare.mean_pairs import has_means
+from runner_compare.pairing import compare_answers, unpaired_scores
+from runner_compare.runs import SampleReader
+from runner_compare.statistics.effects import Effect, paired_accuracies
+
+
+class Bits(NamedTuple):
+    """The number of a set of questions, and which of them a run solved, and which of its answers were cut off."""
+
+    questions: int
+    solved: int
+    cut_off: int
+
+    def won(self, other: Bits, if_cut_off: int) -> int:
+        """Count what only this run solved; if_cut_off: its cut-off answers are right (1), or the other's are (-1)."""
+        ours = self.solved | (self.cut_off if if_cut_off > 0 else 0)
+        return (ours & ~(other.solved | (other.cut_off if if_cut_off < 0 else 0))).bit_count()
+
+
+class PairsOfRuns:
+    """Compares the accuracies of any two runs; without a reader by their counts alone."""
+
+    def __init__(self, reader: SampleReader | None, compared_keys: Sequence[str]) -> None:
+        self.reader, self.compared_keys = reader, compared_keys
+        self._bits: dict[str, Bits | None] = {}  # None: its samples are missing
+        self._answers: dict[str, Answers] = {}  # of runs that are more than one verdict for each question
+        self._sets: dict[tuple[Question, ...], int] = {}
+
+    def effect(self, one: Run, other: Run) -> Effect | None:
+        """Return the difference of the first run from the second; None if the two cannot be compared."""
+        if not (self.is_plain(one) and self.is_plain(other)):
+            return self._as_compared(one, other)
+        (correct, n), (their_correct, their_n) = one.score or (0, 1), other.score or (0, 1)
+        ours, theirs = self._read(one), self._read(other)
+        if ours is None or theirs is None or ours.questions != theirs.questions:
+            return _unpaired((correct, n), one.bounds, (their_correct, their_n), other.bounds)
+        counted, low, high = (_paired(ours.won(theirs, end), theirs.won(ours, -end), n) for end in (0, -1, 1))
+        cut_off = ours.cut_off.bit_count(), theirs.cut_off.bit_count()
+        return counted.with_ends(cut_off, low, high) if any(cut_off) else counted
+
+    def is_plain(self, run: Run) -> bool:
+        """Whether a run has one verdict for each question, and the questions belong to no families."""
+        if run.compared_while_running or run.answers_each > 1:
+            return False
+        self._read(run)
+        return run.run_id not in self._answers
+
+    def _as_compared(self, one: Run, other: Run) -> Effect | None:
+        if self.reader is None:
+            return None
+        try:
+            sides = [self._answers.get(run.run_id) or self.reader.of_baseline(run) for run in (one, other)]
+            return compare_answers(one, other, (sides[0], sides[1]), self.reader, self.compared_keys)
+        except NotPaired:
+            return None
+
+    def _read(self, run: Run) -> Bits | None:
+        """Read a run once, and keep no more of it than its pairs need."""
+        if self.reader is not None and run.run_id not in self._bits:
+            try:
+                answers = self.reader.of(run)
+            except NotPaired:
+                self._bits[run.run_id] = None
+            else:
+                questions = sorted(answers)
+                solved = "".join("01"[answers[question].solved] for question in questions)
+                cut_off = "".join("01"[answers[question].cut_off > 0] for question in questions)
+                number = self._sets.setdefault(tuple(questions), len(self._sets))
+                self._bits[run.run_id] = Bits(number, int(solved or "0", 2), int(cut_off or "0", 2))
+                if has_means([(it, it) for it in answers.values()]):
+                    self._answers[run.run_id] = answers
+        return self._bits.get(run.run_id)
+
+
+# among many rows the same counts occur often
+_paired, _unpaired = cache(paired_accuracies), cache(unpaired_scores)

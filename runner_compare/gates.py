@@ -1,0 +1,221 @@
+"""--require: what each row has to satisfy, for a CI of models; a requirement that is not met makes the exit code 1."""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from runner_base.errors import ConfigError, unknown
+from runner_compare.data import Requirement, Run, Table, TableRow
+from runner_compare.effect_words import asked_of, margin_decision, margin_words
+from runner_compare.known_ends import known_of
+from runner_compare.metrics import UNITS
+from runner_compare.runs import SampleReader
+from runner_compare.selection import parse_margins
+from runner_compare.statistics.effects import RATIOS, Finding
+from runner_compare.statistics.margins import MarginVerdict
+from runner_compare.wording import about, name_of, number
+
+OPTION = "--require"
+TERM = re.compile(r"([^<>=!\s]+)(<=|>=|!=|==|=|<|>)([^<>=!\s]+)")
+WITH_UNIT = re.compile(r"([-+.\d]+(?:e[-+]?\d+)?)([a-z]+)")
+COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+EXAMPLE = "e.g. 'margin=2 finding!=worse accuracy>=0.8 model_mib<4000 kl_p95<0.5nats'"
+SHOWN_GOOD = (MarginVerdict.better, MarginVerdict.as_good, MarginVerdict.worse_but_within)
+FINDINGS = {it.name: it for it in Finding}
+
+
+@dataclass(frozen=True)
+class Term:
+    """One requirement: what it is about, and what is wanted of it."""
+
+    text: str
+    key: str
+    sign: str
+    value: str
+
+    @property
+    def is_comparison(self) -> bool:
+        """Whether it is about the comparison with a baseline."""
+        return self.key in ("margin", "finding")
+
+    @property
+    def margins(self) -> dict[str, float]:
+        """The margin that rows have to be as good within, by measure; empty for another kind of term."""
+        return parse_margins([self.value], f"{OPTION} margin=") if self.key == "margin" else {}
+
+
+def parse_requirements(texts: Sequence[str], runs: Sequence[Run]) -> list[Term]:
+    """Read --require; ConfigError for what cannot be read, and for names that no run has."""
+    terms = []
+    for text in texts:
+        joined = re.sub(r"\s*(<=|>=|!=|==|=|<|>)\s*", r"\1", text.strip())
+        for part in joined.split():
+            match = TERM.fullmatch(part)
+            if match is None:
+                raise ConfigError(f"{OPTION} {text}: cannot read {part!r}; {EXAMPLE}")
+            terms.append(_checked(_with_unit(Term(part, *match.groups()), runs), runs))
+        if not joined:
+            raise ConfigError(f"{OPTION}: is empty; {EXAMPLE}")
+    return list(dict.fromkeys(terms))
+
+
+def _with_unit(term: Term, runs: Sequence[Run]) -> Term:
+    """Return a term whose value has a unit, as kl_p999<0.5nats, with the metric that is named so: kl_p999_nats<0.5."""
+    match = WITH_UNIT.fullmatch(term.value)
+    if match is None or any(term.key in run.metrics for run in runs):
+        return term
+    name, _, category = term.key.partition("/")
+    key = f"{name}_{match[2]}" + f"/{category}" * bool(category)
+    return replace(term, key=key, value=match[1]) if any(key in run.metrics for run in runs) else term
+
+
+def _check_unit(term: Term, where: str, runs: Sequence[Run]) -> None:
+    """Raise ConfigError if a metric lacks its unit, or has another one."""
+    name, _, category = term.key.partition("/")
+    of = f"/{category}" * bool(category)
+    recorded = set().union(*(run.metrics for run in runs))
+    if term.key in recorded:
+        return
+    units = [unit for unit in UNITS if f"{name}{unit}{of}" in recorded]
+    if not units:
+        return
+    unit, given = units[0].removeprefix("_"), WITH_UNIT.fullmatch(term.value)
+    value = given[1] if given else term.value
+    wrong = f"is in {unit}, not in {given[2]}" if given else "needs its unit"
+    written = f"{term.key}{term.sign}{value}{unit}" if unit.isalpha() else f"{name}{units[0]}{of}{term.sign}{value}"
+    raise ConfigError(f"{where}: {term.key} {wrong}: {written}")
+
+
+def _checked(term: Term, runs: Sequence[Run]) -> Term:
+    where = f"{OPTION} {term.text}"
+    if term.key == "margin":
+        if term.sign != "=":
+            raise ConfigError(f"{where}: give margin=POINTS, {EXAMPLE}")
+        parse_margins([term.value], f"{OPTION} margin=")  # a mistake is said before anything is compared
+        return term
+    if term.key == "finding":
+        if term.sign not in ("=", "==", "!="):
+            raise ConfigError(f"{where}: a finding is compared with = or !=")
+        if term.value not in FINDINGS:
+            raise ConfigError(f"{where}: {unknown('finding', term.value, FINDINGS)}")
+        return term
+    _check_unit(term, where, runs)
+    metrics = sorted({name for run in runs for name in run.metrics if "/" not in name})
+    if term.key not in set().union(*(run.metrics for run in runs)):
+        raise ConfigError(f"{where}: {unknown('metric', term.key, ['margin', 'finding', *metrics])}")
+    if term.sign not in COMPARISONS:
+        raise ConfigError(f"{where}: a metric is compared with < <= > or >=")
+    try:
+        if math.isnan(float(term.value)):
+            raise ValueError
+    except ValueError:
+        raise ConfigError(f"{where}: {term.value!r} is not a number") from None
+    return term
+
+
+def margins_with(terms: Sequence[Term], margins: dict[str, float]) -> dict[str, float]:
+    """Return the margins of --margin and of the requirements; ConfigError if they differ."""
+    together = dict(margins)
+    for term in terms:
+        for measure, size in term.margins.items():
+            if together.setdefault(measure, size) != size:
+                raise ConfigError(f"{OPTION} {term.text}: there is another margin for the same measure: give one")
+    return together
+
+
+def check(tables: Sequence[Table], terms: Sequence[Term], reader: SampleReader | None = None) -> None:
+    """Check each row that is no baseline; ConfigError if there is none."""
+    of_tables = {it.measure for table in tables for row in table.settings for it in row.effects}
+    for table in tables:
+        table.requirements = [
+            _outcome(term, row, table, reader)
+            for row in table.settings
+            for term in terms
+            if not _is_of_other_tables(term, row, of_tables)
+        ]
+    if terms and not any(table.requirements for table in tables):
+        raise ConfigError(f"{OPTION}: there is no row to check: every run that was chosen is a baseline")
+
+
+def _is_of_other_tables(term: Term, row: TableRow, of_tables: set[str]) -> bool:
+    """Whether a margin is about another measure, which other tables have, than the one by which a row was compared."""
+    own = {it.measure for it in row.effects if not it.is_ratio}
+    wanted = set(term.margins) - {RATIOS}
+    return bool(own and wanted and not own & wanted and wanted & of_tables)
+
+
+def failures(tables: Sequence[Table]) -> list[str]:
+    """Return a line for each requirement that is not met."""
+    return [f"requirement failed: {it.reason}" for table in tables for it in table.requirements if not it.met]
+
+
+def _outcome(term: Term, row: TableRow, table: Table, reader: SampleReader | None) -> Requirement:
+    if term.key == "margin":
+        met, reason = _about_margin(term, row)
+    elif term.key == "finding":
+        met, reason = _about_finding(term, row)
+    else:
+        met, reason = _about_metric(term, row, reader)
+    return Requirement(term.text, row.run.job_id, met, f"{name_of(row, table.keys)}: {reason}")
+
+
+def _about_margin(term: Term, row: TableRow) -> tuple[bool, str]:
+    of = [it for it in row.effects if (RATIOS if it.is_ratio else it.measure) in term.margins]
+    if not of:
+        return False, f"{term.text}: {_not_compared(row)}"
+    worst = min(of, key=lambda it: it.verdict in SHOWN_GOOD)
+    named = f"{worst.measure} " * worst.is_ratio
+    if worst.verdict is MarginVerdict.undecided and worst.finding is not Finding.open:
+        return False, f"{named}{worst.finding}, and undecided whether by more than {margin_words(worst)}"
+    if worst.verdict is MarginVerdict.undecided:
+        needs = f" (needs about {about(worst.needed)} {asked_of(worst)})" if worst.needed else ""
+        return False, f"{named}undecided within {margin_words(worst)}{needs}"
+    return worst.verdict in SHOWN_GOOD, f"{named}{margin_decision(worst)}"
+
+
+def _not_compared(row: TableRow) -> str:
+    return f"not compared, {row.note or 'it has no such measure'}"
+
+
+def _about_finding(term: Term, row: TableRow) -> tuple[bool, str]:
+    if not row.effects:
+        return False, f"{term.text}: {_not_compared(row)}"
+    wanted = FINDINGS[term.value]
+    # where answers were cut off, neither end may be what is not allowed
+    found = [it for of in row.effects for it in (of, *(of.ends or ())) if (it.finding is wanted) == (term.sign == "!=")]
+    if not found:
+        return True, f"{term.text} holds"
+    words = [f"{it.measure} {it.finding}" if it.is_ratio else str(it.finding) for it in found]
+    if not any(it in row.effects for it in found):
+        words = [f"{word} with cut-off answers at worst" for word in words]
+    return False, f"{', '.join(dict.fromkeys(words))}, required {term.text}"
+
+
+def _about_metric(term: Term, row: TableRow, reader: SampleReader | None) -> tuple[bool, str]:
+    """Decide by the end of the interval that is worse for the term: without one, nothing is shown."""
+    known = known_of(row.run, term.key, reader)
+    if known is None:
+        return False, f"no {term.key} was recorded, required {term.text}"
+    compare, limit, is_at_least = COMPARISONS[term.sign], float(term.value), term.sign.startswith(">")
+    if known.is_exact:
+        met = compare(known.value, limit)
+        return met, f"{term.key} {number(known.value)}" + f", required {term.text}" * (not met)
+    end, other = (known.low, known.high) if is_at_least else (known.high, known.low)
+    if end is None or other is None:
+        why = f" ({known.why})" * bool(known.why)
+        shown = "no interval, so it is not shown" if compare(known.value, limit) else "no interval"
+        return False, f"{term.key} {number(known.value)}, {shown}{why}, required {term.text}"
+    between = f" with {known.between}" * bool(known.between)
+    interval = f"{term.key} {number(known.value)} [{number(known.low)}, {number(known.high)}]{between}"
+    if compare(end, limit):
+        return True, interval
+    return False, f"{interval}{', not shown' if compare(other, limit) else ''}, required {term.text}"

@@ -1,0 +1,177 @@
+"""`runner.compare(...)`: what runner-compare says, from Python, as a value that a notebook shows."""
+
+from __future__ import annotations
+
+import base64
+import io
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from runner.config.hydra import config_errors
+from runner_base import environment
+from runner_base.console import plain
+from runner_base.errors import ConfigError, JobFailed, unknown
+from runner_base.result import Record
+from runner_base.texts import counted
+from runner_compare.command import comparison_of
+from runner_compare.data import NotPaired, Table
+from runner_compare.options import parser
+from runner_compare.output import FORMATS, flat_lines
+from runner_compare.page import escape, write_table
+from runner_compare.pictures import draw
+from runner_compare.sections import Comparison, sections
+
+OF_THE_COMMAND = ("help", "format", "save", "log", "publish", "benchmark", "explain")  # where the command writes
+LONGEST_REPR = 200
+PICTURES = 2  # of a table: the page of --save has them all
+WIDTH = "640px"
+
+
+@dataclass(repr=False)
+class ComparedRuns:
+    """A comparison: its tables and sentences; in a notebook, its last expression is shown with a picture."""
+
+    comparison: Comparison
+
+    @property
+    def tables(self) -> list[Table]:
+        """The tables, one for each task."""
+        return self.comparison.tables
+
+    @property
+    def conclusions(self) -> list[str]:
+        """What may be concluded over all rows, for each task that has a baseline."""
+        return [table.conclusion for table in self.tables if table.conclusion]
+
+    @property
+    def sentences(self) -> list[str]:
+        """All that is said about the rows."""
+        return [sentence for section in sections(self.comparison) for sentence, _ in section.sentences]
+
+    def to_df(self) -> Any:
+        """Return a pandas.DataFrame with a line for each row and the columns of --format csv."""
+        import pandas as pd  # type: ignore[import-untyped]
+
+        return pd.DataFrame(flat_lines(self.comparison))
+
+    def to_text(self, form: str = "table") -> str:
+        """Return it as runner-compare prints it: as a table, or as `markdown`, `json` or `csv`."""
+        if form not in FORMATS:
+            raise ConfigError(f"to_text({form!r}): {unknown('form', form, [*FORMATS])}")
+        out = io.StringIO()
+        FORMATS[form](self.comparison, out)
+        return out.getvalue()
+
+    def __repr__(self) -> str:
+        tasks = ", ".join(f"{counted(len(table.rows), 'run')} of {table.task}" for table in self.tables)
+        text = plain(" ".join(f"<comparison of {tasks}: {'; '.join(self.conclusions)}".rstrip(": ").split()))
+        return f"{text if len(text) <= LONGEST_REPR else text[: LONGEST_REPR - 1] + '…'}>"
+
+    def _repr_html_(self) -> str:
+        out = io.StringIO()
+        for section in sections(self.comparison):
+            out.write(f"<h4>{escape(section.title)}</h4>\n")
+            if section.conclusion:
+                out.write(f"<p><b>{escape(section.conclusion)}</b></p>\n")
+            for image in _images(section.table) if section.table else ():
+                out.write(image)
+            for grid in section.grids:
+                rows = max((len(column.cells) for column in grid.columns), default=0)
+                out.write(f"<p>{escape(grid.title)}</p>\n" if grid.title else "")
+                write_table(grid.columns, grid.classes or [""] * rows, out)
+            out.write("<ul>\n" + "".join(f"<li>{escape(text)}</li>\n" for text, _ in section.sentences) + "</ul>\n")
+        return out.getvalue()
+
+
+def _images(table: Table) -> Iterable[str]:
+    """Yield the first pictures of a table as images within the page."""
+    for picture in draw(table)[:PICTURES]:
+        image = base64.b64encode(picture.png()).decode()
+        title = escape(picture.title)
+        yield f'<p><img alt="{title}" style="max-width:{WIDTH}" src="data:image/png;base64,{image}"><br>{title}</p>\n'
+
+
+class Compare(Protocol):
+    """`runner.compare`: the function and the package of the command."""
+
+    def __call__(self, *runs: object, **options: Any) -> ComparedRuns:
+        """Compare recorded runs."""
+        ...
+
+    def main(self, arguments: list[str]) -> int:
+        """Run the command; returns the exit code."""
+        ...
+
+
+def compare(*runs: object, **options: Any) -> ComparedRuns:
+    """Compare recorded runs as `runner-compare` does; its options are arguments: baseline="quantization=none".
+
+    `runs` are job ids, records, or the rows of a grid; without any, the newest comparable ones are compared.
+    """
+    with config_errors():
+        environment.read()
+        chosen, folder = _ids(runs)
+        given: dict[str, Any] = {"output_dir": folder} if folder else {}
+        given |= ({"runs": chosen} if chosen else {}) | options
+        if chosen and "runs" in options:
+            raise ConfigError("runs=: name them once, as arguments or by runs=")
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                comparison, _, _ = comparison_of(_parsed(given), Path(scratch))
+        except NotPaired as reason:
+            raise JobFailed(str(reason)) from reason
+        return ComparedRuns(comparison)
+
+
+def _ids(runs: Iterable[object]) -> tuple[list[str], str]:
+    """Return the ids of jobs, and the output folder of records; lists of them are taken apart."""
+    ids: list[str] = []
+    folders: list[str] = []
+    for one in runs:
+        if isinstance(one, str):
+            ids.append(one)
+        elif isinstance(one, Mapping):
+            ids += [one["job_id"]] if one.get("job_id") else []
+        elif isinstance(one, Record):
+            ids.append(one.job_id)
+            folders.append(str(Path(one.output_dir).parents[1]))
+        elif isinstance(one, Iterable):
+            inner, folder = _ids(one)
+            folder = folder or str(getattr(one, "output_dir", ""))  # the rows of a grid have it
+            ids, folders = ids + inner, folders + [folder] * bool(folder)
+        else:
+            raise ConfigError(f"compare({one!r}): give job ids, records of runner.evaluate or rows of runner.grid")
+    if len({*folders}) > 1:
+        raise ConfigError(f"these records are in several folders: {', '.join(sorted({*folders}))}")
+    return list(dict.fromkeys(ids)), next(iter(folders), "")
+
+
+def _parsed(given: Mapping[str, Any]) -> Any:
+    """Return the options of the command line; a wrong name or value is a ConfigError."""
+    command = parser()
+    known = {action.dest for action in command._actions} - {*OF_THE_COMMAND}
+    words: list[str] = []
+    for key, value in given.items():
+        if key not in known:
+            hint = "it says where the command writes; here use to_df() or to_text()" * (key in OF_THE_COMMAND)
+            raise ConfigError(f"compare({key}=...): {hint or unknown('option', key, sorted(known))}")
+        option = f"--{key.replace('_', '-')}"
+        if value is True:
+            words.append(option)
+        elif value is None or value is False:
+            continue
+        elif isinstance(value, str) or not isinstance(value, Iterable):
+            words += [option, str(value)]
+        elif key == "where":  # which is repeated
+            words += [word for text in value for word in (option, str(text))]
+        else:
+            words += [option, *map(str, value)]
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"compare: {message}")
+
+    command.error = refuse  # type: ignore[method-assign]
+    return command.parse_args(words)

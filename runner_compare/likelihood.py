@@ -1,0 +1,79 @@
+"""Compares the log-likelihoods of two runs on the same texts, paired sample by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from runner_base.result import Likelihood
+from runner_compare.data import NotPaired, Run, Texts, TooFew
+from runner_compare.mean_pairs import cluster_field, clusters_of
+from runner_compare.pairing import PROMPT_KEYS
+from runner_compare.runs import SampleReader
+from runner_compare.statistics.effects import Effect
+from runner_compare.statistics.likelihoods import WINDOWS, units
+from runner_compare.statistics.number_effects import paired_likelihoods
+from runner_compare.statistics.ratios import MIN_TEXTS, cluster_sums, ratio
+
+SIZES: dict[str, Callable[[Likelihood], int]] = {
+    "token": lambda it: it.tokens,
+    "byte": lambda it: it.bytes,
+    "text": lambda _: 1,
+}
+
+
+def compare_likelihoods(run: Run, base: Run, reader: SampleReader, compared_keys: Sequence[str] = ()) -> Effect:
+    """Compare two runs over the same texts, per token, byte or text.
+
+    `compared_keys` are the keys that are compared.
+    """
+    if run.task_version != base.task_version:
+        raise NotPaired(f"scored by version {run.task_version}, the baseline by version {base.task_version}")
+    if base.unit is None:
+        raise NotPaired("the baseline has scored no text")
+    if run.unit is None or run.unit != base.unit:
+        raise NotPaired(f"measured per {run.unit}, the baseline per {base.unit}")
+    ours, theirs = reader.texts(run), reader.texts(base)
+    remark = check_pairs(ours, theirs, compared_keys)
+    pairs = list(zip(*(units([one.likelihood for one in side.values()]) for side in (ours, theirs)), strict=True))
+    differences = [mine.nats - other.nats for mine, other in pairs]
+    sizes = [float(SIZES[run.unit](mine)) for mine, _ in pairs]
+    windows = run.facts.get("samples") == base.facts.get("samples") == WINDOWS
+    what, clusters = WINDOWS if windows else "texts", text_clusters(ours, theirs, cluster_field(run, base))
+    if clusters is not None:
+        what = f"families of texts by {cluster_field(run, base)}"
+        differences, sizes = sums_by_cluster(differences, clusters), sums_by_cluster(sizes, clusters)
+        remark = "; ".join(filter(None, (f"in {len(sizes):,} {what}", remark)))
+    if len(differences) < MIN_TEXTS:
+        shift = f"Δ {ratio(differences, sizes):+.5f} nats/{run.unit}".replace("-", "−")
+        fix = "; a smaller task.window makes more of them" if windows else ""
+        raise TooFew(f"too few {what} to test: {len(differences)}, at least {MIN_TEXTS} ({shift}){fix}")
+    if windows:
+        remark = "; ".join(filter(None, ("the windows of one text count as samples", remark)))
+    return replace(paired_likelihoods(differences, sizes, run.unit), remark=remark)
+
+
+def text_clusters(ours: Texts, theirs: Texts, field: str) -> list[str] | None:
+    """Return the cluster of each text, in the order of `units`; None without clusters."""
+    by_unit = {one.likelihood.unit: (one.cluster, theirs[index].cluster) for index, one in ours.items()}
+    return clusters_of([by_unit[unit] for unit in sorted(by_unit)], field)
+
+
+def sums_by_cluster(values: Sequence[float], clusters: Sequence[str]) -> list[float]:
+    """Return the sum of the values of each cluster."""
+    return cluster_sums(values, clusters)[0]
+
+
+def check_pairs(ours: Texts, theirs: Texts, compared_keys: Sequence[str]) -> str | None:
+    """Raise NotPaired for different texts, tokens or prompts; return a remark if prompts may differ and do."""
+    n = len(ours)
+    same_texts = sum(index in theirs and one.text == theirs[index].text for index, one in ours.items())
+    if same_texts < n or len(theirs) != n:
+        raise NotPaired(f"different texts: {n} here, {len(theirs)} in the baseline, {same_texts} are the same")
+    different = sum(one.tokens != theirs[index].tokens for index, one in ours.items())
+    if different:
+        raise NotPaired(f"different tokens: {different} of {n} texts have other tokens than in the baseline")
+    different = sum(one.prompt != theirs[index].prompt for index, one in ours.items())
+    if different and not any(key.startswith(PROMPT_KEYS) for key in compared_keys):
+        raise NotPaired(f"different prompts: {different} of {n} texts follow another prompt than in the baseline")
+    return f"different prompts before {different} of {n} texts" if different else None

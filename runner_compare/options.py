@@ -1,0 +1,202 @@
+"""The options of `runner-compare`, with their help."""
+
+from __future__ import annotations
+
+import argparse
+
+from runner_compare.output import FORMATS
+from runner_compare.readers.load import WRITERS
+from runner_compare.statistics.pooling import Weights
+
+LLAMA = "llama"  # the format of llama.cpp's llama-perplexity
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    about = "Compare the runs in MLflow side by side, and say which differences are real."
+    epilog = """examples:
+  runner-compare --baseline quantization=none
+  runner-compare --grid last --baseline quantization=none --save comparison --log
+  runner-compare --where "seed = 0 and quantization.name in ('none', 'nf4')" --baseline quantization=none
+  runner-compare --by quantization --baseline quantization=none
+  runner-compare --baseline quantization=none --pool tasks --margin 2
+  runner-compare --flips quantization=none,task.split=test quantization=nf4,task.split=test
+  runner-compare --baseline quantization=none --plan-questions margin=2
+  runner-compare --baseline quantization=none --require 'margin=2 model_mib<4000'
+  runner-compare --lm-eval out_hf out_nf4
+  runner-compare --results logs/a.eval logs/b.eval"""
+    it = argparse.ArgumentParser(
+        "runner-compare",
+        description=about,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    pairs = "KEY=VALUE[,KEY=VALUE]"
+    add = it.add_argument_group("source").add_argument
+    add("--output-dir", default="outputs", help="folder that holds mlflow.db (default: %(default)s)")
+    add("--tracking-uri", help="MLflow store to read (default: MLFLOW_TRACKING_URI, else mlflow.db in output-dir)")
+    add("--experiment", help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME, else runner)")
+    add(
+        "--lm-eval",
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="instead of MLflow: what lm-evaluation-harness wrote with --output_path FOLDER --log_samples, with any "
+        "backend; all are compared with the first, unless --baseline or --by says otherwise",
+    )
+    add(
+        "--results",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help=f"instead of MLflow: files or folders of other tools ({WRITERS}); all are compared with the "
+        "first, unless --baseline or --by says otherwise",
+    )
+    add(
+        "--across-tools",
+        action="store_true",
+        help="with --results: pair evaluations of several tools by the text of their questions, all with that of the "
+        "first path, and say what else differs",
+    )
+    add = it.add_argument_group(
+        "which runs (default: the newest finished run of each job, of those comparable with the newest grid or run)"
+    ).add_argument
+    add("--all", action="store_true", help="all of them: also those with other questions or prompts than the newest")
+    add("--task", help="only this task, e.g. gsm8k (default: one table per task)")
+    add("--grid", metavar="ID|last", help="only the jobs of this grid: its MLflow run id, or the last one")
+    add("--runs", nargs="+", default=[], metavar="ID", help="only these: job ids or MLflow run ids")
+    add(
+        "--where",
+        action="append",
+        default=[],
+        metavar="FILTER",
+        help=f"only runs with these values: {pairs}, or an expression with and, or, not, in, = != < <= > >= over "
+        "config keys and metrics: \"quantization.name='nf4' and accuracy > 0.9\"",
+    )
+    add = it.add_argument_group("what is compared").add_argument
+    add("--baseline", default="", metavar=pairs, help="compare all others with the runs that have these values")
+    add(
+        "--by",
+        default="",
+        metavar="KEY[,KEY]",
+        help="one row for each combination of these keys; runs that agree in them (other splits) are pooled",
+    )
+    add(
+        "--teams",
+        action="store_true",
+        help="name jobs of task=agents by what their teams are, so that all have one baseline: "
+        '--teams --baseline "team=one agent"',
+    )
+    add(
+        "--pool",
+        nargs="?",
+        const=Weights.questions.value,
+        choices=[one.value for one in Weights],
+        help="also give each setting one verdict over all tasks, splits and data sets: the mean of its differences, in "
+        "which all questions count the same (default) or all tasks",
+    )
+    add(
+        "--seeds",
+        action="store_true",
+        help="runs that differ only in their seed are one row: the mean over seeds, with intervals that count "
+        "questions and seeds, the spread over seeds, and of teams that learn how often each edge survives",
+    )
+    add(
+        "--unpaired",
+        action="store_true",
+        help="compare also what cannot be paired (other questions, prompts, scoring), with Fisher's exact test",
+    )
+    add(
+        "--count-errors",
+        action="store_true",
+        help="compare also jobs with questions that ended in an error, and count those as not solved",
+    )
+    add(
+        "--cluster",
+        default="",
+        metavar="FIELD",
+        help="questions with the same value of this field are one family and count as one: a field of lm-eval's "
+        "documents, a key of the metadata of inspect_ai's samples, or the one that task.cluster has recorded in each "
+        "job",
+    )
+    add(
+        "--metric",
+        default="",
+        metavar="NAME",
+        help="compare this number of each question instead of verdicts: new_tokens, thinking_tokens, answer_tokens, "
+        "characters, cost_usd; of several answers to each question pass@4 (one of 4 is right), maj@4 (their vote is) "
+        "or pass^4 (all are); with "
+        "--lm-eval or --results, only this metric of those in the files",
+    )
+    add(
+        "--margin",
+        action="append",
+        default=[],
+        metavar="POINTS|NATSnats|PERCENT%",
+        help="also decide which rows are as good as the baseline within a margin: 2 means 2 percentage points of "
+        "accuracy, 0.01nats means 0.01 nats a token (or byte) of likelihood, 5%% means 5 percent of speed, time or "
+        "memory; may be given once for each",
+    )
+    add(
+        "--require",
+        action="append",
+        default=[],
+        metavar="TERMS",
+        help="exit with 1 and the reasons if a row, other than a baseline, fails a term: margin=2 (as good within 2 "
+        "points), finding!=worse, or a metric by its interval: 'margin=2 model_mib<4000 accuracy>=0.8 kl_p95<0.5nats'",
+    )
+    add(
+        "--plan-questions",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="how many questions each comparison needs: margin=2 to show a row as good within 2 points, or detect=3 to "
+        "detect a difference of 3 points; power=0.8",
+    )
+    add(
+        "--tolerance",
+        type=float,
+        metavar="PERCENT",
+        help="Pareto front: how far apart speeds may lie by noise alone (default: as the runs of each job show; with "
+        "fewer than 3 runs of a job, speed is left out)",
+    )
+    add(
+        "--flips",
+        nargs=2,
+        metavar=("A", "B"),
+        help="the questions that only one of two runs solved, side by side; A and B: an id or a filter, A the baseline",
+    )
+    add(
+        "--files",
+        action="store_true",
+        help="one table with a line for each model file instead of one for each task: bytes, memory, speed, KL and "
+        "log-likelihood and accuracy against the reference, which files KL tells apart, the front; see "
+        "experiments/which_file.yaml",
+    )
+    add = it.add_argument_group("output").add_argument
+    add(
+        "--format",
+        default="table",
+        choices=[*FORMATS, LLAMA],
+        help="default: %(default)s; llama prints what llama-perplexity --kl-divergence does, for each run of "
+        "task=likelihood that was compared with a reference by task.exact=true",
+    )
+    add("--explain", action="store_true", help="say in the table how the Pareto front is found")
+    add("--save", metavar="FOLDER", help="write comparison.html, .md, .csv, .json and pictures there")
+    add(
+        "--publish",
+        metavar="FOLDER",
+        help="write what a model's repository on the Hugging Face Hub may have there: a section for its card and "
+        ".eval_results/*.yaml, with intervals and the commands; of task=likelihood with a reference a table of "
+        "divergences, divergence.md; nothing is uploaded",
+    )
+    add(
+        "--benchmark",
+        default="",
+        metavar="DATASET_ID:TASK_ID",
+        help="with --publish: the benchmark on the Hub, where task.data is a file, and its task in the data set's "
+        "eval.yaml (default: task.data, and task.subset or default)",
+    )
+    add("--log", action="store_true", help="log those files to the grid's MLflow run, as comparison/")
+    return it

@@ -1,0 +1,57 @@
+"""What a comparison reads of a run's answers: the outcome of each question, and what a limit of tokens leaves open."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from runner_compare.answer_votes import Votes
+from runner_compare.statistics.stats import exact_interval
+
+Question = tuple[int, str, str]  # index, question, gold: two answers form a pair if all three agree
+
+
+class Bounds(NamedTuple):
+    """A run's accuracy if all that was cut off is wrong, or right, and the 95 % interval of that without a limit."""
+
+    at_worst: float
+    at_best: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, at_worst: float, at_best: float, n: int) -> Bounds:
+        """Return the bounds of so many independent questions (earlier versions have recorded too narrow ends)."""
+        low, high = exact_interval(round(at_worst * n), n)[0], exact_interval(round(at_best * n), n)[1]
+        return cls(at_worst, at_best, low, high)
+
+
+class QuestionOutcome(NamedTuple):
+    """Whether a run solved a question, the hash of its prompt, and what else a comparison counts."""
+
+    solved: bool
+    prompt: str | None
+    cluster: str | None = None  # the family of questions that it belongs to
+    right: tuple[int, int] = (0, 0)  # of several answers to the question: how many are right, and how many there are
+    number: float | None = None  # the value of a metric that is compared instead of the verdict
+    cut_off: int = 0  # answers to it that were cut off: they are neither right nor wrong
+    votes: Votes | None = None  # how several answers vote, where that is read
+
+    def if_cut_off(self, right: bool) -> QuestionOutcome:
+        """Return it with all answers that were cut off right, or wrong; of a vote, they decide it."""
+        if not self.cut_off:
+            return self
+        share = (self.right[0] + self.cut_off * right, self.right[1]) if self.right[1] else self.right
+        return self._replace(solved=right, right=share)
+
+    @property
+    def samples(self) -> int:
+        """How many answers there are."""
+        return self.right[1] or 1
+
+    @property
+    def mean(self) -> float:
+        """The share of right answers: 0 or 1 for a single one."""
+        return self.right[0] / self.right[1] if self.right[1] else float(self.solved)
+
+
+Answers = dict[Question, QuestionOutcome]

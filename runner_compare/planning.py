@@ -1,0 +1,151 @@
+"""--plan-questions: how many questions each comparison needs, and how long the further ones take here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from runner_base.errors import ConfigError, unknown
+from runner_base.tables import Column, Use
+from runner_compare.data import ABSENT, QuestionPlan, Run, Table, TableRow
+from runner_compare.effect_words import quantity, unit_of
+from runner_compare.quantities import ACCURACIES
+from runner_compare.selection import parse_margins
+from runner_compare.statistics.answer_times import answer_times
+from runner_compare.statistics.effects import Effect, Method
+from runner_compare.statistics.planning import MIN_UNITS_PLANNED
+from runner_compare.statistics.stats import ALPHA, POWER
+from runner_compare.wording import about, name_of, number
+
+OPTION = "--plan-questions"
+KEYS = ("margin", "detect", "power")
+UNPLANNED = {  # why there is no plan for an effect of this method
+    Method.sequential: "it was compared while it ran",
+    Method.over_seeds: "seeds count, too, and more questions do not show more of them",
+    Method.mean_flips: "it is unknown for families of questions and for several answers to a question",
+}
+
+
+@dataclass(frozen=True)
+class PlanAim:
+    """What the questions are to decide: a margin or a difference to detect, by measure, and with which power."""
+
+    margins: dict[str, float] = field(default_factory=dict)
+    differences: dict[str, float] = field(default_factory=dict)
+    power: float = POWER
+
+
+def parse_aim(words: Sequence[str]) -> PlanAim:
+    """Read KEY=VALUE…: margin= or detect=, and power=."""
+    texts: dict[str, list[str]] = {key: [] for key in KEYS}
+    for word in (part for text in words for part in text.split()):
+        key, equals, value = word.partition("=")
+        if not equals or key not in KEYS:
+            raise ConfigError(f"{OPTION} {word}: {unknown('key', key, KEYS)}; e.g. margin=2 power=0.8, or detect=3")
+        texts[key].append(value)
+    if bool(texts["margin"]) == bool(texts["detect"]):
+        raise ConfigError(f"{OPTION}: give either margin= (as good within 2 points) or detect= (a difference of 3)")
+    if len(texts["power"]) > 1:
+        raise ConfigError(f"{OPTION} power={texts['power'][1]}: there is another power: give one")
+    power = POWER
+    if texts["power"]:
+        try:
+            power = float(texts["power"][0])
+        except ValueError:
+            power = 0.0
+        if not 0.5 <= power <= 0.99:
+            raise ConfigError(f"{OPTION} power={texts['power'][0]}: must be a probability from 0.5 to 0.99 (0.8)")
+    return PlanAim(
+        parse_margins(texts["margin"], f"{OPTION} margin="),
+        parse_margins(texts["detect"], f"{OPTION} detect="),
+        power,
+    )
+
+
+def plan_questions(tables: Sequence[Table], aim: PlanAim) -> None:
+    """Plan the questions of each comparison; ConfigError if there is none of this kind."""
+    for table in tables:
+        table.plan_title = _title(table, aim)
+        for row in table.settings:
+            if row.effect is not None and _size(row.effect, aim) is not None:
+                row.plan = _plan(row, row.effect, aim)
+    if not any(row.plan for table in tables for row in table.rows):
+        raise ConfigError(f"{OPTION}: no row was compared in {' or '.join(aim.margins | aim.differences)}")
+
+
+def _size(it: Effect, aim: PlanAim) -> float | None:
+    return (aim.margins or aim.differences).get(it.measure)
+
+
+def _plan(row: TableRow, it: Effect, aim: PlanAim) -> QuestionPlan:
+    size, needs = _size(it, aim), it.needs if aim.margins else it.needs_to_detect
+    assert size is not None
+    disagreement = _disagreement(it)
+    if needs is None:
+        why = it.unplanned or UNPLANNED.get(it.method, "the comparison is unpaired")
+        if aim.margins and it.counts.get("clusters") and not it.unplanned:
+            why = f"fewer than {MIN_UNITS_PLANNED} families say too little"
+        return QuestionPlan(it.n, disagreement, reason=why)
+    needed = needs(size, ALPHA / it.comparisons, aim.power)
+    if needed is None:
+        return QuestionPlan(it.n, disagreement, reason="ten million are not enough")
+    each_s = seconds_per_question(row.run)
+    further = max(0, needed - it.n)
+    return QuestionPlan(it.n, disagreement, needed, further, None if each_s is None else further * each_s)
+
+
+def _disagreement(it: Effect) -> float | None:
+    wins, losses = it.counts.get("wins"), it.counts.get("losses")
+    return (wins + losses) / it.n if wins is not None and losses is not None and it.n else None
+
+
+def seconds_per_question(run: Run) -> float | None:
+    """Return how long a question takes at the run's measured speeds; None if it has not measured them."""
+    times = answer_times(run.metrics)
+    return None if times is None else times.each_s * times.n / run.metrics["n"]
+
+
+def _title(table: Table, aim: PlanAim) -> str:
+    """Return what the plan is for, in words."""
+    sizes = aim.margins or aim.differences
+    parts = []
+    for measure, size in sizes.items():
+        it = next((it for row in table.rows if (it := row.effect) and it.measure == measure), None)
+        if it is not None:
+            parts.append(f"{100 * size if quantity(it) is ACCURACIES else size:g} {unit_of(it)}")
+    if not parts:
+        return ""
+    what = "to be shown as good within" if aim.margins else "to detect a difference of"
+    condition = "neither is better and runs" if aim.margins else "apart from it runs"
+    return (
+        f"questions in all {what} {' or '.join(parts)} with {100 * aim.power:g} % power, if {condition} disagree as "
+        "often as so far"
+    )
+
+
+def plan_columns(table: Table) -> list[Column]:
+    """Return the columns of the plan: a line for each row that has one."""
+    lines = [(row, row.plan) for row in table.rows if row.plan]
+    rates = [plan.disagreement for _, plan in lines]
+    return [
+        Column("plan", [name_of(row, table.keys) for row, _ in lines], False, use=Use.setting),
+        Column("so far", [f"{plan.asked:,}" for _, plan in lines]),
+        Column("disagree", [ABSENT if it is None else f"{100 * it:.1f} %" for it in rates]),
+        Column(
+            "needed",
+            [plan.reason if plan.needed is None else about(plan.needed) for _, plan in lines],
+            use=Use.result,
+        ),
+        Column("further", [ABSENT if plan.further is None else number(float(plan.further)) for _, plan in lines]),
+        Column("time here", [duration(plan.further_s) for _, plan in lines]),
+    ]
+
+
+def duration(seconds: float | None) -> str:
+    """Return a duration in the largest fitting unit: 0 s, 12 s, 3.4 min, 2.1 h."""
+    if seconds is None:
+        return ABSENT
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 1 or not seconds else "<1 s"

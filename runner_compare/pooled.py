@@ -1,0 +1,313 @@
+"""--pool: one verdict for each setting over several tasks, splits or data sets, from the comparisons of the tables.
+
+A set of questions is a column, a setting (the keys that are compared) is a line. Only sets of one unit are pooled:
+accuracies with accuracies, nats per token with nats per token. A setting that lacks one of the sets has no verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+
+from runner_base.errors import ConfigError, few
+from runner_base.tables import Column, Use
+from runner_compare.across_tasks import MODEL_KEYS
+from runner_compare.columns import effect_columns, naming
+from runner_compare.cut_offs import finding_of
+from runner_compare.data import ABSENT, Run, Table, TableRow
+from runner_compare.effect_words import legend, margin_decision, quantity
+from runner_compare.findings import sentence
+from runner_compare.runs import SampleReader
+from runner_compare.statistics.effects import Effect, Finding, Method, judge
+from runner_compare.statistics.margins import MarginVerdict
+from runner_compare.statistics.pooling import (
+    PairedTexts,
+    PairedVerdicts,
+    Weights,
+    pooled_accuracies,
+    pooled_likelihoods,
+)
+from runner_compare.table import QUESTION_KEYS, differing_keys, distinguishing_keys
+from runner_compare.wording import assignments, natural
+
+# The config keys that say which questions were asked and how they were scored; metric and filter are lm-eval's
+SET_KEYS = ("task.name", *QUESTION_KEYS, "task.subset", "task.metric", "task.filter")
+SHARED = 0.01  # two sets with a larger share of questions in common are not pooled: these would count twice
+CANNOT_BE_POOLED = {
+    Method.fisher: "is not paired",
+    Method.sequential: "stopped early, and a test for a single look does not hold there",
+    Method.over_seeds: "is a mean over seeds, and these are not pooled",
+    Method.mean_flips: "is compared by families of questions or by several answers each, which are not pooled",
+}
+
+QuestionSet = tuple[str | None, ...]  # the task, and the values of SET_KEYS
+
+
+@dataclass
+class PooledTable:
+    """The settings that are compared with one baseline over several sets of questions."""
+
+    unit: str  # points or nats/token
+    weights: Weights
+    baseline: dict[str, str]
+    keys: list[str]  # that define a setting
+    sets: list[str]  # the names of the sets of questions
+    rows: list[TableRow]  # one for each setting; its run stands for those of all sets
+    cells: dict[str, list[TableRow | None]] = field(default_factory=dict)  # by the row's job id: its rows in the tables
+
+    @property
+    def title(self) -> str:
+        """What is pooled, and how."""
+        what = "accuracy" if self.unit == "points" else "log-likelihood"
+        return f"{what} over {len(self.sets)} sets of questions"
+
+    @property
+    def sentences(self) -> list[str]:
+        """The finding about each setting, in words."""
+        return [row.sentence for row in self.rows]
+
+    @property
+    def legend(self) -> str:
+        """The weights, and the words for the test."""
+        counts = "question" if self.unit == "points" else self.unit.removeprefix("nats/")
+        each = {
+            Weights.questions: f"every {counts} counts the same, so large sets count more",
+            Weights.tasks: "every set counts the same, however many questions it has",
+        }[self.weights]
+        words = legend([it for row in self.rows for it in row.effects])
+        return f"Pooled over {', '.join(self.sets)}: the weighted mean of the differences; {each}. {words}".strip()
+
+
+def pooled_tables(
+    tables: Iterable[Table], weights: Weights, by: Sequence[str], margins: dict[str, float], reader: SampleReader
+) -> list[PooledTable]:
+    """Return a table for each unit in which a baseline was compared on several sets of questions."""
+    rows_by_unit: dict[str, list[tuple[Table, TableRow]]] = {}
+    for table in tables:
+        unit = "points" if table.scored else f"nats/{table.unit}" if table.unit else None
+        if unit is not None and table.baseline:
+            rows_by_unit.setdefault(unit, []).extend((table, row) for row in table.rows if not row.is_repeat)
+    pooled = [
+        _pooled_table(unit, rows, weights, by, margins, reader)
+        for unit, rows in rows_by_unit.items()
+        if len({set_of(table, row) for table, row in rows if not row.is_baseline}) > 1
+    ]
+    if not pooled:
+        names = {name for rows in rows_by_unit.values() for name in set_names([set_of(*pair) for pair in rows])}
+        found = f"there is one set of questions only: {few(sorted(names), 4)}" if names else "nothing was compared"
+        raise ConfigError(f"--pool {weights}: {found}. Pooling needs runs of several tasks, splits or data sets")
+    return pooled
+
+
+def set_of(table: Table, row: TableRow) -> QuestionSet:
+    """Return which questions a row has answered."""
+    return table.task, *(row.run.value(key) for key in SET_KEYS)
+
+
+def set_names(sets: Sequence[QuestionSet]) -> list[str]:
+    """Return the shortest names that tell sets of questions apart, e.g. `test` and `train`."""
+    places = [place for place in range(len(SET_KEYS) + 1) if len({one[place] for one in sets}) > 1]
+    if 1 in places and len({(one[0], one[1]) for one in sets}) == len({one[1] for one in sets}):
+        places = [place for place in places if place != 0]  # lm-eval's own name of a task says more than its group
+    return [" ".join(str(one[place]) for place in places or [0] if one[place] is not None) for one in sets]
+
+
+def _pooled_table(
+    unit: str,
+    rows: list[tuple[Table, TableRow]],
+    weights: Weights,
+    by: Sequence[str],
+    margins: dict[str, float],
+    reader: SampleReader,
+) -> PooledTable:
+    keys = setting_keys(rows, by)
+    compared = [(set_of(table, row), row) for table, row in rows if not row.is_baseline]
+    sets = list(dict.fromkeys(one for one, _ in compared))
+    names = set_names(sets)
+    settings = sorted(
+        {tuple(row.run.value(key) for key in keys) for _, row in compared}, key=lambda it: [natural(one) for one in it]
+    )
+    table = PooledTable(unit, weights, rows[0][0].baseline, keys, names, [])
+    overlaps = _Overlaps(reader)
+    for number, setting in enumerate(settings):
+        found = [
+            [row for one, row in compared if one == wanted and tuple(map(row.run.value, keys)) == setting]
+            for wanted in sets
+        ]
+        line = _line(f"pooled-{number}", dict(zip(keys, setting, strict=True)), keys, found)
+        line.note = why_not_pooled(names, found, overlaps)
+        table.cells[line.run.job_id] = [rows_of_set[0] if rows_of_set else None for rows_of_set in found]
+        if line.note is None:
+            effects = [row.effect for (row,) in found if row.effect is not None]
+            effect = pooled_effect(effects, weights)
+            if all(it.unplanned for it in effects):
+                effect = effect.without_plan(effects[0].unplanned)
+            line.effects = [replace(effect, remark=unlike(effects, names))]
+        table.rows.append(line)
+    judge((it for row in table.rows for it in row.effects), margins)
+    for row in table.rows:
+        row.sentence = _sentence(row, keys, len(sets), table.cells[row.run.job_id])
+    return table
+
+
+def setting_keys(rows: Sequence[tuple[Table, TableRow]], by: Sequence[str]) -> list[str]:
+    """Return the keys that define a setting: those of --by, or in which the runs of one set of questions differ.
+
+    A key in which only the sets differ (a task's own limit of tokens) says nothing about settings, unless it is one of
+    the model: differences of two models are not pooled.
+    """
+    if by:
+        return [key for key in by if key not in SET_KEYS]
+    configs_by_set: dict[QuestionSet, list[dict[str, str]]] = {}
+    for table, row in rows:
+        configs_by_set.setdefault(set_of(table, row), []).append(row.run.params)
+    within = {key for configs in configs_by_set.values() for key in differing_keys(configs)}
+    configs = [row.run.params for _, row in rows]
+    keys = [key for key in differing_keys(configs) if key not in SET_KEYS]
+    return distinguishing_keys([key for key in keys if key in within or key.startswith(MODEL_KEYS)], configs)
+
+
+def _line(name: str, setting: dict[str, str | None], keys: list[str], found: list[list[TableRow]]) -> TableRow:
+    """Return the line of a setting, and beside it the one of its baseline, which stands in no table."""
+    bases = [row.baseline.run for rows_of_set in found for row in rows_of_set if row.baseline is not None]
+    base = {key: bases[0].value(key) if bases else None for key in keys}
+    runs = [row.run.job_id for rows_of_set in found for row in rows_of_set]
+    return TableRow(
+        Run(" ".join(runs), name, "", "", "", {}, {}),
+        setting,
+        baseline=TableRow(Run("", " ".join(dict.fromkeys(run.job_id for run in bases)), "", "", "", {}, {}), base),
+    )
+
+
+def why_not_pooled(names: Sequence[str], found: Sequence[Sequence[TableRow]], overlaps: _Overlaps) -> str | None:
+    """Say why a setting has no pooled verdict; None if it has one comparison with its baseline on every set."""
+    missing = [name for name, rows in zip(names, found, strict=True) if not rows]
+    if missing:
+        return f"it has no run on {few(missing, 4)}"
+    for name, rows in zip(names, found, strict=True):
+        if len(rows) > 1:
+            several = few([row.run.job_id for row in rows], 3)
+            return f"it has {len(rows)} runs on {name} ({several}): choose one with --where or --runs"
+        (row,) = rows
+        if row.effect is None:
+            return f"on {name}: {row.note or 'it was not compared'}"
+        if row.effect.method in CANNOT_BE_POOLED:
+            return f"on {name} it {CANNOT_BE_POOLED[row.effect.method]}"
+        if row.effect.n == 0:
+            return f"on {name} no question was answered"
+    for (one, ours), (other, theirs) in combinations(zip(names, found, strict=True), 2):
+        shared = overlaps.count(ours[0], theirs[0])
+        if shared:
+            return (
+                f"{one} and {other} have {shared:,} questions in common, which would count twice: choose one of them "
+                "with --where"
+            )
+    return None
+
+
+class _Overlaps:
+    """Counts the questions that two sets have in common, from the baselines' samples, each read once."""
+
+    def __init__(self, reader: SampleReader) -> None:
+        self.reader = reader
+        self.questions_of: dict[str, set[tuple[str | None, ...]]] = {}
+        self.counts: dict[tuple[str, str], int] = {}
+
+    def count(self, one: TableRow, other: TableRow) -> int:
+        """Return the number of common questions; 0 if it is a negligible share of both."""
+        bases = [(row.baseline or row).run for row in (one, other)]
+        key = bases[0].run_id, bases[1].run_id
+        if key not in self.counts:
+            ours, theirs = map(self._questions, bases)
+            shared = len(ours & theirs)
+            self.counts[key] = shared if shared > SHARED * min(len(ours), len(theirs)) else 0
+        return self.counts[key]
+
+    def _questions(self, run: Run) -> set[tuple[str | None, ...]]:
+        if run.run_id not in self.questions_of:
+            texts = (
+                {it.text for it in self.reader.texts(run).values()}
+                if run.unit
+                else {question[1:] for question in self.reader.of_baseline(run)}
+            )
+            self.questions_of[run.run_id] = {text for text in texts if any(text)}
+        return self.questions_of[run.run_id]
+
+
+def pooled_effect(effects: Sequence[Effect], weights: Weights) -> Effect:
+    """Pool the effects of one setting on all sets of questions."""
+    if effects[0].method is Method.sign_flips:
+        texts = [it.texts for it in effects if it.texts is not None]
+        return pooled_likelihoods([PairedTexts(*one) for one in texts], effects[0].counts["unit"], weights)
+    effect = pooled_accuracies(
+        [PairedVerdicts(it.counts["wins"], it.counts["losses"], it.n, it.counts["baseline_correct"]) for it in effects],
+        weights,
+    )
+    if not any(it.ends for it in effects):
+        return effect
+    low, high = (pooled_effect([it.ends[end] if it.ends else it for it in effects], weights) for end in (0, 1))
+    ours, theirs = (sum(counts) for counts in zip(*(it.cut_off for it in effects), strict=True))
+    return effect.with_ends((ours, theirs), low, high)
+
+
+def unlike(effects: Sequence[Effect], names: Sequence[str]) -> str | None:
+    """Say on which sets a setting is shown to be worse, or better, by themselves; None if on none."""
+    shown: dict[str, list[str]] = {}
+    for it, name in sorted(zip(effects, names, strict=True), key=lambda pair: pair[0].value):
+        if it.verdict is MarginVerdict.worse_by_more:
+            shown.setdefault(margin_decision(it), []).append(name)
+        elif it.finding is not Finding.open:
+            shown.setdefault(str(it.finding), []).append(name)
+    parts = [f"{what} on {few(where, 4)}" for what, where in shown.items()]
+    return f"by themselves: {', '.join(parts)}" if parts else None
+
+
+def _sentence(row: TableRow, keys: list[str], count: int, cells: Sequence[TableRow | None]) -> str:
+    """Return one setting's finding in words, with a warning if the sets disagree with it."""
+    if row.note is not None:
+        return f"{assignments(row, keys) or row.run.job_id}: not pooled, {row.note}"
+    effect = row.effect
+    assert effect is not None
+    if any(cell is not None and cell.effect is not None and _is_against(cell.effect, effect) for cell in cells):
+        effect.remark = f"the sets differ, and the mean does not hold for each of them: {effect.remark}"
+    return sentence(row, keys).replace(" (n=", f" over {count} sets (n=", 1)
+
+
+def _is_against(of_set: Effect, pooled: Effect) -> bool:
+    """Whether a set by itself shows another finding than all of them together, or a loss beyond the margin."""
+    is_beyond = of_set.verdict is MarginVerdict.worse_by_more and pooled.verdict is not MarginVerdict.worse_by_more
+    return is_beyond or of_set.finding not in (Finding.open, pooled.finding)
+
+
+# ------------------------------------------------------------------------------------------------------ columns
+
+
+def pooled_columns(table: PooledTable) -> list[Column]:
+    """Return the columns of a pooled table: the setting, its difference on each set, and the pooled one."""
+    naming_table = Table("", table.keys, table.rows)
+    in_sets = [
+        Column(name, [_cell(table.cells[row.run.job_id][number]) for row in table.rows], use=Use.difference)
+        for number, name in enumerate(table.sets)
+    ]
+    difference, *test = effect_columns(table.rows, table.unit)
+    return [
+        *naming(naming_table),
+        *in_sets,
+        replace(difference, head=f"pooled\nΔ {table.unit}"),
+        *test,
+        Column(
+            "finding",
+            [finding_of(row.effect) if row.effect else "not pooled" for row in table.rows],
+            False,
+            use=Use.verdict,
+        ),
+    ]
+
+
+def _cell(row: TableRow | None) -> str:
+    """Return the difference on one set, with its own finding if it has one."""
+    if row is None or row.effect is None:
+        return ABSENT
+    finding = "" if row.effect.finding is Finding.open else f" {row.effect.finding}"
+    return f"{quantity(row.effect).write(row.effect.value)}{finding}"

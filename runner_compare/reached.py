@@ -1,0 +1,33 @@
+"""Rows whose quantization leaves much of the model as it is: said beside each verdict about them."""
+
+from __future__ import annotations
+
+from runner_compare.data import Run, Table, TableRow
+from runner_engine.quantization.share import NOTED_BELOW, percent
+
+SHARE = "quantized_share"
+OF_WANTED = "quantized_share_of_wanted"  # where the user has named layers that stay as they are
+
+
+def beside_reach(table: Table) -> None:
+    """Say with each finding which side is quantized in name more than in fact; once where a row has none."""
+    for row in table.rows:
+        words = _of_row(row)
+        for effect in row.effects if row.effect is not None else []:
+            effect.remark = "; ".join(filter(None, (effect.remark, *words))) or None
+        if row.effect is None and not row.is_baseline:
+            table.remarks += [it for it in words if it not in table.remarks]
+
+
+def _of_row(row: TableRow) -> list[str]:
+    runs = [row.run] if row.baseline is None else [row.run, row.baseline.run]
+    return [words for run in runs if (words := _of_run(run))]
+
+
+def _of_run(run: Run) -> str:
+    """Return what a run's quantization reaches; empty if that is nearly all of what it names."""
+    share = run.metrics.get(SHARE)
+    if share is None or run.metrics.get(OF_WANTED, share) >= NOTED_BELOW:
+        return ""
+    name = run.params.get("quantization.name", "the stored quantization")
+    return f"{name} of {run.job_id} quantizes only {percent(share)} of the parameters in blocks"

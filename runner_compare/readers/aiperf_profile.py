@@ -1,0 +1,142 @@
+"""Reads what `aiperf profile` writes: `profile_export_aiperf.json`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from runner_base.errors import DataError
+from runner_compare.readers.shapes import Measured, Outline, Parser
+from runner_compare.readers.tool_run import ToolFile, ToolRun, params_of
+
+TOOL = "AIPerf"
+OF_PHASE = ("type", "concurrency", "rate", "requests", "duration")
+
+
+class Ending(msgspec.Struct):
+    """How a profile ended; one that did not end well lacks other fields."""
+
+    error_summary: list[Any] | None = None
+    was_cancelled: bool | None = None
+    is_complete: bool | None = None
+
+
+class Model(msgspec.Struct):
+    """A model that was asked."""
+
+    name: str
+
+
+class Models(msgspec.Struct):
+    """The models that were asked."""
+
+    items: list[Model]
+
+
+class Endpoint(msgspec.Struct):
+    """How they were asked."""
+
+    type: Any = None
+    streaming: Any = None
+
+
+class Prompts(msgspec.Struct):
+    """The lengths of prompts and answers: a number, or an object with a mean."""
+
+    isl: Any = None
+    osl: Any = None
+
+
+class DataSet(msgspec.Struct):
+    """What they were asked."""
+
+    type: Any = None
+    prompts: Prompts | None = None
+
+
+class Phase(msgspec.Struct):
+    """A phase of the profile."""
+
+    exclude_from_results: Any = None
+    type: Any = None
+    concurrency: Any = None
+    rate: Any = None
+    requests: Any = None
+    duration: Any = None
+
+
+class Inputs(msgspec.Struct):
+    """The settings."""
+
+    models: Models
+    endpoint: Endpoint
+    datasets: list[DataSet] | None = None
+    phases: list[Phase] | None = None
+
+
+class Average(msgspec.Struct):
+    """A figure of which the mean counts."""
+
+    avg: Measured
+
+
+class Median(msgspec.Struct):
+    """A figure of which the median counts."""
+
+    p50: Measured
+
+
+class Profile(msgspec.Struct):
+    """What is read of a profile."""
+
+    aiperf_version: Any
+    input_config: Inputs
+    start_time: str
+    output_token_throughput: Average
+    time_to_first_token: Median | None = None  # only of answers that stream
+
+
+ENDING: Parser[Ending] = Parser(Ending)
+PROFILE: Parser[Profile] = Parser(Profile)
+
+
+def recognises(_path: Path, outline: Outline) -> bool:
+    """Whether a file is a profile of AIPerf."""
+    return outline.has("aiperf_version", "input_config", "request_throughput")
+
+
+def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
+    """Return the run in a file."""
+    where = str(path)
+    ending = ENDING.read(raw, where)
+    failed = ending.error_summary or []
+    if ending.was_cancelled or not ending.is_complete or failed:
+        count = f": {len(failed)} kinds of errors" if failed else ""
+        raise DataError(f"{where}: requests failed, or it did not run to its end{count}: its speed is not that of all")
+    profile = PROFILE.read(raw, where)
+    config = profile.input_config
+    data = config.datasets[0] if config.datasets else None
+    phase = next((one for one in config.phases or () if not one.exclude_from_results), Phase())
+    params = {
+        "model.name": " ".join(model.name for model in config.models.items),
+        "backend.name": TOOL,
+        **params_of("backend", {"type": config.endpoint.type, "streaming": config.endpoint.streaming}),
+        **params_of("task", {key: getattr(phase, key) for key in OF_PHASE}),
+        **params_of("data", _settings(data) if data else None),
+    }
+    repeats = {"output_tok_per_s": [profile.output_token_throughput.avg]}
+    if profile.time_to_first_token:
+        repeats["ttft_s"] = [profile.time_to_first_token.p50 / 1000]
+    facts = {"aiperf_version": str(profile.aiperf_version)}
+    return ToolFile([ToolRun(TOOL, path, TOOL, profile.start_time, params, repeats=repeats, facts=facts)])
+
+
+def _settings(data: DataSet) -> dict[str, Any]:
+    prompts = data.prompts or Prompts()
+    return {"type": data.type, "isl": _mean(prompts.isl), "osl": _mean(prompts.osl)}
+
+
+def _mean(length: Any) -> Any:
+    return length.get("mean") if isinstance(length, dict) else length

@@ -1,0 +1,110 @@
+"""Reads a zip archive that somebody else has written: one file after another, into memory, never to disk.
+
+The archive is opened once, so that a hundred thousand files take a hundred thousand times as long as one.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from runner_base.errors import DataError, one_line
+from runner_compare.readers.files import MIB
+
+MAX_MEMBER_BYTES = 256 * MIB  # of one file in an archive, unpacked
+MAX_ARCHIVE_BYTES = 16 * 1024 * MIB  # of all files in an archive, unpacked, ...
+MOST_PACKED = 100  # ... or so many times the size of the archive: what a packer makes smaller than that was made to be
+ZSTD = 93  # the method of a zip archive that Python 3.11 cannot unpack
+ENCRYPTED = 1
+LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and of the extra field
+
+
+class Archive:
+    """An open zip archive, whose files are read one at a time: `with Archive(path) as archive`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise DataError(f"{path}: this is not a file")
+        with ExitStack() as opened, self._readable():
+            self._raw = opened.enter_context(path.open("rb"))
+            self._zip = opened.enter_context(zipfile.ZipFile(path))
+            members = self._zip.infolist()
+            self._check_sizes(members)
+            self.members = {member.filename: member for member in members}
+            if len(self.members) < len(members):
+                ((duplicate, _),) = Counter(member.filename for member in members).most_common(1)
+                raise DataError(f"{path}: {duplicate} is duplicated in it")
+            self._opened = opened.pop_all()
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def names_below(self, folder: str) -> list[str]:
+        """Return the names of the JSON files in a folder, in the archive's order."""
+        return [name for name in self.members if name.startswith(folder) and name.endswith(".json")]
+
+    def read(self, name: str) -> bytes:
+        """Return a file's content, after a check of its size and its checksum; at most one byte more is unpacked."""
+        if name not in self.members:
+            raise DataError(f"{self.path}: {name} is not in it")
+        member, where = self.members[name], f"{self.path}: {name}"
+        if member.flag_bits & ENCRYPTED:
+            raise DataError(f"{where} is encrypted")
+        with self._readable():
+            if member.compress_type == ZSTD:
+                content = self._unpacked_zstd(member)
+            else:
+                with self._zip.open(member) as stream:
+                    content = stream.read(member.file_size + 1)
+        if len(content) != member.file_size or zlib.crc32(content) != member.CRC:
+            raise DataError(f"{where} is damaged: its size or checksum is another one than the archive says")
+        return content
+
+    def _unpacked_zstd(self, member: zipfile.ZipInfo) -> bytes:
+        import pyarrow
+
+        self._raw.seek(member.header_offset)
+        signature, name_length, extra_length = LOCAL_HEADER.unpack(self._raw.read(LOCAL_HEADER.size))
+        if signature != b"PK\x03\x04":
+            raise zipfile.BadZipFile(f"no file begins at {member.header_offset}")
+        self._raw.seek(name_length + extra_length, io.SEEK_CUR)
+        packed = self._raw.read(min(member.compress_size, self.path.stat().st_size))
+        with pyarrow.CompressedInputStream(pyarrow.BufferReader(packed), "zstd") as stream:
+            return bytes(stream.read(member.file_size + 1))
+
+    def _check_sizes(self, members: list[zipfile.ZipInfo]) -> None:
+        """Raise DataError if more would be unpacked than an evaluation's log can have."""
+        for member in members:
+            if member.file_size > MAX_MEMBER_BYTES:
+                size = f"{member.file_size // MIB:,} MiB"
+                raise DataError(f"{self.path}: {member.filename} has {size}, more than are read")
+        most = max(MAX_ARCHIVE_BYTES, MOST_PACKED * self.path.stat().st_size)
+        if sum(member.file_size for member in members) > most:
+            raise DataError(f"{self.path}: unpacked it has more than {most // MIB:,} MiB, more than are read")
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Raise DataError for an archive that is damaged, cut off, or packed by an unknown method."""
+        try:
+            yield
+        except (
+            zipfile.BadZipFile,
+            OSError,
+            EOFError,
+            ValueError,
+            NotImplementedError,
+            RuntimeError,  # of a file that is said to be encrypted only where it begins
+            zlib.error,
+            struct.error,
+        ) as error:
+            raise DataError(f"{self.path}: damaged, or not a zip archive ({one_line(error, 120)})") from error

@@ -1,0 +1,79 @@
+"""Reads what EvalPlus writes beside the samples: `…_eval_results.json`, with the tests that each solution passed.
+
+`base` are the tests of the original benchmark, `plus` those and EvalPlus' own. The file names neither the model nor
+the settings: EvalPlus names the file by them. Of several solutions to a task, the share that passes counts, which is
+EvalPlus' pass@1.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from runner_base.errors import DataError
+from runner_compare.readers.several_answers import joined
+from runner_compare.readers.shapes import Outline, Parser
+from runner_compare.readers.tool_run import METRIC, ToolFile, ToolRun, ToolSample, check_samples_differ
+
+TOOL = "EvalPlus"
+ENDING = "_eval_results"
+PASS, STATES = "pass", ("pass", "fail", "timeout")
+
+
+class Solution(msgspec.Struct):
+    """One solution to a task, and which tests it passed."""
+
+    solution: str
+    base_status: str
+    plus_status: str | None = None  # only where EvalPlus' own tests were run
+
+    def states(self, metric: str) -> list[str | None]:
+        """Return the outcomes of the tests that a metric is about."""
+        return [self.base_status] if metric == "base" else [self.base_status, self.plus_status]
+
+
+class Results(msgspec.Struct):
+    """What is read of a file."""
+
+    date: str
+    hash: str
+    eval: dict[str, msgspec.Raw]  # the solutions of each task
+
+
+RESULTS: Parser[Results] = Parser(Results)
+SOLUTIONS: Parser[list[Solution]] = Parser(list[Solution])
+
+
+def recognises(_path: Path, outline: Outline) -> bool:
+    """Whether a file has the verdicts of EvalPlus."""
+    return outline.has("date", "hash", "eval")
+
+
+def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
+    """Return the evaluations of a file: by the base tests, and by all tests if these were run."""
+    results = RESULTS.read(raw, str(path))
+    solutions = [(task, one) for task, several in results.eval.items() for one in _solutions(path, task, several)]
+    has_plus = any(one.plus_status is not None for _, one in solutions)
+    benchmark = next(iter(results.eval), "").partition("/")[0]
+    runs = []
+    for metric in ("base", "plus") if has_plus else ("base",):
+        samples = joined((_sample(path, task, one, metric) for task, one in solutions), can_vote=False)
+        check_samples_differ(path, samples)
+        params = {"model.name": path.stem.removesuffix(ENDING), METRIC: metric}
+        runs.append(ToolRun(TOOL, path, benchmark, results.date, params, results.hash, samples=samples))
+    return ToolFile(runs)
+
+
+def _solutions(path: Path, task: str, raw: msgspec.Raw) -> list[Solution]:
+    solutions = SOLUTIONS.read(raw, f"{path}, task {task}", "solutions")
+    if not solutions:
+        raise DataError(f"{path}, task {task}: it has no solution")
+    return solutions
+
+
+def _sample(path: Path, task: str, solution: Solution, metric: str) -> ToolSample:
+    where, states = f"{path}, task {task}", [state or "missing" for state in solution.states(metric)]
+    if unknown := [state for state in states if state not in STATES]:
+        raise DataError(f"{where}: the outcome of a test is {unknown[0][:40]}, and none of {', '.join(STATES)}")
+    return ToolSample(task, task, "", all(state == PASS for state in states), ", ".join(states), solution.solution)

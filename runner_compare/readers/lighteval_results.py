@@ -1,0 +1,253 @@
+"""Reads what lighteval writes with `--output-dir FOLDER --save-details`.
+
+A results file (`FOLDER/results/MODEL/results_TIME.json`) names model, settings and tasks. The samples of each task are
+in `FOLDER/details/MODEL/TIME/details_TASK_TIME.parquet`. A metric that is 0 or 1 for every sample is a verdict, unless
+0 is better. Any other metric that has a number for every sample is compared as that number.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from runner_base.errors import DataError
+from runner_compare.metrics import Better
+from runner_compare.readers.files import file_name, read_parquet
+from runner_compare.readers.shapes import Outline, Parser, checked
+from runner_compare.readers.tool_run import (
+    LONGEST_TEXT,
+    METRIC,
+    ToolFile,
+    ToolRun,
+    ToolSample,
+    as_number,
+    check_mean,
+    check_samples_differ,
+    family_of,
+    params_of,
+)
+
+TOOL = "lighteval"
+NAME = re.compile(r"results_(.+)\.json")
+COLUMNS = {
+    "doc": ("id", "query", "choices", "gold_index"),
+    "metric": (),
+    "model_response": ("text", "text_post_processed", "logprobs"),
+}
+OPTIONAL = {"doc": ("specific",)}  # what a task keeps with its documents
+NOT_SETTINGS = ("model_name", "generation_parameters", "batch_size", "cache_dir", "dtype")
+
+
+class ModelName(msgspec.Struct):
+    """What is read of a model's config, beside its settings."""
+
+    model_name: str
+
+
+class General(msgspec.Struct):
+    """The settings of an evaluation."""
+
+    model_config: dict[str, Any]
+    lighteval_sha: Any = None
+    max_samples: Any = None
+
+
+class Metric(msgspec.Struct):
+    """What a task's settings say of a metric."""
+
+    metric_name: Any = None
+    higher_is_better: Any = None
+    corpus_level_fn: Any = None
+
+    @property
+    def better(self) -> Better:
+        """Its direction, if the settings say so."""
+        if not isinstance(self.higher_is_better, bool):
+            return Better.neither
+        return Better.higher if self.higher_is_better else Better.lower
+
+
+class Task(msgspec.Struct):
+    """The settings of a task."""
+
+    metrics: list[Metric] | None = None
+    num_fewshots: Any = None
+
+    def metric(self, name: str) -> Metric:
+        """Return what it says of a metric."""
+        return next((metric for metric in self.metrics or () if metric.metric_name == name), Metric())
+
+
+class Results(msgspec.Struct):
+    """What is read of a results file."""
+
+    config_general: General
+    config_tasks: dict[str, Raw]
+    results: dict[str, Any]
+    versions: dict[str, Any] | None = None
+
+
+class Document(msgspec.Struct):
+    """A question."""
+
+    id: str | int
+    query: str
+    choices: list[Any]
+    gold_index: int | list[int]
+    specific: Any = None
+
+
+class Answer(msgspec.Struct):
+    """What the model answered: texts, or the log-likelihoods of the choices."""
+
+    text: list[str] | None = None
+    text_post_processed: list[str | None] | None = None
+    logprobs: list[Any] | None = None
+
+
+class Row(msgspec.Struct):
+    """A sample."""
+
+    doc: Document
+    metric: dict[str, Any]
+    model_response: Answer
+
+
+RESULTS: Parser[Results] = Parser(Results)
+TASK: Parser[Task] = Parser(Task)
+
+
+def recognises(_path: Path, outline: Outline) -> bool:
+    """Whether a file is a results file of lighteval."""
+    return outline.has("config_general", "config_tasks", "results")
+
+
+def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
+    """Return the evaluations of a results file, one for each task and metric."""
+    name = NAME.fullmatch(path.name)
+    if name is None:
+        raise DataError(f"{path}: lighteval names it results_TIME.json, and its samples are found by that time")
+    content = RESULTS.read(raw, str(path))
+    runs, left_out = [], []
+    for task, settings in content.config_tasks.items():
+        config = TASK.read(settings, str(path), f"config_tasks.{task}")
+        details = _details(path, task, name[1])
+        rows = list(_rows(details, cluster))
+        for metric in dict.fromkeys(key for _, metrics in rows for key in metrics):
+            numbers = [_number(details, one, metrics, metric) for one, metrics in rows]
+            known = [number for number in numbers if number is not None]
+            if len(known) < len(rows):
+                left_out.append(f"{task} {metric}")
+                continue
+            numbered = zip((one for one, _ in rows), known, strict=True)
+            samples = [replace(one, number=number, solved=number == 1) for one, number in numbered]
+            check_samples_differ(details, samples)
+            run = _run(path, name[1], content, task, config, metric, samples)
+            about = config.metric(metric)
+            is_verdict = about.better is not Better.lower and all(number in (0, 1) for number in known)
+            run.better = None if is_verdict else about.better
+            if is_verdict or about.corpus_level_fn == "mean":
+                results = content.results.get(task)
+                logged = results.get(metric) if isinstance(results, dict) else None
+                mean = math.fsum(known) / len(known)
+                check_mean(f"{path}: {metric} of {task}", mean, "samples", "this file", logged)
+            runs.append(run)
+    return ToolFile(runs, left_out)
+
+
+def _rows(details: Path, cluster: str | None) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
+    """Yield the samples of a task without their scores, each with its metrics."""
+    for number, values in enumerate(read_parquet(details, COLUMNS, OPTIONAL), 1):
+        row: Row = checked(values, Row, f"{details}, row {number}")
+        yield _sample(row, cluster), row.metric
+
+
+def _details(path: Path, task: str, time: str) -> Path:
+    """Return the file of a task's samples."""
+    name = file_name(f"details_{task}_{time}.parquet", path)
+    folders = [path.parent]
+    for above in path.parents:
+        if above.name == "results":
+            folders.append(above.parent / "details" / path.parent.relative_to(above) / time)
+    for folder in folders:
+        if (folder / name).exists():
+            return folder / name
+    where = " or ".join(map(str, folders))
+    raise DataError(f"{path}: {name} is not in {where}: lighteval writes it with --save-details")
+
+
+def _number(path: Path, sample: ToolSample, metrics: dict[str, Any], metric: str) -> float | None:
+    """Return a sample's metric; None if it is no number of this sample alone."""
+    value = metrics.get(metric)
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        raise DataError(f"{path}: {metric} of sample {sample.sample_id} has no value ({value})")
+    return as_number(value)
+
+
+def _sample(row: Row, cluster: str | None) -> ToolSample:
+    """Return a sample without its score."""
+    document, answer, choices = row.doc, row.model_response, row.doc.choices
+    indices = [document.gold_index] if isinstance(document.gold_index, int) else document.gold_index
+    family, fields = family_of(document.specific, cluster)
+    return ToolSample(
+        str(document.id),
+        document.query,
+        "\n".join(str(choices[at]) for at in indices if 0 <= at < len(choices)),
+        False,
+        None if answer.text else _best(answer, choices),
+        "\n".join(_answers(answer, choices))[-LONGEST_TEXT:],
+        cluster=family,
+        fields=fields,
+    )
+
+
+def _answers(answer: Answer, choices: list[Any]) -> Iterator[str]:
+    """Yield the first text, or each choice with its log-likelihood."""
+    texts = answer.text_post_processed or answer.text or []
+    if texts:
+        yield str(texts[0])
+    else:
+        yield from (f"{nats:9.3f} {choice}" for nats, choice in _scored(answer, choices))
+
+
+def _best(answer: Answer, choices: list[Any]) -> str | None:
+    """Return the choice with the largest log-likelihood."""
+    return max(_scored(answer, choices), default=(0.0, None))[1]
+
+
+def _scored(answer: Answer, choices: list[Any]) -> list[tuple[float, str]]:
+    pairs = zip(answer.logprobs or (), choices, strict=False)
+    return [(nats, str(choice)) for nats, choice in pairs if isinstance(nats, float)]
+
+
+def _run(
+    path: Path, time: str, content: Results, task: str, config: Task, metric: str, samples: list[ToolSample]
+) -> ToolRun:
+    general = content.config_general
+    model = general.model_config
+    rest = {key: value for key, value in model.items() if key not in NOT_SETTINGS and value != {}}
+    return ToolRun(
+        tool=TOOL,
+        path=path,
+        task=task,
+        time=time,
+        params={
+            "model.name": checked(model, ModelName, f"{path}: config_general.model_config").model_name,
+            **params_of("model", {"dtype": model.get("dtype")}),
+            **params_of("model_args", rest),
+            **params_of("generation", model.get("generation_parameters")),
+            "task.name": task,
+            **params_of("task", {"shots": config.num_fewshots, "limit": general.max_samples}),
+            METRIC: metric,
+        },
+        task_version=str((content.versions or {}).get(task, "")),
+        samples=samples,
+        facts={"lighteval_version": str(general.lighteval_sha)},
+    )

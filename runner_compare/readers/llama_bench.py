@@ -1,0 +1,82 @@
+"""Reads what `llama-bench -o json` writes: a list of tests, each with the times of its repeats.
+
+Tests that agree in their settings (model, threads, batch, build, machine, …) are one run. Its figures are prompt
+processing (`pp512`), generation (`tg128`) and both together, each at a depth of the cache (`d4096`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from runner_base.errors import DataError
+from runner_compare.lm_eval_keys import text_of
+from runner_compare.readers.shapes import Count, Measured, Outline, Parser
+from runner_compare.readers.tool_run import ToolFile, ToolRun
+
+TOOL = "llama-bench"
+OF_TEST = ("n_prompt", "n_gen", "n_depth", "test_time")
+OF_MODEL = ("model_filename", "model_type", "model_size", "model_n_params")
+OF_RESULT = ("avg_ns", "stddev_ns", "avg_ts", "stddev_ts", "samples_ns", "samples_ts")
+NANOSECONDS = 1e9
+
+
+class Test(msgspec.Struct):
+    """What is read of a test; its other fields are settings."""
+
+    model_filename: str
+    n_prompt: Count
+    n_gen: Count
+    test_time: str
+    samples_ns: Annotated[list[Measured], msgspec.Meta(min_length=1)]
+    n_depth: Count | None = None
+    cpu_info: Any = None
+    gpu_info: Any = None
+
+
+TESTS: Parser[list[msgspec.Raw]] = Parser(list[msgspec.Raw])
+TEST: Parser[Test] = Parser(Test)
+FIELDS: Parser[dict[str, Any]] = Parser(dict[str, Any])
+
+
+def recognises(_path: Path, outline: Outline) -> bool:
+    """Whether a file is llama-bench's: a list of tests."""
+    needed = {"build_commit", "n_prompt", "n_gen"}
+    return bool(outline.elements) and all(needed <= test.keys() for test in outline.elements)
+
+
+def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
+    """Return a run for each combination of settings."""
+    runs: dict[tuple[tuple[str, str], ...], ToolRun] = {}
+    for number, one in enumerate(TESTS.read(raw, str(path)), 1):
+        where = f"{path}, test {number}"
+        test = TEST.read(one, where)
+        params = _settings(test, FIELDS.read(one, where))
+        machine = " · ".join(filter(None, (str(test.cpu_info or ""), str(test.gpu_info or ""))))
+        new = ToolRun(TOOL, path, TOOL, test.test_time, params, facts={"machine": machine} if machine else {})
+        run = runs.setdefault(tuple(sorted(params.items())), new)
+        measure, tokens = _measure(test, where)
+        if measure in run.repeats:
+            raise DataError(f"{where}: {measure} with the same settings is duplicated")
+        run.repeats[measure] = [tokens / time * NANOSECONDS for time in test.samples_ns]
+    return ToolFile(list(runs.values()))
+
+
+def _measure(test: Test, where: str) -> tuple[str, int]:
+    """Return the name of a test's figure, and the number of tokens that its time is for."""
+    if not test.n_prompt + test.n_gen:
+        raise DataError(f"{where}: n_prompt=0 and n_gen=0: a test has at least one token")
+    depth = f"_d{test.n_depth}" if test.n_depth else ""
+    if not test.n_gen:
+        return f"prompt_tok_per_s/pp{test.n_prompt}{depth}", test.n_prompt
+    if not test.n_prompt:
+        return f"decode_tok_per_s/tg{test.n_gen}{depth}", test.n_gen
+    return f"total_tok_per_s/pp{test.n_prompt}_tg{test.n_gen}{depth}", test.n_prompt + test.n_gen
+
+
+def _settings(test: Test, fields: dict[str, Any]) -> dict[str, str]:
+    rest = {key: value for key, value in fields.items() if key not in (*OF_TEST, *OF_MODEL, *OF_RESULT)}
+    settings = {f"backend.{key}": text_of(value) for key, value in rest.items() if value not in (None, "")}
+    return {"model.name": test.model_filename, "backend.name": TOOL, **settings}

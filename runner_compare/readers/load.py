@@ -1,0 +1,298 @@
+"""Finds other tools' results below files and folders, recognises whose they are, and makes runs of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from types import ModuleType
+
+from runner_base.console import plain, say
+from runner_base.errors import ConfigError, DataError, few, unknown
+from runner_base.result import REPEATS, RepeatLog
+from runner_compare import lm_eval, lm_eval_files
+from runner_compare.answer_votes import figures_of
+from runner_compare.data import CLUSTER, Run
+from runner_compare.lm_eval_keys import FOLDER_KEY
+from runner_compare.metrics import Better
+from runner_compare.numbers import mean_of
+from runner_compare.readers import (
+    aiperf_profile,
+    evalplus_results,
+    evalscope_report,
+    guidellm_report,
+    inspect_log,
+    lighteval_results,
+    llama_bench,
+    llama_eval,
+    olmo_eval,
+    vllm_bench,
+)
+from runner_compare.readers.files import read_bytes
+from runner_compare.readers.shapes import NULL, Outline
+from runner_compare.readers.tool_run import METRIC, ToolFile, ToolRun
+from runner_compare.statistics.clustered_share import accuracy_figures
+from runner_compare.table import differing_keys
+
+OPTION = "--results"
+# the only list of readers
+TOOLS: tuple[ModuleType, ...] = (
+    *(inspect_log, lighteval_results, evalscope_report, olmo_eval, evalplus_results, llama_eval),
+    *(llama_bench, vllm_bench, guidellm_report, aiperf_profile),
+)
+SUFFIXES = (".json", ".eval")
+NOTHING = Outline({}, [])
+BLANK_BYTES = 4096  # a file of as many spaces is looked at no further
+WRITERS = (
+    "inspect_ai, lighteval, lm-evaluation-harness, evalscope, olmo-eval, EvalPlus, llama-eval, llama-bench, vLLM, "
+    "GuideLLM, AIPerf"
+)
+KEYS_OF_METRICS = (METRIC, "task.filter", "task.name")  # they tell apart the runs of one evaluation
+
+
+class ResultsReader(lm_eval.FilesReader):
+    """Also has the repeats of measurements, and numbers the samples of evaluations."""
+
+    def __init__(self, scratch: Path, cluster: str | None = None) -> None:
+        super().__init__()
+        self.scratch, self.cluster = scratch, cluster
+        self.indices: dict[tuple[str, str, str, str], int] = {}  # of samples, by task, id, question and gold answer
+
+    def add(self, run_id: str, run: ToolRun) -> None:
+        """Number the samples of a run; equal samples of a task have one number in all runs."""
+        self.read[run_id] = run
+        for one in run.samples:
+            index = self.indices.setdefault((run.task, one.sample_id, one.question, one.gold), len(self.indices))
+            one.key = index, f"{one.sample_id}: {one.question}", one.gold
+
+    def files(self, run: Run, name: str) -> Iterator[Path]:
+        """Yield a file in our format with the repeats of a measurement."""
+        tool_run = self.read.get(run.run_id)
+        if name == REPEATS and isinstance(tool_run, ToolRun) and tool_run.repeats:
+            folder = self.scratch / f"repeats_{list(self.read).index(run.run_id)}"
+            if not (folder / REPEATS).is_file():
+                folder.mkdir(parents=True, exist_ok=True)
+                log = RepeatLog(folder)
+                for at in range(max(map(len, tool_run.repeats.values()))):
+                    log.add(at, {key: values[at] for key, values in tool_run.repeats.items() if at < len(values)})
+            yield folder / REPEATS
+
+
+def load(
+    places: list[str], scratch: Path, cluster: str | None = None, metric: str = ""
+) -> tuple[list[Run], ResultsReader]:
+    """Return the runs below these paths, and a reader of their samples and repeats.
+
+    `cluster` is the field of a sample that names its family, `metric` the only metric that is wanted.
+    """
+    places = list(dict.fromkeys(places))
+    reader = ResultsReader(scratch, cluster)
+    runs: list[Run] = []
+    found: list[ToolRun] = []
+    left_out: list[str] = []
+    of_lm_eval: list[str] = []
+    for place in places:
+        files, has_lm_eval = files_below(place)
+        of_lm_eval += [place] * has_lm_eval
+        for path, tool in files:
+            tool_file = _read(path, tool, cluster)
+            found += [replace(one, place=place) for one in tool_file.runs]
+            left_out += tool_file.left_out
+            for note in tool_file.notes:
+                say(f"note: {note}")
+    if of_lm_eval:
+        runs, of_documents = lm_eval.load(of_lm_eval, cluster)
+    if left_out:
+        say(f"note: left out, no number for each sample and no speed: {few(sorted(set(left_out)), 6)}")
+    if cluster is not None:
+        check_families(found, cluster)
+    runs += _evaluations([one for one in found if one.samples], reader)
+    runs += _measurements([one for one in found if one.repeats], reader)
+    reader.read |= of_documents.read if of_lm_eval else {}
+    if not runs:
+        raise DataError(f"{OPTION} {' '.join(places)}: nothing in it can be compared")
+    if metric:
+        metrics = sorted({run.params[METRIC] for run in runs if METRIC in run.params})
+        if metric not in metrics:
+            raise ConfigError(f"--metric {metric}: {unknown('metric in these files', metric, metrics)}")
+        runs = [run for run in runs if run.params.get(METRIC) == metric]
+    return runs, reader
+
+
+def check_families(found: Iterable[ToolRun], cluster: str) -> None:
+    """Raise an error that names the file if one of its samples lacks the field that names families."""
+    for run in found:
+        where = f"--cluster {cluster}: {run.path}"
+        if run.repeats:
+            raise ConfigError(f"{where}: speeds have no questions that belong to families: leave out this file")
+        without = next((one for one in run.samples if one.cluster is None), None)
+        if without is not None:
+            fields = ", ".join(without.fields) or "no fields"
+            raise DataError(
+                f"{where}, sample {without.sample_id}: it has no such text or whole number ({fields}). A field is a "
+                "key of a sample's metadata (inspect_ai), of a document's `specific` (lighteval) or of `doc` "
+                "(lm-evaluation-harness), which the task that made the file has to write"
+            )
+
+
+def _read(path: Path, tool: ModuleType, cluster: str | None) -> ToolFile:
+    """Return the runs in a file."""
+    raw = read_bytes(path) if path.suffix == ".json" else b""
+    try:
+        tool_file: ToolFile = tool.read(path, raw, cluster)
+    except RecursionError as error:
+        raise DataError(f"{path}: nested too deeply") from error
+    return tool_file
+
+
+def files_below(place: str) -> tuple[list[tuple[Path, ModuleType]], bool]:
+    """Return the results at a path with the module that reads each, and whether there are lm-eval's, too."""
+    path = Path(place).expanduser()
+    if path.is_dir():
+        candidates = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
+    elif path.exists() and not path.is_file():
+        raise ConfigError(f"{OPTION} {place}: this is neither a file nor a folder")
+    elif not path.exists():
+        raise ConfigError(f"{OPTION} {place}: there is no such file or folder")
+    else:
+        candidates = [path]
+    files, has_lm_eval = [], False
+    skipped: list[str] = []
+    for file in candidates:
+        if file.suffix == ".json" and path.is_dir() and (reason := _holds_nothing(file)):
+            skipped.append(f"{file} ({reason})")
+            continue
+        outline = Outline.of(read_bytes(file), str(file)) if file.suffix == ".json" else NOTHING
+        tool = next((tool for tool in TOOLS if tool.recognises(file, outline)), None)
+        if tool is not None:
+            files.append((file, tool))
+        elif is_of_lm_eval(file, outline):
+            has_lm_eval = True
+    if skipped:
+        say(f"note: skipped, nothing is in it: {few(skipped, 6)}")
+    if not files and not has_lm_eval:
+        raise ConfigError(f"{OPTION} {place}: no results of a known tool in it: {WRITERS}")
+    return files, has_lm_eval
+
+
+def _holds_nothing(file: Path) -> str:
+    """Say why nothing is in a file of a folder, so that it cannot be somebody's results; else return nothing."""
+    if file.is_symlink() and not file.exists():
+        return "a link to nothing"
+    is_blank = file.is_file() and file.stat().st_size < BLANK_BYTES and not file.read_bytes().strip()
+    return "empty" if is_blank else ""
+
+
+def is_of_lm_eval(path: Path, outline: Outline) -> bool:
+    """Whether a file is a results file of lm-evaluation-harness."""
+    is_named_so = bool(lm_eval_files.TIME.search(path.name))
+    return is_named_so and all(bytes(outline.parts.get(key, NULL)).startswith(b"{") for key in lm_eval_files.NEEDED)
+
+
+def _evaluations(found: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
+    """Yield the newest of equal evaluations at each place, named by its place, or by its file if there are several.
+
+    If one file has numbers for a metric of a task, all files' scores are compared as numbers there.
+    """
+    newest: dict[object, ToolRun] = {}
+    directions: dict[tuple[str, str], set[Better]] = {}
+    for one in sorted(found, key=lambda it: (it.time, str(it.path)), reverse=True):
+        settings = one.place, one.task, tuple(sorted(one.params.items()))
+        newest.setdefault(settings, one)
+        if one.better is not None:
+            directions.setdefault((one.task, one.metric), set()).add(one.better)
+    counts = Counter((one.place, one.task, one.metric) for one in newest.values())
+    several = {place for (place, _, _), count in counts.items() if count > 1}
+    for one in newest.values():
+        better = directions.get((one.task, one.metric))
+        run = _evaluation(one, str(one.path) if one.place in several else one.place, reader)
+        run.params |= {} if reader.cluster is None else {CLUSTER: reader.cluster}
+        if better is None:
+            yield run
+        else:
+            yield _of_numbers(run, one, next(iter(better)) if len(better) == 1 else Better.neither)
+
+
+def _evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:
+    job_id = plain(f"{name.rstrip('/')}:{run.task}:{run.metric}")
+    run_id = f"{run.path}#{run.task}#{run.metric}#{name}"
+    reader.add(run_id, run)
+    families, counts = [one.cluster for one in run.samples], [one.right[1] or 1 for one in run.samples]
+    figures = {
+        "correct": float(sum(one.solved for one in run.samples)),
+        **accuracy_figures([one.share for one in run.samples], families, counts),
+        **figures_of([(one.right, one.votes) for one in run.samples]),
+    }
+    errors = sum(one.has_error for one in run.samples)
+    return replace(_run(run, run_id, job_id, {FOLDER_KEY: name}, figures), facts=run.facts, errors=errors)
+
+
+def _run(it: ToolRun, run_id: str, job_id: str, params: dict[str, str], metrics: dict[str, float]) -> Run:
+    """Return a run with further parameters; formats for programs show texts as they are."""
+    its_params = {plain(key): plain(value) for key, value in it.params.items()}
+    folder = str(it.path.parent)
+    return Run(run_id, job_id, plain(it.task), it.task_version, folder, its_params | params, metrics, tool=it.tool)
+
+
+def _of_numbers(run: Run, tool_run: ToolRun, better: Better) -> Run:
+    """Return an evaluation that is compared by the number of each sample, in a table of its own."""
+    metric = tool_run.metric
+    return replace(
+        run,
+        task=plain(f"{tool_run.task}:{metric}"),
+        number=metric,
+        metrics=mean_of(metric, (one.number for one in tool_run.samples)),
+        facts=run.facts | {"better": str(better.value)},
+    )
+
+
+def _measurements(found: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
+    """Yield the newest of the measurements with equal settings, with the others as its earlier runs.
+
+    Files that are named one by one belong together if their settings agree; folders are kept apart.
+    """
+    groups: dict[object, list[ToolRun]] = {}
+    for one in found:
+        folder = one.place if Path(one.place).expanduser().is_dir() else ""
+        groups.setdefault((folder, one.task, tuple(sorted(one.params.items()))), []).append(one)
+    counts = Counter((members[0].place, members[0].task) for members in groups.values())
+    for members in groups.values():
+        first = members[0]
+        has_several = counts[first.place, first.task] > 1
+        job_id = plain(f"{first.place.rstrip('/')}:{first.task}{f' {len(reader.read)}' if has_several else ''}")
+        newest_first = sorted(members, key=lambda it: (it.time, str(it.path)), reverse=True)
+        runs = [_measurement(one, first.place, job_id, reader) for one in newest_first]
+        runs[0].earlier = runs[1:]
+        yield runs[0]
+
+
+def _measurement(run: ToolRun, place: str, job_id: str, reader: ResultsReader) -> Run:
+    run_id = f"{run.path}#{len(reader.read)}"
+    reader.add(run_id, run)
+    metrics = {measure: median(values) for measure, values in run.repeats.items()}
+    cells = Counter(measure.partition("/")[0] for measure in metrics)
+    figures = {key: value for measure, value in metrics.items() if cells[key := measure.partition("/")[0]] == 1}
+    repeats = str(max(map(len, run.repeats.values())))
+    params, facts = {FOLDER_KEY: place, "task.repeats": repeats}, {key: plain(it) for key, it in run.facts.items()}
+    return replace(_run(run, run_id, job_id, params, figures | metrics), facts=facts)
+
+
+def default_comparison(places: list[str], runs: list[Run]) -> tuple[dict[str, str], list[str]]:
+    """Return the default baseline and rows of a table: the first path against all others.
+
+    The rows are told apart by the settings in which they differ, or by their paths where settings do not suffice.
+    """
+    first = [run for run in runs if run.params[FOLDER_KEY] == places[0]]
+    if not first or len(first) == len(runs):
+        return {}, []
+    differing = differing_keys([run.params for run in runs])
+    row_keys = [key for key in differing if key in KEYS_OF_METRICS]
+    settings = [key for key in differing if key not in KEYS_OF_METRICS]
+    values = {key: {run.params[key] for run in first if key in run.params} for key in settings}
+    names = {tuple(run.params.get(key) for key in differing) for run in runs}
+    is_set = all(key in run.params for run in first for key in settings)
+    if settings and is_set and len(names) == len(runs) and all(len(of_key) == 1 for of_key in values.values()):
+        return {key: of_key.pop() for key, of_key in values.items()}, [*settings, *row_keys]
+    return {FOLDER_KEY: places[0]}, [FOLDER_KEY, *row_keys]

@@ -1,0 +1,207 @@
+"""Reads what olmo-eval writes: `metrics.json`, and beside it `predictions/MODEL/TASK[_HASH]-predictions.jsonl`.
+
+Each metric and scorer of a task is an evaluation: of verdicts if it is 0 or 1 for every instance, else of numbers.
+Instances are known by their `native_id` and label; their questions stand in a file of requests, which is not read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from runner_base.errors import DataError
+from runner_compare.metrics import Better
+from runner_compare.readers.files import file_name, lines_of
+from runner_compare.readers.shapes import Count, Outline, Parser, checked
+from runner_compare.readers.tool_run import (
+    LONGEST_TEXT,
+    METRIC,
+    ToolFile,
+    ToolRun,
+    ToolSample,
+    as_number,
+    check_mean,
+    check_samples_differ,
+    params_of,
+)
+
+TOOL = "olmo-eval"
+ENDING = "-predictions.jsonl"
+MEANS = ("accuracy", "f1", "recall")  # metrics that are the mean of the instances' numbers
+OF_MODEL = ("dtype", "revision", "attention_backend", "tokenizer")
+
+
+class Model(msgspec.Struct):
+    """A model and its settings."""
+
+    model: str | None = None
+    dtype: Any = None
+    revision: Any = None
+    attention_backend: Any = None
+    tokenizer: Any = None
+
+
+class Config(Model):
+    """The settings: those of the one model, of the provider of a harness, or of each of several models."""
+
+    provider: Any = None
+    models: dict[str, dict[str, Any]] | None = None
+
+
+class Task(msgspec.Struct):
+    """A task that was evaluated."""
+
+    task: str
+    num_instances: Count
+    task_hash: str | None = None
+    model: str | None = None  # of a file with several models
+    metrics: dict[str, Any] | None = None
+
+
+class Metrics(msgspec.Struct):
+    """What is read of metrics.json."""
+
+    timestamp: str
+    config: dict[str, Any]
+    tasks: list[Task]
+    errors: list[Any] | None = None
+
+
+class Output(msgspec.Struct):
+    """What a model answered."""
+
+    text: Any = None
+    extracted_answer: Any = None
+
+
+class Prediction(msgspec.Struct):
+    """What is read of an instance."""
+
+    native_id: str | int
+    instance_metrics: dict[str, Any]
+    label: Any = None
+    model_output: list[Output] | None = None
+
+
+METRICS: Parser[Metrics] = Parser(Metrics)
+PREDICTION: Parser[Prediction] = Parser(Prediction)
+
+
+def recognises(_path: Path, outline: Outline) -> bool:
+    """Whether a file is olmo-eval's metrics.json."""
+    return outline.has("timestamp", "config", "tasks", "summary") and bytes(outline.parts["tasks"]).startswith(b"[")
+
+
+def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
+    """Return the evaluations of a file, one for each task, metric and scorer."""
+    where = str(path)
+    content = METRICS.read(raw, where)
+    if content.errors:
+        raise DataError(f"{where}: {len(content.errors)} of its tasks ended in an error: run them again")
+    runs, left_out = [], []
+    for entry in content.tasks:
+        model = _model(content.config, entry, where)
+        rows = list(_predictions(path, entry, entry.model or model.model or ""))
+        names = dict.fromkeys(name for _, scores in rows for name in scores)
+        for metric in names:
+            numbers = [as_number(scores.get(metric)) for _, scores in rows]
+            known = [number for number in numbers if number is not None]
+            if len(known) < len(rows):
+                left_out.append(f"{entry.task} {metric}")
+                continue
+            samples = [
+                replace(one, number=number, solved=number == 1) for (one, _), number in zip(rows, known, strict=True)
+            ]
+            check_samples_differ(path, samples)
+            _check_means(f"{where}: {entry.task}", entry, metric, names, known)
+            params = {
+                "model.name": model.model or "",
+                **params_of("model_args", {key: getattr(model, key) for key in OF_MODEL}),
+                "task.name": entry.task,
+                METRIC: metric,
+            }
+            better = None if all(number in (0, 1) for number in known) else Better.neither
+            version = entry.task_hash or ""
+            time = content.timestamp
+            runs.append(ToolRun(TOOL, path, entry.task, time, params, version, samples=samples, better=better))
+    return ToolFile(runs, left_out)
+
+
+def _model(config: dict[str, Any], entry: Task, where: str) -> Model:
+    """Return the settings of the model that answered a task."""
+    about: Config = checked(config, Config, f"{where}: config")
+    if entry.model is not None and about.models and entry.model in about.models:
+        about = checked(about.models[entry.model], Config, f"{where}: config of {entry.model}")
+    model: Model = about
+    if isinstance(about.provider, dict):  # a harness has one
+        model = checked(about.provider, Model, f"{where}: config.provider")
+    if model.model is None:
+        raise DataError(f"{where}: config: model is missing")
+    return model
+
+
+def _predictions(path: Path, entry: Task, model: str) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
+    """Yield the instances of a task, each with its scores by `metric:scorer`."""
+    where, task = str(path), _file_name(entry.task)
+    folder = path.parent / "predictions"
+    endings = f"_{(entry.task_hash or '')[-6:]}{ENDING}", ENDING
+    names = [file_name(f"{task}{ending}", path) for ending in endings]
+    found = [file for name in names for file in sorted(folder.glob(f"*/{_escaped(name)}"))]
+    chosen = [file for file in found if file.parent.name == _file_name(model)] or found
+    if len(chosen) != 1:
+        state = "are not there" if not chosen else f"are there for {len(chosen)} models"
+        raise DataError(f"{where}: the predictions of {entry.task}, {folder}/MODEL/{names[0]}, {state}")
+    for place, line in lines_of(chosen[0], "predictions", entry.num_instances, where):
+        prediction = PREDICTION.read(line, place)
+        yield _sample(prediction), _scores(prediction)
+
+
+def _file_name(name: str) -> str:
+    """Return a name as olmo-eval writes it in the names of files."""
+    for character in ":/\\ ":
+        name = name.replace(character, "_")
+    return name
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{character}]" if character in "*?[" else character for character in name)
+
+
+def _scores(prediction: Prediction) -> dict[str, Any]:
+    """Return the scores of an instance by `metric:scorer`."""
+    scorers = ((metric, of) for metric, of in prediction.instance_metrics.items() if isinstance(of, dict))
+    return {f"{metric}:{scorer}": value for metric, of in scorers for scorer, value in of.items()}
+
+
+def _check_means(where: str, entry: Task, metric: str, names: Collection[str], numbers: list[float]) -> None:
+    """Raise DataError if a mean of metrics.json is not that of the instances.
+
+    Instances have the number of `accuracy:exact_match` under this name, or in older files as `exact_match:exact_match`.
+    """
+    name, _, scorer = metric.partition(":")
+    figures = [name] if name in MEANS else []
+    if name == scorer and all(0 <= number <= 1 for number in numbers):  # a log-likelihood is none of these means
+        figures += [mean for mean in MEANS if f"{mean}:{scorer}" not in names]
+    for figure in figures:
+        of_scorer = (entry.metrics or {}).get(figure)
+        if isinstance(of_scorer, dict) and scorer in of_scorer:
+            mean = math.fsum(numbers) / len(numbers)
+            check_mean(f"{where} {figure}:{scorer}", mean, "instances", "this file", of_scorer[scorer])
+
+
+def _sample(prediction: Prediction) -> ToolSample:
+    """Return an instance without its score."""
+    first = prediction.model_output[0] if prediction.model_output else Output()
+    return ToolSample(
+        str(prediction.native_id),
+        str(prediction.native_id),
+        str(prediction.label),
+        False,
+        first.extracted_answer if isinstance(first.extracted_answer, str) else None,
+        first.text[-LONGEST_TEXT:] if isinstance(first.text, str) else "",
+    )

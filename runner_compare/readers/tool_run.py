@@ -1,0 +1,159 @@
+"""What a reader of another tool's results returns: evaluations with verdicts or numbers, and measurements of speed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from runner_base.errors import DataError
+from runner_base.result import Verdict
+from runner_compare.answer_votes import Votes
+from runner_compare.data import Answers, Question, QuestionOutcome, side_of
+from runner_compare.lm_eval_keys import text_of
+from runner_compare.metrics import Better
+
+LONGEST_TEXT = 4000  # characters of an answer that are kept: its end, as the page of samples shows
+METRIC = "task.metric"
+TOLERANCE = 1e-9  # by which a mean may differ from what was written, of itself where it is above 1: the order of a sum
+
+
+class SampleTexts(NamedTuple):
+    """What is shown of a sample."""
+
+    question: str
+    answer: str | None  # what was extracted from the text
+    text: str
+
+
+@dataclass(slots=True)
+class ToolSample:
+    """How one sample of an evaluation was answered."""
+
+    sample_id: str
+    question: str  # or its hash, where texts are read again
+    gold: str
+    solved: bool
+    answer: str | None = None  # what was extracted from the text
+    text: str = ""
+    has_error: bool = False
+    right: tuple[int, int] = (0, 0)  # of several answers to it: how many are right, and how many there are
+    votes: Votes | None = None  # how several answers vote, if what each of them says is known
+    number: float | None = None  # its score; None: the tool has written none
+    cluster: str | None = None  # the family that it belongs to, with --cluster
+    fields: tuple[str, ...] = ()  # where it has no such family: what --cluster could name
+    key: Question = (0, "", "")  # equal samples of a task have the same one in all runs
+
+    @property
+    def share(self) -> float:
+        """The share of right answers: 0 or 1 for a single one."""
+        return self.right[0] / self.right[1] if self.right[1] else float(self.solved)
+
+
+ReadTexts = Callable[[Collection[str]], Iterator[tuple[str, SampleTexts]]]  # by the ids of samples
+
+
+@dataclass
+class ToolRun:
+    """One evaluation by one metric, or one measurement of speed, as another tool has written it."""
+
+    tool: str
+    path: Path
+    task: str  # the runs of a task share a table
+    time: str  # as text that sorts by time; of equal evaluations in a folder the newest counts
+    params: dict[str, str]
+    task_version: str = ""
+    samples: list[ToolSample] = field(default_factory=list)
+    repeats: dict[str, list[float]] = field(default_factory=dict)  # by measure; empty for an evaluation
+    facts: dict[str, str] = field(default_factory=dict)
+    better: Better | None = None  # the direction of its numbers; None: it says right or wrong for each sample
+    place: str = ""  # the path on the command line that it was found at
+    texts: ReadTexts | None = None  # reads the texts of samples again, where they are not kept
+
+    @property
+    def metric(self) -> str:
+        """What the samples were scored by."""
+        return self.params.get(METRIC, "")
+
+    def answers(self) -> Answers:
+        """Return which samples were answered correctly."""
+        return {
+            one.key: QuestionOutcome(one.solved, None, one.cluster, one.right, votes=one.votes) for one in self.samples
+        }
+
+    def number_answers(self) -> Answers:
+        """Return the number of each sample."""
+        return {one.key: QuestionOutcome(False, None, one.cluster, number=one.number) for one in self.samples}
+
+    def words(self, wanted: Collection[Question], most: int) -> Iterator[tuple[Question, dict[str, str]]]:
+        """Yield the answers to some samples."""
+        shown = {one.sample_id: one for one in self.samples if one.key in wanted}
+        kept = ((key, SampleTexts(one.question, one.answer, one.text)) for key, one in shown.items())
+        for sample_id, texts in kept if self.texts is None or not shown else self.texts(shown):
+            one = shown[sample_id]
+            yield one.key, side_with_question(one.solved, texts.answer, texts.text, texts.question, most)
+
+
+@dataclass
+class ToolFile:
+    """What one file holds."""
+
+    runs: list[ToolRun]
+    left_out: list[str] = field(default_factory=list)  # metrics that cannot be compared
+    notes: list[str] = field(default_factory=list)  # what else a reader of the comparison has to know
+
+
+def family_of(fields: Any, cluster: str | None) -> tuple[str | None, tuple[str, ...]]:
+    """Return the family that an object's field names, or all fields that could name one: a text or a whole number."""
+    if cluster is None:
+        return None, ()
+    value = fields.get(cluster) if isinstance(fields, dict) else None
+    if _names_family(value):
+        return str(value), ()
+    return None, tuple(key for key, other in fields.items() if _names_family(other)) if isinstance(fields, dict) else ()
+
+
+def _names_family(value: object) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)
+
+
+def params_of(group: str, values: Any) -> dict[str, str]:
+    """Return an object's values as settings of a group, without those that are not set."""
+    pairs = values.items() if isinstance(values, dict) else ()
+    return {f"{group}.{key}": text_of(value) for key, value in pairs if value is not None}
+
+
+def check_samples_differ(path: Path, samples: Iterable[ToolSample]) -> None:
+    """Raise DataError if a sample is duplicated, or if there is none."""
+    seen = set[str]()
+    for one in samples:
+        if one.sample_id in seen:
+            raise DataError(f"{path}: sample {one.sample_id} is duplicated")
+        seen.add(one.sample_id)
+    if not seen:
+        raise DataError(f"{path}: there is no sample in it")
+
+
+def check_mean(figure: str, mean: float, over: str, source: str, logged: object) -> None:
+    """Raise DataError if a mean is not the one that was written."""
+    written = as_number(logged)
+    if written is None or not math.isclose(mean, written, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
+        says = str(logged)[:40]
+        raise DataError(f"{figure} is {mean:.6g} over its {over}, but {source} says {says}: one of them was changed")
+
+
+def side_with_question(solved: bool, answer: str | None, text: str, question: str, most: int) -> dict[str, str]:
+    """Return one side of a flip with the end of its question."""
+    side = side_of(Verdict.correct if solved else Verdict.wrong, answer, text, most)
+    return side | {"question": side_of(Verdict.correct, None, question, most)["text"]}
+
+
+def as_number(value: object) -> float | None:
+    """Return a value as a number; None if it is none."""
+    try:
+        number = float(value) if isinstance(value, bool | int | float) else math.nan
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
+    return number if math.isfinite(number) else None

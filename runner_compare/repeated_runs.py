@@ -1,0 +1,53 @@
+"""The runs of one job that count as repeats of its measurements: each in a process of its own, alone on one machine."""
+
+from __future__ import annotations
+
+from statistics import median
+
+from runner.config.groups import GROUPS
+from runner_base.machine import EXCLUSIVE
+from runner_compare.data import Run
+from runner_compare.metrics import pool
+from runner_compare.statistics.number_effects import Measured
+
+MAX_RUNS = 20  # the latest ones of a job count
+
+
+def counted_runs(run: Run) -> list[Run]:
+    """Return the run and earlier ones of its job that had the same machine to themselves; else the run alone."""
+    alone = [
+        one
+        for one in (run, *run.earlier)
+        if one.task_version == run.task_version and contention(one) == EXCLUSIVE and machine_of(one) == machine_of(run)
+    ]
+    return alone[:MAX_RUNS] or [run]
+
+
+def values_of(run: Run, metric: str) -> list[float]:
+    """Return a metric of each run that counts, the newest first; of pooled jobs, over their newest runs, and so on."""
+    rounds = zip(*(counted_runs(part) for part in run.parts or [run]), strict=False)
+    values = (pool(one.metrics for one in runs).get(metric, 0.0) for runs in rounds)
+    return [value for value in values if value > 0]
+
+
+def measured(run: Run, measure: str, repeats: list[float]) -> Measured:
+    """Return what a job has measured of one figure: the repeats of its newest run, and a figure for each process."""
+    if getattr(GROUPS["task"].get(run.task), "has_fresh_processes", False):  # each repeat is a process of its own
+        return Measured(repeats, repeats, has_fresh_processes=True)
+    figures = [
+        median(repeats) if one is run else one.metrics[measure]
+        for one in counted_runs(run)
+        if one is run or one.metrics.get(measure, 0.0) > 0
+    ]
+    return Measured(repeats, figures)
+
+
+def contention(run: Run) -> str:
+    """Return what a run, or one of the pooled runs, was measured beside."""
+    facts = [part.facts.get("measured", EXCLUSIVE) for part in run.parts or [run]]
+    return next((words for words in facts if words != EXCLUSIVE), EXCLUSIVE)
+
+
+def machine_of(run: Run) -> str:
+    """Return the machines of a run or of the pooled runs."""
+    return " and ".join(sorted({part.facts.get("machine", "an unknown one") for part in run.parts or [run]}))

@@ -1,0 +1,56 @@
+"""Numbers that each sample has besides its verdict: the tokens it took, its cost, its chance of a right vote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from runner.config.task import Extractor
+from runner.store.jobs import read_samples
+from runner_base.result import Answer, FinishReason, Sample, Verdict
+from runner_base.thought_tokens import answer_tokens, mean_tokens, thinking_tokens
+from runner_compare.answer_votes import Chance, Votes
+from runner_compare.data import Answers, QuestionOutcome, question_of
+from runner_compare.metrics import Better
+
+OF_SAMPLES: dict[str, Callable[[Sample], float | None]] = {  # of several answers to a question: the mean
+    "new_tokens": lambda it: sum(one.tokens for one in it.answers) / len(it.answers),
+    "characters": lambda it: sum(len(one.text) for one in it.answers) / len(it.answers),
+    "thinking_tokens": lambda it: mean_tokens(thinking_tokens, it.answers),
+    "answer_tokens": lambda it: mean_tokens(answer_tokens, it.answers),
+    "cost_usd": lambda it: it.cost_usd,
+}
+BETTER = {"cost_usd": Better.lower}  # of tokens and characters, neither more nor fewer is better
+
+
+def read_numbers(path: Path, name: str, ways: Sequence[str] = ()) -> Answers:
+    """Return the number of each answered question; EvidenceError with file and line if a sample was changed.
+
+    `ways` are the extractors or scorers by which a run was judged, of which the first that a sample has counts.
+    """
+    chance = Chance.named(name)
+    number_of = OF_SAMPLES[name] if chance is None else partial(chance_of, chance, ways)
+    return {
+        question_of(it): QuestionOutcome(False, it.prompt_sha256, it.cluster, number=number_of(it))
+        for it in read_samples(path).values()
+        if it.answer.verdict is not None and not it.failed and not (chance and it.left_out)
+    }
+
+
+def chance_of(chance: Chance, ways: Sequence[str], sample: Sample) -> float | None:
+    """Return the chance that k of a question's answers include a right one, or elect it."""
+    right, answers = sample.right_answers
+    if not answers:
+        right, answers = int(sample.solved), 1
+    said = [_vote_of(one, ways) for one in sample.choices or [sample.answer]]
+    return chance.of(right, answers, Votes.of(said))
+
+
+def _vote_of(one: Answer, ways: Sequence[str]) -> tuple[str | None, bool]:
+    """Return what an answer votes for, and whether that is right; one that was cut off has no vote."""
+    found = one.extracted or {}
+    said = next((found[way] for way in ways if way in found), next(iter(found.values()), None))
+    is_cut_off = one.finish_reason is not FinishReason.stop and found.get(Extractor.strict, said) is None
+    has_vote = one.verdict in (Verdict.correct, Verdict.wrong) and not is_cut_off
+    return said if has_vote else None, one.verdict is Verdict.correct

@@ -1,0 +1,21 @@
+"""The answers of several seeds to the same questions, as one set of answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from runner_compare.data import Answers, QuestionOutcome
+
+
+def mean_answers(parts: Sequence[Answers]) -> Answers:
+    """Return how many answers of all seeds to each question are right: it is solved if more than half are."""
+    mean: Answers = {}
+    for question, first in parts[0].items():
+        outcomes = [of_seed[question] for of_seed in parts]
+        right = sum(it.right[0] if it.right[1] else it.solved for it in outcomes)
+        answers = sum(it.samples for it in outcomes)
+        cut_off = sum(it.cut_off for it in outcomes)
+        mean[question] = QuestionOutcome(
+            2 * right > answers, first.prompt, first.cluster, (right, answers), cut_off=cut_off
+        )
+    return mean

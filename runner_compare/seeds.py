@@ -1,0 +1,196 @@
+"""--seeds: jobs that differ only in their seed are one row, whose intervals count questions and seeds.
+
+Another seed is another draw of answers and, in a team that learns, another graph. The row has the mean over its seeds,
+and beside it how far the seeds are apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev
+from typing import Any
+
+from runner_base.errors import ConfigError, few
+from runner_base.tables import Column, Use
+from runner_compare import metrics
+from runner_compare.data import ABSENT, NotPaired, Run, Table, TableRow
+from runner_compare.metrics import ACCURACY, BOUNDS, OF_QUESTION
+from runner_compare.runs import SampleReader
+from runner_compare.statistics.effects import Effect
+from runner_compare.statistics.over_seeds import over_seeds, share_over_seeds
+from runner_compare.wording import assignments
+
+SEED = "seed"
+OPTION = "--seeds"
+EDGES_COUNTED = tuple(f"{kind}_edges_{when}" for kind in ("spatial", "temporal") for when in ("before", "after"))
+EDGES = EDGES_COUNTED[1::2]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far the values of several seeds are apart."""
+
+    mean: float
+    deviation: float  # the standard deviation of the seeds' values
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Compute it from one value for each of at least two seeds."""
+        return cls(fmean(values), stdev(values), min(values), max(values))
+
+
+def without_seed(keys: Sequence[str]) -> list[str]:
+    """Return the keys by which rows are told apart, where seeds are not."""
+    return [key for key in keys if key != SEED]
+
+
+def rows_over_seeds(runs: Sequence[Run], keys: Sequence[str], reader: SampleReader) -> list[Run]:
+    """Return one run for all runs that agree in these keys, which leave out the seed; a single seed stays as it is."""
+    groups: dict[tuple[str | None, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.task_version, *(run.value(key) for key in keys)), []).append(run)
+    return [_over_seeds(members, reader) if len(members) > 1 else members[0] for members in groups.values()]
+
+
+def row_of(job: Run | None, runs: Sequence[Run]) -> Run | None:
+    """Return the run that stands for a named job and its other seeds; None if none was named."""
+    return None if job is None else next((run for run in runs if job in run.parts), job)
+
+
+def _over_seeds(members: Sequence[Run], reader: SampleReader) -> Run:
+    members = sorted(members, key=lambda run: (float(run.value(SEED) or 0), run.job_id))
+    named = few([run.job_id for run in members], 3)
+    seeds = [run.value(SEED) for run in members]
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"{OPTION}: runs of one configuration have the same seed ({named}): choose with --runs")
+    if any(run.compared_while_running for run in members):
+        raise ConfigError(f"{OPTION}: some of {named} were compared while they ran, which holds for one seed only")
+    try:
+        answers = [reader.of(run) for run in members]
+    except NotPaired as reason:
+        raise ConfigError(f"{OPTION}: {reason}") from reason
+    if any(of_seed.keys() != answers[0].keys() for of_seed in answers):
+        counts = ", ".join(str(len(of_seed)) for of_seed in answers)
+        raise ConfigError(f"{OPTION}: {named} answered different questions ({counts}): choose one set with --where")
+    questions = sorted(answers[0])
+    solved = [[of_seed[question].mean for question in questions] for of_seed in answers]
+    clusters = [answers[0][question].cluster for question in questions]
+    families = None if None in clusters else clusters
+    interval = share_over_seeds(solved, families)
+    whole = together(members)
+    pooled = whole.metrics | dict(zip(ACCURACY, (fmean(map(fmean, solved)), *interval), strict=True))
+    if any(it.cut_off for of_seed in answers for it in of_seed.values()):
+        at_worst, at_best = (
+            [[of_seed[question].if_cut_off(right).mean for question in questions] for of_seed in answers]
+            for right in (False, True)
+        )
+        ends = share_over_seeds(at_worst, families)[0], share_over_seeds(at_best, families)[1]
+        pooled |= dict(zip(BOUNDS, (fmean(map(fmean, at_worst)), fmean(map(fmean, at_best)), *ends), strict=True))
+    pooled |= {key: fmean(run.metrics[key] for run in members) for key in EDGES_COUNTED if key in pooled}
+    return replace(whole, metrics=pooled, facts={}, over_seeds=True, earlier=[])
+
+
+def together(members: list[Run]) -> Run:
+    """Return one run for several, with what they share and their metrics pooled."""
+    return replace(
+        members[0],
+        run_id="+".join(run.run_id for run in members),
+        job_id="+".join(run.job_id for run in members),
+        folder=", ".join(run.folder for run in members),
+        params=shared_values([run.params for run in members]),
+        metrics=metrics.pool(run.metrics for run in members),
+        parts=members,
+    )
+
+
+def shared_values(configs: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the keys and values that all configs share."""
+    return {key: value for key, value in configs[0].items() if all(config.get(key) == value for config in configs)}
+
+
+def with_seeds(effect: Effect, run: Run, base: Run) -> Effect:
+    """Return the effect with what seeds add to its error, if one of the two runs has several."""
+    if not (run.over_seeds or base.over_seeds):
+        return effect
+    whole = over_seeds(effect, accuracies(run), accuracies(base))
+    if effect.ends is None:
+        return whole
+    low, high = effect.ends
+    low = over_seeds(low, accuracies(run, at="at_worst"), accuracies(base, at="at_best"))
+    return whole.with_ends(
+        effect.cut_off, low, over_seeds(high, accuracies(run, at="at_best"), accuracies(base, at="at_worst"))
+    )
+
+
+def accuracies(run: Run, at: str = "") -> list[float]:
+    """Return the accuracy of each seed, or that `at_worst` or `at_best` of what was cut off."""
+    every = run.parts or [run]
+    return [getattr(it.bounds, at) if at and it.bounds else it.interval[0] for it in every if it.interval is not None]
+
+
+def spreads(run: Run) -> dict[str, Spread]:
+    """Return how far the seeds are apart in accuracy, in tokens a question and in edges, as far as these are known."""
+    found = {"accuracy": Spread.of(accuracies(run))}
+    if all(part.metrics.keys() >= set(OF_QUESTION) for part in run.parts):
+        found["tokens_a_question"] = Spread.of([sum(part.metrics[key] for key in OF_QUESTION) for part in run.parts])
+    for key in EDGES:
+        if all(key in part.metrics for part in run.parts):
+            found[key] = Spread.of([part.metrics[key] for part in run.parts])
+    return found
+
+
+def rows_with_seeds(table: Table) -> list[TableRow]:
+    """Return the rows that stand for several seeds."""
+    return [row for row in table.rows if row.run.over_seeds]
+
+
+def seed_columns(table: Table) -> list[Column]:
+    """Return the columns of the table of spreads: a line for each row that stands for several seeds."""
+    rows = rows_with_seeds(table)
+    found = [spreads(row.run) for row in rows]
+    heads = {"accuracy": "accuracy of a seed, %", "tokens_a_question": "tokens a question"}
+    heads |= {key: f"{key.partition('_')[0]} edges left" for key in EDGES}
+    columns = [
+        Column("over seeds", [assignments(row, table.keys) or ABSENT for row in rows], False, use=Use.setting),
+        Column(
+            "seeds", [", ".join(str(part.value(SEED)) for part in row.run.parts) for row in rows], False, use=Use.result
+        ),
+    ]
+    for key, head in heads.items():
+        factor, form = (100, ".1f") if key == "accuracy" else (1, ",.1f")
+        if any(key in of_row for of_row in found):
+            cells = [_written(of_row.get(key), factor, form) for of_row in found]
+            columns.append(Column(f"{head}\nmean ± SD (least–most)", cells, use=Use.result))
+    return columns
+
+
+def _written(it: Spread | None, factor: float, form: str) -> str:
+    if it is None:
+        return ABSENT
+    values = it.mean, it.deviation, it.least, it.most
+    return "{} ± {} ({}–{})".format(*(format(factor * value, form) for value in values))
+
+
+def seed_records(run: Run) -> list[dict[str, Any]]:
+    """Return the figures of each seed as plain data."""
+    return [
+        {
+            "seed": part.value(SEED),
+            "job_id": part.job_id,
+            "accuracy": accuracy,
+            "tokens_a_question": sum(part.metrics[key] for key in OF_QUESTION)
+            if part.metrics.keys() >= set(OF_QUESTION)
+            else None,
+            **{key: part.metrics.get(key) for key in EDGES},
+        }
+        for part, accuracy in zip(run.parts, accuracies(run), strict=True)
+    ]
+
+
+def check_seeds(tables: Sequence[Table]) -> None:
+    """Raise ConfigError if no row of any table stands for several seeds."""
+    if not any(map(rows_with_seeds, tables)):
+        raise ConfigError(f"{OPTION}: no two of these runs differ only in their seed: run a grid with seed=0,1,2 -m")

@@ -1,0 +1,135 @@
+"""Computes a job's figures from the likelihoods of single texts, each with its interval over samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from statistics import NormalDist
+from typing import Any
+
+from runner_base.result import Likelihood
+from runner_compare.metrics import LOG_LIKELIHOOD
+from runner_compare.statistics.clustered_share import share_interval
+from runner_compare.statistics.ratios import MIN_TEXTS, paired_interval, ratio, ratio_interval
+from runner_compare.statistics.stats import ALPHA
+
+WINDOWS = "windows of one text"  # the fact `samples` of a job with a single text
+SUMS = [it.name for it in fields(Likelihood) if it.name not in ("unit", "is_other")]
+# the divisor of a choice's log-likelihood before the largest wins; lm-evaluation-harness counts characters
+NORMS: dict[str, Callable[[Likelihood], float]] = {
+    "acc": lambda _: 1.0,
+    "acc_norm": lambda it: float(it.characters),
+    "acc_bytes": lambda it: float(it.bytes),
+    "acc_tokens": lambda it: float(it.tokens),
+}
+
+
+def units(parts: Sequence[Likelihood]) -> list[Likelihood]:
+    """Add up the windows of each text; a question with choices counts with its right choice."""
+    sum_by_unit: dict[int, Likelihood] = {}
+    for it in parts:
+        if it.is_other:
+            continue
+        earlier = sum_by_unit.get(it.unit)
+        sums: dict[str, Any] = {}
+        for name in SUMS if earlier is not None else ():
+            values = getattr(earlier, name), getattr(it, name)
+            sums[name] = None if None in values else sum(values)
+        sum_by_unit[it.unit] = replace(it, **sums)
+    return [sum_by_unit[unit] for unit in sorted(sum_by_unit)]
+
+
+def by_family(texts: Sequence[Likelihood], families: Sequence[str | None]) -> list[Likelihood]:
+    """Add up the texts of each family, which are one sample of the statistics; the texts if a family is unknown."""
+    if None in families:
+        return list(texts)
+    numbers = {family: number for number, family in enumerate(dict.fromkeys(families))}
+    return units([replace(it, unit=numbers[family]) for it, family in zip(texts, families, strict=True)])
+
+
+def figures(parts: Sequence[Likelihood], family_by_unit: Mapping[int, str | None] | None = None) -> dict[str, float]:
+    """Return the figures of a job's texts: ratios of sums, with intervals over texts or families if there are several.
+
+    `family_by_unit` names the family that each text or question belongs to.
+    """
+    of_texts = units(parts)
+    families = [(family_by_unit or {}).get(it.unit) for it in of_texts]
+    texts = by_family(of_texts, families)
+    tokens = [float(it.tokens) for it in texts]
+    bytes_of_texts = [float(it.bytes) for it in texts]
+    nats = [it.nats for it in texts]
+    bits = [-it.nats / math.log(2) for it in texts]
+    by_token = _ratio(LOG_LIKELIHOOD, nats, tokens, most=0)
+    job_figures = {
+        "n": float(len(of_texts)),
+        "scored_tokens": sum(tokens),
+        "scored_bytes": sum(bytes_of_texts),
+    } | by_token
+    job_figures |= _ratio("log_likelihood_nats_per_byte", nats, bytes_of_texts, most=0)
+    job_figures |= _ratio("bits_per_token", bits, tokens, least=0) | _ratio(
+        "bits_per_byte", bits, bytes_of_texts, least=0
+    )
+    flipped_end = {"": "", "_low": "_high", "_high": "_low"}  # perplexity is lower if the likelihood is higher
+    job_figures |= {
+        f"perplexity{flipped_end[key.removeprefix(LOG_LIKELIHOOD)]}": _exp(-value) for key, value in by_token.items()
+    }
+    job_figures |= _share("rank_1_share", [float(it.rank_1) for it in texts], tokens)
+    if None not in families:
+        job_figures["families"] = float(len(texts))
+    return job_figures | _of_reference(texts) | _of_choices(parts, families)
+
+
+def _of_reference(texts: Sequence[Likelihood]) -> dict[str, float]:
+    """Return the model's divergence from its reference, if it has one."""
+    compared = [it for it in texts if it.kl_nats is not None]
+    if not compared:
+        return {}
+    tokens = [float(it.tokens) for it in compared]
+    kl, truncation, agreed = ([float(getattr(it, name)) for it in compared] for name in
+                              ("kl_nats", "truncation_nats", "top_1_agreed"))  # fmt: skip
+    divergence_figures = {"kl_nats_per_token": ratio(kl, tokens)} | _share("top_1_agreement", agreed, tokens)
+    variances = [it.kl_variance for it in compared if it.kl_variance is not None]
+    if len(variances) == len(compared):
+        error_nats = NormalDist().inv_cdf(1 - ALPHA / 2) * math.sqrt(sum(variances))
+        divergence_figures["kl_drawing_error_nats_per_token"] = error_nats / sum(tokens)
+    if len(compared) >= MIN_TEXTS:  # a few texts have much of the sum: of fewer, no interval holds 95 %
+        low, high = paired_interval(kl, tokens)
+        divergence_figures |= {"kl_nats_per_token_low": max(low, 0.0), "kl_nats_per_token_high": high}
+    return divergence_figures | {"kl_truncation_nats_per_token": ratio(truncation, tokens)}
+
+
+def _of_choices(parts: Sequence[Likelihood], families: Sequence[str | None]) -> dict[str, float]:
+    """Return how often the right choice is the likeliest, with four normalizations by length."""
+    if not any(it.is_other for it in parts):
+        return {}
+    questions: dict[int, list[Likelihood]] = {}
+    for it in parts:
+        questions.setdefault(it.unit, []).append(it)
+    accuracies: dict[str, float] = {}
+    for name, length in NORMS.items():
+        solved = [
+            not max(questions[unit], key=lambda one: one.nats / length(one)).is_other for unit in sorted(questions)
+        ]
+        low, high = share_interval(solved, families)
+        accuracies |= {name: sum(solved) / len(solved), f"{name}_low": low, f"{name}_high": high}
+    return accuracies
+
+
+def _ratio(
+    name: str, tops: Sequence[float], bottoms: Sequence[float], least: float = -math.inf, most: float = math.inf
+) -> dict[str, float]:
+    """Return a ratio, with its interval if there is one, within the possible range."""
+    interval_figures = {name: ratio(tops, bottoms)}
+    if len(tops) > 1:
+        low, high = ratio_interval(tops, bottoms)
+        interval_figures |= {f"{name}_low": max(low, least), f"{name}_high": min(high, most)}
+    return interval_figures
+
+
+def _share(name: str, tops: Sequence[float], bottoms: Sequence[float]) -> dict[str, float]:
+    return _ratio(name, tops, bottoms, least=0, most=1)
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf  # above it, a float overflows

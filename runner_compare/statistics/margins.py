@@ -1,0 +1,160 @@
+"""As good as, within a margin: what an effect shows of a difference that is small enough to accept.
+
+A run is as good as its baseline within a margin if a test shows that the true difference is above minus the margin. A
+test can show that; no test can show that two runs are equal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from enum import StrEnum
+from functools import lru_cache
+from statistics import NormalDist
+from typing import Any
+
+from runner_compare.statistics.sequential import Decision
+from runner_compare.statistics.stats import ALPHA, POWER, half_step
+
+MAX_QUESTIONS = 10_000_000
+NEAR = 0.03  # of a power: what a plan may miss
+Pairs = tuple[int, int, int]  # wins, losses, and all pairs
+NO_PAIRS = (0, 0, 0)
+
+
+class MarginVerdict(StrEnum):
+    """The possible decisions about a difference and a margin."""
+
+    better = "better"
+    as_good = "as good"
+    worse_but_within = "worse, but as good within the margin"
+    worse_by_more = "worse by more"
+    undecided = "undecided"
+
+
+def margin_verdict(difference: Decision, from_margin: Decision) -> MarginVerdict:
+    """Return what bets have decided, about no difference and about minus the margin."""
+    if difference is Decision.better:
+        return MarginVerdict.better
+    if from_margin is Decision.better:
+        return MarginVerdict.as_good if difference is Decision.open else MarginVerdict.worse_but_within
+    return MarginVerdict.undecided if from_margin is Decision.open else MarginVerdict.worse_by_more
+
+
+def verdict_words(verdict: MarginVerdict, margin: str) -> str:
+    """Return a decision about a margin such as `2 points` in words."""
+    words = {
+        MarginVerdict.better: "better",
+        MarginVerdict.as_good: f"as good within {margin}",
+        MarginVerdict.worse_but_within: f"worse, but by less than {margin}",
+        MarginVerdict.worse_by_more: f"worse by more than {margin}",
+        MarginVerdict.undecided: f"undecided within {margin}",
+    }
+    return words[verdict]
+
+
+def points_of_margin(margin: float) -> str:
+    """Return a margin of accuracy as it is shown: `2 points`."""
+    return f"{100 * margin:g} point{'s' * (margin != 0.01)}"
+
+
+def questions_needed(
+    margin: float, discordant_rate: float, alpha: float = ALPHA, power: float = POWER, seen: Pairs = NO_PAIRS
+) -> int | None:
+    """Return how many paired questions show with this power that a run is as good, if neither run is better.
+
+    `discordant_rate` is the share of further questions that only one of the two solves. `seen` are pairs that count
+    among the questions. The power is exact: a sum over all tables; it moves in steps, and the number is that with at
+    least so much power, or one with a little less if that has too much. None if ten million questions are not enough.
+    """
+    assert 0 < margin < 1
+    assert 0 <= discordant_rate <= 1
+
+    def power_at(n: int) -> float:
+        return power_of(n, margin, discordant_rate, alpha, seen=seen)
+
+    needed = fewest(power_at, power)
+    # Where few pairs differ, the power jumps: one question fewer may be closer to what was asked for.
+    if needed and power_at(needed) > power + NEAR and power_at(needed - 1) >= power - NEAR:
+        return needed - 1
+    return needed
+
+
+def fewest(power_at: Callable[[int], float], power: float) -> int | None:
+    """Return the smallest number that reaches a power, to one in a thousand; None if ten million are not enough."""
+    low, high = 1, 2
+    while power_at(high) < power:
+        low, high = high, 2 * high
+        if high > MAX_QUESTIONS:
+            return None
+    while high - low > max(1, low // 1000):  # the power is not quite monotonic, so a closer search is useless
+        middle = (low + high) // 2
+        if power_at(middle) < power:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+@lru_cache(maxsize=1024)
+def power_of(
+    n: int,
+    margin: float,
+    discordant_rate: float,
+    alpha: float = ALPHA,
+    difference: float = 0.0,
+    seen: Pairs = NO_PAIRS,
+) -> float:
+    """Return the probability that n paired questions show that a run is as good, for a true difference.
+
+    They include the `seen` ones, so it is 0 for fewer.
+    """
+    import numpy as np
+    from scipy.special import bdtrc
+
+    assert abs(difference) <= discordant_rate
+    seen_wins, seen_losses, seen_pairs = seen
+    if n < seen_pairs:
+        return 0.0
+    further, chances = likely_counts(n - seen_pairs, discordant_rate)
+    discordant = further + seen_wins + seen_losses
+    # Find the fewest wins that are accepted for each number of discordant pairs: with more wins, all are accepted.
+    low, high = np.full(len(discordant), -1), discordant + 1
+    while (high - low > 1).any():
+        wins = (low + high) // 2
+        accepted = _accepts(wins, discordant - wins, n, margin, alpha)
+        low, high = np.where(accepted, low, wins), np.where(accepted, wins, high)
+    win = (discordant_rate + difference) / (2 * discordant_rate) if discordant_rate else 0.5
+    return float(chances @ bdtrc(np.minimum(high - 1 - seen_wins, further), further, win))
+
+
+def likely_counts(n: int, rate: float) -> tuple[Any, Any]:
+    """Return the numbers of successes in n that are not negligibly rare, and the probability of each."""
+    import numpy as np
+    from scipy.special import bdtr, ndtri  # takes half a second to import, and only planning needs it
+
+    half = -ndtri(1e-9) * math.sqrt(n * rate * (1 - rate)) + 10
+    first, last = max(0, math.floor(n * rate - half)), min(n, math.ceil(n * rate + half))
+    below = bdtr(np.arange(first - 1, last + 1, dtype=float).clip(0), n, rate)
+    if first == 0:
+        below[0] = 0.0
+    return np.arange(first, last + 1), np.diff(below)
+
+
+def _accepts(wins: Any, losses: Any, n: int, margin: float, alpha: float) -> Any:
+    """Whether `stats.paired_difference_p` shows that the difference is above minus the margin.
+
+    The same formula on arrays: one table after another would take a hundred times as long.
+    """
+    import numpy as np
+    from scipy.special import bdtr
+
+    distance = wins - losses + n * margin
+    beyond = distance - half_step(wins, losses, n)
+    linear = -(2 * n - wins + losses) * margin - wins - losses
+    constant = losses * margin * (1 + margin)
+    only_second = (np.sqrt(np.maximum(0.0, linear * linear - 8 * n * constant)) - linear) / (4 * n)
+    variance = n * (2 * only_second - margin * (1 + margin))
+    z = NormalDist().inv_cdf(1 - alpha / 2)
+    has_few_losses = bdtr(losses.astype(float), n, margin) < alpha / 2
+    return (distance > 0) & (has_few_losses | (beyond > 0) & (beyond * beyond > z * z * np.maximum(variance, 0.0)))

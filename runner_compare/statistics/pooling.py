@@ -1,0 +1,287 @@
+"""One difference over several tasks: the weighted mean of their paired differences, with its test and its interval.
+
+If all questions count the same, the wins and losses of all tasks are added, and McNemar's exact test decides. If all
+tasks count the same, wins and losses have weights; the test is then the same one with weights: without a difference
+each question that only one side solved is as likely a win as a loss, and the distribution of the weighted sum is
+computed, not drawn. The interval has to exclude 0, too. numpy and scipy are imported only there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache, partial
+from statistics import NormalDist
+
+from runner_compare.statistics import ratios, stats
+from runner_compare.statistics.effects import Effect, Method, paired_accuracies
+from runner_compare.statistics.margins import fewest
+from runner_compare.statistics.planning import can_plan_from, expected_disagreement, samples_to_detect
+from runner_compare.statistics.stats import ALPHA, POWER
+
+MAX_ERRORS = 8.0  # standard errors from an estimate: p is never below 1e-15
+MAX_UNKNOWN = 0.1  # of the variance of the mean may come from tasks with too few texts to plan from
+FINEST = 1 << 16  # the largest weighted sum in whole units; with more, weights are rounded
+
+
+class Weights(StrEnum):
+    """What counts the same in a pooled difference: every question, or every task."""
+
+    questions = "questions"
+    tasks = "tasks"
+
+
+@dataclass(frozen=True)
+class PairedVerdicts:
+    """The pairs of one task: the questions that only this run solved, those that only the baseline solved, and all."""
+
+    wins: int
+    losses: int
+    n: int
+    baseline_correct: int = 0
+
+
+@dataclass(frozen=True)
+class PairedTexts:
+    """The texts of one task: the difference of each in nats, and its size in tokens (or bytes, or 1)."""
+
+    differences: Sequence[float]
+    sizes: Sequence[float]
+
+
+# --------------------------------------------------------------------------------------------------- accuracies
+
+
+def pooled_accuracies(tasks: Sequence[PairedVerdicts], weights: Weights, finest: int = FINEST) -> Effect:
+    """Pool the paired accuracies of several tasks, which have no question in common."""
+    assert tasks
+    assert all(task.n > 0 for task in tasks)
+    wins, losses, n = (sum(getattr(task, name) for task in tasks) for name in ("wins", "losses", "n"))
+    by_questions = paired_accuracies(wins, losses, n, sum(task.baseline_correct for task in tasks))
+    by_questions.counts |= {"tasks": len(tasks)}
+    if weights is Weights.questions:
+        return by_questions
+    return Effect(
+        Method.weighted_flips,
+        "accuracy",
+        mean_difference(tasks),
+        *mean_difference_interval(tasks),
+        mean_p(tasks, finest),
+        n,
+        n,
+        by_questions.counts,
+        detects=partial(detectable_mean_difference, tasks),
+        p_at=partial(mean_difference_p, tasks),
+        needs=partial(questions_for_mean, tasks),
+    )
+
+
+def mean_difference(tasks: Sequence[PairedVerdicts]) -> float:
+    """Return the mean of the tasks' paired differences."""
+    return math.fsum((task.wins - task.losses) / task.n for task in tasks) / len(tasks)
+
+
+def mean_difference_interval(tasks: Sequence[PairedVerdicts], alpha: float = ALPHA) -> tuple[float, float]:
+    """Return the interval of the mean difference, from Tango's interval of each task.
+
+    The method of variance estimates recovery (Donner and Zou, Statistical Methods in Medical Research 21, 2012): the
+    distances from each task's estimate to its limit are added in quadrature. So it is not symmetric, and a task without
+    discordant pairs still adds its uncertainty.
+    """
+    centre, down, up = mean_difference(tasks), 0.0, 0.0
+    for task in tasks:
+        own = (task.wins - task.losses) / task.n
+        low, high = _interval(task.wins, task.losses, task.n, alpha)
+        down, up = math.hypot(down, own - low), math.hypot(up, high - own)
+    return max(-1.0, centre - down / len(tasks)), min(1.0, centre + up / len(tasks))
+
+
+@lru_cache(maxsize=4096)
+def _interval(wins: int, losses: int, n: int, alpha: float) -> tuple[float, float]:
+    return stats.tango_interval(wins, losses, n, alpha)
+
+
+def mean_difference_p(tasks: Sequence[PairedVerdicts], difference: float) -> float:
+    """Return the two-sided p against a true mean difference: the level from which on the interval leaves it out."""
+    from scipy.optimize import brentq
+
+    centre, normal = mean_difference(tasks), NormalDist()
+    side = 0 if difference < centre else 1  # the end of the interval that reaches it
+
+    def beyond(z: float) -> float:
+        """By how much the interval of this many standard errors reaches beyond the difference."""
+        end = mean_difference_interval(tasks, 2 * normal.cdf(-z))[side]
+        return end - difference if side else difference - end
+
+    if beyond(0.0) >= 0:  # the mean itself, up to rounding
+        return 1.0
+    z = MAX_ERRORS if beyond(MAX_ERRORS) < 0 else float(brentq(beyond, 0.0, MAX_ERRORS, xtol=1e-6))
+    return 2 * normal.cdf(-z)
+
+
+def mean_p(tasks: Sequence[PairedVerdicts], finest: int = FINEST) -> float:
+    """Return the two-sided p of the mean difference: that of the flips, or of the interval if only the flips reject.
+
+    The flips alone reject up to 5.6 % if tasks differ in opposite directions, and would reject means that the interval
+    does not exclude (bench/pool_null.py).
+    """
+    p = weighted_flip_p(tasks, finest)
+    return p if p >= ALPHA else max(p, mean_difference_p(tasks, 0.0))
+
+
+def weighted_flip_p(tasks: Sequence[PairedVerdicts], finest: int = FINEST) -> float:
+    """Return the two-sided p of the mean difference if wins and losses were equally likely in each task.
+
+    A win of a task with n questions counts 1 / n. These weights are whole multiples of a unit where the sums stay below
+    `finest` units, else the nearest whole ones: the test of nearly the same mean, and as exact.
+    """
+    import numpy as np
+
+    discordant = [task.wins + task.losses for task in tasks]
+    multiple = math.lcm(*(task.n for task in tasks))
+    weights = [multiple // task.n for task in tasks]
+    largest = sum(weight * count for weight, count in zip(weights, discordant, strict=True))
+    if largest > finest:
+        weights = [max(1, round(weight * finest / largest)) for weight in weights]
+        largest = sum(weight * count for weight, count in zip(weights, discordant, strict=True))
+    observed = abs(sum(weight * (task.wins - task.losses) for weight, task in zip(weights, tasks, strict=True)))
+    if observed == 0:
+        return 1.0
+    # The characteristic function of the sum is a product of cosines; its inverse transform has the probabilities.
+    points = 1 << (2 * largest + 1).bit_length()
+    angles = 2 * np.pi / points * np.arange(points // 2 + 1)
+    product = np.ones(len(angles))
+    for weight, count in zip(weights, discordant, strict=True):
+        product *= np.cos(weight * angles) ** count
+    chances = np.clip(np.fft.irfft(product, points), 0.0, None)  # of the sums 0, 1 … and from the end -1, -2 …
+    return float(min(1.0, max(2 * chances[observed : largest + 1].sum(), math.ulp(0.0))))
+
+
+def detectable_mean_difference(tasks: Sequence[PairedVerdicts], alpha: float = ALPHA) -> float | None:
+    """Return the smallest true difference, the same in all tasks, that the test detects with 80 % power.
+
+    Connor's formula, as for a single task (`stats.detectable_difference`), with the tasks' variances added; and the
+    interval has to exclude 0, too. One discordant pair a task is added: few of them underestimate how many to expect.
+    """
+    from scipy.optimize import brentq
+
+    z_alpha, z_power = -NormalDist().inv_cdf(alpha / 2), NormalDist().inv_cdf(POWER)
+    smallest_step = 1 / (len(tasks) * max(task.n for task in tasks))  # by which the sum of the flips can change
+
+    def surplus(difference: float) -> float:
+        rates = [(min(1.0, (task.wins + task.losses + 1) / task.n + difference), task.n) for task in tasks]
+        of_null = math.sqrt(sum(rate / n for rate, n in rates)) / len(tasks)
+        of_truth = math.sqrt(sum(max(0.0, rate - difference**2) / n for rate, n in rates)) / len(tasks)
+        expected = [_with_losses(task, difference) for task in tasks]
+        half = mean_difference_interval(expected, alpha)[1] - mean_difference(expected)
+        return difference - max(smallest_step + z_alpha * of_null, half) - z_power * of_truth
+
+    return None if surplus(1.0) < 0 else float(brentq(surplus, 0.0, 1.0))
+
+
+def questions_for_mean(
+    tasks: Sequence[PairedVerdicts], margin: float, alpha: float = ALPHA, power: float = POWER
+) -> int | None:
+    """Return how many questions, over all tasks, show that the mean is above minus the margin if neither run is better.
+
+    Each task grows in proportion, and its runs disagree as often as so far. The interval that has to exclude the margin
+    is that of the expected disagreement, and the tasks' variances are added. None if ten million are not enough.
+    """
+    n, normal = sum(task.n for task in tasks), NormalDist()
+    rates = [(task.n / n, expected_disagreement(task.wins + task.losses, task.n)) for task in tasks]
+
+    def power_at(count: int) -> float:
+        down = spread = 0.0
+        for share, rate in rates:
+            half = count * share * rate / 2
+            low, _ = stats.tango_interval(half, half, count * share, alpha)
+            down, spread = math.hypot(down, low), math.hypot(spread, math.sqrt(rate / (count * share)))
+        return normal.cdf((margin * len(tasks) - down) / spread)
+
+    return fewest(power_at, power)
+
+
+def _with_losses(task: PairedVerdicts, difference: float) -> PairedVerdicts:
+    """Return a task with as many discordant pairs as it has by noise, and losses on top of them."""
+    discordant = task.wins + task.losses + 1
+    wins = discordant // 2
+    return PairedVerdicts(wins, min(task.n - wins, discordant - wins + math.ceil(task.n * difference)), task.n)
+
+
+# -------------------------------------------------------------------------------------------------- likelihoods
+
+
+def pooled_likelihoods(tasks: Sequence[PairedTexts], unit: str, weights: Weights) -> Effect:
+    """Pool the paired log-likelihoods of several tasks, in nats per unit; by questions, all units count the same.
+
+    Each task has at least two texts. Test and interval are those of a single task; error, skewness and degrees of
+    freedom are those of the weighted mean, within tasks.
+    """
+    totals = [math.fsum(task.sizes) for task in tasks]
+    total = math.fsum(totals)
+    shares = [one / total if weights is Weights.questions else 1 / len(tasks) for one in totals]
+    by_unit = [share / whole for share, whole in zip(shares, totals, strict=True)]
+    value = math.fsum(
+        share * ratios.ratio(task.differences, task.sizes) for share, task in zip(shares, tasks, strict=True)
+    )
+    error, bend, tails, freedom = _uncertainty(tasks, shares)
+    is_known = can_plan_from(freedom) and _of_few_texts(tasks, shares) <= MAX_UNKNOWN * error**2
+    n = sum(len(task.sizes) for task in tasks)
+
+    def needs(margin: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
+        alike = samples_to_detect(error, freedom + 1, margin, alpha, power, bend, tails, upward=True)
+        return None if alike is None else math.ceil(alike * n / (freedom + 1))
+
+    def p_at(shift: float) -> float:
+        differences = [
+            weight * (difference - shift * size)
+            for task, weight in zip(tasks, by_unit, strict=True)
+            for difference, size in zip(task.differences, task.sizes, strict=True)
+        ]
+        return ratios.cautious_p(differences, value - shift, error, bend, freedom)
+
+    return Effect(
+        Method.sign_flips,
+        "log_likelihood",
+        value,
+        *ratios.cautious_interval(value, error, bend, freedom),
+        p_at(0.0),
+        n,
+        n,
+        {"error": error, "size": int(total), "unit": unit, "tasks": len(tasks)},
+        # With its own error: where one task of few texts has most of the spread, these texts seldom show all of it.
+        detects=lambda alpha: ratios.detectable_shift(
+            error, freedom + 1, alpha, bend=bend, tails=tails, seen=freedom + 1
+        ),
+        p_at=p_at,
+        needs=needs if is_known else None,
+    )
+
+
+def _of_few_texts(tasks: Sequence[PairedTexts], shares: Sequence[float]) -> float:
+    """Return the part of the weighted mean's variance that comes from tasks with too few texts to plan from."""
+    return math.fsum(
+        (share * ratios.ratio_error(task.differences, task.sizes)) ** 2
+        for task, share in zip(tasks, shares, strict=True)
+        if not can_plan_from(len(task.sizes))
+    )
+
+
+def _uncertainty(tasks: Sequence[PairedTexts], shares: Sequence[float]) -> tuple[float, float, float, int]:
+    """Return the weighted mean's standard error, its skewness, kurtosis, and Welch and Satterthwaite's freedom.
+
+    The kurtosis is that of so many alike texts (the freedom and one) whose standard error would be known as precisely.
+    """
+    square = cube = fourth = unknown = 0.0
+    for task, share in zip(tasks, shares, strict=True):
+        n, error = len(task.sizes), share * ratios.ratio_error(task.differences, task.sizes)
+        square += error**2
+        cube += error**3 * ratios.skewness(task.differences, task.sizes) / math.sqrt(n)
+        fourth += error**4 / (n - 1)
+        unknown += error**4 * (ratios.kurtosis(task.differences, task.sizes) - 1) / n
+    if not fourth:
+        return 0.0, 0.0, 3.0, sum(len(task.sizes) - 1 for task in tasks)
+    freedom = max(1, math.floor(square**2 / fourth))
+    return math.sqrt(square), cube / square**1.5, 1 + (freedom + 1) * unknown / square**2, freedom

@@ -1,0 +1,211 @@
+"""How far a model is from its reference at each token: the figures of llama-perplexity's table, with intervals by text.
+
+Means have the cautious intervals of ratios, percentiles those of token_percentiles.py. Where the reference kept only
+some tokens, each token has a lower and an upper bound, and so has each percentile: the interval then holds both.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from runner_compare.metrics import DELTA_P_SHARES, KL_SHARES
+from runner_compare.statistics.clustered_share import clustered_share_interval
+from runner_compare.statistics.ratios import MIN_TEXTS, paired_interval, ratio
+from runner_compare.statistics.token_percentiles import TokenValues
+
+CHIEF = "kl_p999_nats"  # which every job with figures of tokens has
+AT_MOST = "_at_most"  # of a figure that is a lower bound: the upper one
+OF_CATEGORY = ("kl_median_nats", "kl_p99_nats", "kl_p999_nats", "kl_max_nats")
+Ends = tuple[float, float] | None
+
+
+@dataclass
+class TextTokens:
+    """The tokens of one text, or of a family of texts."""
+
+    category: str | None = None
+    least: list[float] = field(default_factory=list)  # KL(reference || this) in nats, or a lower bound
+    most: list[float] = field(default_factory=list)  # an upper bound; empty: `least` is exact
+    logprobs: list[float] = field(default_factory=list)  # of the text's tokens under this model
+    reference: list[float] = field(default_factory=list)  # under the reference; empty: it did not keep them
+    agreed: int = 0  # positions in which both have the same first choice
+
+
+def token_figures(texts: Sequence[TextTokens]) -> dict[str, float]:
+    """Return the figures of all texts, and the chief ones of each category as `KEY/CATEGORY`."""
+    job_figures = {**_of_kl(texts), **_of_probabilities(texts), **_of_agreement(texts)}
+    for name, some in by_category(texts).items():
+        sizes = [float(len(it.least)) for it in some]
+        sums = [math.fsum(it.least) for it in some]
+        found = {"n": float(len(some)), "scored_tokens": sum(sizes)} | {
+            key: value for key, value in _of_kl(some).items() if key.startswith(OF_CATEGORY)
+        }
+        if not any(it.most for it in some):
+            found |= _with_ends("kl_nats_per_token", ratio(sums, sizes), _mean_ends(sums, sizes, least=0.0))
+        found |= _of_agreement(some)
+        job_figures |= {f"{key}/{name}": value for key, value in found.items()}
+    return job_figures
+
+
+def by_category(texts: Iterable[TextTokens]) -> dict[str, list[TextTokens]]:
+    """Return the texts of each category, by its name as metrics may have it; empty unless there are several."""
+    found: dict[str, list[TextTokens]] = {}
+    for it in texts:
+        if it.category is not None:
+            found.setdefault(re.sub(r"[^\w.\- ]", "_", it.category), []).append(it)
+    return found if len(found) > 1 else {}
+
+
+def _of_kl(texts: Sequence[TextTokens]) -> dict[str, float]:
+    """Return the percentiles of the divergence and its largest value."""
+    least = TokenValues([it.least for it in texts])
+    most = TokenValues([it.most for it in texts]) if any(it.most for it in texts) else None
+    found: dict[str, float] = {}
+    for key, share in KL_SHARES.items():
+        ends = _percentile_ends(texts, least, share)
+        found[key] = least.percentile(share)
+        if most is not None:
+            found[key + AT_MOST] = most.percentile(share)
+            others = _percentile_ends(texts, most, share)
+            ends = (ends[0], others[1]) if ends and others else None
+        found |= _with_ends(key, found[key], ends)
+    found["kl_max_nats"] = float(least.ordered[-1])
+    return found | ({"kl_max_nats" + AT_MOST: float(most.ordered[-1])} if most is not None else {})
+
+
+def _of_probabilities(texts: Sequence[TextTokens]) -> dict[str, float]:
+    """Return how the probabilities of the texts' own tokens have changed."""
+    if not all(it.reference for it in texts):
+        return {}
+    import numpy as np
+
+    pairs = [(np.asarray(it.logprobs), np.asarray(it.reference)) for it in texts]
+    differences = [np.exp(ours) - np.exp(theirs) for ours, theirs in pairs]
+    sizes = [float(len(it)) for it in differences]
+    sums, squares = ([float(it.sum()) for it in some] for some in (differences, [it**2 for it in differences]))
+    losses = [float((theirs - ours).sum()) for ours, theirs in pairs]
+    square_ends = _mean_ends(squares, sizes, least=0.0)
+    values = TokenValues(differences)
+    found = _with_ends("delta_p_mean", ratio(sums, sizes), _mean_ends(sums, sizes))
+    found |= _with_ends(
+        "delta_p_rms",
+        math.sqrt(ratio(squares, sizes)),
+        None if square_ends is None else (math.sqrt(square_ends[0]), math.sqrt(square_ends[1])),
+    )
+    for key, share in DELTA_P_SHARES.items():
+        found |= _with_ends(key, values.percentile(share), _percentile_ends(texts, values, share))
+    found |= {"delta_p_smallest": float(values.ordered[0]), "delta_p_largest": float(values.ordered[-1])}
+    found |= _with_ends("ln_ppl_ratio", ratio(losses, sizes), _mean_ends(losses, sizes))
+    correlation = correlated(*(np.concatenate(some) for some in zip(*pairs, strict=True)))
+    return found | ({} if correlation is None else {"ln_ppl_correlation": correlation})
+
+
+def _of_agreement(texts: Sequence[TextTokens]) -> dict[str, float]:
+    """Return the share of equal first choices; its interval is not Student's, which misses where nearly all agree."""
+    agreed = [at < it.agreed for it in texts for at in range(len(it.least))]
+    clusters = [number for number, it in enumerate(texts) for _ in it.least]
+    ends = clustered_share_interval(agreed, clusters) if len(texts) >= MIN_TEXTS else None
+    return _with_ends("top_1_agreement", sum(agreed) / len(agreed), ends)
+
+
+def _mean_ends(sums: Sequence[float], sizes: Sequence[float], least: float = -math.inf) -> Ends:
+    if len(sums) < MIN_TEXTS or not all(map(math.isfinite, sums)):
+        return None
+    low, high = paired_interval(sums, sizes)
+    return max(low, least), high
+
+
+def _percentile_ends(texts: Sequence[TextTokens], values: TokenValues, share: float) -> Ends:
+    return values.interval(share) if len(texts) >= MIN_TEXTS else None
+
+
+def _with_ends(key: str, value: float, ends: Ends) -> dict[str, float]:
+    return {key: value} | ({} if ends is None else {f"{key}_low": ends[0], f"{key}_high": ends[1]})
+
+
+def correlated(ours: Any, theirs: Any) -> float | None:
+    """Return the correlation of tokens' log-probabilities under both models; None if one of them is constant.
+
+    It has no interval: a jackknife over texts misses the truth too often where few tokens are far off (tails_null.py).
+    """
+    import numpy as np
+
+    if np.array_equal(ours, theirs):
+        return 1.0
+    one, other = (it - it.mean() for it in (ours.astype(np.float64), theirs.astype(np.float64)))
+    spread = math.sqrt(float((one**2).sum()) * float((other**2).sum()))
+    return float((one * other).sum()) / spread if spread > 0 else None
+
+
+# ------------------------------------------------------------------------------------------------------------- tables
+
+
+def categories_of(figures: Mapping[str, float]) -> list[str]:
+    """Return the categories that have figures of their own."""
+    return [key.removeprefix(CHIEF + "/") for key in figures if key.startswith(CHIEF + "/")]
+
+
+def divergence_tables(figures: Mapping[str, float]) -> dict[str, list[dict[str, Any]]]:
+    """Return the tables of a job with figures of tokens: a line for each statistic, and one for each category."""
+    if CHIEF not in figures:
+        return {}
+    lines: list[dict[str, Any]] = []
+    for words, kl, delta_p in LINES:
+        line = {"of the tokens": words, "KL, nats": _cell(figures, kl, ".3g"), "Δp, %": _cell(figures, delta_p, ".3f")}
+        lines += [line] if any(cell for cell in (line["KL, nats"], line["Δp, %"])) else []
+    kinds: list[dict[str, Any]] = [
+        {"category": name, "texts": int(figures[f"n/{name}"]), "tokens": int(figures[f"scored_tokens/{name}"])}
+        | {
+            head: _cell(figures, key, ".3g", f"/{name}")
+            for head, key in (("mean KL", "kl_nats_per_token"), ("median", "kl_median_nats"), ("99 %", "kl_p99_nats"),
+                              ("99.9 %", "kl_p999_nats"), ("largest", "kl_max_nats"))
+        }
+        | {"same first choice": f"{100 * figures[f'top_1_agreement/{name}']:.2f}%"}
+        for name in categories_of(figures)
+    ]  # fmt: skip
+    tables = {"how far from the reference, with 95 % intervals over texts": lines, "by category": kinds}
+    return {title: some for title, some in tables.items() if some}
+
+
+LINES = (  # words, the figure of KL and that of Δp
+    ("mean", "kl_nats_per_token", "delta_p_mean"),
+    ("root mean square", "", "delta_p_rms"),
+    ("smallest", "", "delta_p_smallest"),
+    ("0.1 %", "", "delta_p_p001"),
+    ("1 %", "", "delta_p_p01"),
+    ("5 %", "", "delta_p_p05"),
+    ("10 %", "", "delta_p_p10"),
+    ("25 %", "", "delta_p_p25"),
+    ("median", "kl_median_nats", "delta_p_median"),
+    ("75 %", "", "delta_p_p75"),
+    ("90 %", "kl_p90_nats", "delta_p_p90"),
+    ("95 %", "kl_p95_nats", "delta_p_p95"),
+    ("99 %", "kl_p99_nats", "delta_p_p99"),
+    ("99.9 %", "kl_p999_nats", "delta_p_p999"),
+    ("largest", "kl_max_nats", "delta_p_largest"),
+)
+
+
+def _cell(figures: Mapping[str, float], key: str, form: str, of: str = "") -> str:
+    scale = 100 if key.startswith("delta_p") else 1
+    return figure_in_words(figures, key, lambda it: format(scale * it, form), "at least {}, at most {}", of)
+
+
+def figure_in_words(
+    figures: Mapping[str, float], key: str, write: Callable[[float], str], bounds: str, of: str = ""
+) -> str:
+    """Return a figure, or that of a category, with its interval, or as two bounds; empty if there is none."""
+    if f"{key}{of}" not in figures:
+        return ""
+
+    def written(end: str) -> str:
+        return write(figures[f"{key}{end}{of}"]).replace("-", "−")
+
+    value = written("")
+    if f"{key}{AT_MOST}{of}" in figures:
+        value = bounds.format(value, written(AT_MOST))
+    return value + (f" [{written('_low')}, {written('_high')}]" if f"{key}_low{of}" in figures else "")

@@ -1,0 +1,169 @@
+"""How much longer each row thinks than its baseline, and what a right answer costs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from runner_base.tables import Column, Use
+from runner_compare.columns import accuracy_of, naming
+from runner_compare.data import ABSENT, NotPaired, Run, Table, TableRow
+from runner_compare.effect_words import p_value
+from runner_compare.metrics import BY_ANSWERS, described
+from runner_compare.numbers import compare_numbers
+from runner_compare.runs import SampleReader
+from runner_compare.statistics.answer_times import answer_times
+from runner_compare.statistics.effects import Effect, Finding, judge
+from runner_compare.token_costs import estimate_record, right_answer_tokens
+from runner_compare.wording import versus
+
+TOKENS = "thinking_tokens"  # the number of a question
+THINKING = "thinking_tokens_per_answer"  # a metric that only jobs have whose model thought
+BUDGET = "generation.thinking_tokens"
+MAX_ROWS = 8  # with a finding that the sentence names
+
+
+def has_thinking(table: Table) -> bool:
+    """Whether thinking is shown: a model of the table thought, or its rows differ in the budget."""
+    return table.scored and (BUDGET in table.keys or any(THINKING in row.run.metrics for row in table.rows))
+
+
+def add_thinking(table: Table, reader: SampleReader) -> None:
+    """Compare the thinking tokens of each row with its baseline's on the same questions, and say it in one line."""
+    for row in table.rows if has_thinking(table) else ():
+        row.right_answer = right_answer_tokens(row.run, reader)
+    for row in table.rows:
+        if row.baseline is None or row.effect is None or _budget(row) != _budget(row.baseline):
+            continue  # of unlike budgets one knows who thinks longer
+        sides = [replace(it, number=TOKENS) for it in (row.run, row.baseline.run)]
+        if any(it.over_seeds for it in sides) or all(THINKING not in it.metrics for it in sides):
+            continue
+        try:
+            it = compare_numbers(sides[0], sides[1], reader)
+        except NotPaired:
+            continue  # few questions, or nobody counted the tokens: the rows have their means, and no test
+        row.thinking = it if it.counts["mean"] or it.counts["baseline_mean"] else None
+    judge([row.thinking for row in table.rows if row.thinking and not row.is_repeat])
+    table.remarks += [sentence(table)] if any(row.thinking for row in table.rows) else []
+
+
+def _budget(row: TableRow) -> str:
+    return row.run.value(BUDGET) or "null"  # which jobs of before the key lack
+
+
+def sentence(table: Table) -> str:
+    """Say which rows think longer or shorter than their baselines, and of which that is not shown."""
+    rows = [row for row in table.rows if row.thinking and not row.is_repeat]
+    found = [row for row in rows if row.thinking and row.thinking.finding is not Finding.open]
+    still_open = [row for row in rows if row not in found]
+    parts = [f"{versus(row, table.keys)}: {_difference(row)}" for row in found[:MAX_ROWS]]
+    parts += [f"{len(found) - MAX_ROWS} more differ"] * (len(found) > MAX_ROWS)
+    if still_open:
+        largest = max(still_open, key=lambda row: abs(row.thinking.value) if row.thinking else 0.0)
+        several = f" in {len(still_open)} comparisons, the largest" if len(still_open) > 1 else ""
+        parts.append(f"{Finding.open}{several}: {versus(largest, table.keys)} ({_difference(largest)})")
+    return f"thinking tokens of an answer: {'; '.join(parts)}"
+
+
+def _difference(row: TableRow) -> str:
+    assert row.thinking is not None
+    it, mean = row.thinking, row.thinking.counts["baseline_mean"]
+    words = {Finding.larger: "thinks longer, ", Finding.smaller: "thinks shorter, "}.get(it.finding, "")
+    share = f", {100 * it.value / mean:+.0f} % of {mean:,.1f}".replace("-", "−") if mean else ""
+    value, low, high = (
+        f"{end:+,.1f}".replace("-0.0", "+0.0").replace("+0.0", "0.0").replace("-", "−")
+        for end in (it.value, it.low, it.high)
+    )
+    return f"{words}Δ {value}{share}, 95 % interval {low}..{high}, Holm {p_value(it.p_holm)}"
+
+
+def thinking_record(it: Effect) -> dict[str, Any]:
+    """Return the difference in thinking tokens as plain data."""
+    return {
+        "mean": it.counts["mean"],
+        "baseline_mean": it.counts["baseline_mean"],
+        "difference": it.value,
+        "difference_low": it.low,
+        "difference_high": it.high,
+        "questions": it.counts["questions"],
+        "p": it.p,
+        "p_holm": it.p_holm,
+        "finding": it.finding,
+    }
+
+
+def tokens_of_question(run: Run) -> float | None:
+    """Return the tokens of a question in the mean: of the prompt, and of thinking and text of all its answers."""
+    n = run.metrics.get("n_all", run.metrics.get("n"))
+    tokens = [run.metrics.get(key) for key in ("prompt_tokens", "new_tokens")]
+    return sum(it or 0.0 for it in tokens) / n if n and None not in tokens else None
+
+
+def right_answer_costs(run: Run) -> dict[str, float]:
+    """Return the tokens, the seconds and the USD that a right answer costs, as far as they are known."""
+    right = right_answers(run)
+    tokens, n = tokens_of_question(run), run.metrics.get("n_all", run.metrics.get("n"))
+    times = answer_times(run.metrics)
+    costs = {
+        "tokens": tokens * n if tokens is not None and n else None,
+        "seconds": times.total_s if times else None,
+        "usd": run.metrics.get("cost_usd"),
+    }
+    return {key: it / right for key, it in costs.items() if right and it is not None}
+
+
+def right_answers(run: Run) -> float | None:
+    """Return how many answers are right, of several to a question each that is; None without verdicts."""
+    metrics = run.metrics
+    if run.answers_each > 1 and run.interval:
+        share, n = metrics.get("accuracy_all", run.interval[0]), metrics.get("n_all", metrics["n"])
+        return share * n * run.answers_each
+    return metrics.get("correct_all", metrics.get("correct"))
+
+
+def right_answer_record(row: TableRow) -> dict[str, float | None]:
+    """Return what a right answer costs as plain data, with the interval of its tokens if that is known."""
+    costs: dict[str, float | None] = {**right_answer_costs(row.run)}
+    if row.right_answer is None or "tokens" not in costs:
+        return costs
+    return costs | {key: it for key, it in estimate_record("tokens", row.right_answer).items() if key != "tokens"}
+
+
+def _tokens_written(row: TableRow) -> str:
+    """Return the tokens that a right answer costs, with their interval."""
+    written = _written(right_answer_costs(row.run).get("tokens"), ",.1f")
+    if row.right_answer is None or written == ABSENT:
+        return written
+    return f"{written} [{row.right_answer.low:,.1f}, {row.right_answer.high:,.1f}]".replace("inf", "∞")
+
+
+def thinking_columns(table: Table) -> list[Column]:
+    """Return the columns of the table of thinking: what it takes, and what a right answer costs."""
+    rows = table.rows
+    shown = [
+        *naming(table),
+        Column("accuracy", list(map(accuracy_of, rows)), use=Use.result),
+        _of_metric(rows, THINKING),
+        Column("tokens\n/question", [_written(tokens_of_question(row.run), ",.1f") for row in rows], use=Use.result),
+    ]
+    costs = [right_answer_costs(row.run) for row in rows]
+    for key, head, form in (("tokens", "tokens", ",.1f"), ("seconds", "s", ".3g"), ("usd", "USD", ".3g")):
+        if any(key in it for it in costs):
+            cells = [_written(it.get(key), form) for it in costs]
+            cells = list(map(_tokens_written, rows)) if key == "tokens" else cells
+            shown.append(Column(f"{head} /right\nanswer", cells, use=Use.result))
+    ks = sorted({int(row.run.metrics["answers_each"]) for row in rows if "answers_each" in row.run.metrics})
+    for key in BY_ANSWERS:
+        shown += [_of_metric(rows, f"{key}/{k}") for k in ks]
+    return shown
+
+
+def _of_metric(rows: Sequence[TableRow], key: str) -> Column:
+    about = described(key)
+    cells = [ABSENT if key not in row.run.metrics else about.write(row.run.metrics[key]) for row in rows]
+    return Column(about.head, cells, use=Use.result)
+
+
+def _written(value: float | None, form: str) -> str:
+    return ABSENT if value is None else format(value, form)

@@ -1,0 +1,129 @@
+"""What the answers of a run cost in tokens, read from its samples: for each row, with intervals, and its columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from runner.store.jobs import read_samples
+from runner_compare.data import NotPaired, Question, Run, Table, question_of
+from runner_compare.metrics import ENDS, OF_CALLS, OF_QUESTION
+from runner_compare.runs import SampleReader
+from runner_compare.statistics.token_costs import PER, Estimate, TokenCells, TokenCost
+
+
+@dataclass(frozen=True)
+class QuestionCost:
+    """What one question cost, whether it was solved, and the share of its answers that are right."""
+
+    prompt: int
+    new: int
+    solved: bool
+    cluster: str | None
+    failed: bool  # it ended in an error, so its tokens are not those of an answer
+    right: float  # of a single answer 0 or 1
+
+
+Costs = dict[Question, QuestionCost]
+
+
+def add_token_costs(table: Table, reader: SampleReader) -> dict[str, list[Costs]]:
+    """Give each row of teams its costs, and return those of its questions by run id: one table for each seed."""
+    costs_of: dict[str, list[Costs]] = {}
+    for row in table.rows:
+        if row.run.interval is None or not row.run.metrics.keys() >= set(OF_QUESTION):
+            continue  # only questions that take many calls have recorded what each of them cost
+        try:
+            costs = costs_by_seed(row.run, reader)
+        except NotPaired:
+            continue  # its samples are gone: the row has its metrics, and no interval of its tokens
+        costs_of[row.run.run_id] = costs
+        row.tokens = TokenCost.of(cells_of(costs, sorted(costs[0])), Estimate(*row.run.interval))
+    return costs_of
+
+
+def right_answer_tokens(run: Run, reader: SampleReader) -> Estimate | None:
+    """Return the tokens that a right answer costs, with the wrong ones, and its interval over questions."""
+    if run.interval is None or "n_all" in run.metrics:
+        return None  # what was asked is more than what counts
+    try:
+        costs = costs_by_seed(run, reader)
+    except NotPaired:
+        return None
+    cost = TokenCost.of(cells_of(costs, sorted(costs[0])), Estimate(*run.interval))
+    if cost is None or cost.correct_per_1000.value <= 0:
+        return None
+    value, low, high = (PER / it if it > 0 else math.inf for it in cost.correct_per_1000)
+    return Estimate(value, high, low)
+
+
+def costs_by_seed(run: Run, reader: SampleReader) -> list[Costs]:
+    """Return the costs of a run's questions: a table for each seed, a single one for any other run."""
+    parts = [costs_of_one(part, reader) for part in run.parts or [run]]
+    return parts if run.over_seeds else [{question: it for part in parts for question, it in part.items()}]
+
+
+def costs_of_one(run: Run, reader: SampleReader) -> Costs:
+    """Return the costs of the scored questions, from the first intact file that agrees with the logged counts."""
+
+    def agrees(costs: Costs) -> bool:
+        return (sum(it.solved for it in costs.values()), len(costs)) == run.score
+
+    return reader.first_intact(run, partial(read_costs, stopped_after=run.stopped_after), agrees, "n and correct")
+
+
+def read_costs(path: Path, stopped_after: int | None = None) -> Costs:
+    """Return what each scored question cost; EvidenceError with file and line if a sample was changed."""
+    scored = sorted(
+        (it for it in read_samples(path).values() if it.answer.verdict is not None), key=lambda it: it.index
+    )
+    return {
+        question_of(one): QuestionCost(
+            one.prompt_tokens,
+            sum(answer.tokens for answer in one.answers),
+            one.solved,
+            one.cluster,
+            one.failed,
+            one.right_share(),
+        )
+        for one in scored[:stopped_after]
+        if not one.left_out
+    }
+
+
+def cells_of(costs: Sequence[Costs], questions: Sequence[Question]) -> TokenCells:
+    """Return the costs of these questions as rows of numbers, one row for each seed."""
+    rows = [[of_seed[question] for question in questions] for of_seed in costs]
+    clusters = [it.cluster for it in rows[0]]
+    return TokenCells(
+        [[it.prompt for it in row] for row in rows],
+        [[it.new for it in row] for row in rows],
+        [[it.right for it in row] for row in rows],
+        None if None in clusters else clusters,
+    )
+
+
+def training_tokens(run: Run) -> float | None:
+    """Return the tokens that training took, in the mean over seeds; None if nothing was trained."""
+    counts = [[part.metrics.get(f"train_{key}") for key in OF_CALLS] for part in run.parts or [run]]
+    known = [[it for it in of_part if it is not None] for of_part in counts]
+    return fmean(map(sum, known)) if any(known) else None
+
+
+def cost_record(it: TokenCost) -> dict[str, Any]:
+    """Return the costs as plain data; an end that is infinite is null."""
+    record = {key: value for key, value in asdict(it).items() if not isinstance(value, tuple)}
+    for key in ("tokens_a_question", "correct_per_1000"):
+        record |= estimate_record(key, getattr(it, key))
+    return record
+
+
+def estimate_record(key: str, it: Estimate) -> dict[str, float | None]:
+    """Return a value and the ends of its interval under their keys in JSON."""
+    ends = {f"{key}{end}": value for end, value in zip(ENDS, it, strict=True)}
+    return {name: value if abs(value) != float("inf") else None for name, value in ends.items()}

@@ -1,0 +1,158 @@
+"""What a team saves of the tokens of a named graph, question by question, with the difference in accuracy beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from runner_compare.cut_offs import finding_of
+from runner_compare.data import Run, Table, TableRow
+from runner_compare.effect_words import p_value, quantity
+from runner_compare.statistics.stats import ALPHA, holm
+from runner_compare.statistics.token_costs import Estimate, TokenFinding, TokenSaving
+from runner_compare.token_costs import Costs, cells_of, estimate_record, training_tokens
+from runner_compare.wording import sides
+
+KINDS = ("spatial", "temporal")
+NULL = (None, "null", "None", "")
+
+
+def add_savings(table: Table, costs_of: Mapping[str, Sequence[Costs]]) -> None:
+    """Compare the tokens of each row with its baseline's on the questions that both answered, and word the findings."""
+    compared = []
+    for row in table.rows:
+        if row.baseline is not None:
+            row.saving = saving_of(row.run, row.baseline.run, costs_of)
+            compared += [(row, row.saving)] if row.saving else []
+    for (_, saving), p_holm in zip(compared, holm([it.p for _, it in compared]), strict=True):
+        saving.p_holm = p_holm
+        if p_holm < ALPHA:
+            saving.finding = TokenFinding.saves if saving.both.value > 0 else TokenFinding.costs_more
+    for row, saving in compared:
+        saving.words = sentence(row, saving, table.keys)
+
+
+def saving_of(run: Run, base: Run, costs_of: Mapping[str, Sequence[Costs]]) -> TokenSaving | None:
+    """Return what a run saves of its baseline's tokens; None if no question has an answer of both."""
+    ours, theirs = costs_of.get(run.run_id), costs_of.get(base.run_id)
+    if not ours or not theirs:
+        return None
+    answered = [
+        {question for question, it in of_seed.items() if not it.failed} for side in (ours, theirs) for of_seed in side
+    ]
+    shared = sorted(set.intersection(*answered))
+    if not shared:
+        return None
+    training = (training_tokens(run) or 0.0) - (training_tokens(base) or 0.0)
+    its_cells, base_cells = cells_of(ours, shared), cells_of(theirs, shared)
+    return TokenSaving.of(replace(its_cells, clusters=its_cells.clusters or base_cells.clusters), base_cells, training)
+
+
+def graph_words(run: Run) -> str:
+    """Name a run's graph: `the learned full_connected graph with 7 of 12 spatial edges`."""
+    mode = run.value("task.mode") or "unknown"
+    if mode == "direct_answer":
+        return "one agent, without a graph"
+    kind = graph_kind(run)
+    method = run.value("task.method") if kind == "learned" else None
+    by_method = f" by {method}" if method else ""
+    edges = ", ".join(filter(None, (_edges(run, it) for it in KINDS)))
+    return f"the {kind} {mode} graph{by_method}{f' with {edges} edges' if edges else ''}"
+
+
+def graph_kind(run: Run) -> str:
+    """Say where a run's graph comes from: fixed, drawn, learned, given."""
+    if run.value("task.graph") not in NULL:
+        return "given"
+    if "true" in {(run.value(f"task.optimized_{it}") or "").lower() for it in KINDS}:
+        return "learned" if run.metrics.get("train_questions") else "drawn"
+    return "fixed"
+
+
+def _edges(run: Run, kind: str) -> str:
+    before, after = (run.metrics.get(f"{kind}_edges_{when}") for when in ("before", "after"))
+    if after is None:
+        return ""
+    return f"{after:g} of {before:g} {kind}" if before not in (None, after) else f"{after:g} {kind}"
+
+
+def sentence(row: TableRow, saving: TokenSaving, keys: list[str]) -> str:
+    """Return what a row saves of its baseline's tokens, in words: also that it saves nothing, and costs more."""
+    assert row.baseline is not None
+    ours, theirs, shared = sides(row, keys)
+    on = f"on the {saving.questions:,} questions that both answered{f', {shared}' if shared else ''}"
+    sign = -1 if saving.finding is TokenFinding.costs_more else 1
+    more = " more" * (sign < 0)
+    figures = (
+        (
+            f"{_amount(saving.both, sign)} tokens a question{more}, {100 * sign * saving.share:.1f} % (prompt "
+            f"{_amount(saving.prompt, sign)}, new {_amount(saving.new, sign)}; p={p_value(saving.p)}, "
+            f"Holm {p_value(saving.p_holm)})"
+        )
+        .replace("=<", "<")
+        .replace("-", "−")
+    )
+    found = {
+        TokenFinding.saves: "saves",
+        TokenFinding.costs_more: "saves nothing, it costs",
+        TokenFinding.open: "no saving is shown:",
+    }[saving.finding]
+    named = f"{_named(ours, row.run)} against {_named(theirs, row.baseline.run)}"
+    return "; ".join([f"tokens of {named}, {on}: {found} {figures}", _accuracy(row), *_training(saving)])
+
+
+def _named(words: str, run: Run) -> str:
+    """Return a run's graph, and before it what else names the run."""
+    mode = run.value("task.mode")
+    if mode == "direct_answer" and words != run.job_id:
+        return words
+    return graph_words(run) if words in (f"task.mode={mode}", run.job_id) else f"{words}, {graph_words(run)}"
+
+
+def _accuracy(row: TableRow) -> str:
+    if row.effect is None:
+        return "accuracy was not compared"
+    it, of = row.effect, quantity(row.effect)
+    return f"accuracy: {finding_of(it)} (Δ {of.write(it.value)} points, {of.write(it.low)}..{of.write(it.high)})"
+
+
+def _training(saving: TokenSaving) -> list[str]:
+    """Say after how many questions training is paid back, if one of the two was trained."""
+    if not saving.training_tokens:
+        return []
+    if saving.training_tokens < 0:
+        return [f"training cost {-saving.training_tokens:,.0f} tokens less than the baseline's"]
+    cost = f"training cost {saving.training_tokens:,.0f} tokens"
+    after = saving.paid_back_after
+    if after is None:
+        shown = "nothing is saved" if saving.finding is TokenFinding.costs_more else "no saving is shown"
+        return [f"{cost}: not paid back, as {shown}"]
+    ends = " to ".join("no end" if math.isinf(end) else f"{math.ceil(end):,}" for end in after[1:])
+    return [f"{cost}: paid back after {math.ceil(after.value):,} questions ({ends})"]
+
+
+def _amount(it: Estimate, sign: int) -> str:
+    value, low, high = (sign * number for number in it)
+    return f"{value:,.1f} [{min(low, high):,.1f}, {max(low, high):,.1f}]".replace("inf", "∞")
+
+
+def saving_record(row: TableRow, it: TokenSaving) -> dict[str, Any]:
+    """Return what a row saves as plain data."""
+    assert row.baseline is not None
+    after = it.paid_back_after
+    return {
+        "baseline_job_id": row.baseline.run.job_id,
+        "baseline_graph": graph_words(row.baseline.run),
+        "questions": it.questions,
+        **estimate_record("tokens_a_question", it.both),
+        **estimate_record("prompt_a_question", it.prompt),
+        **estimate_record("new_a_question", it.new),
+        "share": it.share,
+        "p": it.p,
+        "p_holm": it.p_holm,
+        "finding": it.finding,
+        "training_tokens": it.training_tokens,
+        **estimate_record("paid_back_after", after or Estimate(math.inf, math.inf, math.inf)),
+    }

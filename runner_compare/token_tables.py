@@ -1,0 +1,162 @@
+"""What a comparison shows of single tokens: percentiles of divergence, llama.cpp's block, the worst in context."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TextIO
+
+from runner.store.divergences import DIVERGENCES, WORST_TOKENS, TokenDivergences, read_divergences
+from runner.store.jobs import read_samples
+from runner_base.errors import ConfigError
+from runner_base.tables import Column, Use
+from runner_compare.columns import naming
+from runner_compare.data import ABSENT, Run, Table
+from runner_compare.llama_block import block
+from runner_compare.metrics import KL_SHARES, described
+from runner_compare.runs import SAMPLES, SampleReader
+from runner_compare.statistics.token_divergence import AT_MOST, CHIEF, categories_of, figure_in_words
+from runner_compare.wording import name_of
+
+TITLE = "divergence from the reference by token, in nats, with 95 % intervals over texts"
+BY_CATEGORY = "the same by category of texts"
+SHOWN = ("kl_nats_per_token", *KL_SHARES, "kl_max_nats", "delta_p_mean", "delta_p_rms", "delta_p_p01",
+         "ln_ppl_ratio", "ln_ppl_correlation", "top_1_agreement")  # fmt: skip
+OF_CATEGORY = ("n", "scored_tokens", "kl_nats_per_token", "kl_median_nats", "kl_p99_nats", "kl_p999_nats",
+               "kl_max_nats", "top_1_agreement")  # fmt: skip
+DROP_ORDERS = {"kl_median_nats": 1, "kl_p999_nats": 2, "n": 3, "scored_tokens": 4}  # of the table of categories
+HEADS = {"kl_nats_per_token": "mean", "kl_median_nats": "median", "kl_max_nats": "largest", "delta_p_mean": "Δp",
+         "delta_p_rms": "RMS Δp", "delta_p_p01": "1 %\nΔp", "ln_ppl_ratio": "ln(PPL\nratio)",
+         "ln_ppl_correlation": "correlation", "top_1_agreement": "same\nfirst", "n": "texts",
+         "scored_tokens": "tokens"}  # fmt: skip
+HEADS |= {key: f"{100 * it:g} %" for key, it in KL_SHARES.items() if it != 0.5}
+NO_BLOCK = (
+    "--format llama: no run has compared whole distributions with a reference, or an earlier version has: run it with "
+    "task.reference=OVERRIDES task.exact=true, and with rerun=all if it has run before"
+)
+
+
+def has_tokens(table: Table) -> bool:
+    """Whether any row has figures of single tokens."""
+    return any(CHIEF in row.run.metrics for row in table.rows)
+
+
+def token_columns(table: Table) -> list[Column]:
+    """Return the columns of the table of tokens: the statistics that llama-perplexity prints.
+
+    Rows without figures of tokens, such as the reference itself, are left out.
+    """
+    places = [at for at, row in enumerate(table.rows) if CHIEF in row.run.metrics]
+    cells = {key: [_cell(table.rows[at].run, key) for at in places] for key in SHOWN}
+    return [*_naming_lines(table, places), *(Column(HEADS[key], some, use=Use.result) for key, some in cells.items())]
+
+
+def category_columns(table: Table) -> list[Column]:
+    """Return the columns of the table of categories, a line for each of a row's; none if no row has several."""
+    lines = [(at, name) for at, row in enumerate(table.rows) for name in categories_of(row.run.metrics)]
+    if not lines:
+        return []
+    named = _naming_lines(table, [at for at, _ in lines])
+    named.append(Column("category", [name for _, name in lines], False, use=Use.setting))
+    for key in OF_CATEGORY:
+        cells = [_cell(table.rows[at].run, key, f"/{name}") for at, name in lines]
+        use = Use.more if key == "kl_max_nats" else Use.result
+        named.append(Column(HEADS[key], cells, drop_order=DROP_ORDERS.get(key, 0), use=use))
+    return named
+
+
+def _naming_lines(table: Table, places: Sequence[int]) -> list[Column]:
+    """Return the columns that name the rows at these places."""
+    return [
+        replace(column, cells=_at(places, column.cells), whole=_at(places, column.whole)) for column in naming(table)
+    ]
+
+
+def _at(places: Sequence[int], cells: Sequence[str]) -> list[str]:
+    return [cells[at] for at in places] if cells else []
+
+
+def _cell(run: Run, key: str, of: str = "") -> str:
+    return figure_in_words(run.metrics, key, described(key).write, "{} – {}", of) or ABSENT
+
+
+# ---------------------------------------------------------------------------------------------------------- llama.cpp
+
+
+def write_llama(tables: Iterable[Table], reader: SampleReader, out: TextIO) -> None:
+    """Write llama-perplexity's block for each run that was compared with whole distributions."""
+    blocks = [
+        (name_of(row, table.keys) or row.run.job_id, found)
+        for table in tables
+        for row in table.rows
+        if (found := block_of(row.run, reader)) is not None
+    ]
+    if not blocks:
+        raise ConfigError(NO_BLOCK)
+    out.write("\n".join(f"{name}\n\n{found}\n" for name, found in blocks))
+
+
+def block_of(run: Run, reader: SampleReader) -> str | None:
+    """Return a run's block; None if it has none."""
+    if CHIEF not in run.metrics or CHIEF + AT_MOST in run.metrics:
+        return None
+    found = next((_tokens(path, samples) for path, samples in _files(run, reader)), None)
+    if found is None or not all(len(it.reference) for it in found):
+        return None
+    return block(
+        [value for it in found for value in it.least],
+        [value for it in found for value in it.logprobs],
+        [value for it in found for value in it.reference],
+        [ours == theirs for it in found for ours, theirs in zip(it.first, it.reference_first, strict=True)],
+    )
+
+
+def _files(run: Run, reader: SampleReader) -> Iterable[tuple[Any, Any]]:
+    return zip(reader.files(run, DIVERGENCES), reader.files(run, SAMPLES), strict=False)
+
+
+def _tokens(divergences: Any, samples: Any) -> list[TokenDivergences]:
+    """Return the tokens of a run's texts in their order, without wrong choices."""
+    found = read_divergences(divergences)
+    counted = (it for _, it in sorted(read_samples(samples).items()) if it.likelihood and not it.likelihood.is_other)
+    return [found[it.index] for it in counted if it.index in found]
+
+
+# --------------------------------------------------------------------------------------------------- the worst tokens
+
+
+@dataclass
+class WorstTokens:
+    """The tokens of a run with the largest divergence, in words for a page."""
+
+    name: str
+    tokens: list[dict[str, str]]
+
+
+def worst_of(table: Table, reader: SampleReader) -> list[WorstTokens]:
+    """Return the worst tokens of each run that has kept them."""
+    found = []
+    for row in table.rows:
+        path = next(reader.files(row.run, WORST_TOKENS), None) if CHIEF in row.run.metrics else None
+        lines = [] if path is None else path.read_text(encoding="utf-8").splitlines()
+        if lines:
+            name = name_of(row, table.keys) or row.run.job_id
+            found.append(WorstTokens(name, [_in_words(json.loads(line)) for line in lines]))
+    return found
+
+
+def _in_words(it: dict[str, Any]) -> dict[str, str]:
+    at_most = it["kl_at_most_nats"]
+    return {
+        "nats": f"{it['kl_nats']:.3g}" + ("" if at_most is None else f" – {at_most:.3g}"),
+        **{key: it[key] for key in ("before", "token", "after")},
+        "reference": f"{_share(it['reference_logprob'])} · {it['reference_first']!r}",
+        "here": f"{_share(it['logprob'])} · {it['first']!r}",
+        "sample": " · ".join(filter(None, (str(it["index"]), it["category"]))),
+    }
+
+
+def _share(logprob: float | None) -> str:
+    return ABSENT if logprob is None else f"{100 * math.exp(logprob):.3g} %"

@@ -1,0 +1,183 @@
+"""A comparison as text: numbers, the names of rows, the front and the flips; effect_words.py words the effects."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from runner_base.errors import few
+from runner_base.tables import short_paths
+from runner_compare.data import ABSENT, REPEAT, Flips, Table, TableRow, label
+from runner_compare.front import SPEED
+from runner_compare.metrics import FRONT, points
+from runner_compare.statistics.floor_effects import cut_off_words
+from runner_compare.statistics.sequential import level_of
+from runner_compare.statistics.stats import ALPHA
+from runner_compare.statistics.unread_answers import unread_note
+
+TEAM = "team"  # what a team of agents is, in words: with --teams
+MAX_DOMINATED_ROWS = 8  # the most rows that a sentence names
+
+
+def natural(value: str | None) -> tuple[int, float, str]:
+    """Return a sort key: absent values first, then numbers by size, then words."""
+    try:
+        return (0, 0.0, "") if value is None else (1, float(value), "")
+    except ValueError:
+        return 2, 0.0, str(value)
+
+
+def number(value: float | None) -> str:
+    """Return a measurement to three digits, or to the unit if it is large: 0.0123, 4.57, 1,234."""
+    if value is None or not math.isfinite(value):
+        return ABSENT
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
+
+
+def about(count: int) -> str:
+    """Return a number of questions to three digits, rounded up so that the stated power holds."""
+    step = max(1, 10 ** (len(str(count)) - 3))
+    return f"{-(-count // step) * step:,}"
+
+
+def is_its_own_name(key: str) -> bool:
+    """Whether the values of a key are known by themselves: nf4 needs no `quantization=` before it."""
+    return key.endswith(".name") or key == TEAM
+
+
+def assignments(row: TableRow, keys: list[str]) -> str:
+    """Return a row's config: quantization=nf4, seed=1."""
+    return ", ".join(
+        f"{row.config[key]}" if key == TEAM else f"{label(key)}={row.config[key]}"
+        for key in keys
+        if row.config[key] is not None
+    )
+
+
+def name_of(row: TableRow, keys: list[str]) -> str:
+    """Return the shortest name that distinguishes a row from the others: its values, or its job id."""
+    values = [
+        f"{row.config[key]}" if is_its_own_name(key) else f"{label(key)}={row.config[key]}"
+        for key in keys
+        if row.config[key] is not None
+    ]
+    return " ".join(values) or row.run.job_id
+
+
+def short_names(rows: Sequence[TableRow], keys: Sequence[str], most: int) -> list[str]:
+    """Return names by what differs among the rows: paths without what they share, other long values by their end."""
+    values = {key: short_paths([f"{row.config[key]}" for row in rows]) for key in keys}
+    differing = [key for key in keys if len({*values[key]}) > 1] or keys
+    names = []
+    for place, row in enumerate(rows):
+        shown = [(key, values[key][place]) for key in differing if row.config[key] is not None]
+        cut = [(key, value if len(value) <= most else f"…{value[-most:]}") for key, value in shown]
+        words = [value if is_its_own_name(key) else f"{label(key)}={value}" for key, value in cut]
+        names.append(" ".join(words) or row.run.job_id)
+    return names
+
+
+def versus(row: TableRow, keys: list[str]) -> str:
+    """Return the two names, then the keys in which both agree: `nf4 vs none on task.split=test`."""
+    if row.is_repeat:
+        name = assignments(row, [key for key in keys if key != REPEAT]) or "the baseline"
+        return f"{name} again ({REPEAT}={row.run.value(REPEAT)})"
+    ours, theirs, shared = sides(row, keys)
+    return f"{ours} vs {theirs}{f' on {shared}' if shared else ''}"
+
+
+def sides(row: TableRow, keys: list[str]) -> tuple[str, str, str]:
+    """Return the names of a run and its baseline by the keys in which they differ, and the shared keys."""
+    base = row.baseline
+    assert base is not None
+    own = [key for key in keys if row.config[key] != base.config[key]]
+    shared = assignments(row, [key for key in keys if key not in own])
+    ours, theirs = (assignments(side, own) or side.run.job_id for side in (row, base))
+    both = [key for key in own if row.config[key] is not None and base.config[key] is not None]
+    if len(both) == 1 and is_its_own_name(both[0]):  # `nf4 vs none`, with keys that only one has in brackets
+        more = [key for key in own if key not in both]
+        ours, theirs = (f"{it.config[both[0]]} ({assignments(it, more)})".removesuffix(" ()") for it in (row, base))
+    return ours, theirs, shared
+
+
+def front_rule(table: Table) -> str:
+    """Return the rule by which a row is dominated."""
+    shown = [f"as accurate within {100 * table.front_margins['accuracy']:g} points"]
+    exact = [axis for axis in table.axes if axis not in table.front_margins or "given" in table.noise[axis]]
+    shown += [f"as fast within {100 * table.front_margins[axis]:g} %" for axis in table.axes if axis not in exact]
+    measured = f", is not worse beyond noise in {' and '.join(FRONT[axis] for axis in exact)}" * bool(exact)
+    noise = [f"{words} in {FRONT[axis]} ({axis})" for axis, words in table.noise.items()]
+    pairs = f"{table.front_pairs} pair{'s' * (table.front_pairs != 1)}"
+    somewhere = " or ".join(FRONT[axis] for axis in table.axes)
+    wrong = min(1.0, ALPHA + sum(map(level_of, table.front_shares)))
+    bets = "; where one ran beside the other, what its bets decided at their own share of 5 %" * bool(
+        table.front_shares
+    )
+    return (
+        f"Pareto: a row is dominated if another one is shown to be {' and '.join(shown)} (--margin), is not shown to "
+        f"be worse{measured}, and is better beyond noise in accuracy or {somewhere}. Noise: {'; '.join(noise)}; in "
+        f"accuracy, what the test of the two rows does not show{bets}. Bonferroni over {pairs}: a row is called "
+        f"dominated wrongly in at most {100 * wrong:.2g} of 100 such tables."
+    )
+
+
+def dominated(table: Table) -> str:
+    """Return which rows are dominated, by which others and in which axes; empty if none is."""
+    rows = [row for row in table.rows if row.dominated_by]
+    if not rows:
+        return ""
+    shown = [_dominated(row, table) for row in rows[:MAX_DOMINATED_ROWS]]
+    more = f"; and {len(rows) - len(shown)} more" if len(shown) < len(rows) else ""
+    left_out = " (speed left out)" * bool(table.without_speed)
+    return f"dominated beyond noise{left_out}: {'; '.join(shown)}{more}"
+
+
+def _dominated(row: TableRow, table: Table) -> str:
+    other = table.row(row.dominated_by or "")
+    ours, theirs = (name_of(it, table.keys) for it in (row, other))
+    if ours == theirs:
+        ours, theirs = row.run.job_id, other.run.job_id
+    better = []
+    for axis in row.dominated_in:
+        if axis in row.standing:
+            ratio = other.standing[axis].value / row.standing[axis].value
+            better.append(f"{FRONT[axis]} ×{ratio:.2f}")
+        else:
+            better.append(f"{axis} {points(row.accuracy_behind)} points")
+    if table.without_speed:  # so that nobody takes a slower row for a better one
+        better.append(f"{FRONT[SPEED]} ×{other.run.metrics[SPEED] / row.run.metrics[SPEED]:.2f}, not tested")
+    return f"{ours} by {theirs} ({', '.join(better)})"
+
+
+def cut_off_sentences(table: Table) -> list[str]:
+    """Say in which rows answers were cut off by the limit of tokens; rows with the same words share a sentence."""
+    words = {row.run.run_id: cut_off_words(row.run.metrics, row.run.params) for row in table.rows}
+    names: dict[str, list[str]] = {}
+    for row in table.rows:
+        names.setdefault(words[row.run.run_id], []).append(name_of(row, table.keys))
+    return [f"{few(names[text], MAX_DOMINATED_ROWS)}: {text}" for text in names if text]
+
+
+def unread_sentence(table: Table) -> str:
+    """Say of which rows the rule that judged has read few answers; empty if of none."""
+    return unread_note((name_of(row, table.keys), row.run.metrics, row.run.params) for row in table.rows)
+
+
+def verdict(side: dict[str, str]) -> str:
+    """Return the outcome of one side of a flip: `wrong: 12`, `no answer: –`."""
+    return f"{side['verdict'].replace('_', ' ')}: {side['answer']}"
+
+
+def flips_names(flips: Flips, table: Table) -> tuple[str, str]:
+    """Return the names of the run and its baseline."""
+    return sides(table.row(flips.job_id), table.keys)[:2]
+
+
+def flips_headline(flips: Flips, table: Table) -> str:
+    """Return the headline of a list of flips, with the counts of all four outcomes."""
+    cut = len(flips.questions) < flips.won + flips.lost
+    return (
+        f"{versus(table.row(flips.job_id), table.keys)}: {flips.lost} lost, {flips.won} won, "
+        f"{flips.both_right} right in both, {flips.both_wrong} wrong in both"
+        f"{f' (the first {len(flips.questions)} flips)' if cut else ''}"
+    )

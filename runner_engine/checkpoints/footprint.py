@@ -1,0 +1,292 @@
+"""Predicts a model's memory from config.json and the safetensors headers alone; no torch.
+
+Weights are counted tensor by tensor, as they will be held in memory (weight_sizes.py). Which of them are resident, and
+how often, follows from what the engine does on a CPU: it maps an unquantized checkpoint, packs linear layers and
+releases their pages, and reads only those rows of a mapped embedding whose tokens occur.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import ceil, exp, log2
+
+from runner.config.generation import KvCache
+from runner.config.model import Attention
+from runner.config.task import Workload
+from runner_base import machine
+from runner_base.dtypes import BYTES, stored_dtype
+from runner_base.machine import MIB
+from runner_engine.checkpoints.gguf_file import bytes_beyond_file, kept_tensors, read_header
+from runner_engine.checkpoints.linear_layers import part_of, plain_layers
+from runner_engine.checkpoints.pass_memory import (
+    PassShape,
+    activation_bytes,
+    place_bytes,
+    quantized_workspace_bytes,
+    recorded_rows,
+    sampled_bytes,
+    shape_of,
+    streamed,
+    waiting_places,
+)
+from runner_engine.checkpoints.resolve import ModelFiles, ResolvedJob
+from runner_engine.checkpoints.weight_sizes import compute_dtype, elements, weight_bytes
+
+PACKED_SHARE = 0.25  # of free memory: linear layers are packed, in addition to the checkpoint, if they need no more
+
+# Measured by bench/memory_prediction.py, on CPUs with AVX512; a GPU's allocator counts nothing like this.
+LIBRARY_MIB = 36.0  # pages of libraries, code and tables that the first load and the first pass touch
+LOAD_MIB = 16.0  # the part of it that the load takes and that is not a page of a file
+KERNEL_MIB = 20.0  # oneDNN's kernels for packed layers, one for each shape
+TOKENIZER_LOAD_BYTES, TOKENIZER_BYTES = 512, 200  # for each slot of a vocabulary's table: in the load, and later
+TOKENIZER_FILLED = 7 / 8  # of the slots at most, and their number is a power of two
+PASS_MIB, PASS_SHARE = 6.0, 0.45  # what freed blocks of other sizes take in a pass: a constant, and a share of its need
+FAULT_KIB = 256.0  # of a mapped embedding that are read with one token's row
+VOCABULARY_SHARE = 0.5  # of the embedding's rows that prompts use in the long run
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Predicted bytes; weights by part (linear, scales, expert, embedding, head, other, lora).
+
+    `unread_bytes` are weights in the mapped checkpoint that no pass reads. `copied_bytes` are copies, in another
+    layout, of weights that stay in memory. `load_bytes` is the peak of the load without pages of files, which the
+    system can drop.
+    """
+
+    weights: dict[str, int]
+    prefill_kv_bytes: int  # keys and values of the prompts of all rows
+    decode_kv_bytes: int  # the same with every new token
+    prefill_activation_bytes: int
+    decode_activation_bytes: int
+    unread_bytes: int = 0
+    copied_bytes: int = 0
+    runtime_bytes: int = 0  # libraries and kernels, beyond what importing takes
+    load_bytes: int = 0
+    first_pass_bytes: int = 0  # while layers are packed, when the largest is in memory twice
+
+    @property
+    def weight_mib(self) -> float:
+        """All weights, each counted once."""
+        return sum(self.weights.values()) / MIB
+
+    @property
+    def resident_weight_mib(self) -> float:
+        """The memory that weights take while requests are processed."""
+        return self.weight_mib + (self.copied_bytes - self.unread_bytes) / MIB
+
+    @property
+    def kv_cache_mib(self) -> float:
+        """Keys and values of every position of every row, at the end of decoding."""
+        return self.decode_kv_bytes / MIB
+
+    @property
+    def activation_mib(self) -> float:
+        """The larger of the two activation peaks."""
+        return max(self.prefill_activation_bytes, self.decode_activation_bytes) / MIB
+
+    @property
+    def runtime_mib(self) -> float:
+        """What libraries and kernels take beyond what importing takes."""
+        return self.runtime_bytes / MIB
+
+    @property
+    def load_mib(self) -> float:
+        """The memory needed while the model is loaded."""
+        return self.load_bytes / MIB
+
+    @property
+    def first_pass_mib(self) -> float:
+        """The memory needed while layers are packed, before the first pass."""
+        return self.first_pass_bytes / MIB
+
+    @property
+    def prefill_mib(self) -> float:
+        """The memory needed for the prefill of the last prompts."""
+        others = self.prefill_kv_bytes + self.prefill_activation_bytes + self.runtime_bytes
+        return self.resident_weight_mib + others / MIB
+
+    @property
+    def decode_mib(self) -> float:
+        """The memory needed at the last new token."""
+        others = self.decode_kv_bytes + self.decode_activation_bytes + self.runtime_bytes
+        return self.resident_weight_mib + others / MIB
+
+    @property
+    def total_mib(self) -> float:
+        """The peak over load and completions, without the interpreter and its libraries."""
+        return max(self.load_mib, self.first_pass_mib, self.prefill_mib, self.decode_mib)
+
+    def beside(self, other: Footprint, waiting_bytes: int) -> Footprint:
+        """Return the footprint of both models; the other is loaded second, one runs at a time, and buffers wait."""
+        parts = self.weights | other.weights
+        weights = {part: self.weights.get(part, 0) + other.weights.get(part, 0) for part in parts}
+        mine, its = (round(one.resident_weight_mib * MIB) for one in (self, other))
+        pairs = ((self, its), (other, mine))
+        packing = [one.first_pass_bytes and one.first_pass_bytes + resident for one, resident in pairs]
+        return Footprint(
+            weights,
+            self.prefill_kv_bytes + other.prefill_kv_bytes,
+            self.decode_kv_bytes + other.decode_kv_bytes,
+            max(self.prefill_activation_bytes, other.prefill_activation_bytes) + waiting_bytes,
+            max(self.decode_activation_bytes, other.decode_activation_bytes) + waiting_bytes,
+            self.unread_bytes + other.unread_bytes,
+            self.copied_bytes + other.copied_bytes,
+            max(self.runtime_bytes, other.runtime_bytes),
+            self.load_bytes + other.load_bytes,
+            max(packing),
+        )
+
+
+def predict(resolved: ResolvedJob, work: Workload, free_mib: float | None = None) -> Footprint | None:
+    """Predict the footprint of a job; None if a checkpoint has no safetensors files to read.
+
+    `free_mib` of main memory decides what is packed; None: what is free here. A second model that the job loads counts
+    if both are on the same device, and so do the distributions that wait for those of the other model.
+    """
+    footprint = _predict_one(resolved, work, free_mib)
+    second = resolved.second
+    if footprint is None or second is None:
+        return footprint
+    if machine.device_class(second.files.model.device) != machine.device_class(resolved.files.model.device):
+        return footprint
+    other = _predict_one(second, work, free_mib)
+    vocabulary = shape_of(resolved.files.text_settings)["vocab"]
+    waiting_bytes = BYTES["float32"] * vocabulary * waiting_places(vocabulary)
+    return None if other is None else footprint.beside(other, waiting_bytes)
+
+
+def _predict_one(resolved: ResolvedJob, work: Workload, free_mib: float | None) -> Footprint | None:
+    rows, prompt_tokens, new_tokens = work
+    config, files, mix = resolved.config, resolved.files, resolved.mix
+    model, held = files.model, mix.base
+    tensors = kept_tensors(read_header(files.path)) if held.keeps_blocks else files.tensors
+    settings = files.text_settings
+    if not tensors:
+        return None
+    device = machine.device_class(model.device)
+    dtype_bytes = BYTES[compute_dtype(model, settings)]
+    weights = weight_bytes(tensors, settings, files.stored, config.mix, dtype_bytes, device, files.fuses_experts)
+    if not config.lora.merges and files.adapter is not None:
+        weights["lora"] = files.adapter_numbers * BYTES["float32"]  # also for a 16-bit model
+    shape = shape_of(settings)
+    if new_tokens <= 1:  # nothing decodes: rows end in the pass that reads them
+        rows = streamed(device, rows, prompt_tokens).rows
+    cache = place_bytes(settings, dtype_bytes, config.generation.kv_cache) * rows  # for each position
+    is_stream = model.attention is Attention.auto
+    eager = model.attention is Attention.eager
+    largest = max(elements(tensor, files.stored, mix) for tensor in tensors)
+    context = prompt_tokens + new_tokens
+    # the engine's kernels multiply packed layers and unpack only a panel at a time
+    by_panels = (
+        is_stream
+        and device == "cpu"
+        and machine.c_compiler() is not None
+        and all(choice.has_kernels(dtype_bytes) for choice in mix.choices)
+    )
+    width = max(shape["intermediate"], shape["hidden"])
+
+    def activations(pass_shape: PassShape) -> int:
+        positions = pass_shape.rows * pass_shape.tokens
+        are_groups = held.keeps_groups or all(choice.makes_groups for choice in mix.choices)
+        if not held.may_round_rows and (held.keeps_blocks or (are_groups and by_panels)):
+            most = 0  # what is unpacked at a time is on the threads' stacks
+        elif by_panels:
+            most = quantized_workspace_bytes(positions, width, machine.cores())
+        else:
+            most = max(choice.pass_bytes(device, positions, width, dtype_bytes) for choice in mix.choices)
+        return most + activation_bytes(shape, dtype_bytes, pass_shape)
+
+    drawing = sampled_bytes(config.generation) if device != "cpu" and new_tokens else 0  # on a CPU, C draws
+    reading = (
+        streamed(device, rows, prompt_tokens) if is_stream else PassShape(rows, prompt_tokens, prompt_tokens * eager)
+    )
+    reading = replace(reading, sampled_bytes=drawing)
+    prefill = activations(reading)
+    decode = activations(PassShape(rows, 1, context * eager, drawing))
+    if device == "cuda" and is_stream and new_tokens > 1:
+        by_length = dtype_bytes == BYTES["bfloat16"] and config.generation.kv_cache is not KvCache.int8
+        spans = () if by_length else (prompt_tokens, context)
+        decode += recorded_rows(rows, *spans) * shape["vocab"] * dtype_bytes
+    unpacked = 0 if by_panels else largest * max(choice.unpacked_bytes(dtype_bytes) for choice in mix.choices)
+    plain = Footprint(weights, cache * prompt_tokens, cache * context, prefill + unpacked, decode + unpacked)
+    if device != "cpu":
+        return plain
+    free_mib = machine.available_mib() if free_mib is None else free_mib
+    mapped = _mapped_bytes(resolved, weights)
+    unread, copied, packed_share = _resident(resolved, weights, mapped, rows * context, is_stream, free_mib)
+    if held.keeps_blocks and packed_share:
+        is_tied = weights["head"] == 0  # then the embedding is packed as the head, too
+        packed = (tensor for tensor in tensors if is_tied or part_of(tensor) != "embedding")
+        copied += sum(bytes_beyond_file(tensor) for tensor in packed)
+    slots = _tokenizer_slots(files, shape["vocab"])
+    library = int(LIBRARY_MIB * MIB) + TOKENIZER_BYTES * slots
+    first = 0
+    if copied or packed_share:  # the head is packed last, when all other layers are packed already
+        is_kept = weights["head"] == 0 or not mapped
+        first = sum(weights.values()) + library + (copied if is_kept else weights["head"] - weights["embedding"])
+    return replace(
+        plain,
+        prefill_activation_bytes=prefill
+        + int(PASS_MIB * MIB + PASS_SHARE * activation_bytes(shape, dtype_bytes, reading)),
+        decode_activation_bytes=decode,
+        unread_bytes=unread,
+        copied_bytes=copied,
+        runtime_bytes=library + int(KERNEL_MIB * MIB * packed_share),
+        load_bytes=sum(weights.values())
+        - mapped
+        + int(LOAD_MIB * MIB)
+        + TOKENIZER_LOAD_BYTES * slots
+        + largest * max(choice.load_bytes_per_number for choice in mix.choices),
+        first_pass_bytes=first,
+    )
+
+
+def _tokenizer_slots(files: ModelFiles, vocabulary: int) -> int:
+    """Return the size of the table that holds a vocabulary; random weights come with the embedded model's small one."""
+    has_own = not files.model.random_weights and vocabulary > 0
+    return 1 << ceil(log2(vocabulary / TOKENIZER_FILLED)) if has_own else 0
+
+
+def _mapped_bytes(resolved: ResolvedJob, weights: Mapping[str, int]) -> int:
+    """Count the weights that the load leaves in the mapped checkpoint, because it does not convert them."""
+    config, files = resolved.config, resolved.files
+    if resolved.mix.base.keeps_blocks:
+        return sum(weights.values()) - weights["other"]
+    is_gguf = not files.model.random_weights and files.path.is_file()  # it is unpacked
+    if is_gguf or stored_dtype(files.settings) != files.dtype:
+        return 0
+    makes_codes = config.mix.quantizes and files.stored is None
+    is_converted = config.lora.merges or makes_codes or resolved.mix.base.makes_groups
+    in_memory = ("linear", "scales", "expert", "lora") if is_converted else ("expert", "lora")  # experts are joined
+    left_alone = plain_layers(files, config.mix).nbytes if config.quantization.is_mixed else 0
+    return sum(size for part, size in weights.items() if part not in in_memory) + left_alone * is_converted
+
+
+def _resident(
+    resolved: ResolvedJob, weights: Mapping[str, int], mapped: int, tokens: int, is_stream: bool, free_mib: float
+) -> tuple[int, int, float]:
+    """Return, for a CPU, bytes of weights left unread in the file, of those copied, and the share of packed shapes.
+
+    The mapped pages of packed layers are released. A head that is tied to the embedding is packed as a copy.
+    """
+    held = resolved.mix.base
+    linear, share, is_own_head = weights["linear"], 1.0, weights["head"] > 0
+    if held.is_mixed:
+        plain = plain_layers(resolved.files, resolved.mix)
+        linear, share = plain.nbytes, plain.share_of_shapes
+        is_own_head |= plain.has_quantized_head  # whose bytes are not under the head
+    elif held.packed and not held.keeps_blocks:
+        linear = 0
+    head = weights["head"] if is_own_head else weights["embedding"]
+    is_packed = is_stream and (held.keeps_blocks or linear + head <= PACKED_SHARE * free_mib * MIB)
+    in_memory = linear + weights["head"] if mapped == 0 else linear * resolved.config.lora.merges
+    copied = (in_memory + head * (not is_own_head)) * is_packed
+    unread = 0
+    if held.keeps_blocks and is_packed and not is_own_head:
+        unread = weights["embedding"]  # its rows are taken from the head's panels
+    elif mapped and (is_packed or is_own_head):  # else the tied head reads all of the embedding
+        used = VOCABULARY_SHARE * weights["embedding"]
+        unread = weights["embedding"] - int(used * (1 - exp(-tokens * FAULT_KIB * 1024 / max(used, 1))))
+    return unread, copied, share if is_packed and linear else 0.0

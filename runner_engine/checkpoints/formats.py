@@ -1,0 +1,152 @@
+"""Checks a checkpoint against the chosen quantization, before any weight is read.
+
+Imports neither torch nor transformers, so that a plan can reject what cannot work.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runner.config.model import LocalModelConfig
+from runner_base import machine
+from runner_base.errors import ConfigError, DataError
+from runner_engine.checkpoints import gguf_file
+from runner_engine.checkpoints.linear_layers import Walk, linear_layers, walk_files
+from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.quantization import METHODS, share
+from runner_engine.quantization.base import CheckpointSource, Format, QuantizationConfig
+from runner_engine.quantization.mixed import HEAD
+from runner_engine.quantization.refused import REASONS
+
+
+def check(resolved: ResolvedJob) -> None:
+    """Reject a checkpoint that cannot be loaded with this quantization."""
+    model, wanted = resolved.files.model, resolved.config.quantization
+    path = None if model.random_weights else resolved.files.path  # reading it would make the random weights
+    if wanted.source is CheckpointSource.gguf or (path is not None and path.is_file()):
+        _check_gguf(model, wanted, path)
+        return
+    where, stored = f"model.name={model.name}", resolved.files.stored
+    if stored is None:
+        if wanted.source is CheckpointSource.quantized:
+            raise ConfigError(
+                f"quantization={wanted.name} loads checkpoints that are already quantized with it, and {where} is "
+                "not quantized (its config.json has no quantization_config): use quantization=nf4 or int8, which "
+                f"quantize while loading, or a checkpoint that is already quantized with {wanted.name}"
+            )
+        for choice in resolved.config.mix.choices:
+            choice.require_packages()
+        _check_mix(resolved)
+        check_reach(resolved)
+        return
+    if wanted.is_mixed:
+        raise ConfigError(
+            f"quantization={wanted.label}: {where} is quantized already, {stored}, and what is stored is stored: leave "
+            "quantization.skip and quantization.overrides out, or use the original checkpoint"
+        )
+    if not stored.known and stored.method in REASONS:
+        raise ConfigError(
+            f"{where} is quantized already, with quant_method={stored.method}, which cannot be loaded: "
+            f"{REASONS[stored.method]}. Use the original checkpoint, with quantization=nf4 or int8"
+        )
+    if not stored.known:
+        raise ConfigError(
+            f"{where} is quantized already, with quant_method={stored.method or '(none named)'}, which the runner "
+            f"cannot check (it can {', '.join(METHODS)}): use the original checkpoint, with quantization=nf4 or int8"
+        )
+    if stored.refusal:
+        raise ConfigError(f"{where} is {stored}, which cannot be loaded: {stored.refusal}")
+    if wanted.packed:
+        _check_same(wanted, stored, where)
+    if resolved.config.lora.merges:
+        raise ConfigError(
+            f"lora.merge=true: {where} is quantized already, {stored}, and merging into quantized weights loses "
+            "precision; use lora.merge=false, or the original checkpoint"
+        )
+    stored.config.require_packages(f"{where} is {stored}, which")
+
+
+def notes_of_reach(resolved: ResolvedJob) -> list[str]:
+    """Return a note on a choice that leaves much of the model as it is, as far as the headers tell."""
+    reached = reach_of(resolved)
+    return [] if reached is None else share.notes(resolved.config.quantization.label, reached.share, reached.left)
+
+
+def notes(path: Path, stored: Format | None, held: QuantizationConfig, dtype: str) -> list[str]:
+    """Return notes on a checkpoint that is stored quantized, or that is unpacked while loading."""
+    if stored is not None:
+        return [f"the checkpoint itself is quantized, {stored}, and loaded as it is"]
+    if path.is_dir() or held.packed:
+        return []
+    types = gguf_file.read_header(path).types
+    return [f"{path.name} ({types}) is unpacked while loading: in memory its weights are {dtype}, as large as that is"]
+
+
+def _check_gguf(model: LocalModelConfig, wanted: QuantizationConfig, path: Path | None) -> None:
+    if path is None or not path.is_file():
+        files = sorted(file.name for file in path.glob("*.gguf")) if path is not None else []
+        others = f"; this folder contains {', '.join(files[:5])}" if files else ""
+        raise ConfigError(
+            f"quantization=gguf reads a .gguf file, and model.name={model.name} is not one{others}: "
+            "use model=local model.name=FOLDER/FILE.gguf, or another quantization"
+        )
+    if wanted.source is not CheckpointSource.gguf:
+        raise ConfigError(
+            f"model.name={model.name} is a .gguf file, and quantization={wanted.name} cannot read it: "
+            "use quantization=gguf"
+        )
+    wanted.require_packages()
+    gguf_file.read_header(path)
+
+
+def _check_mix(resolved: ResolvedJob) -> None:
+    """Reject patterns for layers that the checkpoint does not have, and what cannot be quantized layer by layer."""
+    mix, files = resolved.config.mix, resolved.files
+    if not mix.base.is_mixed:
+        return
+    if files.model.device_map is not None:
+        raise ConfigError(
+            f"quantization={mix.base.label}: its layers are quantized one by one after loading, which is not possible "
+            f"with model.device_map={files.model.device_map}: leave model.device_map out"
+        )
+    if tensors := files.tensors:  # other files are only checked when they are loaded
+        layers, heads = linear_layers(tensors, files.text_settings, files.fuses_experts)
+        mix.check_layers(layers, heads or [HEAD], tied=not heads)
+
+
+def reach_of(resolved: ResolvedJob) -> Walk | None:
+    """Return what quantizing while loading makes of each tensor; None if nothing is, or no header can be read."""
+    mix, files = resolved.config.mix, resolved.files
+    if mix.base.source is not CheckpointSource.plain or not mix.quantizes:
+        return None
+    try:
+        if files.stored is not None or not files.tensors:
+            return None
+    except DataError:
+        return None  # a damaged header: the load reads it, too, and names the tensor
+    return walk_files(files, mix, machine.device_class(files.model.device))
+
+
+def check_reach(resolved: ResolvedJob) -> None:
+    """Reject layers that the choice cannot take, and a choice that most of the model's weights are no layers for."""
+    if (reached := reach_of(resolved)) is not None:
+        wanted = resolved.config.quantization
+        reached.check_unfit(wanted.name)
+        share.check_reach(wanted.label, reached.share, reached.left, wanted.allow_partial)
+
+
+def _check_same(wanted: QuantizationConfig, stored: Format, where: str) -> None:
+    """Reject quantizing a quantized checkpoint again, or with other keys than it was quantized with."""
+    if wanted.name != stored.name:
+        also = f" or quantization={stored.name}" if stored.matched else ""
+        raise ConfigError(
+            f"quantization={wanted.name}: {where} is quantized already, {stored}: use quantization=none{also}, "
+            "which load it as it is, or the original checkpoint"
+        )
+    chosen, actual = wanted.keys, stored.config.keys
+    if different := [key for key in chosen if chosen[key] != actual[key]]:
+        listed = ", ".join(f"quantization.{key}={chosen[key]} (the checkpoint has {actual[key]})" for key in different)
+        raise ConfigError(
+            f"quantization={wanted.name}: {where} is quantized already, with other settings: {listed}. "
+            "Give those of the checkpoint, or use quantization=none"
+        )

@@ -1,0 +1,344 @@
+"""Reads and checks the header of a .gguf file: the model's settings and where its tensors are, without the weights.
+
+Imports neither torch nor the gguf package, so that a damaged file is rejected while a job is planned.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NoReturn
+
+from runner_base.errors import DataError, reading
+from runner_base.texts import short
+from runner_engine.checkpoints.weight_files import MAX_DIMENSIONS, Tensor
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)  # version 1 counted in 32 bits; no tool writes it any more
+ALIGNMENT = 32  # of the tensors, if the file does not set it
+LONG_ARRAY = 1024  # longer arrays are vocabularies; only their length is needed
+# limits of a header, far above those of any model, so that a hostile one takes neither minutes nor all memory
+MAX_VALUES = 2**23  # keys, texts and elements of arrays
+MAX_TENSORS = 2**17
+MAX_TEXT_BYTES = 2**26
+MAX_COUNT = 2**31 - 1
+# settings that are whole numbers; those with True may have one for each layer
+COUNTS = {
+    "block_count": False, "embedding_length": False, "feed_forward_length": True, "attention.head_count": True,
+    "attention.head_count_kv": True, "attention.key_length": False, "rope.dimension_count": False, "vocab_size": False,
+}  # fmt: skip
+STRING, ARRAY = 8, 9
+LENGTH = struct.Struct("<Q")  # before each text
+SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
+# the format's own table: number → name, numbers per block, bytes per block
+BLOCKS = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136),
+    24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
+    39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
+}  # fmt: skip
+# types whose blocks stay blocks in memory: runner_engine/models/gguf_types.py takes them apart
+KEPT_TYPES = (
+    "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
+)  # fmt: skip
+# bytes of a block in the kernels' panels, where they are more than in a file: a scale of a part has a whole byte
+PANEL_BYTES = {"Q3_K": 114, "Q4_K": 148, "Q5_K": 180, "IQ4_XS": 138}
+PANEL_OUTPUTS = 32  # a last panel is padded
+# architectures of which transformers reads each tensor of the file into one of the model
+KEPT_ARCHITECTURES = ("llama", "qwen2", "qwen3", "phi3", "starcoder2", "stablelm", "gemma2", "gemma3")
+FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+
+
+@dataclass(frozen=True)
+class Array:
+    """Where the elements of an array are in the file."""
+
+    kind: int  # of its elements
+    count: int
+    start: int  # byte
+
+
+@dataclass(frozen=True)
+class Header:
+    """The header of a .gguf file; `metadata` contains a long array's length instead of the array."""
+
+    file: Path
+    metadata: dict[str, Any]
+    arrays: dict[str, Array]  # all of them, also short ones: `read_array` reads one
+    tensors: tuple[Tensor, ...]  # with GGUF's names of dtypes: F32, Q8_0
+
+    @property
+    def architecture(self) -> str:
+        """The model's architecture, as llama.cpp names it."""
+        return self.metadata["general.architecture"]  # type: ignore[no-any-return]  # checked to be a text
+
+    @property
+    def types(self) -> str:
+        """How the tensors are stored, e.g. `Q8_0 ×15, F32 ×6`."""
+        counts = Counter(tensor.dtype for tensor in self.tensors)
+        return ", ".join(f"{name} ×{count}" for name, count in counts.most_common())
+
+
+def is_gguf(path: Path) -> bool:
+    """Tell whether a file is a .gguf file, or has the name of one."""
+    if path.suffix.lower() == ".gguf":
+        return path.is_file()
+    try:
+        with path.open("rb") as stream:
+            return stream.read(4) == MAGIC
+    except (OSError, ValueError):  # a folder, nothing, or an invalid name
+        return False
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of a .gguf file and check it against the file's size; cached until the file changes."""
+    with reading(path):
+        stat = path.stat()
+        return _read_header(path, stat.st_size, stat.st_mtime_ns)
+
+
+def read_array(header: Header, key: str, of_texts: bool) -> list[Any]:
+    """Return an array of the header, such as a vocabulary: texts, or numbers."""
+    array = header.arrays.get(key)
+    if array is None or (array.kind != STRING if of_texts else array.kind not in SCALARS):
+        raise DataError(f"{header.file}: {key}: a list of {'texts' if of_texts else 'numbers'} expected")
+    with reading(header.file), header.file.open("rb") as stream:
+        blob = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    with blob:
+        if not of_texts:
+            return list(struct.unpack_from(f"<{array.count}{SCALARS[array.kind]}", blob, array.start))
+        texts, at, length_at = [], array.start, LENGTH.unpack_from
+        try:
+            for _ in range(array.count):
+                first = at + 8
+                at = first + length_at(blob, at)[0]
+                texts.append(blob[first:at].decode())
+        except UnicodeDecodeError as error:
+            raise DataError(f"{header.file}: damaged header: {key}: {error}") from error
+        return texts
+
+
+def read_settings(header: Header) -> dict[str, Any]:
+    """Return the sizes that a config.json would contain, and the dtype of the unpacked weights.
+
+    Numbers in blocks are products of a float16 and a small integer, which only float32 represents exactly.
+    """
+    of = {key.removeprefix(f"{header.architecture}."): value for key, value in header.metadata.items()}
+    names = {tensor.name for tensor in header.tensors}
+    kinds = {tensor.dtype for tensor in header.tensors}
+    half_precision = [FLOATS[kind] for kind in ("BF16", "F16") if kind in kinds]  # their norms stay F32
+    settings = {
+        "num_hidden_layers": of.get("block_count"),
+        "hidden_size": of.get("embedding_length"),
+        "intermediate_size": _largest(of.get("feed_forward_length")),
+        "num_attention_heads": _largest(of.get("attention.head_count")),
+        "num_key_value_heads": _largest(of.get("attention.head_count_kv")),
+        "head_dim": of.get("attention.key_length") or of.get("rope.dimension_count"),
+        "vocab_size": of.get("vocab_size") or of.get("tokenizer.ggml.tokens"),
+        "tie_word_embeddings": "output.weight" not in names,
+        "dtype": half_precision[0] if half_precision and kinds <= set(FLOATS) else "float32",
+    }
+    return {key: value for key, value in settings.items() if value is not None}
+
+
+def is_known(header: Header) -> bool:
+    """Whether the file's settings and names are known here (gguf_names.py); else transformers reads it, in seconds."""
+    # transformers makes a Mistral of a Llama with this name
+    return header.architecture in KEPT_ARCHITECTURES and header.metadata.get("general.name") != "mistral"
+
+
+def can_keep_blocks(header: Header) -> bool:
+    """Whether a model's matrices can stay in the blocks of the file."""
+    return is_known(header) and any(tensor.dtype in KEPT_TYPES for tensor in header.tensors)
+
+
+def kept_tensors(header: Header) -> list[Tensor]:
+    """List the tensors as they are in memory if blocks are kept; those of other types are unpacked."""
+    kept = {tensor.name: tensor for tensor in header.tensors if tensor.dtype in KEPT_TYPES}
+    return [kept.get(tensor.name, tensor) for tensor in unpacked_tensors(header)]
+
+
+def bytes_beyond_file(tensor: Tensor) -> int:
+    """Count the bytes that a matrix takes in the kernels' panels, beyond those in the file."""
+    if tensor.dtype not in KEPT_TYPES or len(tensor.shape) != 2:
+        return 0
+    outputs, inputs = tensor.shape
+    _, numbers, stored = next(one for one in BLOCKS.values() if one[0] == tensor.dtype)
+    of_panel = inputs // numbers * PANEL_BYTES.get(tensor.dtype, stored) * PANEL_OUTPUTS
+    return math.ceil(outputs / PANEL_OUTPUTS) * of_panel - tensor.nbytes
+
+
+def unpacked_tensors(header: Header) -> list[Tensor]:
+    """List the tensors as transformers unpacks them: as float32 numbers."""
+    weights = [tensor for tensor in header.tensors if tensor.name not in NOT_WEIGHTS]
+    return [replace(tensor, dtype="F32", nbytes=4 * tensor.params) for tensor in weights]
+
+
+def _largest(value: Any) -> Any:
+    return max(value) if isinstance(value, list) else value  # some models have one number per layer
+
+
+@lru_cache(maxsize=64)
+def _read_header(path: Path, size: int, _mtime_ns: int) -> Header:
+    with path.open("rb") as stream:
+        start = stream.read(4)
+        if start != MAGIC:
+            raise DataError(f"{path}: not a GGUF file: it begins with {start!r} instead of {MAGIC!r}")
+        blob = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    with blob:
+        try:
+            return _parse(_GgufReader(blob), path, size)
+        except (struct.error, IndexError, OverflowError) as error:
+            raise DataError(f"{path}: truncated: its {size} bytes end within the header") from error
+        except (UnicodeDecodeError, RecursionError) as error:
+            raise DataError(f"{path}: damaged header ({error})") from error
+
+
+class _GgufReader:
+    """Reads the values of the header in their order."""
+
+    def __init__(self, blob: mmap.mmap) -> None:
+        self.blob, self.at, self.values_left = blob, 4, MAX_VALUES
+
+    def spend(self, values: int, path: Path) -> None:
+        """Count what is to be read one by one."""
+        self.values_left -= values
+        if self.values_left < 0:
+            raise DataError(f"{path}: damaged header: more than {MAX_VALUES:,} values by byte {self.at}")
+
+    def scalar(self, kind: str) -> Any:
+        (value,) = struct.unpack_from(f"<{kind}", self.blob, self.at)
+        self.at += struct.calcsize(f"<{kind}")
+        return value
+
+    def string(self, path: Path) -> str:
+        length = self.scalar("Q")
+        if length > len(self.blob) - self.at:
+            raise IndexError("the string ends beyond the file")
+        if length > MAX_TEXT_BYTES:
+            raise DataError(f"{path}: damaged header: a text of {length:,} bytes at byte {self.at}")
+        self.at += length
+        return self.blob[self.at - length : self.at].decode()
+
+    def skip_texts(self, count: int) -> None:
+        blob, at, length_at = self.blob, self.at, LENGTH.unpack_from  # a vocabulary may have 262,144 texts
+        for _ in range(count):
+            at += 8 + length_at(blob, at)[0]
+        if at > len(blob):
+            raise IndexError("the last string ends beyond the file")
+        self.at = at
+
+    def value(self, kind: int, path: Path) -> Any:
+        if kind == STRING:
+            return self.string(path)
+        if kind in SCALARS:
+            return self.scalar(SCALARS[kind])
+        if kind != ARRAY:
+            raise DataError(f"{path}: damaged header: a value of the unknown type {kind} at byte {self.at}")
+        inner, count = self.scalar("I"), self.scalar("Q")
+        if count <= LONG_ARRAY or inner == STRING:
+            self.spend(count, path)
+        if count <= LONG_ARRAY:
+            return [self.value(inner, path) for _ in range(count)]
+        if inner == STRING:
+            self.skip_texts(count)
+        elif inner in SCALARS:
+            self.at += count * struct.calcsize(f"<{SCALARS[inner]}")
+        else:
+            raise DataError(f"{path}: damaged header: a long array of the type {inner} at byte {self.at}")
+        return count
+
+
+def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
+    version = reader.scalar("I")
+    if version not in VERSIONS:
+        raise DataError(f"{path}: GGUF version {version}; only versions {' and '.join(map(str, VERSIONS))} can be read")
+    tensor_count, pairs = reader.scalar("Q"), reader.scalar("Q")
+    if tensor_count > MAX_TENSORS:
+        raise DataError(f"{path}: damaged header: {tensor_count:,} tensors; at most {MAX_TENSORS:,} are read")
+    reader.spend(pairs, path)
+    metadata: dict[str, Any] = {}
+    arrays: dict[str, Array] = {}
+    for _ in range(pairs):
+        key = reader.string(path)
+        if key in metadata:
+            raise DataError(f"{path}: damaged header: the key {short(key)} is duplicated")
+        kind = reader.scalar("I")
+        if kind == ARRAY:
+            inner, count = struct.unpack_from("<IQ", reader.blob, reader.at)
+            arrays[key] = Array(inner, count, reader.at + 12)
+        value = reader.value(kind, path)
+        metadata[key] = len(value) if key == "tokenizer.ggml.tokens" and isinstance(value, list) else value
+    _check_metadata(metadata, path)
+    alignment = metadata.get("general.alignment", ALIGNMENT)
+    unaligned: dict[str, Tensor] = {}
+    for _ in range(tensor_count):
+        name = reader.string(path)
+        if name in unaligned:
+            raise DataError(f"{path}: damaged header: two tensors are called {short(name)}")
+        dimensions = reader.scalar("I")
+        if dimensions > MAX_DIMENSIONS:
+            raise DataError(
+                f"{path}: tensor {name} has {dimensions:,} dimensions; at most {MAX_DIMENSIONS} can be read"
+            )
+        fastest_first = [reader.scalar("Q") for _ in range(dimensions)]
+        kind, offset = reader.scalar("I"), reader.scalar("Q")
+        if kind not in BLOCKS:
+            raise DataError(f"{path}: tensor {name} is stored in the type {kind}, which is unknown here")
+        type_name, numbers, block_bytes = BLOCKS[kind]
+        if fastest_first and fastest_first[0] % numbers:
+            raise DataError(f"{path}: tensor {name} has rows of {fastest_first[0]} numbers, no multiple of {numbers}")
+        nbytes = math.prod(fastest_first) // numbers * block_bytes
+        if offset % alignment:
+            raise DataError(f"{path}: tensor {name} begins at {offset}, no multiple of general.alignment {alignment}")
+        unaligned[name] = Tensor(name, type_name, tuple(reversed(fastest_first)), path, offset, nbytes)
+    start = -(-reader.at // alignment) * alignment
+    tensors = tuple(replace(tensor, offset=start + tensor.offset) for tensor in unaligned.values())
+    for tensor in tensors:
+        if tensor.offset + tensor.nbytes > size:
+            raise DataError(
+                f"{path}: truncated: tensor {tensor.name} should end at byte {tensor.offset + tensor.nbytes}, "
+                f"the file at {size}"
+            )
+    in_order = sorted((tensor for tensor in tensors if tensor.nbytes), key=lambda tensor: tensor.offset)
+    for one, after in pairwise(in_order):
+        if after.offset < one.offset + one.nbytes:
+            raise DataError(f"{path}: tensors {one.name} and {after.name} overlap")
+    return Header(path, metadata, arrays, tensors)
+
+
+def _check_metadata(metadata: dict[str, Any], path: Path) -> None:
+    """Reject values of other types than those that are read here, or out of range."""
+
+    def fail(key: str, expected: str) -> NoReturn:
+        raise DataError(f"{path}: damaged header: {key}: {expected} expected, found {short(metadata[key])}")
+
+    def is_count(value: object) -> bool:
+        return type(value) is int and 0 <= value <= MAX_COUNT
+
+    if "general.architecture" not in metadata:
+        raise DataError(f"{path}: names no general.architecture, so it contains no model")
+    architecture = metadata["general.architecture"]
+    if not isinstance(architecture, str) or not architecture:
+        fail("general.architecture", "a text")
+    alignment = metadata.get("general.alignment", ALIGNMENT)
+    if not is_count(alignment) or alignment.bit_count() != 1:
+        fail("general.alignment", "a power of two")
+    if not is_count(metadata.get("tokenizer.ggml.tokens", 0)):
+        fail("tokenizer.ggml.tokens", "a list")
+    for name, may_be_list in COUNTS.items():
+        value = metadata.get(key := f"{architecture}.{name}", 0)
+        values = value if may_be_list and isinstance(value, list) and value else [value]
+        if not all(map(is_count, values)):
+            fail(key, f"a whole number from 0 to {MAX_COUNT}{', or one for each layer,' * may_be_list}")

@@ -1,0 +1,279 @@
+"""Downloads models from the hub into the hub's own cache, resumes interrupted files and checks finished ones.
+
+huggingface_hub's `snapshot_download` starts an interrupted file again and checks only its size. Here a file grows in
+`blobs/<checksum>.part`, is continued there by the next process, and becomes `blobs/<checksum>` only when its content
+has that checksum. The result is an ordinary cache for `from_pretrained` and every other tool. huggingface_hub reads the
+token (HF_TOKEN or its stored login), which is sent as a header and is not logged.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from io import FileIO
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+from urllib.parse import urlsplit
+
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_token, hf_hub_url, is_offline_mode
+from huggingface_hub import errors as hub
+from huggingface_hub.file_download import http_get, repo_folder_name
+from huggingface_hub.utils import WeakFileLock, build_hf_headers, silent_tqdm  # type: ignore[attr-defined]  # lazy
+
+from runner_base.errors import ConfigError, few
+from runner_base.progress import Progress
+from runner_engine.checkpoints import hub_cache
+from runner_engine.checkpoints.hub_cache import COMMIT, File, Snapshot, Tree
+
+log = logging.getLogger(__name__)
+
+# the base class of the HTTP client's errors, whichever client huggingface_hub uses
+TRANSPORT: type[Exception] = hub.HfHubHTTPError.__bases__[0]
+# raised for an answer that does not come from a hub
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+CHECKSUM = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's SHA-1 of a small file | SHA-256 of a large one
+RANGE_REFUSED = 416
+READ_BYTES = 4 * 2**20
+
+
+def find(key: str, name: str, revision: str | None, cache_dir: str | None, patterns: Iterable[str]) -> Snapshot:
+    """Ask the hub for the files of a model; if it cannot be reached, a complete cache is enough."""
+    patterns, wanted = tuple(patterns), revision or constants.DEFAULT_REVISION
+    try:
+        folder_name = repo_folder_name(repo_id=name, repo_type="model")
+    except hub.HFValidationError as error:
+        raise ConfigError(f"{key}={name}: not a hub id: {error}") from error
+    repo = Path(cache_dir or constants.HF_HUB_CACHE).expanduser().absolute() / folder_name
+    commit = hub_cache.cached_commit(repo, wanted)
+    tree = hub_cache.read_tree(repo, commit)
+    cached = Snapshot(key, name, wanted, commit, repo, hub_cache.pick_files(tree, patterns), tree)
+    gaps = hub_cache.gaps(cached, patterns) if commit else []
+    if commit == wanted and tree and not gaps:
+        return cached  # a commit never changes: there is nothing to ask
+    try:
+        if is_offline_mode():
+            raise hub.OfflineModeIsEnabled()
+        commit, tree = _ask(name, revision)
+    except (TRANSPORT, OSError, *UNREADABLE) as error:
+        usable = commit and cached.folder.is_dir() and not gaps
+        if usable and not isinstance(error, hub.RevisionNotFoundError):
+            if not is_offline_mode():
+                log.warning("%s=%s: %s: the files in the cache are used", key, name, why_not(error))
+            return Snapshot(key, name, wanted, commit, repo, ())
+        raise _rejection(cached, error) or _unavailable(cached, gaps, error) from error
+    return Snapshot(key, name, wanted, commit, repo, hub_cache.pick_files(tree, patterns), tree)
+
+
+def download(snapshot: Snapshot) -> None:
+    """Fetch the missing files; whatever was fetched, even parts of files, stays in the cache after an error."""
+    missing = snapshot.missing
+    snapshot.check_room()
+    _check_token()
+    try:
+        with Progress(sum(file.size for file in missing), f"download {snapshot.name}", "bytes") as bar:
+            meter = _Meter(bar)
+            for file in missing:
+                _fetch(snapshot, file, meter)
+                meter.finished += file.size
+        hub_cache.write_ref(snapshot)
+    except (TRANSPORT, OSError) as error:
+        raise _rejection(snapshot, error) or _interrupted(snapshot, error) from error
+
+
+@lru_cache(maxsize=64)  # a job asks more than once, and must always get the first answer
+def _ask(name: str, revision: str | None) -> tuple[str, Tree]:
+    """Return the commit that a revision stands for, and its files."""
+    _check_token()
+    seconds = constants.HF_HUB_ETAG_TIMEOUT
+    info = HfApi(library_name="runner").model_info(name, revision=revision, files_metadata=True, timeout=seconds)
+    if not COMMIT.fullmatch(info.sha or ""):
+        raise ValueError("the hub names no commit")
+    tree: Tree = {}
+    for sibling in info.siblings or []:
+        entry: dict[str, Any] = {"size": sibling.size, "blob_id": sibling.blob_id}
+        if sibling.lfs is not None:
+            entry |= {"lfs_sha256": sibling.lfs.sha256, "lfs_size": sibling.lfs.size}
+        tree[sibling.rfilename] = entry
+    return str(info.sha), tree
+
+
+@dataclass
+class _Meter:
+    """The progress and speed of a download."""
+
+    bar: Progress
+    finished: int = 0  # bytes of the files that are done
+    received: int = 0  # bytes from the network
+    started: float = field(default_factory=time.perf_counter)
+
+    def count(self, position: int, fresh: int) -> None:
+        self.received += fresh
+        rate = self.received / max(time.perf_counter() - self.started, 1e-9)
+        self.bar.show(self.finished + position, speed=f"{rate / 1e9:.3f} GB/s")
+
+
+class _PartialFile(FileIO):
+    """The first part of a file, hashed as it grows; when it is opened again, it continues at its end."""
+
+    def __init__(self, path: Path, checksum: str, size: int, meter: _Meter) -> None:
+        super().__init__(path, "a+")
+        self._meter = meter
+        self._git_head = None if len(checksum) == 64 else b"blob %d\0" % size
+        self.digest = self._new_digest()
+        if self.tell() > size:
+            self.truncate(0)
+        self.seek(0)
+        while piece := self.read(READ_BYTES):
+            self.digest.update(piece)
+        meter.count(self.tell(), 0)
+
+    def write(self, data: Any) -> int:
+        """Write all data; if the disk gets full, the written part is kept for the next attempt."""
+        rest = memoryview(data)
+        while rest:
+            count = super().write(rest) or 0
+            self.digest.update(rest[:count])
+            rest = rest[count:]
+        self._meter.count(self.tell(), len(data))
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Start again, because the server did not continue at the requested byte."""
+        kept = super().truncate(size)
+        assert kept == 0, "a file is hashed from its first byte"
+        self.seek(0)
+        self.digest = self._new_digest()
+        return kept
+
+    def _new_digest(self) -> Any:
+        return hashlib.sha256() if self._git_head is None else hashlib.sha1(self._git_head)
+
+
+def _fetch(snapshot: Snapshot, file: File, meter: _Meter) -> None:
+    """Fetch one file into the cache, under a lock: a process that has waited for the lock finds the file there."""
+    url = hf_hub_url(snapshot.name, file.name, revision=snapshot.commit)
+    about = get_hf_file_metadata(url, library_name="runner", retry_on_errors=True)
+    checksum, size = file.checksum or about.etag or "", file.size if about.size is None else about.size
+    if not CHECKSUM.fullmatch(checksum):
+        raise ConfigError(
+            f"{snapshot.key}={snapshot.name}: {_host()} gives no checksum for {file.name}, so it cannot be checked "
+            "after the download: use the hub itself, or a mirror that passes its ETags on"
+        )
+    hub_cache.begin(snapshot)
+    lock = snapshot.repo.parent / ".locks" / snapshot.repo.name / f"{checksum}.lock"  # as huggingface_hub has it
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(lock):
+        if not snapshot.blob(checksum).exists():
+            _fetch_rest(snapshot, file.name, url, checksum, size, meter)
+            snapshot.blob(checksum, ".part").replace(snapshot.blob(checksum))
+        hub_cache.link(snapshot, file, checksum)
+
+
+def _fetch_rest(snapshot: Snapshot, name: str, url: str, checksum: str, size: int, meter: _Meter) -> None:
+    """Fetch the rest of a file, and compare the whole with its checksum."""
+    at, part = f"{snapshot.key}={snapshot.name}", snapshot.blob(checksum, ".part")
+    if size > constants.MAX_HTTP_DOWNLOAD_SIZE:
+        raise ConfigError(
+            f"{at}: {name} has {size / 1e9:,.0f} GB, more than the hub sends over plain HTTP: "
+            f"`hf download {snapshot.name}` fetches it another way, into the same cache"
+        )
+    with _PartialFile(part, checksum, size, meter) as stream:
+        start = stream.tell()
+        try:
+            _get(url, stream, size)
+        except hub.HfHubHTTPError as error:
+            if error.response.status_code != RANGE_REFUSED or not start:
+                raise
+            stream.truncate(0)
+            _get(url, stream, size)
+        os.fsync(stream.fileno())
+    if (actual := stream.digest.hexdigest()) != checksum:
+        part.unlink()
+        before = f", {start:,} of its bytes by an earlier run" if start else ""
+        raise ConfigError(
+            f"{at}: {name} arrived damaged{before}: its checksum is {actual[:12]}..., the hub says {checksum[:12]}.... "
+            "It was deleted and is not in the cache; run the same command to fetch it again"
+        )
+
+
+def _get(url: str, stream: _PartialFile, size: int) -> None:
+    # a compressed transfer could not be resumed at a byte of the file
+    headers = build_hf_headers(library_name="runner") | {"Accept-Encoding": "identity"}
+    target, no_bar = cast(BinaryIO, stream), cast(Any, silent_tqdm)  # the whole download has one bar
+    http_get(url, target, resume_size=stream.tell(), headers=headers, expected_size=size, tqdm_class=no_bar)
+
+
+def _check_token() -> None:
+    """Reject a token that is not valid in a header: the HTTP client's own message would show it."""
+    if not re.fullmatch(r"[!-~]*", get_token() or ""):
+        raise ConfigError("HF_TOKEN (or the hub's stored login) contains characters that no token has: set it again")
+
+
+def _rejection(snapshot: Snapshot, error: BaseException) -> ConfigError | None:
+    """Return the error, with a fix, if the hub rejected the request; else None."""
+    at = f"{snapshot.key}={snapshot.name}"
+    if isinstance(error, hub.GatedRepoError):
+        return ConfigError(f"{at}: is gated: accept its licence on the hub and set HF_TOKEN")
+    if isinstance(error, hub.RevisionNotFoundError):
+        where = f"model.revision={snapshot.revision}" if snapshot.key == "model.name" else at
+        return ConfigError(f"{where}: {snapshot.name} has no such branch, tag or commit")
+    if isinstance(error, hub.RepositoryNotFoundError):
+        reason = "the hub has no such model, or it is private and HF_TOKEN is not set or not allowed"
+        return ConfigError(f"{at}: no folder {Path(snapshot.name).absolute()}, and {reason}")
+    if _status(error) == 401:
+        return ConfigError(f"{at}: the hub does not accept HF_TOKEN (or its stored login): renew it, or unset it")
+    return None
+
+
+def _unavailable(cached: Snapshot, gaps: list[str], error: BaseException) -> ConfigError:
+    """Return the error for a model that is not, or only partly, in the cache while the hub is not available."""
+    at, why = f"{cached.key}={cached.name}", why_not(error)
+    if not gaps:
+        return ConfigError(f"{at}: no folder {Path(cached.name).absolute()}; it is not in the cache and {why}")
+    return ConfigError(
+        f"{at}: only a part of it is in the cache: {cached.folder} lacks {few(gaps, 5)}, and {why}. "
+        "As soon as the hub is reachable, the same command fetches what is missing"
+    )
+
+
+def _interrupted(snapshot: Snapshot, error: BaseException) -> ConfigError:
+    """Return the error for a download that was interrupted."""
+    at, code = f"{snapshot.key}={snapshot.name}", error.errno if isinstance(error, OSError) else None
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return ConfigError(
+            f"{at}: the disk got full during the download ({snapshot.repo}). What was fetched is kept: make room and "
+            "run the same command, or name a larger disk with model.cache_dir=FOLDER or HF_HOME"
+        )
+    if code is not None and isinstance(error, OSError):
+        where = error.filename or snapshot.repo
+        return ConfigError(f"{at}: cannot write {where} ({error.strerror}): name another with model.cache_dir=FOLDER")
+    return ConfigError(f"{at}: the download broke off: {why_not(error)}. Run the same command to resume")
+
+
+def why_not(error: BaseException) -> str:
+    """Say in a few words why the hub gives no answer; never quote what was sent to it, which contains the token."""
+    status = _status(error)
+    if isinstance(error, hub.OfflineModeIsEnabled):
+        return "the hub cannot be reached (HF_HUB_OFFLINE=1)"
+    if status is not None:
+        return f"the hub ({_host()}) answers with status {status}"
+    if isinstance(error, UNREADABLE):
+        return f"the server at {_host()} is not a hub"
+    if type(error) is OSError:  # raised by http_get itself
+        return f"the hub ({_host()}) sent another number of bytes than it announced"
+    return f"the hub ({_host()}) cannot be reached ({type(error).__name__})"
+
+
+def _status(error: BaseException) -> int | None:
+    return error.response.status_code if isinstance(error, hub.HfHubHTTPError) else None
+
+
+def _host() -> str:
+    return urlsplit(constants.ENDPOINT).netloc.rpartition("@")[2]

@@ -1,0 +1,98 @@
+"""Checks whether a job's weights fit into memory, and suggests fixes if they do not; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from runner.config.task import with_possible_batch
+from runner_base import machine, visible_gpus
+from runner_base.errors import ConfigError, DataError
+from runner_base.machine import MIB
+from runner_engine.checkpoints.footprint import predict
+from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.quantization import SMALLEST
+from runner_engine.quantization.base import CheckpointSource
+
+SPREAD_SHARE = 0.8  # of the memory of several GPUs that a model can fill: layers are not cut
+UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+
+
+def check_memory(resolved: ResolvedJob, rooms_mib: Mapping[str, float]) -> list[str]:
+    """Reject weights that do not fit; return a note if they fit, but not with the memory that completions need."""
+    config, model = resolved.config, resolved.files.model
+    if not model.check_memory:
+        return []
+    work = config.task.workload(with_possible_batch(config.task, config.generation))
+    try:
+        predicted = predict(resolved, work)
+    except DataError:
+        return []  # a damaged header: the load reads it, too, and names the tensor
+    if predicted is None:
+        return []
+    free_mib = sum(rooms_mib.values())
+    where = " and ".join(f"{room_mib:,.0f} MiB of {place}" for place, room_mib in rooms_mib.items())
+    weights = "the weights" if resolved.second is None else "the weights of this model and of its reference"
+    if predicted.weight_mib > free_mib:
+        fixes = [*_smaller(resolved, free_mib), "a smaller model"]
+        if resolved.second is not None:
+            fixes.append("task.exact=false (one model at a time)")
+        if model.device_map is None and "main memory" not in rooms_mib:
+            fixes.append("model.device=auto model.device_map=auto (spreads it over GPUs and main memory)")
+        raise ConfigError(
+            f"model.name={model.name} with quantization={config.quantization.label}: {weights} need "
+            f"{predicted.weight_mib:,.0f} MiB, and {where} are free: use {', '.join(fixes)}, or "
+            "model.check_memory=false to try it anyway"
+        )
+    if predicted.total_mib > free_mib:
+        return [
+            f"memory is short: {predicted.total_mib:,.0f} MiB are predicted, "
+            f"{predicted.weight_mib:,.0f} MiB of weights, {predicted.kv_cache_mib:,.0f} MiB of KV cache, "
+            f"{predicted.activation_mib:,.0f} MiB of activations, and the rest for libraries and copies; {where} are "
+            "free: "
+            "a smaller generation.batch_size or generation.max_new_tokens needs less"
+        ]
+    return []
+
+
+def _smaller(resolved: ResolvedJob, free_mib: float) -> list[str]:
+    """Return the smallest quantization as a fix, if the weights would then fit."""
+    config, smallest = resolved.config, SMALLEST()
+    if config.quantization.source is not CheckpointSource.plain or config.lora.merges:
+        return []
+    predicted = predict(resolved.having(quantization=smallest), config.task.workload(config.generation))
+    if predicted is None or predicted.weight_mib > free_mib:
+        return []
+    return [f"quantization={smallest.name} ({predicted.weight_mib:,.0f} MiB)"]
+
+
+def gpus_needed(resolved: ResolvedJob, mib: float) -> tuple[int, frozenset[int]]:
+    """Return how many GPUs a job needs that takes so much memory, and those that it names by number.
+
+    A model that is spread by model.device_map needs as many as hold it, or all of them.
+    """
+    models = [one.files.model for one in (resolved, resolved.second) if one is not None]
+    models = [model for model in models if machine.device_class(model.device) == "cuda"]
+    named = frozenset(int(index) for model in models if (index := model.device.partition(":")[2]))
+    if all(model.device_map is None for model in models):
+        return int(bool(models)), named
+    if limits := [model.max_memory for model in models if model.max_memory]:
+        return max((int(place) for one in limits for place in one if place != "cpu"), default=-1) + 1, named
+    room, count = 0.0, len(visible_gpus.visible())
+    for number, free in enumerate(sorted(visible_gpus.free_mib()), start=1):  # whichever it gets
+        room += SPREAD_SHARE * free
+        if mib <= room:
+            return number, named
+    return count, named
+
+
+def limited(free_mib: Mapping[str, float], max_memory: Mapping[str, str] | None) -> dict[str, float]:
+    """Limit the free memory of each place to model.max_memory, and return it by the place's name in messages."""
+    if max_memory:  # as in accelerate, a place that is not named gets nothing
+        free_mib = {place: min(room, size_mib(max_memory.get(place, "0GB"))) for place, room in free_mib.items()}
+    return {"main memory" if place == "cpu" else f"GPU {place}": room for place, room in free_mib.items()}
+
+
+def size_mib(size: str) -> float:
+    """Turn 3GB, 800MiB and the like into MiB."""
+    number = size.rstrip("KMGiB")
+    return float(number) * UNITS[size[len(number) : -1]] / MIB

@@ -1,0 +1,72 @@
+"""The bytes of a model's weights in memory, tensor by tensor, as the libraries will hold them; no torch.
+
+Linear layers of the blocks are quantized, as far as linear_layers.walk finds them; embeddings, the head, norms, biases,
+experts and routers keep model.dtype; tied tensors count once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from runner.config.model import LocalModelConfig
+from runner_base.dtypes import BYTES, Dtype, stored_dtype
+from runner_engine.checkpoints.linear_layers import layer_of, part_of, walk
+from runner_engine.checkpoints.weight_files import Tensor
+from runner_engine.quantization.base import Format
+from runner_engine.quantization.mixed import Mix
+
+STORED_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # other stored types are kept as they are
+PARTS = ("linear", "scales", "expert", "embedding", "head", "other")
+
+
+def compute_dtype(model: LocalModelConfig, settings: dict[str, Any]) -> str:
+    """Return the name of the dtype of the unquantized weights, the activations and the KV cache."""
+    name = stored_dtype(settings) if model.dtype is Dtype.auto else model.dtype.value
+    return name if name in BYTES else "float32"
+
+
+def weight_bytes(
+    tensors: list[Tensor],
+    settings: Mapping[str, Any],
+    stored: Format | None,
+    mix: Mix,
+    dtype_bytes: int,
+    device: str = "cpu",
+    fuses_experts: bool = True,
+) -> dict[str, int]:
+    """Bytes of the loaded weights by part, quantization constants (`scales`) included."""
+    parts = dict.fromkeys(PARTS, 0)
+    choices = walk(tensors, settings, mix, device, fuses_experts).choices if stored is None else {}
+    has_embedding = any(part_of(tensor) == "embedding" for tensor in tensors)
+    for tensor in tensors:
+        part = part_of(tensor, fuses_experts)
+        if part == "head" and settings.get("tie_word_embeddings") and has_embedding:
+            continue  # the same memory as the embedding
+        if stored is not None and stored.config.makes_groups and "_weight_" in tensor.name:
+            if tensor.name.endswith(stored.config.packed_names):  # a byte for each code in the file
+                linear, scales = stored.config.price(tensor.shape[0], tensor.params, dtype_bytes)
+                parts["linear"], parts["scales"] = parts["linear"] + linear, parts["scales"] + scales
+        elif stored is not None and not tensor.name.endswith((".weight", ".bias")):
+            part = "linear" if tensor.name.endswith(stored.config.packed_names) else "scales"
+            is_note = any(name in tensor.name for name in stored.config.note_names)
+            parts[part] += 0 if is_note else tensor.nbytes
+        elif tensor.dtype not in STORED_BYTES:
+            parts[part] += tensor.nbytes  # stored quantized: loaded as it is
+        elif tensor.name in choices:
+            linear, scales = choices[tensor.name].price(tensor.shape[0], tensor.params, dtype_bytes)
+            parts["linear"] += linear
+            parts["scales"] += scales
+        else:
+            parts[part] += tensor.params * dtype_bytes
+    return parts
+
+
+def elements(tensor: Tensor, stored: Format | None, mix: Mix | None = None) -> int:
+    """Count the numbers of a linear weight, packed or not; 0 for any other tensor."""
+    packed = stored is not None and tensor.name.endswith(stored.config.packed_names)
+    if stored is not None and (packed or (part_of(tensor) == "linear" and tensor.dtype in ("U8", "I8", "F8_E4M3"))):
+        return tensor.nbytes * 8 // stored.bits
+    part = part_of(tensor)
+    is_quantized_head = mix is not None and part == "head" and mix.choice_for(layer_of(tensor), is_head=True).packed
+    return tensor.params if part == "linear" or is_quantized_head else 0

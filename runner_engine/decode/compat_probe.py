@@ -1,0 +1,347 @@
+"""Whether the scheduler can serve a model: a trial of a few tokens is compared with the model's own attention."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import DynamicCache
+from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
+
+from runner_base.errors import is_memory_error, one_line
+from runner_engine.attention.device_attention import is_wanted
+from runner_engine.attention.interface import Softmax, register, running
+from runner_engine.attention.page_trial import page_of
+from runner_engine.decode.forward import Forward, TokenSpan
+from runner_engine.decode.fused_forward import FusedForward, NotFusable
+from runner_engine.decode.rows import Row
+from runner_engine.kernels.shared_numbers import LANES
+from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache.prefix import Prefix
+from runner_engine.kv_cache.shared_kv import own_kv
+from runner_engine.kv_cache.windows import MASK_PROBE, Unknown, Window, probing_masks
+from runner_engine.matmul.matrices import LayerWeights
+from runner_engine.matmul.unrounded_rows import note_on, unrounded_rows
+from runner_engine.models.gguf_blocks import GgufLinear
+from runner_engine.models.load import Loaded
+from runner_engine.sessions.base import Request
+
+log = logging.getLogger(__name__)
+
+PREFIX, SUFFIX = 5, 12  # tokens of the trial; the second is longer than a short span
+TOLERANCE = {torch.float32: 1e-3}  # of the logits' spread; a wrong mask or a missing key gives about 1
+CHECKED = 4  # tokens that are read one by one, and then together
+SAME = 1e-4  # of the logits' spread: the same sums in another order
+COARSE = 0.15  # the same on average in 16 bits and with quantized layers
+SHALLOW = 2  # layers in which last bits have not grown yet
+SPLITS, NEAR = (1, 2, 4), 2.0  # of a prefix that is longer by so many tokens; so many times its noise is near
+KEYS_AND_VALUES = {DynamicLayer, DynamicSlidingWindowLayer}  # layers of a cache that hold these and nothing else
+NOTHING = {DummyLayer}  # empty: its layer attends to the keys and values of another layer
+COUNT_BEFORE = {"llama4", "llama4_text"}  # families that count positions from the cache: forward.Before answers them
+ROPE_CHANGES_AT = {"dynamic": "max_position_embeddings", "longrope": "original_max_position_embeddings"}
+
+
+class Incompatible(Exception):
+    """The scheduler cannot serve a model; the message says why."""
+
+
+def sliding_window(loaded: Loaded) -> float:
+    """Return the longest row that fits into the sliding window, for a model whose layers' windows are unknown."""
+    settings = loaded.model.config.get_text_config()
+    window: int | None = getattr(settings, "sliding_window", None)
+    return math.inf if window is None or not getattr(settings, "use_sliding_window", True) else window
+
+
+def rope_stable_length(loaded: Loaded) -> float:
+    """Return the longest row before the rotary embedding changes for all keys, which only `generate` handles."""
+    settings = loaded.model.config.get_text_config()
+    parameters = getattr(settings, "rope_parameters", None) or {}
+    reaches = [math.inf]
+    for one in (parameters, *(value for value in parameters.values() if isinstance(value, dict))):
+        if key := ROPE_CHANGES_AT.get(one.get("rope_type", "")):
+            places = (one.get(key), getattr(settings, key, None))
+            reaches += [place for place in places if place is not None]
+    return min(reaches)
+
+
+def allowed_off(loaded: Loaded) -> float:
+    """Return how far logits may be from the model's own, as a share of their spread."""
+    quantized = int(loaded.metrics.get("quantized_modules", 0))
+    return COARSE if quantized else TOLERANCE.get(loaded.model.dtype, COARSE)
+
+
+def probe_heads(loaded: Loaded) -> Heads:
+    """Return the shape of the model's attention; Incompatible if the scheduler would not give the model's answers."""
+    model = loaded.model
+    settings = model.config.get_text_config()
+    if getattr(settings, "attn_temperature_tuning", None) and settings.model_type not in COUNT_BEFORE:
+        raise Incompatible("its attention counts the tokens of a pass")
+    if len({str(tensor.device) for tensor in model.parameters()} - {"meta"}) > 1:
+        raise Incompatible("it is spread over several devices")
+    register()
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, int(loaded.metrics["vocab_size"]), (PREFIX + SUFFIX + 1,), generator=generator)
+    ids = ids.to(loaded.device)
+    try:
+        with torch.inference_mode():
+            with _without_unpacking(model):
+                kept_tokens = _kept_by_cache(model, ids[None, :2])
+                heads = _inspect_attention(model, ids[None, :2], kept_tokens)
+            with unrounded_rows(model) as zeroed:
+                expected = model(input_ids=ids[None], use_cache=False).logits[0, -2:].float()
+                ours = _scheduled_logits(model, heads, ids.tolist())
+    except Incompatible:
+        raise
+    except NotImplementedError as error:  # its message is a whole reason
+        raise Incompatible(one_line(error, limit=160)) from error
+    except Exception as error:
+        if is_memory_error(error):
+            raise
+        raise Incompatible(f"{type(error).__name__}: {one_line(error, limit=160)}") from error
+    spread = expected.std().clamp(min=1e-6)
+    off = float(((ours - expected).abs().mean() / spread).item())
+    if not off <= allowed_off(loaded):
+        raise Incompatible(f"its logits would be off by {off:.2g} of their spread")
+    log.debug("scheduler: logits off by %.2g of their spread, %s", off, heads)
+    heads = replace(heads, note=note_on(zeroed))
+    return _by_sdpa_if_right(loaded, heads, ids.tolist(), expected) if is_wanted(heads.device) else heads
+
+
+@contextmanager
+def _without_unpacking(model: Any) -> Iterator[None]:
+    """Let layers that unpack their weights return zeros, for passes of which only shapes and masks count."""
+    layers = [module for module in model.modules() if isinstance(module, GgufLinear)]
+
+    def zeros(layer: GgufLinear, rows: torch.Tensor) -> torch.Tensor:
+        return rows.new_zeros(*rows.shape[:-1], layer.out_features)
+
+    for layer in layers:
+        layer.forward = partial(zeros, layer)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _by_sdpa_if_right(loaded: Loaded, heads: Heads, ids: list[int], expected: torch.Tensor) -> Heads:
+    """Return heads whose attention is computed by SDPA, if that gives the model's logits here; else the same heads."""
+    by_sdpa = replace(heads, by_sdpa=True)
+    in_pages = replace(by_sdpa, page=page_of(by_sdpa))
+    for one in (in_pages, by_sdpa) if in_pages.page else (by_sdpa,):
+        try:
+            with torch.inference_mode(), unrounded_rows(loaded.model):
+                ours = _scheduled_logits(loaded.model, one, ids)
+            off = float(((ours - expected).abs().mean() / expected.std().clamp(min=1e-6)).item())
+            if off <= allowed_off(loaded):
+                return one
+            why = f"by SDPA its logits would be off by {off:.2g} of their spread"
+        except (RuntimeError, NotImplementedError) as error:  # this GPU or this torch has no such function
+            if is_memory_error(error):
+                raise
+            why = one_line(error, limit=160)
+        how = "without pages" if one.page else "operation by operation"
+        log.info("attention is computed %s, which is slower: %s", how, why)
+    return heads
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What one layer hands to its attention."""
+
+    kv_heads: int
+    heads: int
+    width: int  # of keys or values, whichever is larger
+    dtype: torch.dtype
+    device: torch.device
+
+
+def _inspect_attention(model: Any, ids: torch.Tensor, kept_tokens: list[int | None]) -> Heads:
+    """Return the shape that fits the heads of all layers, with their windows if all of them are known.
+
+    kept_tokens: how many tokens the cache of each layer keeps. If these are fewer than its mask shows, `generate` has
+    another window from the second token on.
+    """
+    shapes: dict[int, _Shape] = {}
+    windows: dict[int, Window | None] = {}
+    softmaxes: set[bool] = set()
+
+    def record(
+        layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: float, softmax: Softmax
+    ) -> torch.Tensor:
+        """Return zeros: only shapes and masks matter here."""
+        width = max(key.shape[2], value.shape[2])
+        shapes[layer] = _Shape(key.shape[0], query.shape[0], width, key.dtype, key.device)
+        softmaxes.add(softmax.cap == 0 and softmax.sinks is None)
+        with suppress(Unknown):
+            windows[layer] = masks.window(softmax.mask)
+        return query.new_zeros(query.shape[1], query.shape[0], value.shape[2])
+
+    positions = torch.arange(ids.shape[1], device=ids.device)[None]
+    with probing_masks() as masks, running(model, record, MASK_PROBE):
+        model(input_ids=ids, position_ids=positions, use_cache=False)
+    layers, all_shapes = len(shapes), list(shapes.values())
+    if not layers:
+        raise Incompatible("its attention does not go through transformers' interface")
+    alike = {(shape.heads, shape.dtype, shape.device) for shape in all_shapes}
+    kv_heads, width = (max((getattr(shape, what) for shape in all_shapes), default=0) for what in ("kv_heads", "width"))
+    if set(shapes) != set(range(layers)) or len(alike) != 1 or any(kv_heads % shape.kv_heads for shape in all_shapes):
+        raise Incompatible(f"its {layers} layers attend in {len(set(all_shapes))} shapes that cannot be combined")
+    [(query_heads, dtype, device)] = alike
+    if device.type == "cpu":  # the kernels need whole vectors
+        width = -(-width // LANES) * LANES
+    known = tuple(windows[layer] for layer in range(layers)) if len(windows) == layers else ()
+    pairs = (
+        zip(kept_tokens, known, strict=True) if len(kept_tokens) == len(known) else [(one, None) for one in kept_tokens]
+    )
+    if any(most is not None and (window is None or window.size > most) for most, window in pairs):
+        known = ()
+    settings = model.config.get_text_config()
+    if not known and "chunked_attention" in (getattr(settings, "layer_types", None) or ()):
+        raise Incompatible("its attention sees one chunk of a text at a time")
+    return Heads(layers, kv_heads, query_heads // kv_heads, width, dtype, device, known, all(softmaxes))
+
+
+def _kept_by_cache(model: Any, ids: torch.Tensor) -> list[int | None]:
+    """Return how many tokens each layer's cache keeps, None = all; Incompatible if it keeps other state.
+
+    The filled cache itself is checked, since missing state does not always show in the logits of a short trial.
+    """
+    cache: Any = DynamicCache(config=model.config)
+    model(input_ids=ids, past_key_values=cache, use_cache=True)
+    layers = [layer for layer in cache.layers if type(layer) not in NOTHING]
+    others = {type(layer).__name__ for layer in layers if type(layer) not in KEYS_AND_VALUES}
+    if others or any(layer.get_seq_length() != ids.shape[1] for layer in layers):
+        what = ", ".join(sorted(others)) or "a cache of its own"
+        raise Incompatible(f"it keeps other state than keys and values: {what}")
+    return [getattr(layer, "sliding_window", None) for layer in cache.layers]
+
+
+def _scheduled_logits(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:
+    """Return the last two logits: prefix, span and a single token, each in a pass of its own."""
+    forward = Forward(model, heads)
+    forward.short_span = 1  # so that this short prompt is read as a span, like a long one
+    prefix = Prefix(ids[:PREFIX])
+    row = Row(Request(0, ()), ids[:-1], "", 1, prefix=prefix)
+    forward.read_prefix(prefix, PREFIX)
+    own = own_kv(heads, forward.kernels, [PREFIX + SUFFIX + 1], [prefix])
+    read = forward.read_prompts(own, [TokenSpan(row, 0, row.pending)])
+    row.places, row.tokens = SUFFIX, ids[-1:]
+    return torch.cat((read, forward.step(own, [row], forward.uses_of([row])))).float()
+
+
+def probe_fused_forward(
+    loaded: Loaded, heads: Heads, packed: Mapping[nn.Module, LayerWeights], is_right: bool = False
+) -> FusedForward | None:
+    """Return the forward pass in a single call; None where the model is not a plain Llama, or the logits would differ.
+
+    packed: the layers whose weights C already has; the model's own pass multiplies by the same weights.
+    is_right: whether an earlier trial has found that the logits do not differ.
+    """
+    forward = Forward(loaded.model, heads)
+    if forward.kernels is None:
+        return None
+    windows = (window.size for window in heads.windows if window is not None)  # shorter rows see everything
+    room = int(min(loaded.metrics["max_positions"], rope_stable_length(loaded), *windows))
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(0, int(loaded.metrics["vocab_size"]), (SUFFIX,), generator=generator).tolist()
+    try:
+        with torch.inference_mode():
+            fused = FusedForward(loaded.model, heads, room, forward.kernels, packed)
+            if is_right:
+                return fused
+            expected = _trial_logits(forward, ids)
+            forward.fused = fused
+            is_exact = heads.dtype is torch.float32 and not fused.is_quantized and not heads.is_int8
+            # elsewhere a number may be rounded to the other side, and then the farthest of 49,152 logits is 0.2 off:
+            # noise that a token's mean does not have, and in which each real difference shows
+            of_tokens, allowed = (torch.amax, SAME) if is_exact else (torch.mean, COARSE)
+            off = _worst(_trial_logits(forward, ids), expected, of_tokens)
+            if not off <= allowed and (is_exact or not _is_as_near_as_its_noise(forward, ids, fused)):
+                raise NotFusable(f"its logits would be off by {off:.2g} of their spread")
+    except NotFusable as reason:
+        log.debug("passes run operation by operation: %s", reason)
+        return None
+    log.debug("passes run in a single call: logits off by %.2g of their spread", off)
+    return fused
+
+
+def _is_as_near_as_its_noise(forward: Forward, ids: list[int], fused: FusedForward) -> bool:
+    """Whether a single call gives the first layers' logits, and all layers' as nearly as the operations themselves do.
+
+    A last bit grows from layer to layer in a trained model. So in few layers the logits must be the same, and in all of
+    them no further off than those of the same operations are where a prompt is split elsewhere.
+    """
+
+    def logits(by: FusedForward | None, prefix: int = PREFIX) -> torch.Tensor:
+        forward.fused = by
+        return _trial_logits(forward, ids, prefix)
+
+    settings, layers = forward.model.config, fused.layers
+    try:
+        settings.num_hidden_layers = fused.layers = min(SHALLOW, layers)
+        shallow = _worst(logits(fused), logits(None))
+    finally:
+        settings.num_hidden_layers = fused.layers = layers
+    expected = logits(None)
+    noise = max(_worst(logits(None, PREFIX + more), expected[more:]) for more in SPLITS)
+    off = _worst(logits(fused), expected)
+    log.debug("in a single call: off by %.2g in few layers, by %.2g in all (noise %.2g)", shallow, off, noise)
+    return shallow <= COARSE and off <= NEAR * noise
+
+
+def _worst(ours: torch.Tensor, expected: torch.Tensor, of_tokens: Callable[..., torch.Tensor] = torch.mean) -> float:
+    """Return how far the logits of one place are off at most, as a share of their spread.
+
+    One place after another: of a large vocabulary, all of them in float32 would take more memory than a job does.
+    """
+    each = (
+        of_tokens((one.float() - other.float()).abs(), -1) / other.float().std().clamp(min=1e-6)
+        for one, other in zip(ours, expected, strict=True)
+    )
+    return float(torch.stack(list(each)).max())  # no number, if one of them is none
+
+
+def _trial_logits(forward: Forward, ids: list[int], prefix_length: int = PREFIX) -> torch.Tensor:
+    """Return all logits of two rows: of their prompts, read together, and of one more token each.
+
+    The first row has a prefix, and the second prompt is read as a span.
+    """
+    prefix = Prefix(ids[:prefix_length])
+    forward.read_prefix(prefix, prefix_length)
+    rows = [Row(Request(0, ()), ids[:-1], "", 1, prefix=prefix), Row(Request(1, ()), ids[3:-1], "", 1)]
+    forward.short_span = len(rows[1].pending)
+    own = own_kv(forward.heads, forward.kernels, [len(ids)] * len(rows))
+    pieces = [TokenSpan(row, slot, row.pending, targets=row.pending) for slot, row in enumerate(rows)]
+    read = forward.read_prompts(own, pieces)
+    for row in rows:
+        row.places, row.tokens = len(row.pending), ids[-1:]
+    return torch.cat((read, forward.step(own, rows, forward.uses_of(rows))))
+
+
+def gives_same_logits_together(forward: Forward, vocab_size: int) -> bool:
+    """Whether tokens of a row that are read in one pass give bit for bit the logits that each gives alone."""
+    trial = Forward(forward.model, forward.heads)  # so that the job does not count these passes
+    trial.fused = forward.fused
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.randint(0, vocab_size, (SUFFIX + CHECKED,), generator=generator).tolist()
+    row = Row(Request(0, ()), ids[:SUFFIX], "", CHECKED, prefix=Prefix(ids[:PREFIX]))
+    assert row.prefix is not None
+    trial.read_prefix(row.prefix, PREFIX)
+    own = own_kv(trial.heads, trial.kernels, [len(ids)], [row.prefix])
+    trial.read_prompts(own, [TokenSpan(row, 0, row.pending)])
+    first = row.places = len(row.pending)
+    alone = []
+    for token in ids[SUFFIX:]:
+        row.tokens.append(token)
+        alone.append(trial.step(own, [row], trial.uses_of([row])))
+        row.places += 1
+    together = trial.read_prompts(own, [TokenSpan(row, 0, row.tokens, first, targets=row.tokens)])
+    return torch.equal(torch.cat(alone), together)

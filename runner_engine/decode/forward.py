@@ -1,0 +1,288 @@
+"""Forward passes of the scheduler: flat lists of tokens, their layout for attention, scoring of continuations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from runner_base.errors import ConfigError
+from runner_base.result import FinishReason
+from runner_engine.attention.attention import PassLayout, PrefixUse, Span
+from runner_engine.attention.interface import running
+from runner_engine.decode.device_step import DeviceStep, StepRows
+from runner_engine.decode.fused_forward import FusedForward
+from runner_engine.decode.other_tokens import draw_others, numbers
+from runner_engine.decode.rows import NO_NUMBERS, Row
+from runner_engine.kv_cache.kv_cache import Heads, OwnKv, kernels_for
+from runner_engine.kv_cache.prefix import Prefix
+from runner_engine.kv_cache.shared_kv import SharedKv
+from runner_engine.kv_cache.slots import Slots
+from runner_engine.models.vocabulary import rows_of
+from runner_engine.sessions.base import Completion
+
+SHORT_SPAN = 192  # tokens; with kernels, a shorter prompt is attended to token by token, as in decoding
+MAX_LOGITS = {"cpu": 2**26, "cuda": 2**28}  # numbers that one pass may return for scoring
+AT_ONCE = 2**22  # of these, converted to float32 log-probabilities at once
+
+
+@dataclass
+class TokenSpan:
+    """Neighbouring tokens of a row; logits are wanted before each target, or after the last token of the prompt."""
+
+    row: Row
+    slot: int
+    ids: list[int]
+    before: int = 0  # own places filled by earlier pieces
+    targets: list[int] = field(default_factory=list)  # tokens that follow its last tokens: to be scored, or guessed
+    is_last: bool = True  # whether the row has no more pending tokens
+
+    @property
+    def wanted(self) -> int:
+        """After how many of its tokens logits are wanted."""
+        return len(self.targets) or int(self.is_last)
+
+
+class Before:
+    """Stands in for a KV cache in models that count the tokens before a pass (Llama 4); each token has a count."""
+
+    def __init__(self, positions: list[int], device: torch.device) -> None:
+        self.counts = torch.tensor(positions, device=device) - torch.arange(len(positions), device=device)
+
+    def get_seq_length(self, layer_idx: int = 0) -> torch.Tensor:  # the names of transformers' cache
+        """Return what is added to a token's place in the pass to get its position."""
+        return self.counts
+
+    def update(self, key: torch.Tensor, value: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store nothing: attention does that."""
+        return key, value
+
+
+class Forward:
+    """Sends tokens through a model: a prefix, prompts of rows that enter, one token of each row, or guessed tokens."""
+
+    def __init__(self, model: Any, heads: Heads) -> None:
+        self.model, self.heads, self.kernels = model, heads, kernels_for(heads)
+        self.short_span = SHORT_SPAN if self.kernels else 1
+        self.counts_before = bool(getattr(model.config.get_text_config(), "attn_temperature_tuning", None))
+        self.rows = rows_of(model)
+        self.device_step = DeviceStep(model, heads) if heads.by_sdpa and not self.counts_before else None
+        self.fused: FusedForward | None = None  # runs a pass in a single call where possible
+        self.most_tokens = self.most_logits = 0  # the largest pass so far: its tokens, and its rows of logits
+
+    def read_prefix(self, prefix: Prefix, most: int) -> int:
+        """Compute keys and values of at most `most` next tokens of a prefix; return how many."""
+        into = prefix.partial or SharedKv.empty(self.heads, len(prefix.tokens), self.kernels)
+        before = prefix.read
+        ids = prefix.tokens[before : before + most]
+        count, first = len(ids), prefix.start + before
+        zeros, places = self._ints([0] * count), self._ints(range(before, before + count))
+        uses = self._uses([prefix.path[:-1]], [0] * count)
+        spans = [Span(0, count, before=before)]
+        layout = PassLayout(self.heads, self.kernels, into.store, zeros, places, zeros, uses, spans)
+        self._forward(layout, ids, list(range(first, first + count)), [count - 1])
+        prefix.partial, prefix.read = into, before + count
+        if prefix.read == len(prefix.tokens):
+            prefix.kv, prefix.partial = into, None
+        return count
+
+    def read_prompts(self, own: OwnKv, pieces: Sequence[TokenSpan]) -> torch.Tensor:
+        """Read pieces of prompts, each into its row's slot; return the wanted logits [n, V], in order."""
+        ids: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        places: list[int] = []
+        seen: list[int] = []
+        of_row: list[int] = []
+        kept: list[int] = []
+        spans = []
+        for number, piece in enumerate(pieces):
+            first, count, before = len(ids), len(piece.ids), piece.before
+            is_long = count >= self.short_span
+            if is_long:
+                spans.append(Span(first, first + count, piece.slot, before))
+            ids += piece.ids
+            start = piece.row.shared + before
+            positions += range(start, start + count)
+            slots += [piece.slot] * count
+            places += range(before, before + count)
+            seen += [0] * count if is_long else range(before + 1, before + count + 1)
+            of_row += [number] * count
+            kept += range(len(ids) - piece.wanted, len(ids))
+        uses = self._uses([piece.row.path for piece in pieces], of_row)
+        kinds = (self._ints(slots), self._ints(places), self._ints(seen))
+        logits = self._forward(
+            PassLayout(self.heads, self.kernels, own, *kinds, uses, spans), ids, positions, kept or [len(ids) - 1]
+        )
+        return logits[: len(kept)]
+
+    def uses_of(self, rows: Sequence[Row]) -> list[PrefixUse]:
+        """Return the prefixes of rows for passes with one token each; valid until the rows change."""
+        if self.device_step is not None and self.device_step.fits(rows):
+            return []  # it finds them itself
+        return self._uses([row.path for row in rows], range(len(rows)))
+
+    def step(self, own: OwnKv, rows: Sequence[Row], uses: list[PrefixUse], reading: Sequence[Row] = ()) -> torch.Tensor:
+        """Send the last token of each row, in the slots 0 … n-1; return the logits [n, V].
+
+        reading: the rows in the slots behind them, whose prompts are not complete.
+        """
+        ids = [row.tokens[-1] for row in rows]
+        positions = [len(row.prompt) + len(row.tokens) - 1 for row in rows]
+        if self.device_step is not None and self.device_step.fits(rows):
+            assert isinstance(own, Slots)
+            return self._forward(StepRows(own, rows, reading), ids, positions, None)
+        places = [row.places for row in rows]
+        kinds = (self._ints(range(len(rows))), self._ints(places), self._ints([place + 1 for place in places]))
+        return self._forward(
+            PassLayout(self.heads, self.kernels, own, *kinds, uses, is_step=True), ids, positions, None
+        )
+
+    def step_of_picked(
+        self, own: Slots, rows: Sequence[Row], reading: Sequence[Row], picked: torch.Tensor
+    ) -> torch.Tensor | None:
+        """As `step`, with tokens that the host has not read; None where it would have to.
+
+        A token without an embedding is another one here; `check_tokens` tells of it when the host has read it.
+        """
+        if self.device_step is None or not self.device_step.fits(rows):
+            return None
+        positions = [len(row.prompt) + len(row.tokens) for row in rows]
+        step = StepRows(own, rows, reading, picked.clamp(0, self.rows - 1))
+        return self._forward(step, [0] * len(rows), positions, None)
+
+    def check_tokens(self, ids: Sequence[int]) -> None:
+        """Raise ConfigError if the model has no embedding for one of the tokens of a pass."""
+        if (largest := max(ids)) >= self.rows:  # prompts were checked, so it is of an answer
+            raise ConfigError(
+                f"the model answered with token {largest}, and its embedding ends at {self.rows - 1}: its head is "
+                "larger than its embedding, so head and embedding are of different checkpoints or tokenizers"
+            )
+
+    def _uses(self, paths: Sequence[list[Prefix]], of_path: Sequence[int]) -> list[PrefixUse]:
+        """Return each prefix of these paths once; of_path: the number of each token's path."""
+        uses = []
+        for prefix in dict.fromkeys(prefix for path in paths for prefix in path):
+            is_on_path = [prefix in path for path in paths]
+            seen_by = [at for at, number in enumerate(of_path) if is_on_path[number]]
+            row_of = [-1] * len(of_path)
+            for number, at in enumerate(seen_by):
+                row_of[at] = number
+            chosen = None if len(seen_by) == len(of_path) else torch.tensor(seen_by, device=self.heads.device)
+            uses.append(PrefixUse(prefix.kv, chosen, self._ints(row_of), len(seen_by), prefix.start))
+        return uses
+
+    def _ints(self, numbers: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(numbers, dtype=torch.int32, device=self.heads.device)
+
+    def _forward(
+        self, layout: PassLayout | StepRows, ids: list[int], positions: list[int], keep: list[int] | None
+    ) -> torch.Tensor:
+        """Return the logits [n, V] after the tokens in `keep`, or after all tokens."""
+        self.check_tokens(ids)
+        self.most_tokens = max(self.most_tokens, len(ids))
+        self.most_logits = max(self.most_logits, len(ids if keep is None else keep))
+        if isinstance(layout, StepRows):
+            assert self.device_step is not None
+            return self.device_step(layout, ids, positions)
+        if self.fused is not None and self.fused.fits(positions):
+            return self.fused(layout, ids, positions, keep)
+        device, layout.positions = self.heads.device, positions
+        before = {"past_key_values": Before(positions, device)} if self.counts_before else {}
+        with torch.inference_mode(), running(self.model, layout.attend):
+            output = self.model(
+                input_ids=torch.tensor([ids], device=device),
+                position_ids=torch.tensor([positions], device=device),
+                use_cache=False,
+                logits_to_keep=0 if keep is None else torch.tensor(keep, device=device),
+                **before,
+            )
+        logits: torch.Tensor = output.logits[0]
+        if keep is not None and len(logits) != len(
+            keep
+        ):  # a model that does not know the key hands it on, and gives all
+            logits = logits[keep]
+        return logits
+
+
+# ------------------------------------------------------------------------------------------------ scoring
+
+
+def score(row: Row, logits: torch.Tensor, targets: Sequence[int]) -> None:
+    """Score the next tokens of a row's continuation by the logits [n, V] before each."""
+    step = max(AT_ONCE // logits.shape[-1], 1)
+    for first in range(0, len(targets), step):
+        wanted = torch.tensor(targets[first : first + step], device=logits.device)
+        scores = logits[first : first + step].float().log_softmax(dim=-1)
+        if row.request.on_logprobs is not None:
+            row.request.on_logprobs(len(row.scores.logprobs), scores)
+        if row.request.score_token_ids:
+            some = row.request.score_token_ids[len(row.scores.logprobs) :][: len(wanted)]
+            row.scores.score_token_logprobs += scores.gather(
+                1, torch.tensor([list(ids) for ids in some], device=scores.device)
+            ).tolist()
+            row.scores.min_logprobs += scores.amin(dim=-1).tolist()
+        row.scores.logprobs += scores.gather(1, wanted[:, None])[:, 0].tolist()
+        row.scores.greedy += (scores.argmax(dim=-1) == wanted).tolist()
+        if row.request.top_logprobs:
+            best = scores.topk(min(row.request.top_logprobs, scores.shape[-1]), dim=-1)
+            row.scores.top_logprobs += _pairs(best.indices, best.values)
+        if row.request.drawn_tokens and row.request.top_logprobs < scores.shape[-1]:
+            uniform = numbers(row.request, len(row.scores.drawn_logprobs), len(wanted)).to(scores.device)
+            drawn = draw_others(scores, best.indices, uniform)
+            row.scores.drawn_logprobs += _pairs(drawn, scores.gather(1, drawn))
+
+
+def _pairs(tokens: torch.Tensor, values: torch.Tensor) -> list[list[tuple[int, float]]]:
+    """Return the tokens of each position, each with its value."""
+    return [list(zip(*both, strict=True)) for both in zip(tokens.tolist(), values.tolist(), strict=True)]
+
+
+def scored(row: Row, seconds: float) -> Completion:
+    """Return the answer to a request with a continuation."""
+    row.tokens, row.first_token_s = row.given or [], seconds
+    if any(map(math.isnan, row.scores.logprobs)):
+        row.error = NO_NUMBERS
+        row.scores.clear()
+    return row.completion(FinishReason.error if row.error else FinishReason.stop, seconds)
+
+
+def most_positions(device: torch.device, vocab_size: int) -> int:
+    """Return how many rows of logits one pass may return for scoring."""
+    return max(MAX_LOGITS.get(device.type, 2**26) // max(vocab_size, 1), 1)
+
+
+def next_piece(row: Row, slot: int, tokens: int, logits: int, short_span: int) -> TokenSpan:
+    """Return the next piece of a row's pending tokens, with at most `tokens` tokens and `logits` scored targets.
+
+    Of an answer that was begun, the tokens are read in short spans after the prompt, which attend as in decoding; where
+    no span is short, all are read together.
+    """
+    pending, start = row.pending, row.places
+    end = min(start + tokens, len(pending))
+    if row.given is None:
+        prompt = len(pending) - len(row.tokens)
+        if row.tokens and 1 < short_span <= len(pending) - start:
+            end = min(end, prompt if start < prompt else start + short_span - 1)
+        return TokenSpan(row, slot, pending[start:end], start, is_last=end == len(pending))
+    scored_from = len(pending) - len(row.given)  # the token that the continuation's first one follows
+    end = min(end, max(start, scored_from) + logits)
+    targets = row.given[max(start - scored_from, 0) : max(end - scored_from, 0)]
+    return TokenSpan(row, slot, pending[start:end], start, targets, end == len(pending))
+
+
+def read_and_score(forward: Forward, own: OwnKv, pieces: Sequence[TokenSpan]) -> torch.Tensor:
+    """Read pieces in one pass and score continuations; return the logits [n, V] of other prompts that end here."""
+    logits = forward.read_prompts(own, pieces)
+    first = 0
+    others: list[int] = []
+    for piece in pieces:
+        if piece.targets:
+            score(piece.row, logits[first : first + piece.wanted], piece.targets)
+        else:
+            others += range(first, first + piece.wanted)
+        first += piece.wanted
+    return logits if len(others) == first else logits[others]

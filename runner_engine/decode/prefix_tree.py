@@ -1,0 +1,235 @@
+"""Prefixes that prompts share with each other, in a small radix tree over token ids, and with earlier conversations.
+
+A prefix is computed when the first row needs it, and freed with the last row that uses it. The keys and values of a
+conversation are kept when a turn ends, so that the next turn computes only what is new.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import groupby
+
+import torch
+
+from runner_engine.decode.device_step import MOST_PREFIXES
+from runner_engine.decode.forward import Forward
+from runner_engine.decode.rows import Row
+from runner_engine.kv_cache.kv_cache import OwnKv
+from runner_engine.kv_cache.paged_slots import PagedSlots
+from runner_engine.kv_cache.prefix import Prefix
+from runner_engine.kv_cache.shared_kv import SharedKv
+from runner_engine.kv_cache.slots import Slots
+from runner_engine.sessions.stats import EngineStats
+
+MIN_TOKENS = 32  # separate attention to a shorter prefix costs more than it saves
+MIN_SAVED = 128  # tokens that a prefix must save
+SCORED = 2  # prompts that are only scored attend to a prefix in a single pass: one of half the size pays for itself
+DEEPEST = 6
+MAX_CONVERSATIONS = 8  # the oldest one is dropped for a new one
+SHARE_OF_BUDGET = 0.25  # of the scheduler's tokens is for conversations
+
+
+def share(
+    prompts: Sequence[Sequence[int]], parent: Prefix | None = None, are_scored: bool = False
+) -> list[Prefix | None]:
+    """Return for each prompt the deepest prefix that it shares; at least one token of each prompt stays its own.
+
+    If there is a parent, all prompts begin with it and are longer.
+    """
+    least = SCORED if are_scored else 1
+    order = sorted(range(len(prompts)), key=lambda at: tuple(prompts[at]))
+    deepest: list[Prefix | None] = [parent] * len(prompts)
+
+    def descend(rows: list[int], start: int, parent: Prefix | None, depth: int) -> None:
+        if len(rows) < 2 or depth == DEEPEST:
+            return
+        # rows are sorted: all have in common what the first and the last have; a prompt's last token is its own
+        end = min(common(prompts[rows[0]], prompts[rows[-1]], start), min(len(prompts[row]) for row in rows) - 1)
+        own = end - start
+        if own * least >= MIN_TOKENS and own * (len(rows) - 1) * least >= MIN_SAVED:
+            parent = Prefix(list(prompts[rows[0]][start:end]), parent)
+            for row in rows:
+                deepest[row] = parent
+            start, depth = end, depth + 1
+        longer = [row for row in rows if len(prompts[row]) > end + 1]  # a prompt that ends here shares no more
+        if len(longer) < len(rows) or prompts[rows[0]][end] != prompts[rows[-1]][end]:
+            for _, group in groupby(longer, key=lambda row: prompts[row][end]):
+                descend(list(group), start, parent, depth)
+
+    descend(order, parent.length if parent else 0, parent, len(parent.path) if parent else 0)
+    return deepest
+
+
+def common(first: Sequence[int], last: Sequence[int], start: int) -> int:
+    """Return how many first tokens of two prompts are equal, when those before `start` are known to be."""
+    pairs = enumerate(zip(first[start:], last[start:], strict=False), start)
+    return next((at for at, (one, other) in pairs if one != other), min(len(first), len(last)))
+
+
+class ConversationCache:
+    """The latest conversations."""
+
+    def __init__(self) -> None:
+        self._conversations: list[Prefix] = []  # the latest at the end
+
+    def keep(self, row: Row, own: OwnKv, slot: int, budget_tokens: int) -> None:
+        """Keep the keys and values of a row: of all its tokens but the last, which the model has not read."""
+        kv = SharedKv.empty(own.heads, row.shared + row.places, own.kernels)
+        for layer in range(own.heads.layers):
+            parts = [*(prefix.kv.stored(layer) for prefix in row.path), own.stored(layer, slot, row.places)]
+            keys, values = (torch.cat(some, dim=1) for some in zip(*parts, strict=True))
+            kv.store.put_stored(layer, keys, values)
+        self.add((row.prompt + row.tokens)[: kv.length], kv, budget_tokens)
+
+    def add(self, tokens: list[int], kv: SharedKv, budget_tokens: int) -> None:
+        """Keep a conversation; it replaces the ones that it continues."""
+        others = [one for one in self._conversations if one.tokens != tokens[: len(one.tokens)]]
+        room = int(budget_tokens * SHARE_OF_BUDGET) - len(tokens)
+        if room < 0:
+            return
+        while others and (len(others) >= MAX_CONVERSATIONS or sum(len(one.tokens) for one in others) > room):
+            others.pop(0)
+        self._conversations = [*others, Prefix(tokens, kv=kv)]
+
+    def forget(self) -> None:
+        """Free everything: rows need the memory."""
+        self._conversations = []
+
+    def find(self, prompt: Sequence[int]) -> Prefix | None:
+        """Return the longest prefix that a prompt has in common with a conversation, with its keys and values."""
+        shared = [common(one.tokens, prompt, 0) for one in self._conversations]
+        length = min(max(shared, default=0), len(prompt) - 1)  # the last token is always computed
+        if length < MIN_TOKENS:
+            return None
+        best = next(one for one, most in zip(self._conversations, shared, strict=True) if most >= length)
+        return Prefix(best.tokens[:length], kv=best.kv.beginning(length))
+
+
+class Prefixes:
+    """All prefixes of the scheduler's rows, and how many tokens they hold."""
+
+    def __init__(self, forward: Forward, stats: EngineStats, conversations: ConversationCache) -> None:
+        self.forward, self.stats, self.conversations = forward, stats, conversations
+        self.tokens = 0  # whose keys and values are stored
+        self._alive: dict[tuple[Prefix | None, int], list[Prefix]] = {}  # by parent and first token
+
+    def arrange(self, rows: Sequence[Row], mentioned: Sequence[list[int]] = ()) -> list[Row]:
+        """Find the prefixes of new rows; return the rows grouped by prefix, the longest first.
+
+        A prefix may be shared with prompts that are only mentioned.
+        """
+        groups: dict[Prefix | None, list[Row]] = {}
+        for row in rows:
+            row.prefix = self.conversations.find(row.prompt)
+            if row.prefix is None:
+                groups.setdefault(self._deepest(row.prompt), []).append(row)
+        for parent, some in groups.items():
+            others = mentioned if parent is None else ()
+            are_scored = all(row.given is not None for row in some)
+            prompts = [*(row.prompt for row in some), *others]
+            for row, prefix in zip(some, share(prompts, parent, are_scored), strict=False):
+                row.prefix = prefix
+        roots: dict[int, int] = {}
+        places: dict[int, tuple[int, ...]] = {}
+        heads = self.forward.heads
+        if self.forward.device_step is not None and not heads.in_pages:
+            self._copy_some(rows)
+        for row in rows:
+            row.rest = row.shared % heads.page if heads.in_pages else 0
+            for one in row.needed:
+                if not one.users:
+                    self._alive.setdefault((one.parent, one.tokens[0]), []).append(one)
+                    one.in_pages = one.pages(heads.page) * heads.page if heads.in_pages else 0
+                    self.tokens += one.held  # of a conversation
+                one.users += 1
+            places[id(row)] = tuple(roots.setdefault(id(one), len(roots)) for one in row.needed)
+        return sorted(rows, key=lambda row: (places[id(row)], -row.need))
+
+    def compute(self, row: Row, most: int) -> bool:
+        """Compute keys and values of a row's prefixes; return whether all are complete.
+
+        A prefix of more than `most` tokens is read in one pass at each call, since other rows are decoding.
+        """
+        for prefix in row.needed:
+            if prefix.kv is None:
+                count = self.forward.read_prefix(prefix, most)
+                self.tokens += count + (prefix.in_pages if prefix.kv is not None else 0)
+                self.stats.prefill_tokens += count
+            if prefix.kv is None:
+                return False
+        return True
+
+    def release(self, row: Row) -> None:
+        """Free the prefixes of a row that no other row uses."""
+        for prefix in row.needed:
+            prefix.users -= 1
+            if prefix.users:
+                continue
+            key = prefix.parent, prefix.tokens[0]
+            self._alive[key].remove(prefix)
+            if not self._alive[key]:
+                del self._alive[key]
+            self.tokens -= prefix.held
+            prefix.forget()
+
+    def forget(self) -> None:
+        """Free all keys and values; they are computed again when needed."""
+        for prefixes in self._alive.values():
+            for prefix in prefixes:
+                prefix.forget()
+        self.tokens = 0
+
+    def _copy_some(self, rows: Sequence[Row]) -> None:
+        """Where rows have more prefixes than a step attends to, let them get copies of those that few of them have."""
+        users = Counter(one for row in rows for one in row.path)
+        new = sorted((one for one in users if not one.users), key=lambda one: one.start)  # parents come first
+        attended = sum(not one.is_copied for some in self._alive.values() for one in some)
+        spare, kept = MOST_PREFIXES - attended, new
+        if len(new) > spare:
+            often = [one for one in new if users[one] * MOST_PREFIXES >= len(rows)]  # so are their parents
+            kept = often[: max(spare, 0)]
+        for one in new:
+            one.is_copied = one not in kept or (one.parent is not None and one.parent.is_copied)
+        for row in rows:
+            if row.prefix is not None and row.prefix.attended is not row.prefix:
+                row.source, row.prefix = row.prefix, row.prefix.attended
+
+    def find_copy(self, row: Row) -> None:
+        """Note in a row how many of its own tokens a copy has, if these are more than it has found elsewhere."""
+        length = row.source.length - row.shared if row.source else 0
+        if length > row.copied:
+            row.blocks, row.copied = [], length
+
+    def copy(self, entering: Sequence[tuple[int, Row]], own: OwnKv) -> None:
+        """Copy prefixes into the slots of rows that enter: into neighbouring ones at once."""
+        if isinstance(own, PagedSlots):
+            for _, run in groupby(enumerate(entering), key=lambda at: (at[1][1].prefix, at[1][0] - at[0])):
+                some = [one for _, one in run]
+                own.begin(some[0][0], len(some), some[0][1].prefix)
+            return
+        wanted = [(slot, row) for slot, row in entering if row.source is not None and not row.blocks]
+        for _, run in groupby(enumerate(wanted), key=lambda at: (at[1][1].source, at[1][1].prefix, at[1][0] - at[0])):
+            some = [one for _, one in run]
+            (first, row), (last, _) = some[0], some[-1]
+            assert isinstance(own, Slots)
+            for prefix in row.needed[len(row.path) :]:
+                at = prefix.start - row.shared
+                for layer in range(own.heads.layers):
+                    stored = prefix.kv.stored(layer)
+                    for mine, theirs in zip((own.keys[layer], own.values[layer]), stored, strict=True):
+                        mine[first : last + 1, :, at : at + theirs.shape[1]] = theirs
+
+    def _deepest(self, prompt: Sequence[int]) -> Prefix | None:
+        """Return the deepest known prefix that a prompt begins with; the prompt's last token stays its own."""
+        deepest: Prefix | None = None
+        start = 0
+        while start < len(prompt) - 1:
+            for one in self._alive.get((deepest, prompt[start]), []):
+                end = start + len(one.tokens)
+                if end < len(prompt) and list(prompt[start:end]) == one.tokens:
+                    deepest, start = one, end
+                    break
+            else:
+                break
+        return deepest

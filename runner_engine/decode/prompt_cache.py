@@ -1,0 +1,157 @@
+"""Keys and values of earlier prompts, kept in blocks of places for later prompts that begin with the same tokens.
+
+A server often gets the same tokens again: the same question, the same instructions, the next turn of a conversation. A
+block holds the keys and values of 16 tokens; its key is these tokens and the block before it. A prompt's last block may
+be shorter, for exactly the same prompt. A row that enters gets copies in its own slot, so that attention reads it like
+any other row. When the cache is full, the blocks that were used longest ago are replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING
+
+import torch
+
+from runner_base.machine import MIB
+from runner_engine.kernels.shared_numbers import LANES
+from runner_engine.kv_cache.kv_cache import OwnKv
+from runner_engine.kv_cache.slots import Slots
+
+if TYPE_CHECKING:
+    from runner_engine.decode.rows import Row
+
+SHARE_OF_BUDGET = 0.125  # of the scheduler's tokens
+MAX_MIB = 256  # even with much memory: a server's memory should not grow for long
+
+Parent = int | bytes  # the number of the block before, or the digest of the row's prefix
+Key = tuple[Parent, tuple[int, ...]]
+
+
+@dataclass
+class _Block:
+    """A block of the store, with a number that no other block ever has."""
+
+    at: int
+    number: int
+    keys: list[Key] = field(default_factory=list)
+
+
+class PromptCache:
+    """Blocks of keys and values of prompts and answers, by their tokens."""
+
+    def __init__(self) -> None:
+        self._store: Slots | None = None  # a slot for each block
+        self._blocks: OrderedDict[int, _Block] = OrderedDict()  # by number, the one used last at the end
+        self._known: dict[Key, _Block] = {}
+        self._numbers = count()
+
+    @property
+    def tokens(self) -> int:
+        """The places that it takes."""
+        return len(self._blocks) * LANES
+
+    def forget(self) -> None:
+        """Free everything: rows need the memory."""
+        self._store = None
+        self._blocks.clear()
+        self._known.clear()
+
+    def find(self, row: Row) -> None:
+        """Note in a row which blocks hold the beginning of its pending tokens; valid until the next `keep`.
+
+        The last token always remains to be computed.
+        """
+        row.blocks, row.copied = [], 0
+        if not row.request.recurring or row.given is not None:
+            return
+        tokens = row.pending
+        end, start = len(tokens) - 1, 0
+        parent: Parent = _digest(row.prompt[: row.shared])
+        blocks: list[_Block] = []
+        while start < end:
+            block = self._known.get((parent, tuple(tokens[start : min(start + LANES, end)])))
+            if block is None:
+                break
+            blocks.append(block)
+            start, parent = min(start + LANES, end), block.number
+        self._touch(blocks)
+        row.blocks, row.copied = [block.at for block in blocks], start
+
+    def copy(self, row: Row, own: OwnKv, slot: int) -> None:
+        """Copy the blocks that `find` noted into the first places of a row's slot."""
+        if row.blocks and self._store is not None:
+            chosen = torch.tensor(row.blocks, device=own.heads.device)
+            for mine, theirs in self._pairs(own, slot):
+                theirs[:, : len(row.blocks)] = mine[chosen].transpose(0, 1)
+
+    def keep(self, row: Row, own: OwnKv, slot: int, budget_tokens: int) -> None:
+        """Keep the keys and values of a row: of its whole prompt, and of its answer in whole blocks."""
+        if not row.request.recurring or row.error is not None:
+            return
+        tokens = (row.prompt + row.tokens)[row.shared : row.shared + row.places]
+        if self._store is None:
+            slots = int(min(budget_tokens * SHARE_OF_BUDGET, MAX_MIB * MIB / own.heads.bytes_per_token)) // LANES
+            if not slots:
+                return
+            self._store = Slots(own.heads, slots, LANES)
+        prompt_end = len(row.prompt) - row.shared - 1  # so many tokens are looked up when the same prompt comes again
+        wanted = max(len(tokens) // LANES, -(-prompt_end // LANES))
+        parent: Parent = _digest(row.prompt[: row.shared])
+        used: list[_Block] = []
+        new: list[tuple[int, int]] = []  # block of the slot, and of the store
+        for at in range(min(wanted, self._store.slots)):
+            start, end = at * LANES, (at + 1) * LANES
+            keys: list[Key] = [(parent, tuple(tokens[start:end]))] if end <= len(tokens) else []
+            if start < prompt_end < end:  # the prompt ends in this block, whatever follows
+                keys.append((parent, tuple(tokens[start:prompt_end])))
+            block = self._known.get(keys[0])
+            if block is None:
+                block = self._new_block()
+                new.append((at, block.at))
+            for key in keys:
+                if key not in self._known:
+                    self._known[key] = block
+                    block.keys.append(key)
+            used.append(block)
+            self._touch(used[-1:])
+            parent = block.number
+        self._touch(used)
+        if new:
+            ours, stored = (torch.tensor(some, device=own.heads.device) for some in zip(*new, strict=True))
+            for mine, theirs in self._pairs(own, slot):
+                mine[stored] = theirs[:, ours].transpose(0, 1)
+
+    def _pairs(self, own: OwnKv, slot: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Go through all keys and values: the store's [block, KVH, LANES, W], and a slot's [KVH, block, LANES, W]."""
+        assert self._store is not None
+        for mine, theirs in zip((*self._store.keys, *self._store.values), own.tensors(slot), strict=True):
+            yield mine, theirs.view(own.heads.kv_heads, -1, LANES, own.heads.stored_width)
+
+    def _new_block(self) -> _Block:
+        """Return a free block; if there is none, the one that was used longest ago is replaced."""
+        assert self._store is not None
+        at = len(self._blocks)
+        if at == self._store.slots:
+            _, oldest = self._blocks.popitem(last=False)
+            for key in oldest.keys:
+                del self._known[key]
+            at = oldest.at
+        block = _Block(at, next(self._numbers))
+        self._blocks[block.number] = block
+        return block
+
+    def _touch(self, blocks: Sequence[_Block]) -> None:
+        """Note that blocks are used: a block stays longer than those after it, which cannot be found without it."""
+        for block in reversed(blocks):
+            self._blocks.move_to_end(block.number)
+
+
+def _digest(tokens: Sequence[int]) -> bytes:
+    """Return the digest of a prefix; its tokens, in the keys of each prompt after it, would take far more memory."""
+    return hashlib.sha256(array("q", tokens)).digest()

@@ -1,0 +1,234 @@
+"""What C and Python both rely on: the structures that Python fills and C reads, sizes, and the numbers of enums.
+
+`shared_numbers.h` exports the same numbers. A library in which one of them differs is not used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from enum import IntEnum
+
+from runner.config.sampling import PARAMETERS
+from runner_engine.checkpoints.pass_memory import SCALE_BYTES, THREAD_BUFFER_BYTES
+
+LANES = 16  # keys lie in blocks of this many places
+CACHE_LINE = 64  # pieces of a workspace begin at multiples of it
+MAX_GROUP = 16
+MAX_DIM = 512
+SHIFT = 128  # is added to quantized rows, so that they have no sign
+PRODUCT_PHASES = 3
+LAYER_PHASES = 4 * PRODUCT_PHASES + 5
+PHASE_BYTES = 128
+
+
+class WeightFormat(IntEnum):
+    """The layouts of weights."""
+
+    plain = 0
+    four_bit = 1
+    row_int8 = 2
+    weight_int8 = 3
+    int8_dynamic = 4
+    blocks = 5
+    groups = 6
+    int8_stored = 7
+    byte_blocks = 8  # blocks that are multiplied by rows in bytes
+    byte_groups = 9
+    four_bit_rows = 10  # of bitsandbytes, in the order in which it stores them
+
+
+class CodeType(IntEnum):
+    """What the codes of a matrix in groups are."""
+
+    integers = 0
+    table = 1  # of 16 values
+    e4m3 = 2  # float8
+
+
+class Refusal(IntEnum):
+    """Why C refuses a call, before it reads or writes anything (checks.h)."""
+
+    NO_TOKENS = 1
+    WRONG_HEADS = 2
+    WRONG_TOKEN_ID = 3
+    WRONG_POSITION = 4
+    WRONG_SLOT = 5
+    WRONG_PLACE = 6
+    WRONG_SEEN = 7
+    WRONG_FIRST = 8
+    WRONG_KEPT = 9
+    WRONG_PART = 10
+    WRONG_PART_TOKEN = 11
+    WRONG_PART_ROW = 12
+    WRONG_MATRIX = 13
+    SMALL_WORKSPACE = 14
+    NO_MEMORY = 15
+    MISSING_UNIT = 16
+
+
+_WORDS = {
+    Refusal.NO_TOKENS: "there are no tokens, or no logits are wanted",
+    Refusal.WRONG_HEADS: f"heads need 1 to {MAX_GROUP} queries each, and a width of 16, 32 … {MAX_DIM}",
+    Refusal.WRONG_TOKEN_ID: "the embedding has no row for the id of token {at}",
+    Refusal.WRONG_POSITION: "RoPE's table has no row for the position of token {at}",
+    Refusal.WRONG_SLOT: "there is no such slot as that of token {at}, or it is not in whole blocks",
+    Refusal.WRONG_PLACE: "the slot of token {at} has no such place",
+    Refusal.WRONG_SEEN: "token {at} sees more places than its slot has, or too few",
+    Refusal.WRONG_FIRST: "the window of token {at} begins before the first place",
+    Refusal.WRONG_KEPT: "entry {at} of the tokens to keep is not a token of the pass",
+    Refusal.WRONG_PART: "shared keys are not all in their arena",
+    Refusal.WRONG_PART_TOKEN: "entry {at} of those that see shared keys is not a token of the pass",
+    Refusal.WRONG_PART_ROW: "token {at} has no such row in a shared part",
+    Refusal.WRONG_MATRIX: "matrix or layer {at} has sizes or a format that this processor cannot multiply",
+    Refusal.SMALL_WORKSPACE: "the workspace is too small",
+    Refusal.NO_MEMORY: "there is no memory for the rows of a product",
+    Refusal.MISSING_UNIT: "the unit that it needs is not linked",
+}
+
+
+def error_of(refusal: int, function: str) -> Exception:
+    """Return what is wrong with a call, from the number that a function of C returned."""
+    reason = Refusal(refusal >> 32)
+    words = f"{function}: {_WORDS[reason].format(at=refusal & 0xFFFFFFFF)}"
+    return MemoryError(words) if reason is Refusal.NO_MEMORY else IndexError(words)
+
+
+def _fields(kind: type, *names: str) -> tuple[tuple[str, type], ...]:
+    return tuple((name, kind) for name in names)
+
+
+class KvArenaEntry(ctypes.Structure):
+    """A row of the table of arenas: kv_arena in attention.h."""
+
+    _fields_ = _fields(ctypes.c_int64, "keys", "values", "capacity")
+
+
+class Matrix(ctypes.Structure):
+    """matrix in matrices.h."""
+
+    _fields_ = (
+        *_fields(ctypes.c_void_p, "weight", "bias"),
+        *_fields(ctypes.c_int64, "outputs", "kind"),
+        *_fields(ctypes.c_void_p, "scale", "constants"),
+        ("block", ctypes.c_int64),
+        *_fields(ctypes.c_float, "threshold", "row_scale"),
+        ("tile_rows", ctypes.c_int64),
+        *_fields(ctypes.c_int64, "bits", "scale_type", "zero_point", "code_type"),
+    )
+
+
+class FusedModel(ctypes.Structure):
+    """fused_model in fused_structs.h."""
+
+    _fields_ = (
+        *_fields(
+            ctypes.c_int64, "layers", "hidden", "inner", "kv_heads", "group", "dim", "is_quantized", "has_int8_kv"
+        ),
+        *_fields(ctypes.c_int64, "embedding_rows", "positions", "attention_tile_rows"),
+        *_fields(ctypes.c_float, "epsilon", "scale"),
+        *_fields(ctypes.c_void_p, "embedding", "norm", "cos", "sin"),
+        ("head", Matrix),
+    )
+
+
+class FusedLayer(ctypes.Structure):
+    """fused_layer in fused_structs.h."""
+
+    _fields_ = (
+        *_fields(ctypes.c_void_p, "norm_in", "norm_mid", "norm_q", "norm_k"),
+        ("qkv", Matrix * 3),
+        ("out", Matrix),
+        ("gated", Matrix * 2),
+        ("down", Matrix),
+    )
+
+
+class SharedPart(ctypes.Structure):
+    """shared_part in fused_structs.h."""
+
+    _fields_ = (
+        ("arena", ctypes.c_void_p),
+        *_fields(ctypes.c_int64, "sees", "causal"),
+        ("chosen", ctypes.c_void_p),
+        *_fields(ctypes.c_int64, "first", "tokens"),
+        ("row_of", ctypes.c_void_p),
+    )
+
+
+class FusedTokens(ctypes.Structure):
+    """fused_tokens in fused_structs.h."""
+
+    _fields_ = (
+        ("arenas", ctypes.c_void_p),
+        *_fields(ctypes.c_int64, "slots", "tokens"),
+        *_fields(ctypes.c_void_p, "ids", "positions", "slot", "place", "seen"),
+        *_fields(ctypes.c_int64, "is_step", "kept"),
+        ("keep", ctypes.c_void_p),
+        ("parts", ctypes.c_int64),
+        *_fields(ctypes.c_void_p, "part", "workspace", "logits"),
+        ("workspace_bytes", ctypes.c_int64),
+    )
+
+
+STRUCTURES: dict[str, type[ctypes.Structure]] = {
+    "kv_arena": KvArenaEntry,
+    "matrix": Matrix,
+    "fused_model": FusedModel,
+    "fused_layer": FusedLayer,
+    "shared_part": SharedPart,
+    "fused_tokens": FusedTokens,
+}
+FOR_QUANTIZED = {
+    "THREAD_BUFFER_BYTES": THREAD_BUFFER_BYTES,
+    "SHIFT": SHIFT,
+}  # C has them only where it multiplies bytes
+
+
+class _Number(ctypes.Structure):
+    """shared_number in shared_numbers.h."""
+
+    _fields_ = (("name", ctypes.c_char_p), ("number", ctypes.c_int64))
+
+
+def of_python() -> dict[str, int]:
+    """Return the numbers by their names in C."""
+    sizes = {
+        "LANES": LANES,
+        "CACHE_LINE": CACHE_LINE,
+        "MAX_GROUP": MAX_GROUP,
+        "MAX_DIM": MAX_DIM,
+        "SCALE_BYTES": SCALE_BYTES,
+    }
+    phases = {"PRODUCT_PHASES": PRODUCT_PHASES, "LAYER_PHASES": LAYER_PHASES, "sizeof phase": PHASE_BYTES}
+    enums = {one.name.upper(): int(one) for enum in (WeightFormat, CodeType, Refusal) for one in enum}
+    parameters = {name.upper(): place for place, name in enumerate(PARAMETERS)}
+    numbers = sizes | phases | enums | parameters | FOR_QUANTIZED
+    for name, structure in STRUCTURES.items():
+        numbers[f"sizeof {name}"] = ctypes.sizeof(structure)
+        for field, *_ in structure._fields_:
+            numbers[f"{name}.{field}"] = getattr(structure, field).offset
+    return numbers
+
+
+def of_c(library: ctypes.CDLL) -> dict[str, int]:
+    """Return the numbers that a library exports; AttributeError where it exports none."""
+    try:
+        first = _Number.in_dll(library, "shared_numbers")
+    except ValueError as error:
+        raise AttributeError(str(error)) from error
+    table = ctypes.cast(ctypes.byref(first), ctypes.POINTER(_Number))
+    numbers: dict[str, int] = {}
+    while (name := table[len(numbers)].name) is not None:
+        numbers[name.decode()] = int(table[len(numbers)].number)
+    return numbers
+
+
+def differences(library: ctypes.CDLL) -> list[str]:
+    """Return in what a library differs from Python; nothing if it can be called."""
+    ours, theirs = of_python(), of_c(library)
+    optional = FOR_QUANTIZED.keys() - theirs.keys()
+    return [
+        f"{name} is {theirs.get(name, 'unknown')} in C and {ours.get(name, 'unknown')} in Python"
+        for name in sorted((ours.keys() | theirs.keys()) - optional)
+        if ours.get(name) != theirs.get(name)
+    ]

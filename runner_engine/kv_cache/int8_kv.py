@@ -1,0 +1,65 @@
+"""Keys and values in 8 bits, by torch: numbers to rows of bytes and back, and the blocks of the kernels' layout.
+
+A row is the `dim` bytes of a place and a head, and then the float32 scale by which they are multiplied. The kernels
+(kernels/kv_int8.h) compute the same bits and keep these rows in blocks of places.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from runner_engine.checkpoints.pass_memory import SCALE_BYTES
+from runner_engine.kernels.shared_numbers import LANES
+
+LARGEST = 127
+SMALLEST = 1e-30  # of a row's largest number; below it, LARGEST divided by it could be infinite
+
+
+def to_rows(numbers: torch.Tensor) -> torch.Tensor:
+    """Return numbers [..., D] as rows of bytes [..., D + 4]; the scale of a row with NaN or infinity is NaN."""
+    numbers = numbers.float()
+    most = numbers.abs().amax(dim=-1, keepdim=True)
+    largest = torch.full_like(most, LARGEST)  # for a number of Python, torch multiplies by the inverse
+    is_sound = most < torch.inf
+    factor = torch.where(is_sound & (most >= SMALLEST), largest / most, 0.0)
+    scale = torch.where(most >= SMALLEST, most / largest, 0.0).masked_fill_(~is_sound, torch.nan)
+    steps = (numbers * factor).round_().nan_to_num_(0.0)
+    bytes_of_scale = scale.flatten().contiguous().view(torch.int8).view(*numbers.shape[:-1], SCALE_BYTES)
+    return torch.cat((steps.to(torch.int8), bytes_of_scale), dim=-1)
+
+
+def to_numbers(rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return the numbers [..., D] of rows of bytes [..., D + 4]."""
+    scale = rows[..., -SCALE_BYTES:].contiguous().view(torch.float32)
+    return (rows[..., :-SCALE_BYTES].float() * scale).to(dtype)
+
+
+def rows_of_blocks(arena: torch.Tensor, pair: int, is_keys: bool) -> torch.Tensor:
+    """Return the rows [KVH, places, D + 4] of an arena's keys or values, as a copy.
+
+    pair: how many dimensions of a key, and places of a value, lie side by side.
+    """
+    numbers, scales = _by_place(arena, pair, is_keys)
+    kv_heads, places, width = arena.shape
+    return torch.cat(
+        (numbers.reshape(kv_heads, places, width - SCALE_BYTES), scales.reshape(kv_heads, places, SCALE_BYTES)), dim=-1
+    )
+
+
+def put_rows(arena: torch.Tensor, rows: torch.Tensor, pair: int, is_keys: bool) -> None:
+    """Put rows [KVH, places, D + 4] into the first places of an arena's keys or values."""
+    rows = torch.nn.functional.pad(rows, (0, 0, 0, -rows.shape[1] % LANES))
+    numbers, scales = _by_place(arena[:, : rows.shape[1]], pair, is_keys)
+    numbers.copy_(rows[..., :-SCALE_BYTES].reshape(numbers.shape))
+    scales.copy_(rows[..., -SCALE_BYTES:].reshape(scales.shape))
+
+
+def _by_place(arena: torch.Tensor, pair: int, is_keys: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return views of an arena's bytes and scales, place by place within each block."""
+    kv_heads, _, width = arena.shape
+    dim = width - SCALE_BYTES
+    blocks = arena.view(kv_heads, -1, LANES * width)
+    numbers, scales = blocks[..., : LANES * dim], blocks[..., LANES * dim :].view(kv_heads, -1, LANES, SCALE_BYTES)
+    if is_keys:
+        return numbers.view(kv_heads, -1, dim // pair, LANES, pair).transpose(2, 3), scales
+    return numbers.view(kv_heads, -1, LANES // pair, dim, pair).transpose(3, 4), scales

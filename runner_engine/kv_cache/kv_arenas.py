@@ -1,0 +1,136 @@
+"""A KV arena for each row: keys and values of all its layers in its own memory pages, for the kernels.
+
+An arena has as many places as its row may need; a place takes no memory before it is written. So a long row does not
+make short rows larger, and nothing is copied when rows grow, leave or change their slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from runner_engine.kernels import native
+from runner_engine.kernels.shared_numbers import LANES
+from runner_engine.kv_cache import int8_kv
+from runner_engine.kv_cache.kv_cache import Heads, OwnKv, rounded
+
+
+class KvArena:
+    """Keys and values of one row in all layers, in the kernels' layout (kernels/attention.h)."""
+
+    def __init__(self, heads: Heads, places: int) -> None:
+        self.capacity = rounded(places)
+        self.keys, self.values = heads.empty(2, heads.layers, heads.kv_heads, self.capacity).unbind()
+        self.address = [self.keys.data_ptr(), self.values.data_ptr(), self.capacity]
+        self.filled = 0  # places that were ever written, and so take memory
+
+
+class KvArenas(OwnKv):
+    """An arena for each row, as large as the row may need; arenas of rows that have left are reused."""
+
+    kernels: native.Kernels
+
+    def __init__(self, heads: Heads, kernels: native.Kernels) -> None:
+        self.heads, self.kernels = heads, kernels
+        self.arenas: list[KvArena] = []
+        self._spare: list[KvArena] = []  # their pages are allocated already, so a row starts faster in one of these
+        self._number()
+
+    @property
+    def table(self) -> torch.Tensor:
+        """Addresses and capacity of each arena."""
+        return self._table
+
+    @staticmethod
+    def cost(needs: Sequence[int]) -> int:
+        """Return the sum of their needs."""
+        return sum(map(rounded, needs))
+
+    @property
+    def held(self) -> int:
+        """Places that were ever written."""
+        return sum(arena.filled for arena in (*self.arenas, *self._spare))
+
+    def enter(self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int) -> None:
+        """Give each row that enters an arena."""
+        self.arenas[at:at] = [self._arena(need) for need in needs[at : at + count]]
+        self._number()
+
+    def leave(self, slot: int, active: int, is_sound: bool = True) -> None:
+        """Remove an arena; the last row gets its number."""
+        if is_sound:
+            self._spare.append(self.arenas[slot])
+        self.arenas[slot] = self.arenas[active - 1]
+        del self.arenas[active - 1]
+        self._number()
+
+    def lengthen(self, places: int, need: int) -> None:
+        """Do nothing: an arena has all places that its row may need."""
+
+    def fill(self, slot: int, places: int) -> None:
+        """Note how many places of an arena hold tokens."""
+        self.arenas[slot].filled = max(self.arenas[slot].filled, places)
+
+    def keep_spare(self, most: int) -> bool:
+        """Free arenas that no row uses, the longest unused first."""
+        before = len(self._spare)
+        while self._spare and sum(arena.filled for arena in self._spare) > most:
+            self._spare.pop(0)
+        return len(self._spare) < before
+
+    def write(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, place: torch.Tensor
+    ) -> None:
+        """Put keys and values [T, KVH, D] of a layer into their arenas and places."""
+        keys, values, heads, tokens = keys.contiguous(), values.contiguous(), self.heads, len(slot)
+        heads.check_layer(layer)
+        shape = tokens, heads.kv_heads, heads.dim
+        self.kernels(
+            heads.kernel("store"), heads.dtype, *(native.pointer(one, heads.dtype, *shape) for one in (keys, values)),
+            self.table.data_ptr(), len(self.table), layer, heads.kv_heads, heads.dim, tokens,
+            native.pointer(slot, torch.int32, tokens), native.pointer(place, torch.int32, tokens),
+        )  # fmt: skip
+
+    def stored(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values [KVH, places, W] of a row, as copies in the usual layout."""
+        arena, pair = self.arenas[slot], self._pair
+        kv_heads, dim = self.heads.kv_heads, self.heads.dim
+        if self.heads.is_int8:
+            keys = int8_kv.rows_of_blocks(arena.keys[layer][:, : rounded(places)], pair, is_keys=True)
+            values = int8_kv.rows_of_blocks(arena.values[layer][:, : rounded(places)], pair, is_keys=False)
+            return keys[:, :places], values[:, :places]
+        keys = arena.keys[layer].view(kv_heads, -1, dim // pair, LANES, pair).permute(0, 1, 3, 2, 4)
+        values = arena.values[layer].view(kv_heads, arena.capacity // pair, dim, pair).transpose(2, 3)
+        keys, values = keys[:, : -(-places // LANES)], values[:, : -(-places // pair)]
+        return keys.reshape(kv_heads, -1, dim)[:, :places], values.reshape(kv_heads, -1, dim)[:, :places]
+
+    def put_stored(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Put keys and values [KVH, places, W] into the first places of the first arena."""
+        if self.heads.is_int8:
+            int8_kv.put_rows(self.arenas[0].keys[layer], keys, self._pair, is_keys=True)
+            int8_kv.put_rows(self.arenas[0].values[layer], values, self._pair, is_keys=False)
+        else:
+            place = torch.arange(keys.shape[1], dtype=torch.int32)
+            self.write(layer, keys.transpose(0, 1), values.transpose(0, 1), torch.zeros_like(place), place)
+
+    @property
+    def _pair(self) -> int:
+        """How many dimensions of a key, and places of a value, lie side by side."""
+        return 2 if self.heads.dtype == torch.bfloat16 else 1
+
+    def tensors(self, slot: int) -> list[torch.Tensor]:
+        """Return keys of all layers, then values, in blocks of places."""
+        return [*self.arenas[slot].keys, *self.arenas[slot].values]
+
+    def _arena(self, need: int) -> KvArena:
+        """Return the smallest unused arena that is large enough, but not far too large; else a new one."""
+        fitting = [arena for arena in self._spare if rounded(need) <= arena.capacity <= 2 * rounded(need)]
+        if not fitting:
+            return KvArena(self.heads, need)
+        best = min(fitting, key=lambda arena: arena.capacity)
+        self._spare.remove(best)
+        return best
+
+    def _number(self) -> None:
+        self._table = torch.tensor([arena.address for arena in self.arenas], dtype=torch.int64).view(-1, 3)

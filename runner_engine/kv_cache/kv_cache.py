@@ -1,0 +1,183 @@
+"""The KV cache of the scheduler: the shape of its heads, its size, and the interface of its stores."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from runner.config.generation import KvCache
+from runner_base.machine import MIB
+from runner_engine.checkpoints.pass_memory import SCALE_BYTES, head_bytes
+from runner_engine.kernels import native
+from runner_engine.kernels.shared_numbers import LANES, MAX_DIM, MAX_GROUP
+from runner_engine.kv_cache import int8_kv
+from runner_engine.kv_cache.windows import Window
+from runner_engine.memory.memory import free_mib
+
+SHARE_OF_MEMORY = 0.5  # of free memory is for keys and values; activations need memory, too
+# a row may fill far fewer places than it may need: the system need not reserve memory for all of them
+NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+
+
+@dataclass
+class Heads:
+    """The shape of stored keys and values: the same in all layers; smaller heads of a layer are padded."""
+
+    layers: int
+    kv_heads: int
+    group: int  # query heads for each key-value head
+    dim: int
+    dtype: torch.dtype
+    device: torch.device
+    windows: tuple[Window | None, ...] = ()  # of each layer, None = it sees everything; empty if they are unknown
+    plain_softmax: bool = True  # no layer has a cap or sinks
+    kv_cache: KvCache = KvCache.as_model
+    attention_tile_rows: int = 0  # of attention to shared keys: 0 = vectors (shared_attention.py)
+    by_sdpa: bool = False  # attention by torch's SDPA (device_attention.py) and not by kernels or single operations
+    page: int = 0  # places of a page where a decoding step reads pages by a table (paged_slots.py); 0: it does not
+    note: str = ""  # for a job's result, from the trial that found this
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether keys and values are stored in 8 bits."""
+        return self.kv_cache is KvCache.int8
+
+    @property
+    def in_pages(self) -> bool:
+        """Whether a decoding step reads pages: shared ones by many rows."""
+        return self.page > 0 and not self.is_int8
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """The number format of stored keys and values."""
+        return torch.int8 if self.is_int8 else self.dtype
+
+    @property
+    def stored_width(self) -> int:
+        """How many numbers of this format a key or a value takes, with its scale if it has one."""
+        return self.dim + SCALE_BYTES if self.is_int8 else self.dim
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Keys and values of one token in all layers."""
+        return 2 * self.layers * self.kv_heads * head_bytes(self.dim, self.dtype.itemsize, self.kv_cache)
+
+    def kernel(self, name: str) -> str:
+        """Return the name of a kernel that reads or writes keys and values as they are stored."""
+        return f"{name}_int8" if self.is_int8 else name
+
+    def to_stored(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Return keys or values [..., D] as they are stored [..., W]."""
+        return int8_kv.to_rows(numbers) if self.is_int8 else numbers
+
+    def to_numbers(self, stored: torch.Tensor) -> torch.Tensor:
+        """Return stored keys or values [..., W] as numbers [..., D] of the model."""
+        return int8_kv.to_numbers(stored, self.dtype) if self.is_int8 else stored
+
+    def check_layer(self, layer: int) -> None:
+        """Reject the number of a layer for which nothing is stored: C would go beyond the memory."""
+        if not 0 <= layer < self.layers:
+            raise IndexError(f"layer {layer}: keys and values are stored for {self.layers} layers")
+
+    def empty(self, *rows: int) -> torch.Tensor:
+        """Return zeros [*rows, W]: a masked key must still be a number."""
+        shape = (*rows, self.stored_width)
+        size = math.prod(shape) * self.stored_dtype.itemsize
+        if self.device.type != "cpu" or not size:
+            return torch.zeros(shape, dtype=self.stored_dtype, device=self.device)
+        # its own pages: they take no memory until they are written, and are freed with the tensor
+        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE)
+        return torch.frombuffer(pages, dtype=self.stored_dtype).view(shape)
+
+
+def kernels_for(heads: Heads) -> native.Kernels | None:
+    """Return the kernels if they are available and support such heads on such a device."""
+    has_format = heads.dtype in native.FORMATS
+    has_shape = heads.group <= MAX_GROUP and heads.dim <= MAX_DIM and heads.dim % LANES == 0
+    is_here = heads.device.type == "cpu" and not heads.by_sdpa
+    return native.kernels() if has_format and has_shape and is_here else None
+
+
+def room_tokens(heads: Heads, held: int = 0) -> int:
+    """Return for how many tokens' keys and values there is memory, those that are stored already included."""
+    return int((free_mib(heads.device) * MIB / heads.bytes_per_token + held) * SHARE_OF_MEMORY)
+
+
+class OwnKv(ABC):
+    """The rows' own keys and values, by slot: a place for each token. Active rows have the first slots."""
+
+    heads: Heads
+    kernels: native.Kernels | None = None
+
+    @property
+    @abstractmethod
+    def table(self) -> torch.Tensor:
+        """The addresses that the kernels need of each row: int64 [slot, 3], see `kv_arena` in kernels/attention.h."""
+
+    @staticmethod
+    @abstractmethod
+    def cost(needs: Sequence[int]) -> int:
+        """Return how many places rows take together that may fill so many each."""
+
+    @property
+    @abstractmethod
+    def held(self) -> int:
+        """The memory it takes, in tokens; on a CPU, places that were never written take none."""
+
+    @abstractmethod
+    def enter(self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int) -> None:
+        """Insert `count` rows at slot `at`; the rows that were there move behind them.
+
+        needs, held: how many places each row may fill, and how many it fills after this pass, in the new order. most:
+        the largest expected number of rows.
+        """
+
+    @abstractmethod
+    def leave(self, slot: int, active: int, is_sound: bool = True) -> None:
+        """Remove a row; the last active row moves into its slot. is_sound: the row has no NaN in its slot."""
+
+    @abstractmethod
+    def lengthen(self, places: int, need: int) -> None:
+        """Make room for so many places in each slot; the longest row may need up to `need`."""
+
+    @abstractmethod
+    def fill(self, slot: int, places: int) -> None:
+        """Note how many places of a slot hold tokens."""
+
+    @abstractmethod
+    def keep_spare(self, most: int) -> bool:
+        """Keep at most so much unused memory, in tokens; return whether some was freed."""
+
+    @abstractmethod
+    def write(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, place: torch.Tensor
+    ) -> None:
+        """Put keys and values [T, KVH, D] of a layer into their slots and places (both int32 [T])."""
+
+    @abstractmethod
+    def stored(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values [KVH, places, W] of a row as they are stored, place by place."""
+
+    @abstractmethod
+    def put_stored(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Put keys and values [KVH, places, W] that `stored` returned into the first places of the first slot."""
+
+    def read(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values [KVH, places, D] of a row."""
+        keys, values = self.stored(layer, slot, places)
+        return self.heads.to_numbers(keys), self.heads.to_numbers(values)
+
+    @abstractmethod
+    def tensors(self, slot: int) -> list[torch.Tensor]:
+        """Return keys of all layers, then values, each [KVH, capacity, W] in the store's layout."""
+
+
+def rounded(places: int, block: int = LANES) -> int:
+    """Return a number of places rounded up to whole blocks."""
+    return -(-places // block) * block

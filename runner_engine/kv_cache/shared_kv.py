@@ -1,0 +1,64 @@
+"""Stores for keys and values: the choice between the two kinds, and prefixes that many rows read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from runner_engine.kernels import native
+from runner_engine.kv_cache.kv_arenas import KvArenas
+from runner_engine.kv_cache.kv_cache import Heads, OwnKv, rounded
+from runner_engine.kv_cache.paged_slots import PagedSlots
+from runner_engine.kv_cache.prefix import Prefix
+from runner_engine.kv_cache.slots import Slots
+
+
+def own_kv(
+    heads: Heads, kernels: native.Kernels | None, needs: Sequence[int] = (), prefixes: Sequence[Prefix | None] = ()
+) -> OwnKv:
+    """Return a store with rows that may fill so many places each, and continue prefixes that are complete."""
+    store: OwnKv = PagedSlots(heads) if heads.in_pages and kernels is None else _store(heads, kernels)
+    if needs:
+        store.enter(0, len(needs), needs, needs, len(needs))
+    if isinstance(store, PagedSlots):
+        for slot, prefix in enumerate(prefixes):
+            store.begin(slot, 1, prefix)
+    return store
+
+
+def own_cost(heads: Heads, kernels: native.Kernels | None, needs: Sequence[int]) -> int:
+    """Return how many places rows take together in such a store that may fill so many each."""
+    if kernels is not None:
+        return KvArenas.cost(needs)
+    return Slots.cost([rounded(need, heads.page) for need in needs] if heads.in_pages else needs)
+
+
+def _store(heads: Heads, kernels: native.Kernels | None) -> OwnKv:
+    return Slots(heads) if kernels is None else KvArenas(heads, kernels)
+
+
+class SharedKv:
+    """Keys and values that many rows read: the first places of a store with a single row."""
+
+    def __init__(self, store: OwnKv, length: int) -> None:
+        self.store, self.length = store, length
+
+    @classmethod
+    def empty(cls, heads: Heads, length: int, kernels: native.Kernels | None) -> SharedKv:
+        """Make room for a prefix, in the layout in which it will be read."""
+        store = _store(heads, kernels)
+        store.enter(0, 1, [length], [length], 1)
+        return cls(store, length)
+
+    def stored(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values [KVH, L, W] of a layer as they are stored."""
+        return self.store.stored(layer, 0, self.length)
+
+    def read(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values [KVH, L, D] of a layer."""
+        return self.store.read(layer, 0, self.length)
+
+    def beginning(self, length: int) -> SharedKv:
+        """Return the first `length` places, in the same store."""
+        return SharedKv(self.store, length)

@@ -1,0 +1,349 @@
+"""The local engine: a transformers model on this machine, decoded by the scheduler, or else in static batches.
+
+README.md beside this file lists the routes that a request may take, and in which order they are tried.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+
+from runner.config.generation import Speculate, require_plain_kv
+from runner.config.model import Attention
+from runner.config.profiles import notes as profile_notes
+from runner.engines.kinds import BaseCache
+from runner_base.processor import left_out
+from runner_base.result import FinishReason
+from runner_engine.attention import device_attention, shared_attention
+from runner_engine.checkpoints.footprint import PACKED_SHARE
+from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.decode import branches
+from runner_engine.decode.compat_probe import (
+    Incompatible,
+    probe_fused_forward,
+    probe_heads,
+    rope_stable_length,
+    sliding_window,
+)
+from runner_engine.decode.fast_layers import FastLayers, choices_for, ways_of
+from runner_engine.decode.fused_forward import FusedForward
+from runner_engine.decode.norms import GpuNorms
+from runner_engine.decode.prefix_tree import ConversationCache
+from runner_engine.decode.prompt_cache import PromptCache
+from runner_engine.decode.rows import Admission, Row, own_generation, stop_tokens
+from runner_engine.decode.scheduler import Scheduler
+from runner_engine.decode.speculation import Speculation
+from runner_engine.decode.static_batches import BY_GENERATE, Batching, StaticBatches
+from runner_engine.decode.static_probe import probe_batching
+from runner_engine.decode.stopping import Stopping
+from runner_engine.devices import gpu
+from runner_engine.kv_cache.kv_cache import Heads, kernels_for
+from runner_engine.local.capabilities import capabilities_of
+from runner_engine.local.kept_trials import KeptTrials
+from runner_engine.local.rates import arithmetic_of
+from runner_engine.matmul.autotune import Choice
+from runner_engine.matmul.products import requested
+from runner_engine.memory.own_memory import note_cuda, restart_cuda
+from runner_engine.models.load import Loaded, adapt, load_base, release
+from runner_engine.models.vocabulary import rows_of
+from runner_engine.sessions.arithmetic import Arithmetic
+from runner_engine.sessions.base import Capability, EngineReport, Event, Request, RequestId
+from runner_engine.sessions.session import Session
+from runner_engine.sessions.stats import EngineStats
+
+KV_IN_INT8 = "int8, a float32 scale for each head and place"
+STATIC_ROWS = 16  # of a static batch, where the number is ours to choose
+
+
+class LocalEngine:
+    """Runs the model that the groups model, quantization, lora and rope describe."""
+
+    def __init__(
+        self, resolved: ResolvedJob, bases: BaseCache | None = None, packed_share: float = PACKED_SHARE
+    ) -> None:
+        self.config, self.capabilities, self._resolved = resolved.config, capabilities_of(resolved.config), resolved
+        # a mistake is said before the model is loaded
+        requested(), shared_attention.requested(), device_attention.requested(), left_out()
+        self._packed_share = packed_share
+        self._products: dict[torch.dtype, Choice] | None = None
+        self._shared_attention: Choice | None = None
+        self.stats = EngineStats()
+        self.conversations, self.prompts = ConversationCache(), PromptCache()
+        self.speculation = self._speculation()
+        self._owns_bases = bases is None
+        self._bases = bases or BaseCache()
+        self._loaded: Loaded | None = None
+        self._heads: Heads | None = None
+        self._rejection: str | None = None  # why the scheduler cannot serve the model, once known
+        self._batching: Batching | None = None
+        self._fast_layers: FastLayers | GpuNorms | None = None
+        self.fused: FusedForward | None = None  # for a plain model on a CPU
+
+    def load(self) -> EngineReport:
+        """Load the model unless it is loaded, and describe it."""
+        self._loaded = loaded = self._loaded or self._load()
+        heads = self.heads(loaded)
+        decoding = str(self.batching(loaded)) if heads is None else "in a stream"
+        if heads is not None and heads.by_sdpa:
+            decoding += ", attention by SDPA" + (" to pages" if heads.in_pages else "")
+        elif heads is not None and heads.device.type == "cpu" and kernels_for(heads) is None:
+            decoding += ", by torch alone"
+        generation, own = self.config.generation, own_generation(loaded.model)
+        facts = {"decoding": decoding, "sampling": generation.describe(own)}
+        if heads is not None:
+            facts |= {"kv_cache": KV_IN_INT8} if heads.is_int8 else {}
+            facts |= ways_of(loaded.model, heads, self.products(loaded, heads), self._shared_attention)
+        notes, tokenizer = loaded.notes + generation.ignored_settings_notes(own), loaded.tokenizer
+        notes += profile_notes(self.config.profile, loaded.device.type) + ([heads.note] if heads and heads.note else [])
+        return EngineReport(
+            dict(loaded.metrics),
+            loaded.facts | facts,
+            notes,
+            bos_token=tokenizer.bos_token_id,
+            has_chat_template=bool(tokenizer.chat_template),
+        )
+
+    @property
+    def loaded(self) -> Loaded:
+        """The loaded model."""
+        assert self._loaded is not None, "load() or open() comes first"
+        return self._loaded
+
+    def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
+        """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
+        return self.admission.encode(request)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids as part of a longer text, with special tokens."""
+        return self.admission.decode(ids)
+
+    def open(self, batch_size: int | None = None) -> LocalSession:
+        """Open a session for requests; one thread at a time may step the sessions of an engine."""
+        self.load()
+        if not self.stats.peak_pass_tokens:
+            restart_cuda(self.loaded)
+        return LocalSession(self, self.loaded, batch_size)
+
+    def arithmetic(self) -> Arithmetic | None:
+        """Return the loaded model in numbers."""
+        return arithmetic_of(self.loaded, self.config.generation.kv_cache)
+
+    def close(self) -> None:
+        """Remove the adapter; free the base model, unless the next job reuses it."""
+        if self._fast_layers is not None:
+            self._fast_layers.restore()
+            self.stats.packed_mib = 0.0
+        self.conversations, self.prompts = ConversationCache(), PromptCache()
+        self.speculation = self._speculation()
+        if self._loaded is not None and not (release(self._loaded, self.config) and not self._owns_bases):
+            self._bases.clear()
+        self._loaded = self._heads = self._rejection = self._batching = None
+        self._fast_layers = self.fused = self._products = self._shared_attention = None
+        vars(self).pop("admission", None), vars(self).pop("_trials", None)
+        gpu.free_unused()
+
+    # --------------------------------------------------------------------------------- what its sessions need
+
+    @cached_property
+    def admission(self) -> Admission:
+        """Turns requests into rows; all sessions share it and its tokenizer."""
+        loaded = self.loaded
+        window = getattr(loaded.model.config.get_text_config(), "sliding_window", None)  # branches cannot slide
+        room, own = loaded.metrics["max_positions"], own_generation(loaded.model)
+        return Admission(
+            self.config, loaded.tokenizer, self.config.model.name, room, window, own, rows_of(loaded.model)
+        )
+
+    @cached_property
+    def _trials(self) -> KeptTrials:
+        return KeptTrials(self._resolved, self.loaded)
+
+    def heads(self, loaded: Loaded) -> Heads | None:
+        """Return the heads that the scheduler needs; None, with a note, where it cannot serve the model."""
+        if self._heads is None and self._rejection is None:
+            wanted = self._resolved.files.model.attention
+            try:
+                if wanted is not Attention.auto:
+                    raise Incompatible(f"model.attention={wanted.value} was requested")
+                found = self._trials.heads() or self._trials.keep_heads(probe_heads(loaded))
+                heads = replace(found, kv_cache=self.config.generation.kv_cache)
+                self._shared_attention = shared_attention.choose(heads, kernels_for(heads))
+                tile_rows = 0 if self._shared_attention is None else self._shared_attention.tile_rows
+                self._heads = replace(heads, attention_tile_rows=tile_rows)
+                self._trials.ways = ways_of(loaded.model, heads, self.products(loaded, heads), self._shared_attention)
+            except Incompatible as reason:
+                self._rejection = str(reason)
+        if self._rejection is not None:
+            self.require_plain_kv(self._rejection)
+            self.note_batching(self.batching(loaded), self._rejection)
+        return self._heads
+
+    def batching(self, loaded: Loaded) -> Batching:
+        """Return the batching of rows that the scheduler cannot serve; ConfigError if no batching works."""
+        if self._batching is None:
+            self._batching = probe_batching(loaded, f"model.name={self.config.model.name}")
+        return self._batching
+
+    def products(self, loaded: Loaded, heads: Heads) -> dict[torch.dtype, Choice]:
+        """Return the way of products with weights of each dtype; nothing on a GPU."""
+        if self._products is None:
+            is_here = heads.device.type == "cpu"
+            self._products = choices_for(loaded.model, kernels_for(heads), self._packed_share) if is_here else {}
+        return self._products
+
+    def install_fast_kernels(self, loaded: Loaded, heads: Heads) -> None:
+        """Replace layers' functions by faster ones, once."""
+        if self._fast_layers is None and heads.device.type == "cuda":
+            self._fast_layers = GpuNorms(loaded.model)
+        elif self._fast_layers is None and heads.device.type == "cpu":
+            fast = FastLayers(loaded.model, kernels_for(heads), self.products(loaded, heads))
+            self._fast_layers, quantized = fast, fast.quantized
+            self.stats.notes += fast.notes
+            if self._shared_attention is not None and self._shared_attention.note:
+                self.stats.notes.append(self._shared_attention.note)
+            self.stats.packed_mib = fast.packed_mib
+            if quantized.exchanged and not quantized.left:
+                loaded.metrics["unpacked_mib"] = quantized.workspace_mib
+            self.fused = probe_fused_forward(loaded, heads, fast.matrices, self._trials.is_fused_right())
+            self._trials.keep_fused(self.fused is not None)
+            self.stats.rows_are_independent = self.fused is not None and self.fused.is_by_row
+            is_plain = self.fused is None and not (quantized.exchanged or quantized.left)
+            has_kernels = kernels_for(heads) is not None  # these read a token in the order in which they decode it
+            self.stats.can_continue = has_kernels and (is_plain or self.stats.rows_are_independent)
+
+    def _load(self) -> Loaded:
+        base, reused = self._bases.get(self._resolved, load_base)
+        try:
+            loaded = adapt(base, self._resolved)
+        except BaseException:
+            self._bases.clear()  # it may have half an adapter
+            raise
+        loaded.metrics["base_loads"] = 0 if reused else 1
+        self.stats.load_s += loaded.metrics["load_s"]
+        return loaded
+
+    def require_plain_kv(self, why: str) -> None:
+        """Raise ConfigError if rows cannot be decoded by the scheduler, whose keys and values were to be in 8 bits."""
+        require_plain_kv(self.config.generation, why)
+
+    def _speculation(self) -> Speculation:
+        return Speculation(self.stats, self.config.generation.speculate == Speculate.auto)
+
+    def note_batching(self, batching: Batching, reason: str) -> None:
+        """Note once that rows are decoded in static batches, and why."""
+        note = f"decoding uses {batching} (slower): {reason}{'; and ' * bool(batching.why)}{batching.why}"
+        if note not in self.stats.notes:
+            self.stats.notes.append(note)
+
+
+class LocalSession(Session):
+    """Sends rows to the scheduler, or to static batches where needed; requests with branches run one by one."""
+
+    def __init__(self, engine: LocalEngine, loaded: Loaded, batch_size: int | None) -> None:
+        super().__init__(engine.capabilities)
+        self.engine, self.loaded, self.admission = engine, loaded, engine.admission
+        self.stopping = Stopping(loaded.tokenizer, stop_tokens(loaded.model, loaded.tokenizer), self.admission.tags)
+        self.size = batch_size or engine.config.generation.batch_size
+        # checked here and not for each request: during a pass, the model's attention has another name
+        self.branches_rejection = (
+            branches.rejection_reason(loaded.model) if Capability.branches in engine.capabilities else None
+        )
+        self.branches: deque[list[Row]] = deque()
+        self.mentioned: list[list[int]] = []  # prompts that the next rows share beginnings with
+        self.scheduler: Scheduler | None = None
+        self.static: dict[Batching, StaticBatches] = {}
+
+    @property
+    def _decoders(self) -> list[Scheduler | StaticBatches]:
+        return [*([] if self.scheduler is None else [self.scheduler]), *self.static.values()]
+
+    def mention(self, requests: Sequence[Request]) -> None:
+        """Let the prompts of requests that are answered already count where new ones look for shared beginnings."""
+        self.mentioned += [ids for one in requests for ids in [self.admission.encode(one)[1]] * one.n]
+
+    def _admit(self, request: Request) -> list[Row]:
+        if request.branches and self.branches_rejection is not None:
+            raise self.branches_rejection
+        return self.admission.rows(request)
+
+    def _advance(self, arrived: list[list[Row]], cancelled: set[RequestId]) -> list[Event]:
+        events: list[Event] = []
+        rows: list[Row] = []
+        for some in arrived:
+            if some[0].request.branches:
+                self.branches.append(some)
+            elif some[0].error is not None:
+                events += [row.completion(FinishReason.error, 0.0) for row in some]
+            else:
+                for row in some:
+                    self.stopping.drop_impossible(row)
+                    reason = self.stopping.finish_reason(row) if row.tokens else None
+                    if reason is None:
+                        rows.append(row)
+                    else:  # an answer that was begun, and whose last token had come
+                        events.append(self.stopping.completion(row, reason, 0.0))
+                        self.mentioned.append(row.prompt)
+        if rows:
+            self._route(rows)
+        if cancelled:
+            ended = [rows for rows in self.branches if rows[0].request.id in cancelled]
+            events += [branches.unanswered(rows, FinishReason.cancelled) for rows in ended]
+            self.branches = deque(rows for rows in self.branches if rows[0].request.id not in cancelled)
+            for decoder in self._decoders:
+                events += decoder.cancel(cancelled)
+        if self.branches:
+            events.append(branches.complete(self.loaded, self.branches.popleft(), self.engine.stats, self.stopping))
+        for decoder in self._decoders:
+            if decoder.is_busy:
+                events += decoder.step()
+        if not any(decoder.is_busy for decoder in self._decoders):
+            note_cuda(self.engine.stats, self.loaded)
+        return events
+
+    def _route(self, rows: list[Row]) -> None:
+        """Send rows to the scheduler where it serves the model, and rows that are too long for it to static batches."""
+        engine, loaded, longest = self.engine, self.loaded, max(row.need for row in rows)
+        heads, stable_length = engine.heads(loaded), rope_stable_length(loaded)
+        window = math.inf if heads is not None and heads.windows else sliding_window(loaded)
+        if longest > stable_length:
+            why = f"its rotary embedding changes after {stable_length} tokens, and {longest} were requested"
+            engine.require_plain_kv(why)
+            engine.note_batching(BY_GENERATE, why)
+            self._batches(BY_GENERATE).add([row for row in rows if row.need > stable_length])
+            rows = [row for row in rows if row.need <= stable_length]
+        if heads is None:
+            if rows:
+                self._batches(engine.batching(loaded)).add(rows)
+            return
+        if too_long := [row for row in rows if row.need > window]:
+            longest = max(row.need for row in too_long)
+            why = f"its attention slides over {window} tokens, and {longest} were requested"
+            engine.require_plain_kv(why)
+            engine.note_batching(engine.batching(loaded), why)
+            self._batches(engine.batching(loaded)).add(too_long)
+        if fitting := [row for row in rows if row.need <= window]:
+            if self.scheduler is None:
+                self.engine.install_fast_kernels(self.loaded, heads)
+                shared = self.engine.conversations, self.engine.prompts, self.engine.speculation
+                self.scheduler = Scheduler(self.loaded, heads, self.engine.stats, self.stopping, self.size, *shared)
+                self.scheduler.forward.fused = self.engine.fused
+            self.scheduler.add(fitting, self.mentioned)
+            self.mentioned = []
+
+    def _batches(self, batching: Batching) -> StaticBatches:
+        """Return the static batches of this kind."""
+        if batching not in self.static:
+            stats, size = self.engine.stats, self.size or STATIC_ROWS
+            self.static[batching] = StaticBatches(self.loaded, size, stats, self.stopping, batching)
+        return self.static[batching]
+
+    def _drop(self) -> None:
+        self.branches.clear()
+        for decoder in self._decoders:
+            decoder.close()
+        note_cuda(self.engine.stats, self.loaded)

@@ -1,0 +1,97 @@
+"""What trials of a model have shown, kept beside the kernels, so that a process that starts need not try it again.
+
+A file holds what was tried with one model: its files by their content, all keys that change what is computed, our own
+code and kernels, the libraries' versions, the machine and the variables that choose between ways. If any of these
+changes, another file is looked for, and the trials run. Only what a trial has found to be right is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import runner
+from runner.config.groups import packages_of
+from runner_base import kept, machine
+from runner_engine.attention.interface import register
+from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.kernels import native
+from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache.windows import Window
+from runner_engine.models.load import Loaded
+
+CODE = ("engines", "models", "quantization")  # the folders whose code the trials run
+CHOOSING = ("RUNNER_", "ONEDNN_", "DNNL_", "ATEN_", "OMP_", "MKL_", "TORCH")  # beginnings of variables
+
+
+class KeptTrials:
+    """What trials of a model have shown; nothing where the model's content is not known or nothing can be kept."""
+
+    def __init__(self, resolved: ResolvedJob, loaded: Loaded) -> None:
+        """Read what is kept; the load has set the number of threads."""
+        self.ways: dict[str, str] = {}  # of products and of attention, which measurements have chosen
+        self._file: Path | None = None
+        kernels = native.kernels() if loaded.device.type == "cpu" else None
+        config, files = resolved.config, resolved.files
+        is_own = files.hashes and not files.model.trust_remote_code and not packages_of(config)
+        if is_own and kernels is not None and kernels.is_kept:
+            tried = (config.model, config.quantization, config.lora, config.rope, config.generation.kv_cache)
+            library = kernels.file.name.partition(".")[0]  # whichever of its units are built so far
+            around = machine.name(), machine.versions(), torch.get_num_threads(), library, _code()
+            chosen = sorted(pair for pair in os.environ.items() if pair[0].startswith(CHOOSING))
+            key = repr((sorted(files.hashes.items()), tried, around, chosen))
+            self._file = kernels.file.with_name(f"trials-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json")
+        self._shown = {} if self._file is None else kept.read(self._file)
+
+    def heads(self) -> Heads | None:
+        """Return the shape of the model's attention that a trial has found right; None if it must be tried."""
+        try:
+            found = dict(self._shown["heads"])
+            dtype = getattr(torch, found.pop("dtype"))
+            windows = tuple(None if one is None else Window(**one) for one in found.pop("windows"))
+            heads = Heads(**found, dtype=dtype, device=torch.device("cpu"), windows=windows)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+        register()  # as the trial does
+        return heads
+
+    def keep_heads(self, heads: Heads) -> Heads:
+        """Keep the shape that a trial has found right, on a CPU by its kernels, and return it."""
+        if heads.device.type == "cpu" and not heads.by_sdpa:
+            names = "layers", "kv_heads", "group", "dim", "plain_softmax", "note"
+            found: dict[str, Any] = {name: getattr(heads, name) for name in names}
+            found["dtype"] = str(heads.dtype).removeprefix("torch.")
+            found["windows"] = [None if one is None else asdict(one) for one in heads.windows]
+            self._keep("heads", found)
+        return heads
+
+    def is_fused_right(self) -> bool:
+        """Whether the forward pass in a single call, by these ways, has given the model's logits."""
+        return self._shown.get("fused") == repr(self.ways)
+
+    def keep_fused(self, is_right: bool) -> None:
+        """Keep whether it has."""
+        if is_right:
+            self._keep("fused", repr(self.ways))
+
+    def _keep(self, name: str, shown: Any) -> None:
+        if self._file is None or self._shown.get(name) == shown:
+            return
+        self._shown[name] = shown
+        kept.keep(self._file, self._shown)
+
+
+@cache
+def _code() -> str:
+    """Return a hash of the code that the trials run: a change of it may change what they show."""
+    whole = hashlib.sha256()
+    for folder in CODE:
+        for file in sorted((Path(runner.__file__).parent / folder).rglob("*.py")):
+            whole.update(file.read_bytes())
+    return whole.hexdigest()

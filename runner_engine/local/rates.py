@@ -1,0 +1,136 @@
+"""The limits of this machine, measured in the engine's process and with its threads."""
+
+from __future__ import annotations
+
+import mmap
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from runner.config.generation import KvCache
+from runner_base.machine import MIB
+from runner_engine.checkpoints.pass_memory import head_bytes
+from runner_engine.kernels import native
+from runner_engine.matmul.onednn import by_onednn, packing_problem
+from runner_engine.matmul.panels import Panels, fits_panels
+from runner_engine.models.load import Loaded
+from runner_engine.sessions.arithmetic import Arithmetic, Rates
+
+ROWS = 512
+LARGE = 2048  # of a square matrix: so large that the overhead of a call does not count
+MAX_FLOP = 1e10  # of the products of one round
+READ_MIB = {"cpu": 256, "cuda": 2048}  # many times the size of the caches
+TRIES = 2  # the fastest counts
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # each token uses a few of them
+
+
+def arithmetic_of(loaded: Loaded, kv_cache: KvCache) -> Arithmetic | None:
+    """Return the model's arithmetic; None for a mixture of experts, or if the model's shape is unknown.
+
+    Weights are counted once, even if the engine has a copy in its own layout.
+    """
+    model, settings = loaded.model, loaded.model.config.get_text_config()
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is None or embedding is None or any(getattr(settings, name, None) for name in EXPERTS):
+        return None
+    try:
+        layers, heads = settings.num_hidden_layers, settings.num_attention_heads
+        dim = getattr(settings, "head_dim", None) or settings.hidden_size // heads
+        kv_heads = getattr(settings, "num_key_value_heads", None) or heads
+    except AttributeError:
+        return None
+    is_tied = head.weight is embedding.weight
+    head_parameters = settings.vocab_size * settings.hidden_size
+    beside = embedding.weight.numel() + (0 if is_tied else head_parameters)
+    # without the head: its product with a large vocabulary would take longer than all others
+    linear = (one for one in model.modules() if type(one) is nn.Linear and one is not head)
+    shapes = Counter((one.out_features, one.in_features) for one in linear)
+    dtype: torch.dtype = model.dtype
+    return Arithmetic(
+        layer_parameters=int(loaded.metrics["parameters"]) - beside,
+        head_parameters=head_parameters,
+        attention_flop=4 * layers * heads * dim,  # a query with a key, and a weight with a value
+        weight_bytes=int(loaded.metrics["weight_mib"] * MIB) - (0 if is_tied else embedding.weight.nbytes),
+        kv_bytes=2 * layers * kv_heads * head_bytes(dim, dtype.itemsize, kv_cache),
+        dtype=str(dtype).removeprefix("torch."),
+        measure=partial(machine_rates, list(shapes), dtype, loaded.device),
+    )
+
+
+def machine_rates(shapes: Iterable[tuple[int, int]], dtype: torch.dtype, device: torch.device) -> Rates:
+    """Measure products of these shapes and of a large square, in the fastest layout, and reading from main memory."""
+    once = Counter(set(shapes))
+    parameters = sum(out * into for out, into in once)
+    rows = int(min(ROWS, max(MAX_FLOP / (2 * max(parameters, 1)), ROWS // 4)))
+    large = product_rates(Counter([(LARGE, LARGE)]), dtype, ROWS, TRIES, device)
+    own = product_rates(once, dtype, rows, TRIES, device) if once else {}
+    return Rates(max([*large.values(), *own.values()]), read_rate(device))
+
+
+@torch.inference_mode()
+def product_rates(
+    shapes: Counter[tuple[int, int]],
+    dtype: torch.dtype,
+    row_count: int,
+    tries: int,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - a value
+) -> dict[str, float]:
+    """GFLOP/s of products of these shapes: plain and, on a CPU, with weights in panels and in oneDNN's order."""
+    flop, seconds = 0.0, {"plain": 0.0}
+    kernels = native.kernels() if device.type == "cpu" else None
+    if kernels is not None and all(fits_panels(torch.empty(0, into, dtype=dtype), kernels) for _, into in shapes):
+        seconds["panels"] = 0.0
+        if dtype == torch.bfloat16 and not kernels.tiles_problem:
+            seconds["tiles"] = 0.0
+    if device.type == "cpu" and not packing_problem(dtype):
+        seconds["packed"] = 0.0
+    for (out, into), count in shapes.items():
+        rows = torch.randn(row_count, into, dtype=dtype, device=device)
+        weight = torch.randn(out, into, dtype=dtype, device=device)
+        flop += 2.0 * row_count * out * into * count
+        for name in seconds:
+            product: Callable[[], Any] = partial(nn.functional.linear, rows, weight)
+            if name in ("panels", "tiles") and kernels is not None:
+                product = partial(Panels.of(weight, None, kernels, int(name == "tiles")).product, rows)
+            elif name == "packed":
+                product = partial(by_onednn(weight, None), rows)
+            seconds[name] += _fastest(product, tries, device) * count
+    return {name: flop / took / 1e9 for name, took in seconds.items()}
+
+
+@torch.inference_mode()
+def read_rate(device: torch.device) -> float:
+    """Return the GB/s of reading memory once, from one end to the other, by the faster of two operations."""
+    size = READ_MIB[device.type] * MIB
+    if device.type == "cpu":  # not from the allocator: this much memory would change the addresses of later tensors
+        with mmap.mmap(-1, size) as room:
+            numbers = torch.frombuffer(room, dtype=torch.float32)
+            numbers.fill_(1.0)  # all pages that were never written are one and the same
+            rate = _read(numbers, device)
+            del numbers
+        return rate
+    return _read(torch.ones(size // 4, device=device), device)
+
+
+def _read(numbers: torch.Tensor, device: torch.device) -> float:
+    matrix = numbers.view(-1, 8192)
+    vector = torch.ones(8192, device=device)
+    took = min(_fastest(numbers.sum, TRIES, device), _fastest(partial(torch.mv, matrix, vector), TRIES, device))
+    return numbers.nbytes / took / 1e9
+
+
+def _fastest(work: Callable[[], Any], tries: int, device: torch.device) -> float:
+    """Return the seconds of the fastest of some tries, after one that does not count."""
+    times = []
+    for _ in range(tries + 1):
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return min(times[1:])

@@ -1,0 +1,82 @@
+"""A linear layer's weights in panels, the layout that products.h needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from runner_engine.kernels.native import Kernels, pointer_or_none
+from runner_engine.kernels.shared_numbers import Matrix
+from runner_engine.matmul import huge_pages
+from runner_engine.matmul.matrices import PackedWeights
+
+PACKED_AT_ONCE = 2**22  # bytes of weights, which are in memory twice meanwhile
+NO_TILES = 2**62  # of `tile_rows`: any number of rows goes by vectors, in the order of tiles
+
+
+class Panels(PackedWeights):
+    """Weights [panels, steps, outputs of a panel(, 2)] and a bias; a step is one input, in bfloat16 two."""
+
+    @classmethod
+    def of(
+        cls,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        kernels: Kernels,
+        tile_rows: int = 0,
+        release: Callable[[int, int], None] | None = None,
+    ) -> Panels:
+        """Put weights [outputs, inputs] into panels; the last one is padded with zeros.
+
+        tile_rows: 0, or sums are in the order of tiles, by tiles from so many rows on. release: called with the address
+        and the size of what has been read.
+        """
+        weight, width = weight.detach(), kernels.panel_width
+        outputs, inputs = weight.shape
+        steps = weight.contiguous().view(torch.int32)  # single numbers, or pairs in 16 bits
+        missing = -outputs % width
+        panels = huge_pages.empty((outputs + missing) // width, steps.shape[1], width, dtype=torch.int32)
+        whole, some = outputs // width, max(1, PACKED_AT_ONCE // (4 * width * steps.shape[1]))
+        for first in range(0, whole, some):
+            last = min(first + some, whole)
+            read = steps[first * width : last * width]
+            panels[first:last] = read.view(last - first, width, steps.shape[1]).transpose(1, 2)
+            if release is not None:
+                release(read.data_ptr(), read.nbytes)
+        if missing:
+            panels[whole] = nn.functional.pad(steps[whole * width :], (0, 0, 0, missing)).T
+        bias = None if bias is None else bias.detach().contiguous()
+        bias_at = pointer_or_none(bias, weight.dtype, outputs)
+        matrix = Matrix(weight=panels.data_ptr(), bias=bias_at, outputs=outputs, tile_rows=tile_rows)
+        return cls(kernels, matrix, inputs, panels.view(weight.dtype), bias)
+
+    @property
+    def formats(self) -> tuple[torch.dtype, ...]:
+        """Rows must have the format of the weights."""
+        return (self.weight.dtype,)
+
+    def product(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return [..., outputs] for rows [..., inputs]."""
+        if rows.dtype is not self.weight.dtype:
+            raise ValueError(f"rows of {rows.dtype} for weights of {self.weight.dtype}")
+        return super().product(rows)
+
+    def rows(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return the weights [..., inputs] of some outputs, such as tokens; IndexError where there is no such one."""
+        if outputs.numel() and not 0 <= int(outputs.min()) <= int(outputs.max()) < self.matrix.outputs:
+            raise IndexError(f"there is no output {int(outputs.max())} of {self.matrix.outputs}")
+        # by numpy: torch starts and ends a region of threads for it, which takes longer than some rows
+        by_output = self.weight.detach().view(torch.int32).numpy().swapaxes(1, 2)
+        panel, place = np.divmod(outputs.numpy(), by_output.shape[1])
+        result = torch.empty(*outputs.shape, self.inputs, dtype=self.weight.dtype)
+        result.view(torch.int32).numpy()[...] = by_output[panel, place]
+        return result
+
+
+def fits_panels(weight: torch.Tensor, kernels: Kernels | None) -> bool:
+    """Whether there are products for weights [outputs, inputs]; in 16 bits, the number of inputs must be even."""
+    has_product = kernels is not None and kernels.has("product", weight.dtype)
+    return has_product and weight.shape[1] * weight.element_size() % 4 == 0

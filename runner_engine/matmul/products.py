@@ -1,0 +1,224 @@
+"""Which way a model's products are computed on this processor (autotune.py).
+
+Each way that works here multiplies samples of the model's weights by few, some and many rows, and the fastest is chosen
+for the whole model. Before that each way is tried beside torch. Weights that are first unpacked to bfloat16 – those of
+4 bits, and those of 8 whose rows stay numbers: in groups, in blocks of a .gguf file, of torchao – are multiplied as
+plain ones are, some inputs of a panel at a time. So what is measured of plain weights decides there, too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
+from functools import cache
+
+import torch
+from torch import nn
+
+from runner_base.processor import LEFT_OUT, left_out
+from runner_engine.kernels.native import Kernels
+from runner_engine.matmul.autotune import (
+    TIE,
+    Candidate,
+    Choice,
+    Seconds,
+    Ways,
+    autotune,
+    fastest_way,
+    kept_seconds,
+    requested_way,
+    words_of_tiles,
+)
+from runner_engine.matmul.int8_dynamic import is_dynamic
+from runner_engine.matmul.onednn import Product, by_onednn, packing_problem
+from runner_engine.matmul.panels import NO_TILES, Panels, fits_panels
+from runner_engine.models.gguf_blocks import GgufLinear
+from runner_engine.models.grouped import GroupedLinear
+
+FORCED = "RUNNER_PRODUCTS"
+
+
+class Way(StrEnum):
+    """How products are computed. Of equally fast ways the first is used; a missing one is replaced by the next."""
+
+    tiles = "tiles"
+    panels = "panels"
+    onednn = "onednn"
+    plain = "plain"
+
+
+OWN = (Way.tiles, Way.panels)
+VECTORS = "vectors"  # in the measurements: those that sum in the order of tiles
+# Of the passes that a job is expected to have, so many have these rows: its last rows, some, and many or a prompt
+PASSES = {4: 1, 16: 2, 128: 2}
+# Only with our own products does a pass run in a single call, which makes a question 1.31 times as fast
+# (bench/engine_ladder.py): others have to make up for that.
+SINGLE_CALL = 1.3
+FEWEST_TILE_ROWS = 8  # where tiles are forced and not measured; their instructions take as long for one row as for 16
+TRIAL_ROWS = (33, 16, 5, 1)  # remainders of tiles and of registers
+TRIAL_OUTPUTS = 80  # whole panels and a part of one
+ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # of the largest result: rounding, and other orders of sums
+
+
+def product_of(
+    choice: Choice,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    kernels: Kernels | None,
+    release: Callable[[int, int], None] | None = None,
+) -> Panels | Product | None:
+    """Return the product with a weight, packed; None where it stays as it is.
+
+    A weight that does not fit in panels is packed by oneDNN, if that is possible. release: as of Panels.
+    """
+    if kernels is not None and choice.way in OWN and fits_panels(weight, kernels):
+        return Panels.of(weight, bias, kernels, choice.tile_rows, release)
+    return None if choice.way == Way.plain or packing_problem(weight.dtype) else by_onednn(weight, bias)
+
+
+def requested() -> Way | None:
+    """Return the way that RUNNER_PRODUCTS forces; ConfigError where it is none."""
+    way = requested_way(FORCED, list(Way))
+    return None if way is None else Way(way)
+
+
+def choose(layers: Iterable[nn.Linear], dtype: torch.dtype, kernels: Kernels | None, is_small: bool = False) -> Choice:
+    """Return the way for the layers of a model with weights of this dtype.
+
+    is_small: a model whose products take less time than a pass saves in a single call, which needs our own products.
+    """
+    shapes = Counter((layer.out_features, layer.in_features) for layer in layers if layer.weight.dtype == dtype)
+    return choose_for(shapes, dtype, kernels, is_small)
+
+
+def choose_for(
+    shapes: Mapping[tuple[int, int], int], dtype: torch.dtype, kernels: Kernels | None, is_own: bool
+) -> Choice:
+    """Return the way for so many layers of each shape (outputs and inputs).
+
+    is_own: by products of our own, if there are any here.
+    """
+    inputs, wanted = tuple(sorted({inputs for _, inputs in shapes})), requested()
+    problems = {way: problem_of(way, inputs, dtype, kernels) for way in Way}
+    left = [way for way in Way if not problems[way]]
+    if wanted is None and is_own and any(way in OWN for way in left):
+        left = [way for way in left if way in OWN]
+    elif wanted is None and (kernels is None or left[0] is Way.onednn):
+        left = left[:1]  # nothing keeps a measurement, or nothing of ours is here
+    vectors = "" if kernels is None else kernels.vectors_for(dtype)
+    words: dict[Way, Callable[[int], str]] = {
+        Way.tiles: lambda tile_rows: words_of_tiles(tile_rows, vectors, "by "),
+        Way.panels: lambda _: f"panels, by {vectors}",
+        Way.onednn: lambda _: "oneDNN, packed",
+        Way.plain: lambda _: "torch, not packed",
+    }
+
+    def candidate(way: Way) -> Candidate:
+        is_wrong = "off by" in problems[way]
+        return Candidate(way, words[way], "" if is_wrong else problems[way], lambda: problems[way] if is_wrong else "")
+
+    def measured(ways: list[str]) -> Seconds | None:
+        assert kernels is not None
+        rows = sorted({*PASSES, FEWEST_TILE_ROWS}) if Way.tiles in ways else sorted(PASSES)
+        makers: Ways = {}
+        for way in ways:
+            makers |= measured_as(Way(way), kernels)
+        known = kept_seconds(makers, list(shapes), rows, dtype, kernels)
+        if known is None:
+            return None
+        return {
+            way: {count: sum(known[shape][way][count] * layers for shape, layers in shapes.items()) for count in rows}
+            for way in makers
+        }
+
+    return autotune(
+        [candidate(way) for way in Way if problems[way] or way in left],
+        FORCED,
+        wanted,
+        measured,
+        lambda took: fastest_way(
+            took, VECTORS, PASSES, lambda best, way: SINGLE_CALL if best in OWN and way not in OWN else TIE
+        ),
+        FEWEST_TILE_ROWS,
+        remark=f"{LEFT_OUT}={','.join(left_out())}" if left_out() else "",
+    )
+
+
+def measured_as(way: Way, kernels: Kernels | None) -> Ways:
+    """Return what is measured of a way: how a weight becomes a product."""
+    if way is Way.onednn:
+        return {way: lambda weight: by_onednn(weight, None)}
+    if way is Way.plain:
+        return {way: lambda weight: lambda rows: nn.functional.linear(rows, weight)}
+    assert kernels is not None
+    if way is Way.tiles:
+        return {
+            Way.tiles: lambda weight: Panels.of(weight, None, kernels, 1).product,
+            VECTORS: lambda weight: Panels.of(weight, None, kernels, NO_TILES).product,
+        }
+    return {way: lambda weight: Panels.of(weight, None, kernels).product}
+
+
+def problem_of(way: Way, inputs: tuple[int, ...], dtype: torch.dtype, kernels: Kernels | None) -> str:
+    """Return why a way is not used here; empty if it is one of those to choose from."""
+    if way is Way.plain:
+        return ""
+    if way is Way.onednn:
+        return packing_problem(dtype)
+    if kernels is None:
+        return "there are no compiled kernels"
+    if way is Way.tiles and dtype != torch.bfloat16:
+        return f"tiles multiply bfloat16, and these weights are {str(dtype).removeprefix('torch.')}"
+    if way is Way.tiles and kernels.tiles_problem:
+        return kernels.tiles_problem
+    fitting = tuple(width for width in inputs if fits_panels(torch.empty(1, width, dtype=dtype), kernels))
+    if not fitting:
+        return "no weight fits in panels"
+    return _difference(way, fitting, dtype, kernels)
+
+
+@cache
+def _difference(way: Way, inputs: tuple[int, ...], dtype: torch.dtype, kernels: Kernels) -> str:
+    """Try products of our own beside torch: say by how much one is off; empty if that is only rounding.
+
+    By tiles, each row must also have the bits that it has alone.
+    """
+    random = torch.Generator().manual_seed(0)
+    for width in inputs:
+        weight = torch.randn(TRIAL_OUTPUTS, width, generator=random).to(dtype)
+        panels = Panels.of(
+            weight, None, kernels, 2 if way is Way.tiles else 0
+        )  # one row goes by vectors, more by tiles
+        for count in TRIAL_ROWS:
+            rows = torch.randn(count, width, generator=random).to(dtype)
+            result, expected = panels.product(rows), nn.functional.linear(rows.float(), weight.float())
+            off = float((result.float() - expected).abs().max() / expected.abs().max())
+            what = f"its product of {count} rows by {TRIAL_OUTPUTS} x {width} is off by"
+            if not off <= ALLOWED[dtype]:
+                return f"{what} {off:.2g} of the largest number"
+            if way is Way.tiles and not all(
+                torch.equal(panels.product(row[None])[0], it) for row, it in zip(rows, result, strict=True)
+            ):
+                return f"{what} some bits from that of each row alone"
+    return ""
+
+
+def choose_unpacked(model: nn.Module, kernels: Kernels | None) -> Choice | None:
+    """Return the way of a model's weights that are unpacked first, where it is by tiles; None elsewhere."""
+    if kernels is None or kernels.tiles_problem:
+        return None
+    layers = [one for one in model.modules() if isinstance(one, nn.Linear) and is_unpacked(one)]
+    shapes = Counter((layer.out_features, layer.in_features) for layer in layers)
+    if not shapes:
+        return None
+    choice = choose_for(shapes, torch.bfloat16, kernels, is_own=True)
+    return choice if choice.way == Way.tiles else None
+
+
+def is_unpacked(layer: nn.Linear) -> bool:
+    """Whether the kernels unpack a layer's weights to multiply them by rows of numbers."""
+    if isinstance(layer, GgufLinear | GroupedLinear):
+        return not layer.has_byte_rows
+    is_int8 = type(layer.weight).__name__ == "Int8Tensor" and not is_dynamic(layer)
+    return is_int8 or any(one.__name__ == "Linear4bit" for one in type(layer).__mro__)

@@ -1,0 +1,175 @@
+"""A legacy .bin: where its tensors are in the file, so that they can be copied like those of safetensors.
+
+Such a file is a zip archive with a pickle, which describes the tensors, and one uncompressed entry per storage. torch
+unpickles it with only tensors allowed (`weights_only`) and onto the meta device: no weight is read, nothing in the file
+is run, and every storage tells at which byte of the file it begins. These positions are compared with the archive's own
+directory.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import warnings
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from runner_base.errors import ConfigError, DataError, reading
+from runner_engine.checkpoints import torch_archive
+from runner_engine.checkpoints.byteio import file_size
+from runner_engine.checkpoints.weight_files import DTYPE_BITS, DTYPE_NAMES, Tensor, WeightFile
+
+ZIP, LFS = b"PK\x03\x04", b"version https://git-lfs"
+OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the first bytes of torch.save's files before 1.6
+LOCAL_HEADER_BYTES = 30
+DTYPES = DTYPE_NAMES | {
+    "complex64": "C64",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "float8_e8m0fnu": "F8_E8M0",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
+}
+
+
+class OldFormat(DataError):
+    """A file of torch before 1.6, which is not an archive: torch can load it, but cannot tell where a tensor is."""
+
+
+def read_bin(path: Path) -> WeightFile:
+    """Read which tensors a .bin contains and where; a file with code that would run is rejected."""
+    size = file_size(path)
+    state, storages, notes = _open(path, size)
+    tensors = [_tensor(path, name, value, storages) for name, value in state.items()]
+    return WeightFile(path, size, b"", {}, sorted(tensors, key=lambda tensor: (tensor.offset, tensor.nbytes)), notes)
+
+
+def check_loadable(files: Iterable[Path]) -> None:
+    """Reject .bin files that transformers must not load, with the same messages as task=split."""
+    for path in files:
+        try:
+            _, _, notes = _open(path, file_size(path))
+        except OldFormat:
+            refuse_code(path, "")
+            continue
+        if notes:
+            raise ConfigError(
+                f"{notes[0].partition(' and are taken')[0]}: transformers would find none of them and make up all the "
+                "weights. Save that dictionary alone, or convert it with task=split and task=merge, which look there"
+            )
+
+
+def _open(path: Path, size: int) -> tuple[dict[Any, Any], dict[int, int], tuple[str, ...]]:
+    """Return the content of a .bin on the meta device, where its storages are, and notes."""
+    import torch
+
+    _require_zip(path, size)
+    storages = _read_directory(path, size)
+    state = _unpickle(path)
+    if not isinstance(state, dict):
+        raise DataError(f"{path}: a dictionary from name to tensor is expected, found a {type(state).__name__}")
+    state, notes = torch_archive.unwrap(state, str(path), lambda value: isinstance(value, torch.Tensor))
+    return state, storages, notes
+
+
+def _require_zip(path: Path, size: int) -> None:
+    """Reject a file that is not a zip archive, and say what it is if that is known."""
+    with reading(path), path.open("rb") as stream:
+        start = stream.read(len(LFS))
+    if start.startswith(ZIP):
+        return
+    if start.startswith(LFS):
+        raise DataError(f"{path} is a Git LFS pointer and not the weights: fetch them with git lfs pull")
+    refuse_code(path, "")
+    if start.startswith(OLD_FORMAT):
+        raise OldFormat(
+            f"{path}: written by torch before 1.6, or in its format: such a file cannot be read in place. Convert it "
+            f"once, which takes {size / 2**20:,.0f} MiB of memory: "
+            "torch.save(torch.load(OLD, weights_only=True), NEW)"
+        )
+    raise DataError(f"{path} is not a .bin file written by torch: empty, truncated or another format")
+
+
+def _read_directory(path: Path, size: int) -> dict[int, int]:
+    """Return where each entry of the archive begins, and how long it is."""
+    lengths: dict[int, int] = {}
+    try:
+        entries = torch_archive.entries(path)
+        with zipfile.ZipFile(path) as archive, path.open("rb") as stream:
+            for entry in entries:
+                if entry.filename.endswith("/byteorder") and archive.read(entry) != b"little":
+                    raise DataError(f"{path}: its numbers are stored in big-endian order, which is not supported")
+                stream.seek(entry.header_offset)
+                header = stream.read(LOCAL_HEADER_BYTES)
+                name_bytes, extra_bytes = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
+                begin = entry.header_offset + LOCAL_HEADER_BYTES + name_bytes + extra_bytes
+                if begin + entry.compress_size > size:
+                    end = begin + entry.compress_size
+                    raise DataError(f"{path}: truncated: {entry.filename} should end at byte {end}, the file at {size}")
+                lengths[begin] = entry.file_size
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise DataError(
+            f"{path}: truncated or damaged: it begins as a zip archive, but cannot be read as one"
+        ) from error
+    return lengths
+
+
+def _unpickle(path: Path) -> Any:
+    """Have torch read the pickle alone: tensors on the meta device, whose storages know their position in the file."""
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns before it fails
+            return torch.load(path, map_location="meta", weights_only=True)
+    except Exception as error:  # torch raises a different exception for each kind of damage
+        refuse_code(path, str(error))
+        reason = "" if isinstance(error, pickle.UnpicklingError) else f": {' '.join(str(error).split())[:160]}"
+        raise DataError(f"{path}: torch cannot read it ({type(error).__name__}{reason})") from error
+
+
+def refuse_code(path: Path, message: str) -> None:
+    """Raise DataError if unpickling would have called code; torch's own message suggests to run it nevertheless."""
+    import torch
+
+    from runner_engine.models.pickled import code_in
+
+    try:
+        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+    except Exception:  # noqa: BLE001  # not a zip archive, TorchScript, or damaged: the second check says more
+        names = []
+    if names := names or [code for code in [code_in(path, message)] if code]:
+        raise DataError(
+            f"{path} contains code ({', '.join(names[:5])}) and was rejected: nothing in it was run. Weights are only "
+            "tensors: use safetensors, or a .bin that was saved with torch.save of the tensors and nothing else"
+        ) from None
+
+
+def _tensor(path: Path, name: object, value: Any, storages: dict[int, int]) -> Tensor:
+    """Return where a tensor is in the file; reject anything but a plain tensor, and one outside of its entry."""
+    import torch
+
+    if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+        kind = type(value).__name__
+        inside = ": if the weights are in it, save that alone" if isinstance(value, dict) else ""
+        raise DataError(f"{path}: {name} is a {kind}, a tensor is expected{inside}")
+    dtype = DTYPES.get(str(value.dtype).removeprefix("torch."))
+    if dtype is None or value.layout is not torch.strided or value.is_quantized:
+        raise DataError(f"{path}: tensor {name}: safetensors has no type for {value.dtype} ({value.layout})")
+    size, shape = DTYPE_BITS[dtype] // 8, tuple(value.shape)
+    nbytes = size * math.prod(shape)
+    if nbytes == 0:
+        return Tensor(name, dtype, shape, path, 0, 0)
+    begin = getattr(value.untyped_storage(), "_checkpoint_offset", None)
+    if begin is None:
+        raise DataError(f"{path}: torch {torch.__version__} does not tell where tensor {name} is in the file")
+    first = value.storage_offset() * size
+    reach = size * (1 + sum((count - 1) * stride for count, stride in zip(shape, value.stride(), strict=True)))
+    length = storages.get(begin, -1)
+    if length < first + reach:
+        actual = f"{length} bytes are" if length >= 0 else "no entry is"
+        raise DataError(f"{path}: tensor {name} needs {first + reach} bytes at byte {begin}, {actual} there")
+    strides = None if value.is_contiguous() else tuple(value.stride())
+    return Tensor(name, dtype, shape, path, begin + first, nbytes, strides)

@@ -1,0 +1,41 @@
+"""Loads the tokenizer among a model's files, without the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from runner_base.errors import ConfigError, one_line
+from runner_engine.checkpoints.gguf_file import read_header
+from runner_engine.checkpoints.resolve import for_transformers
+from runner_engine.models import gguf_tokenizer
+from runner_engine.models.tokenizing import check_growth, panics
+
+
+def load_tokenizer(named: str, path: Path, trust_remote_code: bool = False) -> Any:
+    """Return the tokenizer among a model's files; `named` is the key and value that named the model."""
+    from transformers import AutoTokenizer
+
+    check_growth(path / "tokenizer.json")
+    location, arguments = for_transformers(path, trust_remote_code)
+    try:
+        with panics(f"no usable tokenizer in {path}"):
+            if path.is_file() and gguf_tokenizer.can_make(path):
+                tokenizer = gguf_tokenizer.make(path, padding_side="left")
+            else:
+                tokenizer = AutoTokenizer.from_pretrained(location, **arguments, padding_side="left")
+    except Exception as error:  # a library may raise anything over a user's files
+        raise ConfigError(
+            f"{named}: no usable tokenizer in {path}: {type(error).__name__}: {one_line(error)}{gguf_fix(path)}"
+        ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # padding is masked, so any token will do
+    return tokenizer
+
+
+def gguf_fix(path: Path) -> str:
+    """Say what else to try if a library cannot read a .gguf file."""
+    if not path.is_file():
+        return ""
+    architecture = read_header(path).architecture
+    return f" (architecture {architecture}; if transformers cannot read it, use the original checkpoint)"

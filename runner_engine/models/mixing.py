@@ -1,0 +1,49 @@
+"""Quantizes the linear layers of a loaded plain model one by one, each as its mix says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from runner_base.errors import ConfigError
+from runner_engine.models import made_groups
+from runner_engine.models.unfit import leave_unfit
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.made_groups import MadeGroupsConfig
+from runner_engine.quantization.mixed import Mix
+
+
+def apply(model: Any, mix: Mix, device: torch.device) -> Any:
+    """Quantize a model that is in main memory, layer by layer on the device, and move the rest there."""
+    from transformers.quantizers.base import get_keys_to_not_convert
+
+    linear = {path: module for path, module in model.named_modules() if _is_linear(module)}
+    left_alone = set(get_keys_to_not_convert(model))  # the head, and what is tied to an embedding
+    heads = [path for path in linear if path in left_alone]
+    layers = [path for path in linear if path not in left_alone]
+    embedding = model.get_input_embeddings()
+    tied = any(linear[path].weight is getattr(embedding, "weight", None) for path in heads)
+    mix.check_layers(layers, heads, tied)
+    choices = {path: mix.choice_for(path, is_head=path in left_alone) for path in linear}
+    plain = {path for path in heads if tied}
+    for kind in mix.choices:
+        plain |= leave_unfit(kind, model, {path: linear[path] for path in layers if choices[path] == kind}, device.type)
+    for path, layer in linear.items():
+        if choices[path].packed and path not in plain:
+            model.set_submodule(path, quantized(choices[path], model, layer.to(device), path))
+    return model.to(device)
+
+
+def quantized(choice: QuantizationConfig, model: Any, layer: torch.nn.Module, path: str) -> torch.nn.Module:
+    """Return a plain linear layer of a model as a choice quantizes it."""
+    try:
+        if isinstance(choice, MadeGroupsConfig):
+            return made_groups.layer_of(choice, layer, path)
+        return choice.quantize_layer(model, layer)
+    except (RuntimeError, ValueError, AssertionError, NotImplementedError) as error:  # a library's own conditions
+        raise ConfigError(f"quantization={choice.name} cannot quantize {path}: {error}") from error
+
+
+def _is_linear(module: torch.nn.Module) -> bool:
+    return type(module) is torch.nn.Linear or type(module).__name__ == "Conv1D"

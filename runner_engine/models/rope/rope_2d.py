@@ -1,0 +1,196 @@
+"""rope: rope_2d – a branch and a time coordinate for every token, patched over the model's rotary embedding.
+
+Of the F frequency pairs, numbered 1 … F, the last n rotate alternately by the two coordinates: branch, time, branch, …
+The others rotate by the ordinary position. A single stream needs no coordinates: it is branch 0, and its time is the
+position id that reaches the embedding, so that prefill, cached decoding, padding and batching agree.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from runner.config.rope import Rope2dConfig
+from runner_base.errors import ConfigError
+
+INNER = (
+    "model",
+    "base_model",
+    "language_model",
+    "module",
+)  # attributes in which models and wrappers such as PEFT's keep the model
+NOT_SET = (
+    "extra_pos2d is not set: the 2D rotary embedding was reached without coordinates. Pass position_ids (a single "
+    "stream is branch 0), or name branch and time of each token: with rope_2d.at(model, branches, times): ..."
+)
+
+
+def patched_pairs(pairs: int, ratio: float) -> range:
+    """Return the numbers (1 … pairs) of the pairs that rotate by branch and time: the last ones, at least one."""
+    count = min(max(round(pairs * ratio), 1), pairs)
+    return range(pairs - count + 1, pairs + 1)
+
+
+class Rope2d(nn.Module):
+    """Replaces a rotary embedding and keeps it, for its frequencies and to restore it."""
+
+    def __init__(self, native: Any, config: Rope2dConfig) -> None:
+        super().__init__()
+        self.native = native
+        self.stride = config.stride
+        self.pairs = native.inv_freq.numel()
+        self.patched = patched_pairs(self.pairs, config.ratio)
+        self.pos2d: torch.Tensor | None = None  # [B or 1, T, 2]: x = branch · stride, y = time
+        self.single_stream = True  # without pos2d: derive it from the position ids
+        self.grows = any(name in str(getattr(native, "rope_type", "")) for name in ("dynamic", "longrope"))
+
+    @torch.no_grad()
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return cos and sin, both [B or 1, T, 2F]."""
+        pos2d = self._coordinates(position_ids)
+        position = pos2d[..., 1] if position_ids is None else position_ids.to(x.device)
+        if self.grows:
+            self.native(x, position)  # it updates its frequencies for the longest position
+        frequencies = self.native.inv_freq.to(device=x.device, dtype=torch.float32)
+        angles = position[..., None].float() * frequencies  # [B or 1, T, F]
+        if pos2d.shape[0] > angles.shape[0]:
+            angles = angles.repeat(pos2d.shape[0], 1, 1)
+        for coordinate in (0, 1):  # branch: the 1st, 3rd, … of the patched pairs; time: the 2nd, 4th, …
+            which = slice(self.patched[0] - 1 + coordinate, None, 2)
+            angles[..., which] = pos2d[..., coordinate, None].float().to(x.device) * frequencies[which]
+        embedding = torch.cat((angles, angles), dim=-1)
+        scaling = getattr(self.native, "attention_scaling", 1.0)
+        return (embedding.cos() * scaling).to(x.dtype), (embedding.sin() * scaling).to(x.dtype)
+
+    def _coordinates(self, position_ids: torch.Tensor | None) -> torch.Tensor:
+        if self.pos2d is None:
+            if position_ids is None or not self.single_stream:
+                raise RuntimeError(NOT_SET)
+            return torch.stack((torch.zeros_like(position_ids), position_ids), dim=-1)
+        if position_ids is not None and position_ids.shape[-1] != self.pos2d.shape[-2]:
+            here, given = position_ids.shape[-1], self.pos2d.shape[-2]
+            raise RuntimeError(f"pos2d has coordinates of {given} tokens, this forward pass has {here}")
+        return self.pos2d
+
+    def describe(self) -> str:
+        """Say which pairs rotate by which coordinate."""
+        first, last = self.patched[0], self.patched[-1]
+        which = f"pairs {first}–{last} of {self.pairs}" if first < last else f"pair {last} of {self.pairs}"
+        time = f" time {_first_two(self.patched[1::2])}" if first < last else ""
+        return f"rope_2d, {which}: branch {_first_two(self.patched[::2])}{time}, stride {self.stride}"
+
+
+def apply(model: Any, config: Rope2dConfig) -> Rope2d:
+    """Patch the rotary embedding of a loaded model, bare or in wrappers, or say why it cannot be done."""
+    parent, name = find(model)
+    native = getattr(parent, name)
+    if isinstance(native, Rope2d):
+        raise ConfigError("rope=rope_2d: this model is patched already; undo it first")
+    _check_layout(native, type(parent).__name__)
+    patched = Rope2d(native, config)
+    setattr(parent, name, patched)
+    return patched
+
+
+def undo(model: Any) -> bool:
+    """Restore the model's own embedding; False if it was not patched."""
+    for parent in model.modules():
+        for name, child in parent.named_children():
+            if isinstance(child, Rope2d):
+                setattr(parent, name, child.native)
+                return True
+    return False
+
+
+def patch_of(model: Any) -> Rope2d | None:
+    """Return the patched embedding of a model, or None."""
+    return next((module for module in model.modules() if isinstance(module, Rope2d)), None)
+
+
+def pairs_of(model: Any) -> int:
+    """Count the frequency pairs of a model's rotary embedding, patched or not; 0 if it has none."""
+    try:
+        parent, name = find(model)
+    except ConfigError:
+        return 0
+    rotary = getattr(parent, name)
+    return int(rotary.pairs if isinstance(rotary, Rope2d) else rotary.inv_freq.numel())
+
+
+def find(model: Any) -> tuple[Any, str]:
+    """Find the rotary embedding, breadth-first through the model and its wrappers: its parent and its name there."""
+    queue, seen = deque([model]), {id(model)}
+    while queue:
+        module = queue.popleft()
+        for name, child in module.named_children():
+            if isinstance(child, Rope2d) or isinstance(getattr(child, "inv_freq", None), torch.Tensor):
+                return module, name
+        for name in INNER:
+            inner = getattr(module, name, None)
+            if isinstance(inner, nn.Module) and id(inner) not in seen:
+                seen.add(id(inner))
+                queue.append(inner)
+    raise ConfigError(
+        f"rope=rope_2d: {type(model).__name__} has no rotary embedding with an inv_freq "
+        f"(searched through {', '.join(INNER)}), so there is nothing to patch: use rope=native"
+    )
+
+
+@contextmanager
+def at(model: Any, branches: torch.Tensor, times: torch.Tensor) -> Iterator[None]:
+    """Set branch and time (both [B or 1, T]) of the tokens of the forward pass inside."""
+    patch = require(model)
+    before = patch.pos2d
+    patch.pos2d = torch.stack((branches * patch.stride, times), dim=-1)
+    try:
+        yield
+    finally:
+        patch.pos2d = before
+
+
+@contextmanager
+def in_branches(model: Any) -> Iterator[None]:
+    """Make a forward pass without coordinates an error inside, instead of a single stream."""
+    patch = require(model)
+    before, patch.single_stream = patch.single_stream, False
+    try:
+        yield
+    finally:
+        patch.single_stream = before
+
+
+def require(model: Any) -> Rope2d:
+    """Return the patched embedding; ConfigError if there is none."""
+    patch = patch_of(model)
+    if patch is None:
+        raise ConfigError("rope=native: branches need two coordinates a token; use rope=rope_2d")
+    return patch
+
+
+def _check_layout(native: Any, owner: str) -> None:
+    """Reject an embedding other than cos and sin of cat(angles, angles), which the patch would break."""
+    frequencies = native.inv_freq.float()
+    x, position_ids = torch.zeros(1, 3, 1, device=frequencies.device), torch.arange(3, device=frequencies.device)[None]
+    angles = position_ids[..., None].float() * frequencies
+    expected = torch.cat((angles, angles), dim=-1).cos() * getattr(native, "attention_scaling", 1.0)
+    try:
+        cos, _ = native(x, position_ids)
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        cos, reason = None, f" ({error})"
+    else:
+        reason = ""
+    if cos is None or cos.shape != expected.shape or not torch.allclose(cos.float(), expected, atol=1e-5):
+        raise ConfigError(
+            f"rope=rope_2d: {type(native).__name__} of {owner} does not lay its pairs out as cat(angles, angles)"
+            f"{reason}, so they cannot be numbered: use rope=native"
+        )
+
+
+def _first_two(numbers: range) -> str:
+    """List the first two numbers."""
+    return f"{', '.join(map(str, numbers[:2]))}{', …' if len(numbers) > 2 else ''}"

@@ -1,0 +1,292 @@
+"""bitsandbytes: int8, nf4 and fp4, quantized while loading or stored that way."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from runner_base import machine
+from runner_base.dtypes import BYTES, Dtype
+from runner_base.errors import ConfigError, check, one_line
+from runner_engine.quantization.base import Format, Quantized
+
+if TYPE_CHECKING:
+    import torch
+
+BLOCK = 64  # 4-bit weights that share one scale
+NESTED_BLOCK = 256  # scales that share one scale when quantized themselves
+
+
+@dataclass
+class BitsAndBytesConfig(Quantized):
+    """What int8 and the two 4-bit formats have in common."""
+
+    packages: ClassVar[tuple[str, ...]] = ("bitsandbytes",)
+    install: ClassVar[str] = "pip install bitsandbytes"
+    method: ClassVar[str] = "bitsandbytes"
+    holders: ClassVar[tuple[str, ...]] = ("bitsandbytes.",)
+    note_names: ClassVar[tuple[str, ...]] = (".quant_state.", ".weight_format")  # loaded as Python numbers
+    loaded_mark: ClassVar[str]  # the attribute of transformers' models with such layers
+
+    @classmethod
+    def read_stored(cls, stored: dict[str, Any]) -> Format | None:
+        """Read the bits and the keys; early releases wrote no quant_method."""
+        if stored.get("quant_method") not in (None, "", cls.method):
+            return None
+        if stored.get("load_in_8bit"):
+            return Format(
+                cls.method, Int8Config(threshold=float(stored.get("llm_int8_threshold", 6.0))), 8, Int8Config.name
+            )
+        if not stored.get("load_in_4bit"):
+            return None
+        dtype = str(stored.get("bnb_4bit_compute_dtype") or "float32").removeprefix("torch.")
+        check(dtype in Dtype.__members__, "the checkpoint's bnb_4bit_compute_dtype", dtype, "not a dtype of torch")
+        name = str(stored.get("bnb_4bit_quant_type") or "fp4")
+        kind = {choice.name: choice for choice in (Nf4Config, Fp4Config)}.get(name, FourBitConfig)
+        config = kind(bool(stored.get("bnb_4bit_use_double_quant")), Dtype(dtype))
+        return Format(cls.method, config, 4, name, matched=kind is not FourBitConfig)
+
+    @property
+    def load_bytes_per_number(self) -> int:
+        """Return the bytes of the copies in float32 and int8 while one weight is quantized."""
+        return 8
+
+    @staticmethod
+    def quiet_import() -> None:
+        """Silence its import, which looks for optional kernels on a hub, and what it says of each product's inputs."""
+        for name in ("backends.cpu.ops", "autograd._functions"):
+            logging.getLogger(f"bitsandbytes.{name}").setLevel(logging.ERROR)
+
+    def prepare(self, device: str) -> None:
+        """Import it, and turn its various signs that it cannot run here into one message."""
+        self.require_packages()
+        try:
+            library = importlib.import_module("bitsandbytes.cextension").lib
+        except Exception as error:  # it loads a native library: any error concerns this platform
+            raise self._unusable(error) from error
+        # it has one if the native library did not load; one that did load answers any name with a function
+        reason = vars(library).get("error_msg")
+        if reason is not None and device != "cpu":  # on a CPU torch does the work without it
+            raise self._unusable(reason)
+
+    def has_kernels(self, dtype_bytes: int) -> bool:
+        """Return True, for all its layers."""
+        return True
+
+    def quantize_layer(self, model: Any, layer: Any) -> torch.nn.Module:
+        """Return the library's layer with the same weights, made as transformers makes it while loading."""
+        import torch
+
+        weight = layer.weight.data
+        if type(layer).__name__ == "Conv1D":  # GPT-2's linear layer has its weight the other way round
+            weight = weight.T
+        with torch.device("meta"):
+            quantized = self._empty_layer(weight.shape[1], weight.shape[0], layer.bias is not None)
+        quantized.requires_grad_(False)
+        setattr(model, self.loaded_mark, True)  # PEFT and the count of parameters read it
+        device = weight.device
+        quantized.weight = type(quantized.weight)(self._source(weight), **self._weight_arguments(quantized)).to(device)
+        quantized.bias = layer.bias
+        quantized.train(layer.training)
+        made: torch.nn.Module = quantized
+        return made
+
+    @abstractmethod
+    def _empty_layer(self, inputs: int, outputs: int, has_bias: bool) -> Any:
+        """Return the library's layer without its weights."""
+
+    @abstractmethod
+    def _weight_arguments(self, layer: Any) -> dict[str, Any]:
+        """Return the arguments of its class of weights."""
+
+    @staticmethod
+    def _source(weight: torch.Tensor) -> torch.Tensor:
+        """Return the weight where the library quantizes it."""
+        return weight
+
+    def _unusable(self, reason: object) -> ConfigError:
+        return ConfigError(
+            f"quantization={self.name}: bitsandbytes is installed but does not run on this platform "
+            f"({one_line(reason)}): install a version built for this system, or use quantization=none"
+        )
+
+    @staticmethod
+    def constants(parameter: Any) -> Iterator[Any]:
+        """Yield the scales: one for each row of int8; one for each block of 4 bits, perhaps quantized themselves."""
+        yield getattr(parameter, "SCB", None)
+        state = getattr(parameter, "quant_state", None)
+        if state is not None:
+            yield from (state.absmax, state.code)
+            if state.nested:
+                yield from (state.state2.absmax, state.state2.code)
+
+
+@dataclass
+class Int8Config(BitsAndBytesConfig):
+    """LLM.int8(): int8 weights, outlier columns kept apart."""
+
+    name: ClassVar[str] = "int8"
+    loaded_mark: ClassVar[str] = "is_loaded_in_8bit"
+    threshold: float = 6.0
+
+    def __post_init__(self) -> None:
+        check(self.threshold >= 0, "quantization.threshold", self.threshold, "must be 0 or more")
+
+    def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
+        """One byte for each number, one float32 scale for each row."""
+        return numbers, 4 * rows
+
+    def unpacked_bytes(self, dtype_bytes: int) -> int:
+        """The copy is in the dtype of the activations."""
+        return dtype_bytes
+
+    @property
+    def mixes_rows(self) -> bool:
+        """Whether there are outliers: a column with one in any row is kept apart for all rows."""
+        return self.threshold > 0
+
+    def pass_bytes(self, device: str, positions: int, width: int, dtype_bytes: int) -> int:
+        """Return, for a CPU, int32 sums and float32 scales; their freed blocks stay in memory for a while."""
+        return positions * width * 20 if device == "cpu" else 0
+
+    def prepare(self, device: str) -> None:
+        """Silence its log line at every product: it casts to float16, which is how LLM.int8() works."""
+        super().prepare(device)
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+
+    def load_arguments(self) -> dict[str, Any]:
+        """Return transformers' own config."""
+        import transformers
+
+        config = transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=self.threshold)
+        return {"quantization_config": config}
+
+    def _empty_layer(self, inputs: int, outputs: int, has_bias: bool) -> Any:
+        from bitsandbytes.nn.modules import Linear8bitLt
+
+        return Linear8bitLt(inputs, outputs, has_bias, has_fp16_weights=False, threshold=self.threshold)
+
+    def _weight_arguments(self, layer: Any) -> dict[str, Any]:
+        return {"requires_grad": False, "has_fp16_weights": False}
+
+    @staticmethod
+    def _source(weight: torch.Tensor) -> torch.Tensor:
+        return weight.cpu()  # it is quantized on its way to the device
+
+
+@dataclass
+class FourBitConfig(BitsAndBytesConfig):
+    """Shared keys of the two 4-bit formats."""
+
+    loaded_mark: ClassVar[str] = "is_loaded_in_4bit"
+    double_quant: bool = True
+    compute_dtype: Dtype = Dtype.bfloat16
+
+    def __post_init__(self) -> None:
+        need = "choose bfloat16, float16 or float32"
+        check(self.compute_dtype is not Dtype.auto, "quantization.compute_dtype", self.compute_dtype, need)
+
+    def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
+        """Half a byte for each number; a scale for each block, and the table of the 16 values."""
+        blocks, table = math.ceil(numbers / BLOCK), 16 * 4
+        if not self.double_quant:
+            return math.ceil(numbers / 2), 4 * blocks + table
+        nested = 4 * math.ceil(blocks / NESTED_BLOCK) + 256 * 4 + 4  # scales of scales, their table, offset
+        return math.ceil(numbers / 2), blocks + table + nested
+
+    def has_kernels(self, dtype_bytes: int) -> bool:
+        """Return True, but for other products than bfloat16 where the library does not pack its weights for these."""
+        return self.compute_dtype is Dtype.bfloat16 or machine.has_bfloat16_products()
+
+    def unpacked_bytes(self, dtype_bytes: int) -> int:
+        """The copy is in compute_dtype."""
+        return BYTES[self.compute_dtype.value]
+
+    def load_arguments(self) -> dict[str, Any]:
+        """Return transformers' own config."""
+        import torch
+        import transformers
+
+        config = transformers.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=self.name,
+            bnb_4bit_use_double_quant=self.double_quant,
+            bnb_4bit_compute_dtype=getattr(torch, self.compute_dtype.value),
+        )
+        return {"quantization_config": config}
+
+    def _empty_layer(self, inputs: int, outputs: int, has_bias: bool) -> Any:
+        import torch
+        from bitsandbytes.nn.modules import Linear4bit
+
+        dtype = getattr(torch, self.compute_dtype.value)
+        return Linear4bit(inputs, outputs, has_bias, dtype, self.double_quant, quant_type=self.name)
+
+    def _weight_arguments(self, layer: Any) -> dict[str, Any]:
+        kind = {"compress_statistics": self.double_quant, "quant_type": self.name, "module": layer}
+        return {"requires_grad": False, **kind}
+
+    def unfit(self, outputs: int, inputs: int, device: str) -> str:
+        """Say which sizes would crash the packed 4-bit CPU kernels at the first forward pass."""
+        if device != "cpu" or not machine.has_bfloat16_products() or not (inputs % 64 or outputs % 32):
+            return ""
+        return (
+            f"is {inputs} x {outputs}, and bitsandbytes' 4-bit kernels for this CPU need inputs divisible by 64 and "
+            "outputs by 32: use quantization=int8 or none with an unquantized checkpoint, or a GPU"
+        )
+
+    def leave(self, arguments: dict[str, Any], paths: list[str]) -> None:
+        """Name them in transformers' own config."""
+        arguments["quantization_config"].llm_int8_skip_modules = paths
+
+    def check_loaded(self, model: torch.nn.Module) -> None:
+        """Reject stored layers that the packed 4-bit CPU kernels cannot take; those made here are left plain before.
+
+        What RUNNER_WITHOUT leaves out, the library shall not use either: then it packs no weights.
+        """
+        from bitsandbytes.nn.modules import Linear4bit
+
+        for path, module in model.named_modules():
+            if not isinstance(module, Linear4bit):
+                continue
+            module.support_avx512bf16_for_cpu &= machine.has_bfloat16_products()
+            is_packed = module.support_avx512bf16_for_cpu and module.weight.device.type == "cpu"
+            if is_packed and (reason := self.unfit(module.out_features, module.in_features, "cpu")):
+                raise ConfigError(f"quantization={self.name}: {path} {reason}")
+
+    @contextmanager
+    def adapting(self, model: torch.nn.Module) -> Iterator[None]:
+        """Keep packed CPU weights packed, even if code inside asks for a state dict, as PEFT does.
+
+        For a state dict bitsandbytes unpacks them permanently, and rounds their scales a second time: the next job on
+        this base would get other answers than the first.
+        """
+        states: list[Any] = [getattr(parameter, "quant_state", None) for parameter in model.parameters()]
+        packed = [state for state in states if getattr(state, "packing_format_for_cpu", False)]
+        for state in packed:
+            state.packing_format_for_cpu = False
+        try:
+            yield
+        finally:
+            for state in packed:
+                state.packing_format_for_cpu = True
+
+
+@dataclass
+class Nf4Config(FourBitConfig):
+    """4-bit NormalFloat."""
+
+    name: ClassVar[str] = "nf4"
+
+
+@dataclass
+class Fp4Config(FourBitConfig):
+    """4-bit float."""
+
+    name: ClassVar[str] = "fp4"

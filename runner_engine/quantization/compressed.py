@@ -1,0 +1,94 @@
+"""What the formats of compressed-tensors have in common: groups of layers, each with settings of weights and rows."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from runner_engine.quantization.grouped import GroupedConfig
+
+BEYOND = ("kv_cache_scheme", "transform_config")
+
+
+class CompressedConfig(GroupedConfig):
+    """A checkpoint of compressed-tensors, all of whose groups of layers are in one format."""
+
+    method: ClassVar[str] = "compressed-tensors"
+    form: ClassVar[str] = ""  # `format` in config.json
+
+    @classmethod
+    def is_own(cls, stored: dict[str, Any]) -> bool:
+        """Whether each group of layers is in this format."""
+        return stored.get("quant_method") == cls.method and forms_of(stored) == {cls.form}
+
+    @classmethod
+    def refusal_of(cls, stored: dict[str, Any]) -> str:
+        """Say what the runner does not read: of the whole checkpoint, of a group, or of several together."""
+        if problem := beyond_weights(stored):
+            return problem
+        groups = list(stored["config_groups"].values())
+        for one in groups:
+            weights = one.get("weights") if isinstance(one, dict) else None
+            if not isinstance(weights, dict):
+                return "each of its config_groups needs `weights`"
+            if one.get("output_activations"):
+                return "its outputs are quantized, too, which the runner does not read"
+            if problem := cls.problem_of(weights):
+                return problem
+            if (rows := one.get("input_activations")) and not isinstance(rows, dict):
+                return f"input_activations={rows!r}: a JSON object expected"
+            if rows and (problem := cls.problem_of_rows(rows)):
+                return problem
+        return cls.problem_of_several(groups)
+
+    @classmethod
+    def problem_of(cls, weights: dict[str, Any]) -> str:  # noqa: ARG003
+        """Say why the weights of a group cannot be read; empty if they can."""
+        return ""
+
+    @classmethod
+    def problem_of_rows(cls, rows: dict[str, Any]) -> str:  # noqa: ARG003
+        """Say why the rows of a group cannot be rounded as it wants; empty if they can."""
+        return ""
+
+    @classmethod
+    def problem_of_several(cls, groups: list[dict[str, Any]]) -> str:
+        """Say why these groups cannot be read together; empty if they can."""
+        if len({rows_of(one) for one in groups}) > 1:
+            return "its groups of layers quantize rows in different ways, and the runner reads one for all"
+        return ""
+
+
+def forms_of(stored: dict[str, Any]) -> set[str]:
+    """Return the formats of the groups of layers; empty if there are none."""
+    groups = stored.get("config_groups")
+    listed = list(groups.values()) if isinstance(groups, dict) else []
+    return {str((one.get("format") if isinstance(one, dict) else None) or stored.get("format")) for one in listed}
+
+
+def rows_of(group: dict[str, Any]) -> str:
+    """Return how a group's rows are quantized: dynamic, local, static, or not at all (empty)."""
+    rows = group.get("input_activations")
+    if not rows:
+        return ""
+    dynamic = rows.get("dynamic")
+    return "dynamic" if dynamic is True else "local" if dynamic == "local" else "static"
+
+
+def keys_of(settings: dict[str, Any], **defaults: Any) -> dict[str, Any]:
+    """Return some keys of the settings of weights or rows."""
+    return {key: settings.get(key, default) for key, default in defaults.items()}
+
+
+def unread(what: str, found: dict[str, Any], reads: str) -> str:
+    """Say that weights or rows of this kind are not read, and which are."""
+    return f"its {what} are {' '.join(f'{key}={value}' for key, value in found.items())}, and the runner reads {reads}"
+
+
+def beyond_weights(stored: dict[str, Any]) -> str:
+    """Say what compressed-tensors would do besides reading quantized layers; empty if nothing."""
+    for key in BEYOND:
+        if stored.get(key):
+            return f"it has a {key}, which the runner does not read"
+    sparsity = stored.get("sparsity_config")
+    is_dense = not sparsity or (isinstance(sparsity, dict) and sparsity.get("format") == "dense")
+    return "" if is_dense else "it has a sparsity_config, which the runner does not read"

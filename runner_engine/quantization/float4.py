@@ -1,0 +1,64 @@
+"""Checkpoints of compressed-tensors whose weights are four-bit floats (e2m1): NVFP4 and MXFP4.
+
+The runner reads them itself (runner_engine/models/layouts/float4.py). `none` also loads them as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from runner_engine.quantization.compressed import CompressedConfig, keys_of, rows_of, unread
+from runner_engine.quantization.grouped import GroupSettings
+
+
+@dataclass
+class Float4Config(CompressedConfig):
+    """What both have in common."""
+
+    packed_names: ClassVar[tuple[str, ...]] = (".weight_packed",)
+    group: ClassVar[int] = 0  # inputs that share a scale
+
+    @classmethod
+    def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
+        """All groups of layers quantize rows in the same way."""
+        return GroupSettings(cls.name, (4,), cls.group, rows=rows_of(next(iter(stored["config_groups"].values()))))
+
+    @classmethod
+    def problem_of(cls, weights: dict[str, Any]) -> str:
+        """Weights have the groups of the format."""
+        found = keys_of(weights, num_bits=None, type=None, symmetric=True, group_size=None)
+        if tuple(found.values()) == (4, "float", True, cls.group):
+            return ""
+        return unread("weights", found, f"symmetric float of 4 bits in groups of {cls.group}")
+
+    @classmethod
+    def problem_of_rows(cls, rows: dict[str, Any]) -> str:  # noqa: ARG003
+        """Rows stay as they are."""
+        return "its rows are quantized, too, and the runner reads weights alone in this format (W4A16)"
+
+
+@dataclass
+class Nvfp4Config(Float4Config):
+    """A checkpoint of compressed-tensors in NVFP4: groups of 16 with scales in float8, and one scale for all."""
+
+    name: ClassVar[str] = "nvfp4_pack_quantized"
+    form: ClassVar[str] = "nvfp4-pack-quantized"
+    group: ClassVar[int] = 16
+
+    @classmethod
+    def problem_of_rows(cls, rows: dict[str, Any]) -> str:
+        """Rows are rounded to NVFP4, too."""
+        found = keys_of(rows, num_bits=None, type=None, dynamic=None, group_size=None)
+        if tuple(found.values()) == (4, "float", "local", cls.group) and rows.get("symmetric", True) is True:
+            return ""
+        return unread("rows", found, "float of 4 bits, local, in groups of 16")
+
+
+@dataclass
+class Mxfp4Config(Float4Config):
+    """A checkpoint of compressed-tensors in MXFP4: groups of 32 whose scales are powers of two."""
+
+    name: ClassVar[str] = "mxfp4_pack_quantized"
+    form: ClassVar[str] = "mxfp4-pack-quantized"
+    group: ClassVar[int] = 32

@@ -1,0 +1,127 @@
+"""HQQ: integers of 2 to 8 bits in groups, with zero points that half-quadratic optimisation finds.
+
+They are made while loading, or stored by the package hqq through older releases of transformers.
+
+The method is that of the package hqq (Badri and Shaji: Half-Quadratic Quantization of Large Machine Learning Models,
+2023), which also names the constants. It needs no data. The package itself is not needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from runner_base.errors import ConfigError
+from runner_engine.quantization.base import Format, WithByteRows
+from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
+from runner_engine.quantization.made_groups import CodedGroups, MadeGroupsConfig
+
+if TYPE_CHECKING:
+    import torch
+
+ROUNDS = 20  # at most: the first that does not lessen the mean error is the last
+NORM = 0.7  # of the error that is minimised: below 1, so that outliers count less
+BETA = 10.0
+BITS_OF_ROUNDED_START = 4  # zero points are whole numbers at first, as the package has it for these bits only
+STORED_BITS = (2, 3, 4, 5, 6, 8)
+SMALLEST_RANGE, LARGEST_INVERSE = 1e-4, 2e4  # of a group: keeps its scale within 16 bits
+
+
+@dataclass
+class HqqConfig(WithByteRows, MadeGroupsConfig):
+    """HQQ's groups along inputs, with scales and zero points in model.dtype."""
+
+    name: ClassVar[str] = "hqq"
+    method: ClassVar[str] = "hqq"
+
+    @classmethod
+    def read_stored(cls, stored: dict[str, Any]) -> Format | None:
+        """Read bits and group of a checkpoint that the package has made; a variant that is not read is refused."""
+        return StoredHqqConfig.read_stored(stored)
+
+    @property
+    def load_bytes_per_number(self) -> int:
+        """Return the bytes of the matrices in float32 that the optimisation needs at once."""
+        return 24
+
+    def groups_of(self, weight: torch.Tensor) -> CodedGroups:
+        """Find the zero points, as hqq's default solver does for groups along inputs."""
+        import torch
+
+        outputs, top = weight.shape[0], 2**self.bits - 1
+        with torch.no_grad():
+            plain = weight.float().reshape(-1, self.group_size)
+            low, high = plain.amin(1, keepdim=True), plain.amax(1, keepdim=True)
+            inverse = torch.where(high - low <= SMALLEST_RANGE, 1.0, top / (high - low)).clamp(max=LARGEST_INVERSE)
+            zeros = -low * inverse
+            if self.bits == BITS_OF_ROUNDED_START:
+                zeros.round_()
+            least = float("inf")
+            for _ in range(ROUNDS):
+                codes = (plain * inverse).add_(zeros).round_().clamp_(0, top)
+                error = plain - (codes - zeros).div_(inverse)
+                size = float(error.abs().mean())
+                shrunk = error.abs()
+                shrunk.sub_(shrunk.pow(NORM - 1).mul_(1 / BETA)).clamp_min_(0).mul_(error.sign_())
+                zeros = codes.sub_((plain - shrunk).mul_(inverse)).mean(1, keepdim=True)
+                if not size < least:
+                    break
+                least = size
+            codes = (plain * inverse).add_(zeros).round_().clamp_(0, top)
+            numbers = (one.reshape(outputs, -1).to(weight.dtype) for one in (1 / inverse, zeros))
+            return CodedGroups(codes.to(torch.uint8).reshape(weight.shape), *numbers)
+
+
+@dataclass
+class StoredHqqConfig(WithByteRows, GroupedConfig):
+    """A checkpoint that HQQ has quantized already, with groups along inputs."""
+
+    name: ClassVar[str] = "hqq"
+    method: ClassVar[str] = "hqq"
+    packed_names: ClassVar[tuple[str, ...]] = (".W_q",)
+
+    bits: int = 4
+    group_size: int = 64
+
+    @classmethod
+    def read_stored(cls, stored: dict[str, Any]) -> Format | None:
+        """Read bits and group; of several in a checkpoint the first."""
+        found = super().read_stored(stored)
+        if found is None or found.refusal:
+            return found
+        first = _settings_of_weights(stored)[0]
+        own = cls(bits=found.bits, group_size=first.get("group_size") or -1)
+        return Format(cls.method, own, found.bits, cls.name)
+
+    @classmethod
+    def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
+        """Return the bits; groups follow from the shapes of the tensors."""
+        return GroupSettings("hqq", tuple(one["nbits"] for one in _settings_of_weights(stored)), -1)
+
+    @classmethod
+    def refusal_of(cls, stored: dict[str, Any]) -> str:
+        """Groups are along inputs, and scales and zero points are not quantized themselves."""
+        for one in _settings_of_weights(stored):
+            if type(bits := one.get("nbits")) is not int or bits not in STORED_BITS:
+                return f"nbits={bits!r}: the runner reads {', '.join(map(str, STORED_BITS))}"
+            group = one.get("group_size")
+            if group is not None and (type(group) is not int or group < 1):
+                return f"group_size={group!r}: a whole number from 1, or null, expected"
+            if one.get("axis") != 1:
+                return f"axis={one.get('axis')!r}: the runner reads groups along inputs (axis=1)"
+            if one.get("view_as_float") or one.get("channel_wise") is False:
+                return "view_as_float or channel_wise=false: the runner reads codes as integers, with scales of groups"
+        return ""
+
+
+def _settings_of_weights(stored: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what config.json says about weights: once for all layers, or for each kind of layer."""
+    config = stored.get("quant_config")
+    several = [config] if isinstance(config, dict) and "weight_quant_params" in config else config
+    if isinstance(several, dict):
+        several = [one for one in several.values() if one is not None]
+    listed = [one.get("weight_quant_params") if isinstance(one, dict) else None for one in several or []]
+    weights = [one for one in listed if isinstance(one, dict)]
+    if not weights or len(weights) < len(listed):
+        raise ConfigError("config.json: quantization_config.quant_config needs `weight_quant_params`")
+    return weights

@@ -1,0 +1,109 @@
+"""How much of a model a quantization reaches, in parameters: by the headers of its files, or as it was loaded.
+
+Libraries quantize linear layers. What holds weights in any other way stays in model.dtype: the experts of a mixture,
+which transformers keeps in one tensor with three dimensions, its router, convolutions, norms, embeddings, the head.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from runner_base.errors import ConfigError
+from runner_base.texts import counted
+
+NOTED_BELOW = 0.9  # of the parameters in blocks: what is reached less is said beside each verdict
+REFUSED_BELOW = 0.5  # and what is reached still less runs only with quantization.allow_partial=true
+KINDS_SHOWN = 3
+UNFIT_AT_MOST = 0.02  # of the parameters in blocks: layers that a library's kernels cannot take, and so stay plain
+
+
+@dataclass(frozen=True)
+class Share:
+    """Numbers of parameters; tied ones count once. Parameters in blocks are all but embeddings, head and last norm."""
+
+    quantized: int
+    total: int
+    quantized_in_blocks: int
+    in_blocks: int
+    named: int = 0  # in blocks, which the user's patterns leave as they are: no library has missed them
+
+    @property
+    def of_blocks(self) -> float:
+        """The share of the parameters in blocks that is quantized."""
+        return self.quantized_in_blocks / self.in_blocks if self.in_blocks else 0.0
+
+    @property
+    def of_all(self) -> float:
+        """The share of all parameters that is quantized."""
+        return self.quantized / self.total if self.total else 0.0
+
+    @property
+    def of_wanted(self) -> float:
+        """The share of those parameters in blocks that were to be quantized; 1 if none was."""
+        wanted = self.in_blocks - self.named
+        return self.quantized_in_blocks / wanted if wanted > 0 else 1.0
+
+    @property
+    def words(self) -> str:
+        """Return both shares: `97 % of the parameters in blocks, 79 % of all`."""
+        of_all = f", {percent(self.of_all)} of all" if percent(self.of_all) != percent(self.of_blocks) else ""
+        return f"{percent(self.of_blocks)} of the parameters in blocks{of_all}"
+
+
+def check_reach(label: str, share: Share, left: Mapping[str, int], allow_partial: bool) -> None:
+    """Reject a choice that most of a model's weights are no layers for; `left`: the numbers of what stays plain."""
+    if share.of_wanted < REFUSED_BELOW and not allow_partial:
+        raise ConfigError(
+            f"quantization={label} would quantize only {share.words}, and leave {kinds_of(in_blocks(left))} as they "
+            "are: use quantization=none, or quantization.allow_partial=true to run it nevertheless"
+        )
+
+
+def notes(label: str, share: Share, left: Mapping[str, int]) -> list[str]:
+    """Return a note on a choice that leaves much of the model as it is."""
+    if share.of_wanted >= NOTED_BELOW:
+        return []
+    return [f"quantization={label} quantizes only {share.words}: {kinds_of(in_blocks(left))} stay as they are"]
+
+
+def in_blocks(left: Mapping[str, int]) -> dict[str, int]:
+    """Return those of some tensors or modules that are in blocks."""
+    return {name: numbers for name, numbers in left.items() if re.search(r"\.\d+\.", name)}
+
+
+def kinds_of(left: Mapping[str, int], most: int = KINDS_SHOWN) -> str:
+    """List what stays plain, the largest first: `model.layers.*.mlp.experts, model.embed_tokens`.
+
+    Names that differ only in numbers are one kind, and so are the matrices of experts.
+    """
+    kinds: Counter[str] = Counter()
+    for name, numbers in left.items():
+        kinds[_kind(name)] += numbers
+    shown = [kind for kind, _ in kinds.most_common(most)]
+    rest = len(kinds) - most
+    more = f" and {counted(rest, 'more kind')}" if rest > 0 else ""
+    return ", ".join(shown) + more
+
+
+def _kind(name: str) -> str:
+    path = name.removesuffix(".weight")
+    before, experts, _ = path.partition(".experts.")
+    return re.sub(r"\.\d+(?=\.|$)", ".*", before + experts.removesuffix("."))
+
+
+def check_unfit(name: str, unfit: Mapping[str, tuple[str, int]], in_blocks: int) -> None:
+    """Reject layers that cannot be quantized, by path: why, and their numbers; a few of them may stay plain."""
+    if sum(numbers for _, numbers in unfit.values()) > UNFIT_AT_MOST * in_blocks:
+        path, (reason, _) = next(iter(unfit.items()))
+        raise ConfigError(f"quantization={name}: {path} {reason}")
+
+
+def percent(share: float) -> str:
+    """Write a share with two digits, or three from 99.5 on, so that 100 % are all of them."""
+    value = 100 * share
+    if 99.5 <= value < 100:
+        return f"{min(value, 99.9):.1f} %"
+    return f"{value:.0f} %" if value >= 10 or value == 0 else f"{value:.2g} %"

@@ -1,0 +1,251 @@
+"""Renders conversations with a model's chat template, within limits of time, memory and output.
+
+A template is a program that comes with a checkpoint, so another process renders it (template_child.py). It starts with
+the first conversation and serves all models of this process. The text is the same as that of transformers'
+`apply_chat_template`. Any thread may call it, and several render at once.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import select
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from marshal import dumps
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from runner_base import child
+from runner_base.errors import ConfigError, check
+from runner_base.machine import MIB
+from runner_engine.checkpoints.chat_templates import ALTERNATIVES, missing
+from runner_engine.sessions import template_child
+from runner_engine.sessions.base import NoChatTemplate
+from runner_engine.sessions.template_child import DEPTH, LENGTH, MEMORY, REFUSED, SIZE, TEXT
+
+TEMPLATE_FILE = "chat_template.jinja"
+MAX_AT_ONCE = 4  # processes, so that one slow template does not delay the others
+MARK = "CONTINUE_FINAL_MESSAGE_TAG "  # appended to a message that is to be continued, while it is rendered
+
+
+@dataclass(frozen=True)
+class RenderLimits:
+    """Limits for rendering one conversation; real models' templates need less than a thousandth of them."""
+
+    cpu_s: float = 2.0  # CPU time, so that a busy machine makes no difference
+    wall_s: float = 60.0
+    memory_mib: int = 1024
+    characters: int = 8 * 1024 * 1024  # of the text
+
+
+class ChatTemplate:
+    """The chat template of a model's tokenizer."""
+
+    def __init__(
+        self, tokenizer: Any, model_name: str, values: Mapping[str, Any], limits: RenderLimits | None = None
+    ) -> None:
+        self.tokenizer, self.values, self.limits = tokenizer, values, limits or RenderLimits()
+        file = Path(str(tokenizer.name_or_path)) / TEMPLATE_FILE
+        self.name = f"the chat template of model.name={model_name}" + (f" ({TEMPLATE_FILE})" if file.is_file() else "")
+        self.model_name = model_name
+
+    def render(self, turns: Sequence[Mapping[str, str]], continues: bool = False) -> str:
+        """Return the text of a conversation, which ends with the start of an answer or with an open last message.
+
+        Raises ConfigError if the template refuses the conversation or reaches a limit.
+        """
+        if not self.tokenizer.chat_template:
+            raise NoChatTemplate(missing(self.model_name))
+        if not turns:
+            raise ConfigError("a conversation needs at least one message")
+        if type(self.tokenizer).apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template:
+            return self._render_with_own_code(turns, continues)
+        messages = [dict(turn) for turn in turns]
+        if continues:
+            messages[-1]["content"] += MARK
+        try:
+            template = self.tokenizer.get_chat_template()
+        except ValueError as error:  # several templates, none of them the default
+            raise ConfigError(f"{self.name}: {error}") from error
+        values = {
+            "messages": messages,
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": not continues,
+            **self.tokenizer.special_tokens_map,
+            **self.values,
+        }
+        outcome, text = _renderers.render(template, _plain(values), self.limits)
+        if outcome == REFUSED:
+            roles = ", ".join(turn["role"] for turn in turns)
+            raise ConfigError(f"{self.name} refuses {roles}: {text}")
+        if outcome != TEXT:
+            raise ConfigError(f"{self.name} {self._limit_message(outcome, text)}: fix it, or {ALTERNATIVES}")
+        return _without_mark(text, turns[-1]["content"], self.name) if continues else text
+
+    def _render_with_own_code(self, turns: Sequence[Mapping[str, str]], continues: bool) -> str:
+        """Render with the tokenizer's own code, which the user trusts, so without limits."""
+        continued = {"continue_final_message": True} if continues else {}
+        text: str = self.tokenizer.apply_chat_template(
+            [dict(turn) for turn in turns],
+            tokenize=False,
+            add_generation_prompt=not continues,
+            **continued,
+            **self.values,
+        )
+        return text
+
+    def _limit_message(self, outcome: bytes, reason: str) -> str:
+        """Say which limit the template has reached."""
+        limits = self.limits
+        return {
+            TOO_LONG: f"did not end within {limits.cpu_s:g} s of CPU time",
+            MEMORY: f"needs more than {limits.memory_mib:,} MiB of memory",
+            DEPTH: "exceeds Python's recursion limit",
+            SIZE: f"makes a text of more than {limits.characters:,} characters",
+            DIED: f"ended the process that renders it, which {reason}",
+        }[outcome]
+
+
+TOO_LONG, DIED = b"l", b"x"  # outcomes: the process ended at its time limit, or for another reason
+
+
+class _Renderer:
+    """One process that renders conversations."""
+
+    def __init__(self, limits: RenderLimits) -> None:
+        numbers = (limits.cpu_s, limits.memory_mib * MIB, limits.characters)
+        self.process = child.start(
+            "-S", "-B", "-X", "utf8", template_child.__file__, *map(str, numbers),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+            is_trusted=False,
+        )  # fmt: skip
+
+    def render(self, conversation: bytes, wall_s: float) -> tuple[bytes, str]:
+        """Render a conversation; return the outcome, and the text or the reason."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        deadline = time.monotonic() + wall_s
+        try:
+            self.process.stdin.write(LENGTH.pack(len(conversation)) + conversation)
+            self.process.stdin.flush()
+            (length,) = LENGTH.unpack(self._read(LENGTH.size, deadline))
+            answer = self._read(length, deadline)
+        except (BrokenPipeError, EOFError):
+            code = self.process.wait()
+            return (TOO_LONG, "") if code == -signal.SIGPROF else (DIED, child.describe_exit(code))
+        except TimeoutError:
+            return TOO_LONG, ""
+        return answer[:1], answer[1:].decode("utf-8", "surrogatepass")
+
+    def _read(self, count: int, deadline: float) -> bytes:
+        """Return so many bytes; EOFError if the process has ended, TimeoutError if it takes too long."""
+        assert self.process.stdout is not None
+        descriptor, chunks = self.process.stdout.fileno(), bytearray()
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        while len(chunks) < count:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise TimeoutError
+            chunk = os.read(descriptor, count - len(chunks))
+            if not chunk:
+                raise EOFError
+            chunks += chunk
+        return bytes(chunks)
+
+    def end(self) -> None:
+        """End the process."""
+        self.process.kill()
+        for pipe in (self.process.stdin, self.process.stdout):
+            with suppress(BrokenPipeError):
+                if pipe is not None:
+                    pipe.close()
+        self.process.wait()
+
+
+class _Renderers:
+    """The rendering processes, each with the limits that it was started with."""
+
+    def __init__(self) -> None:
+        self._idle: list[tuple[RenderLimits, _Renderer]] = []
+        self._room = threading.BoundedSemaphore(MAX_AT_ONCE)
+
+    def render(self, template: str, values: Any, limits: RenderLimits) -> tuple[bytes, str]:
+        """Render a conversation in one of the processes; return the outcome, and the text or the reason."""
+        with self._room:
+            renderer = self._take(limits)
+            is_usable = False
+            try:
+                outcome, text = renderer.render(dumps((template, values)), limits.wall_s)
+                is_usable = outcome in (TEXT, REFUSED)
+            finally:  # a process that reached a limit or was interrupted is not used again
+                if is_usable:
+                    self._idle.append((limits, renderer))
+                else:
+                    renderer.end()
+        return outcome, text
+
+    def _take(self, limits: RenderLimits) -> _Renderer:
+        with suppress(IndexError):
+            while True:
+                own_limits, renderer = self._idle.pop()
+                if own_limits == limits and renderer.process.poll() is None:
+                    return renderer
+                renderer.end()
+        return _Renderer(limits)
+
+    def end(self) -> None:
+        """End the idle processes."""
+        with suppress(IndexError):
+            while True:
+                self._idle.pop()[1].end()
+
+
+_renderers = _Renderers()
+
+
+def _forget() -> None:
+    """In a forked copy of this process: leave the rendering processes to the one that started them."""
+    _renderers.__init__()  # type: ignore[misc]
+
+
+atexit.register(_renderers.end)
+os.register_at_fork(after_in_child=_forget)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as plain numbers, texts, lists and dictionaries."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        kinds = (bool, int, float, str)
+        return value if value is None else next(kind(value) for kind in kinds if isinstance(value, kind))
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(one) for one in value)
+    return f"<{type(value).__name__}>"
+
+
+def _without_mark(text: str, last: str, name: str) -> str:
+    """Cut off what the template has put behind a message that is to be continued."""
+    if last.strip() not in text or MARK.strip() not in text:
+        raise ConfigError(f"{name} leaves out the last message, or a part of it, so it cannot be continued")
+    at = text.rindex(MARK.strip())
+    return text[:at] if text[at:].startswith(MARK) else text[:at].rstrip()
+
+
+def template_values(values: Mapping[str, Any], tokenizer: Any, name: str) -> Mapping[str, Any]:
+    """Return the user's values for the chat template; a name that it does not read is an error."""
+    for key in values:
+        is_read = re.search(rf"\b{key}\b", str(tokenizer.chat_template or "")) is not None
+        need = f"the chat template of {name} does not read it"
+        check(is_read, f"model.chat_template_kwargs.{key}", values[key], need)
+    return values

@@ -1,0 +1,150 @@
+"""A thread that steps a session for many callers: each request's events go to its listener.
+
+Servers and programs use it. A task that has a list of requests needs no other thread: it calls `gather`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Self
+
+from runner_base.errors import INTERRUPTED, ConfigError, JobFailed, RunnerError
+from runner_engine.sessions.base import EngineReport, Request, RequestId
+from runner_engine.sessions.contract import Engine
+from runner_engine.sessions.session import Listener, Session, notify
+
+log = logging.getLogger(__name__)
+
+CLOSED = "the engine takes no requests: it is closed, or not loaded yet"
+EXIT_S = 60.0  # time for an engine to end its pass or its load when the process exits
+IDLE_CHECK_S = 1.0  # how often an idle driver checks whether it should end
+
+
+class Driver:
+    """Loads an engine and steps its session in one thread; any thread submits and cancels."""
+
+    def __init__(self, engine: Engine, batch_size: int | None = None) -> None:
+        self.engine, self._batch_size = engine, batch_size
+        self._session: Session | None = None
+        self._replacing = threading.Lock()  # held while a session that has failed is replaced by a new one
+        self._closing = False
+        self.failure: RunnerError | None = None  # the error that ended the engine
+        self._loaded: Future[EngineReport] = Future()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        _living.add(self)
+        self._thread.start()
+
+    def loaded(self, timeout: float | None = None) -> EngineReport:
+        """Wait until the engine is loaded, and return its report; raise the error if it could not load."""
+        return self._loaded.result(timeout)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it accepts requests."""
+        return self._session is not None and not self._closing
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread is running."""
+        return self._thread.is_alive()
+
+    @property
+    def under_way(self) -> int:
+        """How many requests are under way."""
+        return 0 if self._session is None else self._session.under_way
+
+    def submit(self, request: Request, listener: Listener) -> None:
+        """Submit a request; its events, or the error that ended it, go to the listener."""
+        self.submit_all([request], listener)
+
+    def submit_all(self, requests: Sequence[Request], listener: Listener) -> None:
+        """Submit requests that enter in the same step, so that their answers do not depend on timing."""
+        while True:
+            with self._replacing:
+                session = self._session
+            if session is None or self._closing or not self.is_alive:
+                raise self.failure or JobFailed(CLOSED)
+            try:
+                session.submit_all(requests, listener)
+                return
+            except ConfigError:
+                if not session.is_closed:  # else it has failed meanwhile, and there is another one
+                    raise
+
+    def cancel(self, request_id: RequestId) -> None:
+        """End a request before the next forward pass; its completions get the reason `cancelled`."""
+        if self._session is not None:
+            self._session.cancel(request_id)
+
+    def close(self, timeout: float | None = None) -> None:
+        """End all requests, close the engine, and wait for the thread."""
+        self.stop()
+        if self._session is not None:
+            self._session.close()
+        self._thread.join(timeout)
+
+    def stop(self) -> None:
+        """Let the thread end soon; this takes no lock, so that the garbage collector may call it."""
+        self._closing = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        try:
+            report = self.engine.load()
+            self._session = self.engine.open(self._batch_size)
+        except BaseException as error:  # noqa: BLE001 - `loaded` raises it
+            self._loaded.set_exception(error)
+            return
+        self._loaded.set_result(report)
+        try:
+            while not self._closing:  # not `gather`, which returns when nothing is under way
+                self._step(self._session)
+            self._session.check()  # the engine's failure may be why the driver is being closed
+            self._session.close()
+        except RunnerError as error:
+            self.failure, self._closing = error, True
+            self._session.close()
+        reason = self.failure or JobFailed("the engine was closed before the answer was complete")
+        for listener in self._session.take_listeners():
+            notify(listener, reason)
+        self.engine.close()
+
+    def _step(self, session: Session) -> None:
+        """Take a step if requests are under way; raise if the engine cannot go on."""
+        if not session.wait(IDLE_CHECK_S):
+            session.check()
+            return
+        try:
+            session.step()
+        except Exception as error:
+            session.check()
+            log.exception("a step of the engine failed: its requests are ended, and it continues with new ones")
+            with self._replacing:  # so that who is told can submit to the next session at once
+                session.close()
+                self._session = self.engine.open(self._batch_size)
+            for listener in session.take_listeners():
+                notify(listener, error)
+
+
+_living: weakref.WeakSet[Driver] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Wait for all drivers at exit: ending a thread within a pass or an import would abort the process or hang."""
+    try:
+        for driver in list(_living):
+            driver.close(EXIT_S)
+    except KeyboardInterrupt:  # the user does not want to wait
+        os._exit(INTERRUPTED)

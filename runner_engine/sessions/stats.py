@@ -1,0 +1,134 @@
+"""What an engine counts: totals, current values and peaks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from runner_base.machine import MIB
+
+TOTALS = ("load_s", "prefill_tokens", "shared_tokens", "prefill_s", "decode_tokens", "decode_s",
+          "draft_tokens", "accepted_tokens")  # fmt: skip
+
+
+@dataclass
+class EngineStats:
+    """Totals, current values and peaks of an engine; subtract two snapshots to measure the time between them."""
+
+    load_s: float = 0.0
+    prefill_tokens: int = 0
+    shared_tokens: int = 0  # of prompts, not computed again because another prompt begins with them
+    prefill_s: float = 0.0
+    decode_tokens: int = 0  # tokens after each row's first
+    decode_s: float = 0.0
+    draft_tokens: int = 0  # proposed by speculative decoding
+    accepted_tokens: int = 0  # the draft tokens that the model confirmed
+    rows_alive: int = 0  # now, like rows_waiting
+    rows_waiting: int = 0
+    kv_tokens: int = 0  # now: tokens in the KV cache, if the engine knows
+    kept_tokens: int = 0  # now: tokens in the prompt cache
+    packed_mib: float = 0.0  # now: weights in the kernels' layout; they replace the checkpoint's pages
+    under_way: float = 0.0  # now: progress of the rows alive, as a number of completions
+    peak_rows: int = 0  # most rows at once so far
+    peak_kv_bytes: int = 0  # most bytes of the KV cache so far
+    peak_pass_tokens: int = 0  # most tokens that one pass has read, and most for which it computed logits
+    peak_pass_logits: int = 0
+    peak_activation_bytes: int = 0  # what such a pass needs, computed from its shapes; 0 if unknown
+    peak_cuda_bytes: int = 0  # of the allocator, if the whole model is on GPUs
+    can_continue: bool = False  # an answer that was begun goes on with the tokens that it would have had
+    rows_are_independent: bool = False  # known: the bits of a row's answer are the same whatever rows go along
+    decoding_graphs: str = ""  # on a GPU: how many steps were recorded ones, or why none was
+    notes: list[str] = field(default_factory=list)  # deviations from what was requested
+    # one entry per process, if the engine has several; set when a session ends with nothing under way
+    processes: list[dict[str, float]] = field(default_factory=list)
+    servers: list[dict[str, Any]] = field(default_factory=list)  # one entry per server, if the model has several
+
+    def __sub__(self, earlier: EngineStats) -> EngineStats:
+        totals = {name: getattr(self, name) - getattr(earlier, name) for name in TOTALS}
+        return replace(self, **totals, notes=[], processes=[])
+
+    def __add__(self, later: EngineStats) -> EngineStats:
+        totals = {name: getattr(self, name) + getattr(later, name) for name in TOTALS}
+        peaks = [field.name for field in fields(self) if field.name.startswith("peak_")]
+        highest = {name: max(getattr(self, name), getattr(later, name)) for name in peaks}
+        return replace(later, **totals, **highest, notes=list(dict.fromkeys(self.notes + later.notes)))
+
+    def own_memory(self, weight_mib: float | None) -> dict[str, float]:
+        """Peak memory attributable to a model with these weights; empty if the engine cannot know it."""
+        if weight_mib is None or not self.peak_activation_bytes:
+            return {}
+        parts = {"kv_peak_mib": self.peak_kv_bytes / MIB, "activation_mib": self.peak_activation_bytes / MIB}
+        if cuda_mib := self.peak_cuda_bytes / MIB:
+            return parts | {"cuda_peak_mib": cuda_mib, "model_mib": cuda_mib}
+        return parts | {"model_mib": weight_mib + sum(parts.values())}
+
+    @property
+    def speed(self) -> dict[str, float]:
+        """The metrics of speed; empty if the engine cannot measure its model."""
+        if not self.prefill_s:
+            return {}
+        decoded = {"decode_tok_per_s": self.decode_tok_per_s} if self.decode_tokens else {}  # else no row went on
+        return {
+            "prefill_tok_per_s": self.prefill_tok_per_s,
+            **decoded,
+            "computed_prompt_tokens": self.prefill_tokens,
+            "shared_prompt_tokens": self.shared_tokens,
+            "draft_tokens": self.draft_tokens,
+            "accepted_tokens": self.accepted_tokens,
+        }
+
+    @property
+    def busy_shares(self) -> list[float]:
+        """The share of the time with requests under way that each process spent computing."""
+        seconds = self.prefill_s + self.decode_s
+        return [min(1.0, one["busy_s"] / seconds) if seconds else 0.0 for one in self.processes]
+
+    @property
+    def process_metrics(self) -> dict[str, float]:
+        """Metrics over all processes; empty for an engine with a single one."""
+        if not self.processes:
+            return {}
+        peaks, busy = [one["peak_rss_mib"] for one in self.processes], self.busy_shares
+        metrics = {
+            "bubble_share": 1 - sum(busy) / len(busy),
+            "peak_rss_mib": max(peaks),
+            "sum_peak_rss_mib": sum(peaks),
+        }
+        if all("gpu_mib" in one for one in self.processes):
+            metrics["gpu_mib"] = max(one["gpu_mib"] for one in self.processes)
+        return metrics
+
+    def tables(self, parts: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+        """Return a table of servers, or of parts with the busy share and the memory of their processes."""
+        tables = {"the servers of the model": self.servers} if self.servers else {}
+        if not self.processes:
+            return tables
+        busy, peaks = self.busy_shares, [one["peak_rss_mib"] for one in self.processes]
+        rows = [part | {"busy_share": busy[(at := part["process"])], "peak_rss_mib": peaks[at]} for part in parts]
+        return tables | {"the parts of the model": rows}
+
+    @property
+    def prefill_tok_per_s(self) -> float:
+        """Computed prompt tokens per second: those of a shared beginning count once."""
+        return self.prefill_tokens / self.prefill_s if self.prefill_s else 0.0
+
+    @property
+    def decode_tok_per_s(self) -> float:
+        """New tokens per second, without the first of each row, over all rows of a batch."""
+        return self.decode_tokens / self.decode_s if self.decode_s else 0.0
+
+
+@dataclass
+class RowCount:
+    """The rows of one of several decoders, as its share of the engine's counts."""
+
+    stats: EngineStats
+    alive: int = 0
+    waiting: int = 0
+
+    def now(self, alive: int, waiting: int) -> None:
+        """Set how many rows the decoder has now."""
+        self.stats.rows_alive += alive - self.alive
+        self.stats.rows_waiting += waiting - self.waiting
+        self.stats.peak_rows = max(self.stats.peak_rows, self.stats.rows_alive)
+        self.alive, self.waiting = alive, waiting

@@ -1,0 +1,63 @@
+"""Random prompts of an exact length, for tasks that measure speed or memory."""
+
+from __future__ import annotations
+
+import random
+from math import inf
+
+from runner_base.errors import ConfigError
+from runner_engine.sessions.base import EngineReport, Request
+
+VOCABULARY = 800  # almost every model has these ids; used if a server does not report its vocabulary
+
+
+def room_of(report: EngineReport) -> float:
+    """Return the loaded model's positions; infinity for a server that does not tell."""
+    return report.metrics.get("max_positions", inf)
+
+
+def check_room(room: float, prompt_tokens: int, new_tokens: int) -> None:
+    """Raise ConfigError unless prompt and new tokens fit the model's positions, before or after its load."""
+    if prompt_tokens + new_tokens > room:
+        raise ConfigError(
+            f"task.prompt_tokens={prompt_tokens} and task.new_tokens={new_tokens} make "
+            f"{prompt_tokens + new_tokens} tokens, the model has room for {room:.0f}: make one smaller"
+        )
+
+
+def synthetic_requests(
+    batch_size: int,
+    prompt_tokens: int,
+    new_tokens: int,
+    vocab_size: int,
+    seed: int,
+    draw: int = 0,
+    shared_tokens: int = 0,
+) -> list[Request]:
+    """Return a batch of random token-id prompts that all decode new_tokens; the same arguments give the same batch.
+
+    Another `draw` gives other prompts of the same shape. Rows, and usually draws, differ from their first token on:
+    otherwise an engine that computes a shared prefix once would do less work than is measured. With shared_tokens,
+    that many tokens at the beginning are the same in all rows of a draw.
+    """
+    assert vocab_size >= 1
+    low = vocab_size // 4  # the middle half, since special tokens and padding rows are at the ends of the vocabulary
+    high = max(low + 1, vocab_size - low)
+    random_ids = random.Random(f"{seed}/{draw}/{batch_size}/{prompt_tokens}")
+    firsts: list[int] = []
+    while len(firsts) < batch_size:  # without repetition, if there are enough ids
+        firsts += random_ids.sample(range(low, high), min(batch_size - len(firsts), high - low))
+    shared_ids = random.Random(f"{seed}/{draw}/{prompt_tokens}/shared")
+    shared = [shared_ids.randrange(low, high) for _ in range(min(shared_tokens, prompt_tokens))]
+    return [
+        Request(
+            id=row,
+            prompt=(*shared, first, *(random_ids.randrange(low, high) for _ in range(prompt_tokens - 1)))[
+                :prompt_tokens
+            ],
+            max_new_tokens=new_tokens,
+            ignore_eos=True,
+            timed=True,
+        )
+        for row, first in enumerate(firsts)
+    ]
