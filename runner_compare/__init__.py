@@ -1,16 +1,18 @@
-"""`runner-compare`: compares the runs in MLflow side by side, and says which differences are real.
+"""`runner-compare`: compares runs side by side, and says which differences are real.
 
-The steps (command.py): load the runs (runs.py) → choose some (selection.py) → pool them, find each one's baseline
-and compare, by the answers to the same questions or by repeats (table.py, pairing.py) → show the findings (wording.py,
-output.py, page.py, pictures.py). A side door to the program: it reads MLflow, samples.jsonl and repeats.jsonl, never
-imports torch, and writes only what --save and --log ask for.
+The steps (command.py): load the runs → choose some (selection.py) → pool them, find each one's baseline and compare,
+by the answers to the same questions or by repeats (table.py, pairing.py) → show the findings (wording.py, output.py,
+page.py, pictures.py). It never imports torch, and writes only what --save and --log ask for.
 """
+
+from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from runner_compare.command import entry, main
+if TYPE_CHECKING:
+    from runner_compare.command import entry, main
 
 __all__ = ["entry", "main"]
 
@@ -22,6 +24,15 @@ class _Compare(ModuleType):
         from runner_compare.in_python import compare
 
         return compare(*runs, **options)
+
+
+def __getattr__(name: str) -> Any:
+    """Import the command at its first use: others need only the statistics."""
+    if name in __all__:
+        from runner_compare import command
+
+        return getattr(command, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 sys.modules[__name__].__class__ = _Compare

@@ -18,8 +18,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "CONTRIBUTING.md"
-COPIED = ("runner", "conf", "hydra_plugins", "tools", "tests", "ARCHITECTURE.md", "pyproject.toml")
-SOURCES = ("runner/", "tools/")
+COPIED = (
+    "runner",
+    "runner_base",
+    "runner_compare",
+    "runner_engine",
+    "conf",
+    "hydra_plugins",
+    "tools",
+    "tests",
+    "ARCHITECTURE.md",
+    "pyproject.toml",
+)
+SOURCES = ("runner/", "runner_base/", "runner_compare/", "runner_engine/", "tools/")
 MAX_SOURCES = 4
 BLOCK = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PLACE = re.compile(r"(?:New file `([^`]+)`|`([^`]+)`, (?:(after|before|instead of) `([^\n]+)`|at the end)):\n\n$")

@@ -85,7 +85,7 @@ def activation_bytes(shape: dict[str, int], dtype_bytes: int, pass_shape: PassSh
 
 
 def sampled_bytes(sampling: SamplingKeys) -> int:
-    """Return what torch needs for each of the logits to draw a token: as in runner_engine/decode/sampling.py, where no C does it.
+    """Return what torch needs for each of the logits to draw a token where no C does it: as in decode/sampling.py.
 
     A top_p that is null is often one of the model's own settings.
     """

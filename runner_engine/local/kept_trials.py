@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-import runner
 from runner.config.groups import packages_of
 from runner_base import kept, machine
 from runner_engine.attention.interface import register
@@ -26,7 +25,8 @@ from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.kv_cache.windows import Window
 from runner_engine.models.load import Loaded
 
-CODE = ("engines", "models", "quantization")  # the folders whose code the trials run
+# the folders whose code the trials run
+CODE = ("attention", "decode", "kernels", "kv_cache", "local", "matmul", "memory", "models", "quantization", "sessions")
 CHOOSING = ("RUNNER_", "ONEDNN_", "DNNL_", "ATEN_", "OMP_", "MKL_", "TORCH")  # beginnings of variables
 
 
@@ -92,6 +92,6 @@ def _code() -> str:
     """Return a hash of the code that the trials run: a change of it may change what they show."""
     whole = hashlib.sha256()
     for folder in CODE:
-        for file in sorted((Path(runner.__file__).parent / folder).rglob("*.py")):
+        for file in sorted((Path(__file__).parents[1] / folder).rglob("*.py")):
             whole.update(file.read_bytes())
     return whole.hexdigest()

@@ -26,7 +26,7 @@ class CodedGroups:
 
 @dataclass
 class MadeGroupsConfig(Quantized):
-    """Integers in groups of inputs, made while loading and held in as many bits (runner_engine/models/made_groups.py)."""
+    """Integers in groups of inputs, made while loading and held in as many bits (models/made_groups.py)."""
 
     holders: ClassVar[tuple[str, ...]] = ("runner_engine.models.grouped",)
     makes_groups: ClassVar[bool] = True

@@ -22,7 +22,7 @@ from runner_engine.embedded.problems import Split, problems
 from runner_engine.sessions.base import Capability, Completion, Event, Request, RequestId
 from runner_engine.sessions.session import Session
 
-EMBEDDED = Path(__file__).parents[2] / "runner" / "embedded" / "model"
+EMBEDDED = Path(__file__).parents[2] / "runner_engine" / "embedded" / "model"
 Make = Callable[..., RunnerConfig]
 
 

@@ -20,7 +20,7 @@ from runner.tasks.chat import SETTINGS
 from runner_base.errors import ConfigError
 from runner_engine.sessions.base import Request
 
-ROOT = Path(runner.__file__).parent
+ROOT = Path(runner.__file__).parents[1]
 
 
 def sampling_of(*numbers: float) -> Sampling:

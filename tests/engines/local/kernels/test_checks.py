@@ -15,7 +15,7 @@ import torch
 from group_layers import layer_of
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import runner
+import runner_engine
 from runner_base.errors import ConfigError
 from runner_engine.attention.attention import PassLayout, PrefixUse, Span
 from runner_engine.attention.interface import register
@@ -265,12 +265,12 @@ def test_a_wrong_width_is_refused_also_without_asserts() -> None:
 
 def test_no_assert_guards_a_call_into_c() -> None:
     """`python -O` leaves asserts out: beside the kernels, they only tell the type checker what a thing is."""
-    folder = Path(runner.__file__).parent
+    folder = Path(runner_engine.__file__).parent
     callers = [file for file in folder.rglob("*.py") if "kernels" in (text := file.read_text()) and "native" in text]
-    assert folder / "engines" / "sampling.py" in callers
+    assert folder / "decode" / "sampling.py" in callers
     guards = [
         f"{file.relative_to(folder)}:{node.lineno}: {ast.unparse(node.test)}"
-        for file in {*callers, *(folder / "engines" / "local").rglob("*.py")}
+        for file in {*callers, *folder.rglob("*.py")}
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.Assert) and not ast.unparse(node.test).endswith("is not None")
         and not ast.unparse(node.test).startswith("isinstance(")
