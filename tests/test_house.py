@@ -108,18 +108,16 @@ def nodes(path: Path) -> list[ast.AST]:
 
 @cache
 def imports(path: Path) -> set[str]:
-    """Return the runner modules that a file imports, also inside functions."""
+    """Return the modules of this project that a file imports, also inside functions."""
     imported = set()
     for node in nodes(path):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "runner":
-            base = (node.module or "").removeprefix("runner").lstrip(".")
-            known = modules()
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
             for alias in node.names:
-                full = f"{base}.{alias.name}".lstrip(".")
-                imported.add(full if full in known else base)
+                full = f"{node.module}.{alias.name}"
+                imported.add(full if full in modules() else f"{node.module}")
         elif isinstance(node, ast.Import):
-            imported |= {a.name.removeprefix("runner.") for a in node.names if a.name.startswith("runner.")}
-    return imported - {""}
+            imported |= {a.name for a in node.names if a.name.split(".")[0] in PACKAGES}
+    return imported
 
 
 def test_a_package_imports_only_packages_below() -> None:
