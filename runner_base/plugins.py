@@ -24,7 +24,7 @@ D = TypeVar("D")
 KINDS = {
     "quantization": "runner.quantizations",
     "task": "runner.tasks",
-    "model": "runner_engine.models",
+    "model": "runner.models",
     "dataset": "runner.datasets",
     "scorer": "runner.scorers",
     "metric": "runner.metrics",
