@@ -6,7 +6,8 @@ the servers' cores: greedy chats of word problems, each one as soon as the last 
 with that of the same question alone; every status except 200 and 429 is a failure.
 
     python bench/serve_load.py --seconds 60 --other "VLLM/bin/vllm serve runner_engine/embedded/model
-        --served-model-name embedded --dtype float32 --max-model-len 512 --port {port}" --environment VLLM_CPU_KVCACHE_SPACE=1
+        --served-model-name embedded --dtype float32 --max-model-len 512 --port {port}"
+        --environment VLLM_CPU_KVCACHE_SPACE=1
 """
 
 from __future__ import annotations

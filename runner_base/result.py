@@ -30,6 +30,7 @@ GRAPH = "graph.json"  # of a team of agents: its edges, as they were learned
 GRAPH_PICTURE = "graph.svg"  # of a team of agents: who heard whom
 COMPLETIONS = "completions.jsonl"  # one line for each prompt, in their order
 CALLS = "calls.jsonl"  # of a team of agents
+NOTED_BELOW = 0.9  # of the parameters in blocks: what a quantization reaches less is said beside each verdict
 
 
 class Status(StrEnum):

@@ -159,6 +159,14 @@ def counted(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
+def percent(share: float) -> str:
+    """Write a share with two digits, or three from 99.5 on, so that 100 % are all of them."""
+    value = 100 * share
+    if 99.5 <= value < 100:
+        return f"{min(value, 99.9):.1f} %"
+    return f"{value:.0f} %" if value >= 10 or value == 0 else f"{value:.2g} %"
+
+
 def short(value: object) -> str:
     """Show a value from a file in an error, the beginning of a long one."""
     text = repr(value)

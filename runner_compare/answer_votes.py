@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
-from runner.scorers.votes import all_at, majority_at, pass_at, sizes
 from runner_base.errors import ConfigError
 from runner_compare.metrics import BY_ANSWERS
+from runner_compare.statistics.votes import all_at, majority_at, pass_at, sizes
 
 NAME = re.compile(r"(pass@|maj@|pass\^)(\d+)")
 PASS, VOTE, ALL = "pass@", "maj@", "pass^"

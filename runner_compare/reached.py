@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from runner_base.result import NOTED_BELOW
+from runner_base.texts import percent
 from runner_compare.data import Run, Table, TableRow
-from runner_engine.quantization.share import NOTED_BELOW, percent
 
 SHARE = "quantized_share"
 OF_WANTED = "quantized_share_of_wanted"  # where the user has named layers that stay as they are

@@ -35,13 +35,10 @@ def below(package: str) -> set[str]:
 
 STILL_CROSSING = {
     "runner_compare.across_tasks",
-    "runner_compare.answer_votes",
-    "runner_compare.columns",
     "runner_compare.command",
     "runner_compare.in_python",
     "runner_compare.pairing",
     "runner_compare.publish_divergences",
-    "runner_compare.reached",
     "runner_compare.repeated_runs",
     "runner_compare.runs",
     "runner_compare.sample_numbers",

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from runner_base.errors import ConfigError
+from runner_base.fields import NOTES
 
-NOTES = "notes"
 NAME = re.compile(r"[A-Za-z_][\w-]*")  # what a store takes as a part of a name
 Plain = str | int | float | bool | None
 

@@ -22,14 +22,14 @@ from typing import Any
 from runner.config.choices import CONF
 from runner.config.lora import adapter_of
 from runner.config.model_names import adapter_name, short_name
-from runner.config.own_notes import NOTES, flat_notes
+from runner.config.own_notes import flat_notes
 from runner.config.root import RunnerConfig
 from runner.store import begun_runs, logged_metrics, logged_models, pending_runs, published, traces
 from runner.store.jobs import Job
 from runner.store.mlflow_store import Store, clear_errors, one_message, open_store, probe
 from runner.store.stored_runs import JOB_ID, PARENT, StoredRuns, read_runs
 from runner_base.errors import TrackingError
-from runner_base.fields import Inert, choice_of, counts_of, default_of
+from runner_base.fields import NOTES, Inert, choice_of, counts_of, default_of
 from runner_base.result import Record, Status
 from runner_base.uris import without_secrets
 from runner_compare.metrics import Better, described

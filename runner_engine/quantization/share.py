@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runner_base.errors import ConfigError
-from runner_base.texts import counted
+from runner_base.result import NOTED_BELOW
+from runner_base.texts import counted, percent
 
-NOTED_BELOW = 0.9  # of the parameters in blocks: what is reached less is said beside each verdict
 REFUSED_BELOW = 0.5  # and what is reached still less runs only with quantization.allow_partial=true
 KINDS_SHOWN = 3
 UNFIT_AT_MOST = 0.02  # of the parameters in blocks: layers that a library's kernels cannot take, and so stay plain
@@ -99,11 +99,3 @@ def check_unfit(name: str, unfit: Mapping[str, tuple[str, int]], in_blocks: int)
     if sum(numbers for _, numbers in unfit.values()) > UNFIT_AT_MOST * in_blocks:
         path, (reason, _) = next(iter(unfit.items()))
         raise ConfigError(f"quantization={name}: {path} {reason}")
-
-
-def percent(share: float) -> str:
-    """Write a share with two digits, or three from 99.5 on, so that 100 % are all of them."""
-    value = 100 * share
-    if 99.5 <= value < 100:
-        return f"{min(value, 99.9):.1f} %"
-    return f"{value:.0f} %" if value >= 10 or value == 0 else f"{value:.2g} %"

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from runner.config.model import LocalModelConfig
 from runner_base import machine
 from runner_base.errors import ConfigError
+from runner_base.texts import percent
 from runner_engine.checkpoints import formats
 from runner_engine.checkpoints.footprint import predict
 from runner_engine.checkpoints.linear_layers import walk_files
@@ -22,7 +23,7 @@ from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner_engine.quantization.hqq import HqqConfig
-from runner_engine.quantization.share import Share, percent
+from runner_engine.quantization.share import Share
 
 MIXTURES = ("qwen3_moe", "mixtral", "gpt_oss", "deepseek_v3")
 FORMATS = ("none", "nf4", "int8", "hqq", "torchao_int8", "int8_dynamic")

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from runner.config.task import Extractor
 from runner.scorers.verdicts import judge
-from runner.scorers.votes import Vote, elect, sizes
+from runner.scorers.votes import Vote, elect
 from runner_base.result import Answer, FinishReason, Verdict
+from runner_compare.statistics.votes import sizes
 
 GOLD = "7"
 SILENT = "I do not know"

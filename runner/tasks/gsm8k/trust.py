@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from runner.config.task import OF_NUMBERS, Extractor, Gsm8kConfig
-from runner.scorers.votes import sizes
 from runner.tasks.base import Context
 from runner.tasks.completing import complete_beside
 from runner.tasks.gsm8k.asking_again import AGAIN, SecondAnswers
@@ -25,6 +24,7 @@ from runner_base.thought_tokens import thinking_totals
 from runner_compare.statistics import effects
 from runner_compare.statistics.effects import Finding, paired_accuracies
 from runner_compare.statistics.unread_answers import ENDED, FOUND
+from runner_compare.statistics.votes import sizes
 from runner_engine.sessions.base import Request
 
 TWINS = "twins.jsonl"
