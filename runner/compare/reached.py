@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from runner.compare.data import Run, Table, TableRow
-from runner.quantization.share import NOTED_BELOW, percent
+from runner.quantization.share import NOTED_BELOW, in_words
 
 SHARE = "quantized_share"
+OF_ALL = "quantized_share_of_all"
+OF_BYTES = "quantized_share_of_bytes"
 OF_WANTED = "quantized_share_of_wanted"  # where the user has named layers that stay as they are
 
 
@@ -30,4 +32,5 @@ def _of_run(run: Run) -> str:
     if share is None or run.metrics.get(OF_WANTED, share) >= NOTED_BELOW:
         return ""
     name = run.params.get("quantization.name", "the stored quantization")
-    return f"{name} of {run.job_id} quantizes only {percent(share)} of the parameters in blocks"
+    reached = in_words(share, run.metrics.get(OF_ALL), run.metrics.get(OF_BYTES))
+    return f"{name} of {run.job_id} quantizes only {reached}"
