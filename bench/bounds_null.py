@@ -2,7 +2,8 @@
 
 Each question has an answer that a model would give without a limit, right or wrong, and its length; hard questions take
 longer. A limit cuts off the longest answers. Bounds: the interval *without limit* has to hold the true accuracy; the
-usual interval, which counts an answer that was cut off as wrong, is the control. Verdicts: two models are equally
+usual interval, which counts an answer that was cut off as wrong, is the control. Over seeds, Student's t alone is the
+control; of unpaired differences, Wilson's ends. Verdicts: two models are equally
 good, and one of them writes longer answers; or it is worse by exactly the margin, and the other one is cut off more
 often. The verdicts are runner-compare's own; the control is what would be said if all that was cut off were wrong. The
 limit: answers have limits of several sizes, as where prompts and answers share the model's context; the interval of
@@ -25,7 +26,8 @@ from runner_compare.data import Run
 from runner_compare.pairing import compare_pair
 from runner_compare.statistics.clustered_share import bounds_of_accuracy
 from runner_compare.statistics.effects import Effect, Finding, judge
-from runner_compare.statistics.stats import exact_interval, wilson_interval
+from runner_compare.statistics.over_seeds import guaranteed_over_seeds, share_over_seeds
+from runner_compare.statistics.stats import exact_interval, unpaired_difference_interval, wilson_interval
 
 CUT_OFF = (0.05, 0.2, 0.5)  # the shares that are cut off
 SETTINGS = [(50, 0.7), (200, 0.9), (200, 0.5), (1319, 0.8)]  # questions, true accuracy
@@ -33,6 +35,8 @@ HARDER = (0.0, 0.8)  # how lengths go with difficulty
 RHO = 0.8  # how the verdicts do
 SPREAD = 0.6  # of the logarithm of a length
 MARGIN = 0.05
+DIFFERENCES = (0.0, 0.02, 0.05, 0.1, 0.2)  # of two shares whose questions are not paired
+SEEDS = (3, 5, 10)
 
 
 def exact_rates() -> None:
@@ -47,6 +51,64 @@ def exact_rates() -> None:
             worst = np.maximum(*beyond)
             cells += [f"{worst.max():.2%}", f"{truths[worst.argmax()]:.1%}"]
         table.row(n, *cells)
+
+
+def unpaired_rates() -> None:
+    """Print how often an end of an unpaired difference is beyond the truth at the worst rates; nothing is drawn."""
+    heads = "n of each", "up to 20 points: an end", "Wilson's ends", "near ±100 points: an end", "Wilson's ends"
+    table = Table("an unpaired difference, at the worst true shares", *heads)
+    high_rates = np.linspace(0.5, 0.995, 34)
+    extremes = [(p, q) for p in high_rates[-8:] for q in 1 - high_rates[-8:]]
+    for n in (20, 50, 100, 200, 400):
+        counts, cells = np.arange(n + 1), []
+        for pairs in ([(p, p - d) for p in high_rates for d in DIFFERENCES], extremes):
+            for interval in (exact_interval, wilson_interval):
+                ends = np.array([interval(int(k), n) for k in counts])
+                shares = counts / n
+                below, above = shares - ends[:, 0], ends[:, 1] - shares
+                low = shares[:, None] - shares - np.hypot(below[:, None], above)
+                high = shares[:, None] - shares + np.hypot(above[:, None], below)
+                worst = 0.0
+                for p, q in pairs:
+                    chances = np.outer(binom.pmf(counts, n, p), binom.pmf(counts, n, q))
+                    beyond = low > p - q + 1e-12, high < p - q - 1e-12
+                    worst = max(worst, *(float(chances[where].sum()) for where in beyond))
+                cells.append(f"{worst:.2%}")
+                if interval is exact_interval:  # the product's own
+                    drawn_low, drawn_high = unpaired_difference_interval(n // 2, n, n // 4, n)
+                    at = n // 2, n // 4
+                    assert np.allclose((drawn_low, drawn_high), (low[at], high[at])), "another interval than here"
+        table.row(n, *cells)
+
+
+def over_seeds(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
+    """Print how often the ends over seeds miss; a rare seed that is bad has no limit, as no end allows for it."""
+    heads = "questions", "seeds", "what differs", "lower end misses %", "upper end misses %", "Student's lower %"
+    table = Table(f"an accuracy over seeds: {pairs:,} rows a line", *heads, "Student's upper %")
+    kinds = "3 % never solved", "seeds ± 3 points", "1 seed of 10 is bad"
+    for n in (50, 200):
+        for seeds in SEEDS:
+            for kind in kinds:
+                found = []
+                for _ in range(pairs):
+                    solved, true = of_seeds(generator, kind, n, seeds)
+                    new, old = guaranteed_over_seeds(solved), share_over_seeds(solved)
+                    found.append((new[0] > true, new[1] < true, old[0] > true, old[1] < true))
+                rates = [rate(of) for of in zip(*found, strict=True)]
+                if kind != kinds[-1]:
+                    limits.missed.append(Rate(rates[0].times + rates[1].times, pairs))
+                table.row(n, seeds, kind, *rates)
+
+
+def of_seeds(generator: np.random.Generator, kind: str, n: int, seeds: int) -> tuple[list[list[bool]], float]:
+    """Draw what each seed solves, and return the true accuracy over questions and seeds."""
+    if kind.startswith("3 %"):
+        return [(generator.random(n) >= 0.03).tolist()] * seeds, 0.97
+    if kind.startswith("seeds"):
+        chances = np.clip(0.8 + 0.03 * generator.standard_normal((seeds, 1)), 0, 1)
+        return (generator.random((seeds, n)) < chances).tolist(), 0.8
+    chances = np.where(generator.random((seeds, 1)) < 0.1, 0.7, 1.0)
+    return (generator.random((seeds, n)) < chances).tolist(), 0.97
 
 
 def drawn(generator: np.random.Generator, n: int, accuracies: list[float], harder: float) -> tuple[Solved, Numbers]:
@@ -180,6 +242,8 @@ def main() -> int:
     """Simulate and print; 1 if a limit is exceeded, or if a control does not fail."""
     (pairs, generator, started), limits = begin("bounds_null", __doc__), Limits()
     exact_rates()
+    unpaired_rates()
+    over_seeds(generator, pairs, limits)
     usual = bounds(generator, pairs, limits)
     counted = verdicts(generator, pairs, limits)
     naive = limits_that_let_finish(generator, pairs, limits)

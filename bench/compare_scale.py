@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import random
+import re
 import shutil
 import statistics
 import subprocess
@@ -184,9 +185,11 @@ def main() -> int:
                 [sys.executable, "-m", "runner_compare", *arguments], capture_output=True, text=True, check=True
             )
             times.append(time.perf_counter() - started)
-        sentences = [line for line in done.stdout.splitlines() if line.startswith("•")]
-        compared = sum("not compared" not in line for line in sentences)
-        print(f"runner-compare: {compared} comparisons, {len(sentences) - compared} runs not compared")
+        found = re.search(
+            r"of ([\d,]+) comparisons", done.stdout, re.IGNORECASE
+        )  # rows that show the same share a line
+        compared = int(found[1].replace(",", "")) if found else 0
+        print(f"runner-compare: {compared:,} comparisons")
         median = statistics.median(times)
         print(f"whole process, median of {len(times)}     {median:6.2f} s   ({min(times):.2f}..{max(times):.2f})")
         clocked = subprocess.run([sys.executable, "-c", CLOCKED, *arguments], capture_output=True, text=True)

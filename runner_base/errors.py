@@ -151,8 +151,7 @@ def refuse_password(key: str, uri: str) -> None:
         raise ConfigError(f"{key}={shown}: {need}") from None
     if parts.password is not None or "password" in parse_qs(parts.query):
         fix = "set MLFLOW_TRACKING_PASSWORD for a server, PGPASSWORD or ~/.pgpass for PostgreSQL, and leave it out here"
-        shown = f"{parts.scheme}://***@{parts.hostname}{parts.path}"
-        raise ConfigError(f"{key}={shown}: a password would end up in configs and logs: {fix}")
+        raise ConfigError(f"{key}={without_secrets(uri)}: a password would end up in configs and logs: {fix}")
 
 
 def check_base_url(key: str, url: str) -> None:
@@ -162,7 +161,8 @@ def check_base_url(key: str, url: str) -> None:
         is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         parts, is_valid = urlsplit(""), False
-    bare = f"{parts.scheme}://{parts.hostname}{parts.path}" if is_valid and "@" not in parts.path else HIDDEN
+    place = parts.netloc.rpartition("@")[2]
+    bare = f"{parts.scheme}://{place}{parts.path}" if is_valid and "@" not in parts.path else HIDDEN
     need = "a password, a query or a # in it would end up in configs and logs: put the server's key into API_KEY"
     check(not set("@?#") & set(url), key, bare, need)
     check(is_valid, key, url, "give an address such as http://127.0.0.1:8000/v1 or https://api.openai.com/v1")

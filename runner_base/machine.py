@@ -198,13 +198,16 @@ def threads_for(parameters: int) -> int:
 
 def versions() -> dict[str, str]:
     """Versions of the libraries that speed and memory depend on, read without importing them."""
-    by_name = {"python": platform.python_version()}
-    for name in MEASURED_LIBRARIES:
-        try:
-            by_name[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            by_name[name] = "not installed"
-    return by_name
+    return {"python": platform.python_version(), **{name: _version_of(name) for name in MEASURED_LIBRARIES}}
+
+
+@cache
+def _version_of(name: str) -> str:
+    """Return a library's version; it takes milliseconds to read, and advice asks for it for each pair of candidates."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _cpu_model(file: str | Path = "/proc/cpuinfo") -> str:

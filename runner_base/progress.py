@@ -57,6 +57,7 @@ class Progress:
         self._id: Any = None
         self._done = self._under_way = 0.0
         self._began: tuple[float, float] | None = None  # when this work began, and the position then
+        self._described_at = 0.0
         self._reported_at = 0.0
 
     def __enter__(self) -> Progress:
@@ -83,7 +84,15 @@ class Progress:
 
     def advance(self, step: float = 1, **news: str) -> None:
         """Advance by a step; news are shown as `name value` at the end of the line."""
+        if self._began is None:  # the step was made since its description
+            self._began = self._described_at, self._done + self._under_way
         self.show(self._done + step, **news)
+
+    def skip(self, step: float = 1) -> None:
+        """Advance by what an earlier start has done: it says nothing about the speed."""
+        if self._began is not None:
+            self._began = self._began[0], self._began[1] + step
+        self.show(self._done + step)
 
     def show(self, done: float, **news: str) -> None:
         """Show an absolute position, which may be within a step."""
@@ -120,8 +129,8 @@ class Progress:
     def describe(self, what: str) -> None:
         """Change the bar's description; while nothing is done, the time so far was spent on loading and the like."""
         self.what = what
-        if self._began is not None and self._done + self._under_way <= self._began[1]:
-            self._began = None
+        if self._began is None or self._done + self._under_way <= self._began[1]:
+            self._began, self._described_at = None, time.monotonic()
         self._report({}, at_once=True)
         if self._bar is not None:
             self._bar.update(self._id, description=plain(what))

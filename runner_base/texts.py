@@ -211,3 +211,13 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def quantized_in_words(of_blocks: float, of_all: float | None = None, of_bytes: float | None = None) -> str:
+    """Return shares in words: `97 % of the parameters in blocks, 79 % of all, 48 % of the weights' bytes`."""
+    shown = f"{percent(of_blocks)} of the parameters in blocks"
+    if of_all is not None and percent(of_all) != percent(of_blocks):
+        shown += f", {percent(of_all)} of all"
+    if of_bytes is not None:
+        shown += f", {percent(of_bytes)} of the weights' bytes"
+    return shown

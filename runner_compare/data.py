@@ -123,7 +123,7 @@ class Run:
         """What its accuracy would be without a limit; None if no answer was cut off, or if that is not known."""
         if all(key in self.metrics for key in BOUNDS):
             recorded = Bounds(*(self.metrics[key] for key in BOUNDS))
-            known = "families" in self.metrics or self.over_seeds
+            known = "families" in self.metrics or self.over_seeds or self.answers_each > 1
             return recorded if known else Bounds.of(*recorded[:2], int(self.metrics["n"]))
         cut_off = int(self.metrics.get("cut_off", 0) - self.errors)  # an error has no verdict of its own
         if self.interval is None or cut_off <= 0 or self.metrics.keys() & {"families", "answers_each"}:

@@ -58,7 +58,7 @@ METHODS = {
         ACCURACIES,
         sample="{n:,} and {baseline_n:,}, Fisher's exact test",
         pairs="unpaired",
-        legend="rows without wins are unpaired (Newcombe's interval, Fisher's exact test);",
+        legend="rows without wins are unpaired (Newcombe's interval with exact ends, Fisher's exact test);",
     ),
     Method.mean_flips: MethodWords(
         ACCURACIES,

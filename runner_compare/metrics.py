@@ -312,6 +312,7 @@ _EVERY = (
     _metric("lora_delta_norm", form=".3g"),
     _metric("quantized_share", "quantized parameters in blocks", ".1%", better=Better.neither),
     _metric("quantized_share_of_all", "quantized parameters", ".1%", better=Better.neither),
+    _metric("quantized_share_of_bytes", "quantized bytes", ".1%", better=Better.neither),
     _metric("quantized_share_of_wanted", "quantized parameters of those named", ".1%", better=Better.neither),
     *map(_metric, ("quantized_modules", "unquantized_linears", "lora_parameters", "rope_pairs_patched")),
     *map(_metric, ("vocab_size", "max_positions", "base_loads")),

@@ -66,10 +66,12 @@ def earlier_effects(base: Run, reader: SampleReader) -> list[Effect]:
 
 
 def _changed(effect: Effect) -> str | None:
-    """Say how many verdicts differ between the baseline and its repeat."""
+    """Say how many verdicts, or shares of right answers, differ between the baseline and its repeat."""
     wins, losses = effect.counts.get("wins"), effect.counts.get("losses")
     if wins is None or losses is None:
         return None
+    if effect.counts.get("samples", 1) > 1:  # wins and losses are those of means
+        return f"{wins + losses:,} of {effect.n:,} questions have another share of right answers"
     return f"{wins + losses:,} of {effect.n:,} verdicts are not the same"
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from runner_base.result import NOTED_BELOW
-from runner_base.texts import percent
+from runner_base.texts import quantized_in_words
 from runner_compare.data import Run, Table, TableRow
 
 SHARE = "quantized_share"
+OF_ALL = "quantized_share_of_all"
+OF_BYTES = "quantized_share_of_bytes"
 OF_WANTED = "quantized_share_of_wanted"  # where the user has named layers that stay as they are
 
 
@@ -31,4 +33,5 @@ def _of_run(run: Run) -> str:
     if share is None or run.metrics.get(OF_WANTED, share) >= NOTED_BELOW:
         return ""
     name = run.params.get("quantization.name", "the stored quantization")
-    return f"{name} of {run.job_id} quantizes only {percent(share)} of the parameters in blocks"
+    reached = quantized_in_words(share, run.metrics.get(OF_ALL), run.metrics.get(OF_BYTES))
+    return f"{name} of {run.job_id} quantizes only {reached}"

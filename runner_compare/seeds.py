@@ -18,7 +18,7 @@ from runner_compare.data import ABSENT, NotPaired, Run, Table, TableRow
 from runner_compare.metrics import ACCURACY, BOUNDS, OF_QUESTION
 from runner_compare.runs import SampleReader
 from runner_compare.statistics.effects import Effect
-from runner_compare.statistics.over_seeds import over_seeds, share_over_seeds
+from runner_compare.statistics.over_seeds import guaranteed_over_seeds, over_seeds, share_over_seeds
 from runner_compare.wording import assignments
 
 SEED = "seed"
@@ -87,7 +87,7 @@ def _over_seeds(members: Sequence[Run], reader: SampleReader) -> Run:
             [[of_seed[question].if_cut_off(right).mean for question in questions] for of_seed in answers]
             for right in (False, True)
         )
-        ends = share_over_seeds(at_worst, families)[0], share_over_seeds(at_best, families)[1]
+        ends = guaranteed_over_seeds(at_worst, families)[0], guaranteed_over_seeds(at_best, families)[1]
         pooled |= dict(zip(BOUNDS, (fmean(map(fmean, at_worst)), fmean(map(fmean, at_best)), *ends), strict=True))
     pooled |= {key: fmean(run.metrics[key] for run in members) for key in EDGES_COUNTED if key in pooled}
     return replace(whole, metrics=pooled, facts={}, over_seeds=True, earlier=[])

@@ -34,7 +34,7 @@ from runner_compare.seeds import (
 )
 from runner_compare.selection import listed, matches
 from runner_compare.statistics.clustered_share import accuracy_figures, bounds_of_accuracy
-from runner_compare.statistics.effects import Effect, judge
+from runner_compare.statistics.effects import Effect, Method, judge
 from runner_compare.statistics.floor_effects import what_tells_more, why_more_would_not_decide
 from runner_compare.survival import add_survival
 from runner_compare.teams import stands_for
@@ -134,7 +134,7 @@ def _compare(table: Table, varying: list[str], choice: ComparisonOptions, reader
                 sides = [row.run.metrics, base.metrics]
                 if why := why_more_would_not_decide(sides):
                     row.effects = [it.without_plan(why) for it in row.effects]
-                row.effects = [replace(it, tells_more=what_tells_more(sides)) for it in row.effects]
+                row.effects = [replace(it, tells_more=_what_tells_more(it, row.run, base)) for it in row.effects]
             except NotPaired as reason:
                 row.note = str(reason)
     all_effects = [it for row in table.rows if not row.is_repeat for it in row.effects]
@@ -142,6 +142,15 @@ def _compare(table: Table, varying: list[str], choice: ComparisonOptions, reader
     table.remarks = [error_budget(all_effects)]
     beside_noise(table.rows, reader)
     beside_reach(table)
+
+
+def _what_tells_more(it: Effect, run: Run, base: Run) -> str:
+    """Say which questions would tell more, by the accuracies that are compared: those of votes only where bets are."""
+    sides = [run, base]
+    if it.method is Method.sequential:
+        scores = [side.score or (0, 0) for side in sides]
+        return what_tells_more([correct / n if n else None for correct, n in scores])
+    return what_tells_more([side.interval[0] if side.interval else None for side in sides])
 
 
 def effects_of(run: Run, base: Run, choice: ComparisonOptions, reader: SampleReader) -> list[Effect]:

@@ -48,7 +48,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
         (["model=api"], "model=api needs the server's address, model.base_url=http://HOST:PORT/v1, and a model that it has, model.name=NAME; the server's key comes from the environment or .env: API_KEY=..."),
         (["model.name=", "model.base_url=http://127.0.0.1:1/v1"], "model=api needs a model that the server has, model.name=NAME; the server's key"),
         (["model.base_url="], "model=api needs the server's address, model.base_url=http://HOST:PORT/v1; the server's key"),
-        (["model.base_url=https://u:pass@h/v1"], "model.base_url=https://h/v1: a password, a query or a # in it would end up in configs and logs: put the server's key into API_KEY"),
+        (["model.base_url=https://u:pass@h:8443/v1"], "model.base_url=https://h:8443/v1: a password, a query or a # in it would end up in configs and logs: put the server's key into API_KEY"),
         (["model.base_url=https://h/v1?api-key=pass"], "model.base_url=https://h/v1: a password, a query"),
         (["model.base_url=localhost:8000"], "give an address such as http://127.0.0.1:8000/v1"),
         (["model.base_url=https://api.example.com/v1"], "is another machine, and there is no key for it: set API_KEY in the environment or in .env"),

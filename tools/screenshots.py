@@ -1,8 +1,8 @@
-"""The screenshots on the pages: `python -m tools.screenshots serve|mlflow|mlflow_evidence PICTURE`, in a run's folder.
+"""The screenshots on the pages: `python -m tools.screenshots WHAT PICTURE`, in a run's folder.
 
 serve: the page of a server of its own, with two questions and the settings open. mlflow: MLflow's view of the demo's
-jobs side by side, from outputs/demo. mlflow_evidence: a model with its data set and metrics, and one trace. All need
-Chromium.
+jobs side by side, from outputs/demo. mlflow_table: its table of them. mlflow_evidence: a model with its data set and
+metrics, and one trace. All need Chromium.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))  # the tests' drivers of bro
 from chromium import browser
 from PIL import Image
 from serving import serving
+
+from runner.store import run_table
 
 QUESTIONS = (
     "Ann has 3 apples. Ann buys 4 more. Then Ann gives away 2 apples. How many apples does Ann have now?",
@@ -74,6 +76,24 @@ def mlflow(picture: Path, folder: Path) -> None:
     with Image.open(picture) as image:  # without the parts beside it
         shown = image.crop((left, 0, right, image.height))
     shown.save(picture)
+
+
+def mlflow_table(picture: Path, folder: Path) -> None:
+    """Save MLflow's table of the demo's jobs, as the address that a grid prints opens it."""
+    from mlflow import MlflowClient
+
+    experiment = MlflowClient(DEMO).get_experiment_by_name("runner")
+    assert experiment is not None, "the demo has not been run here"
+    place = run_table.address("", experiment.experiment_id).removeprefix(run_table.LOCAL)
+    with _mlflow_ui() as url, browser(folder, "--window-size=1900,660") as page:
+        page.go(url + place)
+        page.until("document.body.innerText.includes('matching runs')", SERVER_S)
+        page.until("document.body.innerText.includes('decode_tok_per_s')", SERVER_S)
+        time.sleep(2)  # its columns take their places
+        page.picture(picture)
+    with Image.open(picture) as image:
+        shown = image.crop((0, 0, 1410, image.height))  # without MLflow's assistant
+    shown.quantize(128).save(picture, optimize=True)
 
 
 def mlflow_evidence(picture: Path, folder: Path) -> None:
@@ -140,7 +160,7 @@ def main() -> None:
     """Save the picture that is named."""
     what, picture = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
-        {"serve": serve, "mlflow": mlflow, "mlflow_evidence": mlflow_evidence}[what](
+        {"serve": serve, "mlflow": mlflow, "mlflow_table": mlflow_table, "mlflow_evidence": mlflow_evidence}[what](
             Path(picture).resolve(), Path(folder)
         )
 

@@ -20,7 +20,7 @@ from runner.estimates.jobs import JobEstimate, estimate_words
 from runner.grid.plan import Outcome, PlannedJob, State, estimate_plan
 from runner.grid.question_plan import question_lines
 from runner.report import GridLine, brief, job_column, named_columns, naming_columns
-from runner.store import mlflow_store
+from runner.store import mlflow_store, published, run_table
 from runner_base import machine, visible_gpus
 from runner_base.console import console, plain, say
 from runner_base.files import shared_folder
@@ -150,6 +150,16 @@ def show_hints(settings: RunnerConfig) -> None:
     if store and settings.print.value == "table":
         hints = mlflow_store.see_all(store.uri), mlflow_store.compare_command(store)
         print(plain("See all: {}    Compare: {}".format(*hints)))
+        if (number := _experiment_number(store)) is not None:
+            print(plain(f"Jobs and their scores: {run_table.address(store.uri, number)}"))
+
+
+def _experiment_number(store: mlflow_store.Store) -> str | None:
+    """Return the number of the store's experiment, if it is known without asking MLflow."""
+    number = mlflow_store.opened_experiment(store)
+    if number is None and (noted := published.unchanged(store, "")) is not None and store.file is not None:
+        return noted.identity.split()[0]
+    return number
 
 
 def table_lines(

@@ -109,6 +109,8 @@ def close(tracker: Tracker, job: jobs.Job, record: Record) -> None:
             tracker.finish(record)
     except RunnerError as error:
         record.mlflow_run_id = None
+        if not job.folder.is_dir():
+            end_without_record(tracker, Status.FAILED if record.status is Status.FINISHED else record.status)
         if record.status is Status.FINISHED:
             raise NotLogged(error, record) if isinstance(error, TrackingError) else error from None
         # else it has ended the job itself, or what ended the job says that its folder is gone
@@ -118,6 +120,17 @@ def close(tracker: Tracker, job: jobs.Job, record: Record) -> None:
     record.mlflow_uri = tracker.uri
     if record.status is Status.FINISHED:
         job.write_record(record)
+
+
+def end_without_record(tracker: Tracker, status: Status) -> None:
+    """End the run of a job whose folder was deleted: no later start finds it there."""
+    try:
+        if isinstance(tracker, tracking.Tracker):
+            tracking.end(tracker, status)
+        else:
+            tracker.end(status)
+    except RunnerError as error:
+        log.warning("its run may still be RUNNING there: %s", error)
 
 
 def clean_up_set_aside(job: jobs.Job, record: Record) -> None:

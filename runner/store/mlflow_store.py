@@ -18,7 +18,7 @@ from typing import Any
 
 from runner.config.root import RunnerConfig
 from runner.core.later import uncollected
-from runner.store import answering, empty_database, moved
+from runner.store import answering, empty_database, moved, run_table
 from runner_base.environment import variable
 from runner_base.errors import ConfigError, TrackingError, cannot_write, refuse_password
 from runner_base.files import hold
@@ -158,6 +158,12 @@ def open_store(store: Store) -> tuple[Any, str]:
     return _opened[key]
 
 
+def opened_experiment(store: Store) -> str | None:
+    """Return the number of the experiment if this process has opened the store."""
+    client_and_number = _opened.get(replace(store, parent_run_id=None))
+    return None if client_and_number is None else client_and_number[1]
+
+
 def find_store(store: Store) -> tuple[Any, str] | None:
     """Return a client and the experiment's id; None if there is no such experiment. Creates nothing."""
     if store.file is not None and not (store.file.exists() and store.file.stat().st_size):
@@ -190,6 +196,7 @@ def _open_first(store: Store) -> tuple[Any, str]:
                     f"tracking.experiment={name}: it was deleted in MLflow at {store.shown}. Restore it with "
                     f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`, or use another name"
                 )
+            run_table.keep(client, experiment)
             return client, experiment.experiment_id
         # A server keeps files itself; for a database, MLflow would put them in the working directory.
         artifacts = (output_dir.resolve() / "mlartifacts").as_uri() if uri.startswith(DATABASES) else None
@@ -213,7 +220,7 @@ def _create_experiment(client: Any, name: str, location: str | None) -> str:
     from mlflow.exceptions import MlflowException
 
     try:
-        return str(client.create_experiment(name, artifact_location=location))
+        return str(client.create_experiment(name, location, {run_table.TAG: run_table.view()}))
     except MlflowException:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:

@@ -239,6 +239,16 @@ def finish(tracker: Tracker, job: Job, record: Record) -> None:
         pending_runs.remove(job.folder / pending_runs.FILE, tracker.pending)
 
 
+def end(tracker: Tracker, status: Status) -> None:
+    """End the run of a job whose folder is gone, and with it the entry from which the next start would end it."""
+    store = tracker.store
+    if store is None or tracker.run_id is None or (store.file is not None and not store.file.exists()):
+        return
+    with clear_errors(store.uri):
+        probe(store)
+        tracker.client.set_terminated(tracker.run_id, status.value)
+
+
 def _ended_ms(record: Record) -> int:
     """Return when a job ended, as its record says; one of an early version does not say when it began."""
     if not record.started_at:

@@ -23,7 +23,7 @@ from runner.store.jobs import Job
 from runner.store.mlflow_store import Store, clear_errors, import_mlflow, probe
 from runner_base import child, signals
 from runner_base.errors import RunnerError, TrackingError
-from runner_base.result import Record
+from runner_base.result import Record, Status
 
 # What MLflow imports and a job's run needs seldom or never: a fifth of the time that its modules take.
 UNUSED = ("fastapi", "mlflow.genai", "mlflow.models", "scipy")
@@ -83,9 +83,16 @@ class TrackerBeside:
 
     def finish(self, record: Record) -> None:
         """Log metrics, evidence and status, as `tracking.finish`."""
+        self._send(record)
+
+    def end(self, status: Status) -> None:
+        """End the run without a record, as `tracking.end`."""
+        self._send(status)
+
+    def _send(self, outcome: Record | Status) -> None:
         self.wait()
         with suppress(BrokenPipeError):  # the copy has died: the missing answer says it
-            self._pipe.send(record)
+            self._pipe.send(outcome)
         self._answer()
         self._end()
 
@@ -131,7 +138,11 @@ def _write(pipe: Connection, parent: int, store: Store, job: Job, record: Record
             import_mlflow(store)
         tracker = tracking.start(store, job, record, goes_on)
         pipe.send(tracker.run_id)
-        tracking.finish(tracker, job, pipe.recv())
+        outcome = pipe.recv()
+        if isinstance(outcome, Status):
+            tracking.end(tracker, outcome)
+        else:
+            tracking.finish(tracker, job, outcome)
         pipe.send("finished")
         code = 0
     except EOFError:

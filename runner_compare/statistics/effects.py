@@ -262,7 +262,7 @@ def paired_accuracies(wins: int, losses: int, n: int, baseline_correct: int = 0)
     p = stats.mcnemar_exact(wins, losses)
     low, high = stats.paired_difference_interval(wins, losses, n)
     if p < ALPHA:  # of a few tables below 80 pairs the interval would hold 0
-        low, high = (max(low, FINEST), high) if wins > losses else (low, min(high, -FINEST))
+        low, high = _without_zero(low, high, wins > losses)
     return Effect(
         Method.mcnemar,
         "accuracy",
@@ -312,18 +312,28 @@ def unpaired_accuracies(correct: int, n: int, baseline_correct: int, baseline_n:
 
     pooled = (correct + baseline_correct) / (n + baseline_n)
     table = [[correct, n - correct], [baseline_correct, baseline_n - baseline_correct]]
+    difference, p = correct / n - baseline_correct / baseline_n, float(fisher_exact(table).pvalue)
+    low, high = stats.unpaired_difference_interval(correct, n, baseline_correct, baseline_n)
+    if p < ALPHA:  # of some small tables the interval would hold 0
+        low, high = _without_zero(low, high, difference > 0)
     return Effect(
         Method.fisher,
         "accuracy",
-        correct / n - baseline_correct / baseline_n,
-        *stats.unpaired_difference_interval(correct, n, baseline_correct, baseline_n),
-        float(fisher_exact(table).pvalue),
+        difference,
+        low,
+        high,
+        p,
         n,
         baseline_n,
         verdict_counts(None, None, None, baseline_correct),
         detects=partial(stats.unpaired_detectable_difference, n, baseline_n, pooled),
         p_at=partial(stats.unpaired_difference_p, correct, n, baseline_correct, baseline_n),
     )
+
+
+def _without_zero(low: float, high: float, is_above: bool) -> tuple[float, float]:
+    """Return an interval without 0, which the test that decides has rejected."""
+    return (max(low, FINEST), high) if is_above else (low, min(high, -FINEST))
 
 
 def verdict_counts(wins: int | None, losses: int | None, ties: int | None, baseline_correct: int) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from runner_compare.metrics import score
+from runner_compare.metrics import BOUNDS, score
 
 NOTED_SHARE = 0.1  # from this share of cut-off answers on, the limit lowers the score noticeably
 MOSTLY = 0.5  # from this share on, the score shows the limit rather than the model
@@ -13,29 +13,44 @@ LIMIT = "generation.max_new_tokens"
 
 def cut_off_words(metrics: Mapping[str, float], params: Mapping[str, str]) -> str:
     """Return `20 of 20 cut off at 64 tokens: raise generation.max_new_tokens`; empty if few answers or none are."""
-    share = _cut_off_share(metrics)
-    if share < NOTED_SHARE:
+    cut_off, answers = _cut_off(metrics)
+    if not answers or cut_off / answers < NOTED_SHARE:
         return ""
     at, fix = (f" at {limit} tokens", f"raise {LIMIT}") if (limit := params.get(LIMIT)) else ("", "raise its limit")
-    return f"{metrics['cut_off']:,.0f} of {metrics['n']:,.0f} cut off{at}: {fix}"
+    what = " answers" if answers > metrics["n"] else ""
+    return f"{cut_off:,.0f} of {answers:,.0f}{what} cut off{at}: {fix}"
 
 
 def why_more_would_not_decide(sides: Iterable[Mapping[str, float]]) -> str:
     """Say why more questions of this kind would not decide between two jobs; empty if they could."""
-    return "most answers are cut off" if any(_cut_off_share(metrics) >= MOSTLY for metrics in sides) else ""
+    counts = [_cut_off(metrics) for metrics in sides]
+    mostly = any(answers and cut_off / answers >= MOSTLY for cut_off, answers in counts)
+    return "most answers are cut off" if mostly else ""
 
 
-def what_tells_more(sides: Iterable[Mapping[str, float]]) -> str:
-    """Say which questions would tell more than these, if all verdicts of two jobs are the same; empty otherwise."""
-    scores = [score(metrics) for metrics in sides]
-    if all(it is not None and it[0] == 0 for it in scores):
+def what_tells_more(accuracies: Sequence[float | None]) -> str:
+    """Say which questions would tell more than these, if all answers of two jobs are right, or all wrong.
+
+    The accuracies are those that are compared: of several answers to a question a vote is right where many are wrong.
+    """
+    if all(accuracy == 0 for accuracy in accuracies):
         return "no question is solved by either: easier ones would tell more"
-    if all(it is not None and it[0] == it[1] for it in scores):
+    if all(accuracy == 1 for accuracy in accuracies):
         return "every question is solved by both: harder ones would tell more"
     return ""
 
 
-def _cut_off_share(metrics: Mapping[str, float]) -> float:
-    """Return the share of cut-off answers among those with a verdict; 0 for a job without verdicts."""
+def _cut_off(metrics: Mapping[str, float]) -> tuple[float, float]:
+    """Return how many answers were cut off, of how many that have a verdict; zeros for a job without verdicts.
+
+    Of several answers to a question, each counts: the job's own count has the questions of which all were cut off.
+    """
     counted = score(metrics)
-    return metrics.get("cut_off", 0.0) / counted[1] if counted and counted[1] else 0.0
+    if counted is None:
+        return 0.0, 0.0
+    cut_off, each = metrics.get("cut_off", 0.0), metrics.get("answers_each", 1.0)
+    if each <= 1:
+        return cut_off, counted[1]
+    answers = counted[1] * each
+    worst, best = (metrics.get(key, 0.0) for key in BOUNDS[:2])
+    return max(cut_off * each, round((best - worst) * answers)), answers

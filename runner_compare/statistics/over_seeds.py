@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean, variance
 
 from runner_compare.statistics import ratios
+from runner_compare.statistics.clustered_share import guaranteed_interval
 from runner_compare.statistics.effects import Effect, Method
 from runner_compare.statistics.stats import ALPHA, POWER, edge, student_quantile
 
@@ -127,6 +128,19 @@ def share_over_seeds(solved: Cells, clusters: Sequence[Hashable] | None = None) 
         return abs(mean.mean - true) <= relative * math.sqrt(true * (1 - true))
 
     return edge(is_inside, mean.mean, 0.0), edge(is_inside, mean.mean, 1.0)
+
+
+def guaranteed_over_seeds(solved: Cells, clusters: Sequence[str | None] | None = None) -> tuple[float, float]:
+    """Return an interval whose ends count questions exactly, as those of a single job, and seeds by Student's t.
+
+    No end is exact for seeds: a few do not show a rare one that is bad, and an end that allows for it says nothing.
+    """
+    by_question = [fmean(of_question) for of_question in zip(*solved, strict=True)]
+    mean, seeds = fmean(by_question), bound(of_seeds([fmean(of_seed) for of_seed in solved]), ALPHA, True)
+    exact_low, exact_high = guaranteed_interval(by_question, clusters or [*map(str, range(len(by_question)))])
+    low, high = share_over_seeds(solved, clusters)
+    below, above = math.hypot(mean - exact_low, seeds), math.hypot(exact_high - mean, seeds)
+    return max(0.0, min(low, mean - below)), min(1.0, max(high, mean + above))
 
 
 def with_seeds(p: float, gap: float, seeds: Sequence[ErrorPart]) -> tuple[ErrorPart, ...] | None:

@@ -156,15 +156,15 @@ def paired_score(b: float, c: float, n: float, difference: float, correction: fl
 
 
 def unpaired_difference_interval(k1: int, n1: int, k2: int, n2: int, alpha: float = ALPHA) -> tuple[float, float]:
-    """Return Newcombe's hybrid score interval for k1 / n1 - k2 / n2 of two independent samples.
+    """Return the hybrid interval for k1 / n1 - k2 / n2 of two independent samples, with exact ends for each.
 
-    Method 10 of Newcombe (Statistics in Medicine 17, 1998), computed from the two Wilson intervals that the table
-    shows anyway: in closed form, never beyond -1 or 1, and as close to its level as Miettinen and Nurminen's, which
-    needs a cubic equation inside a search.
+    Newcombe's way (method 10, Statistics in Medicine 17, 1998) to join the intervals of two shares, in closed form and
+    never beyond -1 or 1, with Clopper and Pearson's ends instead of Wilson's. With those it misses in up to 3.9 % at
+    one end where shares differ by up to 20 points, and with these in at most 2.5 % (bench/bounds_null.py).
     """
     if not n1 or not n2:
         return -1.0, 1.0
-    (low1, high1), (low2, high2) = wilson_interval(k1, n1, 1 - alpha), wilson_interval(k2, n2, 1 - alpha)
+    (low1, high1), (low2, high2) = exact_interval(k1, n1, alpha), exact_interval(k2, n2, alpha)
     rate1, rate2 = k1 / n1, k2 / n2
     down = math.hypot(rate1 - low1, high2 - rate2)
     up = math.hypot(high1 - rate1, rate2 - low2)
@@ -172,7 +172,7 @@ def unpaired_difference_interval(k1: int, n1: int, k2: int, n2: int, alpha: floa
 
 
 def unpaired_difference_p(k1: int, n1: int, k2: int, n2: int, difference: float) -> float:
-    """Return the two-sided p against a true difference: the level from which on Newcombe's interval leaves it out.
+    """Return the two-sided p against a true difference: the level from which on the hybrid interval leaves it out.
 
     It is never below LEAST_P.
     """

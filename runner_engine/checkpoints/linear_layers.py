@@ -15,13 +15,14 @@ from typing import Any
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints.resolve import ModelFiles
 from runner_engine.checkpoints.weight_files import Tensor
-from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.base import OTHER_LINEAR, QuantizationConfig
 from runner_engine.quantization.mixed import Mix
 from runner_engine.quantization.share import Share, check_unfit
 
 IN_A_BLOCK = re.compile(r"\.\d+\.")  # model.layers.0.self_attn…, transformer.h.0.…
 EXPERT = re.compile(r"(^|\.)experts\.\d+\.")  # one of a mixture, whose matrices are stored apart
 ROUTER = re.compile(r"\.(gate|router)(\.(layer|gate))?\.weight$")
+SHARED = re.compile(r"\.shared_transf(ormer)?\.")  # by Zamba's blocks: libraries leave plain what transformers ties
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
 
@@ -40,15 +41,22 @@ class Walk:
 
 
 def walk(
-    tensors: Iterable[Tensor], settings: Mapping[str, Any], mix: Mix, device: str = "cpu", fuses_experts: bool = True
+    tensors: Iterable[Tensor],
+    settings: Mapping[str, Any],
+    mix: Mix,
+    device: str = "cpu",
+    fuses_experts: bool = True,
+    dtype_bytes: int = 2,
 ) -> Walk:
     """Decide for each tensor by its name and shape; a layer that does not fit its choice stays plain."""
+    family = str(settings.get("model_type", ""))
+    ties_blocks = fuses_experts and bool(settings.get("tie_word_embeddings", True))
     listed = list(tensors)
     parts = {tensor.name: part_of(tensor, fuses_experts) for tensor in listed}
     is_tied = bool(settings.get("tie_word_embeddings")) and "embedding" in parts.values()
     choices: dict[str, QuantizationConfig] = {}
     unfit: dict[str, tuple[str, int]] = {}
-    total = in_blocks = named = 0
+    total = in_blocks = named = quantized_bytes = plain_bytes = 0
     left: dict[str, int] = {}
     for tensor in listed:
         part, path, is_in_block = parts[tensor.name], layer_of(tensor), bool(IN_A_BLOCK.search(tensor.name))
@@ -57,27 +65,38 @@ def walk(
         total += tensor.params
         in_blocks += tensor.params * is_in_block
         choice = mix.choice_for(path, is_head=part == "head") if part in ("linear", "head") else None
-        if choice is not None and choice.packed:
-            reason = choice.unfit(tensor.shape[0], tensor.shape[1], device)
+        is_reached = part == "head" or (choice is not None and choice.reaches(family, mix.base.is_mixed))
+        is_shared = ties_blocks and SHARED.search(tensor.name)
+        if choice is not None and choice.packed and is_reached and not is_shared:
+            outputs, inputs = sizes_of(tensor, settings)
+            reason = choice.unfit(outputs, inputs, device)
             if not reason:
                 choices[tensor.name] = choice
+                quantized_bytes += sum(choice.price(outputs, tensor.params, dtype_bytes))
                 continue
             unfit[path] = reason, tensor.params
         elif is_in_block and mix.base.is_mixed and not mix.choice_for(path).packed:
             named += tensor.params
+        plain_bytes += tensor.params * dtype_bytes
         if len(tensor.shape) > 1:
             left[tensor.name] = tensor.params
     numbers = {tensor.name: tensor.params for tensor in listed}
     quantized = [name for name in choices if IN_A_BLOCK.search(name)]
     share = Share(
-        sum(numbers[name] for name in choices), total, sum(numbers[name] for name in quantized), in_blocks, named
+        sum(numbers[name] for name in choices),
+        total,
+        sum(numbers[name] for name in quantized),
+        in_blocks,
+        named,
+        quantized_bytes,
+        quantized_bytes + plain_bytes,
     )
     return Walk(choices, unfit, share, left)
 
 
 def walk_files(files: ModelFiles, mix: Mix, device: str) -> Walk:
     """Walk over the headers of a job's model."""
-    return walk(files.tensors, files.text_settings, mix, device, files.fuses_experts)
+    return walk(files.tensors, files.text_settings, mix, device, files.fuses_experts, files.dtype_bytes)
 
 
 @dataclass(frozen=True)
@@ -124,6 +143,13 @@ def part_of(tensor: Tensor, fuses_experts: bool = True) -> str:
     if len(tensor.shape) == 2 and tensor.name.endswith(".weight"):
         return "linear" if IN_A_BLOCK.search(tensor.name) else "embedding"
     return "other"
+
+
+def sizes_of(tensor: Tensor, settings: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the outputs and inputs of a linear weight; GPT-2's lies the other way round."""
+    first, second = tensor.shape
+    is_turned = settings.get("model_type") in OTHER_LINEAR and IN_A_BLOCK.search(tensor.name)
+    return (second, first) if is_turned else (first, second)
 
 
 def first_number(path: str) -> int:

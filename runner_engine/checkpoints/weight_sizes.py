@@ -11,7 +11,7 @@ from typing import Any
 
 from runner.config.model import LocalModelConfig
 from runner_base.dtypes import BYTES, Dtype, stored_dtype
-from runner_engine.checkpoints.linear_layers import layer_of, part_of, walk
+from runner_engine.checkpoints.linear_layers import layer_of, part_of, sizes_of, walk
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.quantization.base import Format
 from runner_engine.quantization.mixed import Mix
@@ -37,7 +37,7 @@ def weight_bytes(
 ) -> dict[str, int]:
     """Bytes of the loaded weights by part, quantization constants (`scales`) included."""
     parts = dict.fromkeys(PARTS, 0)
-    choices = walk(tensors, settings, mix, device, fuses_experts).choices if stored is None else {}
+    choices = walk(tensors, settings, mix, device, fuses_experts, dtype_bytes).choices if stored is None else {}
     has_embedding = any(part_of(tensor) == "embedding" for tensor in tensors)
     for tensor in tensors:
         part = part_of(tensor, fuses_experts)
@@ -54,7 +54,7 @@ def weight_bytes(
         elif tensor.dtype not in STORED_BYTES:
             parts[part] += tensor.nbytes  # stored quantized: loaded as it is
         elif tensor.name in choices:
-            linear, scales = choices[tensor.name].price(tensor.shape[0], tensor.params, dtype_bytes)
+            linear, scales = choices[tensor.name].price(sizes_of(tensor, settings)[0], tensor.params, dtype_bytes)
             parts["linear"] += linear
             parts["scales"] += scales
         else:

@@ -13,9 +13,10 @@ import torch
 from runner.config.lora import AdapterConfig
 from runner_base import machine
 from runner_engine.devices.mapped_files import MappedFiles
+from runner_engine.models.held_bytes import dtype_name, held_bytes
 from runner_engine.models.lora.peft import AdapterReport
 from runner_engine.models.share import share_of
-from runner_engine.quantization import CHOICES, holders, share
+from runner_engine.quantization import holders, share
 from runner_engine.quantization.base import CheckpointSource
 from runner_engine.quantization.mixed import Mix
 
@@ -64,24 +65,7 @@ def memory_in_use(before: dict[str, float]) -> dict[str, float]:
 
 def weight_bytes(model: torch.nn.Module) -> Counter[str]:
     """Return the bytes of parameters and buffers by dtype; tied tensors once, quantization constants included."""
-    seen: set[int] = set()
-    by_dtype: Counter[str] = Counter()
-    constants = {choice.constants for choice in CHOICES.values()}
-
-    def add(tensor: Any) -> None:
-        if hasattr(tensor, "__tensor_flatten__"):  # a wrapper, such as torchao's: the inner tensors have the bytes
-            for inner in tensor.__tensor_flatten__()[0]:
-                add(getattr(tensor, inner))
-        elif hasattr(tensor, "data_ptr") and tensor.data_ptr() not in seen:
-            seen.add(tensor.data_ptr())
-            by_dtype[_dtype_of(tensor)] += tensor.nbytes
-
-    for parameter in [*model.parameters(), *model.buffers()]:
-        add(parameter)
-        for of_choice in constants:
-            for tensor in of_choice(parameter):
-                add(tensor)
-    return by_dtype
+    return held_bytes([*model.parameters(), *model.buffers()])
 
 
 def mapped_mib(model: torch.nn.Module) -> float:
@@ -96,12 +80,8 @@ def adapter_bytes(model: Any) -> Counter[str]:
     by_dtype: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
         if "lora_" in name or ".lora." in name:  # the names in PEFT, and in runner/compat/pth.py
-            by_dtype[_dtype_of(parameter)] += parameter.nbytes
+            by_dtype[dtype_name(parameter)] += parameter.nbytes
     return by_dtype
-
-
-def _dtype_of(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 def describe_quantization(model: Any, mix: Mix) -> tuple[Described, list[str]]:
@@ -129,6 +109,7 @@ def describe_quantization(model: Any, mix: Mix) -> tuple[Described, list[str]]:
         share.check_reach(how, reached, left, mix.base.allow_partial)
     words = f"{how}: {reached.words} ({quantized} of {total} linear layers: {counts})"
     metrics |= {"quantized_share": reached.of_blocks, "quantized_share_of_all": reached.of_all}
+    metrics |= {"quantized_share_of_bytes": reached.of_bytes or 0.0}
     metrics |= {"quantized_share_of_wanted": reached.of_wanted} if reached.named else {}
     facts = {"quantized": words, "left_alone": share.kinds_of(left, NAMES_SHOWN) or "none"}
     return (metrics, facts), share.notes(how, reached, left)

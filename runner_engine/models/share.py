@@ -9,6 +9,7 @@ from torch import nn
 
 from runner_engine.checkpoints.linear_layers import IN_A_BLOCK
 from runner_engine.models.gguf_blocks import GgufEmbedding, GgufLinear, numbers_in_blocks
+from runner_engine.models.held_bytes import held_bytes
 from runner_engine.quantization.mixed import Mix
 from runner_engine.quantization.share import Share
 
@@ -34,7 +35,17 @@ def share_of(model: nn.Module, kind_of: KindOf, mix: Mix) -> tuple[Share, dict[s
             named += numbers
         if is_matrix:
             left[path] = left.get(path, 0) + numbers
-    return Share(quantized, total, quantized_in_blocks, in_blocks, named), left
+    of_quantized = held_bytes(_quantized_tensors(model, kind_of)).total()
+    of_all = held_bytes([*model.parameters(), *model.buffers()]).total()
+    return Share(quantized, total, quantized_in_blocks, in_blocks, named, of_quantized, of_all), left
+
+
+def _quantized_tensors(model: nn.Module, kind_of: KindOf) -> Iterator[Any]:
+    """Yield all that quantized layers hold but their biases."""
+    for module in model.modules():
+        if kind_of(module):
+            own = [*module._parameters.items(), *module._buffers.items()]
+            yield from (held for name, held in own if name != "bias" and held is not None)
 
 
 def _counted(model: nn.Module, kind_of: KindOf) -> Iterator[tuple[str, int, bool, bool]]:

@@ -28,6 +28,10 @@ MIX_KEYS = (
 )  # of every choice: which layers it leaves to others (runner_engine/quantization/mixed.py)
 GENERAL_KEYS = (*MIX_KEYS, "allow_partial")  # that say nothing about the numbers of a quantized layer
 
+# Families of transformers whose linear layers have a class of their own: one derived from torch's, or one that is not.
+DERIVED_LINEAR = frozenset({"falcon"})
+OTHER_LINEAR = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+
 
 class CheckpointSource(StrEnum):
     """Which checkpoints a choice loads."""
@@ -138,6 +142,10 @@ class QuantizationConfig:
 
     def prepare(self, device: str) -> None:
         """Reject a library that cannot run on the device, before any weight is read."""
+
+    def reaches(self, family: str, layer_by_layer: bool) -> bool:
+        """Whether it takes the class of linear layers that a family (`model_type`) has, alone or in a mix."""
+        return family not in DERIVED_LINEAR
 
     def unfit(self, outputs: int, inputs: int, device: str) -> str:
         """Say why a layer of this size cannot be quantized for a device, after its path; empty if it can."""

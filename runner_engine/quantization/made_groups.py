@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from runner_base.errors import ConfigError, check_least
-from runner_engine.quantization.base import Quantized
+from runner_engine.quantization.base import DERIVED_LINEAR, OTHER_LINEAR, Quantized
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +51,10 @@ class MadeGroupsConfig(Quantized):
         """Return the bytes of the codes, and of a scale and perhaps a zero point for each group."""
         zero_point = dtype_bytes if self.zero_point_bytes is None else self.zero_point_bytes
         return 4 * rows * -(-numbers // rows * self.bits // 32), numbers // self.group_size * (dtype_bytes + zero_point)
+
+    def reaches(self, family: str, layer_by_layer: bool) -> bool:
+        """Whether a family's linear layers are torch's own class."""
+        return family not in DERIVED_LINEAR | OTHER_LINEAR
 
     def unpacked_bytes(self, dtype_bytes: int) -> int:
         """The copy is in the dtype of the activations."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from runner_base.errors import ConfigError
 from runner_base.result import NOTED_BELOW
-from runner_base.texts import counted, percent
+from runner_base.texts import counted, quantized_in_words
 
 REFUSED_BELOW = 0.5  # and what is reached still less runs only with quantization.allow_partial=true
 KINDS_SHOWN = 3
@@ -29,6 +29,8 @@ class Share:
     quantized_in_blocks: int
     in_blocks: int
     named: int = 0  # in blocks, which the user's patterns leave as they are: no library has missed them
+    quantized_bytes: int = 0  # in memory, constants such as scales included
+    all_bytes: int = 0  # of all weights in memory; 0: not known
 
     @property
     def of_blocks(self) -> float:
@@ -47,19 +49,29 @@ class Share:
         return self.quantized_in_blocks / wanted if wanted > 0 else 1.0
 
     @property
+    def of_bytes(self) -> float | None:
+        """The share of the weights' bytes in memory that quantized ones take; None if it is not known."""
+        return self.quantized_bytes / self.all_bytes if self.all_bytes else None
+
+    @property
     def words(self) -> str:
-        """Return both shares: `97 % of the parameters in blocks, 79 % of all`."""
-        of_all = f", {percent(self.of_all)} of all" if percent(self.of_all) != percent(self.of_blocks) else ""
-        return f"{percent(self.of_blocks)} of the parameters in blocks{of_all}"
+        """Return the shares in words."""
+        return quantized_in_words(self.of_blocks, self.of_all, self.of_bytes)
 
 
 def check_reach(label: str, share: Share, left: Mapping[str, int], allow_partial: bool) -> None:
     """Reject a choice that most of a model's weights are no layers for; `left`: the numbers of what stays plain."""
-    if share.of_wanted < REFUSED_BELOW and not allow_partial:
+    if share.of_wanted >= REFUSED_BELOW or allow_partial:
+        return
+    if not share.quantized:
         raise ConfigError(
-            f"quantization={label} would quantize only {share.words}, and leave {kinds_of(in_blocks(left))} as they "
-            "are: use quantization=none, or quantization.allow_partial=true to run it nevertheless"
+            f"quantization={label} would quantize nothing: it takes none of the classes that hold "
+            f"{kinds_of(in_blocks(left))} in this model: use quantization=none, or another quantization"
         )
+    raise ConfigError(
+        f"quantization={label} would quantize only {share.words}, and leave {kinds_of(in_blocks(left))} as they "
+        "are: use quantization=none, or quantization.allow_partial=true to run it nevertheless"
+    )
 
 
 def notes(label: str, share: Share, left: Mapping[str, int]) -> list[str]:

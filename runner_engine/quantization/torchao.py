@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from runner_engine.quantization.base import Format, Quantized
+from runner_engine.quantization.base import DERIVED_LINEAR, OTHER_LINEAR, Format, Quantized
 from runner_engine.quantization.made_groups import BITS, CodedGroups, MadeGroupsConfig
 
 if TYPE_CHECKING:
@@ -50,6 +50,10 @@ class TorchaoConfig(Quantized):
         is_own = kind.get("_type") == cls.config_type and cls._is_plain(kind.get("_data") or {})
         name = cls.name if is_own else str(kind.get("_type"))
         return Format(cls.method, cls(), 4 if "4" in name else 8, name, matched=is_own)
+
+    def reaches(self, family: str, layer_by_layer: bool) -> bool:
+        """Whether a family's linear layers are torch's, or in whole models derived from it."""
+        return family not in OTHER_LINEAR and not (layer_by_layer and family in DERIVED_LINEAR)
 
     def quantize_layer(self, model: Any, layer: torch.nn.Module) -> torch.nn.Module:
         """Replace the layer's weight by the library's, which it knows for torch's own linear layers only."""
@@ -181,6 +185,10 @@ class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
     group_size: int = 32
     symmetric: bool = True
     int8_rows: bool = False
+
+    def reaches(self, family: str, layer_by_layer: bool) -> bool:
+        """Whether a family's linear layers are torch's own class."""
+        return MadeGroupsConfig.reaches(self, family, layer_by_layer)
 
     @property
     def rounds_rows(self) -> bool:

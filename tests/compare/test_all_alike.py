@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from question_families import with_samples
 from stores import NF4, NONE, Store
 
 pytestmark = [
@@ -24,3 +25,25 @@ def test_verdicts_that_are_all_the_same_are_planned_by_the_test_of_the_margin(
     assert f": {tells} ones would tell more" in out
     assert ("about 72 questions would decide" in out) == (n == 60)
     assert ("as good within 5 points" in out) == (n == 100)
+
+
+@pytest.mark.parametrize(("right", "tells"), [(6, ""), (8, "harder"), (0, "easier"), (2, "")])
+def test_of_several_answers_the_mean_says_whether_all_are_alike(
+    store: Store, show: Any, right: int, tells: str
+) -> None:
+    """Six right answers of eight elect the right one: "every question is solved by both" was said of 75 %."""
+    for name, config in (("base", NONE), ("nf4", NF4)):
+        with_samples(store, f"alike {right} of 8", name, config, [right] * 60)
+    _, out, _ = show(f"alike {right} of 8", "--baseline", "quantization=none", "--margin", "5")
+    assert ("ones would tell more" in out) == bool(tells)
+    assert tells in out
+
+
+def test_a_repeat_of_several_answers_is_counted_by_their_shares(store: Store, show: Any) -> None:
+    """Every vote is the same in both, and 20 of 60 questions have another share of right answers."""
+    for repeat, right in (("0", [8] * 60), ("1", [8] * 40 + [6] * 20)):
+        with_samples(store, "shares", f"base-{repeat}", {**NONE, "task.repeat": repeat}, right)
+    with_samples(store, "shares", "nf4", {**NF4, "task.repeat": "0"}, [8] * 60)
+    _, out, _ = show("shares", "--baseline", "quantization=none")
+    assert "20 of 60 questions have another share of right answers" in " ".join(out.split())
+    assert "verdicts are not the same" not in out

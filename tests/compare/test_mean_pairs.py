@@ -14,7 +14,7 @@ from stores import NF4, NONE, Store, marks
 from runner_base.result import Sample
 from runner_compare.data import Run
 from runner_compare.metrics import points
-from runner_compare.statistics.clustered_share import share_interval
+from runner_compare.statistics.clustered_share import bounds_of_accuracy, share_interval
 from runner_compare.statistics.mean_effects import paired_means
 from runner_compare.statistics.stats import wilson_interval
 
@@ -176,3 +176,10 @@ def test_runs_that_are_pooled_have_an_interval_over_their_families(store: Store,
         assert ends == pytest.approx(share_interval(solved * 2, families))
         assert ends[1] - ends[0] > 3 * (wilson_interval(240, 400)[1] - wilson_interval(240, 400)[0])
         assert row["metrics"]["families"] == 20
+
+
+def test_without_a_limit_the_interval_of_several_answers_is_the_one_that_its_job_has_recorded() -> None:
+    """Each question has a share of right answers, which no number of right questions stands for."""
+    recorded = bounds_of_accuracy([0.75] * 19 + [0.5], [1.0] * 19 + [0.5], [None] * 20, [4] * 20)
+    run = Run("run", "run", "any", "1", "", {}, {"n": 20.0, "correct": 19.0, "answers_each": 4.0, **recorded})
+    assert run.bounds == tuple(recorded.values())

@@ -81,7 +81,7 @@ def test_unpaired_takes_fishers_test(store: Store, rows: Any, show: Any) -> None
     assert row_by_job["same"]["comparison"]["method"] == "mcnemar"  # runs that can be paired are paired
     _, out, _ = show("unpaired", "--baseline", BASELINE, "--unpaired")
     assert "nf4 vs none (n=80 and 100, Fisher's exact test): worse" in out
-    assert "rows without wins are unpaired (Newcombe's interval, Fisher's exact test)" in out
+    assert "rows without wins are unpaired (Newcombe's interval with exact ends, Fisher's exact test)" in out
 
 
 def test_a_job_as_baseline_is_compared_with_all_others(grid: Store, rows: Any) -> None:

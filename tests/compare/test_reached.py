@@ -35,6 +35,14 @@ def test_it_is_said_beside_the_verdict_of_a_row_and_of_a_baseline(store: Store, 
     assert line.endswith(SAID)
 
 
+def test_it_has_the_shares_of_all_and_of_bytes_where_they_are_recorded(store: Store, show: Any) -> None:
+    store.job("bytes", "none", NONE, marks(180, N))
+    shares = {"quantized_share": 0.0588, "quantized_share_of_all": 0.05, "quantized_share_of_bytes": 0.014}
+    store.job("bytes", "nf4", NF4, marks(180, N, 1), metrics=shares)
+    found = remarks(show, "bytes", "quantization=none")
+    assert found == {"nf4": f"nf4 of nf4 {SAID}, 5 % of all, 1.4 % of the weights' bytes"}
+
+
 def test_layers_that_the_user_has_left_out_are_not_missed(store: Store, show: Any) -> None:
     store.job("mix", "none", NONE, marks(180, N))
     partly = {"quantized_share": 0.3, "quantized_share_of_wanted": 1.0}

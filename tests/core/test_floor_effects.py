@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner_compare.metrics import OF_SCORED
+from runner_compare.metrics import BOUNDS, OF_SCORED
 from runner_compare.statistics.floor_effects import LIMIT, cut_off_words, what_tells_more, why_more_would_not_decide
 
 
@@ -29,12 +29,22 @@ def test_what_a_job_says_of_answers_that_were_cut_off(
     assert cut_off_words(metrics, params) == words
 
 
-def test_other_questions_tell_more_where_all_verdicts_are_the_same() -> None:
-    assert what_tells_more([scored(0, 0), scored(0, 2)]).startswith("no question is solved by either: easier ones")
-    assert what_tells_more([scored(20, 0), scored(20, 0)]).startswith("every question is solved by both: harder ones")
-    assert what_tells_more([scored(0, 0), scored(1, 0)]) == what_tells_more([scored(20, 0), scored(0, 0)]) == ""
+def test_other_questions_tell_more_where_all_answers_are_the_same() -> None:
+    assert what_tells_more([0.0, 0.0]).startswith("no question is solved by either: easier ones")
+    assert what_tells_more([1.0, 1.0]).startswith("every question is solved by both: harder ones")
+    assert what_tells_more([0.0, 0.05]) == what_tells_more([1.0, 0.0]) == what_tells_more([None, 1.0]) == ""
     assert why_more_would_not_decide([scored(9, 0), scored(5, 10)]) == "most answers are cut off"
     assert why_more_would_not_decide([scored(20, 0), scored(20, 0)]) == ""
+
+
+def test_of_several_answers_to_a_question_each_that_was_cut_off_counts() -> None:
+    """Three of four are cut off, and the fourth elects itself: no vote is, by the job's own count."""
+    several = scored(20, 0) | {"answers_each": 4.0, BOUNDS[0]: 0.25, BOUNDS[1]: 1.0}
+    assert why_more_would_not_decide([several, several]) == "most answers are cut off"
+    assert cut_off_words(several, {LIMIT: "64"}) == f"60 of 80 answers cut off at 64 tokens: raise {LIMIT}"
+    earlier = {"answers_each": 4.0}  # whose record has only the questions of which all answers were cut off
+    assert why_more_would_not_decide([scored(0, 9) | earlier]) == ""
+    assert why_more_would_not_decide([scored(0, 10) | earlier]) == "most answers are cut off"
 
 
 def test_the_columns_of_missing_answers_are_never_left_out() -> None:

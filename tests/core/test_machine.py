@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from runner_base import machine
 from runner_base.machine import Contention, _cpu_model, _family_ticks
 
 PROGRAM = """
@@ -74,3 +76,10 @@ def test_earlier_jobs_are_counted_in_words(jobs: int, words: str, monkeypatch: p
     monkeypatch.setattr(contention, "beside", lambda: "")
     contention.earlier = jobs
     assert contention.describe() == f"in a process that had done {words}"
+
+
+def test_versions_are_read_once_since_advice_asks_for_each_pair_of_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranking three candidates asked 154 times, and each time five files of metadata were parsed."""
+    first = machine.versions()
+    monkeypatch.setattr(metadata, "version", lambda name: f"{name} read again")
+    assert [machine.versions() for _ in range(3)] == [first] * 3

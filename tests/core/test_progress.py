@@ -43,3 +43,32 @@ def test_the_speed_is_the_mean_and_not_that_of_the_last_seconds(
             now.append(at)
             bar.show(done)
     assert seen[-1].left_s == pytest.approx(49.8 * 20 / 50.2)
+
+
+def test_work_whose_every_step_has_a_description_shows_the_time_left(
+    steps: tuple[list[ProgressState], list[float]],
+) -> None:
+    seen, now = steps
+    with Progress(10, "sweep") as bar:
+        now.append(100.0)  # the load
+        for number in range(3):
+            bar.describe(f"batch {number}")
+            assert seen[-1].left_s == (None if number == 0 else pytest.approx((10 - number) * 5.0))
+            now.append(now[-1] + 5.0)
+            bar.advance()
+    assert seen[-1].left_s == pytest.approx(7 * 5.0)
+
+
+def test_steps_that_an_earlier_start_has_made_say_nothing_about_the_speed(
+    steps: tuple[list[ProgressState], list[float]],
+) -> None:
+    seen, now = steps
+    with Progress(10, "sweep") as bar:
+        for number in range(6):
+            bar.describe(f"batch {number}")
+            bar.skip()
+        bar.describe("batch 6")
+        assert seen[-1].left_s is None
+        now.append(8.0)
+        bar.advance()
+    assert seen[-1].left_s == pytest.approx(3 * 8.0)

@@ -270,18 +270,22 @@ def test_too_few_pairs_show_nothing(n: int) -> None:
 
 
 @given(two_groups())
-def test_newcombes_interval_is_statsmodels_on_random_tables(table: tuple[int, int, int, int]) -> None:
+def test_the_hybrid_interval_joins_exact_ends_in_newcombes_way(
+    table: tuple[int, int, int, int],
+) -> None:
     k1, n1, k2, n2 = table
-    interval = unpaired_difference_interval(*table)
+    low, high = unpaired_difference_interval(*table)
     if n1 and n2:
-        expected = confint_proportions_2indep(k1, n1, k2, n2, method="newcomb", compare="diff")
-        assert interval == pytest.approx(expected, abs=1e-9)
+        (low1, high1), (low2, high2) = (proportion_confint(k, n, method="beta") for k, n in ((k1, n1), (k2, n2)))
+        down, up = math.hypot(k1 / n1 - low1, high2 - k2 / n2), math.hypot(high1 - k1 / n1, k2 / n2 - low2)
+        difference = k1 / n1 - k2 / n2
+        assert (low, high) == pytest.approx((max(-1, difference - down), min(1, difference + up)), abs=1e-9)
     else:
-        assert interval == (-1.0, 1.0)
+        assert (low, high) == (-1.0, 1.0)
 
 
 @given(two_groups())
-def test_newcombes_interval_holds_the_estimate_and_is_antisymmetric(table: tuple[int, int, int, int]) -> None:
+def test_the_hybrid_interval_holds_the_estimate_and_is_antisymmetric(table: tuple[int, int, int, int]) -> None:
     k1, n1, k2, n2 = table
     low, high = unpaired_difference_interval(*table)
     assert -1 <= low <= high <= 1
@@ -291,15 +295,37 @@ def test_newcombes_interval_holds_the_estimate_and_is_antisymmetric(table: tuple
     assert unpaired_difference_interval(n1 - k1, n1, n2 - k2, n2) == pytest.approx((-high, -low), abs=1e-12)
 
 
-@pytest.mark.parametrize(("n1", "rate1", "n2", "rate2"), [(40, 0.9, 60, 0.9), (50, 0.7, 50, 0.5), (30, 0.98, 80, 0.9)])
-def test_newcombes_interval_covers_19_times_in_20(n1: int, rate1: float, n2: int, rate2: float) -> None:
-    """Summed over all tables, so without noise."""
-    first, second = stats.binom.pmf(range(n1 + 1), n1, rate1), stats.binom.pmf(range(n2 + 1), n2, rate2)
-    covered = 0.0
-    for k1, k2 in itertools.product(range(n1 + 1), range(n2 + 1)):
-        low, high = unpaired_difference_interval(k1, n1, k2, n2)
-        covered += first[k1] * second[k2] * (low <= rate1 - rate2 <= high)
-    assert 0.94 <= covered <= 0.98
+@pytest.mark.parametrize("n", [20, 50, 100])
+@pytest.mark.parametrize("difference", [0.0, 0.05, 0.2])
+def test_each_end_of_the_hybrid_interval_misses_in_at_most_2_5_percent_where_newcombes_misses_more(
+    n: int, difference: float
+) -> None:
+    """Summed over all tables, so without noise, for shares that differ by up to 20 points."""
+    hybrid = np.array(
+        [[unpaired_difference_interval(one, n, other, n) for other in range(n + 1)] for one in range(n + 1)]
+    )
+    newcombe = np.array([[newcombes(one, other, n) for other in range(n + 1)] for one in range(n + 1)])
+    most = [0.0, 0.0]
+    for rate in np.linspace(0.5, 0.99, 50):
+        first, second = (stats.binom.pmf(range(n + 1), n, share) for share in (rate, rate - difference))
+        chances = np.outer(first, second)
+        for at, ends in enumerate((hybrid, newcombe)):
+            beyond = ends[..., 0] > difference + 1e-12, ends[..., 1] < difference - 1e-12
+            most[at] = max(most[at], *(float(chances[where].sum()) for where in beyond))
+    assert most[0] <= 0.025
+    assert most[1] > 0.025, "Wilson's ends do not suffice"
+
+
+def test_newcombes_interval_here_is_statsmodels() -> None:
+    expected = confint_proportions_2indep(17, 20, 11, 20, method="newcomb", compare="diff")
+    assert newcombes(17, 11, 20) == pytest.approx(expected, abs=1e-9)
+
+
+def newcombes(one: int, other: int, n: int) -> tuple[float, float]:
+    """Return Newcombe's interval with Wilson's ends."""
+    (low, high), (other_low, other_high) = wilson_interval(one, n), wilson_interval(other, n)
+    down, up = math.hypot(one / n - low, other_high - other / n), math.hypot(high - one / n, other / n - other_low)
+    return (one - other) / n - down, (one - other) / n + up
 
 
 @cache

@@ -26,6 +26,8 @@ from runner_engine.quantization.hqq import HqqConfig
 from runner_engine.quantization.share import Share
 
 MIXTURES = ("qwen3_moe", "mixtral", "gpt_oss", "deepseek_v3")
+OWN_CLASSES = {"falcon": ("nf4", "int8", "hqq"), "gpt2": ("hqq", "torchao_int8", "int8_dynamic")}  # reached by none
+PARTLY = (*MIXTURES, "zamba2")  # of which a part is missed
 FORMATS = ("none", "nf4", "int8", "hqq", "torchao_int8", "int8_dynamic")
 
 
@@ -63,6 +65,11 @@ def test_the_plan_and_the_load_agree_on_what_is_quantized(job: Callable[..., Any
     resolved = job(kind, CHOICES[name](allow_partial=True))
     formats.check(resolved)
     predicted = predict(resolved, resolved.config.task.workload(resolved.config.generation))
+    if name in OWN_CLASSES.get(kind, ()):
+        assert walk_files(resolved.files, resolved.mix, "cpu").share.quantized == 0
+        with pytest.raises(ConfigError, match=rf"^quantization={name} found no linear layer to quantize"):
+            load_base(resolved)
+        return
     base = load_base(resolved)
     assert predicted is not None
     assert predicted.weight_mib == pytest.approx(weight_mib(base), rel=0.005)
@@ -72,12 +79,16 @@ def test_the_plan_and_the_load_agree_on_what_is_quantized(job: Callable[..., Any
     walked = walk_files(resolved.files, resolved.mix, "cpu").share
     assert base.metrics["quantized_share"] == pytest.approx(walked.of_blocks, abs=1e-4)
     assert base.metrics["quantized_share_of_all"] == pytest.approx(walked.of_all, abs=1e-4)
+    of_bytes = base.metrics["quantized_share_of_bytes"]
+    assert walked.of_bytes == pytest.approx(of_bytes, abs=0.005)
     of_blocks = base.metrics["quantized_share"]
     assert (of_blocks < 0.5) == (kind in MIXTURES)
-    assert (of_blocks > 0.97) == (kind not in MIXTURES)
+    assert (of_blocks > 0.97) == (kind not in PARTLY)
+    assert f"{percent(of_bytes)} of the weights' bytes" in base.facts["quantized"]
+    assert of_bytes < base.metrics["quantized_share_of_all"]  # a quantized number takes fewer
     assert f"{percent(of_blocks)} of the parameters in blocks" in base.facts["quantized"]
     assert ("mlp.experts" in base.facts["left_alone"]) == (kind in MIXTURES)
-    assert any("quantizes only" in note for note in base.notes) == (kind in MIXTURES)
+    assert any("quantizes only" in note for note in base.notes) == (kind in PARTLY)
 
 
 @pytest.mark.parametrize("kind", MIXTURES)
@@ -86,7 +97,8 @@ def test_a_choice_that_misses_the_experts_is_refused_by_the_headers(
     job: Callable[..., Any], kind: str, name: str
 ) -> None:
     message = (
-        rf"^quantization={name} would quantize only [\d.]+ % of the parameters in blocks, [\d.]+ % of all, and leave "
+        rf"^quantization={name} would quantize only [\d.]+ % of the parameters in blocks, [\d.]+ % of all, "
+        r"[\d.]+ % of the weights' bytes, and leave "
         r"model.layers.\*.mlp.experts, .*quantization.allow_partial=true"
     )
     if kind == "mixtral":
@@ -95,6 +107,24 @@ def test_a_choice_that_misses_the_experts_is_refused_by_the_headers(
         formats.check(job(kind, CHOICES[name]()))
     formats.check(job(kind, CHOICES[name](allow_partial=True)))
     formats.check(job("qwen3", CHOICES[name]()))
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in OWN_CLASSES.items() for name in names])
+def test_a_choice_that_takes_no_layer_of_a_family_is_refused_by_the_headers(
+    job: Callable[..., Any], kind: str, name: str
+) -> None:
+    message = rf"^quantization={name} would quantize nothing: it takes none of the classes that hold transformer.h.\*"
+    with pytest.raises(ConfigError, match=message):
+        formats.check(job(kind, CHOICES[name]()))
+
+
+@pytest.mark.parametrize("name", FORMATS[1:])
+def test_the_blocks_that_zamba_shares_stay_plain(job: Callable[..., Any], name: str) -> None:
+    tied = job("zamba2", CHOICES[name]())
+    (note,) = formats.notes_of_reach(tied)
+    assert note.startswith(f"quantization={name} quantizes only 59 % of the parameters in blocks, ")
+    assert note.split(": ")[1].startswith("model.layers.*.shared_transformer.feed_forward.gate_up_proj_adapter_list.*")
+    assert formats.notes_of_reach(job("zamba2", CHOICES[name](), tie_word_embeddings=False)) == []
 
 
 def test_without_headers_it_is_refused_after_the_load(job: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,6 +197,14 @@ def test_inputs_that_are_no_whole_groups_stay_plain_if_they_are_few(job: Callabl
         (Share(9999, 10000, 9999, 10000), "99.9 % of the parameters in blocks"),
         (Share(1, 1000, 1, 1000), "0.1 % of the parameters in blocks"),
         (Share(0, 0, 0, 0), "0 % of the parameters in blocks"),
+        (
+            Share(97, 200, 97, 100, quantized_bytes=50, all_bytes=256),
+            "97 % of the parameters in blocks, 48 % of all, 20 % of the weights' bytes",
+        ),
+        (
+            Share(97, 97, 97, 97, quantized_bytes=50, all_bytes=50),
+            "100 % of the parameters in blocks, 100 % of the weights' bytes",
+        ),
     ],
 )
 def test_shares_in_words_say_100_of_all_only(share: Share, words: str) -> None:

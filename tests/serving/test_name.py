@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from runner.config.model import LocalModelConfig
 from runner.config.rope import Rope2dConfig, RopeConfig
 from runner.config.task import ServeConfig
 from runner.serving.name import accepted_names, served_name
+from runner_engine.embedded import MODEL_DIR
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import QuantizationConfig
 
@@ -40,6 +42,17 @@ def test_a_name_lists_what_was_added_to_the_model(make_config: Any, groups: tupl
 def test_a_folder_is_named_by_its_last_part(make_config: Any, tmp_path: Path) -> None:
     config = make_config(model=LocalModelConfig(name=str(tmp_path)), quantization=NF4)
     assert served_name(config, ServeConfig()) == f"{tmp_path.name}+nf4"
+
+
+@pytest.mark.slow
+def test_clients_see_which_model_it_is_where_its_folder_says_only_the_number_format(tmp_path: Path) -> None:
+    folder = tmp_path / "Some-Model" / "bfloat16"
+    shutil.copytree(MODEL_DIR, folder)
+    with serving(tmp_path, *FLOAT32, "model=auto", f"model.name={folder}", "tracking=none") as server:
+        assert [model["id"] for model in server.ask("/v1/models")[1]["data"]] == ["Some-Model"]
+        assert "<title>Some-Model · runner</title>" in server.ask("/")[1]
+        for name in ("Some-Model", "bfloat16"):
+            assert server.ask("/v1/completions", {"prompt": "7", "max_tokens": 1, "model": name})[0] == 200
 
 
 @pytest.mark.slow

@@ -161,9 +161,16 @@ def test_a_password_is_rejected_before_it_is_written_anywhere(runner: Run, tmp_p
     assert "s3cret" not in done.out + done.err
     read = runner("--tracking-uri", "http://ann:s3cret@127.0.0.1:9", "--save", "page", module="runner_compare")
     assert (read.code, read.err.count("s3cret")) == (2, 0)
-    assert "--tracking-uri=http://***@127.0.0.1: a password" in read.err
+    assert "--tracking-uri=http://***@127.0.0.1:9: a password" in read.err
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not [path for path in written if b"s3cret" in path.read_bytes()]
+
+
+def test_a_refused_password_leaves_the_place_readable_and_no_part_of_itself() -> None:
+    for uri in ("postgresql://ann:s3cret@db:5433/runs", "postgresql://ann:s@3/cret@db:5433/runs"):
+        with pytest.raises(ConfigError) as refused:
+            refuse_password("tracking.uri", uri)
+        assert str(refused.value).startswith("tracking.uri=postgresql://***@db:5433/runs: a password would end up")
 
 
 @pytest.mark.parametrize(

@@ -38,13 +38,26 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
             "qk_nope_head_dim": 32, "qk_rope_head_dim": 32, "v_head_dim": 32, "num_key_value_heads": 4,
         },
     ),
+    "falcon": ("FalconConfig", {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": False}),
+    "gpt2": ("GPT2Config", {"n_inner": 256, "tie_word_embeddings": True}),
+    "zamba2": (
+        "Zamba2Config",
+        {
+            "layers_block_type": ["linear_attention", "hybrid"] * 2, "hybrid_layer_ids": [1, 3], "num_mem_blocks": 1,
+            "n_mamba_heads": 32, "mamba_headdim": 8, "mamba_ngroups": 1, "attention_hidden_size": 256,
+            "attention_head_dim": 64, "adapter_rank": 64, "tie_word_embeddings": True,
+        },
+    ),
 }  # fmt: skip
+
+FOLLOWS = {"falcon": ("head_dim",)}  # what a kind computes from other keys
 
 
 def save(folder: Path, kind: str, **keys: Any) -> Path:
     """Save a model with random weights in bfloat16, without a tokenizer."""
     name, own = KINDS[kind]
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(getattr(transformers, name)(**PLAIN | own | keys))
+    settings = {key: value for key, value in (PLAIN | own | keys).items() if key not in FOLLOWS.get(kind, ())}
+    model = AutoModelForCausalLM.from_config(getattr(transformers, name)(**settings))
     model.to(torch.bfloat16).save_pretrained(folder)
     return folder

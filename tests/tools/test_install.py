@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import subprocess
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tools import hashes, install
@@ -77,6 +79,22 @@ def test_every_pin_but_torch_has_digests_of_its_version() -> None:
     assert [block[0] for block in blocks if len(block) < 2] == ["torch==2.13.0"]
     assert all(part.startswith("--hash=sha256:") for block in blocks for part in block[1:])
     assert "://" not in text
+
+
+def test_every_package_that_the_tools_need_is_pinned() -> None:
+    """Without a pin, and so without digests, `make install` takes whatever is newest that day."""
+    pinned = {normal(line).partition("==")[0] for line in hashes.FILE.read_text().splitlines() if "==" in line}
+    needed, waiting = set(), [Requirement("runner-llm[dev]")]
+    while waiting:
+        wanted = waiting.pop()
+        if (name := canonicalize_name(wanted.name)) in needed and not wanted.extras:
+            continue
+        needed.add(name)
+        for requirement in map(Requirement, distribution(name).requires or []):
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in (wanted.extras or {""})):
+                waiting.append(requirement)
+    assert needed - pinned == {"runner-llm", "setuptools"}
 
 
 def normal(pin: str) -> str:

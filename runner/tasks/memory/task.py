@@ -94,7 +94,7 @@ def _measure(
             repeat = Repeat(config, task.points, recorder.folder / "memory_probe.log", which, bar)
             repeat.keep = partial(kept.keep, number)
             for event in kept.events(number):
-                repeat.take(event)
+                repeat.take(event, is_earlier=True)
             runs.append(repeat.measure())
             if not runs[-1].speeds:
                 raise JobFailed(f"no point could be measured. The first: {runs[-1].failed[0]}")
@@ -169,10 +169,11 @@ class Repeat:
         log = f"Its last lines, in {self.log}:\n" + "\n".join(lines) if lines else f"Its log, {self.log}, is empty"
         raise JobFailed(f"the memory probe, {self.which}, {child.describe_exit(code)}, in stage {self.stage}. {log}")
 
-    def take(self, event: dict[str, Any]) -> None:
+    def take(self, event: dict[str, Any], is_earlier: bool = False) -> None:
         """Take a measured stage or point, of this start or of an earlier one."""
         self.measured.take(event)
-        self.bar.advance(1 if "stage" in event else 0)
+        step = self.bar.skip if is_earlier else self.bar.advance
+        step(1 if "stage" in event else 0)
 
     def _at(self, stage: str, point: int | None) -> None:
         self.stage, self.point = stage, point

@@ -53,6 +53,10 @@ class KeptCells:
                     replace(stopwatch, real=real).run(copy, number)
                     cell.note = copy.note
 
+    def has(self, cell: Cell, number: int) -> bool:
+        """Whether an earlier start has measured a cell in a round."""
+        return (number, cell.key) in self._runs
+
     def run(self, stopwatch: Stopwatch, cell: Cell, number: int) -> dict[str, float] | None:
         """Return a run's figures, measured now or by an earlier start; None with a note in the cell if it failed."""
         if (line := self._runs.get((number, cell.key))) is not None:

@@ -184,7 +184,8 @@ def measure_cells(
                 if figures is not None and number >= task.warmup:
                     cell.repeats.append(figures)
                     repeats.add(len(cell.repeats), {f"{name}/{cell.key}": value for name, value in figures.items()})
-                bar.advance(1)
+                step = bar.skip if kept.has(cell, number) else bar.advance
+                step(1)
             kept.measure(limits, number)  # after the round: it takes memory, and the first round measures the peak
     return cells
 
@@ -196,7 +197,7 @@ def measure_loads(task: SweepConfig, stopwatch: Stopwatch, recorder: Recorder, k
         for at, load in enumerate(loads):
             bar.describe(f"sweep: {load.rate:g} requests/s")
             if kept.recall(load):
-                bar.advance(len(load.requests))
+                bar.skip(len(load.requests))
                 continue
             arrivals.run_load(stopwatch.engine, load, lambda: bar.advance(1))
             kept.keep_load(load)

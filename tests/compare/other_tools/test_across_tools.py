@@ -12,6 +12,7 @@ from runner_compare.statistics.stats import mcnemar_exact
 
 DATA = INSPECT.parent
 NONE, EVALSCOPE, LIGHTEVAL = INSPECT / "none", DATA / "evalscope" / "nf4", DATA / "lighteval" / "whole"
+LM_EVAL = DATA / "lm_eval" / "problems"
 VERDICTS = ("--across-tools", "--where", "task.metric!='digits'")
 
 
@@ -56,6 +57,19 @@ def test_pairs_follow_the_texts_and_not_the_ids_or_the_order(tables: Any, tmp_pa
     assert 22 + comparison["wins"] - comparison["losses"] == 18
     assert comparison["losses"] <= 6, "by their ids, other questions would be lost"
     assert comparison["p"] == pytest.approx(mcnemar_exact(comparison["wins"], comparison["losses"]))
+
+
+def test_a_log_of_lm_eval_is_paired_with_those_of_other_tools(tables: Any) -> None:
+    (table,) = tables(NONE, LM_EVAL, EVALSCOPE, *VERDICTS)
+    assert {row["config"]["tool"] for row in table["rows"]} == {"inspect_ai", "lm-evaluation-harness", "evalscope"}
+    (row,) = (row for row in table["rows"] if row["config"]["tool"] == "lm-evaluation-harness")
+    assert (row["metrics"]["n"], row["metrics"]["correct"]) == (24, 22)
+    comparison = row["comparison"]
+    base = table["rows"][0]["metrics"]["correct"]
+    assert base + comparison["wins"] - comparison["losses"] == 22
+    assert comparison["p"] == pytest.approx(mcnemar_exact(comparison["wins"], comparison["losses"]))
+    assert "paired by the text of 24 of 24 questions here and of 24 in the baseline" in comparison["remark"]
+    assert "the scorers (match, here exact_match flexible-extract)" in comparison["remark"]
 
 
 def test_what_cannot_be_paired_is_said(run: Any, rejected: Any) -> None:

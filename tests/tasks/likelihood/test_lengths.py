@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runner.config.likelihood import LikelihoodConfig
-from runner.config.measures import SweepConfig
+from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.model import LocalModelConfig
 from runner.config.rope import RopeConfig, RopeLinearConfig, RopeYarnConfig
 from runner.estimates.fit import fit
@@ -111,3 +111,17 @@ def test_a_plan_refuses_cells_of_a_sweep_that_the_run_would(
     with pytest.raises(ConfigError, match=message):
         planned(make_config, tiny_model, SweepConfig(prompt_tokens=[8, 500], new_tokens=[64]))
     planned(make_config, tiny_model, SweepConfig(prompt_tokens=[8, 400], new_tokens=[64]))
+
+
+@pytest.mark.parametrize(
+    "lengths", [{"context_lengths": [64, 600]}, {"prompt_tokens": 568}], ids=["context_lengths", "prompt_tokens"]
+)
+def test_a_plan_refuses_lengths_of_a_memory_job_that_the_run_would(
+    make_config: Callable[..., Any], tiny_model: LocalModelConfig, lengths: dict[str, Any]
+) -> None:
+    message = (
+        "^task.prompt_tokens=568 and task.new_tokens=32 make 600 tokens, the model has room for 512: make one smaller"
+    )
+    with pytest.raises(ConfigError, match=message):
+        planned(make_config, tiny_model, MemoryConfig(new_tokens=32, **lengths))
+    planned(make_config, tiny_model, MemoryConfig(new_tokens=32, context_lengths=[64, 512]))

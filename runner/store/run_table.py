@@ -1,0 +1,53 @@
+"""The view of MLflow's table of runs that begins with the scores, kept in the experiment as a shared view of MLflow's.
+
+MLflow's own view of the table shows no metric, and no tag can change it. A shared view is a tag of the experiment, and
+is opened by its address.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from runner_base.uris import without_secrets
+from runner_compare.metrics import LOG_LIKELIHOOD
+
+VIEW = "runner"
+TAG = f"mlflow.sharedViewState.{VIEW}"
+LOCAL = "http://127.0.0.1:5000"  # where `mlflow ui` listens
+RUN_NAME = "attributes.`Run Name`"
+# what each task is for, and what it costs; MLflow leaves out the columns that no run has
+METRICS = (
+    *("accuracy", "acc", LOG_LIKELIHOOD, "kl_nats_per_token", "best_decode_tok_per_s", "best_output_tok_per_s"),
+    *("peak_over_baseline_mib", "decode_tok_per_s", "weight_mib", "peak_rss_mib"),
+)
+PARAMS = ("model.name", "quantization.name", "lora.name", "task.split")
+
+
+def view() -> str:
+    """Return the view as MLflow keeps it: all jobs as one list, the newest first, whose first column is the score."""
+    columns = [*(f"metrics.`{key}`" for key in METRICS), *(f"params.`{key}`" for key in PARAMS)]
+    return json.dumps(
+        {
+            "selectedColumns": columns,
+            "columnOrder": [RUN_NAME, *columns],
+            "columnWidths": {RUN_NAME: 300},
+            "searchFilter": "tags.job_id LIKE '%'",
+            # By any key but the time, MLflow shows jobs beside their grids, not hidden below them. All runs have the
+            # same source, and of equals the newest comes first.
+            "orderByKey": "tags.`mlflow.source.name`",
+            "orderByAsc": False,
+        }
+    )
+
+
+def keep(client: Any, experiment: Any) -> None:
+    """Write the view into an experiment that does not have it as it is now."""
+    if experiment.tags.get(TAG) != view():
+        client.set_experiment_tag(experiment.experiment_id, TAG, view())
+
+
+def address(uri: str, experiment_id: str) -> str:
+    """Return where the view is once MLflow shows this store."""
+    server = without_secrets(uri).rstrip("/") if uri.startswith(("http://", "https://")) else LOCAL
+    return f"{server}/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}"
