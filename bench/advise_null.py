@@ -28,11 +28,7 @@ from simulation import Limits, Rate, Table, answers, begin
 from runner.advise.accuracies import recorded_accuracies
 from runner.advise.candidates import Candidate
 from runner.advise.ranking import rank
-from runner.config.generation import GenerationConfig
-from runner.config.lora import LoraConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig
-from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner.datasets.gsm8k import describe, items_sha256, load_questions
 from runner.estimates.recorded import FinishedJobs
@@ -42,6 +38,10 @@ from runner.tasks.gsm8k.task import VERSION
 from runner_base.result import Answer, FinishReason, Record, Result, Sample, Status, Verdict
 from runner_compare.metrics import score
 from runner_engine.quantization import CHOICES
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.lora import LoraConfig
+from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.rope import RopeConfig
 
 ASKED, MOST = 200, 400  # questions of the command, and of the largest record
 FAR = 0.19  # a difference of 20 points, with the rounding of floats

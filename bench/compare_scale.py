@@ -25,11 +25,7 @@ from pathlib import Path
 
 from latest import Figure, add_option, save
 
-from runner.config.generation import GenerationConfig
-from runner.config.lora import LoraConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig, TrackingConfig
-from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner.scorers.totals import score
 from runner.store import mlflow_store, tracking
@@ -38,6 +34,10 @@ from runner_base.progress import Progress
 from runner_base.result import Answer, FinishReason, Record, Result, Sample, Status, Verdict
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.lora import LoraConfig
+from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.rope import RopeConfig
 
 KINDS: list[Callable[[], QuantizationConfig]] = [
     QuantizationConfig,

@@ -10,7 +10,6 @@ import torch
 from engines import Job, Outcome, greedy_engine
 from measuring import Run, answer, cut, read_job, sha256_ids, sha256_prompts
 
-from runner.config.model import Attention, LocalModelConfig
 from runner_base.dtypes import Dtype
 from runner_engine.decode import prefix_tree
 from runner_engine.decode.forward import Forward
@@ -18,6 +17,7 @@ from runner_engine.local import engine as local_engine
 from runner_engine.quantization import CHOICES
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete
+from runner_engine.settings.model import Attention, LocalModelConfig
 
 
 def switch_off(parts: Sequence[str]) -> None:

@@ -22,11 +22,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.config.generation import GenerationConfig, KvCache
-from runner.config.lora import LoraConfig
-from runner.config.model import LocalModelConfig, ModelConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig
-from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner_base import machine
 from runner_engine.checkpoints import random_weights
@@ -35,6 +31,10 @@ from runner_engine.embedded import MODEL_DIR
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete
+from runner_engine.settings.generation import GenerationConfig, KvCache
+from runner_engine.settings.lora import LoraConfig
+from runner_engine.settings.model import LocalModelConfig, ModelConfig
+from runner_engine.settings.rope import RopeConfig
 
 if TYPE_CHECKING:
     from runner_engine.local.engine import LocalEngine

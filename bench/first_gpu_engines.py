@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from engines import greedy_engine, random_prompts
 
-from runner.config.model import LocalModelConfig
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints import random_weights
 from runner_engine.decode import step_graphs
@@ -22,6 +21,7 @@ from runner_engine.local.engine import LocalEngine
 from runner_engine.quantization import CHOICES
 from runner_engine.sessions.base import Completion, Request
 from runner_engine.sessions.contract import complete
+from runner_engine.settings.model import LocalModelConfig
 
 STEP, DEVICE, FIGURES = sys.argv[1:4]
 ON_GPU = DEVICE.startswith("cuda")

@@ -31,11 +31,11 @@ from first_gpu_engines import (
     tokens_of,
 )
 
-from runner.config.sampling import Sampling
 from runner_base import machine
 from runner_base.dtypes import Dtype
 from runner_engine.decode import step_graphs
 from runner_engine.sessions.contract import complete
+from runner_engine.settings.sampling import Sampling
 
 
 def versions() -> None:

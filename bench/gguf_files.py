@@ -34,13 +34,13 @@ from gguf_of import CALLED, gguf_of
 from peers import llamacpp_programs, llamacpp_python
 from quantization_table import with_interval
 
-from runner.config.model import LocalModelConfig
 from runner_base.dtypes import Dtype
 from runner_base.machine import MIB
 from runner_engine.checkpoints.gguf_file import read_header
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.embedded.problems import Split, problems
 from runner_engine.quantization import CHOICES
+from runner_engine.settings.model import LocalModelConfig
 
 TYPES = (
     "Q2_K", "IQ3_S", "IQ3_M", "Q3_K_S", "Q3_K_M", "Q3_K_L", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_1",

@@ -29,8 +29,6 @@ from engines import ROOT, complete_random, greedy, greedy_engine, head_line, mar
 from latest import Figure, add_option, save
 from peers import xllamacpp_python
 
-from runner.config.generation import Speculate
-from runner.config.model import LocalModelConfig
 from runner_base import machine, processor
 from runner_base.dtypes import Dtype
 from runner_base.machine import MIB
@@ -39,6 +37,8 @@ from runner_engine.local.engine import LocalEngine
 from runner_engine.quantization import CHOICES
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete
+from runner_engine.settings.generation import Speculate
+from runner_engine.settings.model import LocalModelConfig
 from tools import real_model
 
 SHAPES: dict[str, dict[str, Any]] = {

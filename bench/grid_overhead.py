@@ -20,11 +20,11 @@ from latest import Figure, add_option, save
 
 LOOP = """
 import sys, time
-from runner.config.generation import GenerationConfig
-from runner.config.lora import LoraConfig
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.lora import LoraConfig
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig, TrackingConfig
-from runner.config.rope import RopeConfig
+from runner_engine.settings.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner_engine.quantization.base import QuantizationConfig
 from runner.run import run

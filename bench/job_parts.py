@@ -25,7 +25,6 @@ from engines import greedy_engine, head_line, markdown, model_folder, random_pro
 from latest import Figure, add_option, save
 from questions import add_questions, load_prompts
 
-from runner.config.model import LocalModelConfig
 from runner_base.dtypes import Dtype
 from runner_engine.decode.forward import Forward
 from runner_engine.decode.fused_forward import FusedForward
@@ -36,6 +35,7 @@ from runner_engine.kernels import native
 from runner_engine.quantization.gguf import GgufConfig
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete
+from runner_engine.settings.model import LocalModelConfig
 
 IN_C = ("products of the layers", "attention", "norms and RoPE", "product of the head")  # as in pass_clock.h
 CALL = "call of C: checks, sizes, the start of its threads"

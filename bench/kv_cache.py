@@ -22,14 +22,14 @@ import torch
 from engines import complete_random, greedy_engine, head_line, markdown, model_folder, speeds_by_turns, spread
 from scipy import stats
 
-from runner.config.generation import KvCache
-from runner.config.model import LocalModelConfig
 from runner.config.task import Gsm8kConfig
 from runner.datasets.gsm8k import load_questions
 from runner_base.dtypes import Dtype
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Message, Request
 from runner_engine.sessions.contract import complete
+from runner_engine.settings.generation import KvCache
+from runner_engine.settings.model import LocalModelConfig
 
 Engines = dict[str, LocalEngine]  # by the format of the cache
 WARM_TOKENS = 4

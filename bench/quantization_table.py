@@ -33,12 +33,12 @@ from engines import (
     spread,
 )
 
-from runner.config.generation import KvCache
-from runner.config.model import LocalModelConfig
 from runner_base.dtypes import Dtype
 from runner_engine.local.engine import LocalEngine
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import QuantizationConfig, WithByteRows
+from runner_engine.settings.generation import KvCache
+from runner_engine.settings.model import LocalModelConfig
 
 BASELINE, CONTROL = "none", "none again"
 REFERENCE = "quantization=none generation.kv_cache=as_model model.dtype=auto"

@@ -19,12 +19,12 @@ from engines import complete_random, greedy_engine, head_line, markdown, model_f
 from latest import Figure, add_option, save
 from stored_of import FORMATS, checkpoint_of
 
-from runner.config.model import LocalModelConfig
 from runner_base.dtypes import Dtype
 from runner_engine.devices.heap import Heap
 from runner_engine.local.engine import LocalEngine
 from runner_engine.matmul.quantized_layers import QuantizedLayers
 from runner_engine.quantization import CHOICES
+from runner_engine.settings.model import LocalModelConfig
 
 QUANTIZED = ("int8", "int8_dynamic", "nf4", "fp4", "torchao_int8")
 OWN = " own"  # after the name of a choice: by its library's own functions

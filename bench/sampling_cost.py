@@ -23,8 +23,6 @@ from engines import greedy_engine, head_line, markdown, spread
 
 from runner.config.choices import choices_for
 from runner.config.compose import choose
-from runner.config.model import LocalModelConfig
-from runner.config.sampling import OPEN, Sampling
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints import random_weights
 from runner_engine.decode.forward import Forward
@@ -32,6 +30,8 @@ from runner_engine.decode.sampling import Sampler
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete
+from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.sampling import OPEN, Sampling
 
 PROMPT_TOKENS = 4
 

@@ -24,18 +24,18 @@ import torch
 from engines import head_line, markdown, model_folder, spread
 from transformers import AutoModelForCausalLM
 
-from runner.config.generation import GenerationConfig
-from runner.config.lora import LoraConfig
 from runner.config.measures import SweepConfig
-from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig
-from runner.config.rope import RopeConfig
 from runner.core.energy import Energy
 from runner.engines import open_engine
 from runner.speed.cells import Cell, Stopwatch, cells_of
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints.resolve import resolve
 from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.lora import LoraConfig
+from runner_engine.settings.model import Attention, LocalModelConfig
+from runner_engine.settings.rope import RopeConfig
 
 FIGURES = {"ttft_s": "first token, ms", "seconds": "whole batch, ms", "decode_tok_per_s": "decode, tokens/s"}
 

@@ -26,13 +26,13 @@ from engines import Speeds, complete_random, head_line, markdown, model_folder, 
 from quantization_table import BASELINE, CONTROL, Line, control, engine_of, likelihoods, with_interval
 from stored_of import FORMATS, checkpoint_of
 
-from runner.config.model import LocalModelConfig
 from runner_base import machine
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import random_weights
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import CheckpointSource
+from runner_engine.settings.model import LocalModelConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/ is beside bench/
 from tools import embedded_gguf

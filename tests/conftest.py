@@ -18,16 +18,17 @@ import pytest
 import warm_process
 from hypothesis import HealthCheck, settings
 
-from runner.config.generation import GenerationConfig
-from runner.config.lora import LoraConfig
-from runner.config.model import LocalModelConfig, StubConfig
+from runner.config.model import StubConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig
-from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner_base import processor
 from runner_base.files import hold
 from runner_base.signals import ENDING
 from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.lora import LoraConfig
+from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.rope import RopeConfig
 
 if TYPE_CHECKING:
     from in_process import Finished

@@ -47,34 +47,15 @@ STILL_CROSSING = {
     "runner_compare.teams",
     "runner_compare.token_costs",
     "runner_compare.token_tables",
-    "runner_engine.attention.shared_attention",
     "runner_engine.checkpoints.footprint",
-    "runner_engine.checkpoints.formats",
     "runner_engine.checkpoints.memory_check",
     "runner_engine.checkpoints.no_model",
-    "runner_engine.checkpoints.pass_memory",
-    "runner_engine.checkpoints.positions",
-    "runner_engine.checkpoints.random_weights",
     "runner_engine.checkpoints.resolve",
-    "runner_engine.checkpoints.weight_sizes",
     "runner_engine.decode.rows",
-    "runner_engine.decode.sampling",
-    "runner_engine.kernels.native",
-    "runner_engine.kernels.shared_numbers",
-    "runner_engine.kv_cache.kv_cache",
     "runner_engine.local.capabilities",
     "runner_engine.local.engine",
     "runner_engine.local.kept_trials",
-    "runner_engine.local.rates",
-    "runner_engine.models.capability",
-    "runner_engine.models.inventory",
     "runner_engine.models.load",
-    "runner_engine.models.lora",
-    "runner_engine.models.lora.peft",
-    "runner_engine.models.rope.choices",
-    "runner_engine.models.rope.rope_2d",
-    "runner_engine.sessions.base",
-    "runner_engine.sessions.thinking",
 }
 FLOORS = {package: picture(package) for package in ("runner", "runner_engine")}  # the two that have folders in an order
 
@@ -172,7 +153,13 @@ KINDS = (
 
 
 def test_no_code_depends_on_the_class_of_a_model_a_quantization_or_an_adapter() -> None:
-    allowed = ("runner.config.model", "runner.config.lora", "runner.engines.kinds.", "runner_engine.quantization.")
+    allowed = (
+        "runner.config.model",
+        "runner.config.pth_adapter",
+        "runner_engine.settings.",
+        "runner.engines.kinds.",
+        "runner_engine.quantization.",
+    )
     described = {*KINDS, *(choice.__name__ for choice in CHOICES.values())}
     violations = []
     for module, path in modules().items():

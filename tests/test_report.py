@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from runner.config.agents import AgentsConfig, Domain, Mode
-from runner.config.model import LocalModelConfig, StubConfig
+from runner.config.model import StubConfig
 from runner.config.root import Print, RunnerConfig
 from runner.config.task import SplitConfig
 from runner.core.loaded import lines
 from runner.report import MAX_KEY_COLUMNS, GridLine, brief, headline, naming_columns, show, show_grid
 from runner.run import run
 from runner_base.result import Record, Result, Status
+from runner_engine.settings.model import LocalModelConfig
 
 METRICS = {
     "accuracy": 0.925,

@@ -219,11 +219,7 @@ def look(family: str, folder: Path) -> Outcome:
 
 def decode(folder: Path) -> tuple[list[list[int]], str, list[str]]:
     """Return the local engine's tokens for all prompts at once, its way of decoding, and its notes."""
-    from runner.config.generation import GenerationConfig
-    from runner.config.lora import LoraConfig
-    from runner.config.model import LocalModelConfig
     from runner.config.root import NoTrackingConfig, RunnerConfig
-    from runner.config.rope import RopeConfig
     from runner.config.task import Gsm8kConfig
     from runner.engines import open_engine
     from runner_base.dtypes import Dtype
@@ -231,6 +227,10 @@ def decode(folder: Path) -> tuple[list[list[int]], str, list[str]]:
     from runner_engine.quantization.base import QuantizationConfig
     from runner_engine.sessions.base import Request
     from runner_engine.sessions.contract import complete
+    from runner_engine.settings.generation import GenerationConfig
+    from runner_engine.settings.lora import LoraConfig
+    from runner_engine.settings.model import LocalModelConfig
+    from runner_engine.settings.rope import RopeConfig
 
     config = RunnerConfig(
         model=LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32),

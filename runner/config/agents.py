@@ -6,11 +6,11 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import ClassVar
 
-from runner.config.generation import GenerationConfig
 from runner.config.task import MAX_SAMPLES, Gold, QuestionsConfig, check_answers_differ
 from runner_base.bounds import Takes, above, filled, least, within
 from runner_base.errors import ConfigError, check
 from runner_base.fields import HASHED, UNLESS_DEFAULT, Inert, setting
+from runner_engine.settings.generation import GenerationConfig
 
 
 class Mode(StrEnum):

@@ -23,11 +23,11 @@ from omegaconf.errors import ValidationError
 from runner.config.choices import CONF
 from runner.config.groups import GROUPS
 from runner.config.messages import wrong_value
-from runner.config.model import LocalModelConfig
 from runner.config.sources import source_at
 from runner.config.task import Extractor, Gold, QuestionsConfig
 from runner.config.wording import FOR_EXPRESSIONS, for_letters
 from runner_base.errors import ConfigError, unknown
+from runner_engine.settings.model import LocalModelConfig
 
 GROUP = "dataset"
 NAME = re.compile(r"[A-Za-z0-9_-]+")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from runner.config.generation import GenerationConfig
 from runner.config.task import OTHER_JOB, QUESTION_TOKENS, WORDS_FOR_A_JOB, Amount, QuestionsConfig, Workload
 from runner.config.wording import PromptStyle, WordingConfig
 from runner_base.bounds import least
 from runner_base.errors import check
 from runner_base.fields import UNLESS_DEFAULT, Inert, setting
+from runner_engine.settings.generation import GenerationConfig
 
 KEPT = 64  # most probable tokens that a reference keeps at each position by default
 DRAWN = 16  # further ones that it draws from all others, for the divergence over these

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from runner.config.model import (
-    ApiConfig,
-    HybridConfig,
-    LocalConfig,
-    LocalModelConfig,
-    ModelConfig,
-    PartsModelConfig,
-    StubConfig,
-)
+from runner.config.model import ApiConfig, HybridConfig, PartsModelConfig, StubConfig
 from runner.config.vllm import VllmConfig
 from runner_base.plugins import Choices
+from runner_engine.settings.model import LocalConfig, LocalModelConfig, ModelConfig
 
 _OWN: dict[str, type[ModelConfig]] = {
     "model": LocalModelConfig,

@@ -9,18 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.config.model import (
-    ApiConfig,
-    HybridConfig,
-    LocalModelConfig,
-    ModelConfig,
-    PartsModelConfig,
-    has_weights,
-    local_model,
-)
+from runner.config.model import ApiConfig, HybridConfig, PartsModelConfig, has_weights, local_model
 from runner.config.models import MODELS
 from runner_base.dtypes import Dtype
 from runner_base.errors import check
+from runner_engine.settings.model import LocalModelConfig, ModelConfig
 
 NONE = "none"
 

@@ -7,13 +7,9 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from runner.config.generation import GenerationConfig
-from runner.config.lora import LoraConfig, adapter_of
-from runner.config.model import ModelConfig
 from runner.config.own_notes import check_notes
 from runner.config.profiles import NONE as NO_PROFILE
 from runner.config.profiles import check_profile
-from runner.config.rope import RopeConfig
 from runner.config.task import TaskConfig
 from runner_base.bounds import check_keys, filled
 from runner_base.errors import ConfigError, check
@@ -23,6 +19,10 @@ from runner_base.texts import is_text
 from runner_compare.metrics import METRICS, Metric
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.mixed import Mix
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.lora import LoraConfig, adapter_of
+from runner_engine.settings.model import ModelConfig
+from runner_engine.settings.rope import RopeConfig
 
 
 class Print(StrEnum):

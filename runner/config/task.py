@@ -8,13 +8,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar
 
-from runner.config.generation import GenerationConfig
 from runner.config.wording import PromptStyle, WordingConfig, for_letters
 from runner_base.bounds import Takes, above, check_keys, filled, least, within
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError, check
 from runner_base.fields import HASHED, MISSING, UNLESS_DEFAULT, DefaultAs, Inert, Text, setting
 from runner_base.plugins import check_plug_in
+from runner_engine.settings.generation import GenerationConfig
 
 
 class Extractor(StrEnum):

@@ -10,12 +10,12 @@ import hashlib
 import re
 from random import Random
 
-from runner.config.generation import GenerationConfig
 from runner.config.task import Gsm8kConfig
 from runner.config.wording import PromptStyle, WordingConfig
 from runner.datasets.gsm8k import Item, items_sha256, load_examples, load_train
 from runner_base.errors import ConfigError, check
 from runner_engine.sessions.base import Message, Prompt
+from runner_engine.settings.generation import GenerationConfig
 
 TEXT = "Question: {question}\nAnswer:"
 CHAT = "{question}\n\n{instruction}"

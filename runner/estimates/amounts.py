@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from runner.config.model import Attention, local_model
+from runner.config.model import local_model
 from runner.config.root import RunnerConfig
 from runner.config.task import Amount
 from runner_base import machine
+from runner_engine.settings.model import Attention
 
 
 def amounts_of(config: RunnerConfig, read: int | None = None) -> list[Amount]:

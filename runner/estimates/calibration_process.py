@@ -18,8 +18,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from runner.config.lora import LoraConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.engines.kinds.local import KIND
 from runner.estimates.sample import LONG_PROMPT, REPEATS, ROWS, SHORT_PROMPT, STEPS, CalibrationModel
@@ -30,6 +28,8 @@ from runner_engine.checkpoints.resolve import read_tensors, resolve
 from runner_engine.quantization.mixed import only_matching
 from runner_engine.sessions.contract import Engine, complete
 from runner_engine.sessions.synthetic import synthetic_requests
+from runner_engine.settings.lora import LoraConfig
+from runner_engine.settings.model import LocalModelConfig
 
 BANDWIDTH_NUMBERS = 1 << 25  # of float32: more than a cache holds
 

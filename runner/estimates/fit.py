@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from runner.config.rope import RopeConfig
 from runner.config.task import TYPICAL_PROMPT_TOKENS, with_possible_batch
 from runner.engines.kinds import kind_of
 from runner.engines.kinds.local import TYPICAL_ROWS
@@ -17,6 +16,7 @@ from runner_engine.checkpoints.pass_memory import kv_number_bytes, most_rows
 from runner_engine.checkpoints.resolve import ResolvedJob
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import CheckpointSource
+from runner_engine.settings.rope import RopeConfig
 
 PROCESS_MIB = 600.0  # an interpreter with torch and transformers, before any weights
 SMALLER = ("int8", "nf4")  # in the order of trial, the one that loses more last

@@ -22,7 +22,6 @@ from lm_eval.models.utils import (
 )
 from tqdm import tqdm
 
-from runner.config.sampling import PARAMETERS, Sampling
 from runner.engines import open_engine
 from runner.engines.kinds import kind_of
 from runner.library.load import configure
@@ -33,6 +32,7 @@ from runner_engine.models.tokenizing import ids_of
 from runner_engine.sessions.base import Capability, Completion, Event, Request
 from runner_engine.sessions.chat_template import ChatTemplate
 from runner_engine.sessions.contract import gather, require
+from runner_engine.settings.sampling import PARAMETERS, Sampling
 
 log = logging.getLogger(__name__)
 

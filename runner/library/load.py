@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 from runner.config.choices import choices_for
 from runner.config.messages import schema_keys
-from runner.config.model import LocalModelConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.config.task import TaskConfig
 from runner.engines import open_engine
@@ -23,6 +22,7 @@ from runner_engine.checkpoints.gguf_file import is_gguf
 from runner_engine.checkpoints.no_model import is_bare, nothing_to_load
 from runner_engine.checkpoints.resolve import resolve
 from runner_engine.sessions.driver import Driver
+from runner_engine.settings.model import LocalModelConfig
 
 Place = str | os.PathLike[str]
 Choice = Place | Mapping[str, Any]  # a choice of a group, or {"name": choice} with keys of the group

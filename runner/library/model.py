@@ -17,13 +17,13 @@ from queue import SimpleQueue
 from typing import Any, Literal, Self, Unpack, overload
 
 from runner.config.root import RunnerConfig
-from runner.config.sampling import Sampling, SamplingArguments
 from runner.datasets.prompts import message_of, text_of
 from runner_base.errors import ConfigError, JobFailed, check, unknown
 from runner_base.result import FinishReason
 from runner_engine.sessions.base import Completion, Delta, EngineReport, Event, Message, Prompt, Request, RequestId
 from runner_engine.sessions.driver import Driver
 from runner_engine.sessions.stats import EngineStats
+from runner_engine.settings.sampling import Sampling, SamplingArguments
 
 Turn = Message | Mapping[str, str]
 TextOrTurns = str | Sequence[Turn]

@@ -18,7 +18,6 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
-from runner.config.sampling import PARAMETERS
 from runner.serving import described
 from runner.serving.answers import ChatAnswer, ClientAnswer, Stream, TextAnswer, error_response
 from runner.serving.bodies import ChatBody, GenerateBody, TextBody, TokenizeBody
@@ -29,6 +28,7 @@ from runner.serving.parsing import ParsedBody, parse_body
 from runner.serving.shares import owner_of
 from runner.serving.tokens import tokens_of
 from runner_base.errors import ConfigError
+from runner_engine.settings.sampling import PARAMETERS
 
 INPUTS = "\n    ".join(
     f'<label>{name} <input id="{name}" type="number" min="{one.low}" max="{one.high}" '

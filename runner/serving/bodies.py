@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field, create_model
 from pydantic.fields import FieldInfo
 
-from runner.config.sampling import PARAMETERS, SEED, Parameter
+from runner_engine.settings.sampling import PARAMETERS, SEED, Parameter
 
 MAX_STOPS, MAX_STOP_CHARACTERS, MAX_TOP, MAX_MESSAGES = 16, 1000, 20, 10_000
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}

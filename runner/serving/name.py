@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runner.config.lora import adapter_of
 from runner.config.model_names import adapter_name, short_name
 from runner.config.root import RunnerConfig
 from runner.config.task import ServeConfig
+from runner_engine.settings.lora import adapter_of
 
 
 def served_name(config: RunnerConfig, task: ServeConfig) -> str:

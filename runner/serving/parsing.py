@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from runner.config.sampling import PARAMETERS, Sampling
 from runner.serving.bodies import (
     MAX_MESSAGES,
     MAX_STOP_CHARACTERS,
@@ -31,6 +30,7 @@ from runner.serving.bodies import (
 from runner.serving.gateway import Gateway, Refusal
 from runner_base.errors import unknown
 from runner_engine.sessions.base import Message, Prompt, Request
+from runner_engine.settings.sampling import PARAMETERS, Sampling
 
 Body = TypeVar("Body", bound=BaseModel)
 # OpenAI's parameters that this server lacks, and the values at which they have no effect.

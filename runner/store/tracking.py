@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.choices import CONF
-from runner.config.lora import adapter_of
 from runner.config.model_names import adapter_name, short_name
 from runner.config.own_notes import flat_notes
 from runner.config.root import RunnerConfig
@@ -34,6 +33,7 @@ from runner_base.result import Record, Status
 from runner_base.uris import without_secrets
 from runner_compare.metrics import Better, described
 from runner_engine.quantization.base import Quantized
+from runner_engine.settings.lora import adapter_of
 
 MAX_TAG_CHARACTERS = 8000  # likewise
 MAX_PARAM_CHARACTERS = 6000  # MLflow cuts longer values with a warning; the whole config is an artifact

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.root import RunnerConfig
-from runner.config.sampling import PARAMETERS, Sampling
 from runner.config.task import ChatConfig
 from runner.core import terminal
 from runner.core.sides import answered_by
@@ -33,6 +32,7 @@ from runner_engine.sessions.base import Capability, Completion, Event, Message, 
 from runner_engine.sessions.contract import Engine, gather, require
 from runner_engine.sessions.session import Session
 from runner_engine.sessions.stats import EngineStats
+from runner_engine.settings.sampling import PARAMETERS, Sampling
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})

@@ -15,7 +15,6 @@ from functools import cache, partial
 
 import torch
 
-from runner.config.generation import KvCache
 from runner_engine.attention.own_attention import OwnPlaces, attend_own
 from runner_engine.attention.parts import Scaling
 from runner_engine.kernels.native import Kernels, pointer_or_none
@@ -34,6 +33,7 @@ from runner_engine.matmul.autotune import (
     words_of_tiles,
 )
 from runner_engine.matmul.panels import NO_TILES
+from runner_engine.settings.generation import KvCache
 
 FORCED = "RUNNER_SHARED_ATTENTION"
 TILE_WIDTH = 32  # of a head: numbers that one instruction multiplies

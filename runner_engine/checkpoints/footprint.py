@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil, exp, log2
 
-from runner.config.generation import KvCache
-from runner.config.model import Attention
 from runner.config.task import Workload
 from runner_base import machine
 from runner_base.dtypes import BYTES, stored_dtype
@@ -32,6 +30,8 @@ from runner_engine.checkpoints.pass_memory import (
 )
 from runner_engine.checkpoints.resolve import ModelFiles, ResolvedJob
 from runner_engine.checkpoints.weight_sizes import compute_dtype, elements, weight_bytes
+from runner_engine.settings.generation import KvCache
+from runner_engine.settings.model import Attention
 
 PACKED_SHARE = 0.25  # of free memory: linear layers are packed, in addition to the checkpoint, if they need no more
 

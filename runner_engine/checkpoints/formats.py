@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runner.config.model import LocalModelConfig
 from runner_base import machine
 from runner_base.errors import ConfigError, DataError
 from runner_engine.checkpoints import gguf_file
@@ -17,6 +16,7 @@ from runner_engine.quantization import METHODS, share
 from runner_engine.quantization.base import CheckpointSource, Format, QuantizationConfig
 from runner_engine.quantization.mixed import HEAD
 from runner_engine.quantization.refused import REASONS
+from runner_engine.settings.model import LocalModelConfig
 
 
 def check(resolved: ResolvedJob) -> None:

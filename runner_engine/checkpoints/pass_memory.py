@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from runner.config.generation import KvCache
-from runner.config.sampling import SamplingKeys, active_parameters
 from runner_base.dtypes import BYTES
+from runner_engine.settings.generation import KvCache
+from runner_engine.settings.sampling import SamplingKeys, active_parameters
 
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # prompt tokens in one pass
 MAX_ROWS = {"cpu": 128, "cuda": 512}  # at once, in 16 bits: with more rows, matrix products get no more efficient

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from runner.config.rope import RopeConfig, RopeLengthScalingConfig, RopeScalingConfig
+from runner_engine.settings.rope import RopeConfig, RopeLengthScalingConfig, RopeScalingConfig
 
 MOST = ("max_position_embeddings", "n_positions")  # the second: GPT-2's
 ORIGINAL = "original_max_position_embeddings"

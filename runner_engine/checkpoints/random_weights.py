@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runner.config.model import LocalModelConfig
 from runner_base.errors import ConfigError, unknown
 from runner_base.files import hold
 from runner_base.progress import Progress
 from runner_engine.checkpoints.byteio import build_header, make_folder, require_room, write_file, write_json
 from runner_engine.checkpoints.weight_files import INDEX, Tensor
 from runner_engine.embedded import MODEL_DIR
+from runner_engine.settings.model import LocalModelConfig
 
 SHAPES_DIR = Path(__file__).parent / "shapes"
 RECIPE = "noise 1"  # raise it when the same shape would get other numbers

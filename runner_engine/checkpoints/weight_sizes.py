@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from runner.config.model import LocalModelConfig
 from runner_base.dtypes import BYTES, Dtype, stored_dtype
 from runner_engine.checkpoints.linear_layers import layer_of, part_of, sizes_of, walk
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.quantization.base import Format
 from runner_engine.quantization.mixed import Mix
+from runner_engine.settings.model import LocalModelConfig
 
 STORED_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # other stored types are kept as they are
 PARTS = ("linear", "scales", "expert", "embedding", "head", "other")

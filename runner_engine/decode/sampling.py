@@ -18,12 +18,12 @@ from typing import NamedTuple
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper
 
-from runner.config.sampling import GREEDY, PARAMETERS, Sampling, active_parameters
 from runner_base.errors import is_memory_error, lost_gpu
 from runner_engine.decode.rows import NO_TOKEN, NOT_SAMPLED, Row
 from runner_engine.devices.gpu import sent
 from runner_engine.kernels import native
 from runner_engine.sessions.base import RequestId
+from runner_engine.settings.sampling import GREEDY, PARAMETERS, Sampling, active_parameters
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from runner.config.sampling import PARAMETERS
 from runner_base import machine, processor
 from runner_base.errors import RunnerError
 from runner_engine.kernels import building, prebuilt, shared_numbers
+from runner_engine.settings.sampling import PARAMETERS
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import ctypes
 from enum import IntEnum
 
-from runner.config.sampling import PARAMETERS
 from runner_engine.checkpoints.pass_memory import SCALE_BYTES, THREAD_BUFFER_BYTES
+from runner_engine.settings.sampling import PARAMETERS
 
 LANES = 16  # keys lie in blocks of this many places
 CACHE_LINE = 64  # pieces of a workspace begin at multiples of it

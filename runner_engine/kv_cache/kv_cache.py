@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 
-from runner.config.generation import KvCache
 from runner_base.machine import MIB
 from runner_engine.checkpoints.pass_memory import SCALE_BYTES, head_bytes
 from runner_engine.kernels import native
@@ -19,6 +18,7 @@ from runner_engine.kernels.shared_numbers import LANES, MAX_DIM, MAX_GROUP
 from runner_engine.kv_cache import int8_kv
 from runner_engine.kv_cache.windows import Window
 from runner_engine.memory.memory import free_mib
+from runner_engine.settings.generation import KvCache
 
 SHARE_OF_MEMORY = 0.5  # of free memory is for keys and values; activations need memory, too
 # a row may fill far fewer places than it may need: the system need not reserve memory for all of them

@@ -13,8 +13,6 @@ from functools import cached_property
 
 import torch
 
-from runner.config.generation import Speculate, require_plain_kv
-from runner.config.model import Attention
 from runner.config.profiles import notes as profile_notes
 from runner.engines.kinds import BaseCache
 from runner_base.processor import left_out
@@ -55,6 +53,8 @@ from runner_engine.sessions.arithmetic import Arithmetic
 from runner_engine.sessions.base import Capability, EngineReport, Event, Request, RequestId
 from runner_engine.sessions.session import Session
 from runner_engine.sessions.stats import EngineStats
+from runner_engine.settings.generation import Speculate, require_plain_kv
+from runner_engine.settings.model import Attention
 
 KV_IN_INT8 = "int8, a float32 scale for each head and place"
 STATIC_ROWS = 16  # of a static batch, where the number is ours to choose

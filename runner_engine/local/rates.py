@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from runner.config.generation import KvCache
 from runner_base.machine import MIB
 from runner_engine.checkpoints.pass_memory import head_bytes
 from runner_engine.kernels import native
@@ -20,6 +19,7 @@ from runner_engine.matmul.onednn import by_onednn, packing_problem
 from runner_engine.matmul.panels import Panels, fits_panels
 from runner_engine.models.load import Loaded
 from runner_engine.sessions.arithmetic import Arithmetic, Rates
+from runner_engine.settings.generation import KvCache
 
 ROWS = 512
 LARGE = 2048  # of a square matrix: so large that the overhead of a call does not count

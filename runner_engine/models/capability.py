@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.config.model import Attention, LocalModelConfig
 from runner_base import machine
 from runner_base.errors import ConfigError
 from runner_base.machine import MIB
@@ -17,6 +16,7 @@ from runner_engine.checkpoints.resolve import ModelFiles, ResolvedJob, for_trans
 from runner_engine.models.building import one_at_a_time
 from runner_engine.models.lora import module_of
 from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.settings.model import Attention, LocalModelConfig
 
 if TYPE_CHECKING:
     import torch

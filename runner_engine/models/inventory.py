@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from runner.config.lora import AdapterConfig
 from runner_base import machine
 from runner_engine.devices.mapped_files import MappedFiles
 from runner_engine.models.held_bytes import dtype_name, held_bytes
@@ -19,6 +18,7 @@ from runner_engine.models.share import share_of
 from runner_engine.quantization import holders, share
 from runner_engine.quantization.base import CheckpointSource
 from runner_engine.quantization.mixed import Mix
+from runner_engine.settings.lora import AdapterConfig
 
 NAMES_SHOWN = 4
 

@@ -12,8 +12,6 @@ from typing import Any
 
 import torch
 
-from runner.config.lora import adapter_of
-from runner.config.model import Attention
 from runner.config.root import RunnerConfig
 from runner.core.loaded import text
 from runner_base import machine
@@ -47,6 +45,8 @@ from runner_engine.models.rope import choices as rope_room
 from runner_engine.models.vocabulary import check_tokenizer
 from runner_engine.quantization import quiet_imports, stored_settings
 from runner_engine.quantization.made_groups import MadeGroupsConfig
+from runner_engine.settings.lora import adapter_of
+from runner_engine.settings.model import Attention
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from runner.config.generation import GenerationConfig
 from runner_base.thinking import TAGS, Tag, Tags, read
 from runner_engine.models.tokenizing import ids_of
+from runner_engine.settings.generation import GenerationConfig
 
 MOST_OPENING = 16  # tokens of an opening tag, and of the blanks before it
 MOST_PARTIAL = 4  # tokens beyond a budget that may complete a character

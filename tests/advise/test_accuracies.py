@@ -12,8 +12,6 @@ import pytest
 from answered import record_job
 
 from runner.advise.accuracies import RecordedAccuracy, compare, recorded_accuracies
-from runner.config.generation import GenerationConfig
-from runner.config.model import LocalModelConfig
 from runner.config.task import Extractor, Gsm8kConfig
 from runner.config.wording import PromptStyle
 from runner.datasets.gsm8k import load_questions
@@ -22,6 +20,8 @@ from runner_base.dtypes import Dtype
 from runner_base.result import Record
 from runner_compare.statistics.clustered_share import share_interval
 from runner_compare.statistics.stats import wilson_interval
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
 
 TASK = Gsm8kConfig(limit=20)
 RIGHT = [True] * 7 + [False] * 13

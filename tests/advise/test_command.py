@@ -16,10 +16,10 @@ from answered import record_job
 
 from runner import advise
 from runner.advise.machines import machine_of
-from runner.config.model import LocalModelConfig
 from runner.config.task import Gsm8kConfig
 from runner_base.errors import ConfigError
 from runner_base.result import Record
+from runner_engine.settings.model import LocalModelConfig
 from tools import embedded_gguf
 
 SEVEN = "model=qwen25_7b_instruct"

@@ -13,14 +13,14 @@ from runner.agents.play import BATCHES, Player
 from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.team import AgentCall, Answered, Discussion, Team
 from runner.config.agents import DecisionMethod, Domain, Mode, Role
-from runner.config.generation import GenerationConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.result import Answer, FinishReason
 from runner_engine.embedded.problems import Split, problems
 from runner_engine.sessions.base import Capability, Completion, Event, Request, RequestId
 from runner_engine.sessions.session import Session
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
 
 EMBEDDED = Path(__file__).parents[2] / "runner_engine" / "embedded" / "model"
 Make = Callable[..., RunnerConfig]

@@ -11,10 +11,10 @@ import pytest
 import torch
 from opening import load_base
 
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner_engine.models.grouped import GroupedLinear
 from runner_engine.quantization import CHOICES
+from runner_engine.settings.model import LocalModelConfig
 
 # how far a weight is off, as a share of the largest
 NEAR = {

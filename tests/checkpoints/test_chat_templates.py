@@ -13,13 +13,13 @@ from gguf import GGUFWriter
 
 from runner.config.agents import AgentsConfig
 from runner.config.likelihood import LikelihoodConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Framing, GenerateConfig, Gsm8kConfig, TaskConfig
 from runner.config.wording import PromptStyle
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import chat_templates
 from runner_engine.checkpoints.resolve import resolve
+from runner_engine.settings.model import LocalModelConfig
 
 CHATS: list[TaskConfig] = [Gsm8kConfig(), LikelihoodConfig(), AgentsConfig(), GenerateConfig(prompt="hi")]
 OTHERS: list[TaskConfig] = [

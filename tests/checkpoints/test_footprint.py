@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 from resolving import predict as predict_for
 
-from runner.config.generation import GenerationConfig, KvCache
-from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import kind_of
 from runner_base.dtypes import Dtype
@@ -26,6 +24,8 @@ from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner_engine.quantization.mixed import Mix
+from runner_engine.settings.generation import GenerationConfig, KvCache
+from runner_engine.settings.model import Attention, LocalModelConfig
 
 Saved = Callable[..., Path]  # the fixture `saved_family`
 

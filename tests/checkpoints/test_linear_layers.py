@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from runner.config.model import LocalConfig
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints.linear_layers import linear_layers, plain_layers
 from runner_engine.checkpoints.resolve import resolve
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Nf4Config
+from runner_engine.settings.model import LocalConfig
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])

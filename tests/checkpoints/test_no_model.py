@@ -8,11 +8,11 @@ import pytest
 from api_standin import Api
 from trips import Trip
 
-from runner.config.lora import PeftConfig
-from runner.config.model import LocalConfig, LocalModelConfig
 from runner.library.load import configure, load
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import resolve
+from runner_engine.settings.lora import PeftConfig
+from runner_engine.settings.model import LocalConfig, LocalModelConfig
 
 
 @pytest.mark.parametrize(

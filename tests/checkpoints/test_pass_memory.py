@@ -13,15 +13,15 @@ import torch
 from resolving import predict
 from torch.profiler import ProfilerActivity, profile
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import LocalModelConfig
-from runner.config.sampling import GREEDY, Sampling
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints import pass_memory
 from runner_engine.checkpoints.pass_memory import recorded_rows, sampled_bytes
 from runner_engine.decode import device_step, step_graphs
 from runner_engine.decode.sampling import Sampler, generator_of
 from runner_engine.kernels import native
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.sampling import GREEDY, Sampling
 
 ROWS, VOCABULARY = 16, 20_000
 SAMPLED = replace(GREEDY, temperature=0.7, seed=1)

@@ -11,11 +11,11 @@ import torch
 from opening import adapt, load_base
 from resolving import predict
 
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import random_weights, resolve
 from runner_engine.quantization.bitsandbytes import Nf4Config
+from runner_engine.settings.model import LocalModelConfig
 
 PRESETS = sorted(file.stem for file in random_weights.SHAPES_DIR.glob("*.json"))
 MILLIONS = {  # as the models' own pages say, tied weights once

@@ -13,9 +13,7 @@ from typing import Any
 import pytest
 from hub_standin import Hub, environment
 
-from runner.config.lora import LoraConfig, PeftConfig
 from runner.config.measures import SweepConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
 from runner.engines.kinds import kind_of
@@ -27,6 +25,8 @@ from runner_base.errors import ConfigError
 from runner_engine.checkpoints import byteio, resolve
 from runner_engine.quantization import mixed
 from runner_engine.quantization.bitsandbytes import Nf4Config
+from runner_engine.settings.lora import LoraConfig, PeftConfig
+from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
 TASKS = [Gsm8kConfig(limit=4), SweepConfig()]
@@ -234,7 +234,7 @@ def test_code_of_another_repository_counts_by_its_commit(tmp_path: Path) -> None
     program = f"""
 from pathlib import Path
 from runner_engine.checkpoints.resolve import ModelFiles
-from runner.config.model import LocalModelConfig
+from runner_engine.settings.model import LocalModelConfig
 for trust in (False, True):
     found = ModelFiles.__new__(ModelFiles)
     found.model, found.lora = LocalModelConfig(name={str(folder)!r}, trust_remote_code=trust), None

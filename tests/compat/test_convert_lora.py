@@ -15,10 +15,11 @@ from opening import adapt, load_base
 from safetensors.torch import load_file, save_file
 
 from runner.compat.convert_lora import convert, parser
-from runner.config.lora import PeftConfig, PthConfig
-from runner.config.model import LocalModelConfig
+from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig
 from runner_base.errors import ConfigError, OutputError
+from runner_engine.settings.lora import PeftConfig
+from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

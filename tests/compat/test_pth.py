@@ -17,10 +17,8 @@ from resolving import predict
 
 from runner.compat.convert_lora import convert, parser
 from runner.compat.pth import SquareLora
-from runner.config.lora import LoraConfig, PeftConfig, PthConfig
-from runner.config.model import LocalModelConfig
+from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig
-from runner.config.rope import Rope2dConfig
 from runner.engines.kinds import BaseCache
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
@@ -29,6 +27,9 @@ from runner_engine.models import load as load_room
 from runner_engine.models.load import Loaded, release
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
+from runner_engine.settings.lora import LoraConfig, PeftConfig
+from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.rope import Rope2dConfig
 from tools.embedded_model.lora import load_square_lora
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out

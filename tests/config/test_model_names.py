@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from runner.config.lora import LoraConfig, PeftConfig, PthConfig
 from runner.config.model_names import adapter_name, short_name
+from runner.config.pth_adapter import PthConfig
+from runner_engine.settings.lora import LoraConfig, PeftConfig
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import runner
-from runner.config.generation import IGNORED_SETTINGS, GenerationConfig
-from runner.config.sampling import GREEDY, NEUTRAL, PARAMETERS, Sampling, SamplingArguments, SamplingKeys
 from runner.library.model import Settings
 from runner.serving.bodies import ChatBody, GenerateBody, TextBody
 from runner.tasks.chat import SETTINGS
 from runner_base.errors import ConfigError
 from runner_engine.sessions.base import Request
+from runner_engine.settings.generation import IGNORED_SETTINGS, GenerationConfig
+from runner_engine.settings.sampling import GREEDY, NEUTRAL, PARAMETERS, Sampling, SamplingArguments, SamplingKeys
 
 ROOT = Path(runner.__file__).parents[1]
 

@@ -11,14 +11,12 @@ from omegaconf import OmegaConf
 
 from runner.config.choices import CONF
 from runner.config.compose import compose, composer_of
-from runner.config.generation import GenerationConfig, KvCache
 from runner.config.groups import GROUPS
 from runner.config.hydra import to_config
-from runner.config.lora import LoraConfig, PeftConfig, PthConfig
 from runner.config.measures import MemoryConfig, SweepConfig
-from runner.config.model import ApiConfig, Attention, LocalModelConfig, PartsModelConfig, StubConfig
+from runner.config.model import ApiConfig, PartsModelConfig, StubConfig
+from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig, TrackingConfig, semantic_keys
-from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig, SplitConfig
 from runner.config.wording import PromptStyle
 from runner_base.dtypes import Dtype
@@ -26,6 +24,10 @@ from runner_base.errors import ConfigError
 from runner_base.fields import Inert, counts_of
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
+from runner_engine.settings.generation import GenerationConfig, KvCache
+from runner_engine.settings.lora import LoraConfig, PeftConfig
+from runner_engine.settings.model import Attention, LocalModelConfig
+from runner_engine.settings.rope import RopeConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from runner.config.lora import PeftConfig, PthConfig
 from runner.config.measures import MemoryConfig, SweepConfig
-from runner.config.model import LocalModelConfig
+from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig
-from runner.config.rope import Rope2dConfig
 from runner.config.task import GenerateConfig, Gsm8kConfig, TaskConfig
 from runner.core.loaded import lines
 from runner.run import run
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config
+from runner_engine.settings.lora import PeftConfig
+from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.rope import Rope2dConfig
 
 Make = Callable[..., RunnerConfig]
 FACTS = {"architecture", "dtype", "quantized", "left_alone", "lora", "rope", "attention", "device", "threads"}

@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 
-from runner.config.generation import GenerationConfig
-from runner.config.lora import PthConfig
 from runner.config.measures import MemoryConfig, SweepConfig
-from runner.config.model import LocalModelConfig, PartsModelConfig
+from runner.config.model import PartsModelConfig
+from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig
-from runner.config.rope import Rope2dConfig
 from runner.config.task import (
     ArchiveConfig,
     GenerateConfig,
@@ -43,6 +41,9 @@ from runner_compare.metrics import (
     pool,
 )
 from runner_engine.quantization.bitsandbytes import Int8Config
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.rope import Rope2dConfig
 
 Make = Callable[..., RunnerConfig]
 EMBEDDED = LocalModelConfig(name="embedded", device="cpu")

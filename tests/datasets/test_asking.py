@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from runner.config.generation import GenerationConfig
 from runner.config.task import Gsm8kConfig
 from runner.config.wording import PromptStyle
 from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
 from runner.datasets.gsm8k import Item, load_questions
 from runner_base.errors import ConfigError
 from runner_engine.sessions.base import Message, Prompt
+from runner_engine.settings.generation import GenerationConfig
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "gsm8k"
 ITEM, SHOT = Item("Q?", "A #### 1", "1"), Item("S?", "B #### 2", "2")

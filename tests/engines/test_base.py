@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from runner.config.generation import GenerationConfig
 from runner.config.root import RunnerConfig
-from runner.config.sampling import Sampling
 from runner_engine.sessions.base import Capability, Message, Request
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.sampling import Sampling
 
 Make = Callable[..., RunnerConfig]
 

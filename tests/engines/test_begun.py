@@ -8,9 +8,7 @@ from itertools import product
 
 import pytest
 
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.config.sampling import Sampling
 from runner.engines import open_engine
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints.resolve import resolve
@@ -18,6 +16,8 @@ from runner_engine.decode.forward import SHORT_SPAN
 from runner_engine.local.engine import LocalSession
 from runner_engine.sessions.base import Begun, Capability, Completion, Event, Request
 from runner_engine.sessions.contract import Engine, complete, gather
+from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.sampling import Sampling
 
 STORY = "Tom has some apples and buys some more, then he gives a few of them away. How many does he have? "
 LIMIT = 40

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
-from runner.config.model import LocalModelConfig
 from runner_base.errors import ConfigError
 from runner_engine.decode.rows import Admission
 from runner_engine.sessions import chat_template, template_child
 from runner_engine.sessions.base import Message, Request
 from runner_engine.sessions.chat_template import ChatTemplate, RenderLimits
+from runner_engine.settings.model import LocalModelConfig
 
 TURNS = [
     {"role": "system", "content": 'Be <brief> & "kind".\n'},

@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 from opening import open_engine
 
-from runner.config.model import Attention, LocalModelConfig, StubConfig
+from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
-from runner.config.rope import Rope2dConfig
 from runner.engines import LazyEngine
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason
 from runner_engine.sessions import base, contract
 from runner_engine.sessions.base import Capability, Request
 from runner_engine.sessions.stats import EngineStats
+from runner_engine.settings.model import Attention, LocalModelConfig
+from runner_engine.settings.rope import Rope2dConfig
 
 Make = Callable[..., RunnerConfig]
 
@@ -40,12 +41,12 @@ def test_capabilities_are_known_before_anything_is_loaded(make_config: Make, tin
 def test_capabilities_need_no_torch(tiny_llama: Path) -> None:
     program = f"""
 import sys
-from runner.config.generation import GenerationConfig
-from runner.config.lora import LoraConfig
-from runner.config.model import LocalModelConfig
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.lora import LoraConfig
+from runner_engine.settings.model import LocalModelConfig
 from runner_engine.quantization.base import QuantizationConfig
 from runner.config.root import RunnerConfig, NoTrackingConfig
-from runner.config.rope import RopeConfig
+from runner_engine.settings.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner_engine.checkpoints.resolve import resolve
 from runner.engines import open_engine

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from opening import open_engine
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import LocalModelConfig, StubConfig
+from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
 from runner.engines.kinds.stub import StubEngine, StubSession
 from runner_base.errors import ConfigError, JobFailed
@@ -21,6 +20,8 @@ from runner_base.result import FinishReason
 from runner_engine.sessions.base import Completion, Delta, Event, Request
 from runner_engine.sessions.contract import complete
 from runner_engine.sessions.driver import Driver
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
 WAIT_S = 60

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runner.config.model import LocalModelConfig
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason
 from runner_base.thinking import may_begin_tag
 from runner_engine.decode.rows import Admission, Row
 from runner_engine.decode.stopping import Stopping
 from runner_engine.sessions.base import Message, Request
+from runner_engine.settings.model import LocalModelConfig
 
 EOS = 2
 texts = st.text(alphabet="ab \n#é€😀", max_size=14)  # of one to four bytes, each byte a token

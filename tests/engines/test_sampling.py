@@ -16,11 +16,11 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from runner.config.sampling import GREEDY, Sampling
 from runner_engine.decode import sampling
 from runner_engine.decode.rows import NO_TOKEN, NOT_SAMPLED
 from runner_engine.decode.sampling import Sampler, generator_of
 from runner_engine.kernels import native
+from runner_engine.settings.sampling import GREEDY, Sampling
 
 VOCABULARY, STEPS = 200, 6
 

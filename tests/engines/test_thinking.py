@@ -11,10 +11,8 @@ import in_process
 import pytest
 from transformers import AutoTokenizer
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import LocalModelConfig, PartsModelConfig
+from runner.config.model import PartsModelConfig
 from runner.config.root import RunnerConfig
-from runner.config.sampling import Sampling
 from runner.engines import open_engine
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
@@ -29,6 +27,9 @@ from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Begun, Completion, Delta, Event, Request
 from runner_engine.sessions.contract import Engine, complete, gather
 from runner_engine.sessions.thinking import MOST_PARTIAL, Budget, end_tokens, tags_of
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.sampling import Sampling
 
 ANSWER_TOKENS = 6
 WILD = Sampling(temperature=1.5, seed=3)

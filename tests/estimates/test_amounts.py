@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import Attention, LocalModelConfig, StubConfig
+from runner.config.model import StubConfig
 from runner.config.task import Gsm8kConfig
 from runner.estimates.amounts import amounts_of
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.bitsandbytes import Int8Config
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import Attention, LocalModelConfig
 
 LOCAL = LocalModelConfig("embedded", device="cpu")
 

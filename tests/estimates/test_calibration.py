@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from runner.config.measures import SweepConfig
-from runner.config.model import LocalModelConfig
 from runner.config.task import Gsm8kConfig
 from runner.estimates.calibration import FILE, Calibration, known_speeds, measure
 from runner.estimates.jobs import estimate
@@ -19,6 +18,7 @@ from runner.estimates.sample import calibration_model_of
 from runner.estimates.speed import EstimateBasis
 from runner_engine.checkpoints.resolve import resolve
 from runner_engine.quantization import CHOICES
+from runner_engine.settings.model import LocalModelConfig
 
 
 @pytest.mark.slow

@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 
-from runner.config.generation import GenerationConfig
 from runner.config.likelihood import LikelihoodConfig
-from runner.config.model import LocalModelConfig
 from runner.config.task import Gsm8kConfig
 from runner.engines.kinds import kind_of
 from runner.estimates.fit import PROCESS_MIB, fit, free_mib_by_device, possible
@@ -20,6 +18,8 @@ from runner_base.dtypes import Dtype
 from runner_engine.checkpoints import random_weights
 from runner_engine.checkpoints.resolve import resolve
 from runner_engine.quantization import CHOICES
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., Any]
 

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 
 from runner.config.agents import AgentsConfig, Mode
-from runner.config.generation import GenerationConfig
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.measures import SweepConfig
-from runner.config.model import LocalModelConfig
 from runner.config.task import Gsm8kConfig
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import EstimateBasis
 from runner.store.tracking import flatten
 from runner_base.result import Record, Result, Status
 from runner_engine.quantization import CHOICES
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
 
 SPEEDS = {"prefill_tok_per_s": 100.0, "decode_tok_per_s": 10.0, "load_s": 3.0}
 ANSWERS = {"n": 4, "correct": 3, "prompt_tokens": 400, "new_tokens": 84} | SPEEDS  # 1 s and 2 s each, and 3 s

@@ -17,7 +17,7 @@ import torch
 from grids import results
 from stages import split_into
 
-from runner.config.model import LocalModelConfig, PartsModelConfig
+from runner.config.model import PartsModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
 from runner.engines.kinds import Need
@@ -32,6 +32,7 @@ from runner_base.errors import lost_gpu
 from runner_base.progress import ProgressState
 from runner_base.visible_gpus import Gpu
 from runner_engine.checkpoints.resolve import resolve
+from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
 FOUR = [Gpu(str(number), "H100", f"GPU-{number}") for number in range(4)]

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner.config.generation import GenerationConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
 from runner.estimates.jobs import JobEstimate
@@ -25,6 +24,7 @@ from runner_compare.statistics.planning import detection_power, expected_disagre
 from runner_compare.statistics.sequential import Decision, Pairs, log_capital
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
+from runner_engine.settings.generation import GenerationConfig
 
 Make = Callable[..., RunnerConfig]
 USUAL = 0.1

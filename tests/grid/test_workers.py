@@ -12,9 +12,6 @@ from typing import Any
 import pytest
 from grids import children, command, end_at, kill, mlflow_runs, results, samples, wait_for
 
-from runner.config.generation import GenerationConfig
-from runner.config.lora import PeftConfig
-from runner.config.model import LocalModelConfig
 from runner.config.task import Gsm8kConfig
 from runner.engines.kinds import Need
 from runner.grid import forking
@@ -26,6 +23,9 @@ from runner.grid.workers import WorkerPool
 from runner.run import run
 from runner_base.dtypes import Dtype
 from runner_base.visible_gpus import Gpu
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.lora import PeftConfig
+from runner_engine.settings.model import LocalModelConfig
 
 Start = Callable[..., Any]  # the fixture `grid`: takes arguments, returns a started grid
 STUB = ("model=stub", "task.limit=3", "workers=2")

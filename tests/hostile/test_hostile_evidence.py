@@ -13,17 +13,17 @@ import pytest
 from fault_evidence import FOUND, plain
 
 from runner.config.agents import AgentsConfig, Domain, Role
-from runner.config.generation import GenerationConfig
 from runner.config.likelihood import LikelihoodConfig
-from runner.config.lora import LoraConfig
 from runner.config.model import StubConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig
-from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig, TaskConfig
 from runner.run import run
 from runner_base.errors import EvidenceError, RunnerError
 from runner_base.result import RepeatLog, read_repeats
 from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.lora import LoraConfig
+from runner_engine.settings.rope import RopeConfig
 
 pytestmark = pytest.mark.smoke(2)
 TEAM = [Role.math_solver, Role.inspector]

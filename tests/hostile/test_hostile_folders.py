@@ -135,6 +135,6 @@ def test_pipes_in_place_of_an_output_folders_hidden_files(
 
 
 def _embedded() -> object:
-    from runner.config.model import LocalModelConfig
+    from runner_engine.settings.model import LocalModelConfig
 
     return LocalModelConfig(name="embedded", device="cpu")

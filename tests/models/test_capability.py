@@ -21,12 +21,10 @@ import torch
 from opening import load_base
 from resolving import check_memory
 
-from runner.config.generation import GenerationConfig
-from runner.config.lora import AdapterConfig, PeftConfig, PthConfig
 from runner.config.measures import MemoryConfig, SweepConfig
-from runner.config.model import Attention, LocalModelConfig, StubConfig
+from runner.config.model import StubConfig
+from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig
-from runner.config.rope import Rope2dConfig
 from runner.config.task import Gsm8kConfig, SplitConfig
 from runner.run import check
 from runner_base import machine
@@ -38,6 +36,10 @@ from runner_engine.checkpoints.memory_check import limited, size_mib
 from runner_engine.checkpoints.resolve import resolve
 from runner_engine.models import capability
 from runner_engine.quantization.bitsandbytes import Int8Config
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.lora import AdapterConfig, PeftConfig
+from runner_engine.settings.model import Attention, LocalModelConfig
+from runner_engine.settings.rope import Rope2dConfig
 
 Make = Callable[..., RunnerConfig]
 MAIN = "main memory"

@@ -15,14 +15,14 @@ import torch
 from opening import adapt, load_base
 from safetensors.torch import load_file, save_file
 
-from runner.config.lora import PeftConfig
-from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.models.load import Loaded, entry_device, pick_device, pick_dtype, release
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
+from runner_engine.settings.lora import PeftConfig
+from runner_engine.settings.model import Attention, LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
 IDS = torch.arange(3, 40)[None]

@@ -15,7 +15,6 @@ from resolving import check_format
 from torch import nn
 from transformers import AutoModelForCausalLM, TorchAoConfig
 
-from runner.config.lora import PeftConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError, DataError
 from runner_engine.models import made_groups
@@ -24,6 +23,7 @@ from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.hqq import HqqConfig
 from runner_engine.quantization.made_groups import BITS, MadeGroupsConfig
 from runner_engine.quantization.torchao import TorchaoIntxConfig
+from runner_engine.settings.lora import PeftConfig
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

@@ -22,18 +22,8 @@ from families import FAMILIES, pth_state, save_peft, save_pth, settings, squares
 from opening import load_base, local_engine
 from safetensors.torch import load_file
 
-from runner.config.generation import GenerationConfig
-from runner.config.lora import LoraConfig, PeftConfig, PthConfig
-from runner.config.model import Attention, LocalModelConfig
+from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig
-from runner.config.rope import (
-    Rope2dConfig,
-    RopeConfig,
-    RopeDynamicConfig,
-    RopeLinearConfig,
-    RopeLlama3Config,
-    RopeYarnConfig,
-)
 from runner.engines.kinds import BaseCache
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
@@ -46,6 +36,17 @@ from runner_engine.quantization.grouped import AwqConfig, GptqConfig
 from runner_engine.quantization.torchao import Int8DynamicConfig, TorchaoInt8Config
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Request
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.lora import LoraConfig, PeftConfig
+from runner_engine.settings.model import Attention, LocalModelConfig
+from runner_engine.settings.rope import (
+    Rope2dConfig,
+    RopeConfig,
+    RopeDynamicConfig,
+    RopeLinearConfig,
+    RopeLlama3Config,
+    RopeYarnConfig,
+)
 
 Make = Callable[..., RunnerConfig]
 IDS = torch.arange(3, 40)[None]

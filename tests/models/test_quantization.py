@@ -17,8 +17,7 @@ from families import settings as family_settings
 from loading import NONE, Make, configure, load, logits
 from resolving import check_format, predict
 
-from runner.config.lora import PeftConfig, PthConfig
-from runner.config.model import LocalConfig, LocalModelConfig
+from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
@@ -32,6 +31,8 @@ from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Co
 from runner_engine.quantization.gguf import GgufConfig
 from runner_engine.quantization.grouped import AwqConfig, GptqConfig
 from runner_engine.quantization.torchao import Int8DynamicConfig, TorchaoFloat8Config, TorchaoInt8Config
+from runner_engine.settings.lora import PeftConfig
+from runner_engine.settings.model import LocalConfig, LocalModelConfig
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
@@ -131,11 +132,11 @@ def test_a_run_is_quiet_although_torchao_is_installed(saved_family: Saved) -> No
     program = f"""
 import logging
 logging.basicConfig(level=logging.WARNING)
-from runner.config.generation import GenerationConfig
-from runner.config.lora import LoraConfig
-from runner.config.model import LocalConfig
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.lora import LoraConfig
+from runner_engine.settings.model import LocalConfig
 from runner.config.root import RunnerConfig
-from runner.config.rope import RopeConfig
+from runner_engine.settings.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner_engine.checkpoints.resolve import resolve
 from runner_engine.models.load import load_base
@@ -350,7 +351,7 @@ def test_a_local_model_is_never_a_hub_id(make_config: Make) -> None:
 import socket, sys
 def refuse(*_): raise AssertionError("the network was touched")
 socket.socket.connect = refuse
-from runner.config.model import LocalConfig
+from runner_engine.settings.model import LocalConfig
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints.resolve import locate
 try:

@@ -10,7 +10,6 @@ import pytest
 from kinds_of_models import KINDS, save
 from transformers import AutoTokenizer
 
-from runner.config.model import LocalModelConfig
 from runner_base import machine
 from runner_base.errors import ConfigError
 from runner_base.texts import percent
@@ -24,6 +23,7 @@ from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner_engine.quantization.hqq import HqqConfig
 from runner_engine.quantization.share import Share
+from runner_engine.settings.model import LocalModelConfig
 
 MIXTURES = ("qwen3_moe", "mixtral", "gpt_oss", "deepseek_v3")
 OWN_CLASSES = {"falcon": ("nf4", "int8", "hqq"), "gpt2": ("hqq", "torchao_int8", "int8_dynamic")}  # reached by none

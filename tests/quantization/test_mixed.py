@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from resolving import check_format, predict
 
-from runner.config.lora import PeftConfig
-from runner.config.model import ApiConfig, LocalConfig
+from runner.config.model import ApiConfig
 from runner.config.root import RunnerConfig, base_key, semantic_keys
 from runner.config.task import ServeConfig
 from runner.estimates.amounts import may_have_independent_rows
@@ -24,6 +23,8 @@ from runner_engine.quantization.base import CheckpointSource, QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner_engine.quantization.mixed import Mix, only_matching
 from runner_engine.quantization.torchao import Int8DynamicConfig, TorchaoInt8Config
+from runner_engine.settings.lora import PeftConfig
+from runner_engine.settings.model import LocalConfig
 
 Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]

@@ -13,11 +13,11 @@ from families import settings as family_settings
 from opening import load_base
 from safetensors.torch import load_file, save_file
 
-from runner.config.model import LocalConfig
 from runner.config.root import RunnerConfig
 from runner_base.errors import ConfigError
 from runner_engine.quantization import METHODS
 from runner_engine.quantization.refused import REASONS
+from runner_engine.settings.model import LocalConfig
 
 
 @pytest.mark.parametrize("method", REASONS)

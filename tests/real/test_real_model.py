@@ -19,7 +19,6 @@ from opening import local_engine, open_engine
 from serving import serving
 
 from runner import load
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.models.load_tokenizer import load_tokenizer
@@ -29,6 +28,7 @@ from runner_engine.quantization.bitsandbytes import Int8Config
 from runner_engine.quantization.torchao import Int8DynamicConfig
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Completion, Request
+from runner_engine.settings.model import LocalModelConfig
 from tools import real_model
 
 pytestmark = [

@@ -10,7 +10,7 @@ import pytest
 from chromium import CHROMIUM, browser
 from serving import FLOAT32, Serving, serving
 
-from runner.config.sampling import PARAMETERS
+from runner_engine.settings.sampling import PARAMETERS
 
 pytestmark = pytest.mark.slow  # as a group
 

@@ -15,12 +15,12 @@ from checkpoints import FAMILIES, LAYERS, assert_same, load_all
 from safetensors import safe_open
 from tasking import work
 
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Checksums, SplitConfig, Strategy
 from runner.store.jobs import Job, Recorder
 from runner.tasks import split
 from runner_base.result import Result
+from runner_engine.settings.model import LocalModelConfig
 
 Split = Callable[..., Result]
 

@@ -13,7 +13,7 @@ from opening import open_engine
 from tasking import work
 
 from runner.config.measures import SweepConfig
-from runner.config.model import ApiConfig, Extensions, LocalModelConfig
+from runner.config.model import ApiConfig, Extensions
 from runner.config.root import RunnerConfig
 from runner.config.task import Framing
 from runner.run import run
@@ -22,6 +22,7 @@ from runner.store.jobs import Job, Recorder
 from runner.tasks.sweep import task as sweep
 from runner_base.errors import ConfigError
 from runner_engine.sessions.base import Message
+from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
 QUICK: dict[str, Any] = {"batch_sizes": [1, 3], "new_tokens": 3, "repeats": 2, "warmup": 0, "pictures": False}

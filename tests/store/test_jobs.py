@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import Print, RunnerConfig, TrackingConfig
 from runner.config.task import Gsm8kConfig
 from runner.store import jobs
@@ -18,6 +16,8 @@ from runner.store.artifacts import promise
 from runner.store.jobs import Job, Recorder, claim, identify, read_samples
 from runner_base.errors import EvidenceError, JobHeld, OutputError
 from runner_base.result import Answer, FinishReason, Record, Result, Sample, Status
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
 

@@ -14,13 +14,13 @@ import warm_process
 from grids import wait_for
 from stored import rows
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import LocalConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
 from runner.store import tracking
 from runner_base.dtypes import Dtype
 from runner_engine.quantization.bitsandbytes import Nf4Config
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalConfig
 
 WHOLE = ("model=stub", "task.limit=12", "print=none")
 SLOW = (*WHOLE, "model.delay_s=0.5")  # the same job

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from runner.config.measures import SweepConfig
-from runner.config.model import LocalConfig
 from runner.config.root import RunnerConfig, TrackingConfig, semantic_keys
 from runner.config.task import Gsm8kConfig
 from runner.run import run
@@ -20,6 +19,7 @@ from runner_base.errors import ConfigError, TrackingError
 from runner_base.result import Record, Result, Status
 from runner_engine.checkpoints.resolve import resolve
 from runner_engine.quantization.bitsandbytes import Nf4Config
+from runner_engine.settings.model import LocalConfig
 
 Make = Callable[..., RunnerConfig]
 # mlflow 3.17 uses an old name of sqlalchemy 2.1

@@ -8,16 +8,16 @@ from typing import Any
 
 from opening import local_engine
 
-from runner.config.generation import GenerationConfig
-from runner.config.lora import LoraConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig
-from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner_base.dtypes import Dtype
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.lora import LoraConfig
+from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.rope import RopeConfig
 
 TEXTS = [f"Tom has {number} apples." for number in range(24)]
 ALONE = 3

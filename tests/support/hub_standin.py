@@ -168,7 +168,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 def locating(folder: Path, name: str, revision: str | None = None, **more: str) -> subprocess.Popen[str]:
     """Start a process that fetches a model and prints its path, or the error."""
     program = f"""
-from runner.config.model import LocalModelConfig
+from runner_engine.settings.model import LocalModelConfig
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints.resolve import locate
 try:

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import LocalModelConfig, ModelConfig, PartsModelConfig
+from runner.config.model import PartsModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Framing, GenerateConfig
 from runner.run import run
 from runner.store.jobs import read_samples
 from runner_base.dtypes import Dtype
 from runner_base.result import Record, Sample
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig, ModelConfig
 
 Make = Callable[..., RunnerConfig]
 CPU: dict[str, Any] = {"device": "cpu", "dtype": Dtype.float32}

@@ -10,11 +10,11 @@ import torch
 from opening import adapt, load_base
 from resolving import predict
 
-from runner.config.model import LocalConfig
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.models.load import Loaded
 from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.settings.model import LocalConfig
 
 Make = Callable[..., RunnerConfig]
 IDS = torch.arange(3, 40)[None]

@@ -10,7 +10,6 @@ from unittest import mock
 import torch
 from attending import TOLERANCE, heads_for, ints, kernels_or_none, random, shared_kv, use_of
 
-from runner.config.generation import KvCache
 from runner_engine.attention import parts
 from runner_engine.attention.attention import PassLayout, Span
 from runner_engine.attention.interface import PLAIN, Softmax
@@ -18,6 +17,7 @@ from runner_engine.kv_cache import int8_kv
 from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.kv_cache.shared_kv import own_kv
 from runner_engine.kv_cache.windows import Window
+from runner_engine.settings.generation import KvCache
 
 FORMATS = {  # of keys and values: those of the model, and as they are stored
     "f32": (torch.float32, KvCache.as_model),

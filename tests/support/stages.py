@@ -10,15 +10,15 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from runner.config.generation import GenerationConfig
-from runner.config.lora import LoraConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig
-from runner.config.rope import RopeConfig
 from runner.config.task import SplitConfig
 from runner.run import run
 from runner_base.dtypes import Dtype
 from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.lora import LoraConfig
+from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.rope import RopeConfig
 
 LAYERS = 5
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15], [20, 21, 22], [30, 31, 32, 33, 34, 35]]

@@ -12,8 +12,6 @@ from attending import GPU
 from opening import load_base
 from transformers import Gemma2Config, GptOssConfig, LlamaConfig, MistralConfig
 
-from runner.config.generation import KvCache
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.decode.forward import Forward, TokenSpan
@@ -24,6 +22,8 @@ from runner_engine.kv_cache.shared_kv import own_kv
 from runner_engine.kv_cache.slots import Slots
 from runner_engine.models.load import Loaded
 from runner_engine.sessions.base import Request
+from runner_engine.settings.generation import KvCache
+from runner_engine.settings.model import LocalModelConfig
 
 DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
 SIZES: dict[str, Any] = {

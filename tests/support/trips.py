@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from tasking import work
 
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Archive, ArchiveConfig, MergeConfig, SplitConfig, VerifyConfig
 from runner.store.jobs import Job, Recorder
@@ -21,6 +20,7 @@ from runner.tasks import archive, merge, split, verify
 from runner_base.result import Result
 from runner_engine.checkpoints import byteio
 from runner_engine.checkpoints.weight_files import read_weight_file
+from runner_engine.settings.model import LocalModelConfig
 
 
 @dataclass

@@ -11,9 +11,9 @@ from likely import PAIRS, jsonl
 from teams import Starts
 
 from runner.config.likelihood import LikelihoodConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
+from runner_engine.settings.model import LocalModelConfig
 
 
 @pytest.fixture

@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import GenerateConfig, Gsm8kConfig
 from runner.engines.kinds import BaseCache
@@ -24,6 +22,8 @@ from runner_base.result import FinishReason, Record, Sample, Status, Verdict, se
 from runner_engine.decode.forward import Forward
 from runner_engine.decode.scheduler import Scheduler
 from runner_engine.sessions.base import Event
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
 MEASURED = ("weight_mib", "load_s", "peak_rss_mib", "prefill_tok_per_s", "decode_tok_per_s", "shared_prompt_tokens")

@@ -10,9 +10,6 @@ from scripted import Reply, Scripted
 from tasking import work
 
 from runner.config.compose import choose
-from runner.config.generation import GenerationConfig, Speculate
-from runner.config.lora import PeftConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import Print, RunnerConfig, semantic_keys
 from runner.config.task import Framing, GenerateConfig
 from runner.datasets.prompts import build_prompt, load_prompts
@@ -25,6 +22,9 @@ from runner_base.errors import ConfigError, DataError, EvidenceError, JobFailed
 from runner_base.fields import Inert, counts_of
 from runner_base.result import FinishReason, Record
 from runner_engine.sessions.base import Message, Request
+from runner_engine.settings.generation import GenerationConfig, Speculate
+from runner_engine.settings.lora import PeftConfig
+from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
 

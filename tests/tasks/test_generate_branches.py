@@ -15,10 +15,8 @@ from typing import Any
 import pytest
 import warm_process
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import Attention, LocalModelConfig, StubConfig
+from runner.config.model import StubConfig
 from runner.config.root import Print, RunnerConfig
-from runner.config.rope import Rope2dConfig
 from runner.config.task import Framing, GenerateConfig
 from runner.datasets.prompts import Branched, load_prompts
 from runner.report import show
@@ -27,6 +25,9 @@ from runner.tasks import generate
 from runner_base.errors import ConfigError, DataError
 from runner_base.result import Answer, FinishReason, Record, Sample
 from runner_engine.sessions.base import Message
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import Attention, LocalModelConfig
+from runner_engine.settings.rope import Rope2dConfig
 
 pytestmark = pytest.mark.slow
 

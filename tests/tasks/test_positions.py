@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from runner.config.rope import ROPES, RopeScalingConfig
+from runner_engine.settings.rope import ROPES, RopeScalingConfig
 
 OWN = 1024  # of the embedded model
 HURTS = "no text exceeds 1,024 positions, the model's own: scaling can only hurt here"

@@ -20,8 +20,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tasking import work
 
-from runner.config.lora import PeftConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Checksums, Compare, Explain, SplitConfig, Strategy
 from runner.sharding import write
@@ -33,6 +31,8 @@ from runner_base.files import hold_folder
 from runner_base.result import Result
 from runner_engine.checkpoints import byteio
 from runner_engine.quantization.bitsandbytes import Int8Config
+from runner_engine.settings.lora import PeftConfig
+from runner_engine.settings.model import LocalModelConfig
 
 LAYERS = 4
 Split = Callable[..., Result]

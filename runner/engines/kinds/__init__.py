@@ -1,4 +1,4 @@
-"""Kinds of models: one description each, found by `ModelConfig.module`. No other code depends on a model's kind."""
+"""Kinds of models: one description each, found by the `module` of its keys. No other code depends on a model's kind."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.config.model import ModelConfig
 from runner.config.root import RunnerConfig, base_key
 from runner.config.task import Workload
 from runner_engine.checkpoints.footprint import Footprint
 from runner_engine.checkpoints.resolve import ResolvedJob
 from runner_engine.sessions.base import Capability, Prompt, Request
 from runner_engine.sessions.contract import Engine
+from runner_engine.settings.model import ModelConfig
 
+LOCAL = "runner.engines.kinds.local"  # describes a model on this machine: its keys are the engine's, which has no kinds
 Encoded = tuple[str | Sequence[int], list[int]]  # a prompt as the model sees it, and its token ids
 
 
@@ -131,5 +132,5 @@ class ModelKind(ABC):
 
 def kind_of(model: ModelConfig) -> ModelKind:
     """Return the description of a model's kind; imported here, so that a job imports only its own."""
-    kind: ModelKind = importlib.import_module(model.module).KIND
+    kind: ModelKind = importlib.import_module(getattr(model, "module", LOCAL)).KIND
     return kind

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from runner.config.generation import GenerationConfig
 from runner.config.model import ApiConfig, Extensions
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import BaseCache, Encoded, ModelKind
@@ -23,6 +22,7 @@ from runner_base.texts import read_cache
 from runner_engine.checkpoints.resolve import ResolvedJob
 from runner_engine.sessions.base import Capability, Prompt, Request
 from runner_engine.sessions.contract import Engine
+from runner_engine.settings.generation import GenerationConfig
 
 log = logging.getLogger(__name__)
 SERVERS_FILE = ".servers.json"  # next to the cache of hashes: what servers have reported of their models

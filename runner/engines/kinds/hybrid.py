@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from runner.config.model import HybridConfig, ModelConfig, StubConfig
+from runner.config.model import HybridConfig, StubConfig
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import BaseCache, ModelKind, Need, api, kind_of
 from runner.engines.remote import reviews
@@ -15,6 +15,7 @@ from runner_base.errors import RunnerError
 from runner_engine.checkpoints.resolve import ResolvedJob
 from runner_engine.sessions.base import Capability
 from runner_engine.sessions.contract import Engine
+from runner_engine.settings.model import ModelConfig
 
 
 def hybrid(config: RunnerConfig) -> HybridConfig:

@@ -7,10 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from runner.config.generation import KvCache
 from runner.config.profiles import notes as profile_notes
 from runner.config.root import RunnerConfig, base_key
-from runner.config.rope import RopeConfig
 from runner.config.task import Workload
 from runner.core.later import put_off, uncollected
 from runner.engines.kinds import BaseCache, Encoded, ModelKind, Need
@@ -27,6 +25,8 @@ from runner_engine.models.kept_names import kept_names
 from runner_engine.quantization import quiet_imports
 from runner_engine.sessions.base import Capability, Prompt, Request
 from runner_engine.sessions.contract import Engine
+from runner_engine.settings.generation import KvCache
+from runner_engine.settings.rope import RopeConfig
 
 # What transformers imports for every model, and uses in training, with several GPUs, or not at all: two thirds of the
 # time that its modules take.

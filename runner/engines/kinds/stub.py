@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from runner.config.generation import KvCache
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import BaseCache, ModelKind
@@ -31,6 +30,7 @@ from runner_engine.sessions.base import (
 from runner_engine.sessions.contract import Engine
 from runner_engine.sessions.session import Session
 from runner_engine.sessions.stats import EngineStats
+from runner_engine.settings.generation import KvCache
 
 CAPABILITIES = frozenset(Capability) - {Capability.distributions, Capability.continuing}
 HEAD_CHARACTERS = 120

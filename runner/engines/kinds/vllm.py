@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.config.lora import adapter_of
 from runner.config.root import RunnerConfig, base_key
 from runner.config.vllm import WORDS, VllmConfig, vllm_model
 from runner.engines.kinds import BaseCache, Encoded, ModelKind, Need, api, local
@@ -23,6 +22,7 @@ from runner_engine.checkpoints import adapter_header, chat_templates
 from runner_engine.checkpoints.resolve import ResolvedJob, file_bytes
 from runner_engine.sessions.base import Capability, Prompt
 from runner_engine.sessions.contract import Engine
+from runner_engine.settings.lora import adapter_of
 
 GPU_SHARE = 0.9  # vLLM's own, or a little less
 

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from runner.config.model import HybridConfig
-from runner.config.sampling import GREEDY
 from runner.engines.remote.engine import ApiEngine
 from runner.engines.remote.reviews import read_verdict, review_of, revision_of
 from runner.engines.remote.session import TICK_S
@@ -31,6 +30,7 @@ from runner_engine.sessions.base import (
 from runner_engine.sessions.contract import Engine
 from runner_engine.sessions.session import Session
 from runner_engine.sessions.stats import EngineStats
+from runner_engine.settings.sampling import GREEDY
 
 log = logging.getLogger(__name__)
 STUDENT, TEACHER = "student", "teacher"

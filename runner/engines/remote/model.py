@@ -11,7 +11,6 @@ from typing import Any
 
 from runner.config.model import ApiConfig, Extensions
 from runner.config.root import RunnerConfig
-from runner.config.sampling import PARAMETERS
 from runner.config.thinking_budget import MARGIN
 from runner.config.thinking_budget import PARAMETERS as BUDGETS
 from runner.engines.remote.faults import Miscounted
@@ -23,6 +22,7 @@ from runner_base.texts import counted
 from runner_engine.sessions.base import Capability, EngineReport, Message, Request
 from runner_engine.sessions.stats import EngineStats
 from runner_engine.sessions.thinking import tags_of
+from runner_engine.settings.sampling import PARAMETERS
 
 MILLION = 1_000_000
 

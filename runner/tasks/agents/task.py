@@ -18,7 +18,6 @@ from runner.agents.sandbox import Sandbox, SandboxLimits
 from runner.agents.tally import AttackTally, Tally, attacked_edges
 from runner.agents.team import Discussion, SampledDiscussion
 from runner.config.agents import Attack, Domain
-from runner.config.lora import adapter_of
 from runner.config.root import RunnerConfig
 from runner.core.sides import answered_by, sides
 from runner.datasets.chosen import choice_words
@@ -42,6 +41,7 @@ from runner_engine.checkpoints.resolve import ResolvedJob
 from runner_engine.sessions.base import Capability
 from runner_engine.sessions.contract import require
 from runner_engine.sessions.session import Session
+from runner_engine.settings.lora import adapter_of
 
 # 2: a program's `answer` that is no number, or too long, is no answer; 3: learned graphs are not drawn
 VERSION = 5  # 5: tags that a text speaks of are no thinking, and an answer that was cut off behind it is not right

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from runner.config.lora import AdapterConfig
+from runner_engine.settings.lora import AdapterConfig
 
 
 def module_of(lora: AdapterConfig) -> Any:

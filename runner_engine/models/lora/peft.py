@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.config.lora import PeftConfig
 from runner_base.errors import ConfigError, one_line
 from runner_base.texts import load_json
 from runner_engine.checkpoints.adapter_header import adapter_shapes
+from runner_engine.settings.lora import PeftConfig
 
 # what PEFT raises for a field of another type than it expects, as it checks none of them
 DAMAGED = (TypeError, AttributeError, IndexError, ArithmeticError, ImportError, RecursionError, re.error)

@@ -9,12 +9,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from runner.config.rope import Rope2dConfig, RopeConfig, RopeDynamicConfig, RopeLengthScalingConfig, RopeScalingConfig
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints.positions import positions_under
 from runner_engine.models import capability
 from runner_engine.models.inventory import Described
 from runner_engine.models.rope import rope_2d
+from runner_engine.settings.rope import (
+    Rope2dConfig,
+    RopeConfig,
+    RopeDynamicConfig,
+    RopeLengthScalingConfig,
+    RopeScalingConfig,
+)
 
 NO_LIMIT = 1e9  # positions, for a model without a maximum
 

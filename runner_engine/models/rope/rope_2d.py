@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from runner.config.rope import Rope2dConfig
 from runner_base.errors import ConfigError
+from runner_engine.settings.rope import Rope2dConfig
 
 INNER = (
     "model",

@@ -11,14 +11,15 @@ import pytest
 from api_standin import Api
 from own_server import own_server
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import ApiConfig, Extensions, HybridConfig, LocalModelConfig, StudentConfig, TeacherConfig
+from runner.config.model import ApiConfig, Extensions, HybridConfig, StudentConfig, TeacherConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import GenerateConfig, Gsm8kConfig, ServeConfig
 from runner.engines.kinds import api as kind
 from runner.run import run
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
 WARM = GenerationConfig(temperature=0.7, top_k=50, repetition_penalty=1.1, max_new_tokens=8)
@@ -28,10 +29,10 @@ HERE = LocalModelConfig(name="embedded", dtype=Dtype.float32, device="cpu")
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Serve the embedded model; return the address."""
-    from runner.config.lora import LoraConfig
     from runner.config.root import NoTrackingConfig
-    from runner.config.rope import RopeConfig
     from runner_engine.quantization.base import QuantizationConfig
+    from runner_engine.settings.lora import LoraConfig
+    from runner_engine.settings.rope import RopeConfig
 
     config = RunnerConfig(
         model=HERE,

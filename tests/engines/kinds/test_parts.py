@@ -18,13 +18,10 @@ from opening import open_engine
 from stages import split_into
 
 from runner.config.agents import AgentsConfig, Domain
-from runner.config.generation import GenerationConfig
 from runner.config.likelihood import LikelihoodConfig
-from runner.config.lora import PeftConfig
 from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.model import Backend, PartsModelConfig
 from runner.config.root import RunnerConfig
-from runner.config.rope import RopeLinearConfig
 from runner.config.task import GenerateConfig, Gsm8kConfig, SplitConfig
 from runner.engines.kinds import kind_of
 from runner.grid.plan import State, plan_job, predicted_need
@@ -40,6 +37,9 @@ from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.sessions.base import Completion
 from runner_engine.sessions.contract import complete
 from runner_engine.sessions.synthetic import synthetic_requests
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.lora import PeftConfig
+from runner_engine.settings.rope import RopeLinearConfig
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,6 @@ import pytest
 from opening import open_engine
 
 from runner import engines
-from runner.config.generation import GenerationConfig, KvCache
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import kind_of
@@ -15,6 +14,7 @@ from runner_base.result import FinishReason
 from runner_engine.checkpoints.resolve import resolve
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Completion, Delta, Message, Request
+from runner_engine.settings.generation import GenerationConfig, KvCache
 
 
 def test_stub_echoes_the_head_of_the_prompt(make_config: Callable[..., RunnerConfig]) -> None:

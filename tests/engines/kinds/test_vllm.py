@@ -22,7 +22,6 @@ import pytest
 from servers import free_port
 from serving import serving
 
-from runner.config.lora import PeftConfig
 from runner.config.root import RunnerConfig
 from runner.config.vllm import VllmConfig
 from runner.engines.vllm.command import options_of
@@ -30,6 +29,7 @@ from runner.store.jobs import read_samples
 from runner_base.model_text import Ending
 from runner_engine.checkpoints.resolve import resolve
 from runner_engine.embedded import MODEL_DIR
+from runner_engine.settings.lora import PeftConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 VLLM = ROOT / ".vllm" / "bin" / "python"

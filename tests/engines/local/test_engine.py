@@ -11,8 +11,6 @@ import pytest
 import torch
 from opening import open_engine
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import BaseCache
 from runner_base.dtypes import Dtype
@@ -21,6 +19,8 @@ from runner_base.result import FinishReason
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Completion, Message, Request
 from runner_engine.sessions.contract import Engine
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
 
 PROMPTS = [
     "Ann has 3 apples.",

@@ -12,10 +12,7 @@ import pytest
 from opening import local_engine
 from streams import AGENTS, PROMPTS, SYSTEM
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.config.sampling import Sampling
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.result import Answer, FinishReason
@@ -24,6 +21,9 @@ from runner_engine.local.engine import LocalEngine, LocalSession
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Completion, Delta, Event, Message, Request, RequestId
 from runner_engine.sessions.session import Session
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import Attention, LocalModelConfig
+from runner_engine.settings.sampling import Sampling
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

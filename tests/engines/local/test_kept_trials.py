@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 from streams import PROMPTS
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner_base import machine
 from runner_base.dtypes import Dtype
@@ -22,6 +20,8 @@ from runner_engine.local import kept_trials
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Request
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
 
 kernels = native.kernels()
 pytestmark = pytest.mark.skipif(kernels is None or not kernels.is_kept, reason="no kernels are kept here")

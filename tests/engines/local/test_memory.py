@@ -9,12 +9,12 @@ import pytest
 import torch
 from opening import local_engine
 
-from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import BaseCache
 from runner_base.errors import is_memory_error
 from runner_engine.checkpoints.resolve import resolve
 from runner_engine.models.load import load_base
+from runner_engine.settings.model import Attention, LocalModelConfig
 
 SHORT: dict[str, Callable[[], BaseException]] = {
     "torch": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),

@@ -19,14 +19,14 @@ import json, resource, sys
 from pathlib import Path
 import torch
 from runner_engine.checkpoints.resolve import resolve
-from runner.config.generation import GenerationConfig
-from runner.config.lora import LoraConfig
-from runner.config.model import LocalModelConfig
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.lora import LoraConfig
+from runner_engine.settings.model import LocalModelConfig
 from runner_base import machine
 from runner_base.dtypes import Dtype
 from runner_engine.quantization.base import QuantizationConfig
 from runner.config.root import RunnerConfig, NoTrackingConfig
-from runner.config.rope import RopeConfig
+from runner_engine.settings.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner.engines import open_engine
 from runner_engine.sessions.base import Completion, Request

@@ -11,10 +11,7 @@ import torch
 from opening import local_engine
 from streams import complete, requests
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.config.rope import Rope2dConfig
 from runner.engines.kinds import BaseCache
 from runner_base import machine
 from runner_base.dtypes import Dtype
@@ -29,6 +26,9 @@ from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.sessions.base import EngineReport, Request
 from runner_engine.sessions.contract import complete as completions
 from runner_engine.sessions.stats import EngineStats
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import Attention, LocalModelConfig
+from runner_engine.settings.rope import Rope2dConfig
 
 Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]

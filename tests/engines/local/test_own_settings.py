@@ -13,14 +13,14 @@ import torch
 from opening import open_engine
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason
 from runner_engine.sessions.base import Completion, Request
 from runner_engine.sessions.contract import complete
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import Attention, LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
 PROMPTS = ("Ann has three apples", "zebra", "to be or not to be")

@@ -11,13 +11,13 @@ import pytest
 import torch
 from opening import open_engine
 
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.machine import MIB
 from runner_engine.local import rates
 from runner_engine.local.rates import product_rates, read_rate
 from runner_engine.quantization.bitsandbytes import Nf4Config
+from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
 

@@ -13,14 +13,14 @@ from streams import complete, generated
 from transformers import AutoModelForCausalLM, MistralConfig
 from transformers import masking_utils as typed
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.decode import forward
 from runner_engine.kv_cache.windows import Window, build, probing_masks
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Request
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
 from tools import families
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out

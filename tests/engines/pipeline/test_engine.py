@@ -13,15 +13,15 @@ from opening import open_engine
 from stages import split_into
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runner.config.generation import GenerationConfig
 from runner.config.root import RunnerConfig
-from runner.config.sampling import Sampling
 from runner.engines.pipeline.stage_worker import StageWorker
 from runner_base.errors import ConfigError, JobFailed
 from runner_base.result import FinishReason
 from runner_engine.sessions.base import Capability, Completion, Delta, Event, Request
 from runner_engine.sessions.contract import Engine, complete
 from runner_engine.sessions.session import Session
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.sampling import Sampling
 
 HOT = Sampling(temperature=1.0, top_k=20, seed=5)
 PENALIZED = Sampling(

@@ -107,7 +107,7 @@ def stored(tmp_path: Path) -> list[tuple[Any, ...]]:
 
 def expected(make: Make, model: Path, prompts: str, words: tuple[str, ...]) -> list[tuple[Any, ...]]:
     """Return the answers of the whole model in this process."""
-    from runner.config.generation import GenerationConfig
+    from runner_engine.settings.generation import GenerationConfig
 
     limit = int(words[0].partition("=")[2])
     return answers(generate(make, whole(model), prompts, GenerationConfig(max_new_tokens=limit)))

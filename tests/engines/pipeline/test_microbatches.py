@@ -12,7 +12,6 @@ import torch
 from in_parts import in_parts
 from stages import split_into
 
-from runner.config.generation import GenerationConfig
 from runner.config.root import RunnerConfig
 from runner.engines.pipeline.microbatches import MicroBatches
 from runner.engines.pipeline.ranks import ProcessRank
@@ -23,6 +22,7 @@ from runner_engine.decode.rows import Row
 from runner_engine.decode.stopping import Stopping
 from runner_engine.sessions.base import Completion, Request
 from runner_engine.sessions.stats import EngineStats
+from runner_engine.settings.generation import GenerationConfig
 
 DEPTH = 3
 

@@ -8,11 +8,11 @@ import re
 import pytest
 import torch
 
-from runner.config.sampling import PARAMETERS, Sampling
 from runner.engines.pipeline.transport import SETTINGS, sampler_for, write_rows
 from runner_base.errors import ConfigError
 from runner_engine.decode.rows import Row
 from runner_engine.sessions.base import Request
+from runner_engine.settings.sampling import PARAMETERS, Sampling
 
 DRAWN = Sampling(
     temperature=0.7, top_p=0.9, top_k=5, min_p=0.1, repetition_penalty=1.1, frequency_penalty=0.5, presence_penalty=-0.5, seed=3

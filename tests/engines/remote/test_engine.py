@@ -13,15 +13,15 @@ from api_standin import Api, Trouble, unreachable
 from listening import complete_with_deltas
 from opening import open_engine
 
-from runner.config.generation import GenerationConfig
 from runner.config.model import ApiConfig, Extensions
 from runner.config.root import RunnerConfig
-from runner.config.sampling import Sampling
 from runner_base.errors import ConfigError, JobFailed
 from runner_base.result import FinishReason
 from runner_engine.sessions.base import Completion, Delta, Message, Request
 from runner_engine.sessions.contract import complete
 from runner_engine.sessions.driver import Driver
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.sampling import Sampling
 
 Make = Callable[..., RunnerConfig]
 Ask = Callable[..., list[Completion]]

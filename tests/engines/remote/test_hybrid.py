@@ -16,7 +16,6 @@ from opening import open_engine
 from serving import serving
 
 from runner.config.agents import AgentsConfig
-from runner.config.generation import GenerationConfig
 from runner.config.model import Extensions, HybridConfig, StudentConfig, TeacherConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import GenerateConfig, Gsm8kConfig
@@ -28,6 +27,7 @@ from runner_base.errors import ConfigError, JobFailed
 from runner_base.result import FinishReason
 from runner_engine.sessions.base import Completion, Message, Request
 from runner_engine.sessions.contract import complete
+from runner_engine.settings.generation import GenerationConfig
 
 Make = Callable[..., RunnerConfig]
 Ask = Callable[..., Any]

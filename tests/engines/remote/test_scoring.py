@@ -12,7 +12,7 @@ from api_standin import Api
 from own_server import own_server
 
 from runner.config.likelihood import LikelihoodConfig
-from runner.config.model import ApiConfig, LocalModelConfig
+from runner.config.model import ApiConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import ServeConfig
 from runner.config.wording import PromptStyle
@@ -21,6 +21,7 @@ from runner.store.jobs import read_samples
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.result import Sample
+from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
 HERE = LocalModelConfig(name="embedded", dtype=Dtype.float32, device="cpu")

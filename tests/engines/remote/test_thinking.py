@@ -12,7 +12,6 @@ from api_standin import Api, Trouble
 from listening import complete_with_deltas
 from opening import open_engine
 
-from runner.config.generation import GenerationConfig
 from runner.config.model import ApiConfig, HybridConfig, StudentConfig, TeacherConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
@@ -23,6 +22,7 @@ from runner_base.errors import ConfigError
 from runner_base.model_text import Ending
 from runner_engine.sessions.base import Completion, Delta, Message, Request
 from runner_engine.sessions.contract import complete
+from runner_engine.settings.generation import GenerationConfig
 
 Make = Callable[..., RunnerConfig]
 Run = Callable[..., Any]

@@ -14,9 +14,14 @@ from opening import load_base, open_engine
 from transformers import AutoConfig, GPT2Config, GPT2LMHeadModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.config.rope import (
+from runner_base.errors import ConfigError
+from runner_engine.models.load import Loaded
+from runner_engine.models.rope.choices import max_positions, put_on, scale
+from runner_engine.sessions.base import Request
+from runner_engine.sessions.contract import complete
+from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.rope import (
     Rope2dConfig,
     RopeConfig,
     RopeDynamicConfig,
@@ -25,11 +30,6 @@ from runner.config.rope import (
     RopeScalingConfig,
     RopeYarnConfig,
 )
-from runner_base.errors import ConfigError
-from runner_engine.models.load import Loaded
-from runner_engine.models.rope.choices import max_positions, put_on, scale
-from runner_engine.sessions.base import Request
-from runner_engine.sessions.contract import complete
 
 Make = Callable[..., RunnerConfig]
 SMALL: dict[str, Any] = {

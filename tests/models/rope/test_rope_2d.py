@@ -15,11 +15,8 @@ from opening import adapt, load_base, local_engine, open_engine
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from runner.config.generation import GenerationConfig
-from runner.config.lora import LoraConfig, PeftConfig, PthConfig
-from runner.config.model import Attention, LocalModelConfig
+from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig
-from runner.config.rope import Rope2dConfig, RopeConfig
 from runner.engines.kinds import BaseCache
 from runner_base.errors import ConfigError
 from runner_engine.models.load import release
@@ -28,6 +25,10 @@ from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Request
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.lora import LoraConfig, PeftConfig
+from runner_engine.settings.model import Attention, LocalModelConfig
+from runner_engine.settings.rope import Rope2dConfig, RopeConfig
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

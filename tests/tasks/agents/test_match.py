@@ -17,12 +17,12 @@ import warm_process
 from teams import team
 
 from runner.config.agents import DecisionMethod, Mode
-from runner.config.generation import GenerationConfig
 from runner.config.root import RunnerConfig
 from runner.store.jobs import read_samples
 from runner.tasks.agents import task as agents
 from runner_base.errors import ConfigError
 from runner_base.result import CALLS
+from runner_engine.settings.generation import GenerationConfig
 
 Make = Callable[..., RunnerConfig]
 Runner = Callable[..., Any]

@@ -21,14 +21,14 @@ from tasking import work
 from teams import Starts, Team, calls_in, right, team
 
 from runner.config.agents import AgentsConfig, DecisionMethod, Domain, Mode, Role
-from runner.config.generation import GenerationConfig
-from runner.config.lora import LoraConfig, PeftConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.tasks.agents import task as agents
 from runner_base.errors import ConfigError, EvidenceError
 from runner_base.result import CALLS, Verdict
 from runner_engine.sessions.base import Capability
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.lora import LoraConfig, PeftConfig
+from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
 

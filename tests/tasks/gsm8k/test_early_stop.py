@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from runner.config.compose import choose
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
 from runner.config.wording import PromptStyle
@@ -22,6 +21,7 @@ from runner_base.errors import ConfigError
 from runner_base.result import Answer, FinishReason, Record, Sample, Verdict
 from runner_compare.statistics.sequential import Decision
 from runner_engine.checkpoints.resolve import resolve
+from runner_engine.settings.model import LocalModelConfig
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from runner.config.generation import GenerationConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Extractor, Gsm8kConfig
 from runner.grid.plan import NOTHING_TO_ASK, estimate_plan, plan_job
@@ -20,6 +19,7 @@ from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.judging import Judge
 from runner_base.result import Answer, FinishReason, Record, Sample, Verdict
 from runner_engine.checkpoints.resolve import resolve
+from runner_engine.settings.generation import GenerationConfig
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

@@ -12,7 +12,6 @@ from scripted import Reply, Scripted
 from tasking import work
 
 from runner.config.compose import compose
-from runner.config.generation import GenerationConfig
 from runner.config.hydra import to_config
 from runner.config.root import RunnerConfig
 from runner.config.task import Extractor, Gold, Gsm8kConfig
@@ -23,6 +22,7 @@ from runner.store.jobs import Job, Recorder
 from runner.tasks.gsm8k import task as gsm8k
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason, Verdict
+from runner_engine.settings.generation import GenerationConfig
 
 Make = Callable[..., RunnerConfig]
 BOXED = "Solve it step by step, and put your final answer within \\boxed{}."

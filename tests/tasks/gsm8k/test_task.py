@@ -7,8 +7,6 @@ import pytest
 from scripted import Reply, Scripted
 from tasking import work
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
 from runner.config.wording import PromptStyle
@@ -19,6 +17,8 @@ from runner.tasks.gsm8k.judging import Judge
 from runner_base.errors import EvidenceError, JobFailed
 from runner_base.result import Answer, FinishReason, Sample, Verdict
 from runner_engine.checkpoints.resolve import resolve
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
 SAMPLED = GenerationConfig(temperature=0.7)

@@ -13,8 +13,6 @@ from list_session import ListSession
 from scripted import Scripted
 from tasking import work
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig, semantic_keys
 from runner.config.task import Extractor, Gsm8kConfig
 from runner.config.wording import PromptStyle
@@ -31,6 +29,8 @@ from runner_base.errors import ConfigError
 from runner_base.result import Answer, FinishReason, Result, Sample, Verdict
 from runner_engine.sessions.base import Capability, Completion, EngineReport, Event, Message, Request, request_sha256
 from runner_engine.sessions.stats import EngineStats
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

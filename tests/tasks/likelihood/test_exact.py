@@ -14,7 +14,7 @@ from likely import PAIRS, WORDS, jsonl, model_overrides, samples, scores
 from transformers import AutoTokenizer
 
 from runner.config.likelihood import LikelihoodConfig
-from runner.config.model import Attention, LocalModelConfig, StubConfig
+from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
 from runner.engines import kinds
 from runner.report import headline
@@ -29,6 +29,7 @@ from runner_base.result import Status
 from runner_engine.checkpoints.footprint import predict
 from runner_engine.checkpoints.memory_check import check_memory
 from runner_engine.checkpoints.resolve import resolve
+from runner_engine.settings.model import Attention, LocalModelConfig
 
 Two = Callable[..., RunnerConfig]
 REMOTE = "model=api model.name=x model.base_url=http://127.0.0.1:1/v1"

@@ -14,9 +14,8 @@ import torch
 from likely import PAIRS, WORDS, jsonl, model_overrides, samples, scores
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runner.config.generation import KvCache
 from runner.config.likelihood import LikelihoodConfig
-from runner.config.model import HybridConfig, LocalModelConfig, StudentConfig, TeacherConfig
+from runner.config.model import HybridConfig, StudentConfig, TeacherConfig
 from runner.config.root import RunnerConfig
 from runner.config.wording import PromptStyle
 from runner.report import headline
@@ -29,6 +28,8 @@ from runner_base.errors import ConfigError, EvidenceError
 from runner_base.result import Status
 from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_engine.checkpoints.resolve import resolve
+from runner_engine.settings.generation import KvCache
+from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
 

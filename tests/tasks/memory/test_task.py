@@ -12,7 +12,6 @@ import pytest
 from tasking import work
 
 from runner.config.measures import MemoryConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.store.jobs import Job, Recorder
 from runner.tasks.memory import figures, probe
@@ -22,6 +21,7 @@ from runner_base.result import Result, read_repeats
 from runner_compare.metrics import BY_REPEATS
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.sessions.contract import Engine
+from runner_engine.settings.model import LocalModelConfig
 
 MakeConfig = Callable[..., RunnerConfig]
 STAGES = ["import", "load", "first pass", "prefill", "decode"]

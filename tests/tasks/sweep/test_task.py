@@ -17,7 +17,6 @@ from opening import open_engine
 from tasking import work
 
 from runner.config.measures import SweepConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.engines.kinds.stub import StubEngine, StubSession
 from runner.run import run
@@ -30,6 +29,7 @@ from runner_base.result import read_repeats
 from runner_engine.sessions.arithmetic import Rates
 from runner_engine.sessions.base import EngineReport, Event, Request, RequestId
 from runner_engine.sessions.synthetic import synthetic_requests
+from runner_engine.settings.model import LocalModelConfig
 
 pytestmark = pytest.mark.slow
 
@@ -269,12 +269,12 @@ LIMITED = """
 import json, resource, sys
 from pathlib import Path
 from tasking import work
-from runner.config.generation import GenerationConfig
-from runner.config.lora import LoraConfig
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.lora import LoraConfig
 from runner.config.measures import SweepConfig
-from runner.config.model import LocalModelConfig
+from runner_engine.settings.model import LocalModelConfig
 from runner.config.root import RunnerConfig, NoTrackingConfig
-from runner.config.rope import RopeConfig
+from runner_engine.settings.rope import RopeConfig
 from opening import open_engine
 from runner_engine.sessions.arithmetic import Rates
 from runner_engine.sessions.base import Request

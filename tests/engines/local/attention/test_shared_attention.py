@@ -12,7 +12,6 @@ import pytest
 import torch
 from emulated import OnlyTiles, emulated_attention, needs_tile_compiler, with_a_mistake
 
-from runner.config.model import LocalModelConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.attention import shared_attention
@@ -22,6 +21,7 @@ from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.local.engine import LocalEngine
 from runner_engine.matmul.autotune import Choice
 from runner_engine.matmul.panels import NO_TILES
+from runner_engine.settings.model import LocalModelConfig
 
 HEADS = Heads(2, 2, 3, 64, torch.bfloat16, torch.device("cpu"))
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from emulated import CPU_FLAGS, OnlyTiles, needs_tile_compiler
 
-from runner.config.generation import KvCache
 from runner_engine.attention.own_attention import OwnPlaces, attend_own
 from runner_engine.attention.parts import Scaling
 from runner_engine.attention.shared_attention import Part, SharedPlaces, attend_shared, difference, what_tiles_lack
@@ -17,6 +16,7 @@ from runner_engine.kv_cache import int8_kv
 from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.kv_cache.shared_kv import SharedKv
 from runner_engine.matmul.panels import NO_TILES
+from runner_engine.settings.generation import KvCache
 
 CPU = torch.device("cpu")
 HEADS = Heads(2, 2, 3, 64, torch.bfloat16, CPU)

@@ -14,9 +14,6 @@ from step_decoding import Replayed
 from streams import NEW_TOKENS, requests
 from torch.overrides import TorchFunctionMode
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import LocalModelConfig
-from runner.config.sampling import Sampling
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason
@@ -29,6 +26,9 @@ from runner_engine.kv_cache.slots import Slots
 from runner_engine.local.engine import LocalEngine, LocalSession
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Completion, Request
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.sampling import Sampling
 
 Opened = Callable[..., LocalEngine]
 Work = Callable[[LocalEngine], Any]

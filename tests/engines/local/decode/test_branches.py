@@ -13,10 +13,7 @@ from families import FAMILIES, PEFT_WARNS, build
 from opening import open_engine
 from transformers import AutoTokenizer
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.config.rope import Rope2dConfig
 from runner_base.errors import ConfigError
 from runner_base.result import Answer, FinishReason
 from runner_engine.decode.branches import BranchDecoder, columnar, complete, may_attend, rejection_reason
@@ -27,6 +24,9 @@ from runner_engine.models.rope import rope_2d
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.stats import EngineStats
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import Attention, LocalModelConfig
+from runner_engine.settings.rope import Rope2dConfig
 
 Make = Callable[..., RunnerConfig]
 MAIN = [5, 9, 14, 3, 40, 77]

@@ -27,9 +27,7 @@ from transformers import (
     Phi3Config,
 )
 
-from runner.config.generation import GenerationConfig
 from runner.config.measures import SweepConfig
-from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Framing, GenerateConfig, Gsm8kConfig
 from runner.run import run
@@ -40,6 +38,8 @@ from runner_engine.kv_cache.windows import Masks, Unknown
 from runner_engine.models import gguf_blocks, gguf_types
 from runner_engine.models.gguf_blocks import GgufLinear
 from runner_engine.quantization.gguf import GgufConfig
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import Attention, LocalModelConfig
 from tools import embedded_gguf
 
 pytestmark = pytest.mark.slow
@@ -306,13 +306,13 @@ BARE = """
 import json, sys
 for name in ("hydra", "omegaconf", "mlflow", "bitsandbytes", "torchao", "rich"):
     sys.modules[name] = None  # an import of it fails
-from runner.config.generation import GenerationConfig
-from runner.config.lora import LoraConfig
-from runner.config.model import LocalModelConfig
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.lora import LoraConfig
+from runner_engine.settings.model import LocalModelConfig
 from runner_base.dtypes import Dtype
 from runner_engine.quantization.base import QuantizationConfig
 from runner.config.root import RunnerConfig, NoTrackingConfig
-from runner.config.rope import RopeConfig
+from runner_engine.settings.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner_engine.checkpoints.resolve import resolve
 from runner_engine.sessions.base import Request

@@ -14,9 +14,6 @@ from step_decoding import DEVICES, FAMILIES, IDS, Decoding, Make, assert_close, 
 from streams import NEW_TOKENS, complete, requests
 from torch.overrides import TorchFunctionMode
 
-from runner.config.generation import GenerationConfig, KvCache
-from runner.config.model import LocalModelConfig
-from runner.config.sampling import Sampling
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.attention import device_attention, page_trial
@@ -28,6 +25,9 @@ from runner_engine.decode.host_reads import HostRead, NoHostReads
 from runner_engine.kv_cache.paged_slots import PagedSlots
 from runner_engine.kv_cache.prefix import Prefix
 from runner_engine.sessions.base import Request
+from runner_engine.settings.generation import GenerationConfig, KvCache
+from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.sampling import Sampling
 
 
 class NothingFromLists(TorchFunctionMode):

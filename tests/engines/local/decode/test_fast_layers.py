@@ -15,12 +15,12 @@ import torch
 from opening import local_engine
 from streams import complete, requests
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.devices.mapped_files import resident_mib
 from runner_engine.kernels import native
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
 
 
 @pytest.mark.thorough

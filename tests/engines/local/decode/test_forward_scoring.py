@@ -14,12 +14,7 @@ from opening import adapt, load_base, local_engine
 from streams import AGENTS, QUESTIONS, SYSTEM, requests
 from transformers import AutoModelForCausalLM, AutoTokenizer, GemmaConfig, GPT2Config
 
-from runner.config.generation import GenerationConfig
-from runner.config.lora import PeftConfig
-from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.config.rope import Rope2dConfig
-from runner.config.sampling import Sampling
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason
@@ -28,6 +23,11 @@ from runner_engine.local.engine import LocalEngine
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Message, Request
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.lora import PeftConfig
+from runner_engine.settings.model import Attention, LocalModelConfig
+from runner_engine.settings.rope import Rope2dConfig
+from runner_engine.settings.sampling import Sampling
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

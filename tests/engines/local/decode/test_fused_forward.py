@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoTokenizer
 
-from runner.config.model import LocalModelConfig
 from runner_base import machine
 from runner_base.dtypes import Dtype
 from runner_engine.decode import fused_forward
@@ -34,6 +33,7 @@ from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner_engine.quantization.torchao import Int8DynamicConfig
 from runner_engine.sessions.base import Request
+from runner_engine.settings.model import LocalModelConfig
 
 pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here, so nothing is called in C")
 OFF = {Dtype.float32: 1e-5, Dtype.bfloat16: 0.05}  # of the logits' spread

@@ -11,8 +11,6 @@ import torch
 from opening import local_engine
 from streams import tokens_of
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.attention.attention import PassLayout
@@ -24,6 +22,8 @@ from runner_engine.kv_cache.kv_cache import kernels_for
 from runner_engine.local.engine import LocalEngine, LocalSession
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Completion, Event, Request
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
 
 MOST = 64  # tokens of prompts in one pass
 NEW = 12

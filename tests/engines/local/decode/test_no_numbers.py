@@ -12,16 +12,16 @@ import torch
 from opening import open_engine
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.config.rope import Rope2dConfig
 from runner_base.dtypes import Dtype
 from runner_base.result import FinishReason
 from runner_engine.decode.static_batches import BY_GENERATE, Batching
 from runner_engine.kernels import native
 from runner_engine.sessions.base import Completion, Request
 from runner_engine.sessions.contract import Engine, complete
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import Attention, LocalModelConfig
+from runner_engine.settings.rope import Rope2dConfig
 
 NEW = 6
 ASKED = [Request(0, "to be"), Request(1, "zoo"), Request(2, "or not")]

@@ -14,8 +14,6 @@ from step_decoding import Decoding, Make, Replayed, assert_close
 from streams import complete, generated, requests
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import LocalModelConfig
 from runner_base.dtypes import Dtype
 from runner_engine.attention import device_attention, page_trial
 from runner_engine.attention.interface import register
@@ -31,6 +29,8 @@ from runner_engine.kv_cache.shared_kv import SharedKv, own_kv
 from runner_engine.kv_cache.slots import Slots
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Request
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
 
 GREEDY = GenerationConfig(max_new_tokens=20)
 

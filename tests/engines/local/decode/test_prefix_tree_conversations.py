@@ -12,8 +12,6 @@ import torch
 from listening import complete_first, complete_with_deltas
 from opening import local_engine
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.result import FinishReason
@@ -25,6 +23,8 @@ from runner_engine.kv_cache.shared_kv import SharedKv
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Completion, Delta, Event, Message, Request
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import Attention, LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
 PROMPT = "Once upon a time, in a land far away, there lived a king who counted his sheep every single evening. "

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from opening import local_engine
 
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.decode.forward import Forward
@@ -20,6 +19,7 @@ from runner_engine.kv_cache.kv_arenas import KvArenas
 from runner_engine.kv_cache.slots import Slots
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.stats import EngineStats
+from runner_engine.settings.model import LocalModelConfig
 
 
 @pytest.fixture

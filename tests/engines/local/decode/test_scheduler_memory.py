@@ -14,9 +14,7 @@ import torch
 from opening import open_engine
 from streams import NEW_TOKENS, PROMPTS, complete, requests
 
-from runner.config.generation import GenerationConfig
 from runner.config.measures import SweepConfig
-from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.run import run
 from runner_base import machine
@@ -32,6 +30,8 @@ from runner_engine.memory import memory
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import FEWER_ROWS
 from runner_engine.sessions.contract import Engine
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import Attention, LocalModelConfig
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

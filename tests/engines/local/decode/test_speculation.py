@@ -10,9 +10,6 @@ from typing import Any
 import pytest
 from streams import PROMPTS
 
-from runner.config.generation import GenerationConfig, Speculate
-from runner.config.model import LocalModelConfig
-from runner.config.sampling import Sampling
 from runner_base.console import ForPeople
 from runner_base.dtypes import Dtype
 from runner_engine.attention.device_attention import FORCED
@@ -26,6 +23,9 @@ from runner_engine.quantization.bitsandbytes import Int8Config
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Completion, Delta, Request
 from runner_engine.sessions.stats import EngineStats
+from runner_engine.settings.generation import GenerationConfig, Speculate
+from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.sampling import Sampling
 
 kernels = native.kernels()
 pytestmark = pytest.mark.skipif(kernels is None, reason="no C compiler is here, so no pass is checked")

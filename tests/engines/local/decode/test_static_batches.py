@@ -13,8 +13,6 @@ from listening import complete_with_deltas
 from opening import open_engine
 from streams import NEW_TOKENS, PROMPTS, complete, requests
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner_base import machine
 from runner_base.dtypes import Dtype
@@ -25,6 +23,8 @@ from runner_engine.memory import memory
 from runner_engine.sessions import base, contract
 from runner_engine.sessions.base import Completion, Request
 from runner_engine.sessions.contract import Engine
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import Attention, LocalModelConfig
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

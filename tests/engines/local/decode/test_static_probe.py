@@ -12,10 +12,10 @@ from opening import open_engine
 from streams import complete, requests
 from transformers import AutoModelForCausalLM
 
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
+from runner_engine.settings.model import LocalModelConfig
 from tools import families
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out

@@ -244,7 +244,7 @@ def test_groups_that_do_not_exist(group: int) -> None:
 OPTIMIZED = """
 import sys, torch
 from dataclasses import replace
-from runner.config.sampling import GREEDY
+from runner_engine.settings.sampling import GREEDY
 from runner_engine.decode.sampling import Sampler
 assert False, "asserts are left out"
 settings = replace(GREEDY, temperature=1.0, repetition_penalty=1.5, seed=0)

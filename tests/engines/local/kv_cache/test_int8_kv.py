@@ -16,7 +16,6 @@ from attending import (
     shared_kv,
 )
 
-from runner.config.generation import KvCache
 from runner_engine.attention.attention import PassLayout
 from runner_engine.decode.prefix_tree import ConversationCache
 from runner_engine.decode.rows import Row
@@ -27,6 +26,7 @@ from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.kv_cache.prefix import Prefix
 from runner_engine.kv_cache.shared_kv import own_kv
 from runner_engine.sessions.base import Request
+from runner_engine.settings.generation import KvCache
 
 __all__ = ["on_the_device_of_the_way"]
 CPU = torch.device("cpu")

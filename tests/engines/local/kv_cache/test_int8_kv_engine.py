@@ -11,8 +11,6 @@ import pytest
 import torch
 from streams import PROMPTS, complete, requests
 
-from runner.config.generation import GenerationConfig, KvCache, Speculate
-from runner.config.model import LocalModelConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.decode import prefix_tree
@@ -24,6 +22,8 @@ from runner_engine.local.capabilities import capabilities_of
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Capability, Request
+from runner_engine.settings.generation import GenerationConfig, KvCache, Speculate
+from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., LocalEngine]
 DIM = 64  # of the test models' heads
@@ -172,7 +172,7 @@ def test_rows_beyond_the_reach_of_the_scheduler_are_refused(engine_of: Make, mon
 
 
 def test_branches_need_a_cache_in_the_models_format(make_config: Any) -> None:
-    from runner.config.rope import Rope2dConfig
+    from runner_engine.settings.rope import Rope2dConfig
 
     model = LocalModelConfig(name="x")
     for kv_cache in KvCache:

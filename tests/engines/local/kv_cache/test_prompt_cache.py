@@ -12,8 +12,6 @@ from opening import local_engine
 from streams import PROMPTS, complete, generated, requests
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.machine import MIB
@@ -22,6 +20,8 @@ from runner_engine.decode.stopping import Stopping
 from runner_engine.kernels import native, shared_numbers
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Request
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
 GREEDY = GenerationConfig(max_new_tokens=20)

@@ -10,13 +10,13 @@ from answering_alike import check_answers_alike
 from stored_formats import FORMATS, INT8
 from transformers import AutoTokenizer
 
-from runner.config.model import LocalConfig
 from runner_base.dtypes import Dtype
 from runner_engine.kernels import native
 from runner_engine.local.engine import LocalEngine
 from runner_engine.quantization.hqq import HqqConfig
 from runner_engine.quantization.made_groups import MadeGroupsConfig
 from runner_engine.quantization.torchao import TorchaoIntxConfig
+from runner_engine.settings.model import LocalConfig
 
 GROUPED = ("gptq", "gptq_order", "awq", "auto_round_gptqmodel", "pack_quantized_zeros")
 DTYPES = pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])

@@ -13,7 +13,6 @@ from group_layers import KINDS, layer_of, rows_of, values_layer
 from grouped_checkpoints import save
 from transformers import AutoTokenizer
 
-from runner.config.model import LocalConfig
 from runner_base.dtypes import Dtype
 from runner_engine.devices.heap import Heap
 from runner_engine.kernels import native
@@ -29,6 +28,7 @@ from runner_engine.quantization.grouped import GptqConfig
 from runner_engine.quantization.hqq import HqqConfig
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete
+from runner_engine.settings.model import LocalConfig
 
 KERNELS = native.kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="the kernels are not built here")

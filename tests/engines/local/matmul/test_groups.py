@@ -14,8 +14,6 @@ from grouped_checkpoints import save
 from torch import nn
 from transformers import AutoTokenizer
 
-from runner.config.lora import PeftConfig
-from runner.config.model import LocalConfig
 from runner_base.dtypes import Dtype
 from runner_engine.kernels import native
 from runner_engine.local.engine import LocalEngine
@@ -25,6 +23,8 @@ from runner_engine.matmul.matrices import Workspace, multiply
 from runner_engine.matmul.panels import Panels
 from runner_engine.models.grouped import GroupedLinear
 from runner_engine.models.layouts.float8 import E4M3
+from runner_engine.settings.lora import PeftConfig
+from runner_engine.settings.model import LocalConfig
 
 KERNELS = native.kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="the kernels are not built here")

@@ -16,8 +16,6 @@ from portable_kernels import TARGETS, built_for, function_for, is_x86, product_b
 from streams import complete, requests
 from torch import nn
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.devices.heap import Heap
@@ -27,6 +25,8 @@ from runner_engine.matmul import int8_dynamic
 from runner_engine.matmul.matrices import QuantizedWeights, multiply, shifted_sums
 from runner_engine.matmul.quantized_layers import QuantizedLayers
 from runner_engine.quantization.torchao import Int8DynamicConfig
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
 
 pytest.importorskip("torchao", reason="the optional torchao is not installed")
 

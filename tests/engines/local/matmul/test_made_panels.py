@@ -11,7 +11,6 @@ import torch
 from opening import adapt, load_base
 from torch import nn
 
-from runner.config.model import LocalConfig
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.devices.heap import Heap
@@ -27,6 +26,7 @@ from runner_engine.models.made_groups import layer_of
 from runner_engine.quantization.hqq import HqqConfig
 from runner_engine.quantization.made_groups import BITS, MadeGroupsConfig
 from runner_engine.quantization.torchao import TorchaoIntxConfig
+from runner_engine.settings.model import LocalConfig
 
 KERNELS = native.kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="the kernels are not built here")

@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import nn
 
-from runner.config.model import LocalModelConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.texts import signed
@@ -26,6 +25,7 @@ from runner_engine.matmul.panels import NO_TILES
 from runner_engine.matmul.products import FORCED, Way, choose
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete
+from runner_engine.settings.model import LocalModelConfig
 
 LAYERS = [nn.Linear(64, 96, dtype=torch.bfloat16), nn.Linear(96, 64, dtype=torch.bfloat16)]
 KERNELS = native.kernels()

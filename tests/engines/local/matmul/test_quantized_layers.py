@@ -14,9 +14,6 @@ from opening import adapt, load_base, local_engine
 from streams import complete, requests
 from torch import nn
 
-from runner.config.generation import GenerationConfig
-from runner.config.lora import PeftConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner_base import machine
 from runner_base.dtypes import Dtype
@@ -27,6 +24,9 @@ from runner_engine.matmul.quantized_layers import QuantizedLayers
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner_engine.quantization.torchao import Int8DynamicConfig
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.lora import PeftConfig
+from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]

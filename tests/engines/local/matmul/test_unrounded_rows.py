@@ -13,14 +13,14 @@ from opening import local_engine
 from streams import complete, requests
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from runner.config.generation import GenerationConfig
-from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner_engine.decode import compat_probe
 from runner_engine.local.engine import LocalEngine
 from runner_engine.matmul.unrounded_rows import rounding_layers, unrounded_rows
 from runner_engine.quantization.bitsandbytes import Int8Config
 from runner_engine.quantization.torchao import Int8DynamicConfig
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
 WIDTH, LAYERS = 128, 8
