@@ -1,7 +1,9 @@
-"""Plug-ins: what other packages add by entry points. Names are known at once; code is imported at its first use.
+"""Plug-ins: what packages add by entry points. Names are known at once; code is imported at its first use.
 
 The entry point names a class or an object. The YAML of a choice or a data set is `conf/GROUP/NAME.yaml` in the package
-of that class, written as in the runner's own `conf/`.
+of that class, written as in the runner's own `conf/`. The runner's own options (runner/options/) come by the same door:
+nothing imports them, and a folder of theirs can be taken away with its entry points. They are no plug-ins in what is
+shown and recorded: a job with one has the id that it would have if the option stood in the list.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ KINDS = {
     "metric": "runner.metrics",
 }
 OF_RUNNER = "[runner."  # in the text of entry points that are worth reading
+OWN_PACKAGE = "runner-llm"  # whose entry points are the runner's own options
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,21 @@ class PlugIn:
 
     @property
     def conf(self) -> Path | None:
-        """The folder conf/ of its package, which is not imported; None if there is no such package."""
-        found = PathFinder.find_spec(self.place.partition(":")[0].partition(".")[0])
+        """The folder conf/ of its package, which is not imported; None if there is no such package.
+
+        An option of the runner has its own beside its modules: runner/options/NAME/conf/.
+        """
+        package, *inner = self.place.partition(":")[0].split(".")
+        found = PathFinder.find_spec(package)
         places = [*(found.submodule_search_locations or ())] if found else []
-        return Path(places[0], "conf") if places else None
+        if not places:
+            return None
+        return Path(places[0], *(inner[:-1] if self.is_own else ()), "conf")
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is an option of the runner, and of no other package."""
+        return self.package.partition(" ")[0] == OWN_PACKAGE
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name} of {self.package}"
@@ -55,14 +69,29 @@ class PlugIn:
 
 @cache
 def plug_ins(kind: str) -> Mapping[str, PlugIn]:
-    """Return the plug-ins of a kind by name."""
-    return {it.name: it for it in _found() if it.kind == kind}
+    """Return the plug-ins of a kind by name: those of other packages."""
+    return {it.name: it for it in _found() if it.kind == kind and not it.is_own}
+
+
+@cache
+def own_options(kind: str) -> Mapping[str, PlugIn]:
+    """Return the runner's own options of a kind by name."""
+    return {it.name: it for it in _found() if it.kind == kind and it.is_own}
+
+
+@cache
+def own_conf_folders() -> tuple[Path, ...]:
+    """Return the folders conf/ of the runner's own options."""
+    folders = dict.fromkeys(it.conf for it in _found() if it.is_own)
+    return tuple(folder for folder in folders if folder is not None and folder.is_dir())
 
 
 def packages() -> dict[str, list[PlugIn]]:
     """Return the plug-ins by their package with its version."""
     by_package: dict[str, list[PlugIn]] = {}
     for it in _found():
+        if it.is_own:
+            continue
         by_package.setdefault(it.package, []).append(it)
     return by_package
 
@@ -70,7 +99,7 @@ def packages() -> dict[str, list[PlugIn]]:
 @cache
 def conf_folders() -> dict[str, Path]:
     """Return the folders conf/ of the packages with plug-ins, by package."""
-    found = {it.package: it.conf for it in reversed(_found())}
+    found = {it.package: it.conf for it in reversed(_found()) if not it.is_own}
     return {package: conf for package, conf in sorted(found.items()) if conf is not None and conf.is_dir()}
 
 
@@ -109,7 +138,7 @@ def load_object(kind: str, name: str, base: type[T]) -> T:
 
 def load_class(kind: str, name: str, base: type[T]) -> type[T]:
     """Import the class of a plug-in, a subclass of this one; ConfigError names the package if that fails."""
-    it = plug_ins(kind)[name]
+    it = own_options(kind)[name] if name in own_options(kind) else plug_ins(kind)[name]
     loaded = _imported(it)
     if not (isinstance(loaded, type) and issubclass(loaded, base)):
         raise ConfigError(
@@ -145,13 +174,14 @@ def _what(loaded: object) -> str:
 
 
 class Choices(dict[str, type[T]]):
-    """The choices of a group by name: the runner's own, and those of plug-ins, which are imported when asked for.
+    """The choices of a group by name: the runner's own, its options, and those of plug-ins, imported when asked for.
 
     Iterating yields the runner's own and the plug-ins that were asked for before; `names` has all.
     """
 
     def __init__(self, kind: str, base: type[T], own: Mapping[str, type[T]]) -> None:
-        super().__init__(own)
+        super().__init__(own | {name: load_class(kind, name, base) for name in own_options(kind)})
+        own = dict(self)
         self._kind, self._base = kind, base
         self._own = frozenset(own)
         self._broken: set[str] = set()

@@ -8,20 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.groups import GROUPS
-from runner_base.plugins import conf_folders
+from runner_base.plugins import conf_folders, own_conf_folders
 
 HERE = Path(__file__).resolve().parents[1]
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, or in a checkout
 
 
+def own_files(group: str) -> list[Path]:
+    """Return the YAML files of a group's choices that ship: in conf/, and beside the runner's own options."""
+    return sorted(file for conf in (CONF, *own_conf_folders()) for file in (conf / group).glob("*.yaml"))
+
+
 def choices_for(group: str) -> list[str]:
     """Return the names of a group's choices."""
-    return sorted({file.stem for conf in (CONF, *conf_folders().values()) for file in (conf / group).glob("*.yaml")})
+    folders = (CONF, *own_conf_folders(), *conf_folders().values())
+    return sorted({file.stem for conf in folders for file in (conf / group).glob("*.yaml")})
 
 
 def file_of(group: str, choice: str) -> Path:
     """Return the YAML file of a choice, in conf/ or in that of a plug-in's package; no file if it is the user's own."""
-    folders = (CONF, *conf_folders().values())
+    folders = (CONF, *own_conf_folders(), *conf_folders().values())
     return next((file for conf in folders if (file := conf / group / f"{choice}.yaml").is_file()), Path())
 
 

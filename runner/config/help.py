@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.config import data_sets
-from runner.config.choices import CONF, file_of, schema_of
+from runner.config.choices import CONF, file_of, own_files, schema_of
 from runner.config.groups import GROUPS
 from runner.config.task import QuestionsConfig
 from runner_base.plugins import packages
@@ -135,7 +135,7 @@ def _comment(group: str, choice: str, key: str, schema: type[Any]) -> str:
         return comment
     last = key.rpartition(".")[2]
     owner = next(kind for kind in schema.__mro__ if last in get_annotations(kind))
-    files = sorted((CONF / group).glob("*.yaml"), key=lambda file: (schema_of(group, file.stem) is not owner, file))
+    files = sorted(own_files(group), key=lambda file: (schema_of(group, file.stem) is not owner, file))
     for file in files:
         if issubclass(schema_of(group, file.stem), owner) and (comment := comments(file).beside.get(last)):
             return comment

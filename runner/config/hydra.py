@@ -24,7 +24,7 @@ from omegaconf.errors import (
 )
 
 from runner.config import data_sets, profiles
-from runner.config.choices import CONF, file_of
+from runner.config.choices import file_of, own_files
 from runner.config.groups import GROUPS, KeyType, key_types
 from runner.config.hydra_versions import register_resolver
 from runner.config.messages import schema_keys, unknown_choice, unknown_key, wrong_value
@@ -86,7 +86,7 @@ def to_config(composed: Any, choices: Mapping[str, str] | None = None) -> Runner
 @cache
 def _warn_if_hidden(group: str, choice: str) -> None:
     """Say once that a plug-in has the name of one of the runner's own choices, which is used."""
-    if (it := plug_ins(group).get(choice)) is not None and file_of(group, choice).is_relative_to(CONF):
+    if (it := plug_ins(group).get(choice)) is not None and file_of(group, choice) in own_files(group):
         say(f"warning: {it} is not used: the runner itself has {group}={choice}")
 
 

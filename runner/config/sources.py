@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,11 +30,11 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config import profiles
-from runner.config.choices import choices_for
+from runner.config.choices import CONF, choices_for
 from runner.config.groups import GROUPS, names_of
 from runner.config.root import RunnerConfig
 from runner.config.yaml_files import checked
-from runner_base.plugins import plug_ins
+from runner_base.plugins import own_conf_folders, plug_ins
 
 # of a study's grid: sweeps by key, keys that advance together, combinations to leave out, a folder of model files
 GRID: dict[str, Any] = {"_target_": "hydra_plugins.runner.GridSweeper", "params": {}, "zip": [], "cases": []}
@@ -84,12 +84,34 @@ class Repository(ConfigRepository):
 
 
 class CheckedFiles(FileConfigSource):
-    """A folder."""
+    """A folder; conf/ has the files of the runner's own options, too, which stand beside their code."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         """Load a file, if it may be loaded."""
-        with checked(Path(os.path.realpath(os.path.join(self.path, self._normalize_file_name(config_path))))):
+        name = self._normalize_file_name(config_path)
+        if (folder := self._option(name)) is not None:
+            loaded = CheckedFiles(self.provider, f"file://{folder}").load_config(config_path)
+            return replace(loaded, path=f"{self.scheme()}://{self.path}")
+        with checked(Path(os.path.realpath(os.path.join(self.path, name)))):
             return super().load_config(config_path)
+
+    def is_config(self, config_path: str) -> bool:
+        """Whether there is a file of this name."""
+        return super().is_config(config_path) or self._option(self._normalize_file_name(config_path)) is not None
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> builtins.list[str]:
+        """Return the names of the configs, groups or both in a group."""
+        found = super().list(config_path, results_filter)
+        if results_filter is ObjectType.GROUP or self.path != str(CONF):
+            return found
+        files = (file for folder in own_conf_folders() for file in Path(folder, config_path).glob("*.yaml"))
+        return sorted({*found, *(file.stem for file in files)})
+
+    def _option(self, name: str) -> Path | None:
+        """Return the folder conf/ of the option that has a file of this name, if this is the runner's conf/."""
+        if self.path != str(CONF) or os.path.exists(os.path.join(self.path, name)):
+            return None
+        return next((folder for folder in own_conf_folders() if (folder / name).is_file()), None)
 
 
 class CheckedPackage(ImportlibResourcesConfigSource):

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from runner.config.choices import CONF
+from runner.config.choices import own_files
 from runner.config.model_names import adapter_name, short_name
 from runner.config.own_notes import flat_notes
 from runner.config.root import RunnerConfig
@@ -298,7 +298,7 @@ def _of_file(group: str, choice: str | None) -> dict[str, object]:
     """Return the values in the file of a choice; nothing for those of a plug-in."""
     import yaml
 
-    path = CONF / group / f"{choice}.yaml"
+    path = next((file for file in own_files(group) if file.stem == choice), Path())
     return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
 
 
