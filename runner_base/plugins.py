@@ -70,19 +70,19 @@ class PlugIn:
 @cache
 def plug_ins(kind: str) -> Mapping[str, PlugIn]:
     """Return the plug-ins of a kind by name: those of other packages."""
-    return {it.name: it for it in _found() if it.kind == kind and not it.is_own}
+    return {it.name: it for it in _found() if it.kind == kind}
 
 
 @cache
 def own_options(kind: str) -> Mapping[str, PlugIn]:
     """Return the runner's own options of a kind by name."""
-    return {it.name: it for it in _found() if it.kind == kind and it.is_own}
+    return {it.name: it for it in _own() if it.kind == kind}
 
 
 @cache
 def own_conf_folders() -> tuple[Path, ...]:
     """Return the folders conf/ of the runner's own options."""
-    folders = dict.fromkeys(it.conf for it in _found() if it.is_own)
+    folders = dict.fromkeys(it.conf for it in _own())
     return tuple(folder for folder in folders if folder is not None and folder.is_dir())
 
 
@@ -90,8 +90,6 @@ def packages() -> dict[str, list[PlugIn]]:
     """Return the plug-ins by their package with its version."""
     by_package: dict[str, list[PlugIn]] = {}
     for it in _found():
-        if it.is_own:
-            continue
         by_package.setdefault(it.package, []).append(it)
     return by_package
 
@@ -99,13 +97,31 @@ def packages() -> dict[str, list[PlugIn]]:
 @cache
 def conf_folders() -> dict[str, Path]:
     """Return the folders conf/ of the packages with plug-ins, by package."""
-    found = {it.package: it.conf for it in reversed(_found()) if not it.is_own}
+    found = {it.package: it.conf for it in reversed(_found())}
     return {package: conf for package, conf in sorted(found.items()) if conf is not None and conf.is_dir()}
 
 
 @cache
+def _own() -> tuple[PlugIn, ...]:
+    """Read the entry points of the runner's own package, and of no other."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        own = distribution(OWN_PACKAGE)
+    except PackageNotFoundError:  # only a part of it is installed, such as the comparison
+        return ()
+    package = f"{own.name} {own.version}"
+    found = (
+        PlugIn(kind, entry.name, entry.value, package)
+        for kind, group in KINDS.items()
+        for entry in own.entry_points.select(group=group)
+    )
+    return tuple(sorted(found, key=lambda it: (it.kind, it.name)))
+
+
+@cache
 def _found() -> tuple[PlugIn, ...]:
-    """Read the entry points of all installed packages: a few milliseconds, since most texts need no parsing."""
+    """Read the entry points of all other installed packages: a few milliseconds, since most texts need no parsing."""
     from importlib.metadata import distributions
 
     found: dict[tuple[str, str], PlugIn] = {}
@@ -115,6 +131,8 @@ def _found() -> tuple[PlugIn, ...]:
             continue
         if (package := f"{distribution.name} {distribution.version}").partition(" ")[0] in seen:
             continue  # an older copy further back on the path, which is not imported
+        if distribution.name == OWN_PACKAGE:
+            continue
         seen.add(distribution.name)
         for kind, group in KINDS.items():
             for entry in distribution.entry_points.select(group=group):
@@ -180,7 +198,7 @@ class Choices(dict[str, type[T]]):
     """
 
     def __init__(self, kind: str, base: type[T], own: Mapping[str, type[T]]) -> None:
-        super().__init__(own | {name: load_class(kind, name, base) for name in own_options(kind)})
+        super().__init__(dict(own) | {name: load_class(kind, name, base) for name in own_options(kind)})
         own = dict(self)
         self._kind, self._base = kind, base
         self._own = frozenset(own)

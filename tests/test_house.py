@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from runner.config.tasks import TASKS
+from runner_base.plugins import own_options
 from runner_engine.quantization import CHOICES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -185,7 +186,9 @@ def test_no_code_outside_tasks_depends_on_the_task() -> None:
         rf"(isinstance\([^)]*\b(\.task|{'|'.join(kinds)})\b|\bmatch [^\n]*\.task\b|\.task\.name ==)"
     )
     matching = {name for name, path in modules().items() if check_of_task.search(path.read_text())}
-    assert {name for name in matching if not name.startswith(("runner.tasks.", "runner.config."))} == set()
+    assert {
+        name for name in matching if not name.startswith(("runner.tasks.", "runner.config.", "runner.options."))
+    } == set()
 
 
 LONGEST = 350  # lines of a file, unless ARCHITECTURE.md gives the reason
@@ -212,10 +215,20 @@ def test_tasks_never_import_each_other() -> None:
 
 def test_the_folder_of_tasks_is_the_list_of_tasks() -> None:
     names = {path.stem for path in (ROOT / "runner/tasks").iterdir() if not path.name.startswith("__")}
-    assert names - SHARED_BY_TASKS == set(TASKS)
+    assert names - SHARED_BY_TASKS == set(TASKS) - set(own_options("task"))
     for name, config in TASKS.items():
-        is_file = (ROOT / "runner/tasks" / f"{name}.py").is_file()
-        assert config.module == f"runner.tasks.{name}" + ("" if is_file else ".task")
+        if name in own_options("task"):
+            assert config.module.startswith("runner.options.")
+        else:
+            is_file = (ROOT / "runner/tasks" / f"{name}.py").is_file()
+            assert config.module == f"runner.tasks.{name}" + ("" if is_file else ".task")
+
+
+def test_nothing_imports_an_option() -> None:
+    for module, path in modules().items():
+        option = module.split(".")[2] if module.startswith("runner.options.") else ""
+        imported = {target for target in imports(path) if target.startswith("runner.options.")}
+        assert {target.split(".")[2] for target in imported} <= {option}, f"{module} imports {imported}"
 
 
 def test_only_the_store_touches_mlflow() -> None:
@@ -260,7 +273,7 @@ HEAVY = (
         "sys.argv = ['runner-advise', 'model=qwen25_7b_instruct', '--machine', 'laptop_8gb'];"
         "from runner.advise import entry; entry()",
         "sys.argv = ['runner-compare', '--help']; from runner_compare import entry; entry()",
-        "import runner.run, runner.tasks.gsm8k.task, runner.tasks.agents.task, runner.tasks.sweep.task, runner.tasks.memory.task, runner.engines.kinds.parts, runner.tasks.split, runner.tasks.merge, runner.tasks.verify, runner.tasks.archive, runner.tasks.serve, runner.tasks.likelihood.task",
+        "import runner.run, runner.tasks.gsm8k.task, runner.tasks.agents.task, runner.tasks.sweep.task, runner.tasks.memory.task, runner.engines.kinds.parts, runner.tasks.split, runner.tasks.merge, runner.tasks.verify, runner.tasks.archive, runner.options.serve.task, runner.tasks.likelihood.task",
         "sys.argv = ['runner', 'task=likelihood', 'quantization=nf4', 'task.reference=quantization=none', 'plan=quick'];"
         "from runner.__main__ import entry; entry()",
         "sys.argv = ['runner', '-m', 'quantization=nf4', 'task.early_stop_vs=quantization=none', 'plan=quick'];"

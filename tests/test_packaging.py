@@ -19,6 +19,7 @@ import pytest
 from runner_base import machine
 
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("runner", "runner_engine", "runner_compare", "runner_base")
 TEXTS = {".md", ".py", ".yaml", ".toml"}
 
 
@@ -44,7 +45,7 @@ def test_wheel_holds_config_and_weights(wheel: Path) -> None:
         "runner/advise/machines.yaml",
         "runner_compare/comparison.schema.json",
         "runner_compare/page.css",
-        "runner/serving/page.html",
+        "runner/options/serve/page.html",
     } <= names
     assert not [name for name in names if name.startswith(("tests/", "outputs/"))]
     assert wheel.stat().st_size < 10 * 2**20
@@ -58,7 +59,7 @@ def test_the_wheel_is_called_by_a_name_that_nobody_else_has(wheel: Path) -> None
 
 def test_what_is_said_to_install_is_ours() -> None:
     named = re.compile(r"(pip install (?:-\S+ )*['\"]?|dependencies = \[\s*\")runner(?![\w-])")
-    folders = ("runner", "conf", "docs", "experiments", "tests", "tools")
+    folders = (*PACKAGES, "conf", "docs", "experiments", "tests", "tools")
     files = [*ROOT.glob("*.*"), *(file for folder in folders for file in (ROOT / folder).rglob("*.*"))]
     texts = {file.name: file.read_text(errors="replace") for file in files if file.suffix in TEXTS and file.is_file()}
     assert len(texts) > 800
@@ -169,12 +170,12 @@ def test_all_that_the_core_imports_is_a_core_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     core = {re.split(r"[\[<>=~ ]", line)[0] for line in project["dependencies"]}
     imported = set()
-    for file in (ROOT / "runner").rglob("*.py"):
+    for file in (file for package in PACKAGES for file in (ROOT / package).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             imported |= {name.split(".")[0] for name in names}
-    third_party = imported - set(sys.stdlib_module_names) - {"runner", "hydra_plugins"} - INDIRECT - OPTIONAL
+    third_party = imported - set(sys.stdlib_module_names) - {*PACKAGES, "hydra_plugins"} - INDIRECT - OPTIONAL
     assert "datasets" in third_party
     missing = {name for name in third_party if DISTRIBUTIONS.get(name, name.replace("_", "-")) not in core}
     assert not missing

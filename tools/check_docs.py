@@ -20,7 +20,7 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from runner.config.choices import CONF
+from runner.config.choices import own_files
 from runner.config.compose import Composer
 from runner.config.groups import GROUPS
 from runner.config.hydra import EXTRAS, explain, to_config, without_hydra
@@ -103,7 +103,7 @@ def wrong_fragment(fragment: str) -> str | None:
     key, _, value = fragment.partition("=")
     group, _, name = key.partition(".")
     if not name:
-        known = {file.stem for file in (CONF / group).glob("*.yaml")}
+        known = {file.stem for file in own_files(group)}
         return None if value in known or value.isupper() or not value else f"{fragment}: no such choice"
     known = {item.name for schema in GROUPS[group].values() for item in fields(schema)}
     return None if name in known else f"{fragment}: no such key"

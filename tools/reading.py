@@ -108,7 +108,12 @@ CHANGES = (
         8,
         1_200,
         ("config/task", "serving/gateway", "serving/guard", "serving/described"),
-        ("runner/config/task", "runner/serving/gateway", "runner/serving/guard", "runner/serving/described"),
+        (
+            "runner/config/task",
+            "runner/options/serve/gateway",
+            "runner/options/serve/guard",
+            "runner/options/serve/described",
+        ),
     ),
 )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from runner.config.wording import PromptStyle, WordingConfig, for_letters
-from runner_base.bounds import Takes, above, check_keys, filled, least, within
+from runner_base.bounds import Takes, check_keys, filled, least, within
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError, check
 from runner_base.fields import HASHED, MISSING, UNLESS_DEFAULT, DefaultAs, Inert, Text, setting
@@ -45,7 +45,6 @@ MARGIN = Takes(
 OF_EARLY_STOP = Inert("counts among the hashes of a job that is compared while it runs, and nowhere else")
 SELECTS = Inert("selects questions; the SHA-256 of the selected ones counts instead")
 READS_GOLD = Inert("says how a gold answer is read; the SHA-256 of the answers that were read counts instead")
-LIMITS = Inert("a limit of what is served")
 OTHER_JOB = Inert("names another job; the id of that job counts instead")
 WORDS_FOR_A_JOB = filled("give overrides such as quantization=none, a job's id, or null")
 KEY_OF_ROWS = filled("name a key of the rows, or null for a known one")
@@ -638,31 +637,3 @@ class ArchiveConfig(RewritePartsConfig):
     module: ClassVar[str] = "runner.tasks.archive"
     name: ClassVar[str] = "archive"
     archive: Archive = Archive.zstd
-
-
-@dataclass
-class ServeConfig(TaskConfig):
-    """A server for many clients at once: OpenAI's API, the older tools' /generate, and a chat page."""
-
-    module: ClassVar[str] = "runner.tasks.serve"
-    name: ClassVar[str] = "serve"
-    keeps_samples: ClassVar[bool] = False
-    is_endless: ClassVar[bool] = True
-    host: str = setting("127.0.0.1", takes=filled("give an address of this machine, e.g. 127.0.0.1"))
-    port: int = setting(8000, takes=within(0, 65535, "must lie in 0..65535 (0: any that is free)"))
-    model_name: str | None = setting(
-        None, Inert("what clients call the model"), filled("give a name, or null for the model's own")
-    )
-    max_open: int = setting(256, LIMITS, least(1))
-    max_new_tokens: int = setting(4096, LIMITS, least(1))
-    max_body_kib: int = setting(1024, LIMITS, least(1))
-    max_connections: int = setting(512, LIMITS, least(1))
-    timeout_s: float = setting(600.0, LIMITS, above(0, " seconds"))
-    idle_s: float = setting(75.0, Inert("how long a connection may wait for a request"), above(0, " seconds"))
-    write_s: float = setting(30.0, Inert("how long a client may leave its answer unread"), above(0, " seconds"))
-    drain_s: float = setting(30.0, Inert("how long shutting down may take"), least(0))
-
-    @property
-    def subject(self) -> str:
-        """Return the address."""
-        return f"{self.host}:{self.port}"

@@ -1,4 +1,4 @@
-"""Every task: its name, and the class of its keys."""
+"""Every task: its name, and the class of its keys; those of options come by entry points."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from runner.config.task import (
     GenerateConfig,
     Gsm8kConfig,
     MergeConfig,
-    ServeConfig,
     SplitConfig,
     TaskConfig,
     VerifyConfig,
@@ -30,6 +29,5 @@ _OWN: dict[str, type[TaskConfig]] = {
     "merge": MergeConfig,
     "verify": VerifyConfig,
     "archive": ArchiveConfig,
-    "serve": ServeConfig,
 }
 TASKS = Choices("task", TaskConfig, _OWN)

@@ -21,7 +21,7 @@ from omegaconf.base import Node
 from omegaconf.basecontainer import BaseContainer
 
 from runner.config import compose as compose_module
-from runner.config.choices import CONF
+from runner.config.choices import CONF, own_files
 from runner.config.compose import Composer
 from runner.config.groups import GROUPS
 from runner.config.hydra_versions import register_resolver
@@ -32,7 +32,7 @@ from runner.grid.expand import expand
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
-CHOICES = [f"{file.parent.name}={file.stem}" for file in sorted(CONF.glob("*/*.yaml")) if file.parent.name in GROUPS]
+CHOICES = [f"{group}={file.stem}" for group in GROUPS for file in own_files(group)]
 OF_GROUPS = [[*lines] for _, lines in itertools.groupby(CHOICES, key=lambda line: line.partition("=")[0])]
 # Each choice once at least, beside one of every other group.
 ROWS = [[lines[row % len(lines)] for lines in OF_GROUPS] for row in range(max(map(len, OF_GROUPS)))]

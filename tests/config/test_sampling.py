@@ -13,7 +13,7 @@ import pytest
 
 import runner
 from runner.library.model import Settings
-from runner.serving.bodies import ChatBody, GenerateBody, TextBody
+from runner.options.serve.bodies import ChatBody, GenerateBody, TextBody
 from runner.tasks.chat import SETTINGS
 from runner_base.errors import ConfigError
 from runner_engine.sessions.base import Request

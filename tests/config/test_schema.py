@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from runner.config.choices import CONF
+from runner.config.choices import CONF, own_files
 from runner.config.compose import compose, composer_of
 from runner.config.groups import GROUPS
 from runner.config.hydra import to_config
@@ -47,7 +47,7 @@ NEEDS = {
     "model=hybrid": ["model.teacher.base_url=http://127.0.0.1:1/v1", "model.teacher.name=x"],
     "task=archive": ["task.parts=./x", "task.output_dir=./y"],
 }
-CHOICES = [f"{file.parent.name}={file.stem}" for file in sorted(CONF.glob("*/*.yaml")) if file.parent.name in GROUPS]
+CHOICES = [f"{group}={file.stem}" for group in GROUPS for file in own_files(group)]
 
 
 def composed(*overrides: str) -> RunnerConfig:

@@ -13,9 +13,9 @@ from resolving import check_format, predict
 
 from runner.config.model import ApiConfig
 from runner.config.root import RunnerConfig, base_key, semantic_keys
-from runner.config.task import ServeConfig
 from runner.estimates.amounts import may_have_independent_rows
-from runner.serving.name import served_name
+from runner.options.serve.keys import ServeConfig
+from runner.options.serve.name import served_name
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.quantization import CHOICES

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from opening import open_engine
 
 from runner.config.root import RunnerConfig
-from runner.config.task import ServeConfig
-from runner.serving.server import Server
+from runner.options.serve.keys import ServeConfig
+from runner.options.serve.server import Server
 from runner_engine.sessions.driver import Driver
 
 WAIT_S = 120

@@ -13,8 +13,9 @@ from own_server import own_server
 
 from runner.config.model import ApiConfig, Extensions, HybridConfig, StudentConfig, TeacherConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import GenerateConfig, Gsm8kConfig, ServeConfig
+from runner.config.task import GenerateConfig, Gsm8kConfig
 from runner.engines.kinds import api as kind
+from runner.options.serve.keys import ServeConfig
 from runner.run import run
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError

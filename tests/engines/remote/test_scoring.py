@@ -14,8 +14,8 @@ from own_server import own_server
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.model import ApiConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import ServeConfig
 from runner.config.wording import PromptStyle
+from runner.options.serve.keys import ServeConfig
 from runner.run import run
 from runner.store.jobs import read_samples
 from runner_base.dtypes import Dtype

@@ -11,10 +11,10 @@ from jinja2 import Environment
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from runner.config.task import ServeConfig
-from runner.serving.bodies import ChatBody, GenerateBody, TextBody, TokenizeBody
-from runner.serving.parsing import LABELS, NEUTRAL
-from runner.serving.tokens import NEUTRAL as NEUTRAL_TO_TOKENS
+from runner.options.serve.bodies import ChatBody, GenerateBody, TextBody, TokenizeBody
+from runner.options.serve.keys import ServeConfig
+from runner.options.serve.parsing import LABELS, NEUTRAL
+from runner.options.serve.tokens import NEUTRAL as NEUTRAL_TO_TOKENS
 
 Schema = dict[str, Any]
 BODIES: dict[type[BaseModel], dict[str, tuple[Any, ...]]] = {  # and the parameters that they take without effect

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from serving import FLOAT32, Serving, first_line, serving
 
-from runner.serving.shares import MOST_OF_ALL, Held, has_room
+from runner.options.serve.shares import MOST_OF_ALL, Held, has_room
 
 MANY = {"prompt": "Once", "max_tokens": 900, "ignore_eos": True, "n": 16}  # seconds of work
 

@@ -18,7 +18,7 @@ from fastapi import HTTPException
 from serving import FLOAT32, WAIT_S, Serving, first_line, serving
 from starlette.types import Message
 
-from runner.serving import guard
+from runner.options.serve import guard
 
 pytestmark = pytest.mark.slow  # as a group
 LONG = {"prompt": "Once", "max_tokens": 900, "ignore_eos": True}  # seconds of work

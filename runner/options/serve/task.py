@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 from runner.config.addresses import is_loopback
 from runner.config.root import RunnerConfig
-from runner.config.task import ServeConfig
-from runner.serving.name import served_name
+from runner.options.serve.keys import ServeConfig
+from runner.options.serve.name import served_name
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner_base import machine, signals
 from runner_base.console import say
@@ -99,7 +99,7 @@ def run(inputs: Served, context: Context) -> Result:
         engine = context.engine
         with context.recorder.progress(None, "serve: loading"):
             report = engine.load()
-        from runner.serving.server import Server  # imports FastAPI, which no other job needs
+        from runner.options.serve.server import Server  # imports FastAPI, which no other job needs
 
         machine.reset_peak()
         contention = machine.Contention()

@@ -16,11 +16,11 @@ from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
 from runner.config.root import RunnerConfig
-from runner.config.task import ServeConfig
 from runner.core.sides import sides
-from runner.serving.counters import Counters
-from runner.serving.name import accepted_names, served_name
-from runner.serving.shares import Held, has_room
+from runner.options.serve.counters import Counters
+from runner.options.serve.keys import ServeConfig
+from runner.options.serve.name import accepted_names, served_name
+from runner.options.serve.shares import Held, has_room
 from runner_base.errors import ConfigError, JobFailed, one_line
 from runner_engine.sessions.base import Capability, Completion, EngineReport, Event, NotOffered, Request, RequestId
 from runner_engine.sessions.driver import Driver

@@ -13,11 +13,11 @@ from collections.abc import Callable
 import uvicorn
 
 from runner.config.root import RunnerConfig
-from runner.config.task import ServeConfig
-from runner.serving.app import application
-from runner.serving.connection import connection_of
-from runner.serving.counters import Counters
-from runner.serving.gateway import Gateway
+from runner.options.serve.app import application
+from runner.options.serve.connection import connection_of
+from runner.options.serve.counters import Counters
+from runner.options.serve.gateway import Gateway
+from runner.options.serve.keys import ServeConfig
 from runner_base.errors import JobFailed
 from runner_engine.sessions.base import EngineReport
 from runner_engine.sessions.driver import Driver

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from runner.serving.bodies import TokenizeBody
-from runner.serving.gateway import Gateway, Refusal
-from runner.serving.parsing import check_messages, json_of, message_of, refuse_extra, validated
+from runner.options.serve.bodies import TokenizeBody
+from runner.options.serve.gateway import Gateway, Refusal
+from runner.options.serve.parsing import check_messages, json_of, message_of, refuse_extra, validated
 from runner_engine.sessions.base import Capability, Request
 
 # vLLM's parameters that this server lacks, and the values at which they have no effect.

@@ -11,8 +11,8 @@ from contextlib import suppress
 from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from runner.serving.answers import error_response
-from runner.serving.gateway import ClientGone, Gateway, Refusal
+from runner.options.serve.answers import error_response
+from runner.options.serve.gateway import ClientGone, Gateway, Refusal
 
 OPEN_PATHS = ("/", "/health", "/docs", "/openapi.json")  # need no key: they reveal nothing about requests
 COUNTED_PATHS = ("/v1/chat/completions", "/v1/completions", "/generate")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from runner.config.model_names import adapter_name, short_name
 from runner.config.root import RunnerConfig
-from runner.config.task import ServeConfig
+from runner.options.serve.keys import ServeConfig
 from runner_engine.settings.lora import adapter_of
 
 

@@ -18,15 +18,15 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
-from runner.serving import described
-from runner.serving.answers import ChatAnswer, ClientAnswer, Stream, TextAnswer, error_response
-from runner.serving.bodies import ChatBody, GenerateBody, TextBody, TokenizeBody
-from runner.serving.described import post
-from runner.serving.gateway import ClientGone, ClientRequest, Gateway, Refusal
-from runner.serving.guard import RequestGuard
-from runner.serving.parsing import ParsedBody, parse_body
-from runner.serving.shares import owner_of
-from runner.serving.tokens import tokens_of
+from runner.options.serve import described
+from runner.options.serve.answers import ChatAnswer, ClientAnswer, Stream, TextAnswer, error_response
+from runner.options.serve.bodies import ChatBody, GenerateBody, TextBody, TokenizeBody
+from runner.options.serve.described import post
+from runner.options.serve.gateway import ClientGone, ClientRequest, Gateway, Refusal
+from runner.options.serve.guard import RequestGuard
+from runner.options.serve.parsing import ParsedBody, parse_body
+from runner.options.serve.shares import owner_of
+from runner.options.serve.tokens import tokens_of
 from runner_base.errors import ConfigError
 from runner_engine.settings.sampling import PARAMETERS
 

@@ -22,8 +22,8 @@ from servers import free_port
 from serving import FLOAT32, WAIT_S, Serving, serving
 
 from runner.config.root import RunnerConfig
-from runner.config.task import ServeConfig
-from runner.tasks import serve
+from runner.options.serve import task as serve
+from runner.options.serve.keys import ServeConfig
 from runner_base.errors import ConfigError
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")

@@ -13,10 +13,10 @@ from typing import Any
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from runner.serving.gateway import ClientRequest, Gateway, Refusal
-from runner.serving.held_texts import HeldTexts
-from runner.serving.logprobs import MIN_LOGPROB, Token, chat_logprobs, text_logprobs
-from runner.serving.parsing import ParsedBody
+from runner.options.serve.gateway import ClientRequest, Gateway, Refusal
+from runner.options.serve.held_texts import HeldTexts
+from runner.options.serve.logprobs import MIN_LOGPROB, Token, chat_logprobs, text_logprobs
+from runner.options.serve.parsing import ParsedBody
 from runner_base.model_text import Answer
 from runner_engine.sessions.base import Completion, Delta, Event, Request
 

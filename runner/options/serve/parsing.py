@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from runner.serving.bodies import (
+from runner.options.serve.bodies import (
     MAX_MESSAGES,
     MAX_STOP_CHARACTERS,
     MAX_STOPS,
@@ -27,7 +27,7 @@ from runner.serving.bodies import (
     StreamOptions,
     TextBody,
 )
-from runner.serving.gateway import Gateway, Refusal
+from runner.options.serve.gateway import Gateway, Refusal
 from runner_base.errors import unknown
 from runner_engine.sessions.base import Message, Prompt, Request
 from runner_engine.settings.sampling import PARAMETERS, Sampling

@@ -12,9 +12,9 @@ import h11
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from runner.config.task import ServeConfig
-from runner.serving.answers import CONNECTION, error_body
-from runner.serving.gateway import Refusal
+from runner.options.serve.answers import CONNECTION, error_body
+from runner.options.serve.gateway import Refusal
+from runner.options.serve.keys import ServeConfig
 
 READ_BYTES = 16 * 1024  # of a connection at once: a body may come in chunks of one byte, and each takes time
 HEADER_S = 20.0  # time limit for a request's header, from its first byte

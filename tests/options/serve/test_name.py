@@ -10,8 +10,8 @@ import pytest
 from serving import FLOAT32, serving
 
 from runner.config.pth_adapter import PthConfig
-from runner.config.task import ServeConfig
-from runner.serving.name import accepted_names, served_name
+from runner.options.serve.keys import ServeConfig
+from runner.options.serve.name import accepted_names, served_name
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import QuantizationConfig
