@@ -11,7 +11,6 @@ from typing import Any
 from runner.advise.accuracies import RecordedAccuracy
 from runner.advise.closeness import RecordedCloseness
 from runner.advise.machines import Machine
-from runner.config.model import has_weights, local_model
 from runner.config.root import RunnerConfig
 from runner.estimates.amounts import amounts_of
 from runner.estimates.fit import PROCESS_MIB, Fit, fit, free_mib_by_device
@@ -24,6 +23,7 @@ from runner_engine.checkpoints.pass_memory import kv_number_bytes, most_rows
 from runner_engine.checkpoints.random_weights import SHAPES_DIR, list_tensors
 from runner_engine.checkpoints.resolve import ResolvedJob, no_downloads, resolve
 from runner_engine.quantization.base import CheckpointSource as Checkpoint
+from runner_engine.settings.model import local_model
 
 QUANTIZATIONS = ("none", "int8", "nf4")  # from the most faithful to the smallest
 COSTS = {
@@ -115,7 +115,7 @@ def candidate_settings(given: list[str], compose: Compose, is_asked: bool) -> It
     """Yield the settings to try; the user's overrides stay."""
     given_keys = {word.partition("=")[0] for word in given}
     base = compose(given)
-    if not has_weights(base.model):
+    if not base.model.has_weights:
         raise ConfigError(f"model={base.model.name}: it has no weights here, so there is nothing to choose")
     model = next((word.partition("=")[2] for word in given if word.startswith("model=")), base.model.name)
     stored = base.quantization.source is not Checkpoint.plain

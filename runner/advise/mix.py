@@ -15,7 +15,6 @@ from typing import Any
 
 from runner.advise.candidates import Compose
 from runner.advise.knapsack import Choice, Option
-from runner.config.model import has_weights
 from runner.run import identify
 from runner.tasks.base import Context, task_of
 from runner_base import kept
@@ -70,7 +69,7 @@ class MixableModel:
     def of(cls, words: list[str], names: Sequence[str], by_block: bool, compose: Compose) -> MixableModel:
         """Read the sizes of a model's layers, or blocks, from its files; ConfigError if it cannot have a mix."""
         config = compose([*words, "quantization=none"])
-        if not has_weights(config.model):
+        if not config.model.has_weights:
             raise ConfigError(f"model={config.model.name}: it has no weights here, so there is nothing to quantize")
         formats = {name: compose([*words, f"quantization={name}"]).quantization for name in names}
         resolved = resolve(config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
@@ -16,7 +16,7 @@ from runner_base.fields import HASHED, MISSING, UNLESS_DEFAULT, Inert, Names, Te
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.settings.generation import GenerationConfig, require_plain_kv
 from runner_engine.settings.lora import LoraConfig
-from runner_engine.settings.model import Attention, LocalModelConfig
+from runner_engine.settings.model import Attention, LocalModelConfig, local_model, require_own_weights
 from runner_engine.settings.model import ModelConfig as ModelConfig  # plug-ins have it from here
 from runner_engine.settings.rope import RopeConfig
 from runner_engine.settings.sampling import SamplingKeys, active_parameters
@@ -56,6 +56,7 @@ class ApiConfig(ModelConfig):
     """A model behind OpenAI's API: OpenAI's own, `vllm serve`, or task=serve, here or elsewhere."""
 
     module: ClassVar[str] = "runner.engines.kinds.api"
+    is_on_server: ClassVar[bool] = True
     name: str = ""
     base_url: Names = ""
     extensions: Extensions = Extensions.auto
@@ -128,7 +129,7 @@ class ApiConfig(ModelConfig):
         self, quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, generation: GenerationConfig
     ) -> None:
         """Reject settings that would change the weights, which are the server's."""
-        _require_plain(quantization, lora, rope, "model=api has no weights here, so it would do nothing")
+        require_own_weights(quantization, lora, rope, "model=api has no weights here, so it would do nothing")
         rows = generation.batch_size
         need = f"{self.key}.concurrency={self.concurrency} allows no more requests in flight at once"
         check(rows is None or rows <= self.concurrency, "generation.batch_size", rows, need)
@@ -136,16 +137,6 @@ class ApiConfig(ModelConfig):
             raise ConfigError(problem)
         check_budget(self.key, self.thinking_budget, generation)
         require_plain_kv(generation, "model=api decodes on a server")
-
-
-def _require_plain(quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, why: str) -> None:
-    """Reject settings that would change the weights."""
-    for group, choice, plain in (
-        ("quantization", quantization.label, "none"),
-        ("lora", lora.name, "none"),
-        ("rope", rope.name, "native"),
-    ):
-        check(choice == plain, group, choice, f"{why}: use {group}={plain}")
 
 
 @dataclass
@@ -168,6 +159,8 @@ class HybridConfig(ModelConfig):
     """A student on this machine and a teacher behind an API; the other groups apply to the student."""
 
     module: ClassVar[str] = "runner.engines.kinds.hybrid"
+    has_weights: ClassVar[bool] = True
+    local_part: ClassVar[str | None] = "student"
     name: ClassVar[str] = "hybrid"
     student: StudentConfig = MISSING
     teacher: TeacherConfig = MISSING
@@ -198,6 +191,7 @@ class PartsModelConfig(ModelConfig):
     """The parts of a split checkpoint, each run by one of several processes."""
 
     module: ClassVar[str] = "runner.engines.kinds.parts"
+    has_weights: ClassVar[bool] = True
     name: str = setting(MISSING, HASHED, filled("give the folder that task=split wrote"))
     stages: int | None = setting(
         None, Inert("any number of processes computes the same", measured=True), least(1, ", or null")
@@ -220,23 +214,8 @@ class PartsModelConfig(ModelConfig):
         self, quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, generation: GenerationConfig
     ) -> None:
         """Reject settings that would change the weights: they run as they were split."""
-        _require_plain(quantization, lora, rope, "model=parts runs the parts as they were split")
+        require_own_weights(quantization, lora, rope, "model=parts runs the parts as they were split")
         require_plain_kv(generation, "model=parts keeps them in transformers' own cache")
-
-
-def has_weights(model: ModelConfig) -> bool:
-    """Whether a model, or its student, runs on this machine."""
-    return isinstance(model, LocalModelConfig | HybridConfig | PartsModelConfig)
-
-
-def local_model(model: ModelConfig) -> LocalModelConfig:
-    """Return the keys of a local model, with defaults for those that this kind does not have."""
-    if isinstance(model, HybridConfig):
-        return model.student
-    if isinstance(model, LocalModelConfig):
-        return model
-    shared = {item.name for item in fields(model)} & {item.name for item in fields(LocalModelConfig)}
-    return LocalModelConfig(**{"name": model.name} | {name: getattr(model, name) for name in shared})
 
 
 def parts_model(model: ModelConfig) -> PartsModelConfig:

@@ -9,11 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.config.model import ApiConfig, HybridConfig, PartsModelConfig, has_weights, local_model
 from runner.config.models import MODELS
 from runner_base.dtypes import Dtype
 from runner_base.errors import check
-from runner_engine.settings.model import LocalModelConfig, ModelConfig
+from runner_engine.settings.model import LocalModelConfig, ModelConfig, local_model
 
 NONE = "none"
 
@@ -41,27 +40,28 @@ def nodes(models: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, profile in PROFILES.items():
         for choice in models:
             schema = MODELS.get(choice, LocalModelConfig)
-            if profile.weights and issubclass(schema, HybridConfig | LocalModelConfig | PartsModelConfig):
+            if profile.weights and schema.has_weights:
                 keys = dict(profile.weights)
-                yield f"{name}_{choice}", {"model": {"student": keys} if schema is HybridConfig else keys}
+                yield f"{name}_{choice}", {"model": {schema.local_part: keys} if schema.local_part else keys}
 
 
 def keys_set_by(profile: str) -> list[str]:
     """Return the groups and keys that a profile sets, which environment variables then leave alone."""
     if profile == NONE:
         return []
-    keys = ["quantization", *(f"model.{part}device" for part in ("", "student."))]
+    parts = dict.fromkeys(schema.local_part for schema in MODELS.values())
+    keys = ["quantization", *(f"model.{part}.device" if part else "model.device" for part in parts)]
     return [*keys, "model"] if profile == "teacher_only" else keys
 
 
 def check_profile(profile: str, model: ModelConfig, quantization: str) -> None:
     """Reject a model that a profile excludes, whose keys it cannot set, or that has no weights for it to apply to."""
-    is_idle = isinstance(model, ApiConfig) and profile not in (NONE, "teacher_only") and quantization != "none"
+    is_idle = model.is_on_server and profile not in (NONE, "teacher_only") and quantization != "none"
     need = f"it is for weights on this machine ({quantization=!s}), and model=api has none: use profile=teacher_only"
     check(not is_idle, "profile", profile, f"{need}, or leave the profile out")
     need = "it means that no model runs on this machine, and the model is not model=api: leave one of the two out"
-    check(profile != "teacher_only" or not has_weights(model), "profile", profile, need)
-    is_applied = profile != "low_memory" or not has_weights(model) or local_model(model).device != "auto"
+    check(profile != "teacher_only" or not model.has_weights, "profile", profile, need)
+    is_applied = profile != "low_memory" or not model.has_weights or local_model(model).device != "auto"
     need = f"it means the CPU, and cannot set the keys of this choice of model: add {model.key}.device=cpu"
     check(is_applied, "profile", profile, need)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from runner.config.model import local_model
 from runner.config.thinking_budget import ThinkingBudget, check_budget
 from runner_base.bounds import above, filled, least, within
 from runner_base.dtypes import Dtype
@@ -14,7 +13,7 @@ from runner_base.fields import HASHED, MISSING, Inert, setting
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.settings.generation import GenerationConfig, require_plain_kv
 from runner_engine.settings.lora import LoraConfig, adapter_of
-from runner_engine.settings.model import ModelConfig
+from runner_engine.settings.model import ModelConfig, local_model
 from runner_engine.settings.rope import RopeConfig
 
 WORDS = {"none": None, "fp8": "fp8"}  # choices of the group quantization that vLLM makes while loading, in its words

@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from runner.config.model import local_model
 from runner.estimates.sample import LONG_PROMPT, REPEATS, ROWS, SHORT_PROMPT, STEPS, CalibrationModel
 from runner.estimates.speed import EstimateBasis, Points, Speed, interpolate
 from runner_base import child, machine
@@ -23,6 +22,7 @@ from runner_base.errors import one_line
 from runner_base.files import replace_text
 from runner_base.texts import clock, read_cache
 from runner_engine.checkpoints.pass_memory import PREFILL_TOKENS
+from runner_engine.settings.model import local_model
 
 FILE = ".calibrations.json"  # in output_dir
 PROCESS = "runner.estimates.calibration_process"

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runner.config.model import has_weights, local_model
 from runner.config.root import RunnerConfig
 from runner.estimates import calibration
 from runner.estimates.amounts import amounts_of
@@ -23,6 +22,7 @@ from runner_base.errors import RunnerError
 from runner_base.texts import clock
 from runner_engine.checkpoints.pass_memory import place_bytes
 from runner_engine.checkpoints.resolve import ModelFiles, ResolvedJob, ToDownload, no_downloads
+from runner_engine.settings.model import local_model
 
 SHARE = 0.1  # of the time that the jobs take: a calibration may take no more
 SPREAD_OF_ANSWERS = 0.25  # additional uncertainty if prompts have a typical length
@@ -72,7 +72,7 @@ def estimate(
         for number, resolved in jobs.items():
             config = resolved.config
             entry = estimates[number] = JobEstimate(time=records.estimate(config, read.get(number)))
-            if not has_weights(config.model) or (known := without_download(resolved)) is None:
+            if not config.model.has_weights or (known := without_download(resolved)) is None:
                 continue
             entry.fit = _fit(known, read.get(number))
             can_time = bool(amounts_of(config, read.get(number))) and local_model(config.model) is config.model

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
-from runner.config.model import local_model
 from runner.config.root import RunnerConfig
 from runner_base import machine
 from runner_base.machine import MIB
@@ -17,6 +16,7 @@ from runner_engine.checkpoints.footprint import PACKED_SHARE
 from runner_engine.checkpoints.pass_memory import place_bytes
 from runner_engine.checkpoints.resolve import ResolvedJob
 from runner_engine.settings.generation import KvCache
+from runner_engine.settings.model import local_model
 
 LAYER_MIB = 192.0  # at least for layers: more than a cache holds, also in 4 bits, so that weights come from memory
 HEAD_MIB = 64.0  # at most for the token embeddings

@@ -13,7 +13,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.config.model import local_model
 from runner.config.root import Print, RunnerConfig
 from runner.config.task import GenerateConfig
 from runner.datasets.one_prompt import file_of
@@ -39,7 +38,7 @@ from runner_base.result import COMPLETIONS, Answer, Result, Sample
 from runner_base.thought_tokens import thinking_totals
 from runner_engine.checkpoints.resolve import ResolvedJob
 from runner_engine.sessions.base import Request
-from runner_engine.settings.model import Attention
+from runner_engine.settings.model import Attention, local_model
 from runner_engine.settings.rope import Rope2dConfig
 
 VERSION = 1

@@ -19,7 +19,6 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.config.model import local_model
 from runner.config.root import Print, RunnerConfig
 from runner.config.task import Explain, SplitConfig, Strategy
 from runner.engines.kinds import kind_of
@@ -42,7 +41,7 @@ from runner_engine.checkpoints.layout import find_layers
 from runner_engine.checkpoints.resolve import ResolvedJob
 from runner_engine.checkpoints.weight_files import Checkpoint, WeightFile, read_checkpoint
 from runner_engine.models.bin_file import read_bin
-from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.model import LocalModelConfig, local_model
 
 VERSION = 2
 USES = frozenset({Uses.model_files})  # identified by size and time: hashing them would take longer than the split

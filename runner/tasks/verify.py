@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from runner.config.model import local_model
 from runner.config.root import RunnerConfig
 from runner.config.task import VerifyConfig, VerifyLevel
 from runner.sharding.check import CheckedPart, check_files, check_part
@@ -24,7 +23,7 @@ from runner_base.result import Result
 from runner_engine.checkpoints import resolve
 from runner_engine.checkpoints.weight_files import Checkpoint, read_checkpoint
 from runner_engine.models.bin_file import read_bin
-from runner_engine.settings.model import LocalModelConfig, ModelConfig
+from runner_engine.settings.model import LocalModelConfig, ModelConfig, local_model
 
 VERSION = 1
 USES = frozenset({Uses.own_location})  # a source is only compared with the parts

@@ -17,7 +17,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from runner.config.model import local_model
 from runner.config.root import RunnerConfig
 from runner_base import machine
 from runner_base.dtypes import BYTES, Dtype, dtype_for
@@ -34,7 +33,7 @@ from runner_engine.quantization import read_format
 from runner_engine.quantization.base import Format, WithByteRows
 from runner_engine.quantization.mixed import Mix
 from runner_engine.settings.lora import AdapterConfig, adapter_of
-from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.model import LocalModelConfig, local_model
 
 OBJECTS = ("text_config", "quantization_config", "rope_scaling", "rope_parameters")  # in config.json
 SIZES = {  # limits for config.json, higher than in the largest models

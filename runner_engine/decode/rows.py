@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from runner.config.model import local_model
 from runner.config.root import RunnerConfig
 from runner_base.result import Answer, FinishReason
 from runner_base.thinking import Tag, opened_by
@@ -24,6 +23,7 @@ from runner_engine.sessions.base import Completion, Message, Request, check_scor
 from runner_engine.sessions.chat_template import ChatTemplate, template_values
 from runner_engine.sessions.scores import TokenScores
 from runner_engine.sessions.thinking import MOST_OPENING, MOST_PARTIAL, Budget, Thought, end_tokens, tags_of
+from runner_engine.settings.model import local_model
 from runner_engine.settings.sampling import GREEDY, Sampling
 
 NO_TOKEN = -1  # a sampler's result if the logits are not numbers

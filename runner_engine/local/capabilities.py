@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from runner.config.model import local_model
 from runner.config.root import RunnerConfig
 from runner_engine.sessions.base import Capability
 from runner_engine.settings.generation import KvCache
-from runner_engine.settings.model import Attention
+from runner_engine.settings.model import Attention, local_model
 from runner_engine.settings.rope import Rope2dConfig
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -36,6 +36,9 @@ class ModelConfig:
 
     module: ClassVar[str]  # describes a kind of model that a caller has besides those of the engine
     key: ClassVar[str] = "model"  # the prefix of these keys
+    has_weights: ClassVar[bool] = False  # on this machine: its own, or those of the local model within it
+    local_part: ClassVar[str | None] = None  # the key of the local model within it, if it has one
+    is_on_server: ClassVar[bool] = False  # nothing of it is on this machine
 
     def __post_init__(self) -> None:
         check_keys(self.key, self)
@@ -70,6 +73,7 @@ class LocalModelConfig(ModelConfig):
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)  # variables of its chat template
     check_memory: bool = setting(True, Inert("rejects a model that would not fit"))
 
+    has_weights: ClassVar[bool] = True
     asks_hub: ClassVar[bool] = True
 
     def check_beside(
@@ -120,3 +124,24 @@ class LocalConfig(LocalModelConfig):
         need = "only a hub has revisions: leave it out, or use model=auto"
         check(self.revision is None, "model.revision", self.revision, need)
         check(not self.random_weights, "model.random_weights", self.random_weights, "a local model has its own weights")
+
+
+def local_model(model: ModelConfig) -> LocalModelConfig:
+    """Return the keys of a local model, with defaults for those that this kind does not have."""
+    if model.local_part is not None:
+        within: LocalModelConfig = getattr(model, model.local_part)
+        return within
+    if isinstance(model, LocalModelConfig):
+        return model
+    shared = {item.name for item in fields(model)} & {item.name for item in fields(LocalModelConfig)}
+    return LocalModelConfig(**{"name": model.name} | {name: getattr(model, name) for name in shared})
+
+
+def require_own_weights(quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, why: str) -> None:
+    """Reject settings that would change the weights of a model that takes none of them."""
+    for group, choice, plain in (
+        ("quantization", quantization.label, "none"),
+        ("lora", lora.name, "none"),
+        ("rope", rope.name, "native"),
+    ):
+        check(choice == plain, group, choice, f"{why}: use {group}={plain}")

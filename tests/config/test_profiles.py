@@ -11,11 +11,11 @@ from runner.compat.variables import variables_as_overrides
 from runner.config.choices import CONF
 from runner.config.compose import compose
 from runner.config.hydra import to_config
-from runner.config.model import HybridConfig, local_model
+from runner.config.model import HybridConfig
 from runner.config.profiles import PROFILES, notes
 from runner.config.root import RunnerConfig, semantic_keys
 from runner_base.errors import ConfigError
-from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.model import LocalModelConfig, local_model
 
 SERVER = ("model.base_url=http://127.0.0.1:1/v1", "model.name=x")
 TEACHER = ("model=hybrid", "model.teacher.base_url=http://127.0.0.1:1/v1", "model.teacher.name=x")

@@ -12,7 +12,7 @@ from api_standin import Api
 from stages import split_into
 from vllm_standin import VllmStandIn
 
-from runner.config.model import PartsModelConfig, StubConfig, StudentConfig, TeacherConfig, local_model
+from runner.config.model import PartsModelConfig, StubConfig, StudentConfig, TeacherConfig
 from runner.config.models import MODELS
 from runner.config.root import RunnerConfig
 from runner.config.vllm import VllmConfig
@@ -20,7 +20,7 @@ from runner.engines.kinds import ModelKind, Need, kind_of
 from runner_engine.checkpoints.resolve import resolve
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.sessions.base import Capability
-from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.model import LocalModelConfig, local_model
 
 Make = Callable[..., RunnerConfig]
 
