@@ -62,14 +62,15 @@ def clock(module, name, label):
         finally:
             spent[label] += time.perf_counter() - started
     setattr(module, name, timed)
-from runner_compare import command, runs, table
+from runner.recorded_runs import records, sample_reader
+from runner_compare import command, table
 from runner_compare.statistics import effects
 spent["imports of the command"] = time.perf_counter() - begun
 for module, name, label in (
-    (command, "open_to_read", "importing MLflow, opening the store"),
-    (command, "load_runs", "asking the store for its runs"),
-    (runs.SampleReader, "fetch", "fetching samples out of MLflow"),
-    (runs.SampleReader, "of", "reading samples"),
+    (records, "open_to_read", "importing MLflow, opening the store"),
+    (records, "load_runs", "asking the store for its runs"),
+    (sample_reader.SampleReader, "fetch", "fetching samples out of MLflow"),
+    (sample_reader.SampleReader, "of", "reading samples"),
     (effects, "paired_accuracies", "statistics"), (table, "judge", "statistics"),
     (command, "tabulate", "table"),
 ):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from runner_compare.data import Answers, Question, QuestionOutcome, Run, Texts
-from runner_compare.runs import SampleReader
+from runner_compare.reader import Reader
 from runner_compare.statistics.margins import MarginVerdict
 from runner_compare.statistics.stats import ALPHA, POWER, wilson_interval
 
@@ -117,10 +117,11 @@ def options_of(about: str | None, pairs: int, count: str = "pairs") -> argparse.
     return parser
 
 
-class Drawn(SampleReader):
+class Drawn(Reader):
     """Answers, numbers or texts that were drawn and lie in no file, by the run's id."""
 
     def __init__(self, n: int = 0) -> None:
+        super().__init__()
         self.questions: list[Question] = [(index, f"question {index}", "42") for index in range(n)]
         self.answers: dict[str, Answers] = {}
         self.of_texts: dict[str, Texts] = {}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from runner_base.console import say
+from runner_base.doors import distributions
 from runner_base.errors import ConfigError, unknown
 from runner_base.fields import choice_of
 
@@ -31,7 +32,6 @@ KINDS = {
     "scorer": "runner.scorers",
     "metric": "runner.metrics",
 }
-OF_RUNNER = "[runner."  # in the text of entry points that are worth reading
 OWN_PACKAGE = "runner-llm"  # whose entry points are the runner's own options
 
 
@@ -121,19 +121,11 @@ def _own() -> tuple[PlugIn, ...]:
 
 @cache
 def _found() -> tuple[PlugIn, ...]:
-    """Read the entry points of all other installed packages: a few milliseconds, since most texts need no parsing."""
-    from importlib.metadata import distributions
-
+    """Return the entry points of all other installed packages that are of a kind here."""
     found: dict[tuple[str, str], PlugIn] = {}
-    seen = set()
-    for distribution in distributions():
-        if OF_RUNNER not in (distribution.read_text("entry_points.txt") or ""):
-            continue
-        if (package := f"{distribution.name} {distribution.version}").partition(" ")[0] in seen:
-            continue  # an older copy further back on the path, which is not imported
+    for package, distribution in distributions():
         if distribution.name == OWN_PACKAGE:
             continue
-        seen.add(distribution.name)
         for kind, group in KINDS.items():
             for entry in distribution.entry_points.select(group=group):
                 if (first := found.get((kind, entry.name))) is not None:

@@ -1,24 +1,22 @@
-"""Tables over several tasks: accuracy and likelihood of the same model side by side, and the cost of each profile."""
+"""A table over several tasks: accuracy and likelihood of the same model side by side."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from runner.config.profiles import NONE, PROFILES
 from runner_base.tables import Column, Use
 from runner_compare.columns import accuracy_of, measured
-from runner_compare.data import ABSENT, Run, Table, TableRow, label
+from runner_compare.data import ABSENT, Table, TableRow, label
 from runner_compare.effect_words import difference_of
-from runner_compare.wording import number
+from runner_compare.section import added_sections
 
 MODEL_KEYS = ("model.", "quantization.", "lora.", "rope.")
 MEASURED_COLUMNS = ("kl_nats_per_token", "top_1_agreement", "model_mib", "decode_tok_per_s")
-SPEEDS = ("decode_tok_per_s", "best_decode_tok_per_s", "output_tok_per_s", "best_output_tok_per_s")
 
 
 def tables_across(tables: list[Table]) -> dict[str, list[Column]]:
     """Return the columns of each table over several tasks that has something to compare, by its title."""
-    titled = {"accuracy and likelihood": accuracy_and_likelihood(tables), "profiles": profiles(tables)}
+    titled = {"accuracy and likelihood": accuracy_and_likelihood(tables)}
+    for section in added_sections():
+        titled |= section.across(tables)
     return {title: columns for title, columns in titled.items() if columns}
 
 
@@ -78,33 +76,3 @@ def _finding(row: TableRow) -> str:
 def _word(row: TableRow, key: str) -> str:
     value = row.config.get(key)
     return ABSENT if value is None else value
-
-
-def profiles(tables: list[Table]) -> list[Column]:
-    """Return the columns of profile | memory | load time | speed | suits; none if there is nothing to compare."""
-    order = [name for name in PROFILES if name != NONE]
-    runs = [row.run for table in tables for row in table.rows if row.run.params.get("profile") in order]
-    runs.sort(key=lambda run: (order.index(run.params["profile"]), run.params.get("model.name", ""), run.task))
-    names = [run.params["profile"] for run in runs]
-    if len(set(names)) < 2:
-        return []
-    columns = [Column("profile", names, False, use=Use.setting)]
-    if len(set(names)) < len(names):  # several models, or several tasks
-        columns.append(Column("job", [run.job_id for run in runs], False, use=Use.job))
-    costs = [Column("memory\nMiB", [number(run.metrics.get("peak_rss_mib")) for run in runs])]
-    if any("cuda_peak_mib" in run.metrics for run in runs):
-        costs.append(Column("GPU\nMiB", [number(run.metrics.get("cuda_peak_mib")) for run in runs]))
-    costs += [
-        Column("load\ns", [number(run.metrics.get("load_s")) for run in runs]),
-        Column("speed\ntok/s", [_speed(run) for run in runs]),
-        Column("suits", [PROFILES[name].suits for name in names], False),
-    ]
-    return [*columns, *(replace(column, use=Use.result) for column in costs)]
-
-
-def _speed(run: Run) -> str:
-    """Return the speed: tokens per second while decoding, or over whole answers of a server."""
-    if name := next((name for name in SPEEDS if name in run.metrics), None):
-        return number(run.metrics[name])
-    tokens, seconds = run.metrics.get("new_tokens"), run.metrics.get("seconds")
-    return f"{number(tokens / seconds)} answered" if tokens and seconds else ABSENT

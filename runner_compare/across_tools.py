@@ -17,8 +17,8 @@ from runner_compare.data import ABSENT, Answers, Question, Run
 from runner_compare.lm_eval import FilesReader
 from runner_compare.lm_eval_keys import FOLDER_KEY
 from runner_compare.question_texts import normalized, same_questions
+from runner_compare.reader import Reader
 from runner_compare.readers.tool_run import METRIC
-from runner_compare.runs import SampleReader
 from runner_compare.statistics.clustered_share import accuracy_figures
 
 OPTION = "--across-tools"
@@ -35,7 +35,7 @@ class Matched:
     """A run's answers to the shared questions, by these."""
 
     run: Run  # as its tool has written it
-    reader: SampleReader
+    reader: Reader
     by_question: dict[Question, Question]  # shared question -> that of the run
     asked: int  # questions of the run
     outcomes: Answers
@@ -82,7 +82,7 @@ def tool_of(run: Run) -> str:
     return run.params.get(TOOL_KEY, run.tool or LM_EVAL)
 
 
-def across_tools(runs: Sequence[Run], places: Sequence[str], reader: SampleReader) -> tuple[list[Run], AcrossReader]:
+def across_tools(runs: Sequence[Run], places: Sequence[str], reader: Reader) -> tuple[list[Run], AcrossReader]:
     """Return the runs on the questions that all share, the baseline first; ConfigError if none are shared."""
     scored = [run for run in runs if run.score and run.number is None]
     base = _baseline(scored, places)
@@ -126,13 +126,13 @@ def _baseline(runs: Sequence[Run], places: Sequence[str]) -> Run:
     )
 
 
-def _texts(run: Run, reader: SampleReader) -> dict[Question, str]:
+def _texts(run: Run, reader: Reader) -> dict[Question, str]:
     """Return the text of each of a run's questions, as its log has it."""
     sides = reader.words(run, set(reader.of(run)), WHOLE)
     return {question: side.get("question", "") for question, side in sides.items()}
 
 
-def _why_none(base: Run, runs: Sequence[Run], reader: SampleReader) -> str:
+def _why_none(base: Run, runs: Sequence[Run], reader: Reader) -> str:
     """Say why no question of the baseline was found anywhere."""
     if len(runs) == 1:
         return "there is nothing else to compare: give the logs of another tool to --results"

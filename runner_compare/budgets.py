@@ -9,7 +9,8 @@ from typing import Any
 from runner_compare.data import NotPaired, Table, TableRow
 from runner_compare.effect_words import p_value
 from runner_compare.metrics import points
-from runner_compare.runs import SampleReader
+from runner_compare.outcomes import Costs
+from runner_compare.reader import Reader
 from runner_compare.statistics.equal_tokens import (
     MIN_QUESTIONS,
     Curve,
@@ -20,7 +21,7 @@ from runner_compare.statistics.equal_tokens import (
 )
 from runner_compare.statistics.token_costs import Estimate
 from runner_compare.thinking import BUDGET
-from runner_compare.token_costs import Costs, costs_of_one, estimate_record
+from runner_compare.token_costs import estimate_record
 from runner_compare.wording import assignments, is_its_own_name, natural
 
 NO_BUDGET = (None, "null", "None")
@@ -73,7 +74,7 @@ def settings_of(table: Table) -> list[Setting]:
     return [Setting(rows, keys) for rows in ordered if len({budget_of(row) for row in rows}) == len(rows) > 1]
 
 
-def add_equal_tokens(table: Table, reader: SampleReader) -> None:
+def add_equal_tokens(table: Table, reader: Reader) -> None:
     """Compare each setting that has several budgets with that of its baselines, and word the findings."""
     settings = settings_of(table)
     of_row = {row.run.run_id: it for it in settings for row in it.rows}
@@ -91,7 +92,7 @@ def add_equal_tokens(table: Table, reader: SampleReader) -> None:
         table.remarks.append(it.words)
 
 
-def _compare(ours: Setting, theirs: Setting, costs: dict[str, Costs | str], reader: SampleReader) -> CurvesCompared:
+def _compare(ours: Setting, theirs: Setting, costs: dict[str, Costs | str], reader: Reader) -> CurvesCompared:
     """Compare two settings on the questions that all of their jobs have answered."""
     it = CurvesCompared(ours.config, theirs.config, ours.budgets, None)
     of_rows: list[Costs] = []
@@ -123,13 +124,13 @@ def _compare(ours: Setting, theirs: Setting, costs: dict[str, Costs | str], read
     return it
 
 
-def _costs_of(row: TableRow, known: dict[str, Costs | str], reader: SampleReader) -> Costs | str:
+def _costs_of(row: TableRow, known: dict[str, Costs | str], reader: Reader) -> Costs | str:
     """Return what each question of a row cost, or why that is not known; each row is read once."""
     if row.run.run_id not in known:
         try:
             if row.run.over_seeds:
                 raise NotPaired("each budget has several seeds: compare them without --seeds")
-            parts = [costs_of_one(part, reader) for part in row.run.parts or [row.run]]
+            parts = [reader.costs(part) for part in row.run.parts or [row.run]]
             known[row.run.run_id] = {question: it for part in parts for question, it in part.items()}
         except NotPaired as reason:
             known[row.run.run_id] = str(reason)

@@ -8,14 +8,10 @@ import gc
 import re
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from runner.config.agents import AgentsConfig
-from runner.recorded_runs.folder_runs import recorded_runs
-from runner.recorded_runs.run_list import find_grid, grid_to_log_to, load_runs, runs_of
-from runner.store.stored_runs import open_to_read
-from runner.store.tracking import log_files
 from runner_base.console import say
 from runner_base.entry import run_entry
 from runner_base.errors import ConfigError, JobFailed, exit_code_of, few, unknown
@@ -32,18 +28,20 @@ from runner_compare.output import FORMATS, save
 from runner_compare.pairing import find_flips
 from runner_compare.planning import parse_aim, plan_questions
 from runner_compare.pooled import PooledTable, pooled_tables
-from runner_compare.publish_divergences import publish_all
+from runner_compare.reader import Reader
 from runner_compare.readers import load as other_tools
-from runner_compare.runs import FOLDER, SampleReader, store_to_read
+from runner_compare.records import Records, open_records
 from runner_compare.scores import metrics_of_scores
+from runner_compare.section import added_sections
 from runner_compare.sections import Comparison
 from runner_compare.seeds import check_seeds
 from runner_compare.selection import newest, parse_keys, parse_margins, parse_pairs, pick, select, where
 from runner_compare.statistics.pooling import Weights
-from runner_compare.table import ComparisonOptions, differing_keys, tabulate
-from runner_compare.teams import name_teams
+from runner_compare.table import ComparisonOptions, tabulate
 from runner_compare.token_tables import write_llama
+from runner_compare.wording import TEAM
 
+FOLDER = "comparison"  # of the files that --log adds
 # The options that do not go with another one, in the order in which they are named
 NO_FILES = ("lm_eval", "results", "flips", "by", "pool", "plan_questions", "metric")
 NO_ACROSS_TOOLS = ("lm_eval", "by", "baseline", "metric", "pool", "seeds", "unpaired", "flips", "files")
@@ -74,8 +72,18 @@ def _compare(options: argparse.Namespace) -> int:
         raise JobFailed(str(reason)) from reason
 
 
-def comparison_of(options: argparse.Namespace, scratch: Path) -> tuple[Comparison, SampleReader, str | None]:
-    """Load, choose and tabulate; return the comparison, what reads its samples, and the MLflow run to log it to."""
+@dataclass
+class Compared:
+    """A comparison, what reads its samples, the records that it is of, and what --log adds it to."""
+
+    comparison: Comparison
+    reader: Reader
+    records: Records | None
+    target: str | None
+
+
+def comparison_of(options: argparse.Namespace, scratch: Path) -> Compared:
+    """Load, choose and tabulate."""
     aim = parse_aim(options.plan_questions) if options.plan_questions else None
     if options.files and (option := first_given(options, *NO_FILES)):
         raise ConfigError(f"--files has a line for each model file: leave out {option}")
@@ -89,22 +97,12 @@ def comparison_of(options: argparse.Namespace, scratch: Path) -> tuple[Compariso
         raise ConfigError(f"{OPTION} pairs questions with those of the first path: leave out {option}")
     if options.across_tools and not options.results:
         raise ConfigError(f"{OPTION} pairs the files of several tools: give them to --results")
-    grid: str | None = None
-    reader: SampleReader
+    records: Records | None = None
     if options.lm_eval or options.results:
-        every_run, reader = load_files(options, scratch)
+        every_run, reader = load_files(options)
     else:
-        output_dir = Path(options.output_dir).expanduser().absolute()
-        store = store_to_read(output_dir, options.tracking_uri, options.experiment)
-        if store is None:
-            if option := first_given(options, "grid", "log"):
-                raise ConfigError(f"{option}: {output_dir} has no MLflow database, only records of jobs")
-            every_run, reader = recorded_runs(output_dir), SampleReader(None, output_dir, scratch)
-        else:
-            client, options.experiment = open_to_read(store), store.experiment
-            grid = find_grid(client, options.experiment, options.grid) if options.grid else None
-            every_run = runs_of(client, store, grid, scratch) if grid else load_runs(client, store)
-            reader = SampleReader(client, output_dir, scratch)
+        records = open_records(options, scratch)
+        every_run, reader = records.runs, records.reader
     runs, every_run = without_errors(options, choose(options, every_run), every_run)
     check_clusters(options, runs)
     if options.metric and (Chance.named(options.metric) or not (options.lm_eval or options.results)):
@@ -112,9 +110,9 @@ def comparison_of(options: argparse.Namespace, scratch: Path) -> tuple[Compariso
     if options.across_tools:
         runs, reader = across_tools(runs, options.results, reader)
     if options.teams:
-        runs = name_teams(runs, differing_keys([run.params for run in runs if run.task == AgentsConfig.name]))
+        runs = name_teams(runs, reader)
     runs = newest_comparable(options, runs)
-    target = (grid or grid_to_log_to(runs)) if options.log else None
+    target = records.target_of(runs) if records is not None and options.log else None
     terms = parse_requirements(options.require, runs)
     margins = margins_with(terms, parse_margins(options.margin))
     if options.flips:
@@ -128,12 +126,13 @@ def comparison_of(options: argparse.Namespace, scratch: Path) -> tuple[Compariso
     check(tables, terms, reader)
     files = file_table(runs, reader, options.baseline, margins, _tolerance(options)) if options.files else None
     pooled = pool_tasks(options, tables, runs, reader, margins) if options.pool else []
-    return Comparison(tables, pooled, files, options.explain), reader, target
+    return Compared(Comparison(tables, pooled, files, options.explain), reader, records, target)
 
 
 def compare(options: argparse.Namespace, scratch: Path) -> int:
     """Compare; print, save and log. Return 1 if a requirement failed, else 0."""
-    comparison, reader, target = comparison_of(options, scratch)
+    compared = comparison_of(options, scratch)
+    comparison, reader, records, target = compared.comparison, compared.reader, compared.records, compared.target
     tables = comparison.tables
     if options.format == LLAMA:
         write_llama(tables, reader, sys.stdout)
@@ -145,11 +144,11 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
         names = save(comparison, folder, reader, options_as_given(options))
         if options.save:
             say(f"saved in {options.save}: {', '.join(names)}")
-        if target and reader.client is not None:  # --log needs a database
-            log_files(reader.client, target, folder, names, FOLDER)
+        if target and records is not None:
+            records.log(target, folder, names, FOLDER)
             say(f"logged to MLflow run {target}: {FOLDER}/")
-    if options.publish:
-        paths = publish_all(tables, Path(options.publish).expanduser(), options.benchmark)
+    if options.publish and records is not None:
+        paths = records.publish(tables, Path(options.publish).expanduser(), options.benchmark)
         say(f"to publish, nothing was uploaded: {', '.join(map(str, paths))}")
     failed = failures(tables)
     for line in failed:
@@ -157,7 +156,7 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
     return 1 if failed else 0
 
 
-def load_files(options: argparse.Namespace, scratch: Path) -> tuple[list[Run], SampleReader]:
+def load_files(options: argparse.Namespace) -> tuple[list[Run], Reader]:
     """Return what other tools have written; options that need an MLflow store are rejected."""
     if options.lm_eval and options.results:
         raise ConfigError("--lm-eval and --results: give all folders to --results, which reads lm-eval's, too")
@@ -167,7 +166,16 @@ def load_files(options: argparse.Namespace, scratch: Path) -> tuple[list[Run], S
     metric = "" if Chance.named(options.metric) else options.metric  # which is computed, and no metric in the files
     if options.lm_eval:
         return lm_eval.load(options.lm_eval, options.cluster or None, metric)
-    return other_tools.load(options.results, scratch, options.cluster or None, metric)
+    return other_tools.load(options.results, options.cluster or None, metric)
+
+
+def name_teams(runs: list[Run], reader: Reader) -> list[Run]:
+    """Give the runs of teams the parameter `team`; ConfigError if there are none."""
+    for section in added_sections():
+        runs = [*section.named(runs, reader)]
+    if not any(TEAM in run.params for run in runs):
+        raise ConfigError("--teams names teams of task=agents, and there is no such job among these")
+    return runs
 
 
 def first_given(options: argparse.Namespace, *names: str) -> str:
@@ -212,7 +220,7 @@ def without_errors(options: argparse.Namespace, runs: list[Run], every_run: list
 
 
 def tabulate_tasks(
-    options: argparse.Namespace, runs: list[Run], reader: SampleReader, terms: list[Term], margins: dict[str, float]
+    options: argparse.Namespace, runs: list[Run], reader: Reader, terms: list[Term], margins: dict[str, float]
 ) -> list[Table]:
     """Return one table for each task."""
     tolerance = _tolerance(options)
@@ -266,7 +274,7 @@ def default_comparison(options: argparse.Namespace, runs: list[Run]) -> tuple[di
 
 
 def pool_tasks(
-    options: argparse.Namespace, tables: list[Table], runs: list[Run], reader: SampleReader, margins: dict[str, float]
+    options: argparse.Namespace, tables: list[Table], runs: list[Run], reader: Reader, margins: dict[str, float]
 ) -> list[PooledTable]:
     """Return the verdicts over several tasks."""
     by = parse_keys(options.by, runs, "--by") if options.by else []
@@ -275,12 +283,12 @@ def pool_tasks(
     return pooled_tables(tables, Weights(options.pool), by, margins, reader)
 
 
-def tabulate_flips(options: argparse.Namespace, runs: list[Run], every_run: list[Run], reader: SampleReader) -> Table:
+def tabulate_flips(options: argparse.Namespace, runs: list[Run], every_run: list[Run], reader: Reader) -> Table:
     """Return the table of the two runs in --flips, with the questions that only one of them solved."""
     if option := first_given(options, *NO_FLIPS):
         raise ConfigError(f"--flips A B compares two runs, A being the baseline: leave out {option}")
     with_verdicts = [run for run in runs if run.score] or runs
-    first, second = (one_run(text, with_verdicts, every_run) for text in options.flips)
+    first, second = (one_run(text, with_verdicts, every_run, reader) for text in options.flips)
     words = " ".join(options.flips)
     if first.run_id == second.run_id:
         raise ConfigError(f"--flips {words}: both are {first.job_id}")
@@ -294,12 +302,12 @@ def tabulate_flips(options: argparse.Namespace, runs: list[Run], every_run: list
     return table
 
 
-def one_run(text: str, runs: list[Run], every_run: list[Run]) -> Run:
+def one_run(text: str, runs: list[Run], every_run: list[Run], reader: Reader) -> Run:
     """Return the run with this id (also an older run of a job), or the only run that passes this filter."""
     matching = where(runs, text, "--flips") if re.search("[=<>]", text) else pick([text], every_run, "--flips")
     if len(matching) > 1:
         several = ", ".join(sorted(run.job_id for run in matching)[:4])
-        keys = differing_keys([run.params for run in matching])
+        keys = reader.key_rules.differing_keys([run.params for run in matching])
         differ = f"; they differ in {', '.join(map(label, keys[:4]))}" if keys else ""
         raise ConfigError(f"--flips {text}: {len(matching)} runs match ({several}){differ}: name one")
     return matching[0]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any
 
 from runner_base.errors import few
-from runner_base.result import Likelihood, Sample, Verdict
+from runner_base.result import Sample, Verdict
 from runner_compare.flips import Flip as Flip
 from runner_compare.flips import Flips as Flips
 from runner_compare.metrics import ACCURACY, BOUNDS, LOG_LIKELIHOODS, score
@@ -14,11 +14,12 @@ from runner_compare.outcomes import Answers as Answers
 from runner_compare.outcomes import Bounds as Bounds
 from runner_compare.outcomes import Question as Question
 from runner_compare.outcomes import QuestionOutcome as QuestionOutcome
+from runner_compare.outcomes import Texts as Texts
+from runner_compare.outcomes import TextScore as TextScore
 from runner_compare.statistics.effects import Effect
 from runner_compare.statistics.equal_tokens import CurvesCompared
 from runner_compare.statistics.over_runs import MIN_RUNS
 from runner_compare.statistics.stats import wilson_interval
-from runner_compare.statistics.survival import SurvivalTable
 from runner_compare.statistics.token_costs import Estimate, TokenCost, TokenSaving
 
 ABSENT = "–"
@@ -58,6 +59,7 @@ class Run:
     facts: dict[str, str] = field(default_factory=dict)  # facts about the run: its machine, other work at the same time
     number: str | None = None  # the metric, a number for each question, that is compared instead of verdicts
     tool: str = ""  # the other tool that has written it; empty: this one has
+    has_fresh_processes: bool = False  # each repeat of a measure was a process of its own, so repeats count as runs
     errors: int = 0  # questions that ended in an error, so that the job has FAILED
     parts: list[Run] = field(default_factory=list)  # the pooled runs
     over_seeds: bool = False  # whether these answered the same questions, each with its own seed
@@ -141,19 +143,6 @@ def side_of(verdict: Verdict, answer: str | None, text: str, most: int = TEXT_EN
     """Return one side of a flip as it is shown: of a long text, the end."""
     shown = text if len(text) <= most else "…" + text[-most:]
     return {"verdict": verdict.value, "answer": ABSENT if answer is None else answer, "text": shown}
-
-
-class TextScore(NamedTuple):
-    """A given text's log-likelihood under a run's model, with the hash of its prompt."""
-
-    text: tuple[str | None, str | None]
-    prompt: str | None
-    tokens: tuple[int, ...]
-    likelihood: Likelihood
-    cluster: str | None = None  # the family of texts that it belongs to
-
-
-Texts = dict[int, TextScore]
 
 
 @dataclass
@@ -244,7 +233,7 @@ class Table:
     without_memory: list[str] = field(default_factory=list)  # jobs without the memory metric: memory is not an axis
     without_speed: list[str] = field(default_factory=list)  # jobs with too few runs to know the noise of their speed
     flips: list[Flips] = field(default_factory=list)
-    survival: list[SurvivalTable] = field(default_factory=list)  # of the edges of graphs that several seeds learned
+    added: dict[str, list[Any]] = field(default_factory=dict)  # by section: what sections of other packages show
     equal_tokens: list[CurvesCompared] = field(default_factory=list)  # of settings with several budgets of thinking
     remarks: list[str] = field(default_factory=list)  # answers cut off; more than 5 % of such tables may be wrong
     plan_title: str = ""  # what the rows' plans are for

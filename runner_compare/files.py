@@ -17,15 +17,16 @@ from runner_base.errors import ConfigError, few
 from runner_base.files import shared_folder
 from runner_compare.data import NotPaired, Run, Table, TableRow
 from runner_compare.front import MEMORY_TOLERANCE, dominators_among_front
+from runner_compare.key_rules import KeyRules
 from runner_compare.likelihood import sums_by_cluster, text_clusters
 from runner_compare.mean_pairs import cluster_field
-from runner_compare.runs import SampleReader
+from runner_compare.reader import Reader
 from runner_compare.selection import matches, parse_pairs
 from runner_compare.statistics import stats
 from runner_compare.statistics.likelihoods import units
 from runner_compare.statistics.ratios import MIN_TEXTS, paired_p, ratio
 from runner_compare.statistics.stats import ALPHA
-from runner_compare.table import ComparisonOptions, differing_keys, tabulate
+from runner_compare.table import ComparisonOptions, tabulate
 
 KL = "kl_nats_per_token"
 MODEL_SHA256 = "model_sha256"
@@ -88,7 +89,7 @@ class FileTable:
 
 def file_table(
     runs: Sequence[Run],
-    reader: SampleReader,
+    reader: Reader,
     baseline: str = "",
     margins: Mapping[str, float] | None = None,
     tolerance: float | None = None,
@@ -100,12 +101,12 @@ def file_table(
             continue
         members = of_files.setdefault(identity_of(run), {})
         if kind in members:
-            raise ConfigError(_two_jobs(run, members[kind], kind))
+            raise ConfigError(_two_jobs(run, members[kind], kind, reader.key_rules))
         members[kind] = run
     if len(of_files) < 2:
         raise ConfigError("--files: the runs are of fewer than two model files: there is nothing to compare")
     reference = _reference(of_files, [*runs], baseline)
-    names = _names(of_files)
+    names = _names(of_files, reader.key_rules)
     rows: dict[str, TableRow] = {}
     tables: dict[Kind, Table] = {}
     for kind in Kind:
@@ -142,14 +143,14 @@ def identity_of(run: Run) -> tuple[object, ...]:
     return run.facts.get(MODEL_SHA256) or run.params.get("model.name", ""), *sorted(ways.items())
 
 
-def _names(of_files: Mapping[tuple[object, ...], Mapping[Kind, Run]]) -> dict[tuple[object, ...], str]:
+def _names(of_files: Mapping[tuple[object, ...], Mapping[Kind, Run]], rules: KeyRules) -> dict[tuple[object, ...], str]:
     """Return a name for each file: its path below the folder of all, with what tells it from another of that path."""
     firsts = {key: next(iter(members.values())) for key, members in of_files.items()}
     folder = shared_folder(run.params.get("model.name", "") for run in firsts.values())
     names = {key: run.params.get("model.name", "").removeprefix(folder) for key, run in firsts.items()}
     for name in [name for name in dict.fromkeys(names.values()) if [*names.values()].count(name) > 1]:
         same = [key for key in names if names[key] == name]
-        differing = [key for key in differing_keys([firsts[it].params for it in same]) if key.startswith(WAYS)]
+        differing = [key for key in rules.differing_keys([firsts[it].params for it in same]) if key.startswith(WAYS)]
         for key in same:
             words = [f"{one.removesuffix('.name')}={firsts[key].params.get(one)}" for one in differing]
             names[key] = " ".join([name, *(words or [f"({str(key[0])[:8]})"])])
@@ -180,8 +181,8 @@ def _reference(
     return found[0]
 
 
-def _two_jobs(run: Run, other: Run, kind: Kind) -> str:
-    differing = differing_keys([run.params, other.params])
+def _two_jobs(run: Run, other: Run, kind: Kind, rules: KeyRules) -> str:
+    differing = rules.differing_keys([run.params, other.params])
     words = f", which differ in {', '.join(differing[:4])}" if differing else ""
     return (
         f"--files: {run.params.get('model.name')} has two jobs of {kind}, {other.job_id} and {run.job_id}{words}: "
@@ -192,7 +193,7 @@ def _two_jobs(run: Run, other: Run, kind: Kind) -> str:
 # ---------------------------------------------------------------------------------------------- ranks and front
 
 
-def rank_files(table: FileTable, reader: SampleReader) -> None:
+def rank_files(table: FileTable, reader: Reader) -> None:
     """Set the ranks of KL and the front; say why there is none."""
     files = [it for it in table.files if Kind.likelihood in it.rows and (it.is_reference or _kl(it) is not None)]
     if len(files) < 3:
@@ -217,7 +218,7 @@ def rank_files(table: FileTable, reader: SampleReader) -> None:
     _mark_front(table, files, closer, as_close)
 
 
-def divergences(runs: Sequence[Run], reader: SampleReader) -> tuple[list[list[float]], list[float]]:
+def divergences(runs: Sequence[Run], reader: Reader) -> tuple[list[list[float]], list[float]]:
     """Return each run's KL over each text, 0 for the reference, and the tokens of each text; a family is one text."""
     texts = [reader.texts(run) for run in runs]
     sides = [units([one.likelihood for one in side.values()]) for side in texts]

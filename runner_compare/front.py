@@ -22,8 +22,8 @@ from runner_base.machine import EXCLUSIVE
 from runner_compare.data import Run, Standing, Table, TableRow
 from runner_compare.front_accuracy import PairsOfRuns
 from runner_compare.metrics import ACCURACY, FRONT, METRICS, Better
+from runner_compare.reader import Reader
 from runner_compare.repeated_runs import contention, machine_of, values_of
-from runner_compare.runs import SampleReader
 from runner_compare.statistics import stats
 from runner_compare.statistics.effects import RATIOS
 from runner_compare.statistics.over_runs import MIN_RUNS, RatioOfRuns, fewest_runs
@@ -38,7 +38,7 @@ ACCURACY_MARGIN, SPEED_MARGIN = 0.02, 0.10  # the smallest losses that matter, u
 
 def mark_front(
     table: Table,
-    reader: SampleReader | None = None,
+    reader: Reader | None = None,
     tolerance: float | None = None,
     margins: Mapping[str, float] | None = None,
 ) -> None:
@@ -111,7 +111,7 @@ class Dominance:
     """Decides in which axes one row is better than another beyond noise, and as good within the margin."""
 
     def __init__(
-        self, table: Table, reader: SampleReader | None, speeds: Mapping[str, list[float]], tolerance: float | None
+        self, table: Table, reader: Reader | None, speeds: Mapping[str, list[float]], tolerance: float | None
     ) -> None:
         self.axes, self.pairs, self.margins = table.axes, table.front_pairs, table.front_margins
         self.speeds, self.tolerance = speeds, tolerance

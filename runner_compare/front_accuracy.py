@@ -14,7 +14,7 @@ from typing import NamedTuple
 from runner_compare.data import Answers, NotPaired, Question, Run
 from runner_compare.mean_pairs import has_means
 from runner_compare.pairing import compare_answers, unpaired_scores
-from runner_compare.runs import SampleReader
+from runner_compare.reader import Reader
 from runner_compare.statistics.effects import Effect, paired_accuracies
 
 
@@ -34,7 +34,7 @@ class Bits(NamedTuple):
 class PairsOfRuns:
     """Compares the accuracies of any two runs; without a reader by their counts alone."""
 
-    def __init__(self, reader: SampleReader | None, compared_keys: Sequence[str]) -> None:
+    def __init__(self, reader: Reader | None, compared_keys: Sequence[str]) -> None:
         self.reader, self.compared_keys = reader, compared_keys
         self._bits: dict[str, Bits | None] = {}  # None: its samples are missing
         self._answers: dict[str, Answers] = {}  # of runs that are more than one verdict for each question

@@ -13,7 +13,7 @@ from runner_compare.data import Requirement, Run, Table, TableRow
 from runner_compare.effect_words import asked_of, margin_decision, margin_words
 from runner_compare.known_ends import known_of
 from runner_compare.metrics import UNITS
-from runner_compare.runs import SampleReader
+from runner_compare.reader import Reader
 from runner_compare.selection import parse_margins
 from runner_compare.statistics.effects import RATIOS, Finding
 from runner_compare.statistics.margins import MarginVerdict
@@ -132,7 +132,7 @@ def margins_with(terms: Sequence[Term], margins: dict[str, float]) -> dict[str, 
     return together
 
 
-def check(tables: Sequence[Table], terms: Sequence[Term], reader: SampleReader | None = None) -> None:
+def check(tables: Sequence[Table], terms: Sequence[Term], reader: Reader | None = None) -> None:
     """Check each row that is no baseline; ConfigError if there is none."""
     of_tables = {it.measure for table in tables for row in table.settings for it in row.effects}
     for table in tables:
@@ -158,7 +158,7 @@ def failures(tables: Sequence[Table]) -> list[str]:
     return [f"requirement failed: {it.reason}" for table in tables for it in table.requirements if not it.met]
 
 
-def _outcome(term: Term, row: TableRow, table: Table, reader: SampleReader | None) -> Requirement:
+def _outcome(term: Term, row: TableRow, table: Table, reader: Reader | None) -> Requirement:
     if term.key == "margin":
         met, reason = _about_margin(term, row)
     elif term.key == "finding":
@@ -200,7 +200,7 @@ def _about_finding(term: Term, row: TableRow) -> tuple[bool, str]:
     return False, f"{', '.join(dict.fromkeys(words))}, required {term.text}"
 
 
-def _about_metric(term: Term, row: TableRow, reader: SampleReader | None) -> tuple[bool, str]:
+def _about_metric(term: Term, row: TableRow, reader: Reader | None) -> tuple[bool, str]:
     """Decide by the end of the interval that is worse for the term: without one, nothing is shown."""
     known = known_of(row.run, term.key, reader)
     if known is None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from runner.config.hydra import config_errors
 from runner_base import environment
 from runner_base.console import plain
 from runner_base.errors import ConfigError, JobFailed, unknown
@@ -111,19 +110,17 @@ def compare(*runs: object, **options: Any) -> ComparedRuns:
 
     `runs` are job ids, records, or the rows of a grid; without any, the newest comparable ones are compared.
     """
-    with config_errors():
-        environment.read()
-        chosen, folder = _ids(runs)
-        given: dict[str, Any] = {"output_dir": folder} if folder else {}
-        given |= ({"runs": chosen} if chosen else {}) | options
-        if chosen and "runs" in options:
-            raise ConfigError("runs=: name them once, as arguments or by runs=")
-        try:
-            with tempfile.TemporaryDirectory() as scratch:
-                comparison, _, _ = comparison_of(_parsed(given), Path(scratch))
-        except NotPaired as reason:
-            raise JobFailed(str(reason)) from reason
-        return ComparedRuns(comparison)
+    environment.read()
+    chosen, folder = _ids(runs)
+    given: dict[str, Any] = {"output_dir": folder} if folder else {}
+    given |= ({"runs": chosen} if chosen else {}) | options
+    if chosen and "runs" in options:
+        raise ConfigError("runs=: name them once, as arguments or by runs=")
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            return ComparedRuns(comparison_of(_parsed(given), Path(scratch)).comparison)
+    except NotPaired as reason:
+        raise JobFailed(str(reason)) from reason
 
 
 def _ids(runs: Iterable[object]) -> tuple[list[str], str]:

@@ -16,8 +16,8 @@ from runner_base.texts import counted
 from runner_compare.data import ALONE_KEYS, NotPaired, Run
 from runner_compare.metrics import DELTA_P_SHARES, KL_SHARES, Pooling, described
 from runner_compare.pairing import repeats_of
+from runner_compare.reader import Reader
 from runner_compare.repeated_runs import measured, values_of
-from runner_compare.runs import SampleReader
 from runner_compare.statistics.over_runs import fewest_runs_alone, median_interval
 from runner_compare.statistics.token_percentiles import texts_needed
 
@@ -50,7 +50,7 @@ class Known:
         return self.low == self.value == self.high
 
 
-def known_of(run: Run, key: str, reader: SampleReader | None = None) -> Known | None:
+def known_of(run: Run, key: str, reader: Reader | None = None) -> Known | None:
     """Return how surely a metric of a run is known; None if it has none."""
     if key == "accuracy" and run.interval is not None:
         return _accuracy(run)
@@ -96,7 +96,7 @@ def _is_an_end(metrics: Mapping[str, float], name: str, of: str) -> bool:
     return any(name.endswith(end) and f"{name.removesuffix(end)}{of}" in metrics for end in ("_low", "_high"))
 
 
-def _over_runs(run: Run, key: str, value: float, reader: SampleReader | None) -> Known:
+def _over_runs(run: Run, key: str, value: float, reader: Reader | None) -> Known:
     """Return what was measured in a process: the median of its job's runs, with an exact interval."""
     values = _figures(run, key, reader)
     ends = median_interval(values)
@@ -106,7 +106,7 @@ def _over_runs(run: Run, key: str, value: float, reader: SampleReader | None) ->
     return Known(median(values), *ends)
 
 
-def _figures(run: Run, key: str, reader: SampleReader | None) -> list[float]:
+def _figures(run: Run, key: str, reader: Reader | None) -> list[float]:
     """Return a figure for each process: of each run, or of each repeat that was one of its own."""
     try:
         repeats = repeats_of(run, reader).get(key) if reader is not None else None

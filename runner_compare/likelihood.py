@@ -9,7 +9,7 @@ from runner_base.result import Likelihood
 from runner_compare.data import NotPaired, Run, Texts, TooFew
 from runner_compare.mean_pairs import cluster_field, clusters_of
 from runner_compare.pairing import PROMPT_KEYS
-from runner_compare.runs import SampleReader
+from runner_compare.reader import Reader
 from runner_compare.statistics.effects import Effect
 from runner_compare.statistics.likelihoods import WINDOWS, units
 from runner_compare.statistics.number_effects import paired_likelihoods
@@ -22,7 +22,7 @@ SIZES: dict[str, Callable[[Likelihood], int]] = {
 }
 
 
-def compare_likelihoods(run: Run, base: Run, reader: SampleReader, compared_keys: Sequence[str] = ()) -> Effect:
+def compare_likelihoods(run: Run, base: Run, reader: Reader, compared_keys: Sequence[str] = ()) -> Effect:
     """Compare two runs over the same texts, per token, byte or text.
 
     `compared_keys` are the keys that are compared.

@@ -23,10 +23,11 @@ DELTA_P = (
 )  # fmt: skip
 
 
-def block(
-    kl: Sequence[float], logprobs: Sequence[float], reference: Sequence[float], same_first: Sequence[bool]
-) -> str:
-    """Return the block from each token's divergence, its log-probabilities under both models, and the first choices."""
+def block(kl: Sequence[float], logprobs: Sequence[float], reference: Sequence[float], agreed: int) -> str:
+    """Return the block from each token's divergence, its log-probabilities under both models, and how many agree.
+
+    Two models agree on a token if both would choose the same one first.
+    """
     import numpy as np
 
     count = len(kl)
@@ -45,7 +46,7 @@ def block(
     kl_mean, kl_error = _mean(divergence, divergence**2)
     p_mean, p_error = _mean(change, squares)
     mse, mse_error = _mean(squares, squares**2)
-    rms, same = math.sqrt(mse), sum(same_first) / count
+    rms, same = math.sqrt(mse), agreed / count
     rms_error = 0.5 / rms * mse_error if rms else math.nan
     kls, changes = np.sort(divergence.astype(np.float32)), np.sort(change)
     lines = [

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from runner_base.console import say
@@ -21,8 +20,8 @@ from runner_compare.lm_eval_files import Results, find, read_documents
 from runner_compare.lm_eval_keys import FOLDER_KEY, params_of
 from runner_compare.lm_eval_means import aggregation_of, recomputed
 from runner_compare.lm_eval_series import OF_BYTES, Series, figures_of
+from runner_compare.reader import Reader
 from runner_compare.readers.tool_run import METRIC, ToolRun, check_mean
-from runner_compare.runs import SampleReader
 
 ROWS = ("task.name", METRIC, "task.filter")  # what tells the runs of one evaluation apart
 # Settings that make it another run, although no config key of ours holds them
@@ -92,11 +91,11 @@ def _check_documents(one: Series, other: Series) -> None:
             raise DataError(f"{where} has another {what} than in {other.path}, line {counterpart.line}; {fix}")
 
 
-class FilesReader(SampleReader):
+class FilesReader(Reader):
     """Gives access to what was read from other tools' files, which are all local."""
 
     def __init__(self) -> None:
-        self._baselines = {}
+        super().__init__()
         self.read: dict[str, Series | ToolRun] = {}  # by run id
 
     def of_one(self, run: Run) -> Answers:
@@ -126,13 +125,6 @@ class FilesReader(SampleReader):
     def words(self, run: Run, wanted: set[Question], most: int = TEXT_END) -> dict[Question, dict[str, str]]:
         """Return a run's answers to some questions, with the end of each question."""
         return dict(pair for part in run.parts or [run] for pair in self.read[part.run_id].words(wanted, most))
-
-    def files(self, run: Run, name: str) -> Iterator[Path]:
-        """Yield nothing: other tools do not write our files."""
-        return iter(())
-
-    def fetch(self, runs: Iterable[Run]) -> None:
-        """Do nothing: all files are local."""
 
 
 def _series(results: Results, cluster: str | None) -> Iterator[Series]:

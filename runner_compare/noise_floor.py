@@ -12,7 +12,7 @@ from dataclasses import replace
 from runner_compare.data import REPEAT, NotPaired, Run, TableRow
 from runner_compare.effect_words import quantity, unit_of
 from runner_compare.pairing import compare_pair
-from runner_compare.runs import SampleReader
+from runner_compare.reader import Reader
 from runner_compare.statistics.effects import Effect, Finding, judge
 from runner_compare.statistics.stats import ALPHA
 
@@ -25,7 +25,7 @@ def repeats_among(candidates: Sequence[Run], baseline: dict[str, str]) -> set[st
     return set() if REPEAT in baseline or len(repeats) == len(candidates) else repeats
 
 
-def beside_noise(rows: Sequence[TableRow], reader: SampleReader) -> None:
+def beside_noise(rows: Sequence[TableRow], reader: Reader) -> None:
     """Judge the repeats, each by itself, and say beside each finding what the baseline's noise is, if it matters."""
     floors: dict[str, list[Effect]] = {}
     for row in rows:
@@ -50,7 +50,7 @@ def beside_noise(rows: Sequence[TableRow], reader: SampleReader) -> None:
             effect.remark = _joined(effect.remark, f"the baseline differs from itself, too, beyond chance ({size})")
 
 
-def earlier_effects(base: Run, reader: SampleReader) -> list[Effect]:
+def earlier_effects(base: Run, reader: Reader) -> list[Effect]:
     """Return the differences of the baseline's earlier runs from its newest, where their samples are kept."""
     effects = []
     for run in base.earlier[:MAX_EARLIER_RUNS]:

@@ -12,19 +12,18 @@ from runner_compare.answer_votes import Chance
 from runner_compare.data import NotPaired, Run, TooFew
 from runner_compare.mean_pairs import cluster_field, clusters_of
 from runner_compare.metrics import Better
+from runner_compare.reader import Reader
 from runner_compare.readers.tool_run import as_number
-from runner_compare.runs import SampleReader
-from runner_compare.sample_numbers import BETTER, OF_SAMPLES
 from runner_compare.statistics.effects import Effect
 from runner_compare.statistics.number_effects import paired_numbers
 from runner_compare.statistics.ratios import MIN_TEXTS, cluster_sums
 
 
-def with_number(runs: list[Run], name: str, reader: SampleReader) -> list[Run]:
+def with_number(runs: list[Run], name: str, reader: Reader) -> list[Run]:
     """Return the runs that have verdicts, to be compared by this number of each question."""
     chance = Chance.named(name)
-    if chance is None and name not in OF_SAMPLES:
-        known = [*OF_SAMPLES, "pass@4", "maj@4", "pass^4"]
+    if chance is None and name not in reader.numbers_of_questions:
+        known = [*reader.numbers_of_questions, "pass@4", "maj@4", "pass^4"]
         raise ConfigError(f"--metric {name}: {unknown('number of a question', name, known)}")
     scored = [run for run in runs if run.score]
     if not scored:
@@ -34,7 +33,8 @@ def with_number(runs: list[Run], name: str, reader: SampleReader) -> list[Run]:
     reader.fetch(scored)
     numbered = []
     for one in scored:
-        run = replace(one, task=f"{one.task}:{name}", number=name)
+        better = {} if chance is not None else {"better": str(reader.numbers_of_questions[name].value)}
+        run = replace(one, task=f"{one.task}:{name}", number=name, facts=one.facts | better)
         values = (it.number for it in reader.numbers(run).values())
         numbered.append(replace(run, metrics=mean_of(name, values)))
     return numbered
@@ -69,7 +69,7 @@ def number_of(value: Any) -> float | None:
     return as_number(value)
 
 
-def compare_numbers(run: Run, base: Run, reader: SampleReader) -> Effect:
+def compare_numbers(run: Run, base: Run, reader: Reader) -> Effect:
     """Compare two runs by the number of each question."""
     ours, theirs = reader.numbers(run), reader.numbers(base)
     if ours.keys() != theirs.keys():
@@ -100,4 +100,4 @@ def better_of(run: Run) -> Better:
     """Return which direction of a run's number is better."""
     if Chance.named(run.number or "") is not None:
         return Better.higher
-    return Better(int(run.facts["better"])) if "better" in run.facts else BETTER.get(run.number or "", Better.neither)
+    return Better(int(run.facts["better"])) if "better" in run.facts else Better.neither

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
+from runner_base.result import Likelihood
 from runner_compare.answer_votes import Votes
 from runner_compare.statistics.stats import exact_interval
 
@@ -55,3 +57,31 @@ class QuestionOutcome(NamedTuple):
 
 
 Answers = dict[Question, QuestionOutcome]
+
+
+@dataclass(frozen=True)
+class QuestionCost:
+    """What one question cost, whether it was solved, and the share of its answers that are right."""
+
+    prompt: int
+    new: int
+    solved: bool
+    cluster: str | None
+    failed: bool  # it ended in an error, so its tokens are not those of an answer
+    right: float  # of a single answer 0 or 1
+
+
+Costs = dict[Question, QuestionCost]
+
+
+class TextScore(NamedTuple):
+    """A given text's log-likelihood under a run's model, with the hash of its prompt."""
+
+    text: tuple[str | None, str | None]
+    prompt: str | None
+    tokens: tuple[int, ...]
+    likelihood: Likelihood
+    cluster: str | None = None  # the family of texts that it belongs to
+
+
+Texts = dict[int, TextScore]

@@ -13,7 +13,6 @@ from runner_base.console import console, plain, rich_table
 from runner_base.errors import cannot_write
 from runner_base.printed_tables import print_fitted
 from runner_base.progress import Progress
-from runner_base.result import GRAPH_PICTURE
 from runner_base.tables import NO_WIDTH, Column, say_item, say_lines
 from runner_compare import pictures
 from runner_compare.budget_pictures import budget_pictures
@@ -30,16 +29,14 @@ from runner_compare.metrics import ACCURACY
 from runner_compare.page import Part, write_page
 from runner_compare.pairing import find_flips
 from runner_compare.quantities import ACCURACIES, DIFFERENCES, REPEATS
+from runner_compare.reader import Reader
 from runner_compare.row_records import effect_records, pooled_record, row_record
-from runner_compare.runs import SampleReader
 from runner_compare.samples_page import write_samples_page
+from runner_compare.section import added_sections
 from runner_compare.sections import Comparison, sections
-from runner_compare.survival import survival_pictures, survival_record
 from runner_compare.token_tables import worst_of
-from runner_compare.wording import flips_headline, flips_names, name_of, verdict
+from runner_compare.wording import flips_headline, flips_names, verdict
 
-GRAPHS = 24  # the most that the page shows
-OF_TEAMS = "spatial_edges_after"  # a metric that only teams of agents have
 FLIPS_A_PAIR, PAIRS = 50, 20  # the most that the page shows: lost ones, won ones, and pairs of runs
 COSTS = ("tokens", "saved", "thinking", "right_answer_costs")  # of a row's record, each a line of its own in a CSV
 SAMPLES_PAGE = "samples.html"
@@ -158,7 +155,7 @@ def _json(comparison: Comparison, out: TextIO) -> None:
             "sentences": table.sentences,
             **({"flips": [asdict(it) for it in table.flips]} if table.flips else {}),
             **({"equal_tokens": [equal_tokens_record(it) for it in table.equal_tokens]} if table.equal_tokens else {}),
-            **({"survival": [survival_record(it) for it in table.survival]} if table.survival else {}),
+            **{key: value for section in added_sections() for key, value in section.record(table).items()},
         }
         for table in tables
     ]
@@ -233,7 +230,7 @@ def flat_lines(comparison: Comparison) -> list[dict[str, Any]]:
 FORMATS = {"table": _rich, "markdown": _markdown, "json": _json, "csv": _csv}
 
 
-def save(comparison: Comparison, folder: Path, reader: SampleReader, options: dict[str, str]) -> list[str]:
+def save(comparison: Comparison, folder: Path, reader: Reader, options: dict[str, str]) -> list[str]:
     """Write the files and return their names."""
     tables, files = comparison.tables, comparison.files
     with Progress(None, "drawing"):
@@ -250,11 +247,12 @@ def save(comparison: Comparison, folder: Path, reader: SampleReader, options: di
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        drawn = {id(table): survival_pictures(table) for table in tables}
-        page: list[Part] = [
-            (table, [*figures, *drawn[id(table)], *graphs_of(table, reader)], flips, worst_of(table, reader))
-            for table, figures, flips in parts
-        ]
+        drawn = [(section, table, section.pictures(table)) for section in added_sections() for table in tables]
+        page: list[Part] = []
+        for table, figures, flips in parts:
+            of_sections = [picture for _, of_table, some in drawn if of_table is table for picture in some]
+            of_jobs = [it for section in added_sections() for it in section.pictures_of_jobs(table, reader)]
+            page.append((table, [*figures, *of_sections, *of_jobs], flips, worst_of(table, reader)))
         scored = [table for table in tables if table.scored]
         with path("comparison.html").open("w", encoding="utf-8") as out:
             write_page(comparison, page, options, out, SAMPLES_PAGE if scored else "")
@@ -268,8 +266,10 @@ def save(comparison: Comparison, folder: Path, reader: SampleReader, options: di
         for figure in draw_files(files) if files is not None else []:
             path(f"{figure.name}.png").write_bytes(figure.png())
             path(f"{figure.name}.svg").write_text(figure.svg(), encoding="utf-8")
-        for number, picture in enumerate(it for of_table in drawn.values() for it in of_table):
-            path(f"survival_{number + 1}.svg").write_bytes(picture.file)
+        for section in added_sections():
+            of_section = [picture for added, _, some in drawn if added is section for picture in some]
+            for number, picture in enumerate(of_section, 1):
+                path(f"{section.stem}_{number}.svg").write_bytes(picture.file)
         for table, figures, _ in parts:
             for figure in figures:
                 stem = f"{figure.name}_{table.task}" if several else figure.name
@@ -280,23 +280,9 @@ def save(comparison: Comparison, folder: Path, reader: SampleReader, options: di
     return names
 
 
-def flips_of(table: Table, reader: SampleReader) -> list[Flips]:
+def flips_of(table: Table, reader: Reader) -> list[Flips]:
     """Return the flips that a page shows under a table: those of the first paired comparisons."""
     effects = [(row, row.effect.counts) for row in table.rows if row.effect]
     flipped = [row for row, counts in effects if counts.get("wins") or counts.get("losses")]
     flipped = [row for row in flipped if not row.run.over_seeds][:PAIRS]  # whose answers are those of several jobs
     return [find_flips(row.run, row.baseline.run, reader, FLIPS_A_PAIR) for row in flipped if row.baseline]
-
-
-def graphs_of(table: Table, reader: SampleReader) -> list[pictures.JobPicture]:
-    """Return the graphs that the jobs of a table's teams of agents have drawn; of pooled runs, the first one's.
-
-    Equal graphs share one picture: neither quantization nor adapter changes an untrained graph.
-    """
-    names_by_graph: dict[bytes, list[str]] = {}
-    for row in table.rows:
-        run = row.run.parts[0] if row.run.parts else row.run
-        file = next(reader.files(run, GRAPH_PICTURE), None) if OF_TEAMS in row.run.metrics else None
-        if file is not None:
-            names_by_graph.setdefault(file.read_bytes(), []).append(name_of(row, table.keys))
-    return [pictures.JobPicture(names, file) for file, names in [*names_by_graph.items()][:GRAPHS]]

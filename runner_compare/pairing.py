@@ -10,9 +10,7 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import replace
 from functools import partial
 
-from runner.scorers.verdicts import rules_between
-from runner.store.jobs import read_samples
-from runner_base.result import REPEATS, read_repeats
+from runner_base.result import REPEATS
 from runner_compare.data import (
     ENGINE,
     EXTRACTOR,
@@ -27,12 +25,11 @@ from runner_compare.data import (
     Run,
     group,
     label,
-    question_of,
 )
 from runner_compare.mean_pairs import Pairs, cluster_field, compare_means, has_means
 from runner_compare.metrics import BY_REPEATS
+from runner_compare.reader import Reader
 from runner_compare.repeated_runs import measured
-from runner_compare.runs import SampleReader
 from runner_compare.statistics import effects, number_effects
 from runner_compare.statistics.effects import Effect
 
@@ -90,7 +87,7 @@ def scoring(run: Run) -> str:
     return f"version {run.task_version} {by}".strip()
 
 
-def compare_pair(run: Run, base: Run, reader: SampleReader, compared_keys: Sequence[str] = ()) -> Effect:
+def compare_pair(run: Run, base: Run, reader: Reader, compared_keys: Sequence[str] = ()) -> Effect:
     """Compare two runs question by question.
 
     `compared_keys` are the keys that are compared: prompts may differ if one of these keys changes prompts.
@@ -99,11 +96,11 @@ def compare_pair(run: Run, base: Run, reader: SampleReader, compared_keys: Seque
 
 
 def compare_answers(
-    run: Run, base: Run, answers: tuple[Answers, Answers], reader: SampleReader, compared_keys: Sequence[str] = ()
+    run: Run, base: Run, answers: tuple[Answers, Answers], reader: Reader, compared_keys: Sequence[str] = ()
 ) -> Effect:
     """Compare two runs of which these are the answers."""
     if scoring(run) != scoring(base):
-        changed = rules_between(run.task, (base.task_version, run.task_version))
+        changed = reader.rules_between(run.task, (base.task_version, run.task_version))
         why = f" ({changed}; run the older job again)" if changed else ""
         raise NotPaired(f"scored differently: the baseline with {scoring(base)}, this run with {scoring(run)}{why}")
     ours, theirs = answers
@@ -176,13 +173,10 @@ def at_both_ends(effect_of: Callable[[Pairs], Effect], pairs: Pairs) -> Effect:
     return effect.with_ends(cut_off, low, high)
 
 
-def _are_left_out(run: Run, missing: Set[Question], reader: SampleReader) -> bool:
+def _are_left_out(run: Run, missing: Set[Question], reader: Reader) -> bool:
     """Whether a run lacks questions only because task.only did not ask them, or task.without does not count them."""
-    parts = run.parts or [run]
-    is_asked_less = all((part.value("task.only") or "null") != "null" for part in parts)
-    scored_less = [part for part in parts if part.metrics.get("n_all")]
-    samples = [it for part in scored_less for it in read_samples(reader.sources[part.run_id]).values()]
-    return not missing or is_asked_less or missing <= {question_of(it) for it in samples if it.left_out}
+    is_asked_less = all((part.value("task.only") or "null") != "null" for part in run.parts or [run])
+    return not missing or is_asked_less or missing <= reader.left_out(run)
 
 
 def compare_unpaired(run: Run, base: Run, why: str) -> Effect:
@@ -213,7 +207,7 @@ def unpaired_scores(ours: Score, our_bounds: Bounds | None, theirs: Score, their
     return effect.with_ends((best - worst, their_best - their_worst), low, high)
 
 
-def compare_repeats(run: Run, base: Run, reader: SampleReader) -> list[Effect]:
+def compare_repeats(run: Run, base: Run, reader: Reader) -> list[Effect]:
     """Return the ratio to the baseline for every measure that both jobs have."""
     if run.task_version != base.task_version:
         versions = f"version {base.task_version}, this run with version {run.task_version}"
@@ -228,15 +222,11 @@ def compare_repeats(run: Run, base: Run, reader: SampleReader) -> list[Effect]:
     ]
 
 
-def repeats_of(run: Run, reader: SampleReader) -> dict[str, list[float]]:
+def repeats_of(run: Run, reader: Reader) -> dict[str, list[float]]:
     """Return the repeats of each measure that is compared, from the run's folder or from MLflow."""
     if "task.repeats" not in run.params:
         raise NotPaired(f"task={run.task} has neither verdicts nor repeats to compare by")
-    for path in reader.files(run, REPEATS):
-        try:
-            measures = read_repeats(path)
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # perhaps half written: MLflow has another copy
+    for measures in reader.repeats(run):
         compared_measures = {
             name: measures[name] for key in BY_REPEATS for name in measures if name.partition("/")[0] == key
         }
@@ -245,7 +235,7 @@ def repeats_of(run: Run, reader: SampleReader) -> dict[str, list[float]]:
     raise NotPaired(f"no repeats: {REPEATS} of {run.job_id} is neither in its folder nor in MLflow, or not whole")
 
 
-def find_flips(run: Run, base: Run, reader: SampleReader, most: int | None = None) -> Flips:
+def find_flips(run: Run, base: Run, reader: Reader, most: int | None = None) -> Flips:
     """Return the questions that only one of the two solved: at most `most` lost ones and `most` won ones."""
     ours, theirs = reader.of(run), reader.of_baseline(base)
     ours = {question: answer for question, answer in ours.items() if question in theirs}  # the baseline may have fewer

@@ -18,7 +18,8 @@ from runner_compare.cut_offs import finding_of
 from runner_compare.data import ABSENT, Run, Table, TableRow
 from runner_compare.effect_words import legend, margin_decision, quantity
 from runner_compare.findings import sentence
-from runner_compare.runs import SampleReader
+from runner_compare.key_rules import KeyRules, distinguishing_keys
+from runner_compare.reader import Reader
 from runner_compare.statistics.effects import Effect, Finding, Method, judge
 from runner_compare.statistics.margins import MarginVerdict
 from runner_compare.statistics.pooling import (
@@ -28,7 +29,7 @@ from runner_compare.statistics.pooling import (
     pooled_accuracies,
     pooled_likelihoods,
 )
-from runner_compare.table import QUESTION_KEYS, differing_keys, distinguishing_keys
+from runner_compare.table import QUESTION_KEYS
 from runner_compare.wording import assignments, natural
 
 # The config keys that say which questions were asked and how they were scored; metric and filter are lm-eval's
@@ -80,7 +81,7 @@ class PooledTable:
 
 
 def pooled_tables(
-    tables: Iterable[Table], weights: Weights, by: Sequence[str], margins: dict[str, float], reader: SampleReader
+    tables: Iterable[Table], weights: Weights, by: Sequence[str], margins: dict[str, float], reader: Reader
 ) -> list[PooledTable]:
     """Return a table for each unit in which a baseline was compared on several sets of questions."""
     rows_by_unit: dict[str, list[tuple[Table, TableRow]]] = {}
@@ -119,9 +120,9 @@ def _pooled_table(
     weights: Weights,
     by: Sequence[str],
     margins: dict[str, float],
-    reader: SampleReader,
+    reader: Reader,
 ) -> PooledTable:
-    keys = setting_keys(rows, by)
+    keys = setting_keys(rows, by, reader.key_rules)
     compared = [(set_of(table, row), row) for table, row in rows if not row.is_baseline]
     sets = list(dict.fromkeys(one for one, _ in compared))
     names = set_names(sets)
@@ -151,7 +152,7 @@ def _pooled_table(
     return table
 
 
-def setting_keys(rows: Sequence[tuple[Table, TableRow]], by: Sequence[str]) -> list[str]:
+def setting_keys(rows: Sequence[tuple[Table, TableRow]], by: Sequence[str], rules: KeyRules) -> list[str]:
     """Return the keys that define a setting: those of --by, or in which the runs of one set of questions differ.
 
     A key in which only the sets differ (a task's own limit of tokens) says nothing about settings, unless it is one of
@@ -162,9 +163,9 @@ def setting_keys(rows: Sequence[tuple[Table, TableRow]], by: Sequence[str]) -> l
     configs_by_set: dict[QuestionSet, list[dict[str, str]]] = {}
     for table, row in rows:
         configs_by_set.setdefault(set_of(table, row), []).append(row.run.params)
-    within = {key for configs in configs_by_set.values() for key in differing_keys(configs)}
+    within = {key for configs in configs_by_set.values() for key in rules.differing_keys(configs)}
     configs = [row.run.params for _, row in rows]
-    keys = [key for key in differing_keys(configs) if key not in SET_KEYS]
+    keys = [key for key in rules.differing_keys(configs) if key not in SET_KEYS]
     return distinguishing_keys([key for key in keys if key in within or key.startswith(MODEL_KEYS)], configs)
 
 
@@ -209,7 +210,7 @@ def why_not_pooled(names: Sequence[str], found: Sequence[Sequence[TableRow]], ov
 class _Overlaps:
     """Counts the questions that two sets have in common, from the baselines' samples, each read once."""
 
-    def __init__(self, reader: SampleReader) -> None:
+    def __init__(self, reader: Reader) -> None:
         self.reader = reader
         self.questions_of: dict[str, set[tuple[str | None, ...]]] = {}
         self.counts: dict[tuple[str, str], int] = {}

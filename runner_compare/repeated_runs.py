@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from statistics import median
 
-from runner.config.groups import GROUPS
 from runner_base.machine import EXCLUSIVE
 from runner_compare.data import Run
 from runner_compare.metrics import pool
@@ -32,7 +31,7 @@ def values_of(run: Run, metric: str) -> list[float]:
 
 def measured(run: Run, measure: str, repeats: list[float]) -> Measured:
     """Return what a job has measured of one figure: the repeats of its newest run, and a figure for each process."""
-    if getattr(GROUPS["task"].get(run.task), "has_fresh_processes", False):  # each repeat is a process of its own
+    if run.has_fresh_processes:
         return Measured(repeats, repeats, has_fresh_processes=True)
     figures = [
         median(repeats) if one is run else one.metrics[measure]

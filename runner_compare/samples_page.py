@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from runner_base.console import plain
 from runner_compare.data import ABSENT, NotPaired, Question, Table, TableRow
-from runner_compare.runs import SampleReader
+from runner_compare.reader import Reader
 from runner_compare.seeds import SEED
 from runner_compare.wording import name_of
 
@@ -20,7 +20,7 @@ TEXT_END = 4000  # characters of a text that the page keeps: the answer is at th
 MAX_CHARACTERS = 40_000_000  # of all tables together: a browser still opens a page of that size in a few seconds
 
 
-def write_samples_page(tables: Sequence[Table], reader: SampleReader, out: TextIO) -> None:
+def write_samples_page(tables: Sequence[Table], reader: Reader, out: TextIO) -> None:
     """Write the page: for each table of accuracies, every question and each run's answer."""
     room = MAX_CHARACTERS
     contents = []
@@ -48,7 +48,7 @@ def single_jobs(table: Table) -> Iterator[TableRow]:
             yield row
 
 
-def table_content(table: Table, reader: SampleReader, room: int) -> dict[str, Any]:
+def table_content(table: Table, reader: Reader, room: int) -> dict[str, Any]:
     """Return a table's questions and answers as plain data, and the runs that are left out, with the reasons."""
     runs: list[dict[str, Any]] = []
     sides: list[dict[Question, dict[str, str]]] = []

@@ -15,8 +15,9 @@ from runner_compare.files_table import file_columns, file_legend, file_sentences
 from runner_compare.gates import failures
 from runner_compare.planning import plan_columns
 from runner_compare.pooled import PooledTable, pooled_columns
+from runner_compare.section import added_sections
+from runner_compare.seeds import rows_with_seeds, seed_columns
 from runner_compare.statistics.effects import Finding
-from runner_compare.survival import seed_tables
 from runner_compare.thinking import has_thinking, thinking_columns
 from runner_compare.token_tables import BY_CATEGORY, category_columns, has_tokens, token_columns
 from runner_compare.token_tables import TITLE as TOKENS_TITLE
@@ -80,7 +81,10 @@ def of_table(table: Table) -> Section:
     if has_tokens(table):
         grids.append(Grid(token_columns(table), TOKENS_TITLE))
         grids += [Grid(of_kinds, BY_CATEGORY)] if (of_kinds := category_columns(table)) else []
-    grids += [Grid(of_seeds, title) for title, of_seeds in seed_tables(table).items()]
+    if rows_with_seeds(table):
+        grids.append(Grid(seed_columns(table), "how far seeds are apart"))
+    for section in added_sections():
+        grids += [Grid(shown, title) for title, shown in section.tables(table).items()]
     said = [*_said_of(table.rows), *((text, None) for text in (*table.remarks, *table.front_sentences) if text)]
     return Section(
         table.task,

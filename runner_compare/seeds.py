@@ -16,7 +16,7 @@ from runner_base.tables import Column, Use
 from runner_compare import metrics
 from runner_compare.data import ABSENT, NotPaired, Run, Table, TableRow
 from runner_compare.metrics import ACCURACY, BOUNDS, OF_QUESTION
-from runner_compare.runs import SampleReader
+from runner_compare.reader import Reader
 from runner_compare.statistics.effects import Effect
 from runner_compare.statistics.over_seeds import guaranteed_over_seeds, over_seeds, share_over_seeds
 from runner_compare.wording import assignments
@@ -47,7 +47,7 @@ def without_seed(keys: Sequence[str]) -> list[str]:
     return [key for key in keys if key != SEED]
 
 
-def rows_over_seeds(runs: Sequence[Run], keys: Sequence[str], reader: SampleReader) -> list[Run]:
+def rows_over_seeds(runs: Sequence[Run], keys: Sequence[str], reader: Reader) -> list[Run]:
     """Return one run for all runs that agree in these keys, which leave out the seed; a single seed stays as it is."""
     groups: dict[tuple[str | None, ...], list[Run]] = {}
     for run in runs:
@@ -60,7 +60,7 @@ def row_of(job: Run | None, runs: Sequence[Run]) -> Run | None:
     return None if job is None else next((run for run in runs if job in run.parts), job)
 
 
-def _over_seeds(members: Sequence[Run], reader: SampleReader) -> Run:
+def _over_seeds(members: Sequence[Run], reader: Reader) -> Run:
     members = sorted(members, key=lambda run: (float(run.value(SEED) or 0), run.job_id))
     named = few([run.job_id for run in members], 3)
     seeds = [run.value(SEED) for run in members]

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
-from runner.config.groups import GROUPS
-from runner.config.root import RunnerConfig
-from runner.store.tracking import text_of
 from runner_base.errors import ConfigError
-from runner_base.fields import HASHED, DefaultAs, Inert, UnlessDefault, counts_of, default_of
 from runner_base.progress import Progress
 from runner_compare import pairing
 from runner_compare.budgets import add_equal_tokens
@@ -18,11 +13,13 @@ from runner_compare.data import JOB_ID, REPEAT, NotPaired, Run, Table, TableRow,
 from runner_compare.effect_words import error_budget
 from runner_compare.findings import write_findings
 from runner_compare.front import mark_front
+from runner_compare.key_rules import KeyRules, distinguishing_keys
 from runner_compare.likelihood import compare_likelihoods
 from runner_compare.noise_floor import beside_noise, repeats_among
 from runner_compare.numbers import compare_numbers
 from runner_compare.reached import beside_reach
-from runner_compare.runs import SampleReader
+from runner_compare.reader import Reader
+from runner_compare.section import added_sections
 from runner_compare.seeds import (
     row_of,
     rows_over_seeds,
@@ -36,8 +33,6 @@ from runner_compare.selection import listed, matches
 from runner_compare.statistics.clustered_share import accuracy_figures, bounds_of_accuracy
 from runner_compare.statistics.effects import Effect, Method, judge
 from runner_compare.statistics.floor_effects import what_tells_more, why_more_would_not_decide
-from runner_compare.survival import add_survival
-from runner_compare.teams import stands_for
 from runner_compare.thinking import add_thinking
 from runner_compare.token_costs import add_token_costs
 from runner_compare.token_savings import add_savings
@@ -69,20 +64,22 @@ class ComparisonOptions:
     metrics: int = 1  # tables of one score, a metric each, that share the 5 %
 
 
-def tabulate(runs: list[Run], choice: ComparisonOptions, reader: SampleReader) -> Table:
+def tabulate(runs: list[Run], choice: ComparisonOptions, reader: Reader) -> Table:
     """Return one task's table, with comparisons if there is a baseline."""
+    rules = reader.key_rules
     if choice.by or choice.baseline or choice.base:
         reader.fetch(runs)
     if choice.by and any(run.score for run in runs):
         runs = pool(runs, choice.by, reader)
     if choice.seeds and all(run.score for run in runs):
-        runs = rows_over_seeds(runs, without_seed(differing_keys([run.params for run in runs])), reader)
+        runs = rows_over_seeds(runs, without_seed(rules.differing_keys([run.params for run in runs])), reader)
         choice = replace(choice, base=row_of(choice.base, runs))
     configs = [run.params for run in runs]
-    varying = choice.by or differing_keys(configs)
+    varying = choice.by or rules.differing_keys(configs)
     varying = without_seed(varying) if choice.seeds else varying
     if any(TEAM in run.params for run in runs):
-        varying = [key for key in varying if not stands_for(key)]
+        named = added_sections()
+        varying = [key for key in varying if not any(section.stands_for(key) for section in named)]
     keys = choice.by or distinguishing_keys(varying, configs)
     question_keys = [key for key in QUESTION_KEYS if key in keys]
     rows = [
@@ -95,7 +92,7 @@ def tabulate(runs: list[Run], choice: ComparisonOptions, reader: SampleReader) -
     ]
     shared = shared_values(configs)
     table = Table(
-        runs[0].task, keys, rows, common={key: shared[key] for key in meaningful_keys(configs) if key in shared}
+        runs[0].task, keys, rows, common={key: shared[key] for key in rules.meaningful_keys(configs) if key in shared}
     )
     if choice.baseline or choice.base:
         table.baseline = choice.baseline or {JOB_ID: choice.base.job_id if choice.base else ""}
@@ -107,11 +104,12 @@ def tabulate(runs: list[Run], choice: ComparisonOptions, reader: SampleReader) -
     add_savings(table, costs_of)
     add_thinking(table, reader)
     add_equal_tokens(table, reader)
-    add_survival(table, reader)
+    for section in added_sections():
+        section.add(table, reader)
     return table
 
 
-def _compare(table: Table, varying: list[str], choice: ComparisonOptions, reader: SampleReader) -> None:
+def _compare(table: Table, varying: list[str], choice: ComparisonOptions, reader: Reader) -> None:
     rows = {row.run.run_id: row for row in table.rows}
     all_runs = [row.run for row in table.rows]
     candidates = [choice.base] if choice.base else [run for run in all_runs if matches(run, choice.baseline)]
@@ -153,10 +151,12 @@ def _what_tells_more(it: Effect, run: Run, base: Run) -> str:
     return what_tells_more([side.interval[0] if side.interval else None for side in sides])
 
 
-def effects_of(run: Run, base: Run, choice: ComparisonOptions, reader: SampleReader) -> list[Effect]:
+def effects_of(run: Run, base: Run, choice: ComparisonOptions, reader: Reader) -> list[Effect]:
     """Compare a run with its baseline: by likelihoods or verdicts if it has them, else by what its runs measured."""
-    compared_keys = differing_keys([run.params, base.params]) if choice.base else [*choice.baseline, *choice.by]
-    other_differences = also_differ(run, base, choice) if choice.by else None
+    compared_keys = [*choice.baseline, *choice.by]
+    if choice.base:
+        compared_keys = reader.key_rules.differing_keys([run.params, base.params])
+    other_differences = also_differ(run, base, choice, reader.key_rules) if choice.by else None
     if run.number:
         effect = compare_numbers(run, base, reader)
     elif run.unit:
@@ -174,11 +174,12 @@ def effects_of(run: Run, base: Run, choice: ComparisonOptions, reader: SampleRea
     return [effect]
 
 
-def also_differ(run: Run, base: Run, choice: ComparisonOptions) -> str | None:
+def also_differ(run: Run, base: Run, choice: ComparisonOptions, rules: KeyRules) -> str | None:
     """Say in which keys two configurations differ besides the keys of --by."""
     named = {*choice.by, *choice.baseline}
     chosen = pairing.named_groups(named)
-    keys = [key for key in differing_keys([run.params, base.params]) if key not in named and group(key) not in chosen]
+    keys = rules.differing_keys([run.params, base.params])
+    keys = [key for key in keys if key not in named and group(key) not in chosen]
     return f"they also differ in {pairing.both_values(run, base, keys)}" if keys else None
 
 
@@ -209,92 +210,7 @@ def arrange(table: Table) -> None:
     table.dominated = dominated(table)
 
 
-def inert_keys(config: dict[str, str]) -> set[str]:
-    """Return the config keys in which two runs may differ and still be the same experiment.
-
-    A location whose content is hashed (model.name, task.data) is inert for a job's identity, but readers know a model
-    or a data set by it, so it is not inert here; the download cache is. A key of the same name may count in another
-    choice of its group: task.split is inert in a sweep, but not in gsm8k.
-    """
-
-    def inert(item: Field[Any]) -> bool:
-        counts = counts_of(item)
-        changes_none = isinstance(counts, Inert) and counts is not HASHED
-        changes_none |= isinstance(counts, UnlessDefault) and not counts.changes_answers
-        return changes_none or item.name == "cache_dir"
-
-    keys = {item.name for item in fields(RunnerConfig) if inert(item)} | {"metrics.package"}
-    for group_name, schemas in GROUPS.items():
-        chosen = schemas.get(config.get(f"{group_name}.name", ""))
-        if chosen and any(item.name == "name" for item in fields(chosen)):  # a model's name is not a group's choice
-            chosen = None
-        for schema in [chosen] if chosen else schemas.values():
-            keys |= {f"{group_name}.{item.name}" for item in fields(schema) if inert(item)}
-    return keys
-
-
-def written_alike() -> dict[tuple[str, str], str]:
-    """Return for a key and its default the value that means the same to a job's identity, all as text."""
-    return {
-        (f"{group_name}.{item.name}", str(item.default)): str(counts.value)
-        for group_name, schemas in GROUPS.items()
-        for schema in schemas.values()
-        for item in fields(schema)
-        if isinstance(counts := counts_of(item), DefaultAs)
-    }
-
-
-def in_every_choice() -> dict[str, str]:
-    """Return the defaults, as text, of keys that each choice of a group has: records from before such a key lack it."""
-    return {
-        f"{group_name}.{item.name}": text_of(default_of(item))
-        for group_name, schemas in GROUPS.items()
-        for item in fields(next(iter(schemas.values())))
-        if isinstance(counts_of(item), UnlessDefault)
-        and all(item.name in {other.name for other in fields(schema)} for schema in schemas.values())
-    }
-
-
-def differing_keys(configs: list[dict[str, str]]) -> list[str]:
-    """Return the meaningful config keys in which the runs differ, in the config's order."""
-    alike, since = written_alike(), in_every_choice()
-
-    def value(config: dict[str, str], key: str) -> str | None:
-        it = config.get(key, since.get(key))
-        return it if it is None else alike.get((key, it), it)
-
-    return [key for key in meaningful_keys(configs) if len({value(config, key) for config in configs}) > 1]
-
-
-def meaningful_keys(configs: list[dict[str, str]]) -> list[str]:
-    """Return the config keys that can change the results of these runs, in the config's order."""
-    order = [item.name for item in fields(RunnerConfig)]
-
-    def config_order(key: str) -> tuple[int, bool, str]:
-        top = group(key)
-        return (order.index(top) if top in order else len(order)), not key.endswith(".name"), key
-
-    counting = set[str]()
-    for config in configs:
-        inert = inert_keys(config)
-        counting |= {key for key in config if not {key, group(key)} & inert}
-    return sorted(counting, key=config_order)
-
-
-def distinguishing_keys(keys: list[str], configs: list[dict[str, str]]) -> list[str]:
-    """Return the keys without those whose value follows from their group's name.
-
-    nf4 always has double_quant and `none` never has it: a column for it is useful only if nf4 occurs with both values.
-    """
-
-    def tells(key: str) -> bool:
-        values = {config.get(key) for config in configs}
-        return not (None in values and len(values) == 2 and f"{group(key)}.name" in keys)
-
-    return [key for key in keys if tells(key)]
-
-
-def pool(runs: list[Run], by: list[str], reader: SampleReader) -> list[Run]:
+def pool(runs: list[Run], by: list[str], reader: Reader) -> list[Run]:
     """Pool the runs that agree in these keys; ConfigError if two of them answered the same question."""
     groups: dict[tuple[str | None, ...], list[Run]] = {}
     for run in runs:
@@ -302,10 +218,10 @@ def pool(runs: list[Run], by: list[str], reader: SampleReader) -> list[Run]:
     return [_pooled(members, by, reader) if len(members) > 1 else members[0] for members in groups.values()]
 
 
-def _pooled(members: list[Run], by: list[str], reader: SampleReader) -> Run:
+def _pooled(members: list[Run], by: list[str], reader: Reader) -> Run:
     members = sorted(members, key=lambda run: run.job_id)
     names = ", ".join(f"{label(key)}={members[0].value(key)}" for key in by)
-    differing = differing_keys([run.params for run in members])
+    differing = reader.key_rules.differing_keys([run.params for run in members])
     differences = "; ".join(f"{label(key)}: {listed(run.value(key) for run in members)}" for key in differing)
     where = f"--by {','.join(map(label, by))}: the {len(members)} runs of {names}"
     if len({pairing.scoring(run) for run in members}) > 1:

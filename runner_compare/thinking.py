@@ -12,7 +12,7 @@ from runner_compare.data import ABSENT, NotPaired, Run, Table, TableRow
 from runner_compare.effect_words import p_value
 from runner_compare.metrics import BY_ANSWERS, described
 from runner_compare.numbers import compare_numbers
-from runner_compare.runs import SampleReader
+from runner_compare.reader import Reader
 from runner_compare.statistics.answer_times import answer_times
 from runner_compare.statistics.effects import Effect, Finding, judge
 from runner_compare.token_costs import estimate_record, right_answer_tokens
@@ -29,7 +29,7 @@ def has_thinking(table: Table) -> bool:
     return table.scored and (BUDGET in table.keys or any(THINKING in row.run.metrics for row in table.rows))
 
 
-def add_thinking(table: Table, reader: SampleReader) -> None:
+def add_thinking(table: Table, reader: Reader) -> None:
     """Compare the thinking tokens of each row with its baseline's on the same questions, and say it in one line."""
     for row in table.rows if has_thinking(table) else ():
         row.right_answer = right_answer_tokens(row.run, reader)

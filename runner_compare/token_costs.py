@@ -4,35 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
+from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
-from runner.store.jobs import read_samples
-from runner_compare.data import NotPaired, Question, Run, Table, question_of
+from runner_compare.data import NotPaired, Question, Run, Table
 from runner_compare.metrics import ENDS, OF_CALLS, OF_QUESTION
-from runner_compare.runs import SampleReader
+from runner_compare.outcomes import Costs
+from runner_compare.reader import Reader
 from runner_compare.statistics.token_costs import PER, Estimate, TokenCells, TokenCost
 
 
-@dataclass(frozen=True)
-class QuestionCost:
-    """What one question cost, whether it was solved, and the share of its answers that are right."""
-
-    prompt: int
-    new: int
-    solved: bool
-    cluster: str | None
-    failed: bool  # it ended in an error, so its tokens are not those of an answer
-    right: float  # of a single answer 0 or 1
-
-
-Costs = dict[Question, QuestionCost]
-
-
-def add_token_costs(table: Table, reader: SampleReader) -> dict[str, list[Costs]]:
+def add_token_costs(table: Table, reader: Reader) -> dict[str, list[Costs]]:
     """Give each row of teams its costs, and return those of its questions by run id: one table for each seed."""
     costs_of: dict[str, list[Costs]] = {}
     for row in table.rows:
@@ -47,7 +30,7 @@ def add_token_costs(table: Table, reader: SampleReader) -> dict[str, list[Costs]
     return costs_of
 
 
-def right_answer_tokens(run: Run, reader: SampleReader) -> Estimate | None:
+def right_answer_tokens(run: Run, reader: Reader) -> Estimate | None:
     """Return the tokens that a right answer costs, with the wrong ones, and its interval over questions."""
     if run.interval is None or "n_all" in run.metrics:
         return None  # what was asked is more than what counts
@@ -62,38 +45,10 @@ def right_answer_tokens(run: Run, reader: SampleReader) -> Estimate | None:
     return Estimate(value, high, low)
 
 
-def costs_by_seed(run: Run, reader: SampleReader) -> list[Costs]:
+def costs_by_seed(run: Run, reader: Reader) -> list[Costs]:
     """Return the costs of a run's questions: a table for each seed, a single one for any other run."""
-    parts = [costs_of_one(part, reader) for part in run.parts or [run]]
+    parts = [reader.costs(part) for part in run.parts or [run]]
     return parts if run.over_seeds else [{question: it for part in parts for question, it in part.items()}]
-
-
-def costs_of_one(run: Run, reader: SampleReader) -> Costs:
-    """Return the costs of the scored questions, from the first intact file that agrees with the logged counts."""
-
-    def agrees(costs: Costs) -> bool:
-        return (sum(it.solved for it in costs.values()), len(costs)) == run.score
-
-    return reader.first_intact(run, partial(read_costs, stopped_after=run.stopped_after), agrees, "n and correct")
-
-
-def read_costs(path: Path, stopped_after: int | None = None) -> Costs:
-    """Return what each scored question cost; EvidenceError with file and line if a sample was changed."""
-    scored = sorted(
-        (it for it in read_samples(path).values() if it.answer.verdict is not None), key=lambda it: it.index
-    )
-    return {
-        question_of(one): QuestionCost(
-            one.prompt_tokens,
-            sum(answer.tokens for answer in one.answers),
-            one.solved,
-            one.cluster,
-            one.failed,
-            one.right_share(),
-        )
-        for one in scored[:stopped_after]
-        if not one.left_out
-    }
 
 
 def cells_of(costs: Sequence[Costs], questions: Sequence[Question]) -> TokenCells:

@@ -10,9 +10,10 @@ from typing import Any
 from runner_compare.cut_offs import finding_of
 from runner_compare.data import Run, Table, TableRow
 from runner_compare.effect_words import p_value, quantity
+from runner_compare.outcomes import Costs
 from runner_compare.statistics.stats import ALPHA, holm
 from runner_compare.statistics.token_costs import Estimate, TokenFinding, TokenSaving
-from runner_compare.token_costs import Costs, cells_of, estimate_record, training_tokens
+from runner_compare.token_costs import cells_of, estimate_record, training_tokens
 from runner_compare.wording import sides
 
 KINDS = ("spatial", "temporal")

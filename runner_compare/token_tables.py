@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
-from runner.store.divergences import DIVERGENCES, WORST_TOKENS, TokenDivergences, read_divergences
-from runner.store.jobs import read_samples
 from runner_base.errors import ConfigError
 from runner_base.tables import Column, Use
 from runner_compare.columns import naming
 from runner_compare.data import ABSENT, Run, Table
 from runner_compare.llama_block import block
 from runner_compare.metrics import KL_SHARES, described
-from runner_compare.runs import SAMPLES, SampleReader
+from runner_compare.reader import Reader
 from runner_compare.statistics.token_divergence import AT_MOST, CHIEF, categories_of, figure_in_words
 from runner_compare.wording import name_of
 
@@ -85,7 +82,7 @@ def _cell(run: Run, key: str, of: str = "") -> str:
 # ---------------------------------------------------------------------------------------------------------- llama.cpp
 
 
-def write_llama(tables: Iterable[Table], reader: SampleReader, out: TextIO) -> None:
+def write_llama(tables: Iterable[Table], reader: Reader, out: TextIO) -> None:
     """Write llama-perplexity's block for each run that was compared with whole distributions."""
     blocks = [
         (name_of(row, table.keys) or row.run.job_id, found)
@@ -98,30 +95,19 @@ def write_llama(tables: Iterable[Table], reader: SampleReader, out: TextIO) -> N
     out.write("\n".join(f"{name}\n\n{found}\n" for name, found in blocks))
 
 
-def block_of(run: Run, reader: SampleReader) -> str | None:
+def block_of(run: Run, reader: Reader) -> str | None:
     """Return a run's block; None if it has none."""
     if CHIEF not in run.metrics or CHIEF + AT_MOST in run.metrics:
         return None
-    found = next((_tokens(path, samples) for path, samples in _files(run, reader)), None)
-    if found is None or not all(len(it.reference) for it in found):
+    texts = reader.text_tokens(run)
+    if texts is None or not all(text.reference for text in texts):
         return None
     return block(
-        [value for it in found for value in it.least],
-        [value for it in found for value in it.logprobs],
-        [value for it in found for value in it.reference],
-        [ours == theirs for it in found for ours, theirs in zip(it.first, it.reference_first, strict=True)],
+        [value for text in texts for value in text.least],
+        [value for text in texts for value in text.logprobs],
+        [value for text in texts for value in text.reference],
+        sum(text.agreed for text in texts),
     )
-
-
-def _files(run: Run, reader: SampleReader) -> Iterable[tuple[Any, Any]]:
-    return zip(reader.files(run, DIVERGENCES), reader.files(run, SAMPLES), strict=False)
-
-
-def _tokens(divergences: Any, samples: Any) -> list[TokenDivergences]:
-    """Return the tokens of a run's texts in their order, without wrong choices."""
-    found = read_divergences(divergences)
-    counted = (it for _, it in sorted(read_samples(samples).items()) if it.likelihood and not it.likelihood.is_other)
-    return [found[it.index] for it in counted if it.index in found]
 
 
 # --------------------------------------------------------------------------------------------------- the worst tokens
@@ -135,15 +121,14 @@ class WorstTokens:
     tokens: list[dict[str, str]]
 
 
-def worst_of(table: Table, reader: SampleReader) -> list[WorstTokens]:
+def worst_of(table: Table, reader: Reader) -> list[WorstTokens]:
     """Return the worst tokens of each run that has kept them."""
     found = []
     for row in table.rows:
-        path = next(reader.files(row.run, WORST_TOKENS), None) if CHIEF in row.run.metrics else None
-        lines = [] if path is None else path.read_text(encoding="utf-8").splitlines()
-        if lines:
+        tokens = reader.worst_tokens(row.run) if CHIEF in row.run.metrics else []
+        if tokens:
             name = name_of(row, table.keys) or row.run.job_id
-            found.append(WorstTokens(name, [_in_words(json.loads(line)) for line in lines]))
+            found.append(WorstTokens(name, [_in_words(token) for token in tokens]))
     return found
 
 

@@ -35,19 +35,6 @@ def below(package: str) -> set[str]:
 
 
 STILL_CROSSING = {
-    "runner_compare.across_tasks",
-    "runner_compare.command",
-    "runner_compare.in_python",
-    "runner_compare.pairing",
-    "runner_compare.publish_divergences",
-    "runner_compare.repeated_runs",
-    "runner_compare.runs",
-    "runner_compare.sample_numbers",
-    "runner_compare.survival",
-    "runner_compare.table",
-    "runner_compare.teams",
-    "runner_compare.token_costs",
-    "runner_compare.token_tables",
     "runner_engine.checkpoints.footprint",
     "runner_engine.checkpoints.memory_check",
     "runner_engine.checkpoints.no_model",

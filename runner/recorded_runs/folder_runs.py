@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from sys import intern
 
+from runner.config.tasks import TASKS
 from runner.store import published, tracking
 from runner.store.jobs import OLD, RESULT, Job
 from runner.store.mlflow_store import EXPERIMENT, Store
@@ -117,16 +118,18 @@ def run_of(
     """Return a run of MLflow; most keys and values of runs are the same texts, which are kept once."""
     if "fact.engine" in tags:
         params = params | {ENGINE: tags["fact.engine"]}
+    task = tags.get("task", "unknown")
     run = Run(
         run_id=run_id,
         job_id=tags[JOB_ID],
-        task=tags.get("task", "unknown"),
+        task=task,
         task_version=tags.get("task_version", ""),
         folder=tags.get("output_dir", ""),
         params={intern(key): intern(value) for key, value in params.items()},
         metrics={intern(key): value for key, value in with_means(metrics).items()},
         grid=intern(tags.get(PARENT, "")),
         facts={intern(key[5:]): intern(value) for key, value in tags.items() if key.startswith("fact.")},
+        has_fresh_processes=getattr(TASKS.get(task), "has_fresh_processes", False),
         errors=0 if status == FINISHED else int(metrics.get("errors", 0)),
     )
     return started_ms, run

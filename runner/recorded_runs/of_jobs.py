@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runner.recorded_runs.folder_runs import runs_of_jobs
+from runner.recorded_runs.sample_reader import SampleReader
 from runner_compare.data import NotPaired, label
-from runner_compare.runs import SampleReader
 from runner_compare.table import ComparisonOptions, tabulate
 
 

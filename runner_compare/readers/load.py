@@ -11,10 +11,10 @@ from types import ModuleType
 
 from runner_base.console import plain, say
 from runner_base.errors import ConfigError, DataError, few, unknown
-from runner_base.result import REPEATS, RepeatLog
 from runner_compare import lm_eval, lm_eval_files
 from runner_compare.answer_votes import figures_of
 from runner_compare.data import CLUSTER, Run
+from runner_compare.key_rules import KeyRules
 from runner_compare.lm_eval_keys import FOLDER_KEY
 from runner_compare.metrics import Better
 from runner_compare.numbers import mean_of
@@ -34,7 +34,6 @@ from runner_compare.readers.files import read_bytes
 from runner_compare.readers.shapes import NULL, Outline
 from runner_compare.readers.tool_run import METRIC, ToolFile, ToolRun
 from runner_compare.statistics.clustered_share import accuracy_figures
-from runner_compare.table import differing_keys
 
 OPTION = "--results"
 # the only list of readers
@@ -55,9 +54,9 @@ KEYS_OF_METRICS = (METRIC, "task.filter", "task.name")  # they tell apart the ru
 class ResultsReader(lm_eval.FilesReader):
     """Also has the repeats of measurements, and numbers the samples of evaluations."""
 
-    def __init__(self, scratch: Path, cluster: str | None = None) -> None:
+    def __init__(self, cluster: str | None = None) -> None:
         super().__init__()
-        self.scratch, self.cluster = scratch, cluster
+        self.cluster = cluster
         self.indices: dict[tuple[str, str, str, str], int] = {}  # of samples, by task, id, question and gold answer
 
     def add(self, run_id: str, run: ToolRun) -> None:
@@ -67,28 +66,21 @@ class ResultsReader(lm_eval.FilesReader):
             index = self.indices.setdefault((run.task, one.sample_id, one.question, one.gold), len(self.indices))
             one.key = index, f"{one.sample_id}: {one.question}", one.gold
 
-    def files(self, run: Run, name: str) -> Iterator[Path]:
-        """Yield a file in our format with the repeats of a measurement."""
+    def repeats(self, run: Run) -> Iterator[dict[str, list[float]]]:
+        """Yield the repeats of a measurement, without measures that have fewer than others."""
         tool_run = self.read.get(run.run_id)
-        if name == REPEATS and isinstance(tool_run, ToolRun) and tool_run.repeats:
-            folder = self.scratch / f"repeats_{list(self.read).index(run.run_id)}"
-            if not (folder / REPEATS).is_file():
-                folder.mkdir(parents=True, exist_ok=True)
-                log = RepeatLog(folder)
-                for at in range(max(map(len, tool_run.repeats.values()))):
-                    log.add(at, {key: values[at] for key, values in tool_run.repeats.items() if at < len(values)})
-            yield folder / REPEATS
+        if isinstance(tool_run, ToolRun) and tool_run.repeats:
+            most = max(map(len, tool_run.repeats.values()))
+            yield {measure: values for measure, values in tool_run.repeats.items() if len(values) == most}
 
 
-def load(
-    places: list[str], scratch: Path, cluster: str | None = None, metric: str = ""
-) -> tuple[list[Run], ResultsReader]:
+def load(places: list[str], cluster: str | None = None, metric: str = "") -> tuple[list[Run], ResultsReader]:
     """Return the runs below these paths, and a reader of their samples and repeats.
 
     `cluster` is the field of a sample that names its family, `metric` the only metric that is wanted.
     """
     places = list(dict.fromkeys(places))
-    reader = ResultsReader(scratch, cluster)
+    reader = ResultsReader(cluster)
     runs: list[Run] = []
     found: list[ToolRun] = []
     left_out: list[str] = []
@@ -287,7 +279,7 @@ def default_comparison(places: list[str], runs: list[Run]) -> tuple[dict[str, st
     first = [run for run in runs if run.params[FOLDER_KEY] == places[0]]
     if not first or len(first) == len(runs):
         return {}, []
-    differing = differing_keys([run.params for run in runs])
+    differing = KeyRules().differing_keys([run.params for run in runs])
     row_keys = [key for key in differing if key in KEYS_OF_METRICS]
     settings = [key for key in differing if key not in KEYS_OF_METRICS]
     values = {key: {run.params[key] for run in first if key in run.params} for key in settings}

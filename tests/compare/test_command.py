@@ -15,12 +15,13 @@ import pytest
 from stores import INT8, NF4, NONE, Store, marks
 
 from runner import compare
+from runner.recorded_runs.key_rules import SchemaRules
+from runner.recorded_runs.which_store import store_to_read
 from runner.store import mlflow_store
 from runner_base.errors import ConfigError
 from runner_compare.data import NotPaired, Run
+from runner_compare.key_rules import distinguishing_keys
 from runner_compare.pairing import find_baseline
-from runner_compare.runs import store_to_read
-from runner_compare.table import differing_keys, distinguishing_keys
 
 pytestmark = [
     # mlflow 3.17 still uses a loader strategy that SQLAlchemy 2.1 deprecates; nothing of ours calls it.
@@ -224,7 +225,7 @@ def test_two_possible_baselines_are_named_and_neither_is_used(store: Store, rows
 def test_a_key_that_both_have_must_agree() -> None:
     nf4, fp4 = NF4, {"quantization.name": "fp4", "quantization.double_quant": "false"}
     runs = [Run("", str(config), "gsm8k", "1", "", config, {}) for config in (nf4, fp4)]
-    keys = differing_keys([run.params for run in runs])
+    keys = SchemaRules().differing_keys([run.params for run in runs])
     with pytest.raises(NotPaired, match=r"quantization\.double_quant \(true, here false\)"):
         find_baseline(runs[1], runs[:1], {"quantization.name": "nf4"}, keys)
 
@@ -235,7 +236,7 @@ def test_columns_follow_the_config_and_distinguish_rows() -> None:
         {"seed": "1", **NF4, "model.name": "b"},
         {"seed": "1", **NF4, "model.name": "b", "print": "json", "tracking.uri": "x", "model.cache_dir": "y"},
     ]
-    keys = differing_keys(configs)
+    keys = SchemaRules().differing_keys(configs)
     assert keys == ["model.name", "quantization.name", "quantization.double_quant", "seed"]
     assert distinguishing_keys(keys, configs) == ["model.name", "quantization.name", "seed"]
     configs.append({**configs[1], "quantization.double_quant": "false"})
@@ -244,13 +245,13 @@ def test_columns_follow_the_config_and_distinguish_rows() -> None:
 
 def test_records_from_before_a_key_of_every_choice_have_its_default() -> None:
     new = {**NF4, "quantization.skip": "[]", "quantization.overrides": "{}"}
-    assert differing_keys([NF4, new]) == []
-    assert differing_keys([NF4, {**new, "quantization.skip": "[mlp]"}]) == ["quantization.skip"]
+    assert SchemaRules().differing_keys([NF4, new]) == []
+    assert SchemaRules().differing_keys([NF4, {**new, "quantization.skip": "[mlp]"}]) == ["quantization.skip"]
 
 
 def test_a_key_counts_by_the_task_that_has_it() -> None:
     def differ(task: str, key: str) -> list[str]:
-        return differing_keys([{"task.name": task, key: value} for value in ("a", "b")])
+        return SchemaRules().differing_keys([{"task.name": task, key: value} for value in ("a", "b")])
 
     assert differ("gsm8k", "task.split") == ["task.split"], "it selects the questions; in a sweep their SHA-256 does"
     assert differ("sweep", "task.split") == []

@@ -13,6 +13,7 @@ from runner_base.result import Likelihood
 from runner_compare.data import Run, Texts, TextScore
 from runner_compare.files import FileTable, Kind, closer_pairs, file_table
 from runner_compare.files_table import file_columns, file_legend, file_records, file_sentences, tied_groups
+from runner_compare.reader import Reader
 from runner_compare.statistics.likelihoods import figures
 
 TEXTS = 120
@@ -26,18 +27,12 @@ def kl_of(mean: float, seed: int) -> list[float]:
     return [tokens * mean * draw.uniform(0.5, 1.5) for tokens in TOKENS]
 
 
-class Reader:
+class Likelihoods(Reader):
     """What the table reads of the runs: likelihoods with a KL."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.kls: dict[str, Sequence[float] | None] = {}
-
-    def fetch(self, runs: Sequence[Run]) -> None:
-        """Everything is here."""
-
-    def remark(self, run: Run, base: Run) -> str:
-        """No score here has several metrics or seeds."""
-        return ""
 
     def texts(self, run: Run) -> Texts:
         kls = self.kls[run.run_id]
@@ -57,7 +52,7 @@ class Files:
 
     def __init__(self) -> None:
         self.runs: list[Run] = []
-        self.reader: Any = Reader()
+        self.reader: Any = Likelihoods()
 
     def add(
         self,
@@ -72,7 +67,7 @@ class Files:
         """Add a likelihood and a sweep of a file."""
         own = {"model.name": name, "quantization.name": "gguf", "task.limit": "120"} | (params or {})
         facts = {"model_sha256": sha} | ({} if kl is None else {"reference": "x · likelihood-000000000000"})
-        parts = [Reader.likelihood(at, tokens, kl[at] if kl else None) for at, tokens in enumerate(TOKENS)]
+        parts = [Likelihoods.likelihood(at, tokens, kl[at] if kl else None) for at, tokens in enumerate(TOKENS)]
         number = len(self.runs)
         job_id = "likelihood-000000000000" if kl is None else f"likelihood-{number}"
         metrics = figures(parts) | {"file_mib": mib, "model_mib": mib + 1}

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from runner import compare
+from runner.recorded_runs.publish_divergences import HEADS, divergence_sections
 from runner_base.errors import ConfigError
 from runner_compare.data import Run, Table, TableRow
-from runner_compare.publish_divergences import HEADS, divergence_sections
 
 
 def cells_of(text: str, name: str) -> list[str]:

@@ -18,8 +18,8 @@ from servers import free_port, mlflow_server
 from stores import INT8, NF4, NONE, Store, marks
 
 from runner import compare
+from runner.recorded_runs import sample_reader
 from runner.store import stored_runs
-from runner_compare import runs
 
 RUNS = 12
 pytestmark = [
@@ -88,13 +88,13 @@ def test_samples_come_from_the_server_several_at_a_time_but_not_too_many(
                 now -= 1
 
     real = stored_runs.download
-    monkeypatch.setattr(runs, "download", download)
+    monkeypatch.setattr(sample_reader, "download", download)
     rows = rows_of(remote, tmp_path, "many", capsys)
     assert len(rows) == RUNS
     for number in range(RUNS // 3):
         comparisons = [rows[f"{name}-{number}"]["comparison"] for name in ("int8", "nf4")]
         assert [(it["wins"], it["losses"]) for it in comparisons] == [(0, number), (0, 10 + number)]
-    assert 2 <= most <= runs.FETCHED_AT_ONCE < RUNS
+    assert 2 <= most <= sample_reader.FETCHED_AT_ONCE < RUNS
     assert not list(tmp_path.iterdir())
 
 
@@ -120,7 +120,7 @@ def test_a_dead_server_is_not_mistaken_for_runs_without_samples(
         return real(*arguments)
 
     real = stored_runs.download
-    monkeypatch.setattr(runs, "download", gone)
+    monkeypatch.setattr(sample_reader, "download", gone)
     code = compare.main(["--tracking-uri", uri, "--experiment", "lost", "--baseline", "quantization=none"])
     captured = capsys.readouterr()
     assert (code, captured.out) == (2, "")

@@ -9,10 +9,9 @@ import pytest
 from stores import Store, marks
 from team_jobs import team
 
-from runner_base.errors import ConfigError
+from runner.agents.teams_section import name_teams, team_words
 from runner_compare.data import Run
 from runner_compare.pictures import MAX_LABELS
-from runner_compare.teams import name_teams, team_words
 from runner_compare.wording import TEAM
 
 pytestmark = [
@@ -60,8 +59,13 @@ def test_teams_that_differ_in_a_key_never_share_a_name() -> None:
     other = run_of("agents-x", mode="star")
     named = [run.params[TEAM] for run in name_teams([*rates, other], ["task.mode", "task.pruning_rate", "seed"])]
     assert named == ["chain · learned · task.pruning_rate=0.1", "chain · learned · task.pruning_rate=0.2", "star"]
-    with pytest.raises(ConfigError, match="--teams names teams of task=agents"):
-        name_teams([run_of(task="gsm8k")], [])
+
+
+def test_names_of_teams_need_a_team(store: Store, show: Any) -> None:
+    store.job("no teams", "alone", {}, marks(30, N))
+    code, _, err = show("no teams", "--teams")
+    assert code == 2
+    assert "--teams names teams of task=agents, and there is no such job among these" in err
 
 
 def test_teams_without_a_key_in_common_have_one_baseline(store: Store, rows: Any, show: Any) -> None:

@@ -154,7 +154,7 @@ def test_the_block_has_llama_cpps_layout() -> None:
     kl, logprobs, reference = (
         np.concatenate([getattr(it, name) for it in some]).tolist() for name in ("least", "logprobs", "reference")
     )
-    ours = block(kl, logprobs, reference, [True] * 1700 + [False] * 100)
+    ours = block(kl, logprobs, reference, 1700)
     theirs = LLAMA.read_text().splitlines()
     assert [NUMBERS.sub(" #", line) for line in ours.splitlines()] == [NUMBERS.sub(" #", line) for line in theirs]
     widths = [[len(line) for line in text if "PPL" in line or "KLD" in line] for text in (ours.splitlines(), theirs)]
@@ -166,7 +166,7 @@ def test_the_blocks_numbers_are_those_of_their_definitions() -> None:
     kl, ours, theirs = (
         np.concatenate([getattr(it, name) for it in some]) for name in ("least", "logprobs", "reference")
     )
-    lines = block(list(kl), list(ours), list(theirs), [True] * 1700 + [False] * 100).splitlines()
+    lines = block(list(kl), list(ours), list(theirs), 1700).splitlines()
     found = {line.partition(":")[0].strip(): [float(it) for it in re.findall(r"-?\d+\.\d+", line.partition(":")[2])]
              for line in lines if ":" in line}  # fmt: skip
     n, change = len(kl), np.exp(ours) - np.exp(theirs)
@@ -182,8 +182,8 @@ def test_the_blocks_numbers_are_those_of_their_definitions() -> None:
 
 def test_the_same_model_twice_has_no_divergence_in_the_block() -> None:
     (it,) = texts(1, tokens=200)
-    found = block([0.0] * 200, it.reference, it.reference, [True] * 200)
+    found = block([0.0] * 200, it.reference, it.reference, 200)
     assert "Mean    KLD:   0.000000 ±   0.000000" in found
     assert "Maximum Δp:  0.000%" in found
     assert "Same top p: 100.000 ± 0.000 %" in found
-    assert block([0.0] * 99, it.reference[:99], it.reference[:99], [True] * 99) == TOO_FEW
+    assert block([0.0] * 99, it.reference[:99], it.reference[:99], 99) == TOO_FEW

@@ -15,11 +15,11 @@ import pytest
 from servers import free_port, mlflow_server, postgres_server
 
 from runner.config.root import RunnerConfig, TrackingConfig
+from runner.recorded_runs.sample_reader import read_answers
 from runner.run import run
 from runner.store import mlflow_store, tracking
 from runner.store.stored_runs import open_to_read
 from runner_base.errors import ConfigError, refuse_password
-from runner_compare.runs import read_answers
 
 # mlflow 3.17 uses an old name of sqlalchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")

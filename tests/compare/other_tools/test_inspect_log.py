@@ -13,7 +13,7 @@ from other_logs import INSPECT, Members, changed_log, log_of
 
 from runner_compare.statistics.stats import mcnemar_exact, wilson_interval
 
-MODEL = "openai-api/runner_engine/embedded"
+MODEL = "openai-api/runner/embedded"
 VERDICTS = ("--task", "problems")  # and not the numbers of another score of these logs
 NONE, CUT_OFF, NF4 = INSPECT / "none", INSPECT / "cut_off", INSPECT / "nf4"
 

@@ -1,7 +1,8 @@
-"""Which store is compared, and a run's answers: from its folder, or fetched from MLflow."""
+"""A job's answers for a comparison: from its folder, or fetched from MLflow."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,86 +11,41 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from runner.recorded_runs.folder_runs import has_records
-from runner.store import moved
+from runner.recorded_runs.key_rules import SchemaRules
+from runner.recorded_runs.sample_numbers import NUMBERS, read_numbers
+from runner.scorers.verdicts import rules_between
+from runner.store.divergences import DIVERGENCES, WORST_TOKENS, read_divergences
 from runner.store.jobs import read_samples
-from runner.store.mlflow_store import Store, store_from_options
 from runner.store.stored_runs import download
 from runner_base.console import say
-from runner_base.errors import ConfigError, EvidenceError, refuse_password
+from runner_base.errors import EvidenceError
 from runner_base.progress import Progress
-from runner_base.result import Sample
-from runner_compare.data import (
-    EXTRACTOR,
-    SCORER,
-    TEXT_END,
-    Answers,
-    NotPaired,
-    Question,
-    QuestionOutcome,
-    Run,
-    Texts,
-    TextScore,
-    question_of,
-    side_of,
-)
+from runner_base.result import REPEATS, Sample, read_repeats
+from runner_compare.data import EXTRACTOR, SCORER, TEXT_END, Run, question_of, side_of
 from runner_compare.metrics import LOG_LIKELIHOOD
-from runner_compare.sample_numbers import read_numbers
-from runner_compare.seed_answers import mean_answers
+from runner_compare.outcomes import Answers, Costs, Question, QuestionCost, QuestionOutcome, Texts, TextScore
+from runner_compare.reader import NOT_THERE, SAMPLES, Reader, no_samples
 from runner_compare.statistics.likelihoods import units
 from runner_compare.statistics.ratios import ratio
+from runner_compare.statistics.token_divergence import TextTokens
 
 Content = TypeVar("Content")
 
-FOLDER = "comparison"  # among the artifacts of the grid's run
-SAMPLES = "samples.jsonl"
 FETCHED_AT_ONCE = 8  # most of the time is waiting; more would crowd out the server's other users
 TOLERANCE = 1e-9  # nats per token by which a file may differ from what was logged: MLflow stores numbers exactly
 
 
-def store_to_read(output_dir: Path, uri: str | None, experiment: str | None) -> Store | None:
-    """Return the store to read, by the rule of all commands; None if only the folder's jobs have recorded anything.
+class SampleReader(Reader):
+    """Reads what jobs have recorded; what their folders lack is fetched from MLflow."""
 
-    A missing sqlite file is an error: MLflow would create it.
-    """
-    if uri:
-        refuse_password("--tracking-uri", uri)
-    store = store_from_options(output_dir, uri, experiment)
-    file = store.file
-    if file is not None and not file.exists():
-        if uri or not store.is_own:
-            raise ConfigError(f"tracking uri {store.shown}: there is no such file")
-        if not experiment and has_records(output_dir):
-            return None
-        raise ConfigError(
-            f"no MLflow database at {file}: run something first, or say where it is with --output-dir or --tracking-uri"
-        )
-    if file is not None and not file.is_file():  # MLflow would try to open it for minutes
-        raise ConfigError(f"tracking uri {store.shown}: {file} is not a file, but a database is expected there")
-    if store.is_own and (output_dir / moved.PLACE).exists():
-        moved.mend(output_dir)
-    return store
-
-
-class SampleReader:
-    """Reads which questions a run solved; keeps the answers of baselines, because many runs are compared with them."""
+    numbers_of_questions = NUMBERS
 
     def __init__(self, client: Any, output_dir: Path, scratch: Path) -> None:
+        super().__init__()
+        self.key_rules = SchemaRules()
         self.client, self.output_dir, self.scratch = client, output_dir, scratch
-        self._baselines: dict[str, Answers] = {}
         self.sources: dict[str, Path] = {}  # by run id: the file that its answers were read from
         self._fetched: dict[tuple[str, str], Path | None] = {}  # by run id and file name; None: not in MLflow
-
-    def of_baseline(self, run: Run) -> Answers:
-        """Return the baseline's answers, read once."""
-        if run.run_id not in self._baselines:
-            self._baselines[run.run_id] = self.of(run)
-        return self._baselines[run.run_id]
-
-    def of(self, run: Run) -> Answers:
-        """Return which questions a run, or the pooled runs, solved."""
-        parts = [self.of_one(part) for part in run.parts or [run]]
-        return mean_answers(parts) if run.over_seeds else {key: it for part in parts for key, it in part.items()}
 
     def of_one(self, run: Run) -> Answers:
         """Return which questions one run solved, from the first intact file that agrees with the logged counts."""
@@ -128,15 +84,49 @@ class SampleReader:
                     answers[question] = side_of(sample.answer.verdict, answer, sample.answer.parts.answer, most)
         return answers
 
-    def remark(self, run: Run, base: Run) -> str:
-        """Say what else a reader of a comparison of two runs has to know."""
-        return ""
+    def left_out(self, run: Run) -> set[Question]:
+        """Return the questions that a run has answered and does not count."""
+        parts = [part for part in run.parts or [run] if part.metrics.get("n_all")]
+        samples = [sample for part in parts for sample in read_samples(self.sources[part.run_id]).values()]
+        return {question_of(sample) for sample in samples if sample.left_out}
+
+    def costs(self, run: Run) -> Costs:
+        """Return what the scored questions cost, from the first intact file that agrees with the logged counts."""
+
+        def agrees(costs: Costs) -> bool:
+            return (sum(cost.solved for cost in costs.values()), len(costs)) == run.score
+
+        return self.first_intact(run, partial(read_costs, stopped_after=run.stopped_after), agrees, "n and correct")
+
+    def repeats(self, run: Run) -> Iterator[dict[str, list[float]]]:
+        """Yield the repeats of each measure from the run's folder and from MLflow."""
+        for path in self.files(run, REPEATS):
+            try:
+                measures = read_repeats(path)
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # perhaps half written: MLflow has another copy
+            yield measures
+
+    def text_tokens(self, run: Run) -> list[TextTokens] | None:
+        """Return the tokens of each text in the order of the samples, without wrong choices."""
+        pairs = zip(self.files(run, DIVERGENCES), self.files(run, SAMPLES), strict=False)
+        return next((_text_tokens(divergences, samples) for divergences, samples in pairs), None)
+
+    def worst_tokens(self, run: Run) -> list[dict[str, Any]]:
+        """Return the tokens with the largest divergence, each with its context."""
+        path = next(self.files(run, WORST_TOKENS), None)
+        lines = [] if path is None else path.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def rules_between(self, task: str, versions: tuple[str, str]) -> str:
+        """Say what changed between two versions of a task's rules; empty if that is not known."""
+        return rules_between(task, versions)
 
     def first_intact(
         self, run: Run, read: Callable[[Path], Content], agrees: Callable[[Content], bool], logged: str
     ) -> Content:
         """Return the content of the first intact file of samples that agrees with the log, or raise NotPaired."""
-        why, damage = "is neither in its folder nor in MLflow", ""
+        why, damage = NOT_THERE, ""
         for path in self.files(run, SAMPLES):
             try:
                 content = read(path)
@@ -149,7 +139,7 @@ class SampleReader:
                     say(f"note: {damage}. {run.job_id} is compared using {path}")
                 return content
             why = f"is damaged: {damage}" if damage else f"disagrees with its logged {logged}"
-        raise NotPaired(f"no samples: {SAMPLES} of {run.job_id} {why}")
+        raise no_samples(run, why)
 
     def files(self, run: Run, name: str) -> Iterator[Path]:
         """Yield the file from the run's folder, from the folder beside a moved database, and from MLflow."""
@@ -218,3 +208,41 @@ def read_texts(path: Path) -> Texts:
         for one in _samples_in(path)
         if one.likelihood is not None
     }
+
+
+def read_costs(path: Path, stopped_after: int | None = None) -> Costs:
+    """Return what each scored question cost; EvidenceError with file and line if a sample was changed."""
+    scored = sorted(
+        (sample for sample in read_samples(path).values() if sample.answer.verdict is not None),
+        key=lambda sample: sample.index,
+    )
+    return {
+        question_of(sample): QuestionCost(
+            sample.prompt_tokens,
+            sum(answer.tokens for answer in sample.answers),
+            sample.solved,
+            sample.cluster,
+            sample.failed,
+            sample.right_share(),
+        )
+        for sample in scored[:stopped_after]
+        if not sample.left_out
+    }
+
+
+def _text_tokens(divergences: Path, samples: Path) -> list[TextTokens]:
+    """Return the tokens of a run's texts, as its two files have them."""
+    by_sample = read_divergences(divergences)
+    counted = (s for _, s in sorted(read_samples(samples).items()) if s.likelihood and not s.likelihood.is_other)
+    found = [by_sample[sample.index] for sample in counted if sample.index in by_sample]
+    return [
+        TextTokens(
+            None,
+            list(tokens.least),
+            list(tokens.most),
+            list(tokens.logprobs),
+            list(tokens.reference),
+            sum(own == other for own, other in zip(tokens.first, tokens.reference_first, strict=True)),
+        )
+        for tokens in found
+    ]

@@ -10,20 +10,28 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from runner.config.agents import OF_TEAM, AgentsConfig
-from runner_base.errors import ConfigError
 from runner_compare.data import Run, label
+from runner_compare.reader import Reader
+from runner_compare.section import Section
 from runner_compare.token_savings import NULL, graph_kind
 from runner_compare.wording import TEAM
 
-OPTION = "--teams"
 KEYS = {f"task.{name}" for name in OF_TEAM}
 DECISIONS = {"final_refer": "decision", "majority_vote": "vote", "direct": "last agent"}
 SEPARATOR = " · "
 
 
-def stands_for(key: str) -> bool:
-    """Whether a team's name takes the place of this key."""
-    return key in KEYS or key.startswith("generation.")
+class TeamsSection(Section):
+    """The names of teams."""
+
+    def named(self, runs: Sequence[Run], reader: Reader) -> Sequence[Run]:
+        """Return the runs, those of teams with the parameter `team`."""
+        of_teams = [run.params for run in runs if run.task == AgentsConfig.name]
+        return name_teams(runs, reader.key_rules.differing_keys(of_teams))
+
+    def stands_for(self, key: str) -> bool:
+        """Whether a team's name takes the place of this key."""
+        return key in KEYS or key.startswith("generation.")
 
 
 def name_teams(runs: Sequence[Run], differing: Sequence[str]) -> list[Run]:
@@ -31,9 +39,7 @@ def name_teams(runs: Sequence[Run], differing: Sequence[str]) -> list[Run]:
 
     `differing` are the keys in which the runs differ.
     """
-    if not any(run.task == AgentsConfig.name for run in runs):
-        raise ConfigError(f"{OPTION} names teams of task=agents, and there is no such job among these")
-    keys = [key for key in differing if stands_for(key)]
+    keys = [key for key in differing if SECTION.stands_for(key)]
     names: dict[str, list[Run]] = {}
     for run in runs:
         if run.task == AgentsConfig.name:
@@ -76,3 +82,6 @@ def _matched(words: str) -> str:
     learns = any(of_key.get(f"task.optimized_{kind}", "").lower() == "true" for kind in ("spatial", "temporal"))
     named = [of_key.get("task.mode", ""), "learned" * learns]
     return " ".join(filter(None, named)) or words
+
+
+SECTION = TeamsSection()

@@ -11,8 +11,9 @@ from runner.store.jobs import read_samples
 from runner_base.result import Answer, FinishReason, Sample, Verdict
 from runner_base.thought_tokens import answer_tokens, mean_tokens, thinking_tokens
 from runner_compare.answer_votes import Chance, Votes
-from runner_compare.data import Answers, QuestionOutcome, question_of
+from runner_compare.data import question_of
 from runner_compare.metrics import Better
+from runner_compare.outcomes import Answers, QuestionOutcome
 
 OF_SAMPLES: dict[str, Callable[[Sample], float | None]] = {  # of several answers to a question: the mean
     "new_tokens": lambda it: sum(one.tokens for one in it.answers) / len(it.answers),
@@ -21,7 +22,8 @@ OF_SAMPLES: dict[str, Callable[[Sample], float | None]] = {  # of several answer
     "answer_tokens": lambda it: mean_tokens(answer_tokens, it.answers),
     "cost_usd": lambda it: it.cost_usd,
 }
-BETTER = {"cost_usd": Better.lower}  # of tokens and characters, neither more nor fewer is better
+# of tokens and characters, neither more nor fewer is better
+NUMBERS = {name: Better.lower if name == "cost_usd" else Better.neither for name in OF_SAMPLES}
 
 
 def read_numbers(path: Path, name: str, ways: Sequence[str] = ()) -> Answers:

@@ -1,4 +1,4 @@
-"""The graphs that one team has learned with several seeds: how often each edge survived, as a table and a picture."""
+"""The graphs of teams: as jobs have drawn them, and of several seeds how often each edge that they learned survived."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from runner_base.console import say
 from runner_base.errors import DataError
-from runner_base.result import GRAPH
+from runner_base.result import GRAPH, GRAPH_PICTURE
 from runner_base.tables import Column, Use
 from runner_compare.data import Run, Table
 from runner_compare.effect_words import p_value
 from runner_compare.pictures import JobPicture
-from runner_compare.runs import SampleReader
-from runner_compare.seeds import rows_with_seeds, seed_columns
+from runner_compare.reader import Reader
+from runner_compare.section import Section
+from runner_compare.seeds import rows_with_seeds
 from runner_compare.statistics.survival import EdgeOfSeed, EdgesOfSeed, SurvivalTable, survival_of
 from runner_compare.token_savings import graph_words
 from runner_compare.wording import name_of
@@ -22,18 +23,68 @@ from runner_compare.wording import name_of
 if TYPE_CHECKING:
     from runner.agents.graph import Graph
 
+SURVIVAL = "survival"  # in JSON, and of the files of its pictures
+OF_TEAMS = "spatial_edges_after"  # a metric that only teams of agents have
+MOST_GRAPHS = 24  # that the page shows
 LEARNED = "train_questions"  # a metric that only jobs have whose graph was trained
 
 
-def add_survival(table: Table, reader: SampleReader) -> None:
-    """Read the graphs of the rows that stand for several seeds of a team that learns."""
-    for row in rows_with_seeds(table):
-        if all(LEARNED in part.metrics for part in row.run.parts):
-            found = survival_in(row.run, reader)
-            table.survival += [found] if found else []
+class GraphsSection(Section):
+    """The graphs of teams."""
+
+    stem = SURVIVAL
+
+    def add(self, table: Table, reader: Reader) -> None:
+        """Read the graphs of the rows that stand for several seeds of a team that learns."""
+        for row in rows_with_seeds(table):
+            if all(LEARNED in part.metrics for part in row.run.parts):
+                found = survival_in(row.run, reader)
+                if found is not None:
+                    table.added.setdefault(SURVIVAL, []).append(found)
+
+    def tables(self, table: Table) -> dict[str, list[Column]]:
+        """Return the tables of edges by their titles."""
+        titled = {}
+        for found in _survival(table):
+            few = "" if found.can_show else f" ({found.seeds} seeds are too few to show more than chance)"
+            titled[f"how often each edge survived: {_name(table, found)}{few}"] = survival_columns(found)
+        return titled
+
+    def record(self, table: Table) -> dict[str, Any]:
+        """Return the tables of edges as plain data."""
+        records = [survival_record(found) for found in _survival(table)]
+        return {SURVIVAL: records} if records else {}
+
+    def pictures(self, table: Table) -> list[JobPicture]:
+        """Return a picture for each table of edges."""
+        from runner.agents import survival_picture
+
+        pictures = []
+        for found in _survival(table):
+            name = _name(table, found)
+            title = f"how often each edge survived: {name}"
+            pictures.append(JobPicture([title], survival_picture.svg(found, name).encode()))
+        return pictures
+
+    def pictures_of_jobs(self, table: Table, reader: Reader) -> list[JobPicture]:
+        """Return the graphs that the jobs of a table have drawn; of pooled runs, the first one's.
+
+        Equal graphs share one picture: neither quantization nor adapter changes an untrained graph.
+        """
+        names_by_graph: dict[bytes, list[str]] = {}
+        for row in table.rows:
+            run = row.run.parts[0] if row.run.parts else row.run
+            file = next(reader.files(run, GRAPH_PICTURE), None) if OF_TEAMS in row.run.metrics else None
+            if file is not None:
+                names_by_graph.setdefault(file.read_bytes(), []).append(name_of(row, table.keys))
+        return [JobPicture(names, file) for file, names in [*names_by_graph.items()][:MOST_GRAPHS]]
 
 
-def survival_in(run: Run, reader: SampleReader) -> SurvivalTable | None:
+def _survival(table: Table) -> list[SurvivalTable]:
+    return table.added.get(SURVIVAL, [])
+
+
+def survival_in(run: Run, reader: Reader) -> SurvivalTable | None:
     """Return how often each edge survived in the seeds of a run; None, and a note, if a graph cannot be read."""
     from runner.agents import graph_file  # imports numpy, which most comparisons do not need
 
@@ -92,31 +143,9 @@ def survival_columns(found: SurvivalTable) -> list[Column]:
     ]
 
 
-def survival_pictures(table: Table) -> list[JobPicture]:
-    """Return a picture for each table of edges."""
-    from runner.agents import survival_picture
-
-    return [
-        JobPicture([f"how often each edge survived: {name}"], survival_picture.svg(it, name).encode())
-        for it in table.survival
-        for name in [_name(table, it)]
-    ]
-
-
 def _name(table: Table, found: SurvivalTable) -> str:
     row = table.row(found.job_id)
     return name_of(row, table.keys) if table.keys else graph_words(row.run)
-
-
-def seed_tables(table: Table) -> dict[str, list[Column]]:
-    """Return the tables about seeds by their titles: how far seeds are apart, and how often each edge survived."""
-    found = {}
-    if rows_with_seeds(table):
-        found["how far seeds are apart"] = seed_columns(table)
-    for it in table.survival:
-        few = f" ({it.seeds} seeds are too few to show more than chance)" * (not it.can_show)
-        found[f"how often each edge survived: {_name(table, it)}{few}"] = survival_columns(it)
-    return found
 
 
 def survival_record(found: SurvivalTable) -> dict[str, Any]:
@@ -126,3 +155,6 @@ def survival_record(found: SurvivalTable) -> dict[str, Any]:
         for it in found.edges
     ]
     return {"job_id": found.job_id, "roles": list(found.roles), "seeds": found.seeds, "edges": edges}
+
+
+SECTION = GraphsSection()

@@ -1,0 +1,57 @@
+"""The runs that another package keeps, such as the runner's jobs: handed over by an entry point.
+
+The group is `runner_compare.readers`; the object behind its name `records` opens what the options name.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner_base import doors
+from runner_base.errors import ConfigError
+from runner_compare.data import Run, Table
+from runner_compare.reader import Reader
+
+GROUP, NAME = "runner_compare.readers", "records"
+MISSING = (
+    "no --results FOLDER: without it runner-compare reads jobs of the runner, which is not installed here: "
+    "pip install runner-llm, or give the logs of another tool to --results"
+)
+
+
+@dataclass
+class Records:
+    """The runs that were opened, what reads them, and where a comparison of them can go."""
+
+    runs: list[Run]
+    reader: Reader
+
+    def target_of(self, runs: Sequence[Run]) -> str:
+        """Return what --log adds the comparison of these runs to."""
+        raise NotImplementedError
+
+    def log(self, target: str, folder: Path, names: list[str], place: str) -> None:
+        """Add the files of a comparison to what `target_of` has named (--log)."""
+        raise NotImplementedError
+
+    def publish(self, tables: Sequence[Table], folder: Path, benchmark: str) -> list[Path]:
+        """Write what --publish writes; return the paths of the files."""
+        raise NotImplementedError
+
+
+class Opener:
+    """Opens the runs that the options of the command line name."""
+
+    def open(self, options: argparse.Namespace, scratch: Path) -> Records:
+        """Return the runs; raises ConfigError if there are none. What has to be fetched goes to `scratch`."""
+        raise NotImplementedError
+
+
+def open_records(options: argparse.Namespace, scratch: Path) -> Records:
+    """Return the runs of the package that keeps some; ConfigError if none is installed."""
+    if NAME not in doors.entries(GROUP):
+        raise ConfigError(MISSING)
+    return doors.load(GROUP, NAME, Opener).open(options, scratch)
