@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from plug_in_packages import write_package
 
-from runner_base import plugins
+from runner_base import doors, plugins
 from runner_base.errors import ConfigError
 from runner_base.plugins import Choices
 from runner_compare.metrics import Metric
@@ -30,6 +30,7 @@ def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
     """Return a function that installs a package in a folder of its own, before all others on the path."""
 
     def forget() -> None:
+        doors.distributions.cache_clear()
         plugins._found.cache_clear()
         plugins.plug_ins.cache_clear()
         plugins.conf_folders.cache_clear()
