@@ -22,12 +22,12 @@ import numpy as np
 from advise_null import Draws
 from simulation import Rate, Table, answers, begin
 
-from runner.advise.accuracies import Answer, RecordedAccuracy
-from runner.advise.candidates import Candidate
-from runner.advise.ranking import rank
 from runner.estimates.amounts import amounts_of
 from runner.estimates.fit import PROCESS_MIB, Fit
 from runner.estimates.speed import Estimate, EstimateBasis
+from runner.options.advise.accuracies import Answer, RecordedAccuracy
+from runner.options.advise.candidates import Candidate
+from runner.options.advise.ranking import rank
 from runner_base.machine import MIB
 from runner_engine.checkpoints.footprint import Footprint
 

@@ -25,14 +25,14 @@ from pathlib import Path
 import numpy as np
 from simulation import Limits, Rate, Table, answers, begin
 
-from runner.advise.accuracies import recorded_accuracies
-from runner.advise.candidates import Candidate
-from runner.advise.ranking import rank
 from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.config.task import Gsm8kConfig
 from runner.datasets.gsm8k import describe, items_sha256, load_questions
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import Estimate, EstimateBasis
+from runner.options.advise.accuracies import recorded_accuracies
+from runner.options.advise.candidates import Candidate
+from runner.options.advise.ranking import rank
 from runner.store.tracking import flatten
 from runner.tasks.gsm8k.task import VERSION
 from runner_base.result import Answer, FinishReason, Record, Result, Sample, Status, Verdict

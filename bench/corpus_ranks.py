@@ -29,9 +29,9 @@ import torch
 from gguf import GGMLQuantizationType, quants
 from scipy.stats import kendalltau, spearmanr
 
-from runner.advise.layer_losses import rounded_weight
 from runner.config.compose import compose
 from runner.config.hydra import to_config
+from runner.options.advise.layer_losses import rounded_weight
 from runner_base import machine
 from runner_engine.checkpoints.resolve import resolve
 from runner_engine.embedded.problems import Split, problems

@@ -77,7 +77,7 @@ def runner_side(file: Path, threads: int, has_byte_rows: bool) -> Ask:
     """Return how the model of runner-lm-eval is asked, in this process."""
     from lmeval_server_side import instances
 
-    from runner.harness.model import EngineModel
+    from runner.options.harness.model import EngineModel
 
     more = ",quantization.int8_rows=true" if has_byte_rows else ""
     model = EngineModel.create_from_arg_string(f"pretrained={file},threads={threads}{more}", {"device": "cpu"})

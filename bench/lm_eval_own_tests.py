@@ -28,7 +28,7 @@ from runner_engine.embedded.problems import Split, problem
 SIDES = ("hf", "runner")
 HF, BOS, EVALUATOR = "tests/models/test_huggingface.py", "tests/models/test_bos_handling.py", "tests/test_evaluator.py"
 OURS = {
-    "from lm_eval.models.huggingface import HFLM": "from runner.harness.model import EngineModel as HFLM",
+    "from lm_eval.models.huggingface import HFLM": "from runner.options.harness.model import EngineModel as HFLM",
     "    mock.tok_batch_encode = HFLM.tok_batch_encode.__get__(mock, HFLM)\n": "",
     '"hf",': '"runner",',
 }
@@ -161,7 +161,7 @@ def stand_in() -> None:
     import datasets
     from lm_eval.tasks._index import TaskIndex
 
-    from runner.harness.command import register
+    from runner.options.harness.command import register
 
     datasets.load_dataset = documents
     build: Any = TaskIndex.build

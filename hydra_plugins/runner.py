@@ -9,6 +9,8 @@ from typing import Any
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 
+from runner.config.hydra_options import hydra_options
+
 
 def _lazy_plugin(module: str, maker: str, name: str, kind: type[Any]) -> type[Any]:
     """Return a plugin class that imports its module at the first use: Hydra lists all plugins at each start."""
@@ -25,8 +27,6 @@ GridSweeper = _lazy_plugin("runner.grid.sweeper", "GridSweeper", "GridSweeper", 
 WorkerLauncher = _lazy_plugin(
     "runner.grid.launchers", "WorkerLauncher", "WorkerLauncher", Launcher
 )  # hydra/launcher=workers
-RayLauncher = _lazy_plugin("runner.grid.ray_launcher", "RayLauncher", "RayLauncher", Launcher)  # hydra/launcher=ray
-OptunaSearch = _lazy_plugin("runner.grid.search", "OptunaSearch", "OptunaSearch", Sweeper)  # hydra/sweeper=optuna
-SlurmLauncher = _lazy_plugin(
-    "runner.grid.slurm", "SlurmLauncher", "SlurmLauncher", Launcher
-)  # hydra/launcher=submitit_slurm
+for _kind, _base in (("launcher", Launcher), ("sweeper", Sweeper)):
+    for _, _option in hydra_options(_kind):  # of the folders in runner/options/
+        globals()[_option.plugin] = _lazy_plugin(_option.module, _option.maker, _option.plugin, _base)

@@ -32,6 +32,8 @@ KINDS = {
     "scorer": "runner.scorers",
     "metric": "runner.metrics",
 }
+# launchers and sweepers of Hydra: other packages add theirs by Hydra's own ways
+OF_OPTIONS = KINDS | {"launcher": "runner.launchers", "sweeper": "runner.sweepers"}
 OWN_PACKAGE = "runner-llm"  # whose entry points are the runner's own options
 
 
@@ -113,7 +115,7 @@ def _own() -> tuple[PlugIn, ...]:
     package = f"{own.name} {own.version}"
     found = (
         PlugIn(kind, entry.name, entry.value, package)
-        for kind, group in KINDS.items()
+        for kind, group in OF_OPTIONS.items()
         for entry in own.entry_points.select(group=group)
     )
     return tuple(sorted(found, key=lambda it: (it.kind, it.name)))
@@ -137,7 +139,7 @@ def _found() -> tuple[PlugIn, ...]:
 
 def load_object(kind: str, name: str, base: type[T]) -> T:
     """Import the object of a plug-in, which is of this class; ConfigError names the package if that fails."""
-    it = plug_ins(kind)[name]
+    it = own_options(kind)[name] if name in own_options(kind) else plug_ins(kind)[name]
     loaded = _imported(it)
     if not isinstance(loaded, base):
         raise ConfigError(f"{it}: {it.place} is no {base.__name__} ({base.__module__}), but {_what(loaded)}")

@@ -258,7 +258,7 @@ HEAVY = (
         "sys.argv = ['runner', '-sc', 'query=bash']; os.environ['COMP_LINE'] = 'runner quant';"
         "os.environ['COMP_POINT'] = '12'; from runner.__main__ import entry; entry()",
         "sys.argv = ['runner-advise', 'model=qwen25_7b_instruct', '--machine', 'laptop_8gb'];"
-        "from runner.advise import entry; entry()",
+        "from runner.options.advise import entry; entry()",
         "sys.argv = ['runner-compare', '--help']; from runner_compare import entry; entry()",
         "import runner.run, runner.tasks.gsm8k.task, runner.tasks.agents.task, runner.tasks.sweep.task, runner.tasks.memory.task, runner.engines.kinds.parts, runner.tasks.split, runner.tasks.merge, runner.tasks.verify, runner.tasks.archive, runner.options.serve.task, runner.tasks.likelihood.task",
         "sys.argv = ['runner', 'task=likelihood', 'quantization=nf4', 'task.reference=quantization=none', 'plan=quick'];"

@@ -42,7 +42,7 @@ def test_wheel_holds_config_and_weights(wheel: Path) -> None:
     assert "runner_engine/embedded/lora_peft/adapter_model.safetensors" in names
     assert {
         "runner/py.typed",
-        "runner/advise/machines.yaml",
+        "runner/options/advise/machines.yaml",
         "runner_compare/comparison.schema.json",
         "runner_compare/page.css",
         "runner/options/serve/page.html",

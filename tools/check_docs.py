@@ -142,7 +142,7 @@ def _parse(program: str) -> Callable[[list[str]], object]:
     if program == "runner-compare":
         from runner_compare.options import parser
     elif program == "runner-advise":
-        from runner.advise.command import parser
+        from runner.options.advise.command import parser
 
         return parser().parse_intermixed_args
     elif program == "runner-sync":

@@ -10,11 +10,9 @@ from __future__ import annotations
 import builtins
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from functools import cache, partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,6 +30,8 @@ from omegaconf import DictConfig, OmegaConf
 from runner.config import profiles
 from runner.config.choices import CONF, choices_for
 from runner.config.groups import GROUPS, names_of
+from runner.config.hydra_options import KINDS as HYDRA_KINDS
+from runner.config.hydra_options import HydraOption, hydra_options, is_installed
 from runner.config.root import RunnerConfig
 from runner.config.yaml_files import checked
 from runner_base.plugins import own_conf_folders, plug_ins
@@ -40,22 +40,6 @@ from runner_base.plugins import own_conf_folders, plug_ins
 GRID: dict[str, Any] = {"_target_": "hydra_plugins.runner.GridSweeper", "params": {}, "zip": [], "cases": []}
 GRID |= {"exclude": [], "files": None, "reference": None}
 WORKERS = {"_target_": "hydra_plugins.runner.WorkerLauncher", "fresh": False}
-OPTUNA: dict[str, Any] = {"_target_": "hydra_plugins.runner.OptunaSearch", "n_trials": 20, "n_jobs": 2}
-OPTUNA |= {"direction": "maximize", "params": {}, "sampler": {"name": "tpe", "seed": None}}
-OPTUNA |= {"storage": None, "study_name": None, "max_failure_rate": 0.0, "prune": False}
-
-
-@dataclass
-class RayLauncherConfig:
-    """The keys of hydra.launcher under hydra/launcher=ray: where Ray is, and what each job asks it for."""
-
-    _target_: str = "hydra_plugins.runner.RayLauncher"
-    address: str | None = None  # HOST:PORT of a cluster's head, or auto; null: RAY_ADDRESS, else Ray on this machine
-    num_cpus: float | None = None  # of a job; null: as many as the threads that its model will use
-    num_gpus: float = 0.0
-    memory_mib: float | None = None  # null: as predicted
-    resources: dict[str, float] = field(default_factory=dict)  # names that the cluster gives its nodes
-    max_restarts: int = 3  # of a job whose node dies
 
 
 def loader_of(search_path: ConfigSearchPath) -> ConfigLoaderImpl:
@@ -177,12 +161,10 @@ def own_configs() -> dict[str, Callable[[], DictConfig]]:
         configs |= {f"hydra/schema/{group}/{name}": partial(_schema, group, name) for name in names_of(group)}
     for name, of_weights in profiles.nodes([it for it in choices_for("model") if it not in plug_ins("model")]):
         configs[f"hydra/profile/{name}"] = partial(_with_own_keys, of_weights)
-    if _is_installed("optuna"):
-        configs["hydra/sweeper/optuna"] = partial(_with_own_keys, OPTUNA, "params")
-    if _is_installed("ray"):
-        configs["hydra/launcher/ray"] = partial(_with_own_keys, RayLauncherConfig)
-    if _is_installed("submitit") and _is_installed("hydra_plugins.hydra_submitit_launcher"):
-        configs["hydra/launcher/submitit_slurm"] = _slurm
+    for kind in HYDRA_KINDS:
+        for name, option in hydra_options(kind):
+            if all(map(is_installed, option.needs)):
+                configs[f"hydra/{kind}/{name}"] = partial(_of_option, option)
     return configs
 
 
@@ -193,10 +175,9 @@ def own_groups() -> frozenset[str]:
     return frozenset(parents | {parent.rpartition("/")[0] for parent in parents} - {""})
 
 
-def _is_installed(package: str) -> bool:
-    with suppress(ImportError):  # the package that it is in cannot be imported
-        return find_spec(package) is not None
-    return False
+def _of_option(option: HydraOption) -> DictConfig:
+    content, open_keys = option.settings()
+    return _with_own_keys(content, *open_keys)
 
 
 def _schema(group: str, name: str) -> DictConfig:
@@ -211,12 +192,3 @@ def _with_own_keys(content: Any, *keys: str) -> DictConfig:
     for key in keys:
         OmegaConf.set_struct(node[key], False)
     return node
-
-
-def _slurm() -> DictConfig:
-    """Return submitit's settings with ours: a job that ends with its node or its time goes back into the queue."""
-    from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
-
-    slurm = SlurmQueueConf(_target_="hydra_plugins.runner.SlurmLauncher", max_num_timeout=3)
-    slurm.additional_parameters = {"requeue": True}
-    return _with_own_keys(slurm)

@@ -51,7 +51,7 @@ MODULES = (
     "runner.grid.sweeper",
     "runner.grid.workers",
     "runner.grid.worker",
-    "runner.grid.search",
+    "runner.options.launchers.search",
     "runner_compare.command",
     "runner.store.sync",
     "runner.tasks.gsm8k.task",

@@ -89,7 +89,7 @@ runner task.limit=2 model=api model.base_url={url} model.name=embedded
 runner -m model=vllm model.python={python} model.name=embedded model.dtype=float32 model.compare=false task.limit=2 seed=0,1
 runner task.limit=2 model=hybrid model.student.name=embedded model.teacher.base_url={url} model.teacher.name=embedded
 """
-MODULES = {"runner": "runner", "runner-compare": "runner_compare", "runner-advise": "runner.advise"}
+MODULES = {"runner": "runner", "runner-compare": "runner_compare", "runner.options.advise": "runner.options.advise"}
 
 
 def today(folder: Path, lines: str, runner: Callable[..., Any]) -> dict[str, shown.Table]:

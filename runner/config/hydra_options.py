@@ -1,0 +1,37 @@
+"""Launchers and sweepers of Hydra that are options of the runner: what their entry points name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from runner_base.plugins import load_object, own_options
+
+KINDS = ("launcher", "sweeper")
+
+
+@dataclass(frozen=True)
+class HydraOption:
+    """A launcher or a sweeper: hydra/launcher=NAME or hydra/sweeper=NAME, where NAME is that of its entry point."""
+
+    plugin: str  # the class's name in hydra_plugins/runner.py
+    module: str  # imported at the first use
+    maker: str  # in that module
+    needs: tuple[str, ...]  # the modules of other packages without which there is no such choice
+    settings: Callable[[], tuple[Any, tuple[str, ...]]]  # its keys, and those below which users may add their own
+
+
+def hydra_options(kind: str) -> Iterator[tuple[str, HydraOption]]:
+    """Yield the options of a kind, launcher or sweeper, by name."""
+    for name in own_options(kind):
+        yield name, load_object(kind, name, HydraOption)
+
+
+def is_installed(package: str) -> bool:
+    """Whether a module can be found, without importing it."""
+    with suppress(ImportError):  # the package that it is in cannot be imported
+        return find_spec(package) is not None
+    return False

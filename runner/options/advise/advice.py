@@ -1,0 +1,60 @@
+"""The advice: the candidates of a model that meet the limits, those of smaller models if these are few, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runner.estimates.recorded import FinishedJobs
+from runner.options.advise.accuracies import recorded_accuracies
+from runner.options.advise.candidates import Candidate, Compose, UserLimits, candidate_settings, judge, smaller_models
+from runner.options.advise.closeness import is_reference, recorded_closeness
+from runner.options.advise.machines import Machine
+from runner.options.advise.ranking import rank
+
+MAX_RECOMMENDED = 5
+
+
+@dataclass
+class Advice:
+    """The recommended candidates, in the order of recommendation, and the rejected ones."""
+
+    chosen: list[Candidate] = field(default_factory=list)
+    rejected: list[Candidate] = field(default_factory=list)
+
+
+def advise(
+    wanted: list[list[str]],
+    compose: Compose,
+    limits: UserLimits,
+    machine: Machine | None,
+    output_dir: Path,
+    calibrate: bool,
+    on_line: Callable[[str], None],
+) -> Advice:
+    """Judge the candidates of a model, and those of smaller models if few meet the limits, and rank them.
+
+    wanted: the overrides of the model, or those of each of several files.
+    """
+    asked = [it for overrides in wanted for it in candidate_settings(overrides, compose, True)]
+    candidates, overrides = judge(asked, limits, machine, output_dir, calibrate, on_line), wanted[0]
+    if sum(not it.problem for it in candidates) < 2 and not any(word.startswith("model.name=") for word in overrides):
+        for smaller in smaller_models(candidates[0]):
+            others = [word for word in overrides if not word.startswith(("model=", "model.shape="))]
+            smaller_candidates = list(candidate_settings([f"model={smaller}", *others], compose, False))
+            judged = judge(smaller_candidates, limits, machine, output_dir, calibrate, on_line)
+            candidates += [it for it in judged if not it.problem][:1] or judged[-1:]  # one of each
+    good = [it for it in candidates if not it.problem]
+    finished = FinishedJobs(output_dir)
+    known = recorded_accuracies([it.config for it in good], finished)
+    for candidate, accuracy in zip(good, known, strict=True):
+        candidate.accuracy, candidate.closeness = accuracy, recorded_closeness(candidate.config, finished)
+    for candidate in good:
+        candidate.reference_of = frozenset(
+            it.closeness.job_id
+            for it in good
+            if it.closeness is not None and it is not candidate
+            and is_reference(candidate.config, it.config, it.closeness, finished)
+        )  # fmt: skip
+    return Advice(rank(good, limits.memory_mib is not None)[:MAX_RECOMMENDED], [it for it in candidates if it.problem])

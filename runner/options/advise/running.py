@@ -1,0 +1,20 @@
+"""`runner-advise --run`: runs the recommended jobs as one grid."""
+
+from __future__ import annotations
+
+from runner.grid.rows import sweeper_of
+from runner.grid.sweeper import finish
+from runner.options.advise.advice import Advice
+
+
+def run(advice: Advice) -> None:
+    """Run the recommended jobs as a grid: planned, logged and shown like `runner -m`, with the same errors."""
+    jobs = [dict(word.partition("=")[::2] for word in it.overrides) for it in advice.chosen]
+    keys = list(dict.fromkeys(key for job in jobs for key in job))
+    shared = [key for key in keys if len({job.get(key) for job in jobs}) == 1]
+    differing = [key for key in keys if key not in shared]
+    sweeper, arguments = sweeper_of([f"{key}={jobs[0][key]}" for key in shared], None)
+    if differing:
+        sweeper.zip = [{key: ",".join(job.get(key, "null") for job in jobs) for key in differing}]
+    grid = sweeper.plan(arguments)
+    finish(grid, sweeper.do(grid))

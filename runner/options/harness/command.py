@@ -1,0 +1,115 @@
+"""The command line of `runner-lm-eval`: lm-eval's own, with the model `runner` registered."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import re
+import sys
+from typing import NoReturn
+
+from runner_base.entry import run_entry
+from runner_base.errors import ConfigError, exit_code_of
+
+NAME = "runner-lm-eval"
+MODEL = "runner"  # as lm-eval knows it
+NEEDED = "needs the package lm_eval: pip install 'runner-llm[lm-eval]'"
+HELP = """usage: runner-lm-eval [run|ls|validate] [options]
+
+The tasks of lm-evaluation-harness on the engine of runner. This is lm-eval's command line with one more model,
+`runner`, which is the default of --model. --model hf does what lm-eval does without runner.
+
+--model_args of the model runner:
+  pretrained=MODEL              a choice of the group model (`runner --help`), a folder, a .gguf file or a hub id;
+                                default: embedded
+  quantization=CHOICE           none, int8, nf4, ...; also lora=, rope= and generation=; lora= also takes a path;
+                                a .gguf file is read by quantization=gguf, which need not be given
+  quantization.double_quant=.., rope.factor=.., ...      a key of that choice
+  dtype=.., device=.., revision=.., threads=.., ...      a key of the group model
+
+examples:
+  runner-lm-eval --tasks arc_easy --limit 20
+  runner-lm-eval --model_args pretrained=FILE.gguf --tasks hellaswag
+  runner-lm-eval --model_args pretrained=FOLDER,quantization=nf4 --tasks arc_easy,gsm8k --output_path nf4 --log_samples
+  runner-lm-eval --model_args pretrained=OWNER/MODEL,lora=ADAPTER,rope=yarn,rope.factor=4 --tasks gsm8k
+  runner-lm-eval ls tasks
+  runner-compare --lm-eval none nf4        which differences between two folders of --output_path are real
+
+`runner-lm-eval run --help` lists all options of an evaluation.
+"""
+REPLACEMENTS = (  # what lm-eval's help says of itself, and what is true of this command
+    (re.compile(r"\blm-eval(?= |')"), NAME),
+    (re.compile(r"\(default: hf\)"), f"(default: {MODEL})"),
+    (re.compile(r"--model hf --model_args pretrained=\S+"), f"--model {MODEL} --model_args pretrained=embedded"),
+    (re.compile(r"--model hf\b"), f"--model {MODEL}"),
+)
+
+
+def entry() -> NoReturn:
+    """Console script: prints what lm-eval prints, and exits with 0 if done, 2 for wrong input."""
+    run_entry(NAME, lambda: main(sys.argv[1:]))
+
+
+def main(arguments: list[str]) -> int:
+    """Run lm-eval's command with these arguments and return the exit code."""
+    return exit_code_of(NAME, lambda: _run_or_help(arguments))
+
+
+def _run_or_help(arguments: list[str]) -> None:
+    if arguments in ([], ["-h"], ["--help"]):
+        print(HELP, end="")
+        return
+    asks_help = bool({"-h", "--help"} & {*arguments})
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed) if asks_help else contextlib.nullcontext():
+            _evaluate(arguments)
+    finally:
+        print(with_our_names(printed.getvalue()), end="")
+
+
+def with_our_names(text: str) -> str:
+    """Return lm-eval's help with this command's name, default model and examples."""
+    for theirs, ours in REPLACEMENTS:
+        text = theirs.sub(ours, text)
+    return text
+
+
+def _evaluate(arguments: list[str]) -> None:
+    try:
+        command = importlib.import_module("lm_eval.__main__")
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "lm_eval":
+            raise
+        raise ConfigError(f"{NAME} {NEEDED}") from error
+    register()
+    before = sys.argv
+    sys.argv = [NAME, *with_model(arguments)]  # lm-eval reads them there
+    try:
+        command.cli_evaluate()
+    except SystemExit as end:
+        if end.code not in (None, 0):
+            raise
+    finally:
+        sys.argv = before
+
+
+def with_model(arguments: list[str]) -> list[str]:
+    """Add `--model runner` to an evaluation that names no model, because lm-eval's own default is another one."""
+    evaluates = arguments[:1] == ["run"] or (arguments[:1] != [] and arguments[0].startswith("-"))
+    names_model = any(word in ("--model", "-M") or word.startswith("--model=") for word in arguments)
+    asks_help = {"-h", "--help"} & {*arguments}
+    if not evaluates or names_model or asks_help or "--config" in arguments or "-C" in arguments:
+        return arguments
+    return [*arguments, "--model", MODEL]
+
+
+def register() -> None:
+    """Register the model with lm-eval, unless that was done before."""
+    from lm_eval.api.registry import model_registry
+
+    from runner.options.harness.model import EngineModel
+
+    if MODEL not in model_registry:
+        model_registry.register(MODEL)(EngineModel)

@@ -1,0 +1,104 @@
+"""hydra/launcher=ray: the jobs of a grid as Ray's tasks, on the nodes of a cluster or on this machine.
+
+Ray places the jobs, by the memory and the threads that the plan predicts. A job whose process dies has failed; a job
+whose node dies runs again on another one, from the samples that it has left. The nodes need not share a disk.
+
+hydra-ray-launcher pins cloudpickle below 3, which joblib 1.6 excludes, returns all results together or none, and needs
+one disk under all nodes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from runner.config.root import AUTO, RunnerConfig
+from runner.grid.launchers import PlanLauncher
+from runner.grid.plan import PlannedJob
+from runner.options.launchers.ray_grid import RayJobs, RayRequest
+from runner.options.launchers.ray_jobs import SharedFile
+from runner_base import signals
+from runner_base.errors import ConfigError
+from runner_base.files import write_atomically
+
+log = logging.getLogger(__name__)
+
+MAX_STARTS = 3
+CONNECT_S = 10.0
+# what Ray says when its own processes took more than 30 s, as on a busy machine; no setting changes that limit
+STARTED_SLOWLY = "The current node timed out during startup"
+
+
+class RayLauncher(PlanLauncher):
+    """Runs jobs on the nodes of a Ray cluster."""
+
+    def __init__(self, address: str | None = None, **request: Any) -> None:
+        super().__init__()
+        self.address, self.request = address, RayRequest(**request)
+
+    def run_jobs(self, settings: RunnerConfig, plan: list[PlannedJob], numbers: list[int], **shared: Any) -> bool:
+        """Run these jobs of a plan as Ray's tasks."""
+        # Ray prints what happens to its nodes; stdout is for the grid's result
+        with redirect_stdout(sys.stderr), connected(self.address), shared_file(Path(settings.output_dir)) as file:
+            at_once = len(numbers) if settings.workers == AUTO else int(settings.workers)
+            return RayJobs(
+                plan=plan, numbers=numbers, request=self.request, shared=file, at_once=at_once, **shared
+            ).run()
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Connect to a cluster, or start Ray on this machine."""
+    import ray
+
+    check_answers(address or os.environ.get("RAY_ADDRESS", ""))
+    dashboard = None if address else False
+    for start in range(1, MAX_STARTS + 1):
+        try:
+            with signals.handlers_kept():
+                ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+            break
+        except Exception as error:  # Ray raises plain ones, too
+            ray.shutdown()
+            if start < MAX_STARTS and STARTED_SLOWLY in str(error):
+                log.warning(
+                    "Ray did not start within its 30 s, as on a busy machine: start %d of %d", start + 1, MAX_STARTS
+                )
+                continue
+            where = f"hydra.launcher.address={address}" if address else "hydra/launcher=ray"
+            reason = " ".join(str(error).split())[:400] or type(error).__name__
+            raise ConfigError(f"{where}: no connection to Ray: {reason}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def check_answers(address: str) -> None:
+    """Reject the address of a cluster where nothing answers: Ray itself would wait for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # auto, local, or what Ray rejects by itself
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise ConfigError(f"hydra.launcher.address={address}: nothing answers there: {error}") from error
+
+
+@contextmanager
+def shared_file(output_dir: Path) -> Iterator[SharedFile]:
+    """Write a file by which the nodes find out whether they share the output folder."""
+    file = output_dir.expanduser().absolute() / f".shared-{uuid.uuid4().hex}"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, file.name)
+    try:
+        yield SharedFile(str(file), file.name)
+    finally:
+        file.unlink(missing_ok=True)

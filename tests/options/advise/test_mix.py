@@ -1,0 +1,103 @@
+"""runner-advise --mix: what it writes gives each layer its format, fits the limit, and is what its jobs have measured."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.config.compose import compose
+from runner.config.hydra import to_config
+from runner.config.root import RunnerConfig
+from runner.library.jobs import evaluate
+from runner.options import advise
+from runner.options.advise.mix import Limit, MixableModel
+from runner_base.errors import ConfigError
+from runner_base.files import user_cache
+
+NAMES = ("nf4", "int8", "none")
+
+
+def composed(words: list[str]) -> RunnerConfig:
+    return to_config(*compose(words))
+
+
+def of_embedded(by_block: bool = False) -> MixableModel:
+    return MixableModel.of(["task=likelihood"], NAMES, by_block, composed)
+
+
+@pytest.fixture
+def new_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the user's cache have nothing but the compiled kernels, which each process would build anew."""
+    folder = tmp_path / "cache" / "runner"
+    folder.mkdir(parents=True)
+    for library in (user_cache() or folder).glob("kernels-*.so"):
+        (folder / library.name).symlink_to(library)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent))
+
+
+@pytest.mark.parametrize(
+    "text", ["60", "weight_mib>60", "file_mib<60", "weight_mib<0", "weight_mib<-1", "weight_mib<1,model_mib<2"]
+)
+def test_a_limit_that_is_none_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"give a limit, such as weight_mib<60 or model_mib<60"):
+        Limit.read(text)
+    assert Limit.read("model_mib < 1.5") == Limit("model_mib", 1.5)
+
+
+@pytest.mark.parametrize("by_block", [False, True])
+def test_the_overrides_give_each_layer_its_format_and_name_modules_that_share_one(by_block: bool) -> None:
+    model = of_embedded(by_block)
+    count = len(model.layers)
+    assert count == (4 if by_block else 28)
+    choices = [(number * number // 3 % 3) for number in range(count)]
+    config = composed(["task=likelihood", *model.quantization(tuple(choices))])
+    for paths, number in zip(model.layers.values(), choices, strict=True):
+        assert {config.mix.choice_for(path).name for path in paths} == {NAMES[number]}
+    assert model.quantization((0,) * count) == ["quantization=nf4", "quantization.overrides={}"]
+    first = tuple(2 if "layers.0." in f"{name}." else 0 for name in model.layers)
+    assert model.quantization(first) == ["quantization=nf4", "quantization.overrides={layers.0: none}"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("new_cache", "warm_children")
+def test_a_mix_meets_its_limit_and_beats_the_format_that_fits_and_a_second_run_measures_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = ["task.limit=60", f"output_dir={tmp_path}", "tracking=none"]
+
+    def data(limit: str) -> dict[str, Any]:
+        assert advise.main(["--mix", limit, "--json", *shared]) == 0
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    found = data("weight_mib<2.4")
+    mix, uniform = found["mix"], {it["found_by"][0]: it for it in found["others"]}
+    assert 0.99 * 2.4 <= mix["weight_mib"] < 2.4
+    assert mix["weight_mib"] == pytest.approx(mix["predicted_weight_mib"], rel=0.01)
+    assert uniform["uniform nf4"]["weight_mib"] < mix["weight_mib"] < uniform["uniform int8"]["weight_mib"]
+    assert 0 < mix["kl_nats_per_token"] < uniform["uniform nf4"]["kl_nats_per_token"] / 2
+    assert uniform["uniform none"]["kl_nats_per_token"] == 0
+    assert any("better than uniform nf4" in it for it in found["sentences"])
+
+    def unexpected(*_: object) -> None:
+        raise AssertionError("single losses are measured again")
+
+    monkeypatch.setattr("runner.options.advise.layer_losses.measure", unexpected)
+    assert data("weight_mib<2.4") == found
+    words = shlex.split(found["command"])[1:]
+    record = evaluate(*words, "task=likelihood", "task.limit=20")
+    assert record.result.metrics["weight_mib"] == pytest.approx(mix["weight_mib"], rel=1e-3)
+
+
+def test_what_cannot_be_mixed_is_refused_before_anything_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, message in [
+        (["model=stub"], "it has no weights here"),
+        (["quantization=nf4,int9"], "int9"),
+        (["--memory-gib", "1"], "leave --memory-gib out"),
+    ]:
+        assert advise.main(["--mix", "weight_mib<2", *words]) == 2
+        assert message in capsys.readouterr().err

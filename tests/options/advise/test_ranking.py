@@ -1,0 +1,254 @@
+"""The order of the candidates, and the reasons that stand in the output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from runner.config.task import Gsm8kConfig
+from runner.estimates.fit import PROCESS_MIB, Fit
+from runner.estimates.speed import Estimate, EstimateBasis
+from runner.options.advise.accuracies import Answer, RecordedAccuracy
+from runner.options.advise.candidates import Candidate
+from runner.options.advise.closeness import RecordedCloseness
+from runner.options.advise.ranking import _ranks, rank
+from runner_base.machine import MIB
+from runner_engine.checkpoints.footprint import Footprint
+from runner_engine.quantization import CHOICES
+
+Make = Callable[..., Candidate]
+
+
+@pytest.fixture
+def candidate(make_config: Callable[..., Any]) -> Make:
+    def make(
+        model: str, seconds: float | None, solved: Sequence[bool] | None = None, quantization: str = "none"
+    ) -> Candidate:
+        config = make_config(task=Gsm8kConfig(limit=100), quantization=CHOICES[quantization]())
+        it = Candidate([f"model={model}"], config, model, is_asked=model == "mine")
+        it.time = None if seconds is None else Estimate(100 * seconds, 0.2, EstimateBasis.recorded)
+        if solved is not None:
+            answers = {(number, "?", "1"): Answer(right, "") for number, right in enumerate(solved)}
+            it.accuracy = RecordedAccuracy("job", sum(solved), len(solved), len(solved), answers)
+        return it
+
+    return make
+
+
+def right(correct: int, n: int = 200) -> list[bool]:
+    return [True] * correct + [False] * (n - correct)
+
+
+def order(*candidates: Candidate) -> list[str]:
+    return [it.model for it in rank(candidates)]
+
+
+def test_an_unknown_accuracy_is_said_and_speed_decides_not_size(candidate: Make) -> None:
+    large_and_old, small = candidate("large", 6.4), candidate("small", 4.1)
+    assert order(large_and_old, small) == ["small", "large"]
+    assert small.before_next == (
+        "1 before 2: faster by the estimates, 4.10 s a question instead of 6.40; accuracy unknown here"
+    )
+    assert large_and_old.before_next == "", "it is the last"
+
+
+def test_a_difference_decides_only_if_a_test_shows_it(candidate: Make) -> None:
+    fast, slow = candidate("fast", 1, right(67)), candidate("slow", 2, right(71))
+    assert order(slow, fast) == ["fast", "slow"]
+    assert fast.before_next == (
+        "1 before 2: faster by the estimates, 1.00 s a question instead of 2.00; no difference in accuracy shown "
+        "(33.5 % [27.3, 40.3] of 200 and 35.5 % [29.2, 42.3] of 200)"
+    )
+    slow = candidate("slow", 2, right(97))
+    assert order(fast, slow) == ["slow", "fast"]
+    assert slow.before_next.startswith("1 before 2: more accurate: +15.0 points [")
+    assert slow.before_next.endswith("] on the same 200 questions (p = 1.9e-09)")
+
+
+def test_counts_alone_need_a_larger_difference(candidate: Make) -> None:
+    fast, slow = candidate("fast", 1, right(67)), candidate("slow", 2, right(80))
+    for it in (fast, slow):
+        assert it.accuracy is not None
+        it.accuracy = replace(it.accuracy, answers=None)
+    assert order(slow, fast) == ["fast", "slow"]
+    assert "no difference in accuracy shown" in fast.before_next
+    slow = candidate("slow", 2, right(100))
+    assert slow.accuracy is not None
+    slow.accuracy = replace(slow.accuracy, answers=None)
+    assert order(slow, fast) == ["slow", "fast"]
+    assert "on questions that are not paired" in slow.before_next
+
+
+def test_the_named_model_is_first_unless_another_is_shown_to_be_better(candidate: Make) -> None:
+    mine, other = candidate("mine", 9), candidate("other", 1)
+    assert order(other, mine) == ["mine", "other"]
+    assert mine.before_next == "1 before 2: 1 is the model that you have named; accuracy unknown here"
+    mine, other = candidate("mine", 9, right(100)), candidate("other", 1, right(140))
+    assert order(mine, other) == ["other", "mine"]
+
+
+def test_published_losses_count_until_both_accuracies_are_known(candidate: Make) -> None:
+    plain, small = candidate("mine", 2, right(100)), candidate("mine", 1, quantization="nf4")
+    assert rank([small, plain]) == [plain, small]
+    assert plain.before_next == (
+        "1 before 2: published tests find less loss for quantization=none; accuracy of 2 unknown here"
+    )
+    small = candidate("mine", 1, right(101), "nf4")
+    assert rank([plain, small]) == [small, plain], "both are known, and nothing is lost here"
+
+
+def closeness(kl: float, job: str = "likelihood-1", texts: int = 200, to: str = "plain") -> RecordedCloseness:
+    return RecordedCloseness(job, kl, 0.8 * kl, 1.2 * kl, to, texts, (("task.split", "test"),))
+
+
+def test_a_measured_kl_counts_before_published_tests(candidate: Make) -> None:
+    other, small = candidate("mine", 2, quantization="int8"), candidate("mine", 1, quantization="nf4")
+    other.closeness, small.closeness = closeness(0.02), closeness(0.001)
+    assert rank([other, small]) == [small, other], "here nf4 is closer, whatever was published"
+    assert small.before_next == (
+        "1 before 2: closer to plain: KL 0.001 [0.0008, 0.0012] nats/token instead of KL 0.02 [0.016, 0.024] nats/token; "
+        "accuracy unknown here"
+    )
+    small.closeness = closeness(0.018)
+    assert rank([other, small]) == [small, other], "the intervals overlap, and nf4 is faster"
+    assert "no worse in all that was recorded here of both: 1.00 s a question instead of 2.00" in small.before_next
+    for comparable_to_nothing in (closeness(0.001, texts=100), closeness(0.001, to="another"), None):
+        small.closeness = comparable_to_nothing
+        assert rank([other, small]) == [small, other], (
+            "a KL is recorded, so nothing published counts, and nf4 is faster"
+        )
+        assert "published" not in small.before_next
+    other.closeness = None
+    assert rank([other, small]) == [other, small]
+    assert "published tests find less loss for quantization=int8" in other.before_next
+
+
+def test_the_reference_is_before_what_diverges_from_it(candidate: Make) -> None:
+    plain, eight = candidate("mine", 9), candidate("mine", 1, quantization="int8")
+    four = candidate("mine", 1, quantization="nf4")
+    eight.closeness, four.closeness = closeness(0.035, "likelihood-8"), closeness(0.34, "likelihood-4")
+    plain.reference_of = frozenset({"likelihood-8", "likelihood-4"})
+    assert rank([four, eight, plain]) == [plain, eight, four]
+    assert plain.before_next == (
+        "1 before 2: closer to plain, which it is itself: the other has KL 0.035 [0.028, 0.042] nats/token; accuracy "
+        "unknown here"
+    )
+    assert "closer to plain: KL 0.035" in eight.before_next
+    eight.closeness = replace(closeness(0.035, "likelihood-8"), low=None, high=None)
+    assert rank([four, eight, plain])[0] is plain, "also where there were too few texts for an interval"
+    plain.reference_of = frozenset()
+    assert rank([four, eight, plain])[0] is not plain, "nothing that was measured speaks for it"
+
+
+@pytest.mark.parametrize(("spread", "is_faster"), [(0.5, False), (0.1, True)])
+@pytest.mark.parametrize("source", [EstimateBasis.recorded, EstimateBasis.guessed])
+def test_times_within_their_errors_are_not_called_faster(
+    candidate: Make, spread: float, is_faster: bool, source: EstimateBasis
+) -> None:
+    plain, small = candidate("a", 1.4), candidate("b", 1.0)
+    for it in (plain, small):
+        assert it.time is not None
+        it.time = Estimate(it.time.seconds, spread, source)
+    ranked = rank([plain, small])
+    assert (ranked[0] is small) is is_faster
+    assert ("faster" in ranked[0].before_next) is is_faster
+    if not is_faster:
+        assert plain.before_next == "1 before 2: nothing tells them apart; accuracy unknown here"
+
+
+def test_files_are_ranked_by_their_kl_to_the_same_reference(candidate: Make) -> None:
+    large, close, far = candidate("large", 3), candidate("close", 2), candidate("far", 1)
+    close.closeness, far.closeness = closeness(0.001), closeness(0.1)
+    assert order(far, close, large) == ["close", "far", "large"]
+
+
+def test_what_is_timed_is_before_what_is_not(candidate: Make) -> None:
+    timed, unknown = candidate("a", 1), candidate("b", None)
+    assert order(unknown, timed) == ["a", "b"]
+    assert timed.before_next == (
+        "1 before 2: 1.00 s a question, while the time of the other is unknown; accuracy unknown here"
+    )
+    assert order(unknown, candidate("c", None)) == ["b", "c"]
+    assert unknown.before_next == "1 before 2: nothing tells them apart; accuracy unknown here"
+
+
+def test_several_pairs_need_a_stronger_difference_each(candidate: Make) -> None:
+    def discordant(first: int) -> list[bool]:
+        return [number < first for number in range(200)]
+
+    def six_more() -> tuple[Candidate, Candidate]:
+        return candidate("fast", 1, discordant(100)), candidate("slow", 2, discordant(106))
+
+    fast, slow = six_more()
+    assert order(fast, slow) == ["slow", "fast"], "six of six pairs: p = 0.031"
+    fast, slow = six_more()
+    others = [candidate(f"other{number}", 3 + number, discordant(103)) for number in range(3)]
+    assert order(fast, slow, *others)[0] == "fast", "ten pairs of candidates are compared"
+
+
+def test_tests_that_go_round_in_a_circle_end(candidate: Make) -> None:
+    def some(model: str, seconds: float, solved: dict[int, int]) -> Candidate:
+        it = candidate(model, seconds)
+        answers = {(part * 1000 + number, "?", "1"): Answer(number < first, "")
+                   for part, first in solved.items() for number in range(100)}  # fmt: skip
+        it.accuracy = RecordedAccuracy("job", sum(it.solved for it in answers.values()), 200, 300, answers)
+        return it
+
+    a, b, c = some("a", 1, {0: 90, 2: 40}), some("b", 2, {0: 40, 1: 90}), some("c", 3, {1: 40, 2: 90})
+    assert order(c, b, a) == ["a", "b", "c"]
+
+
+def test_memory_is_a_reason_beyond_the_error_of_its_prediction() -> None:
+    assert _ranks([855, 833, 831]) == [0, 0, 0]
+    assert _ranks([1000, 800, 840, 860]) == [2, 0, 0, 1]
+    assert _ranks([0, 0]) == [0, 0]
+
+
+def measured(it: Candidate, mib: float, predicted_mib: float = 900, allowed_mib: float = 20_000) -> Candidate:
+    it.measured_mib, it.allowed_mib = mib, allowed_mib
+    footprint = Footprint({"linear": int((predicted_mib - PROCESS_MIB) * MIB)}, 0, 0, 0, 0)
+    it.fit = Fit(footprint, 1, predicted_mib - PROCESS_MIB, {"main memory": allowed_mib - PROCESS_MIB})
+    return it
+
+
+def test_what_was_measured_to_be_slower_and_larger_is_not_first(candidate: Make) -> None:
+    plain = measured(candidate("mine", 1), 994, predicted_mib=900)
+    int8 = measured(candidate("mine", 4, quantization="int8"), 1064, predicted_mib=800)
+    untimed = measured(candidate("mine", None, quantization="nf4"), 850, predicted_mib=700)
+    ranked = rank([int8, plain, untimed])
+    assert ranked[0] is plain, "int8 needs less memory by a prediction only, and memory is neither short nor limited"
+    assert plain.before_next == (
+        "1 before 2: no worse in all that was recorded here of both: 1.00 s a question instead of 4.00, 994 MiB instead "
+        "of 1,064; accuracy unknown here"
+    )
+
+
+def test_a_dominated_named_model_is_not_first(candidate: Make) -> None:
+    mine = measured(candidate("mine", 2, right(100)), 2000)
+    other = measured(candidate("other", 1, right(100)), 1000)
+    assert order(mine, other) == ["other", "mine"]
+    unknown = measured(candidate("another", 1), 1000)
+    assert order(mine, unknown) == ["mine", "another"], "nobody knows how good its answers are"
+
+
+def test_memory_counts_where_it_is_short_or_limited(candidate: Make) -> None:
+    large, small = measured(candidate("a", None), 2000), measured(candidate("b", None), 1000)
+    assert [it.model for it in rank([large, small])] == ["a", "b"]
+    assert [it.model for it in rank([large, small], memory_is_limited=True)] == ["b", "a"]
+    assert small.before_next == "1 before 2: less memory, 1,000 MiB instead of 2,000; accuracy unknown here"
+    large.allowed_mib = small.allowed_mib = 2100
+    assert [it.model for it in rank([large, small])] == ["b", "a"], "2,000 of 2,100 MiB: memory is short"
+
+
+def test_a_recorded_time_counts_before_a_prediction_within_its_error(candidate: Make) -> None:
+    recorded, guessed = candidate("a", 1.2), candidate("b", 1.0)
+    guessed.time = Estimate(100.0, 0.85, EstimateBasis.guessed)
+    assert order(guessed, recorded) == ["a", "b"]
+    assert recorded.before_next == (
+        "1 before 2: 1.20 s a question, while 1.00 ± 85% of the other is less certain; accuracy unknown here"
+    )
+    guessed.time = Estimate(20.0, 0.85, EstimateBasis.guessed)
+    assert order(guessed, recorded) == ["b", "a"], "far faster than its error"
