@@ -58,7 +58,7 @@ def test_without_lm_eval_the_error_says_what_to_install(
 
 
 def test_the_entry_point_names_the_model() -> None:
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
     ((name, value),) = project["entry-points"]["lm_eval.models"].items()
     registry = Registry("model", base_cls=LM)
     registry.register(name, target=EntryPoint(name, value, "lm_eval.models"))
