@@ -164,7 +164,7 @@ def describe(data: str, split: str, sha256: str) -> dict[str, str]:
     path = Path(data).expanduser()
     source: dict[str, Any]
     if data == "embedded":
-        kind, source = "code", {"tags": {"mlflow.source.name": "runner_engine.embedded.problems"}}
+        kind, source = "code", {"tags": {"mlflow.source.name": "runner.embedded.problems"}}  # as records have it
     elif path.exists():
         kind, source = "local", {"uri": str(path.absolute())}
     else:

@@ -18,6 +18,7 @@ from runner.grid.plan import Outcome, run_job
 from runner_base import child, progress, signals
 from runner_base.console import ForPeople, keep_streams
 from runner_base.errors import INTERRUPTED
+from runner_base.loggers import log_progress
 from runner_base.progress import ProgressState
 from runner_base.result import Status
 from runner_engine.devices import gpu
@@ -33,7 +34,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for handler in logging.getLogger().handlers:
         handler.addFilter(ForPeople())
-    logging.getLogger("runner").setLevel(logging.INFO)
+    log_progress()
     bases = BaseCache()
     with Connection(descriptor) as connection:
         try:

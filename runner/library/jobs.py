@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +14,7 @@ from runner.library.shown import ShownRecord
 from runner.run import run
 from runner_base import environment, signals
 from runner_base.errors import ConfigError
+from runner_base.loggers import logging_progress
 
 Overrides = str | Sequence[str] | Mapping[str, Any]  # "task.limit=3", several of them, or {"task.limit": 3}
 
@@ -44,13 +44,7 @@ def command_words(overrides: Sequence[Overrides]) -> list[str]:
 @contextmanager
 def as_a_command() -> Iterator[None]:
     """Log messages, handle Ctrl-C and report a user's mistakes as a command does."""
-    logger = logging.getLogger("runner")
-    before = logger.level
-    logger.setLevel(before or logging.INFO)
-    try:
-        with config_errors():
-            environment.read()
-            with signals.handlers_installed():
-                yield
-    finally:
-        logger.setLevel(before)
+    with logging_progress(even_if_set=False), config_errors():
+        environment.read()
+        with signals.handlers_installed():
+            yield

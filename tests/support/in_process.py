@@ -29,6 +29,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 
 from runner_base.console import ForPeople
+from runner_base.loggers import own_loggers
 from runner_base.signals import ENDING
 
 # Variables that are read when a command is called; others may have been read when a library was imported.
@@ -93,8 +94,8 @@ def _called(command: object) -> int:
 @contextmanager
 def _as_at_the_start() -> Iterator[None]:
     """Give a command the state of a new process, and restore the old state afterwards."""
-    root, own = logging.getLogger(), logging.getLogger("runner")
-    handlers, levels = [*root.handlers], (root.level, own.level)
+    root, own = logging.getLogger(), own_loggers()
+    handlers, levels = [*root.handlers], (root.level, [logger.level for logger in own])
     old_handlers = {number: signal.getsignal(number) for number in ENDING}
     GlobalHydra.instance().clear()
     Plugins.instance()
@@ -116,7 +117,8 @@ def _as_at_the_start() -> Iterator[None]:
             GlobalHydra.instance().clear()
             root.handlers[:] = handlers
             root.setLevel(levels[0])
-            own.setLevel(levels[1])
+            for logger, level in zip(own, levels[1], strict=True):
+                logger.setLevel(level)
             for number, handler in old_handlers.items():
                 signal.signal(number, handler)
 

@@ -7,7 +7,6 @@ then has one writer, and what a dead node had begun leaves no run behind.
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import shutil
@@ -30,6 +29,7 @@ from runner.tasks.base import Uses, task_of
 from runner_base import progress, signals
 from runner_base.errors import INTERRUPTED, ConfigError, RunnerError
 from runner_base.files import user_cache
+from runner_base.loggers import logging_progress
 from runner_base.progress import ProgressState
 from runner_base.result import Status
 from runner_engine.checkpoints.resolve import resolve
@@ -163,7 +163,7 @@ def do_job(assignment: Assignment, mailbox: Any) -> Delivery:
     host = platform.node()
     with suppress(OSError):  # the paths of the user's command; another host may not have this folder
         os.chdir(assignment.working_directory)
-    with signals.handlers_installed(), log_of_jobs():
+    with signals.handlers_installed(), logging_progress():
         if assignment.shared.is_here:
             return Delivery(run_reporting(assignment, assignment.config, mailbox, None), host, assignment.job_id)
         with own_folder() as folder:
@@ -179,18 +179,6 @@ def do_job(assignment: Assignment, mailbox: Any) -> Delivery:
             outcome = run_reporting(assignment, config, mailbox, job if assignment.sends_samples else None)
             has_run = outcome.record is not None or (job.folder / RESULT).exists()
             return Delivery(outcome, host, job.job_id, pack(job) if has_run else None)
-
-
-@contextmanager
-def log_of_jobs() -> Iterator[None]:
-    """Log as much in a job's log.txt as in a grid's worker."""
-    logger = logging.getLogger("runner")
-    before = logger.level
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def run_reporting(assignment: Assignment, config: RunnerConfig, mailbox: Any, samples: Job | None) -> Outcome:
