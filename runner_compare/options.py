@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from runner_compare.output import FORMATS
-from runner_compare.readers.load import WRITERS
+from runner_compare.readers.tools import writers
 from runner_compare.statistics.pooling import Weights
 
 LLAMA = "llama"  # the format of llama.cpp's llama-perplexity
@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="PATH",
-        help=f"instead of MLflow: files or folders of other tools ({WRITERS}); all are compared with the "
+        help=f"instead of MLflow: files or folders of other tools ({writers()}); all are compared with the "
         "first, unless --baseline or --by says otherwise",
     )
     add(

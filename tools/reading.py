@@ -101,7 +101,7 @@ CHANGES = (
         5,
         800,
         ("compare/other_tools/load", "compare/other_tools/llama_eval"),
-        ("runner_compare/readers/load", "runner_compare/readers/llama_eval"),
+        ("runner_compare/readers/tools", "runner_compare/readers/llama_eval"),
     ),
     Change(
         "a server limit",
@@ -109,7 +109,7 @@ CHANGES = (
         1_200,
         ("config/task", "serving/gateway", "serving/guard", "serving/described"),
         (
-            "runner/config/task",
+            "runner/options/serve/keys",
             "runner/options/serve/gateway",
             "runner/options/serve/guard",
             "runner/options/serve/described",

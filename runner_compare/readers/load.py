@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from types import ModuleType
 
 from runner_base.console import plain, say
 from runner_base.errors import ConfigError, DataError, few, unknown
@@ -18,36 +17,15 @@ from runner_compare.key_rules import KeyRules
 from runner_compare.lm_eval_keys import FOLDER_KEY
 from runner_compare.metrics import Better
 from runner_compare.numbers import mean_of
-from runner_compare.readers import (
-    aiperf_profile,
-    evalplus_results,
-    evalscope_report,
-    guidellm_report,
-    inspect_log,
-    lighteval_results,
-    llama_bench,
-    llama_eval,
-    olmo_eval,
-    vllm_bench,
-)
 from runner_compare.readers.files import read_bytes
 from runner_compare.readers.shapes import NULL, Outline
 from runner_compare.readers.tool_run import METRIC, ToolFile, ToolRun
+from runner_compare.readers.tools import SUFFIXES, ToolReader, readers, writers
 from runner_compare.statistics.clustered_share import accuracy_figures
 
 OPTION = "--results"
-# the only list of readers
-TOOLS: tuple[ModuleType, ...] = (
-    *(inspect_log, lighteval_results, evalscope_report, olmo_eval, evalplus_results, llama_eval),
-    *(llama_bench, vllm_bench, guidellm_report, aiperf_profile),
-)
-SUFFIXES = (".json", ".eval")
 NOTHING = Outline({}, [])
 BLANK_BYTES = 4096  # a file of as many spaces is looked at no further
-WRITERS = (
-    "inspect_ai, lighteval, lm-evaluation-harness, evalscope, olmo-eval, EvalPlus, llama-eval, llama-bench, vLLM, "
-    "GuideLLM, AIPerf"
-)
 KEYS_OF_METRICS = (METRIC, "task.filter", "task.name")  # they tell apart the runs of one evaluation
 
 
@@ -129,17 +107,16 @@ def check_families(found: Iterable[ToolRun], cluster: str) -> None:
             )
 
 
-def _read(path: Path, tool: ModuleType, cluster: str | None) -> ToolFile:
+def _read(path: Path, tool: ToolReader, cluster: str | None) -> ToolFile:
     """Return the runs in a file."""
     raw = read_bytes(path) if path.suffix == ".json" else b""
     try:
-        tool_file: ToolFile = tool.read(path, raw, cluster)
+        return tool.read(path, raw, cluster)
     except RecursionError as error:
         raise DataError(f"{path}: nested too deeply") from error
-    return tool_file
 
 
-def files_below(place: str) -> tuple[list[tuple[Path, ModuleType]], bool]:
+def files_below(place: str) -> tuple[list[tuple[Path, ToolReader]], bool]:
     """Return the results at a path with the module that reads each, and whether there are lm-eval's, too."""
     path = Path(place).expanduser()
     if path.is_dir():
@@ -157,7 +134,7 @@ def files_below(place: str) -> tuple[list[tuple[Path, ModuleType]], bool]:
             skipped.append(f"{file} ({reason})")
             continue
         outline = Outline.of(read_bytes(file), str(file)) if file.suffix == ".json" else NOTHING
-        tool = next((tool for tool in TOOLS if tool.recognises(file, outline)), None)
+        tool = next((tool for tool in readers() if tool.recognises(file, outline)), None)
         if tool is not None:
             files.append((file, tool))
         elif is_of_lm_eval(file, outline):
@@ -165,7 +142,7 @@ def files_below(place: str) -> tuple[list[tuple[Path, ModuleType]], bool]:
     if skipped:
         say(f"note: skipped, nothing is in it: {few(skipped, 6)}")
     if not files and not has_lm_eval:
-        raise ConfigError(f"{OPTION} {place}: no results of a known tool in it: {WRITERS}")
+        raise ConfigError(f"{OPTION} {place}: no results of a known tool in it: {writers()}")
     return files, has_lm_eval
 
 
