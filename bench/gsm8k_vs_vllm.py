@@ -56,10 +56,10 @@ from peers import (
 )
 from questions import add_options, load_prompts
 
-from runner.config.vllm import VllmConfig
 from runner.engines.kinds import kind_of
-from runner.engines.remote.server import started_keys
-from runner.engines.vllm.engine import VllmEngine
+from runner.options.remote.server import started_keys
+from runner.options.remote.vllm.engine import VllmEngine
+from runner.options.remote.vllm.keys import VllmConfig
 from runner_base import machine
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints.resolve import resolve

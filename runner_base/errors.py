@@ -22,7 +22,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from runner_base.console import say
-from runner_base.uris import HIDDEN, without_secrets
+from runner_base.uris import without_secrets
 
 INTERRUPTED = 130  # the exit code that shells report for a program ended by Ctrl-C
 
@@ -152,20 +152,6 @@ def refuse_password(key: str, uri: str) -> None:
     if parts.password is not None or "password" in parse_qs(parts.query):
         fix = "set MLFLOW_TRACKING_PASSWORD for a server, PGPASSWORD or ~/.pgpass for PostgreSQL, and leave it out here"
         raise ConfigError(f"{key}={without_secrets(uri)}: a password would end up in configs and logs: {fix}")
-
-
-def check_base_url(key: str, url: str) -> None:
-    """Raise ConfigError for an invalid server address, and for one with a secret in it: addresses are stored."""
-    try:
-        parts = urlsplit(url)
-        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        parts, is_valid = urlsplit(""), False
-    place = parts.netloc.rpartition("@")[2]
-    bare = f"{parts.scheme}://{place}{parts.path}" if is_valid and "@" not in parts.path else HIDDEN
-    need = "a password, a query or a # in it would end up in configs and logs: put the server's key into API_KEY"
-    check(not set("@?#") & set(url), key, bare, need)
-    check(is_valid, key, url, "give an address such as http://127.0.0.1:8000/v1 or https://api.openai.com/v1")
 
 
 def nearest(word: str, options: list[str]) -> list[str]:

@@ -11,9 +11,9 @@ from runner.compat.variables import variables_as_overrides
 from runner.config.choices import CONF
 from runner.config.compose import compose
 from runner.config.hydra import to_config
-from runner.config.model import HybridConfig
 from runner.config.profiles import PROFILES, notes
 from runner.config.root import RunnerConfig, semantic_keys
+from runner.options.remote.keys import HybridConfig
 from runner_base.errors import ConfigError
 from runner_engine.settings.model import LocalModelConfig, local_model
 
@@ -56,7 +56,7 @@ def test_its_name_makes_no_other_job() -> None:
 
 
 def test_teacher_only_has_no_model_here() -> None:
-    assert composed("profile=teacher_only", *SERVER).model.module == "runner.engines.kinds.api"
+    assert composed("profile=teacher_only", *SERVER).model.module == "runner.options.remote.api_kind"
     with pytest.raises(ConfigError, match="profile=teacher_only: it means that no model runs on this machine"):
         composed("profile=teacher_only", "model=embedded")
 

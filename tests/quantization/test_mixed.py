@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from resolving import check_format, predict
 
-from runner.config.model import ApiConfig
 from runner.config.root import RunnerConfig, base_key, semantic_keys
 from runner.estimates.amounts import may_have_independent_rows
+from runner.options.remote.keys import ApiConfig
 from runner.options.serve.keys import ServeConfig
 from runner.options.serve.name import served_name
 from runner_base.dtypes import Dtype

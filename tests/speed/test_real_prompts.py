@@ -13,9 +13,9 @@ from opening import open_engine
 from tasking import work
 
 from runner.config.measures import SweepConfig
-from runner.config.model import ApiConfig, Extensions
 from runner.config.root import RunnerConfig
 from runner.config.task import Framing
+from runner.options.remote.keys import ApiConfig, Extensions
 from runner.run import run
 from runner.speed import real_prompts
 from runner.store.jobs import Job, Recorder

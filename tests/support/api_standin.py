@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from runner.engines.kinds.api import _reports as reports
+from runner.options.remote.api_kind import _reports as reports
 
 Answer = Callable[[dict[str, Any]], str]
 STALL_S = 600  # longer than any test waits, also on a busy machine

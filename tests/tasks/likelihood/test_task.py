@@ -15,9 +15,9 @@ from likely import PAIRS, WORDS, jsonl, model_overrides, samples, scores
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner.config.likelihood import LikelihoodConfig
-from runner.config.model import HybridConfig, StudentConfig, TeacherConfig
 from runner.config.root import RunnerConfig
 from runner.config.wording import PromptStyle
+from runner.options.remote.keys import HybridConfig, StudentConfig, TeacherConfig
 from runner.report import headline
 from runner.run import run
 from runner.store.top_k import TOP_K, TopK, TopKFile, read_top_k

@@ -1,1 +1,0 @@
-"""vllm – a server of vLLM that the runner starts, checks and ends; requests go to it through engines/remote."""

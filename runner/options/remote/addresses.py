@@ -1,0 +1,52 @@
+"""The addresses of a model's servers: one, or the list of a pool."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from runner_base.addresses import is_loopback
+from runner_base.errors import ConfigError, check
+from runner_base.known_secrets import HIDDEN
+
+
+def addresses_of(key: str, value: object) -> list[str]:
+    """Return the addresses in a key, each once and sorted: their order changes nothing. Empty if there is none."""
+    values: list[Any] = value if isinstance(value, list) else [value]
+    for one in values:
+        if not isinstance(one, str) or (len(values) > 1 and not one.strip()):
+            raise ConfigError(f"{key}={value}: give an address, or a list of them: [http://A/v1,http://B/v1]")
+        check(",http" not in one, key, one, "several servers are a list: [http://A/v1,http://B/v1]")
+    return sorted({one.rstrip("/") for one in values if one.strip()})
+
+
+def check_addresses(key: str, addresses: list[str]) -> str | list[str]:
+    """Refuse invalid addresses; return the only one, or the list."""
+    for one in addresses:
+        check_base_url(key, one)
+    return addresses[0] if len(addresses) == 1 else addresses
+
+
+def check_base_url(key: str, url: str) -> None:
+    """Raise ConfigError for an invalid server address, and for one with a secret in it: addresses are stored."""
+    try:
+        parts = urlsplit(url)
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        parts, is_valid = urlsplit(""), False
+    place = parts.netloc.rpartition("@")[2]
+    bare = f"{parts.scheme}://{place}{parts.path}" if is_valid and "@" not in parts.path else HIDDEN
+    need = "a password, a query or a # in it would end up in configs and logs: put the server's key into API_KEY"
+    check(not set("@?#") & set(url), key, bare, need)
+    check(is_valid, key, url, "give an address such as http://127.0.0.1:8000/v1 or https://api.openai.com/v1")
+
+
+def is_this_machine(address: str) -> bool:
+    """Whether a server is on this machine."""
+    return is_loopback(urlsplit(address).hostname or "")
+
+
+def is_in_domain(address: str, domain: str) -> bool:
+    """Whether a server is in a domain."""
+    host = urlsplit(address).hostname or ""
+    return host == domain or host.endswith(f".{domain}")

@@ -1,0 +1,21 @@
+"""The engine of model=api: a model on a server, so nothing is loaded here."""
+
+from __future__ import annotations
+
+from runner.options.remote.model import RemoteModel
+from runner.options.remote.session import ApiSession
+from runner_base.errors import ConfigError
+
+
+class ApiEngine(RemoteModel):
+    """Opens sessions to the model's server."""
+
+    def open(self, batch_size: int | None = None) -> ApiSession:
+        """Open a session; batch_size = most requests at once."""
+        most = self.model.concurrency
+        if batch_size is not None and batch_size > most:
+            raise ConfigError(
+                f"{self.model.key}.concurrency={most}: {batch_size} requests at once were requested: make it larger, "
+                "or the batch smaller"
+            )
+        return ApiSession(self, batch_size or self.config.generation.batch_size or most)

@@ -1,0 +1,174 @@
+"""Log-probabilities from a server, which returns the tokens of a text and the log-probability of each prompt token.
+
+This needs `/tokenize`, and an echo with log-probabilities in `/v1/completions`: vLLM and our task=serve have both. A
+first small request finds out whether a server has them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import openai
+
+from runner.options.remote.faults import Fault, RequestRejected
+from runner.options.remote.keys import ApiConfig
+from runner_base.errors import ConfigError
+from runner_engine.sessions.base import Message, Prompt, Request
+
+CACHED_PROMPTS = 1024  # their tokens are cached, because the choices of a question share a prompt
+UNSUPPORTED = (400, 404, 405, 422, 501)  # statuses for an unknown path or parameter
+NEEDED = "/tokenize and, in /v1/completions, echo with logprobs, as vLLM and task=serve have"
+
+
+@dataclass(frozen=True)
+class ScoredContinuation:
+    """A server's scores of a continuation: its tokens, and the log-probability of each."""
+
+    prompt_tokens: int
+    token_ids: list[int]
+    logprobs: list[float]
+    greedy: list[bool]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A prompt as the server sees it; for a chat, `text` is rendered by the server's template."""
+
+    ids: list[int]
+    text: str | None
+
+
+class Scorer:
+    """Asks a server for the tokens of texts and their log-probabilities, in the thread of its pool."""
+
+    def __init__(self, client: openai.AsyncOpenAI, model: ApiConfig, plain: Callable[[object], str]) -> None:
+        self.client, self.model = client, model
+        self.plain = plain  # an error's text without the key
+        self._is_able: asyncio.Task[None] | None = None
+        self._prompts = lru_cache(CACHED_PROMPTS)(self._start_tokenizing)
+
+    async def score(self, request: Request) -> ScoredContinuation:
+        """Return the scores of a request's continuation; ConfigError if the server cannot compute them."""
+        await self.check()
+        prompt, continuation = request.prompt, request.continuation
+        if isinstance(continuation, str):
+            tokens = await self._tokens_of(prompt)
+            if tokens.text is None:
+                raise ConfigError(f"{self._server_key} does not return the text of a chat: use task.prompt=text")
+            is_text = isinstance(prompt, str)  # a chat template adds the special tokens itself
+            whole = await self._tokenize(prompt=tokens.text + continuation, add_special_tokens=is_text)
+            before, given = tokens.ids, whole.ids[len(tokens.ids) :]  # cut in the same way as by our own engine
+        else:
+            before, given = [part for part in prompt if isinstance(part, int)], list(continuation or ())
+        if not before or not given:
+            what = "continuation has no tokens, so there is nothing to score" if before else "prompt has no tokens"
+            raise RequestRejected(f"the {what}")
+        return await self._score(before, given)
+
+    async def tokens_of(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of texts, including special tokens."""
+        await self.check()
+        return [(await self._tokenize(prompt=text)).ids for text in texts]
+
+    async def check(self) -> None:
+        """Find out, once, whether the server supports this."""
+        able = self._is_able
+        if able is None or (able.done() and (able.cancelled() or able.exception() is not None)):
+            self._is_able = able = asyncio.ensure_future(self._try())
+        await asyncio.shield(able)
+
+    async def _try(self) -> None:
+        try:
+            ids = (await self._tokenize(prompt="1 + 1")).ids
+            await self._score(ids, ids)
+        except openai.APIStatusError as error:
+            if error.status_code not in UNSUPPORTED or error.code == "model_not_found":
+                raise
+            answer = f"{error.request.url.path} answered {error.status_code}: {self.plain(error.message)}"
+            raise ConfigError(
+                f"{self._server_key} has no log-probabilities of a text: they need {NEEDED}, and {answer}"
+            ) from None
+        except Fault as fault:
+            raise ConfigError(
+                f"{self._server_key} has no log-probabilities of a text: they need {NEEDED}; {fault}"
+            ) from None
+
+    @property
+    def _server_key(self) -> str:
+        return f"{self.model.key}.base_url={self.model.base_url}"
+
+    async def _tokens_of(self, prompt: Prompt) -> Tokens:
+        tokenizing = self._prompts(prompt)
+        try:
+            return await asyncio.shield(tokenizing)
+        except BaseException:
+            self._prompts.cache_clear()  # a failure must not stay in the cache
+            raise
+
+    def _start_tokenizing(self, prompt: Prompt) -> asyncio.Future[Tokens]:
+        if isinstance(prompt, str):
+            return asyncio.ensure_future(self._tokenize(prompt=prompt))
+        turns = [asdict(part) for part in prompt if isinstance(part, Message)]
+        return asyncio.ensure_future(self._tokenize_chat(turns))
+
+    async def _tokenize_chat(self, turns: list[dict[str, Any]]) -> Tokens:
+        """Return a chat's tokens, with the text of its template: from the server, or from its tokens."""
+        tokens = await self._tokenize(messages=turns, add_generation_prompt=True)
+        if tokens.text is not None:
+            return tokens
+        text = await self._detokenize(tokens.ids)
+        if text is None or (await self._tokenize(prompt=text, add_special_tokens=False)).ids != tokens.ids:
+            return tokens  # its text would be read as other tokens
+        return Tokens(tokens.ids, text)
+
+    async def _detokenize(self, ids: list[int]) -> str | None:
+        """Return the text of tokens, with special tokens; None if the server does not say it."""
+        try:
+            body = {"model": self.model.name, "tokens": ids}
+            answer: Any = await self.client.post(self._beside("detokenize"), body=body, cast_to=object)
+        except openai.APIStatusError as error:
+            if error.status_code in UNSUPPORTED:
+                return None
+            raise
+        text = answer.get("prompt") if isinstance(answer, dict) else None
+        return text if isinstance(text, str) else None
+
+    def _beside(self, name: str) -> str:
+        return f"{self.model.base_url.removesuffix('/v1')}/{name}"
+
+    async def _tokenize(self, **parameters: Any) -> Tokens:
+        body = {"model": self.model.name, **parameters}
+        answer: Any = await self.client.post(self._beside("tokenize"), body=body, cast_to=object)
+        ids = answer.get("tokens") if isinstance(answer, dict) else None
+        if not isinstance(ids, list) or not all(isinstance(one, int) and one >= 0 for one in ids):
+            raise Fault(f"{self.model.base_url} answered /tokenize without tokens", "sent no valid answer")
+        text = answer.get("prompt", parameters.get("prompt"))
+        return Tokens(ids, text if isinstance(text, str) else None)
+
+    async def _score(self, before: list[int], given: list[int]) -> ScoredContinuation:
+        ids = before + given
+        answer: Any = await self.client.completions.create(
+            model=self.model.name, prompt=ids, max_tokens=0, echo=True, logprobs=1, temperature=0
+        )
+        scores = getattr(next(iter(getattr(answer, "choices", None) or []), None), "logprobs", None)
+        values, tops = getattr(scores, "token_logprobs", None), getattr(scores, "top_logprobs", None)
+        if not (isinstance(values, list) and isinstance(tops, list) and len(tops) == len(values) >= len(ids)):
+            raise Fault(f"{self.model.base_url} sent no log-probability for each token", "sent no valid answer")
+        positions = range(len(before), len(ids))
+        logprobs = [_logarithm(self.model.base_url, values[at]) for at in positions]
+        best = [max((_logarithm(self.model.base_url, one) for one in (tops[at] or {}).values()), default=-math.inf)
+                for at in positions]  # fmt: skip
+        greedy = [own >= other for own, other in zip(logprobs, best, strict=True)]
+        return ScoredContinuation(len(before), given, logprobs, greedy)
+
+
+def _logarithm(url: str, value: object) -> float:
+    """Return a log-probability; Fault if the value cannot be one."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value <= 1e-3:
+        return float(value)
+    raise Fault(f"{url} sent an impossible log-probability", "sent no valid answer")

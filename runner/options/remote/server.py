@@ -1,0 +1,203 @@
+"""The connection to a server with OpenAI's API: the official client, with clear errors.
+
+The key is read from the environment and passed to the client; no text from here contains it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import logging
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+import openai
+
+from runner.options.remote.addresses import is_this_machine
+from runner.options.remote.faults import Fault, Miscounted, RequestRejected
+from runner.options.remote.keys import OPENAI_KEY_VARIABLE, ApiConfig, Extensions
+from runner.options.remote.scoring import Scorer
+from runner.options.remote.server_text import Secret
+from runner.options.remote.wire import PLAIN_BYTES, guard
+from runner_base.errors import ConfigError, JobFailed, RunnerError
+
+KEPT = "Completed answers are kept: run the same command to resume"
+for noisy in ("openai", "httpx2", "httpcore2"):  # they log a line for each request, and headers at the level DEBUG
+    logging.getLogger(noisy).setLevel(logging.WARNING)
+
+RETRY_STATUSES = (408, 409, 425, 429)  # and all from 500 on
+EXTENDED = ("vllm", "runner")  # accept more parameters than OpenAI: vLLM and our task=serve
+NO_LIST = (404, 405, 501)  # statuses of servers without a list of models
+started_keys: dict[str, str] = {}  # the keys of servers that this process has started, by address
+
+
+@dataclass
+class ModelList:
+    """A server's list of models; `own` is the entry of the configured one."""
+
+    names: list[str] = field(default_factory=list)
+    own: dict[str, Any] = field(default_factory=dict)
+    reported: str = "unknown"  # the server's identification of the model, without values that change between requests
+
+    @property
+    def extensions(self) -> Extensions:
+        """The parameters that the server accepts, by its `owned_by`."""
+        return Extensions.vllm if self.own.get("owned_by") in EXTENDED else Extensions.openai
+
+
+def key_of(model: ApiConfig) -> tuple[str, str]:
+    """Return the server's key and the variable that contains it; a server on this machine needs none."""
+    names = model.key_variables
+    if isinstance(model.base_url, str) and model.base_url in started_keys:
+        return started_keys[model.base_url], names[0]
+    for name in names:
+        if key := os.environ.get(name, "").strip():
+            if not (key.isascii() and key.isprintable()) or " " in key:
+                raise ConfigError(f"{name}: this is not a key, which is one word of ASCII letters, digits and signs")
+            return key, name
+    if is_this_machine(model.base_url):
+        return "", names[0]
+    raise ConfigError(
+        f"{model.key}.base_url={model.base_url} is another machine, and there is no key for it: set "
+        f"{' or '.join(names)} in the environment or in .env (any word, if the server needs no key)"
+        f"{_openai_key_unsent(model)}"
+    )
+
+
+def _openai_key_unsent(model: ApiConfig) -> str:
+    """Return a hint if OpenAI's key is set, which other servers do not get by default."""
+    if OPENAI_KEY_VARIABLE in model.key_variables or not os.environ.get(OPENAI_KEY_VARIABLE, "").strip():
+        return ""
+    override = f"{model.key}.key_variable={OPENAI_KEY_VARIABLE}"
+    return f". {OPENAI_KEY_VARIABLE} is sent to openai.com only: {override} sends it to this server"
+
+
+class ServerConnection:
+    """The connection to one server, used in the thread of its pool, and what is known of the server."""
+
+    def __init__(self, model: ApiConfig) -> None:
+        """Open it, in a running event loop; `model` has this server's address only."""
+        self.model = model
+        self._key, self._variable = key_of(model)
+        self.secret = Secret(self._key)
+        self.plain = self.secret.plain
+        self.under_way = 0  # requests now
+        self.requests = self.failures = 0  # so far; a request that is sent again counts again
+        self.failures_in_a_row = 0
+        self.has_streamed = False  # it has begun an answer as a stream of events
+        self.is_left_out = False  # it cannot be reached, or fails again and again
+        self.times_left_out = 0  # since its last answer
+        self._closed_until = 0.0  # it has asked for a pause of all requests
+        http = openai.DefaultAsyncHttpxClient(event_hooks={"response": [guard(model, self.plain)]})
+        self.client = openai.AsyncOpenAI(
+            api_key=self._key or "none",  # the client requires one
+            base_url=model.base_url,
+            max_retries=0,  # the pool does it, because it knows all requests and the text already returned
+            timeout=httpx2.Timeout(model.first_token_s, connect=model.connect_s, pool=None),
+            http_client=http,
+            default_headers=PLAIN_BYTES,
+        )
+        self.scorer = Scorer(self.client, model, self.plain)
+
+    @property
+    def closed_s(self) -> float:
+        """For how many more seconds the server has asked to send nothing."""
+        return max(0.0, self._closed_until - time.monotonic())
+
+    def close_for(self, seconds: float) -> None:
+        """Send nothing for so long."""
+        self._closed_until = max(self._closed_until, time.monotonic() + seconds)
+
+    async def tokens_of(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of texts, including special tokens."""
+        try:
+            return await self.scorer.tokens_of(texts)
+        except openai.APIStatusError as error:
+            raise await self.error_of(error) from None
+        except (RunnerError, RequestRejected):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a server may send
+            raise self.fault(error) from None
+
+    async def list_models(self) -> ModelList:
+        """Return the server's list of models."""
+        try:
+            async with asyncio.timeout(self.model.first_token_s):
+                page = await self.client.models.list()
+                entries = [entry.to_dict(warnings=False) for entry in page.data]
+        except openai.APIStatusError as error:
+            if error.status_code in NO_LIST:
+                return ModelList()
+            raise await self.error_of(error) from None
+        except RunnerError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a server may send
+            raise self.fault(error) from None
+        own = next((entry for entry in entries if entry.get("id") == self.model.name), {})
+        reported = ", ".join(f"{key} {self.secret.name(own[key])}" for key in ("id", "root", "parent") if own.get(key))
+        return ModelList([self.plain(entry.get("id")) for entry in entries], own, reported or "unknown")
+
+    async def error_of(self, error: openai.APIStatusError) -> Exception:
+        """Return the exception to raise for an answer with an error status."""
+        model, status = self.model, error.status_code
+        message = error.body.get("message") if isinstance(error.body, dict) else error.message
+        answer = f"{model.base_url} answered {status}: {self.plain(message or error.message)}"
+        if status in (401, 403):
+            unset = f"{self._variable} is not set{_openai_key_unsent(model)}"
+            cause = f"the key in {self._variable} was rejected" if self._key else unset
+            return ConfigError(f"{answer} ({cause})")
+        if status == 404:
+            names = (await self.list_models()).names
+            hint = f"it has {', '.join(names[:20])}" if names else "does its address end in /v1?"
+            return ConfigError(f"{model.key}.name={model.name}: {answer}; {hint}")
+        if status == 402 or error.code == "insufficient_quota":
+            return JobFailed(f"{answer}. {KEPT}")
+        if status in RETRY_STATUSES or status >= 500:
+            return Fault(answer, f"answered {status}", _wait_s(error.response.headers))
+        return RequestRejected(answer)
+
+    def fault(self, error: Exception) -> Fault:
+        """Return the fault for a request without a complete answer."""
+        url = self.model.base_url
+        if isinstance(error, Miscounted):
+            return Miscounted(f"{url} answered with {self.plain(error)}", error.kind)
+        if isinstance(error, Fault):
+            return error
+        if isinstance(error, TimeoutError | openai.APITimeoutError):
+            reached = not isinstance(error.__cause__, httpx2.ConnectTimeout)
+            wait_s = self.model.first_token_s if reached else self.model.connect_s
+            return Fault(f"{url} was silent for {wait_s:g} s", "was silent", reached=reached)
+        if isinstance(error, openai.APIConnectionError):
+            reached = not isinstance(error.__cause__, httpx2.ConnectError)
+            cause = self.plain(error.__cause__ or error)
+            if reached:
+                return Fault(f"{url} closed the connection ({cause})", "closed the connection")
+            return Fault(f"{url} cannot be reached ({cause})", "could not be reached", reached=False)
+        if isinstance(error, openai.APIError):
+            return Fault(f"{url} reported in its answer: {self.plain(error.message)}", "reported an error")
+        return Fault(f"{url} sent no valid answer: {self.plain(error)}", "sent no valid answer")
+
+
+def unread(sent: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters with token ids where the client does not look at each one: that takes 10 ms for 1,000."""
+    if not isinstance(sent.get("prompt"), list):
+        return sent
+    return sent | {"prompt": "", "extra_body": sent.get("extra_body", {}) | {"prompt": sent["prompt"]}}
+
+
+def _wait_s(headers: httpx2.Headers) -> float | None:
+    """Return how long the server asks to wait, in seconds or until a date."""
+    retry_after = headers.get("retry-after", "")
+    try:
+        wait_s = float(retry_after)
+    except ValueError:
+        try:
+            wait_s = email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
+        except (TypeError, ValueError, OverflowError):  # OverflowError: an impossible time zone
+            return None
+    return max(wait_s, 0.0) if math.isfinite(wait_s) else None

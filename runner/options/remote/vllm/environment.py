@@ -1,0 +1,118 @@
+"""The environment that has vLLM: where it is, its version, and what it runs on. vLLM itself is not imported."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import runner
+from runner.options.remote.vllm.keys import VllmConfig
+from runner_base.errors import ConfigError, one_line
+
+OLDEST = (0, 14)  # with --default-chat-template-kwargs and the scores of a prompt's tokens; 0.32 is tested
+PROBE_S = 60.0
+CHECKOUT = Path(runner.__file__).resolve().parents[1]
+HOW = "`make vllm` in a checkout of the runner makes one in .vllm (on a CPU), `pip install vllm` one for GPUs"
+# prints what can be read from files: importing vLLM takes ten seconds
+PROBE = r"""
+import json, re, sys
+from importlib.util import find_spec
+from pathlib import Path
+
+found = {}
+spec = find_spec("vllm")
+if spec is not None and spec.origin:
+    folder = Path(spec.origin).parent
+    def read(path):
+        return path.read_text() if path.is_file() else ""
+    torch = find_spec("torch")
+    of_torch = read(Path(torch.origin).parent / "version.py") if torch is not None and torch.origin else ""
+    named = re.search(r"^__version__ = (?:version = )?['\"]([^'\"]+)", read(folder / "_version.py"), re.M)
+    words = read(folder / "model_executor/layers/quantization/__init__.py")
+    listed = re.search(r"QuantizationMethods = Literal\[(.*?)\n\]", words, re.S)
+    found = {
+        "version": named.group(1) if named else "",
+        "on_cpu": not re.search(r"^(cuda|hip|xpu)\b[^=]*= *['\"]", of_torch, re.M),
+        "has_module": (folder / "entrypoints/openai/api_server.py").is_file(),
+        "words": re.findall(r"^\s*[\"']([^\"']+)", listed.group(1), re.M) if listed else [],
+    }
+print(json.dumps(found))
+"""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An environment with vLLM."""
+
+    python: str
+    version: str
+    on_cpu: bool  # its build has no GPU
+    has_module: bool  # its server can be started as a module, without the metadata of the package
+    words: tuple[str, ...]  # for quantizing while loading; empty where the list was not found
+
+    @property
+    def server(self) -> list[str]:
+        """The command that starts a server, without its options."""
+        module = "vllm.entrypoints.openai.api_server" if self.has_module else "vllm.entrypoints.cli.main"
+        return [self.python, "-m", module, *([] if self.has_module else ["serve"])]
+
+    @property
+    def label(self) -> str:
+        """vLLM and its version, as facts and messages name it."""
+        return f"vLLM {self.version}{' on the CPU' if self.on_cpu else ''}"
+
+
+def environment_of(model: VllmConfig) -> Environment:
+    """Return the environment with vLLM; ConfigError if there is none, or if its vLLM is too old."""
+    python = _python(model)
+    where = f"model.python={python}"
+    found = _probe(python)
+    if found is None:
+        raise ConfigError(f"{where} has no vLLM: {python} -m pip install vllm, or another environment ({HOW})")
+    numbers = tuple(int(number) for number in re.findall(r"\d+", found.version)[:2])
+    if numbers < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise ConfigError(
+            f"{where} has vLLM {found.version or '(of an unknown version)'}, and model=vllm needs {oldest} or newer: "
+            f"{python} -m pip install --upgrade vllm"
+        )
+    return found
+
+
+def _python(model: VllmConfig) -> str:
+    """Return the Python that model.python names, or that of the first environment with vLLM."""
+    if model.python is not None:
+        path = Path(model.python).expanduser().absolute()
+        path = path / "bin" / "python" if path.is_dir() else path
+        if not path.is_file():
+            raise ConfigError(f"model.python={model.python}: there is no {path}. An environment with vLLM: {HOW}")
+        return str(path)
+    usual = [Path(".vllm").absolute() / "bin" / "python", CHECKOUT / ".vllm" / "bin" / "python", Path(sys.executable)]
+    for path in usual:
+        if path.is_file() and _probe(str(path)) is not None:
+            return str(path)
+    raise ConfigError(
+        "model=vllm needs an environment with vLLM, and neither .vllm here nor the runner's own has it: "
+        f"{HOW}; then model.python=ENVIRONMENT/bin/python says where it is"
+    )
+
+
+@cache
+def _probe(python: str) -> Environment | None:
+    """Ask a Python what vLLM it has; None if it has none."""
+    try:
+        done = subprocess.run(
+            [python, "-P", "-c", PROBE], capture_output=True, text=True, timeout=PROBE_S, stdin=subprocess.DEVNULL,
+            check=False,
+        )  # fmt: skip
+        found = json.loads(done.stdout) if done.returncode == 0 else None
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(f"model.python={python} does not run as a Python: {one_line(error)}") from None
+    if found is None:
+        raise ConfigError(f"model.python={python} does not run as a Python: {one_line(done.stderr or done.returncode)}")
+    return Environment(python, **found | {"words": tuple(found["words"])}) if found else None

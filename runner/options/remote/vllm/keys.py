@@ -1,0 +1,156 @@
+"""model=vllm: the keys of a model that a server of vLLM runs, which the runner starts and ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from runner.options.remote.thinking_budget import ThinkingBudget, check_budget
+from runner_base.bounds import above, filled, least, within
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError, check
+from runner_base.fields import HASHED, MISSING, Inert, setting
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.settings.generation import GenerationConfig, require_plain_kv
+from runner_engine.settings.lora import LoraConfig, adapter_of
+from runner_engine.settings.model import ModelConfig, local_model
+from runner_engine.settings.rope import RopeConfig
+
+WORDS = {"none": None, "fp8": "fp8"}  # choices of the group quantization that vLLM makes while loading, in its words
+BY_KEY = {  # what vLLM's command line says and a key of the runner says, too
+    **dict.fromkeys(("--model", "--model-tag", "--tokenizer", "--hf-config-path"), "model.name"),
+    **dict.fromkeys(("--revision", "--code-revision", "--tokenizer-revision"), "model.revision"),
+    "--download-dir": "model.cache_dir",
+    "--dtype": "model.dtype",
+    "--quantization": "quantization",
+    "--tensor-parallel-size": "model.tensor_parallel",
+    "--pipeline-parallel-size": "model.pipeline_parallel",
+    "--data-parallel-size": "model.data_parallel",
+    "--gpu-memory-utilization": "model.memory_share",
+    "--max-model-len": "model.max_positions",
+    "--reasoning-parser": "model.reasoning_parser",
+    "--trust-remote-code": "model.trust_remote_code",
+    "--default-chat-template-kwargs": "model.chat_template_kwargs",
+    **dict.fromkeys(("--enable-lora", "--lora-modules", "--max-lora-rank", "--max-loras"), "lora"),
+    **dict.fromkeys(("--generation-config", "--override-generation-config", "--logits-processors"), "generation"),
+    "--seed": "seed",
+    "--port": "model.port",
+}
+SHORT = {"-q": "--quantization", "-tp": "--tensor-parallel-size", "-pp": "--pipeline-parallel-size",
+         "-dp": "--data-parallel-size"}  # fmt: skip
+OWN = ("--host", "--uds", "--api-key", "--served-model-name", "--root-path", "--headless")  # the runner gives them
+UNRECORDED = (  # the record would name other weights, prompts or numbers than those that answered
+    "--config", "--load-format", "--hf-overrides", "--kv-cache-dtype", "--chat-template", "--tokenizer-mode",
+    "--skip-tokenizer-init", "--logprobs-mode", "--max-logprobs", "--model-loader-extra-config", "--middleware",
+    "--quantization-config", "--runner", "--convert", "--model-impl", "--enable-log-requests", "--ssl-keyfile",
+    "--ssl-certfile", "--rope-scaling", "--rope-theta", "--default-mm-loras", "--tokenizer-pool-size",
+)  # fmt: skip
+
+
+@dataclass
+class VllmConfig(ModelConfig):
+    """A causal language model that vLLM runs: a local folder or a hub id; its files are hashed like a local model's."""
+
+    module: ClassVar[str] = "runner.options.remote.vllm.kind"
+    name: str = setting(MISSING, HASHED, filled("give a folder or a hub id"))
+    revision: str | None = setting(None, HASHED)
+    cache_dir: str | None = setting(None, HASHED)
+    dtype: Dtype = Dtype.auto
+    quantization: str | None = setting(None, takes=filled("give vLLM's word, or null"))
+    tensor_parallel: int = setting(1, takes=least(1))
+    pipeline_parallel: int = setting(1, takes=least(1))
+    data_parallel: int = setting(1, takes=least(1))
+    memory_share: float | None = setting(
+        None, Inert("how much memory vLLM takes", measured=True), within(0.01, 1, "must lie in 0.01..1, or be null")
+    )
+    max_positions: int | None = setting(None, takes=least(1, ", or null"))
+    reasoning_parser: str | None = setting(None, takes=filled("give vLLM's word, or null"))
+    trust_remote_code: bool = False
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    args: list[str] = field(default_factory=list)
+    python: str | None = setting(
+        None, Inert("the version of vLLM that it finds counts instead"), filled("give a path, or null")
+    )
+    port: int | None = setting(None, Inert("where the server listens"), within(1, 65535, "must lie in 1..65535"))
+    concurrency: int = setting(64, Inert("how many requests are in flight at once", measured=True), least(1))
+    start_s: float = setting(1800.0, Inert("limits the time of the start"), above(0, " seconds"))
+    answer_s: float = setting(3600.0, Inert("limits the time of an answer"), above(0, " seconds"))
+    compare: bool = setting(True, Inert("rejects a server that computes something else"))
+    check_memory: bool = setting(True, Inert("rejects a model that would not fit"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        local_model(self)  # checks the keys that it shares with a local model
+        for word in self.args:
+            self._check_word(word)
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs it takes, here or on several machines."""
+        return self.tensor_parallel * self.pipeline_parallel * self.data_parallel
+
+    def word_for(self, quantization: QuantizationConfig) -> str | None:
+        """Return vLLM's word for how weights are quantized while loading; None: they are not."""
+        return self.quantization or WORDS.get(quantization.name)
+
+    def check_beside(
+        self, quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, generation: GenerationConfig
+    ) -> None:
+        """Reject what vLLM cannot do, or does in another way than the record would say."""
+        here = "use model=auto, which runs on this machine"
+        check(rope.name == RopeConfig.name, "rope", rope.name, f"vLLM takes rope=native only; {here}")
+        is_pth = (adapter := adapter_of(lora)) is not None and adapter.is_single_file
+        check(not is_pth, "lora", lora.name, f"vLLM reads PEFT adapters, no .pth: {here}")
+        check(not lora.merges, "lora.merge", True, "vLLM keeps adapters beside the weights: use lora.merge=false")
+        mixed = f"vLLM quantizes all layers alike: leave quantization.skip and quantization.overrides out, or {here}"
+        check(not quantization.is_mixed, "quantization", quantization.label, mixed)
+        need = (
+            f"vLLM quantizes a plain checkpoint with {' or '.join(WORDS)}, or model.quantization=WORD with a word of "
+            "its own; what a checkpoint has stored needs quantization=none"
+        )
+        check(quantization.name in WORDS, "quantization", quantization.name, need)
+        once = f"quantization={quantization.name} says it, too: leave one of the two out"
+        is_once = self.quantization is None or quantization.name == "none"
+        check(is_once, "model.quantization", self.quantization, once)
+        rows, most = generation.batch_size, self.concurrency
+        need = f"model.concurrency={most} allows no more requests in flight at once"
+        check(rows is None or rows <= most, "generation.batch_size", rows, need)
+        require_plain_kv(generation, "vLLM keeps keys and values itself")
+        if generation.thinking_tokens is not None and self.reasoning_parser is None:
+            raise ConfigError(
+                f"generation.thinking_tokens={generation.thinking_tokens}: vLLM must know how the model marks its "
+                "thinking: give model.reasoning_parser=WORD, e.g. qwen3 or deepseek_r1, or leave the budget out"
+            )
+        check_budget("model", ThinkingBudget.vllm, generation)
+
+    def _check_word(self, word: str) -> None:
+        """Reject a word of the command line that a key says, or that would make the record wrong.
+
+        vLLM's parser takes abbreviations, `_` for `-`, `--no-…`, and `--option.key` for a key of an option in JSON.
+        """
+        head = word.partition("=")[0]
+        option = SHORT.get(head, head).replace("_", "-").partition(".")[0]
+        if not option.startswith("--") or option == "--":
+            need = "give words of vLLM's command line, which begin with --" if word.startswith("-") else ""
+            check(not need, "model.args", word, need)
+            return
+        option = "--" + option.removeprefix("--").removeprefix("no-")
+        names = [name for name in (*BY_KEY, *OWN, *UNRECORDED) if name == option] or [
+            name for name in (*BY_KEY, *OWN, *UNRECORDED) if len(option) > 2 and name.startswith(option)
+        ]
+        if not names:
+            return
+        name = names[0]
+        if name in BY_KEY:
+            need = f"{BY_KEY[name]} says it"
+        elif name in OWN:
+            need = "the runner gives it to its own server: leave it out"
+        else:
+            need = f"{name} would make the record wrong: leave it out"
+        check(False, "model.args", word, need)
+
+
+def vllm_model(model: ModelConfig) -> VllmConfig:
+    """Return the keys of a model that vLLM runs."""
+    assert isinstance(model, VllmConfig)
+    return model

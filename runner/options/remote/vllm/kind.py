@@ -1,0 +1,139 @@
+"""model=vllm: a model whose files are known here, and that a server of vLLM runs, which the runner starts and ends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from runner.config.root import RunnerConfig, base_key
+from runner.engines.kinds import BaseCache, Encoded, ModelKind, Need, local
+from runner.options.remote import api_kind as api
+from runner.options.remote.vllm.command import CPU_KV_GIB, KV_SPACE, dtype_of
+from runner.options.remote.vllm.engine import VllmEngine
+from runner.options.remote.vllm.environment import Environment, environment_of
+from runner.options.remote.vllm.gpus import batch_invariant, memory_mib
+from runner.options.remote.vllm.keys import WORDS, VllmConfig, vllm_model
+from runner_base import machine
+from runner_base.dtypes import BYTES, stored_dtype
+from runner_base.errors import ConfigError, check
+from runner_base.machine import MIB
+from runner_base.texts import counted
+from runner_engine.checkpoints import adapter_header, chat_templates
+from runner_engine.checkpoints.resolve import ResolvedJob, file_bytes
+from runner_engine.sessions.base import Capability, Prompt
+from runner_engine.sessions.contract import Engine
+from runner_engine.settings.lora import adapter_of
+
+GPU_SHARE = 0.9  # vLLM's own, or a little less
+
+
+class Vllm(ModelKind):
+    """Its files decide the answers, and so do vLLM's version and flags."""
+
+    def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
+        """Return names and SHA-256 of the files, and which vLLM reads them; the flags are in the config."""
+        environment = environment_of(vllm_model(resolved.config.model))
+        hashes = resolved.files.fingerprint(cache)
+        if "dtype" in hashes:
+            hashes["dtype"] = dtype_of(resolved, environment)
+        return hashes | {"vllm": environment.label + (", batch-invariant" if batch_invariant() else "")}
+
+    def base_key(self, config: RunnerConfig) -> str:
+        """Return a key of what the server is started with: an adapter is, too."""
+        return f"{base_key(config)} {config.lora!r}"
+
+    def own_positions(self, resolved: ResolvedJob) -> int | None:
+        """Return the positions that config.json names."""
+        return local.KIND.own_positions(resolved)
+
+    def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
+        """Return what its server can do."""
+        model = vllm_model(config.model)
+        further = {Capability.fixed_length} | ({Capability.thinking_budget} if model.reasoning_parser else set())
+        scores_nothing = adapter_of(config.lora) is not None and environment_of(model).on_cpu
+        return (api.CAPABILITIES | further) - ({Capability.logprobs} if scores_nothing else set())
+
+    def check(self, resolved: ResolvedJob) -> list[str]:
+        """Refuse what vLLM cannot run here, by files and headers; in a plan, say how much memory it will take."""
+        model, files = vllm_model(resolved.config.model), resolved.files
+        environment = environment_of(model)
+        need = "vLLM reads folders of safetensors: use model=local quantization=gguf"
+        check(files.path.is_dir(), "model.name", model.name, need)
+        _check_words(resolved, environment)
+        chat_templates.check(resolved)
+        adapter_header.check(files)
+        note = _memory_note(resolved, environment)
+        return [note] if resolved.config.plan else []
+
+    def need(self, resolved: ResolvedJob) -> Need:
+        """Its server uses all cores, or as many GPUs as the keys say."""
+        model = vllm_model(resolved.config.model)
+        gpus = 0 if environment_of(model).on_cpu else min(model.gpus, max(len(machine.gpu_models()), 1))
+        return Need(_weight_mib(resolved), machine.cores(), gpus)
+
+    def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
+        """Render and tokenize prompts with the model's own tokenizer, which the server reads, too."""
+        return local.KIND.encoded(resolved, prompts)
+
+    def open_engine(self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None) -> Engine:
+        """Return the engine that starts the server at its first use."""
+        return VllmEngine(resolved, self.capabilities(resolved.config), bases, folder)
+
+
+def _check_words(resolved: ResolvedJob, environment: Environment) -> None:
+    """Refuse a quantization that this vLLM does not know, or of a checkpoint that is quantized already."""
+    model, files = vllm_model(resolved.config.model), resolved.files
+    word = model.word_for(resolved.config.quantization)
+    key, without = ("model.quantization", "null") if model.quantization else ("quantization", "none")
+    is_stored = f"model.name={model.name} is quantized already ({files.stored}): use {key}={without}"
+    check(word is None or files.stored is None, key, word, is_stored)
+    known = f"{environment.label} has {', '.join(environment.words)}; the choices of the group are {', '.join(WORDS)}"
+    check(word is None or not environment.words or word in environment.words, key, word, known)
+
+
+def _weight_mib(resolved: ResolvedJob) -> float:
+    """Return the size of the weights as vLLM holds them, from the checkpoint's headers."""
+    model, files = vllm_model(resolved.config.model), resolved.files
+    own = file_bytes(files.path)
+    if files.stored is not None:
+        return own / MIB
+    scale = BYTES[dtype_of(resolved, environment_of(model))] / BYTES.get(stored_dtype(files.settings), 2)
+    word = model.word_for(resolved.config.quantization)
+    return own * scale / MIB if word is None else own * scale / MIB / 2  # fp8 or 8 bits; fewer bits take less
+
+
+def _memory_note(resolved: ResolvedJob, environment: Environment) -> str:
+    """Say how much memory vLLM will take by its own rules, or that this is not known; refuse what cannot fit."""
+    model = vllm_model(resolved.config.model)
+    weights, gpus = _weight_mib(resolved), [] if environment.on_cpu else memory_mib()
+    sized = f"memory: {weights:,.0f} MiB of weights"
+    if environment.on_cpu:
+        share = None if model.memory_share is None else model.memory_share * machine.total_mib()
+        kv = 1024.0 * float(os.environ.get(KV_SPACE) or CPU_KV_GIB) if share is None else max(share - weights, 0.0)
+        _refuse(model, weights if share is None else max(weights, share), machine.available_mib(), "main memory")
+        return f"{sized}, and {kv:,.0f} MiB of main memory for keys and values"
+    if not gpus:
+        return f"{sized}; what vLLM takes of each GPU is not known: the driver names no GPU here"
+    here, each = gpus[: model.gpus], weights / (model.tensor_parallel * model.pipeline_parallel)
+    share = (model.memory_share or GPU_SHARE) * min(here)
+    _refuse(model, each, share, f"each GPU, model.memory_share={model.memory_share or GPU_SHARE:g}")
+    elsewhere = (
+        f"; {model.gpus - len(here)} of {model.gpus} GPUs are not on this machine" if len(here) < model.gpus else ""
+    )
+    return (
+        f"{sized}, {each:,.0f} on each of {counted(model.gpus, 'GPU')}; vLLM takes {share:,.0f} MiB of each, and what "
+        f"the weights leave is for keys and values{elsewhere}"
+    )
+
+
+def _refuse(model: VllmConfig, needed_mib: float, room_mib: float, place: str) -> None:
+    if model.check_memory and needed_mib > room_mib:
+        raise ConfigError(
+            f"model.name={model.name}: vLLM needs {needed_mib:,.0f} MiB, and {room_mib:,.0f} MiB of {place} are there: "
+            "use a larger model.tensor_parallel, quantization=fp8 or a smaller model (on a CPU a smaller "
+            "model.memory_share), or model.check_memory=false to try it anyway"
+        )
+
+
+KIND = Vllm()

@@ -1,0 +1,105 @@
+"""Guards the responses of a server: limited in size, uncompressed, and from the configured host."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import httpx2
+
+from runner.options.remote.faults import Fault
+from runner.options.remote.keys import ApiConfig
+from runner_base.errors import ConfigError
+from runner_base.machine import MIB
+
+BODY_MIB = 32  # of one answer, far above the longest one
+EVENT_MIB = 1  # of one event of a stream, which holds a few tokens
+ERROR_KIB = 64  # of the body of an error, of which one line is shown
+PLAIN_BYTES = {"Accept-Encoding": "identity"}  # a few compressed bytes may expand to any size
+BLANK_LINES = (b"\n\n", b"\r\n\r\n", b"\r\r")
+PORTS = {"http": 80, "https": 443}
+
+Hook = Callable[[httpx2.Response], Coroutine[Any, Any, None]]
+
+
+def guard(model: ApiConfig, plain: Callable[[object], str]) -> Hook:
+    """Return a hook that checks the headers of each response before its body is read."""
+
+    async def check(response: httpx2.Response) -> None:
+        if response.has_redirect_location:
+            _refuse_other_host(model, response, plain)
+        is_error = response.status_code >= 400
+        is_compressed = response.headers.get("content-encoding", "").strip().lower() not in ("", "identity")
+        if is_compressed and not is_error:
+            encoding = plain(response.headers["content-encoding"])
+            raise Fault(f"{model.base_url} sent a compressed answer ({encoding}), which was not requested",
+                        "sent a compressed answer")  # fmt: skip
+        if is_compressed:
+            del response.headers["content-encoding"]  # the body is not read: the status is enough
+        is_stream = "text/event-stream" in response.headers.get("content-type", "")
+        most = (0 if is_compressed else ERROR_KIB * 2**10) if is_error else BODY_MIB * MIB
+        stream: Any = response.stream
+        response.stream = _Bounded(stream, model.base_url, most, is_error, is_stream)
+
+    return check
+
+
+def _refuse_other_host(model: ApiConfig, response: httpx2.Response, plain: Callable[[object], str]) -> None:
+    """Refuse a redirect to another host, which would get the prompts."""
+    url = response.request.url
+    target = url.join(response.headers["location"])
+    if _origin(target) == _origin(url) or (target.host == url.host and _is_upgrade(url, target)):
+        return
+    address = plain(f"{target.scheme}://{target.netloc.decode(errors='replace').rpartition('@')[2]}")
+    raise ConfigError(
+        f"{model.key}.base_url={model.base_url}: {url.host}:{_port(url)} redirects to another host, "
+        f"{address}, which would get the prompts. If that is intended, use its address: "
+        f"{model.key}.base_url={address}/v1"
+    )
+
+
+def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, _port(url)
+
+
+def _port(url: httpx2.URL) -> int | None:
+    return url.port or PORTS.get(url.scheme)
+
+
+def _is_upgrade(url: httpx2.URL, target: httpx2.URL) -> bool:
+    """Return whether a redirect only changes from http to https."""
+    return (url.scheme, _port(url), target.scheme, _port(target)) == ("http", 80, "https", 443)
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    """A body with a limit: a longer answer is a fault, and the body of an error is cut."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream, url: str, most: int, is_error: bool, is_stream: bool) -> None:
+        self._stream, self._url, self._most = stream, url, most
+        self._is_error, self._is_stream = is_error, is_stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = event_size = 0
+        tail = b""
+        async for part in self._stream:
+            if not size:
+                part = part.removeprefix(codecs.BOM_UTF8)  # with it, the client would ignore the first event
+            size += len(part)
+            if self._is_error and size >= self._most:
+                yield part[: len(part) + self._most - size]
+                return
+            if size > self._most:
+                raise Fault(f"{self._url} sent an answer of more than {BODY_MIB} MiB", "sent an endless answer")
+            if self._is_stream:
+                text = tail + part
+                end = max(text.rfind(blank) + len(blank) if blank in text else 0 for blank in BLANK_LINES)
+                event_size = len(text) - end if end else event_size + len(part)
+                tail = text[max(end, len(text) - 3) :]
+                if event_size > EVENT_MIB * MIB:
+                    endless = f"{self._url} sent a line or an event of more than {EVENT_MIB} MiB"
+                    raise Fault(endless, "sent an endless line")
+            yield part
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()

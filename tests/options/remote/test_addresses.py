@@ -1,0 +1,75 @@
+"""The addresses of one or several servers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from runner.config.compose import compose
+from runner.config.hydra import to_config
+from runner.config.plain_text import quote_text, sweep_of
+from runner.options.remote.addresses import addresses_of, is_in_domain, is_this_machine
+from runner.options.remote.keys import ApiConfig
+from runner_base.errors import ConfigError
+
+A, B = "http://a.example/v1", "http://b.example:8000/v1"
+
+
+def test_a_list_means_the_same_in_any_order() -> None:
+    one, other = (ApiConfig(name="x", base_url=urls) for urls in ([B, A], [A + "/", B, A]))
+    assert one.base_url == other.base_url == [A, B]
+    assert one.address == f"{A}, {B}"
+    assert [server.base_url for server in one.servers] == [A, B]
+
+
+def test_a_list_of_one_is_that_address() -> None:
+    assert ApiConfig(name="x", base_url=[A + "/"]).base_url == A
+    assert ApiConfig(name="x", base_url=[A]) == ApiConfig(name="x", base_url=A)
+
+
+@pytest.mark.parametrize(
+    ("urls", "message"),
+    [
+        ([], r"model=api needs the server's address, model.base_url=http://HOST:PORT/v1"),
+        (None, r"model.base_url=None: give an address, or a list of them: \[http://A/v1,http://B/v1\]"),
+        ([A, 5], r"model.base_url=.*: give an address, or a list of them"),
+        ([A, ""], r"model.base_url=.*: give an address, or a list of them"),
+        (f"{A},{B}", r"model.base_url=http://a.*: several servers are a list: \[http://A/v1,http://B/v1\]"),
+        ([A, "b.example:8000"], r"model.base_url=b.example:8000: give an address such as http://"),
+        ([A, "https://u:pass@h/v1"], r"model.base_url=https://h/v1: a password, a query"),
+    ],
+)
+def test_wrong_addresses_are_refused(urls: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        ApiConfig(name="x", base_url=urls)
+    assert "pass@" not in str(error.value)
+
+
+def test_a_list_on_the_command_line_is_one_job_and_a_sweep_is_several() -> None:
+    assert quote_text(f"model.base_url=[{A},{B}?x=1]") == f"model.base_url=[{A},'{B}?x=1']"
+    assert quote_text(f"model.base_url={A},{B}") == f"model.base_url={A},{B}"
+    assert sweep_of("model.base_url", [A, B]) == f"model.base_url={A},{B}"
+    config = to_config(*compose(["model=api", "model.name=x", f"model.base_url=[{B},{A}]"]))
+    assert config.model == ApiConfig(name="x", base_url=[A, B])
+
+
+def test_several_addresses_without_brackets_are_explained(runner: Callable[..., Any]) -> None:
+    done = runner("model=api", "model.name=x", f"model.base_url={A},{B}")
+    assert done.code == 2
+    assert f"If it is a list: model.base_url=[{A},{B}]" in done.err
+
+
+def test_where_a_server_is() -> None:
+    assert [
+        is_this_machine(url) for url in ("http://127.0.0.9:1/v1", "http://localhost/v1", "http://[::1]:8/v1", A)
+    ] == [
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert is_in_domain("https://api.openai.com/v1", "openai.com")
+    assert not is_in_domain("https://notopenai.com/v1", "openai.com")
+    assert addresses_of("model.base_url", "") == []
