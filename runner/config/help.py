@@ -46,7 +46,7 @@ def described(composed: DictConfig, choices: Mapping[str, str]) -> str:
             if key == "data" and issubclass(schema, QuestionsConfig):
                 comment = f"{comment}. Data sets: {', '.join(data_sets.names(composed))}"
             lines += _line(f"{group}.{key}", value, schema, comment)
-    lines += ["", f"profile={choices['profile']}: {comments(CONF / 'profile' / (choices['profile'] + '.yaml')).top}"]
+    lines += ["", f"profile={choices['profile']}: {comments(file_of('profile', choices['profile'])).top}"]
     lines += ["", "Above the groups:"]
     menu = comments(CONF / "config.yaml").beside
     for key, value, schema in _keys(composed):

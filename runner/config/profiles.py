@@ -15,6 +15,7 @@ from runner_base.errors import check
 from runner_engine.settings.model import LocalModelConfig, ModelConfig, local_model
 
 NONE = "none"
+TEACHER_ONLY = "teacher_only"  # no model on this machine: comes with the option that has model=api
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,6 @@ PROFILES = {
     "low_memory": Profile("little memory, no GPU", {"device": "cpu"}),
     "standard": Profile("a workstation with a GPU", {"device": "auto"}, expects_gpu=True),
     "high_performance": Profile("a GPU server", {"device": "auto", "dtype": Dtype.bfloat16.value}, expects_gpu=True),
-    "teacher_only": Profile("no model on this machine"),
 }
 
 
@@ -51,16 +51,16 @@ def keys_set_by(profile: str) -> list[str]:
         return []
     parts = dict.fromkeys(schema.local_part for schema in MODELS.values())
     keys = ["quantization", *(f"model.{part}.device" if part else "model.device" for part in parts)]
-    return [*keys, "model"] if profile == "teacher_only" else keys
+    return [*keys, "model"] if profile == TEACHER_ONLY else keys
 
 
 def check_profile(profile: str, model: ModelConfig, quantization: str) -> None:
     """Reject a model that a profile excludes, whose keys it cannot set, or that has no weights for it to apply to."""
-    is_idle = model.is_on_server and profile not in (NONE, "teacher_only") and quantization != "none"
+    is_idle = model.is_on_server and profile not in (NONE, TEACHER_ONLY) and quantization != "none"
     need = f"it is for weights on this machine ({quantization=!s}), and model=api has none: use profile=teacher_only"
     check(not is_idle, "profile", profile, f"{need}, or leave the profile out")
     need = "it means that no model runs on this machine, and the model is not model=api: leave one of the two out"
-    check(profile != "teacher_only" or not model.has_weights, "profile", profile, need)
+    check(profile != TEACHER_ONLY or not model.has_weights, "profile", profile, need)
     is_applied = profile != "low_memory" or not model.has_weights or local_model(model).device != "auto"
     need = f"it means the CPU, and cannot set the keys of this choice of model: add {model.key}.device=cpu"
     check(is_applied, "profile", profile, need)

@@ -200,9 +200,9 @@ def command_of(run: Run) -> str:
 
 
 def _model_choice(name: str) -> str:
-    from runner.config.choices import CONF
+    from runner.config.choices import own_files
 
-    is_choice = bool(re.fullmatch(r"\w+", name)) and (CONF / "model" / f"{name}.yaml").is_file()
+    is_choice = any(name == file.stem for file in own_files("model"))
     return f"model={name}" if is_choice else "model=auto"
 
 

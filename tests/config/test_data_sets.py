@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from runner.config import data_sets
-from runner.config.choices import CONF
+from runner.config.choices import CONF, file_of
 from runner.config.compose import Composer, compose, composer_of
 from runner.config.hydra import to_config, without_hydra
 from runner.config.runner_hydra import hydra_of
@@ -72,7 +72,7 @@ def test_a_name_is_what_its_file_says() -> None:
 def test_keys_that_a_file_may_hold_are_keys_of_tasks() -> None:
     looked_up = set()
     for name in TASKS:
-        content: Any = OmegaConf.to_container(OmegaConf.load(CONF / "task" / f"{name}.yaml"), resolve=False)
+        content: Any = OmegaConf.to_container(OmegaConf.load(file_of("task", name)), resolve=False)
         looked_up |= {key for key, value in content.items() if value == f"${{data_set:{key}}}"}
     assert {*data_sets.KEYS} == {"data"} | looked_up
 

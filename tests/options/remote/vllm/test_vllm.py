@@ -31,7 +31,7 @@ from runner_engine.checkpoints.resolve import resolve
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.settings.lora import PeftConfig
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 VLLM = ROOT / ".vllm" / "bin" / "python"
 PAGE = ROOT / "docs" / "vllm.md"
 START_S = 900  # on a busy machine; a minute on a quiet one
