@@ -15,7 +15,7 @@ from runner_base.errors import check
 from runner_engine.settings.model import LocalModelConfig, ModelConfig, local_model
 
 NONE = "none"
-TEACHER_ONLY = "teacher_only"  # no model on this machine: comes with the option that has model=api
+TEACHER_ONLY = "teacher_only"  # its file comes with the option that has model=api
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ PROFILES = {
     "low_memory": Profile("little memory, no GPU", {"device": "cpu"}),
     "standard": Profile("a workstation with a GPU", {"device": "auto"}, expects_gpu=True),
     "high_performance": Profile("a GPU server", {"device": "auto", "dtype": Dtype.bfloat16.value}, expects_gpu=True),
+    TEACHER_ONLY: Profile("no model on this machine"),
 }
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from runner.compat.variables import variables_as_overrides
-from runner.config.choices import CONF
+from runner.config.choices import own_files
 from runner.config.compose import compose
 from runner.config.hydra import to_config
-from runner.config.profiles import PROFILES, notes
+from runner.config.profiles import PROFILES, TEACHER_ONLY, notes
 from runner.config.root import RunnerConfig, semantic_keys
 from runner.options.remote.keys import HybridConfig
 from runner_base.errors import ConfigError
@@ -26,7 +26,7 @@ def composed(*overrides: str) -> RunnerConfig:
 
 
 def test_each_profile_has_a_file() -> None:
-    assert {file.stem for file in (CONF / "profile").glob("*.yaml")} == {*PROFILES}
+    assert {file.stem for file in own_files("profile")} | {TEACHER_ONLY} == {*PROFILES}
 
 
 @pytest.mark.parametrize(
