@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from runner.config.agents import AgentsConfig, Domain, Mode
 from runner.config.model import StubConfig
 from runner.config.root import Print, RunnerConfig
 from runner.config.task import SplitConfig
 from runner.core.loaded import lines
+from runner.options.agents.keys import AgentsConfig, Domain, Mode
 from runner.report import MAX_KEY_COLUMNS, GridLine, brief, headline, naming_columns, show, show_grid
 from runner.run import run
 from runner_base.result import Record, Result, Status

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from runner.config.agents import AgentsConfig
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.task import (
@@ -19,7 +18,6 @@ from runner_base.plugins import Choices
 
 _OWN: dict[str, type[TaskConfig]] = {
     "gsm8k": Gsm8kConfig,
-    "agents": AgentsConfig,
     "generate": GenerateConfig,
     "chat": ChatConfig,
     "likelihood": LikelihoodConfig,

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from gguf import GGUFWriter
 
-from runner.config.agents import AgentsConfig
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Framing, GenerateConfig, Gsm8kConfig, TaskConfig
 from runner.config.wording import PromptStyle
+from runner.options.agents.keys import AgentsConfig
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import chat_templates
 from runner_engine.checkpoints.resolve import resolve

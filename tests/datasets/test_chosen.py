@@ -12,13 +12,13 @@ import pytest
 from likely import jsonl
 from pyarrow import parquet
 
-from runner.config.agents import AgentsConfig
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.task import Gsm8kConfig
 from runner.config.wording import PromptStyle
 from runner.datasets.asking import load_shots
 from runner.datasets.given import load_given
 from runner.datasets.gsm8k import load_questions
+from runner.options.agents.keys import AgentsConfig
 from runner.run import identify, run
 from runner.store.jobs import read_samples
 from runner_base.errors import ConfigError

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from runner.config.agents import AgentsConfig, Mode
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.measures import SweepConfig
 from runner.config.task import Gsm8kConfig
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import EstimateBasis
+from runner.options.agents.keys import AgentsConfig, Mode
 from runner.store.tracking import flatten
 from runner_base.result import Record, Result, Status
 from runner_engine.quantization import CHOICES

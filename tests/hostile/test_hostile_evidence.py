@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from fault_evidence import FOUND, plain
 
-from runner.config.agents import AgentsConfig, Domain, Role
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.model import StubConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.config.task import Gsm8kConfig, TaskConfig
+from runner.options.agents.keys import AgentsConfig, Domain, Role
 from runner.run import run
 from runner_base.errors import EvidenceError, RunnerError
 from runner_base.result import RepeatLog, read_repeats

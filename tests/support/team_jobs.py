@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from stores import Store
 
-from runner.agents import graph_file
-from runner.agents.graph import Edge, Graph
-from runner.config.agents import Mode
+from runner.options.agents import graph_file
+from runner.options.agents.graph import Edge, Graph
+from runner.options.agents.keys import Mode
 from runner.store.jobs import read_samples
 from runner_base.result import FinishReason
 

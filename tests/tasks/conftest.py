@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from likely import PAIRS, jsonl
-from teams import Starts
 
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.settings.model import LocalModelConfig
-
-
-@pytest.fixture
-def again(tmp_path: Path) -> Iterator[Starts]:
-    """Return a job's folder, to be opened as the next start would."""
-    folder = tmp_path / "job"
-    folder.mkdir()
-    starts = Starts(folder)
-    yield starts
-    starts.recorder.close()
 
 
 @pytest.fixture

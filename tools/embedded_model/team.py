@@ -19,10 +19,10 @@ import torch
 import transformers
 from transformers import AutoTokenizer
 
-from runner.agents import roles
-from runner.agents.roles import AgentMessage
-from runner.agents.sandbox import Sandbox
-from runner.config.agents import Domain
+from runner.options.agents import roles
+from runner.options.agents.keys import Domain
+from runner.options.agents.roles import AgentMessage
+from runner.options.agents.sandbox import Sandbox
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.embedded.problems import Problem, Split, problems
 from runner_engine.sessions.base import Message

@@ -8,11 +8,11 @@ import re
 from random import Random
 from typing import NamedTuple
 
-from runner.agents import roles
-from runner.agents.roles import AgentMessage
-from runner.agents.sandbox import CodeOutcome, CodeStatus
-from runner.agents.sandbox_child import as_text
-from runner.config.agents import Domain, Role
+from runner.options.agents import roles
+from runner.options.agents.keys import Domain, Role
+from runner.options.agents.roles import AgentMessage
+from runner.options.agents.sandbox import CodeOutcome, CodeStatus
+from runner.options.agents.sandbox_child import as_text
 from runner_engine.embedded.problems import Problem, Split, practice_problem, problem
 from runner_engine.sessions.base import Message
 from tools.embedded_model.data import Example, Piece

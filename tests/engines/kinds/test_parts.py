@@ -17,7 +17,6 @@ from in_parts import CPU, GREEDY, SAMPLED, Make, answers, generate, in_parts, pr
 from opening import open_engine
 from stages import split_into
 
-from runner.config.agents import AgentsConfig, Domain
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.model import Backend, PartsModelConfig
@@ -25,6 +24,7 @@ from runner.config.root import RunnerConfig
 from runner.config.task import GenerateConfig, Gsm8kConfig, SplitConfig
 from runner.engines.kinds import kind_of
 from runner.grid.plan import State, plan_job, predicted_need
+from runner.options.agents.keys import AgentsConfig, Domain
 from runner.run import check, identify, run
 from runner_base import machine
 from runner_base.dtypes import Dtype

@@ -15,9 +15,9 @@ from listening import complete_with_deltas
 from opening import open_engine
 from serving import serving
 
-from runner.config.agents import AgentsConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import GenerateConfig, Gsm8kConfig
+from runner.options.agents.keys import AgentsConfig
 from runner.options.remote.keys import Extensions, HybridConfig, StudentConfig, TeacherConfig
 from runner.options.remote.reviews import read_verdict
 from runner.report import headline

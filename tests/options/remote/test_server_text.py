@@ -13,7 +13,6 @@ from api_standin import Api, Trouble
 from listening import complete_with_deltas
 from opening import open_engine
 
-from runner.config.agents import AgentsConfig
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import GenerateConfig, Gsm8kConfig

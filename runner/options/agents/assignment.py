@@ -1,0 +1,102 @@
+"""What a team's job works on: its questions, those that train its graph, the untrained graph, a job to match."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runner.config.root import RunnerConfig
+from runner.datasets.chosen import hashes_of_choice
+from runner.datasets.gsm8k import Item, describe, items_sha256, load_questions
+from runner.options.agents import graph_file, match
+from runner.options.agents.graph import Graph
+from runner.options.agents.keys import AgentsConfig, Method, Mode
+from runner.options.agents.team import Team
+from runner.options.agents.train_questions import train_questions
+from runner.store.jobs import Job
+from runner.tasks import named_job
+from runner.tasks.base import Inputs, own_config
+from runner_base.errors import ConfigError, DataError
+
+
+@dataclass
+class Assignment(Inputs):
+    """The questions that are scored, those that train the graph, and the untrained graph."""
+
+    task: AgentsConfig
+    items: list[Item]
+    train: list[Item]
+    graph: Graph
+    left_out: int  # training questions that are among the scored ones
+    matched: Job | None  # whose tokens the samples of one agent use
+
+
+def prepare(config: RunnerConfig, version: int) -> Assignment:
+    """Read and hash questions and graph; no question both trains and is scored."""
+    task = own_config(config, AgentsConfig)
+    items = load_questions(task)
+    train, left_out = train_questions(task, items) if task.is_trained else ([], 0)
+    hashes = {"data": items_sha256(items)} | hashes_of_choice(task, items)
+    if task.is_trained:
+        hashes["train"] = items_sha256(train)
+    if task.graph is not None:
+        graph = _saved_graph(task, task.graph)
+        hashes["graph"] = graph_file.sha256(graph)
+    else:
+        graph = Graph.of(
+            task.mode,
+            task.agents,
+            seed=config.seed,
+            initial_probability=task.initial_probability,
+            optimized_spatial=task.optimized_spatial,
+            optimized_temporal=task.optimized_temporal,
+            rounds=task.num_rounds if task.method is Method.agent_dropout else None,
+        )
+    matched = matched_job(config, version)
+    if matched is not None:
+        hashes["match"] = matched.job_id
+    after = matched.job_id if matched is not None else ""
+    source = describe(task.data, task.split, hashes["data"])
+    return Assignment(
+        hashes, task, items, train, graph, left_out, matched, data=source, count=len(items), after=after,
+        after_overrides=match.team_overrides(task) if after else [],
+    )  # fmt: skip
+
+
+def matched_job(config: RunnerConfig, version: int) -> Job | None:
+    """Return the job whose tokens the samples use, finished or not; None if there is none."""
+    words = own_config(config, AgentsConfig).match
+    if words is None:
+        return None
+    if named_job.is_id(words, config.task):
+        return named_job.by_id(config, words)
+    team = match.team_config(config, words)
+    return named_job.job_of(team, version, prepare(team, version).hashes)
+
+
+def _saved_graph(task: AgentsConfig, path: str) -> Graph:
+    """Read the graph that an earlier job has learned; reject one of another team."""
+    try:
+        saved = graph_file.load(path)
+    except DataError as error:
+        raise DataError(f"task.graph={path}: {error}") from error
+    graph, agents = saved.graph, 1 if task.mode is Mode.direct_answer else task.agents
+    if graph.agents != agents or graph.mode is not task.mode:
+        raise ConfigError(
+            f"task.graph={path}: it is a {graph.mode} graph of {graph.agents} agents, and task.mode={task.mode}, "
+            f"task.agents={agents}: give task.mode={graph.mode} task.agents={graph.agents}"
+        )
+    if graph.rounds not in (None, task.num_rounds):
+        need = f"it was learned for {graph.rounds} rounds, each with its own edges: give task.num_rounds={graph.rounds}"
+        raise ConfigError(f"task.graph={path}, task.num_rounds={task.num_rounds}: {need}")
+    roles = team_of(task, graph).titles
+    if saved.roles != roles:
+        raise ConfigError(
+            f"task.graph={path}: its agents are {', '.join(saved.roles)}, and this team's {', '.join(roles)}: "
+            "give the same task.roles"
+        )
+    return graph
+
+
+def team_of(task: AgentsConfig, graph: Graph) -> Team:
+    """Return the agents of a graph; for samples, the one agent."""
+    return Team.of(graph.agents, task.roles, task.domain, task.decision_method, task.has_letters)

@@ -1,0 +1,160 @@
+"""The graphs of teams: as jobs have drawn them, and of several seeds how often each edge that they learned survived."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from runner_base.console import say
+from runner_base.errors import DataError
+from runner_base.result import GRAPH, GRAPH_PICTURE
+from runner_base.tables import Column, Use
+from runner_compare.data import Run, Table
+from runner_compare.effect_words import p_value
+from runner_compare.pictures import JobPicture
+from runner_compare.reader import Reader
+from runner_compare.section import Section
+from runner_compare.seeds import rows_with_seeds
+from runner_compare.statistics.survival import EdgeOfSeed, EdgesOfSeed, SurvivalTable, survival_of
+from runner_compare.token_savings import graph_words
+from runner_compare.wording import name_of
+
+if TYPE_CHECKING:
+    from runner.options.agents.graph import Graph
+
+SURVIVAL = "survival"  # in JSON, and of the files of its pictures
+OF_TEAMS = "spatial_edges_after"  # a metric that only teams of agents have
+MOST_GRAPHS = 24  # that the page shows
+LEARNED = "train_questions"  # a metric that only jobs have whose graph was trained
+
+
+class GraphsSection(Section):
+    """The graphs of teams."""
+
+    stem = SURVIVAL
+
+    def add(self, table: Table, reader: Reader) -> None:
+        """Read the graphs of the rows that stand for several seeds of a team that learns."""
+        for row in rows_with_seeds(table):
+            if all(LEARNED in part.metrics for part in row.run.parts):
+                found = survival_in(row.run, reader)
+                if found is not None:
+                    table.added.setdefault(SURVIVAL, []).append(found)
+
+    def tables(self, table: Table) -> dict[str, list[Column]]:
+        """Return the tables of edges by their titles."""
+        titled = {}
+        for found in _survival(table):
+            few = "" if found.can_show else f" ({found.seeds} seeds are too few to show more than chance)"
+            titled[f"how often each edge survived: {_name(table, found)}{few}"] = survival_columns(found)
+        return titled
+
+    def record(self, table: Table) -> dict[str, Any]:
+        """Return the tables of edges as plain data."""
+        records = [survival_record(found) for found in _survival(table)]
+        return {SURVIVAL: records} if records else {}
+
+    def pictures(self, table: Table) -> list[JobPicture]:
+        """Return a picture for each table of edges."""
+        from runner.options.agents import survival_picture
+
+        pictures = []
+        for found in _survival(table):
+            name = _name(table, found)
+            title = f"how often each edge survived: {name}"
+            pictures.append(JobPicture([title], survival_picture.svg(found, name).encode()))
+        return pictures
+
+    def pictures_of_jobs(self, table: Table, reader: Reader) -> list[JobPicture]:
+        """Return the graphs that the jobs of a table have drawn; of pooled runs, the first one's.
+
+        Equal graphs share one picture: neither quantization nor adapter changes an untrained graph.
+        """
+        names_by_graph: dict[bytes, list[str]] = {}
+        for row in table.rows:
+            run = row.run.parts[0] if row.run.parts else row.run
+            file = next(reader.files(run, GRAPH_PICTURE), None) if OF_TEAMS in row.run.metrics else None
+            if file is not None:
+                names_by_graph.setdefault(file.read_bytes(), []).append(name_of(row, table.keys))
+        return [JobPicture(names, file) for file, names in [*names_by_graph.items()][:MOST_GRAPHS]]
+
+
+def _survival(table: Table) -> list[SurvivalTable]:
+    return table.added.get(SURVIVAL, [])
+
+
+def survival_in(run: Run, reader: Reader) -> SurvivalTable | None:
+    """Return how often each edge survived in the seeds of a run; None, and a note, if a graph cannot be read."""
+    from runner.options.agents import graph_file  # imports numpy, which most comparisons do not need
+
+    roles: tuple[str, ...] = ()
+    kinds: dict[str, list[EdgesOfSeed]] = {}
+    for part in run.parts:
+        path = next(reader.files(part, GRAPH), None)
+        if path is None:
+            say(f"note: no survival of edges: {part.job_id} has no {GRAPH}, neither in its folder nor in MLflow")
+            return None
+        try:
+            saved = graph_file.load(path)
+        except DataError as error:
+            say(f"note: no survival of edges: {error}")
+            return None
+        roles = saved.roles
+        rounds = int(float(part.value("task.num_rounds") or 1))
+        for kind, edges in edges_of(saved.graph, rounds).items():
+            kinds.setdefault(kind, []).append(edges)
+    return SurvivalTable(run.job_id, roles, len(run.parts), survival_of(kinds))
+
+
+def edges_of(graph: Graph, rounds: int) -> Mapping[str, EdgesOfSeed]:
+    """Return the edges that a graph allows, of each kind that so many rounds use and that was learned.
+
+    Where each round has its own edges, they are a kind for each round.
+    """
+    found: dict[str, EdgesOfSeed] = {}
+    for kind, edges in graph.kinds.items():
+        if not edges.optimized or (kind == "temporal" and rounds < 2):
+            continue
+        first, agents = (2 if kind == "temporal" else 1), range(graph.agents)
+        for number, square in enumerate(edges.squares):
+            weights = square.weights
+            found[kind if graph.rounds is None else f"{kind}, round {number + first}"] = {
+                (source, target): EdgeOfSeed(bool(square.live[source, target]), float(weights[source, target]))
+                for source in agents
+                for target in agents
+                if square.allowed[source, target]
+            }
+    return found
+
+
+def survival_columns(found: SurvivalTable) -> list[Column]:
+    """Return the columns of the table of edges, those that survive most often first."""
+    edges = sorted(found.edges, key=lambda it: (it.kind, -it.share, -it.probability, it.source, it.target))
+    names = [f"{number + 1} {role}" for number, role in enumerate(found.roles)]
+    return [
+        Column("edge", [f"{names[it.source]} → {names[it.target]}" for it in edges], False, use=Use.setting),
+        Column("kind", [it.kind for it in edges], False, use=Use.result),
+        Column("survived", [f"{it.survived} of {it.seeds} seeds" for it in edges], use=Use.result),
+        Column("by chance", [f"{it.by_chance * it.seeds:.1f}" for it in edges]),
+        Column("mean probability\npruned: 0", [f"{it.probability:.2f}" for it in edges]),
+        Column("Holm", [p_value(it.p_holm) for it in edges], use=Use.verdict),
+        Column("finding", [it.finding or "no difference shown" for it in edges], False, use=Use.verdict),
+    ]
+
+
+def _name(table: Table, found: SurvivalTable) -> str:
+    row = table.row(found.job_id)
+    return name_of(row, table.keys) if table.keys else graph_words(row.run)
+
+
+def survival_record(found: SurvivalTable) -> dict[str, Any]:
+    """Return a table of edges as plain data; agents are numbered from 1."""
+    edges = [
+        {**asdict(it), "source": it.source + 1, "target": it.target + 1, "finding": it.finding or "no difference shown"}
+        for it in found.edges
+    ]
+    return {"job_id": found.job_id, "roles": list(found.roles), "seeds": found.seeds, "edges": edges}
+
+
+SECTION = GraphsSection()

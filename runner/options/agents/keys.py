@@ -1,0 +1,306 @@
+"""What a team of agents is, and how its graph is learned: the keys of task=agents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import ClassVar
+
+from runner.config.task import MAX_SAMPLES, Gold, QuestionsConfig, check_answers_differ
+from runner_base.bounds import Takes, above, filled, least, within
+from runner_base.errors import ConfigError, check
+from runner_base.fields import HASHED, UNLESS_DEFAULT, Inert, setting
+from runner_engine.settings.generation import GenerationConfig
+
+
+class Mode(StrEnum):
+    """Who may hear whom in a team of agents: the topology of its graph."""
+
+    direct_answer = "direct_answer"
+    full_connected = "full_connected"
+    random = "random"
+    chain = "chain"
+    debate = "debate"
+    layered = "layered"
+    star = "star"
+
+
+class DecisionMethod(StrEnum):
+    """Where a team's answer comes from: an extra agent that reads all others, the majority, or the last agent."""
+
+    final_refer = "final_refer"
+    majority_vote = "majority_vote"
+    direct = "direct"
+
+
+class Baseline(StrEnum):
+    """What is subtracted from a question's reward while a graph is trained: nothing, or the iteration's mean."""
+
+    none = "none"
+    mean = "mean"
+
+
+class Attack(StrEnum):
+    """What is wrong with one agent of a team: it is told to lie, its answer is falsified, or its links are cut."""
+
+    none = "none"
+    liar = "liar"
+    false_answer = "false_answer"
+    cut_link = "cut_link"
+
+
+class Method(StrEnum):
+    """How a team's graph is learned: not at all, in the runner's own way, or as a publication does it."""
+
+    none = "none"
+    runner = "runner"
+    agent_prune = "agent_prune"
+    agent_prune_code = "agent_prune_code"
+    agent_dropout = "agent_dropout"
+
+
+class Role(StrEnum):
+    """The role of an agent; a team's agents take the roles in this order, repeatedly."""
+
+    math_solver = "math_solver"
+    mathematical_analyst = "mathematical_analyst"
+    programming_expert = "programming_expert"
+    inspector = "inspector"
+
+    @property
+    def words(self) -> str:
+        """Its name as people read it: Math Solver."""
+        return self.value.replace("_", " ").title()
+
+    @property
+    def writes_code(self) -> bool:
+        """Whether its reply is a program, which assigns its answer."""
+        return self is Role.programming_expert
+
+    @property
+    def hears_numbers(self) -> bool:
+        """Whether it gets only the numbers of its neighbours, and not their texts."""
+        return self is Role.math_solver
+
+
+class Domain(StrEnum):
+    """The prompts of a team: long ones with worked examples, or short ones for small models."""
+
+    gsm8k = "gsm8k"
+    brief = "brief"
+
+
+OF_SOME_METHODS: dict[str, tuple[str, set[Method]]] = {  # why the others refuse a key, and the methods that have it
+    "baseline": ("its loss has no baseline", {Method.none, Method.runner}),
+    "nuclear_norm": ("its nuclear norms have weight 1", {Method.none, Method.runner}),
+    "imp_per_iterations": (
+        "it prunes once, after the last iteration",
+        {Method.none, Method.runner, Method.agent_prune_code},
+    ),
+    "delta": ("its loss has no such term", {Method.agent_prune, Method.agent_prune_code}),
+    "node_pruning_rate": ("all agents stay in it", {Method.agent_dropout}),
+}
+TYPICAL_SAMPLES = 8  # that another job's tokens buy; an estimate of time needs a number
+MAX_AGENTS = 64  # of one team: a picture of more shows nothing, and each question would be 65 calls or more
+MAX_ROUNDS = 100  # each agent reads all earlier answers, so a discussion fills the context much sooner
+INNER = Takes(lambda value: 0 < value < 1, "must lie between 0 and 1: at either end nothing could be learned")
+
+
+def _rate(none: str) -> Takes:
+    """A share of what is pruned; `none` says what 0 means."""
+    return Takes(lambda value: 0 <= value < 1, f"must lie in [0, 1); 0: {none}")
+
+
+@dataclass
+class AgentsConfig(QuestionsConfig):
+    """A team of agents answers each question; who hears whom is a graph, which training can prune."""
+
+    module: ClassVar[str] = "runner.options.agents.task"
+    name: ClassVar[str] = "agents"
+    gives_verdicts: ClassVar[bool] = True
+    mode: Mode = Mode.full_connected
+    agents: int = setting(4, takes=within(1, MAX_AGENTS))
+    roles: list[Role] | None = None
+    domain: Domain = Domain.gsm8k
+    num_rounds: int = setting(1, takes=within(1, MAX_ROUNDS))
+    decision_method: DecisionMethod = DecisionMethod.final_refer
+    optimized_spatial: bool = False
+    optimized_temporal: bool = False
+    graph: str | None = setting(None, HASHED, filled("give a graph.json that an earlier job has saved, or null"))
+    train_split: str = setting("train", takes=filled("name a split of the data"))
+    train_offset: int = setting(
+        0, Inert("says which questions train the graph; the SHA-256 of these counts instead"), least(0)
+    )
+    batch_size: int = setting(4, takes=least(1))
+    num_iterations: int = setting(10, takes=least(1))
+    imp_per_iterations: int = setting(5, takes=least(1))
+    pruning_rate: float = setting(0.25, takes=_rate("no pruning"))
+    learning_rate: float = setting(0.1, takes=above(0))
+    initial_probability: float = setting(0.5, takes=INNER)
+    baseline: Baseline = Baseline.none
+    nuclear_norm: float = setting(0.0, takes=least(0))
+    method: Method = setting(Method.runner, UNLESS_DEFAULT)
+    draw: bool | None = setting(None, UNLESS_DEFAULT)
+    delta: float = setting(0.1, UNLESS_DEFAULT, least(0))
+    node_pruning_rate: float = setting(0.2, UNLESS_DEFAULT, _rate("all agents stay"))
+    code_timeout_s: float = setting(10.0, takes=above(0))
+    attack: Attack = setting(Attack.none, UNLESS_DEFAULT)
+    attack_agent: int = setting(1, UNLESS_DEFAULT)
+    samples: int = setting(1, UNLESS_DEFAULT, within(1, MAX_SAMPLES))
+    match: str | None = setting(  # the id of the job that it names counts
+        None, HASHED, filled("give the id of a job of a team, its overrides, or null")
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        need = f"give one role or more of {', '.join(Role)}, or null for all of them in this order"
+        check(self.roles is None or bool(self.roles), "task.roles", self.roles, need)
+        need = "agents answer with numbers or letters: use task=gsm8k task.extractor=math"
+        check(self.gold is not Gold.expression, "task.gold", self.gold.value, need)
+        self._check_attack()
+        self._check_samples()
+        for key in ("optimized_spatial", "optimized_temporal"):
+            is_optimized = getattr(self, key)
+            need = "task.mode=direct_answer has no edges to optimize: use another task.mode, or leave it out"
+            check(not (is_optimized and self.mode is Mode.direct_answer), f"task.{key}", is_optimized, need)
+            need = f"task.graph={self.graph} is used as it is: leave one of the two out"
+            check(not (is_optimized and self.graph is not None), f"task.{key}", is_optimized, need)
+        if self.optimized_spatial and self.mode is Mode.debate:
+            raise ConfigError(
+                "task.optimized_spatial=true: in task.mode=debate no agent hears another in its own round, so there is "
+                "no such edge: use task.optimized_temporal=true, another task.mode, or leave it out"
+            )
+        if self.nuclear_norm and not self.optimized_spatial:
+            raise ConfigError(
+                f"task.nuclear_norm={self.nuclear_norm} is a penalty on learned spatial edges: give "
+                "task.optimized_spatial=true too, or leave it out"
+            )
+        if self.optimized_temporal and self.num_rounds == 1:
+            raise ConfigError(
+                "task.optimized_temporal=true: temporal edges lead from one round to the next, and task.num_rounds=1: "
+                "use task.num_rounds=2 or more, or leave it out"
+            )
+        self._check_method()
+
+    def _check_method(self) -> None:
+        """Reject keys that the method does not have, and a method without edges to learn."""
+        defaults, has_random = (
+            {item.name: item.default for item in fields(self)},
+            self.optimized_spatial or self.optimized_temporal,
+        )
+        for key, (why, methods) in OF_SOME_METHODS.items():
+            value, default = getattr(self, key), defaults[key]
+            need = f"with task.method={self.method} {why}: leave it out (the default is {default})"
+            check(self.method in methods or value == default, f"task.{key}", value, need)
+        if self.method not in (Method.none, Method.runner):
+            need = f"task.graph={self.graph} is used as it is: leave one of the two out; task.draw says how"
+            check(self.graph is None, "task.method", self.method, need)
+            need = "it learns edges, and none is to be learned: give task.optimized_spatial=true"
+            check(has_random, "task.method", self.method, f"{need}, task.optimized_temporal=true or both")
+        if self.method is Method.agent_dropout:
+            need = "agents are dropped by their learned spatial edges: give task.optimized_spatial=true too"
+            check(self.optimized_spatial, "task.method", self.method, need)
+            need = "in several rounds it learns both kinds of edges: give task.optimized_temporal=true too"
+            check(self.optimized_temporal or self.num_rounds == 1, "task.method", self.method, need)
+        need = "no edge has a probability: give task.optimized_spatial=true, or a task.graph, or leave it out"
+        check(not self.draw or has_random or self.graph is not None, "task.draw", self.draw, need)
+
+    def _check_attack(self) -> None:
+        """Reject an attack on nobody, or on the only agent."""
+        if self.attack is Attack.none:
+            need = f"nobody is attacked: give task.attack={'|'.join(list(Attack)[1:])} too, or leave it out"
+            check(self.attack_agent == 1, "task.attack_agent", self.attack_agent, need)
+            return
+        need = "there must be an honest agent beside the attacked one: use another task.mode and task.agents=2 or more"
+        is_alone = self.mode is Mode.direct_answer or self.agents == 1
+        check(not is_alone, "task.attack", self.attack.value, need)
+        need = f"must lie in 1..{self.agents}, the agents of the team"
+        check(1 <= self.attack_agent <= self.agents, "task.attack_agent", self.attack_agent, need)
+
+    def _check_samples(self) -> None:
+        """Reject several samples of a team, and two answers to how many there are."""
+        if not self.is_sampled:
+            return
+        key, value = self.sampled_by
+        need = f"with task.match={self.match} the tokens of that job say how many there are: leave one of the two out"
+        check(self.match is None or self.samples == 1, "task.samples", self.samples, need)
+        need = "one agent is asked several times: give task.mode=direct_answer"
+        check(self.mode is Mode.direct_answer, key, value, need)
+        need = f"samples are of one round: leave it out, or leave out {key}"
+        check(self.num_rounds == 1, "task.num_rounds", self.num_rounds, need)
+        need = "of several samples the last one is no better than the first: use majority_vote or final_refer"
+        check(self.decision_method is not DecisionMethod.direct, "task.decision_method", self.decision_method, need)
+
+    def check_beside(self, generation: GenerationConfig) -> None:
+        """Raise ConfigError where several samples would all be the same."""
+        if self.is_sampled:
+            key, value = self.sampled_by
+            check_answers_differ(f"{key}={value}", generation)
+
+    @property
+    def asks_in_chat(self) -> bool:
+        """Agents have roles, which are turns of a chat."""
+        return True
+
+    @property
+    def sampled_by(self) -> tuple[str, int | str]:
+        """Return the key that says how often one agent answers, and its value."""
+        return ("task.samples", self.samples) if self.match is None else ("task.match", self.match)
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether one agent answers each question several times."""
+        return self.samples > 1 or self.match is not None
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the graph is learned before it is used."""
+        return self.method is not Method.none and (self.optimized_spatial or self.optimized_temporal)
+
+    @property
+    def draws(self) -> bool:
+        """Whether the edges of each scored question are drawn, where they have probabilities."""
+        return self.method is Method.agent_prune_code if self.draw is None else self.draw
+
+    @property
+    def silent_agents(self) -> int:
+        """How many agents are not called in a round once the graph is learned."""
+        drops = self.method is Method.agent_dropout and self.is_trained
+        return dropped_agents(self.agents, self.node_pruning_rate) if drops else 0
+
+    @property
+    def iterations(self) -> int:
+        """How many iterations the training has: a method that drops agents and then edges trains twice."""
+        return self.num_iterations * (1 + bool(self.silent_agents)) if self.is_trained else 0
+
+    @property
+    def train_questions(self) -> int:
+        """How many questions the training asks."""
+        return self.batch_size * self.iterations
+
+    @property
+    def subject(self) -> str:
+        """Return topology, attack and split."""
+        how = " pruned" if self.is_trained else " drawn" if self.draws and self.graph is None else ""
+        attack = "" if self.attack is Attack.none else f" {self.attack}"
+        samples = " matched" if self.match is not None else f" x{self.samples}" if self.is_sampled else ""
+        return f"{self.mode}{samples}{how}{attack} {self.split}"
+
+    @property
+    def questions(self) -> int:
+        """Return how many calls all questions take."""
+        samples = self.samples if self.match is None else TYPICAL_SAMPLES
+        team = samples if self.mode is Mode.direct_answer else self.agents
+        calls = team * self.num_rounds + (self.decision_method is DecisionMethod.final_refer)
+        fewer = self.silent_agents * self.num_rounds  # in scored questions and in the second half of the training
+        asked, train = super().questions, self.train_questions
+        return (asked + train) * calls - (asked + train // 2) * fewer
+
+
+OF_QUESTIONS = {item.name for item in fields(QuestionsConfig)}
+OF_TEAM = [item.name for item in fields(AgentsConfig) if item.name not in OF_QUESTIONS]  # say what a team is
+
+
+def dropped_agents(agents: int, rate: float) -> int:
+    """Return how many agents leave each round: the share `rate`, at least one unless it is 0; one always stays."""
+    return min(agents - 1, max(1, round(agents * rate))) if rate else 0

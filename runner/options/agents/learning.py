@@ -1,0 +1,173 @@
+"""Learning who should hear whom: rounds of solved questions become likelier, and edges that do not help are pruned.
+
+No gradient goes through the model: the choices of a round have a probability under the graph's logits, and its gradient
+is simple (d log p / d logit = taken - probability), so numpy is enough. With baseline=mean the mean is that of the same
+iteration, so no state is carried on; a mean over all iterations found the right edges no more often.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from runner.options.agents.graph import Edges, Graph, Kind, Mask, Matrix, Place, Round
+from runner.options.agents.keys import Baseline
+
+Play = tuple[Sequence[Round], bool]  # all rounds of one question, and whether it was solved
+Pruned = dict[Kind, tuple[Place, ...]]
+Term = tuple[float, Matrix]  # what is added to the loss for a kind of edges, and its gradient by the logits
+Terms = Mapping[Kind, Term]
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """The outcome of one iteration; `pruned` is empty if no pruning was due."""
+
+    iteration: int  # counted from 1
+    loss: float
+    solved: float  # share of the questions
+    live: dict[Kind, int]
+    pruned: Pruned
+
+
+class Adam:
+    """The optimizer Adam for one array of logits, as in torch."""
+
+    def __init__(self, shape: tuple[int, ...], lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+        self.lr, self.betas, self.eps = lr, betas, 1e-8
+        self.mean, self.square = np.zeros(shape), np.zeros(shape)
+        self.steps = 0
+
+    def change(self, gradient: Matrix) -> Matrix:
+        """Return the change of the logits in one step."""
+        self.steps += 1
+        first, second = self.betas
+        self.mean += (1 - first) * (gradient - self.mean)
+        self.square += (1 - second) * (gradient**2 - self.square)
+        mean = self.mean / (1 - first**self.steps)
+        spread = np.sqrt(self.square / (1 - second**self.steps))
+        return -self.lr * mean / (spread + self.eps)
+
+
+class LearningMethod:
+    """What a method adds to the policy gradient: terms of the loss, and pruning. This one adds nothing."""
+
+    baseline: Baseline = Baseline.none
+    moves_all_logits: ClassVar[bool] = False  # else an edge that was pruned, or is none, keeps its logit
+
+    def begin(self, graph: Graph) -> None:
+        """Prepare the untrained graph."""
+
+    def terms(self, graph: Graph) -> Terms:
+        """Return what is added to the loss for each optimized kind."""
+        optimized = {kind: edges for kind, edges in graph.kinds.items() if edges.optimized}
+        return {kind: term for kind, edges in optimized.items() if (term := self.term(kind, edges)) is not None}
+
+    def term(self, kind: Kind, edges: Edges) -> Term | None:
+        """Return what is added for one kind of edges."""
+        return None
+
+    def after(self, graph: Graph, iteration: int) -> Pruned:
+        """Prune if that is due after an iteration, counted from 1."""
+        return {}
+
+    def starts_anew(self, iteration: int) -> bool:
+        """Whether `after` has begun a new training after this iteration: the optimizer forgets the old one."""
+        return False
+
+
+class Learner:
+    """Trains the optimized kinds of a graph's edges, in place, one iteration of questions at a time."""
+
+    def __init__(self, graph: Graph, method: LearningMethod, lr: float = 0.1) -> None:
+        self.graph, self.method, self.lr = graph, method, lr
+        self.iterations = 0
+        method.begin(graph)
+        self.adams = self._adams()
+
+    def _adams(self) -> dict[Kind, Adam]:
+        kinds = self.graph.kinds.items()
+        return {kind: Adam(edges.logits.shape, self.lr) for kind, edges in kinds if edges.optimized}
+
+    def step(self, plays: Sequence[Play]) -> TrainingStep:
+        """Learn from the questions of one iteration, then prune if that is due."""
+        assert plays
+        self.iterations += 1
+        loss, gradients = self.gradients(plays)
+        for kind, adam in self.adams.items():
+            edges = self.graph.kinds[kind]
+            moved = edges.logits + adam.change(gradients[kind])
+            edges.logits = moved if self.method.moves_all_logits else np.where(edges.live, moved, edges.logits)
+        pruned = self.method.after(self.graph, self.iterations)
+        if self.method.starts_anew(self.iterations):
+            self.adams = self._adams()
+        solved = sum(was_solved for _, was_solved in plays) / len(plays)
+        live = {kind: edges.count for kind, edges in self.graph.kinds.items()}
+        return TrainingStep(self.iterations, loss, solved, live, pruned)
+
+    def gradients(self, plays: Sequence[Play]) -> tuple[float, dict[Kind, Matrix]]:
+        """Return the loss of one iteration, and its gradient by the logits of each kind that is optimized."""
+        mean = sum(solved for _, solved in plays) / len(plays)
+        loss, gradients = 0.0, {kind: np.zeros_like(self.graph.kinds[kind].logits) for kind in self.adams}
+        for rounds, solved in plays:
+            reward = (solved - (mean if self.method.baseline is Baseline.mean else 0.0)) / len(plays)
+            loss -= reward * math.fsum(one.log_prob for one in rounds)
+            for choice in (choice for one in rounds for choice in one.choices):
+                gradients[choice.kind][choice.place] -= reward * (choice.taken - choice.probability)
+        for kind, (value, slope) in self.method.terms(self.graph).items():
+            loss += value
+            gradients[kind] += slope
+        return loss, gradients
+
+
+def low_rank(edges: Edges) -> tuple[float, Matrix]:
+    """Return the nuclear norm of the live edges' weights, and its gradient by their logits; of a stack, the sum.
+
+    Low-rank graphs have small norms: few patterns of who hears whom, which the papers use against noise.
+    """
+    weights = live_weights(edges)
+    norm, slope = nuclear_norm(weights)
+    return norm, slope * weights * (1 - weights)
+
+
+def nuclear_norm(matrix: Matrix) -> tuple[float, Matrix]:
+    """Return the sum of a matrix' singular values and its gradient; of a stack, the sum of all.
+
+    Where a singular value is 0 the norm has no unique gradient, and the shortest one is taken.
+    """
+    left, values, right = np.linalg.svd(matrix)
+    least = values.max(axis=-1, keepdims=True) * matrix.shape[-1] * np.finfo(np.float64).eps
+    return float(values.sum()), (left * (values > least)[..., None, :]) @ right
+
+
+def closeness(given: Mask, matrix: Matrix, delta: float) -> tuple[float, Matrix]:
+    """Return by how much the Frobenius norm of `given - matrix` exceeds delta, and its gradient by the matrix."""
+    apart = matrix - given
+    distance = float(np.sqrt((apart**2).sum()))
+    return (distance - delta, apart / distance) if distance > delta else (0.0, np.zeros_like(matrix))
+
+
+def live_weights(edges: Edges) -> Matrix:
+    """Return the probability of each live edge, and 0 for all others: the mask that papers call S."""
+    return np.where(edges.live, edges.weights, 0.0)
+
+
+def prune(edges: Edges, rate: float) -> list[Place]:
+    """Prune the edges with the lowest logits: round(live * rate) of them, at least one; none at rate 0.
+
+    Ties go to the last one in the scan: rounds skip it most often, to avoid cycles. Of a stack, each matrix is pruned
+    for itself.
+    """
+    if edges.live.ndim == 3:
+        squares = enumerate(edges.squares)
+        return [(number, *place) for number, square in squares for place in prune(square, rate)]
+    live = edges.scan()
+    wanted = max(1, round(len(live) * rate)) if rate else 0
+    pruned = sorted(live, key=lambda edge: (float(edges.logits[edge]), -edge[0], -edge[1]))[:wanted]
+    for edge in pruned:
+        edges.live[edge] = False
+    return list[Place](pruned)

@@ -1,0 +1,65 @@
+"""The sample of a question, from all calls of its discussion."""
+
+from __future__ import annotations
+
+import math
+
+from runner.datasets.gsm8k import Item
+from runner.options.agents.keys import DecisionMethod
+from runner.options.agents.team import Answered, Discussion
+from runner_base.result import Answer, FinishReason, Sample, Verdict
+from runner_engine.sessions.base import prompt_sha256
+
+
+def sample_of(index: int, item: Item, discussion: Discussion) -> Sample:
+    """Return the sample of a question, with the sums over its calls, which are in calls.jsonl."""
+    every = sorted(discussion.answered.values(), key=lambda one: one.turn.id)  # in whatever order they came
+    costs = [one.call.cost_usd for one in every if one.call.cost_usd is not None]
+    reason, answer = ended_by(discussion), discussion.answer
+    verdict = Verdict.correct if answer == item.gold else Verdict.wrong
+    if answer is None:
+        verdict = Verdict.no_answer if reason is FinishReason.stop else Verdict.cut_off
+    votes = ", ".join(vote or "no answer" for vote in discussion.votes)
+    has_voted = discussion.team.decision is DecisionMethod.majority_vote and not discussion.failed
+    return Sample(
+        Answer(
+            f"The agents' answers: {votes}." if has_voted else discussion.text,
+            token_ids=[],
+            finish_reason=reason,
+            new_tokens=sum(one.call.answer.tokens for one in every),
+            extracted={"team": answer},
+            verdict=verdict,
+        ),
+        index=index,
+        prompt_sha256=prompt_sha256(item.question),
+        prompt_tokens=sum(one.call.prompt_tokens for one in every),
+        seconds=round(math.fsum(one.call.seconds for one in every), 6),
+        error=why(discussion) if discussion.failed else None,
+        permanent=discussion.failed is not None and discussion.failed.call.permanent,
+        question=item.question,
+        gold=item.gold,
+        cluster=item.cluster,
+        cost_usd=sum(costs) if costs else None,
+        left_out=item.left_out,
+    )
+
+
+def ended_by(discussion: Discussion) -> FinishReason:
+    """Return how the team's answer ended; a vote without a number is cut off if any agent was cut off."""
+    if discussion.failed or discussion.team.decision is not DecisionMethod.majority_vote:
+        return _ended_by(discussion.speaker)
+    reasons = {_ended_by(one) for one in discussion.answered.values()}
+    return FinishReason.length if discussion.answer is None and FinishReason.length in reasons else FinishReason.stop
+
+
+def _ended_by(one: Answered) -> FinishReason:
+    """Return how a call ended; one that ended by itself within its thinking is cut off before its answer."""
+    answer = one.call.answer
+    is_cut_off = answer.finish_reason is FinishReason.stop and answer.parts.is_open
+    return FinishReason.length if is_cut_off else answer.finish_reason
+
+
+def why(discussion: Discussion) -> str:
+    """Say which call of a discussion has failed, and why."""
+    assert discussion.failed is not None
+    return f"{discussion.failed.turn.who}, call {discussion.failed.turn.id}: {discussion.failed.call.error}"

@@ -1,0 +1,292 @@
+"""Run Python that a model has written, in a process of its own that can do no harm; only its `answer` counts.
+
+The process (sandbox_child.py) gets no environment and an empty folder. It limits itself and has the kernel refuse
+everything else: files elsewhere (Landlock), and network, processes, signals and all else that a computation does not
+need (seccomp, syscalls.py). Modules that the code names are imported first. Then every call that takes a path is
+refused, too, so that the code cannot tell which files exist. `protections` says what of this the machine has.
+
+The result is not to be trusted: the code can write to the pipe itself. So each part of it is limited here again.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from runner.config.task import Extractor
+from runner.options.agents import sandbox_child, syscalls
+from runner.options.agents.left_folders import own_folder
+from runner.options.agents.sandbox_child import LONGEST_TEXT, MAX_DIGITS
+from runner.scorers.letters import plain_letter
+from runner.scorers.numbers import extract
+from runner_base.child import describe_exit
+from runner_base.errors import JobFailed
+from runner_base.machine import MIB
+
+KIB = 1024
+NUMBER, LETTER = "number", "letter of a choice"  # what a program's answer has to be
+LONGEST_CODE = 20_000  # characters
+SHOWN = 500  # characters of the printed text that an outcome keeps
+# The parts of a result, and how many characters of each are kept; the child sends no more unless the code interferes.
+_FIELDS = {"held": 200, "answer": LONGEST_TEXT, "why": 400, "printed": SHOWN}
+_MAX_ANSWERED = 16 * KIB  # bytes of a result; only code that writes to the pipe itself exceeds it
+_LOOK_S = 0.1  # while a program runs, its folder is checked at this interval
+_MAX_FILES = 100
+_FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
+# the first line of a program that has prose around it, and no fence
+_CODE_BEGINS = re.compile(
+    r"^(?:(?:import|from|def|class|for|while|if|try|with|print)\b|#|[A-Za-z_]\w*\s*[-+*/]?=)", re.M
+)
+_PROBE = "import decimal, math\nanswer = int(math.sqrt(decimal.Decimal(1764)))"
+_PROBE_ANSWER = "42"
+_PROBE_S = 30.0  # at least, whatever the limit of programs: a busy machine may take long to start a process
+
+
+class CodeStatus(StrEnum):
+    """Whether a program assigned a number, or the letter of a choice, to `answer`."""
+
+    ok = "ok"
+    code_failed = "code_failed"
+
+
+@dataclass(frozen=True)
+class SandboxLimits:
+    """What a program may use."""
+
+    seconds: float = 10.0  # by the clock
+    cpu_s: int = 5
+    memory_mib: int = 512
+    file_kib: int = 1024  # of one file; all files together may have four times as much
+    printed_kib: int = 16
+
+
+@dataclass(frozen=True)
+class CodeOutcome:
+    """The outcome of a program: the number in plain form or the letter, or why there is none."""
+
+    answer: str | None
+    status: CodeStatus
+    why: str = ""
+    printed: str = ""  # the beginning of what it printed
+
+
+@dataclass(frozen=True)
+class Protections:
+    """What protects this machine from a program, in words, and what is missing; empty if nothing is."""
+
+    held: str
+    missing: str
+
+
+class Sandbox:
+    """Runs programs, each in a process of its own; several threads may call it at once.
+
+    `without` names protections to leave out (landlock, seccomp), as on a machine that lacks them. With `letters` a
+    program's answer is the letter of a choice.
+    """
+
+    def __init__(
+        self, limits: SandboxLimits | None = None, without: frozenset[str] = frozenset(), letters: bool = False
+    ) -> None:
+        self.limits, self.without, self.letters = limits or SandboxLimits(), without, letters
+        self._filters = () if "seccomp" in without else syscalls.programs()
+        self._held: frozenset[str] | None = None  # names from the child, once it has been tried
+        self._lock = threading.Lock()
+
+    def run(self, text: str) -> CodeOutcome:
+        """Run the code in what a model wrote, fenced or not, and return the number that it assigns to `answer`."""
+        if len(text) > LONGEST_CODE:
+            return _failed(f"the code has more than {LONGEST_CODE} characters")
+        self._try()
+        return self._run(programs_in(text), self.limits, self.letters)[0]
+
+    def protections(self) -> Protections:
+        """Return the protections of this machine; runs a small program to find out."""
+        return in_words(self._try(), self.limits)
+
+    def _try(self) -> frozenset[str]:
+        """Run a program that must succeed, once; without the filter if a system library needs more calls."""
+        with self._lock:
+            if self._held is None:
+                limits = replace(self.limits, seconds=max(_PROBE_S, self.limits.seconds))
+                outcome, held = self._run((_PROBE,), limits)
+                if outcome.answer != _PROBE_ANSWER and self._filters:
+                    self._filters = ()
+                    outcome, held = self._run((_PROBE,), limits)
+                if outcome.answer != _PROBE_ANSWER:
+                    raise JobFailed(f"the sandbox for written Python does not work on this machine: {outcome.why}")
+                self._held = held
+            return self._held
+
+    def _run(
+        self, texts: Sequence[str], limits: SandboxLimits, letters: bool = False
+    ) -> tuple[CodeOutcome, frozenset[str]]:
+        with own_folder() as folder:
+            # no preexec_fn: this process has threads, and torch
+            with subprocess.Popen(
+                [sys.executable, "-I", "-S", "-B", "-X", "utf8", sandbox_child.__file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd=folder,
+                env={},
+                start_new_session=True,
+            ) as process:
+                try:
+                    self._send(process, texts, limits, letters)
+                    data, why = self._listen(process, folder, limits)
+                finally:
+                    with suppress(ProcessLookupError, PermissionError):
+                        os.killpg(process.pid, signal.SIGKILL)
+                    cpu_s = _reap(process)
+            return self._outcome(data, why, process.returncode, cpu_s, letters)
+
+    def _send(
+        self, process: subprocess.Popen[bytes], texts: Sequence[str], limits: SandboxLimits, letters: bool
+    ) -> None:
+        job = {
+            "parent": os.getpid(),
+            "cpu_s": limits.cpu_s,
+            "memory": limits.memory_mib * MIB,
+            "file": limits.file_kib * KIB,
+            "printed": limits.printed_kib * KIB,
+            "shown": SHOWN,
+            "filters": self._filters,
+            "without": tuple(self.without),
+            "wanted": LETTER if letters else NUMBER,
+        }
+        assert process.stdin is not None
+        with suppress(BrokenPipeError), process.stdin as stdin:
+            stdin.write(marshal.dumps(job) + marshal.dumps(tuple(texts)))
+
+    def _listen(self, process: subprocess.Popen[bytes], folder: str, limits: SandboxLimits) -> tuple[bytes, str]:
+        """Return the output of the process until it ends, or why it was stopped."""
+        assert process.stdout is not None
+        descriptor, data, is_open = process.stdout.fileno(), b"", True
+        deadline = time.monotonic() + limits.seconds
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        while (left_s := deadline - time.monotonic()) > 0:
+            wait_s = min(left_s, _LOOK_S)
+            if not is_open:
+                time.sleep(min(wait_s, 0.01))
+                if _has_ended(process):
+                    return data, ""
+            elif poll.poll(1000 * wait_s):
+                chunk = os.read(descriptor, _MAX_ANSWERED)
+                data += chunk
+                if len(data) > _MAX_ANSWERED:
+                    return b"", "it wrote into the pipe for its answer"
+                if is_open := bool(chunk):
+                    continue
+                if data.count(b"\0") == len(_FIELDS) - 1 or _has_ended(process):
+                    return data, ""
+                poll.unregister(descriptor)  # the process is ending, or the code has closed the pipe
+            if _is_full(folder, 4 * limits.file_kib * KIB):
+                return b"", "it wrote more files than it may"
+        closed = "" if is_open else "it closed the pipe for its answer, and "
+        return b"", f"{closed}{'' if closed else 'it '}was stopped after {limits.seconds:g} s"
+
+    def _outcome(
+        self, data: bytes, why: str, exit_code: int, cpu_s: float, letters: bool
+    ) -> tuple[CodeOutcome, frozenset[str]]:
+        fields = data.decode(errors="replace").split("\0")
+        if why or len(fields) != len(_FIELDS):
+            # a program that ignores SIGXCPU gets SIGKILL a second later
+            ignored_limit = exit_code == -signal.SIGKILL and cpu_s >= self.limits.cpu_s
+            if not why and (ignored_limit or exit_code == -signal.SIGXCPU):
+                why = f"it used more than {self.limits.cpu_s} s of CPU time"
+            elif data and exit_code == 0:
+                why = why or "it wrote into the pipe for its answer"
+            return _failed(why or f"it {describe_exit(exit_code)} before it had an answer"), frozenset()
+        held, answer, why, printed = (field[:most] for field, most in zip(fields, _FIELDS.values(), strict=True))
+        found = (plain_letter(answer) if letters else extract(answer, Extractor.flexible)) if answer else None
+        if found is not None and len(found) > MAX_DIGITS:
+            found, why = None, f"`answer` has more than {MAX_DIGITS} digits"
+        if found is None:
+            why = why or f"`answer` is {answer.strip()[:100]!r} and no {LETTER if letters else NUMBER}"
+            return CodeOutcome(None, CodeStatus.code_failed, why, printed), frozenset(held.split())
+        return CodeOutcome(found, CodeStatus.ok, "", printed), frozenset(held.split())
+
+
+def programs_in(text: str) -> tuple[str, ...]:
+    """Return candidates for the program in a reply, the likeliest first; the first one that is Python is run."""
+    fenced = [found[1] for found in _FENCE.finditer(text)]
+    if fenced:
+        final = [block for block in fenced if re.search(r"^\s*answer\b[^\n]*=", block, re.M)] or fenced
+        return tuple(dict.fromkeys(["\n".join(fenced), final[-1]]))  # the first: a program in several blocks
+    begin = _CODE_BEGINS.search(text)
+    if begin is None:
+        return (text,)
+    lines = text[begin.start() :].splitlines()
+    # prose may follow it, too: try with ever fewer lines at the end
+    return tuple(dict.fromkeys([text, *("\n".join(lines[:count]) for count in range(len(lines), 0, -1)[:50])]))
+
+
+def in_words(held: frozenset[str], limits: SandboxLimits) -> Protections:
+    """Describe the protections that the child has named, and those that it has not."""
+    clauses = ["a process of its own with no environment, in an empty folder", f"{limits.seconds:g} s by the clock"]
+    missing: list[str] = []
+    for name, words in (
+        ("cpu", f"{limits.cpu_s} s of CPU time"),
+        ("as", f"{limits.memory_mib} MiB of memory"),
+        ("fsize", f"{limits.file_kib} KiB a file"),
+    ):
+        (clauses if name in held else missing).append(words if name in held else f"no limit of {words}")
+    by_path = ("seccomp", "all files, also whether they exist") if "paths" in held else ("landlock", "files elsewhere")
+    for name, what in (by_path, ("seccomp", "network, processes, signals, other calls of the system")):
+        if name in held:
+            clauses.append(f"{what}: refused by the kernel ({name})")
+        else:
+            missing.append(f"{what}: refused by Python only, which malicious code can circumvent")
+    if "paths" not in held:
+        missing.append("code can see whether a file exists")
+    if "nproc" in held and "powerless" in held and "seccomp" not in held:
+        missing.append("no limit of processes: root has none")
+    if "nobody" in held:
+        clauses.append("as user nobody")
+    if "powerless" in held:
+        clauses.append("as root without its powers")
+    return Protections("; ".join(clauses), "; ".join(missing))
+
+
+def _failed(why: str) -> CodeOutcome:
+    return CodeOutcome(None, CodeStatus.code_failed, why)
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a process has ended; on Linux it is not reaped yet, so that its id is not reused."""
+    if sys.platform != "linux":
+        return process.poll() is not None
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _reap(process: subprocess.Popen[bytes]) -> float:
+    """Wait for a process, and return its seconds of CPU time; 0 if it was reaped before."""
+    if process.returncode is not None:
+        return 0.0
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _is_full(folder: str, most_bytes: int) -> bool:
+    """Whether the folder holds too much; with Landlock it has no subfolders."""
+    total = 0
+    with suppress(OSError), os.scandir(folder) as entries:
+        for count, entry in enumerate(entries, start=1):
+            total += entry.stat(follow_symlinks=False).st_blocks * 512
+            if total > most_bytes or count > _MAX_FILES:
+                return True
+    return False

@@ -1,0 +1,80 @@
+"""A picture of how often each edge of a team's graph survived over seeds.
+
+The width of an edge is the share of seeds in which it survived; one that no seed kept is dashed and pale. Who speaks is
+on the left, who listens on the right, so that no two edges lie on one another. An edge that survives more often than
+chance is dark, one that survives less often or as often is pale.
+"""
+
+from __future__ import annotations
+
+from runner.options.agents.picture import (
+    ACROSS,
+    GREY,
+    LABEL,
+    NODE,
+    SPATIAL,
+    TEMPORAL,
+    THINNEST,
+    WIDEST,
+    Point,
+    agent,
+    arrow,
+)
+from runner_base.svg import document, text
+from runner_compare.statistics.survival import EdgeSurvival, SurvivalTable
+
+TOP, FOOT, STEP = 132, 86, 68  # above the agents, below them, from one agent to the next
+LEGEND = (
+    "width: the share of seeds in which an edge survived; dashed: it survived in none",
+    "dark: more often than chance",
+)
+NARROWEST = 620  # has room for the title and the legend
+PANEL = ACROSS + 2 * (NODE + LABEL)
+LOOKS = {"spatial": SPATIAL, "temporal": TEMPORAL}
+HEADS = {"spatial": ("who speaks", "who listens"), "temporal": ("round before", "this round")}
+
+
+def svg(found: SurvivalTable, title: str) -> str:
+    """Draw the edges of each kind as a panel."""
+    kinds = list(dict.fromkeys(it.kind for it in found.edges))
+    pieces = [text(24, 32, title, bold=True)]
+    for place, kind in enumerate(kinds):
+        pieces += _panel(found, kind, place * PANEL)
+    height = TOP + STEP * (len(found.roles) - 1) + NODE + FOOT
+    for line, words in enumerate(LEGEND):
+        pieces.append(text(24, height - 40 + 20 * line, words, colour=GREY))
+    return document(max(PANEL * len(kinds), NARROWEST), height, pieces)
+
+
+def _panel(found: SurvivalTable, kind: str, left: float) -> list[str]:
+    edges = sorted((it for it in found.edges if it.kind == kind), key=lambda it: it.share)
+    columns: list[float] = [left + NODE + LABEL, left + NODE + LABEL + ACROSS]
+    places: list[list[Point]] = [[(x, TOP + STEP * number) for number in range(len(found.roles))] for x in columns]
+    kept = sum(it.survived for it in edges) / found.seeds
+    middle = sum(columns) / 2
+    pieces = [
+        text(middle, 62, f"{kind} edges over {found.seeds} seeds", bold=True, anchor="middle"),
+        text(middle, 80, f"{kept:.1f} of {len(edges)} survive in the mean", colour=GREY, anchor="middle"),
+    ]
+    for it in edges:
+        pieces.append(_edge(it, places, found.roles))
+    for column, (side, anchor, head) in enumerate(zip((-1, 1), ("end", "start"), HEADS[_plain(kind)], strict=True)):
+        pieces.append(text(columns[column], TOP - NODE - 10, head, colour=GREY, anchor="middle"))
+        for number, role in enumerate(found.roles):
+            x, y = places[column][number]
+            pieces += agent((x, y), number, role, (x + side * (NODE + 7), y + 4), anchor)
+    return pieces
+
+
+def _plain(kind: str) -> str:
+    """Return the kind of edges of `spatial, round 1`, where each round has its own."""
+    return kind.partition(",")[0]
+
+
+def _edge(it: EdgeSurvival, places: list[list[Point]], roles: tuple[str, ...]) -> str:
+    look = LOOKS[_plain(it.kind)]
+    names = f"{it.source + 1} {roles[it.source]} → {it.target + 1} {roles[it.target]}"
+    words = f"{names}: survived in {it.survived} of {it.seeds} seeds, by chance {it.by_chance * it.seeds:.1f}"
+    colour = look.live if it.finding == "more often than chance" else look.pale
+    width = max(THINNEST, WIDEST * it.share)
+    return arrow(places[0][it.source], places[1][it.target], width, colour, words, 0.0, is_dashed=not it.survived)

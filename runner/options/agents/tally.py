@@ -1,0 +1,178 @@
+"""The cost of calls: prompt and new tokens by role, and the prompt tokens that each edge contributes.
+
+And what came of an attack: whether the team believed the agent, what it cost, and which of its edges were pruned.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from runner.datasets.gsm8k import Item
+from runner.options.agents.graph import Graph
+from runner.options.agents.keys import Attack, Role
+from runner.options.agents.sandbox import CodeStatus
+from runner.options.agents.team import DECISION, Discussion, Link, majority
+
+
+@dataclass
+class Cost:
+    """Calls, their tokens and how many of their programs failed; for an edge, the prompt tokens that it contributes."""
+
+    calls: int = 0
+    prompt_tokens: float = 0.0  # of an edge: its share of the prompts by characters, so not a whole number
+    new_tokens: int = 0
+    code_failed: int = 0
+    usd: float | None = None  # of the calls whose price is known
+
+
+@dataclass
+class Tally:
+    """Adds up discussions."""
+
+    roles: defaultdict[str, Cost] = field(default_factory=lambda: defaultdict(Cost))
+    links: defaultdict[Link, Cost] = field(default_factory=lambda: defaultdict(Cost))
+    programs: Counter[str] = field(default_factory=Counter)  # by why they failed; empty: without failure
+
+    def add(self, discussion: Discussion) -> None:
+        """Count all calls of a discussion."""
+        for answered in discussion.answered.values():
+            turn, call = answered.turn, answered.call
+            role = self.roles[turn.who]
+            role.calls += 1
+            role.prompt_tokens += call.prompt_tokens
+            role.new_tokens += call.answer.tokens
+            if answered.call.cost_usd is not None:
+                role.usd = (role.usd or 0.0) + answered.call.cost_usd
+            if answered.code is not None:
+                has_failed = answered.code.status is CodeStatus.code_failed
+                role.code_failed += has_failed
+                self.programs[answered.code.why if has_failed else ""] += 1
+            for link, share in turn.shares().items():
+                self.links[link].calls += 1
+                self.links[link].prompt_tokens += share * call.prompt_tokens
+
+    def metrics(self, questions: int) -> dict[str, float]:
+        """Return the sums, and the averages for a question."""
+        total = self.total
+        return ({} if total.usd is None else {"cost_usd": total.usd}) | {
+            "calls": total.calls,
+            "code_failed": total.code_failed,
+            "prompt_tokens": total.prompt_tokens,
+            "new_tokens": total.new_tokens,
+            "prompt_tokens_per_question": total.prompt_tokens / questions,
+            "new_tokens_per_question": total.new_tokens / questions,
+        }
+
+    @property
+    def total(self) -> Cost:
+        """Return the cost of all calls."""
+        every = self.roles.values()
+        prices = [one.usd for one in every if one.usd is not None]
+        return Cost(
+            sum(one.calls for one in every),
+            sum(one.prompt_tokens for one in every),
+            sum(one.new_tokens for one in every),
+            sum(one.code_failed for one in every),
+            sum(prices) if prices else None,
+        )
+
+    def calls_of(self, who: str) -> int:
+        """Return how many calls a role has got."""
+        return self.roles[who].calls
+
+    def failures(self) -> str:
+        """Say how many programs have failed, and the most frequent reason; empty if none has."""
+        written, failed = self.programs.total(), self.programs.total() - self.programs[""]
+        if not failed:
+            return ""
+        whys = Counter({why: count for why, count in self.programs.items() if why})
+        ((why, count),) = whys.most_common(1)
+        return f"{failed} of {written} programs failed, most often ({count}): {why}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each role, then for each edge, in the order of the agents."""
+        lines = [_row(who, cost, writes_code=who == Role.programming_expert.words) for who, cost in self._by_role()]
+        lines += [
+            {"tokens of": f"edge {link}", "calls": cost.calls, "prompt tokens": round(cost.prompt_tokens)}
+            for link, cost in self._by_link()
+        ]
+        return lines
+
+    def row(self, name: str) -> dict[str, Any]:
+        """Return one row for all calls."""
+        return _row(name, self.total, writes_code=bool(self.programs))
+
+    def facts(self) -> dict[str, str]:
+        """Return the same as text."""
+        by_role = (f"{who} {one.prompt_tokens:,.0f} + {one.new_tokens:,}" for who, one in self._by_role())
+        by_edge = (f"{link} {cost.prompt_tokens:,.0f}" for link, cost in self._by_link())
+        return {"tokens_by_role": " · ".join(by_role), "prompt_tokens_by_edge": " · ".join(by_edge)}
+
+    def _by_role(self) -> list[tuple[str, Cost]]:
+        return [(who, self.roles[who]) for who in (*(role.words for role in Role), DECISION) if who in self.roles]
+
+    def _by_link(self) -> list[tuple[Link, Cost]]:
+        return sorted(self.links.items(), key=lambda item: (item[0].target is None, item[0].kind, item[0].ends))
+
+
+def _row(name: str, cost: Cost, *, writes_code: bool) -> dict[str, Any]:
+    return {
+        "tokens of": name,
+        "calls": cost.calls,
+        "programs failed": cost.code_failed if writes_code else None,
+        "prompt tokens": round(cost.prompt_tokens),
+        "new tokens": cost.new_tokens,
+    }
+
+
+def attacked_edges(graph: Graph, agent: int, rounds: int) -> int:
+    """Count the edges that lead from an agent to others; temporal ones only if there are several rounds."""
+    kinds = graph.kinds.values() if rounds > 1 else (graph.spatial,)
+    squares = (square for edges in kinds for square in edges.squares)
+    return sum(source == agent != target for square in squares for source, target in square.scan())
+
+
+@dataclass
+class AttackTally:
+    """Adds up discussions with an attacked agent."""
+
+    attack: Attack
+    agent: int  # from 0 on
+    prompt_tokens: int = 0  # of the attacked agent's calls
+    new_tokens: int = 0
+    questions: int = 0  # that are scored
+    lies: int = 0  # of these, how often its last answer was a wrong one
+    followed: int = 0  # of these, how often it was the team's answer, too
+    honest_correct: int = 0  # questions that the others' votes solve without it
+
+    def add(self, discussion: Discussion, item: Item) -> None:
+        """Count a question that has ended; a call in error leaves neither lie nor votes."""
+        for answered in discussion.answered.values():
+            if answered.turn.agent == self.agent:
+                self.prompt_tokens += answered.call.prompt_tokens
+                self.new_tokens += answered.call.answer.tokens
+        if item.left_out:
+            return
+        self.questions += 1
+        if discussion.failed:
+            return
+        said = next((one.answer for one in discussion.last_round if one.agent == self.agent), None)
+        others = [one.answer for one in discussion.last_round if one.agent != self.agent]
+        self.honest_correct += majority(others) == item.gold
+        if said is not None and said != item.gold:
+            self.lies += 1
+            self.followed += discussion.answer == said
+
+    def metrics(self) -> dict[str, float]:
+        """Return the counts; where links are cut, nobody lies."""
+        metrics: dict[str, float] = {
+            "attacked_prompt_tokens": self.prompt_tokens,
+            "attacked_new_tokens": self.new_tokens,
+            "honest_correct": self.honest_correct,
+            "honest_accuracy": self.honest_correct / max(1, self.questions),
+        }
+        if self.attack is not Attack.cut_link:
+            metrics |= {"told_lies": self.lies, "followed_attack": self.followed}
+        return metrics

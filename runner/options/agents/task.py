@@ -1,0 +1,312 @@
+"""task=agents: a team of agents answers each question; a graph says who hears whom, and training can prune it first."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections import Counter
+from contextlib import closing
+
+from runner.config.root import RunnerConfig
+from runner.core.sides import answered_by, sides
+from runner.datasets.chosen import choice_words
+from runner.datasets.gsm8k import Item
+from runner.options.agents import assignment, graph_file, match, picture
+from runner.options.agents.assignment import Assignment, team_of
+from runner.options.agents.attack import Tampering
+from runner.options.agents.calls import CallFile
+from runner.options.agents.graph import Edges, Kind
+from runner.options.agents.keys import Attack, Domain
+from runner.options.agents.methods import learner_of, settings_of, silence_words
+from runner.options.agents.outcome import sample_of, why
+from runner.options.agents.play import Player
+from runner.options.agents.sandbox import Sandbox, SandboxLimits
+from runner.options.agents.tally import AttackTally, Tally, attacked_edges
+from runner.options.agents.team import Discussion, SampledDiscussion
+from runner.scorers.totals import score_without_left_out
+from runner.store.measured import Measured, Measuring
+from runner.tasks.asking import kept_words
+from runner.tasks.base import Context, Uses
+from runner.tasks.completing import problems
+from runner_base import machine
+from runner_base.errors import JobFailed
+from runner_base.files import write_atomically
+from runner_base.progress import Progress
+from runner_base.result import CALLS, GRAPH, GRAPH_PICTURE, Call, Result, Sample, Verdict
+from runner_base.texts import counted
+from runner_compare.statistics.floor_effects import LIMIT, cut_off_words
+from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.sessions.base import Capability
+from runner_engine.sessions.contract import require
+from runner_engine.sessions.session import Session
+from runner_engine.settings.lora import adapter_of
+
+# 2: a program's `answer` that is no number, or too long, is no answer; 3: learned graphs are not drawn
+VERSION = 5  # 5: tags that a text speaks of are no thinking, and an answer that was cut off behind it is not right
+USES = frozenset({Uses.weights, Uses.engine})
+FROM_LEDGER = True
+
+OF_TRAINING = {"calls", "prompt_tokens", "new_tokens", "cost_usd"}
+TEAM_ADAPTER = "embedded_team"  # shipped: teaches the embedded model the roles, in their brief wording
+PROGRAMS_AT_ONCE = 4  # at most; the engine needs cores, too
+
+
+def prepare(config: RunnerConfig) -> Assignment:
+    """Read and hash questions and graph, and find the job that is matched."""
+    return assignment.prepare(config, VERSION)
+
+
+def run(inputs: Assignment, context: Context) -> Result:
+    """Train the graph if requested, discuss all questions, judge and count."""
+    recorder, questions = context.recorder, inputs.task.train_questions + len(inputs.items)
+    calls = CallFile(recorder.folder, context.engine, retry_permanent=context.config.rerun == "failed")
+    with closing(calls), recorder.progress(questions, "agents") as bar:
+        with kept_words(recorder.done, " questions and all answered calls"):
+            result = _Work(inputs, context, calls, bar).result()
+        calls.partial.delete()
+        return result
+
+
+def preview(inputs: Assignment, resolved: ResolvedJob) -> str:  # noqa: ARG001
+    """Say for a plan which questions count, if files choose them."""
+    lines = choice_words(inputs.task, inputs.items)
+    if inputs.task.match is not None and inputs.matched is not None:
+        lines.append(match.preview_match(inputs.task.match, inputs.matched))
+    return "\n".join(lines)
+
+
+class _Work:
+    """One running job."""
+
+    def __init__(self, inputs: Assignment, context: Context, calls: CallFile, bar: Progress) -> None:
+        self.inputs, self.task, self.graph = inputs, inputs.task, inputs.graph
+        self.context, self.calls, self.bar = context, calls, bar
+        limits = SandboxLimits(self.task.code_timeout_s, math.ceil(self.task.code_timeout_s))
+        self.sandbox = Sandbox(limits, letters=self.task.has_letters)
+        self.team = team_of(self.task, self.graph)
+        self.budgets: match.Budgets | None = None
+        self.measuring: Measuring | None = None
+        self.loading_s = 0.0
+        self.ended, self.news = 0, dict[str, str]()
+        self.verdicts: Counter[Verdict | None] = Counter()
+        self.tally, self.training = Tally(), Tally()
+        self.attack = None if self.task.attack is Attack.none else AttackTally(self.task.attack, self.attacked)
+        self.scored_calls: list[Call] = []  # of the questions that are scored
+
+    def result(self) -> Result:
+        """Do all of the work and return the result."""
+        task, folder = self.task, self.context.recorder.folder
+        edges = self.edges("before")
+        if task.match is not None and self.inputs.matched is not None:
+            self.budgets = match.Budgets.read(self.inputs.matched, task.match, self.inputs.items)
+        # checked before the model is loaded: without a sandbox, no program is run
+        writes_code = any(role.writes_code for role in self.team.roles)
+        protections = self.sandbox.protections() if writes_code else None
+        at_once = min(PROGRAMS_AT_ONCE, machine.cores())
+        with Player(self.calls, self.sandbox, self.open_session, self.show, at_once) as player:
+            solved = self.train(player) if task.is_trained else []
+            edges |= self.edges("after")
+            graph = graph_file.to_json(self.graph, self.team.titles, self.learned(solved))
+            write_atomically(folder / GRAPH, graph, durable=task.is_trained)
+            write_atomically(folder / GRAPH_PICTURE, self.drawn())
+            started, loading_s = time.perf_counter(), self.loading_s
+            samples = self.play_all(player)
+            play_s = time.perf_counter() - started - (self.loading_s - loading_s)
+        measured = self.measuring.keep() if self.measuring else Measured.read(folder)
+        result = Result(
+            score_without_left_out(samples) | self.tally.metrics(len(samples)) | edges,
+            self.tally.rows() + ([self.training.row("training")] if task.is_trained else []),
+            self.tally.facts(),
+        )
+        result.metrics |= sides(self.scored_calls)
+        if task.is_sampled:
+            result.metrics["samples_per_question"] = self.tally.calls_of(self.team.titles[0]) / len(samples)
+        if self.budgets is not None:
+            result.metrics["match_tokens"] = self.budgets.whole(self.inputs.items)
+            result.facts["match"] = self.budgets.words_of(self.inputs.items, self.tally.total)
+        if self.attack is not None:
+            result.metrics |= self.attack.metrics()
+            who = f"agent {task.attack_agent}, {self.team.titles[self.attacked]}"
+            result.facts["attacked"] = f"{who}: {task.attack}"
+        result.problems = problems("agents", samples)
+        if not self.calls.reused:  # else it would be the time of some of the questions only
+            result.metrics["play_s"] = play_s
+        if task.is_trained:
+            costs = self.training.metrics(len(solved))
+            result.metrics |= {f"train_{key}": costs[key] for key in costs.keys() & OF_TRAINING}
+            result.metrics |= {"train_questions": len(solved), "train_solved": sum(solved)}
+            result.facts["trained_on"] = f"{len(solved)} questions of {task.train_split}"
+        if protections is not None:
+            result.facts["sandbox"] = protections.held
+            if protections.missing:
+                result.notes.append(f"programs that the agents write are not fully sandboxed: {protections.missing}")
+        if measured is not None:
+            result.metrics |= measured.metrics
+            result.facts |= measured.facts
+            result.tables |= measured.tables
+            if models := answered_by(self.scored_calls):
+                result.facts["answered_by"] = models
+            result.notes += measured.report.notes + measured.stats.notes
+        limit = str(self.context.config.generation.max_new_tokens)
+        result.notes += [*self.notes(), *filter(None, [cut_off_words(result.metrics, {LIMIT: limit})])]
+        return result
+
+    def edges(self, when: str) -> dict[str, float]:
+        """Count the edges that a round can take; with a single round, there are no temporal ones."""
+        counts: dict[str, float] = {f"{kind}_edges_{when}": edges.count for kind, edges in self.used_kinds.items()}
+        if self.attack is not None:
+            counts[f"attacked_edges_{when}"] = attacked_edges(self.graph, self.attacked, self.task.num_rounds)
+        return counts
+
+    @property
+    def attacked(self) -> int:
+        """Return the attacked agent, from 0 on."""
+        return self.task.attack_agent - 1
+
+    @property
+    def used_kinds(self) -> dict[Kind, Edges]:
+        """The kinds of edges that this many rounds have."""
+        return self.graph.kinds if self.task.num_rounds > 1 else {"spatial": self.graph.spatial}
+
+    def notes(self) -> list[str]:
+        """Return the notes that a reader of the numbers needs."""
+        notes, failures = choice_words(self.task, self.inputs.items), self.tally.failures()
+        notes += silence_words(self.graph, self.team.titles)
+        if failures and (advice := self.advice()):
+            notes.append(f"{failures}. {advice}")
+        elif 2 * self.tally.programs[""] < self.tally.programs.total():
+            notes.append(failures)
+        if self.calls.reused:
+            notes.append(
+                f"{counted(self.calls.reused, 'call was', 'calls were')} on disk from an earlier, interrupted run"
+            )
+        if self.calls.asked_again:
+            notes.append(f"{self.calls.asked_again} calls that had ended in an error were asked again")
+        if self.inputs.left_out:
+            notes.append(
+                f"{self.inputs.left_out} questions of task.train_split={self.task.train_split} are among the scored "
+                "ones and did not train"
+            )
+        if self.task.is_trained and len(self.inputs.train) < self.task.train_questions:
+            notes.append(
+                f"training needed {self.task.train_questions} questions and there were {len(self.inputs.train)}: "
+                "they were used repeatedly"
+            )
+        return notes
+
+    def advice(self) -> str:
+        """Say which keys the shipped model needs for a team; empty if they are set, and for any other model."""
+        config, adapter = self.context.config, adapter_of(self.context.config.lora)
+        has_roles = adapter is not None and adapter.path == TEAM_ADAPTER
+        if config.model.name != "embedded" or (has_roles and self.task.domain is Domain.brief):
+            return ""
+        keys = ["task.domain=brief"] * (self.task.domain is not Domain.brief) + [f"lora={TEAM_ADAPTER}"] * (
+            not has_roles
+        )
+        return f"The embedded model knows a team's roles with {' '.join(keys)} only"
+
+    def open_session(self) -> Session:
+        """Load the engine, at the first call that is not on disk."""
+        started = time.perf_counter()
+        engine, folder = self.context.engine, self.context.recorder.folder
+        require(engine, "task=agents", {Capability.chat})
+        what = self.bar.what
+        self.bar.describe("loading")
+        earlier = Measured.read(folder) if self.calls.reused else None
+        self.measuring = Measuring(engine, folder, earlier)
+        self.bar.describe(what)
+        session = engine.open()
+        self.loading_s = time.perf_counter() - started
+        return session
+
+    def show(self) -> None:
+        """Show the progress."""
+        if self.measuring is not None:
+            self.measuring.keep_now_and_then()
+        self.bar.show(self.ended, **self.news, **(self.measuring.live() if self.measuring else {}))
+
+    def train(self, player: Player) -> list[bool]:
+        """Train the graph, one batch of questions after the other; return which were solved."""
+        task, solved = self.task, list[bool]()
+        learner = learner_of(task, self.graph)
+        self.bar.describe("training")
+        for iteration in range(task.iterations):
+            numbers = range(iteration * task.batch_size, (iteration + 1) * task.batch_size)
+            items = [self.inputs.train[number % len(self.inputs.train)] for number in numbers]
+            named = zip(numbers, items, strict=True)
+            discussions = [self.discussion(f"train/{number}", item, draws=True) for number, item in named]
+            player.play(discussions, self.count)
+            for discussion in discussions:
+                if discussion.failed and not discussion.failed.call.permanent:
+                    raise JobFailed(
+                        f"a training question ended in an error: {why(discussion)}. All recorded calls are kept; run "
+                        "the same command to resume"
+                    )
+                self.training.add(discussion)
+            results = [discussion.answer == item.gold for discussion, item in zip(discussions, items, strict=True)]
+            step = learner.step([(discussion.rounds, it) for discussion, it in zip(discussions, results, strict=True)])
+            solved += results
+            live = [str(step.live[kind]) for kind in self.used_kinds]
+            self.news = {"loss": f"{step.loss:.3f}", "edges": " + ".join(live)}
+        self.bar.describe("agents")
+        self.news = {}
+        return solved
+
+    def play_all(self, player: Player) -> list[Sample]:
+        """Discuss the questions that are scored, and record a sample of each."""
+        items, recorder = self.inputs.items, self.context.recorder
+        for index in [it for it in recorder.samples if it >= len(items)]:
+            recorder.verify(index, f"is sample {index}, and this job has {len(items)} questions")
+        samples: dict[int, Sample] = {}
+
+        def ended(discussion: Discussion) -> None:
+            index = int(discussion.key.partition("/")[2])
+            sample = sample_of(index, items[index], discussion)
+            recorded = recorder.samples.get(index)
+            if recorded is not None and not recorded.failed:
+                recorder.verify(index, None if recorded == sample else f"is inconsistent with its calls in {CALLS}")
+            elif recorded != sample:
+                recorder.sample(sample)
+            samples[index] = sample
+            self.tally.add(discussion)
+            if self.attack is not None:
+                self.attack.add(discussion, items[index])
+            self.scored_calls += [answered.call for answered in discussion.answered.values()]
+            self.verdicts[sample.answer.verdict] += not sample.left_out
+            self.news = {"accuracy": f"{self.verdicts[Verdict.correct] / max(self.verdicts.total(), 1):.1%}"}
+            self.count(discussion)
+
+        draws = self.task.draws
+        player.play([self.discussion(f"test/{index}", item, draws) for index, item in enumerate(items)], ended)
+        return [samples[index] for index in range(len(items))]
+
+    def learned(self, solved: list[bool]) -> graph_file.Learned | None:
+        """Describe how the graph was learned, for its file."""
+        if not self.task.is_trained:
+            return None
+        seed, settings = self.context.config.seed, settings_of(self.task)
+        if self.attack is not None:
+            settings |= {"attack": self.task.attack.value, "attack_agent": self.task.attack_agent}
+        return graph_file.Learned(self.task.iterations, len(solved), seed, settings)
+
+    def drawn(self) -> str:
+        """Draw the graph as it is used."""
+        shown = self.task.subject, self.team.titles, self.task.num_rounds
+        return picture.svg(self.graph, *shown, is_drawn=self.task.draws)
+
+    def discussion(self, key: str, item: Item, draws: bool) -> Discussion:
+        """Draw a question's rounds by seed and key, so that restarts draw the same, or take the learned ones."""
+        if self.task.is_sampled:
+            budget = None if self.budgets is None else self.budgets.of(item)
+            return SampledDiscussion(self.team, key, item.question, self.task.samples, budget)
+        rng, numbers = random.Random(f"{self.context.config.seed}/{key}"), range(self.task.num_rounds)
+        rounds = [self.graph.draw(rng, number) if draws else self.graph.settled(number) for number in numbers]
+        seed = f"{self.context.config.seed}/{key}/attack"
+        attack = Tampering.of(self.task.attack, self.attacked, seed, item.gold, len(item.choices))
+        return Discussion(self.team, key, item.question, rounds, attack)
+
+    def count(self, _: Discussion) -> None:
+        """Count a question that has ended."""
+        self.ended += 1
+        self.show()

@@ -1,0 +1,48 @@
+"""What agents are told, by domain: wording.yaml has the texts, for answers that are numbers and for letters of choices.
+
+The texts for letters are those for numbers, where the file gives no others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from runner.options.agents.keys import Domain, Role
+
+
+@dataclass
+class Wording:
+    """The texts of a domain; `{…}` are placeholders."""
+
+    heads: dict[Role, str]
+    decision: str  # the head of the deciding agent
+    question: str
+    numbers_now: str  # hints for roles that get numbers only: of this round, of the previous one
+    numbers_before: str
+    texts_now: str  # before the neighbours' texts
+    texts_before: str
+    texts_last: str  # the same for the decision
+    said_now: str  # one neighbour: of this round, of the previous one
+    said_before: str
+    code_gives: str
+    code_failed: str
+    in_one_line: bool  # each neighbour's text on a line of its own; else its lines are set off with "> "
+    longest: int  # characters of a neighbour's text; a longer one loses its middle
+    liar: str  # the head of an agent that lies, instead of its role's, and of one that writes programs
+    liar_code: str
+    examples: dict[Role, list[dict[str, str]]] = field(default_factory=dict)  # each a question and a reply
+
+
+@cache
+def wording_of(domain: Domain, letters: bool = False) -> Wording:
+    """Return the texts of a domain; `letters`: for answers that are letters of choices."""
+    texts: Any = OmegaConf.load(Path(__file__).with_suffix(".yaml"))
+    OmegaConf.resolve(texts)
+    kinds = [OmegaConf.structured(Wording), texts.numbers[domain], *([texts.letters[domain]] if letters else [])]
+    merged: Wording = OmegaConf.to_object(OmegaConf.merge(*kinds))  # type: ignore[assignment]
+    return merged

@@ -1,0 +1,296 @@
+"""What is saved is what comes back, and a damaged or hostile file is refused by file and key."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runner.options.agents.graph import Graph
+from runner.options.agents.graph_file import Learned, load, sha256, to_json
+from runner.options.agents.keys import Mode
+from runner.options.agents.learning import Learner
+from runner.options.agents.methods import Ours
+from runner_base.errors import DataError
+
+ROLES = ("Math Solver", "Mathematical Analyst", "Programming Expert", "Inspector")
+ONES = [[1] * 4] * 4
+LEARNED = Learned(10, 40, 7, {"lr": 0.1, "baseline": "mean", "nuclear_norm": None, "shuffled": True})
+
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def put(*place: str | int, value: object) -> Change:
+    """A change that puts a value at a place."""
+
+    def change(values: Any) -> None:
+        for key in place[:-1]:
+            values = values[key]
+        values[place[-1]] = value
+
+    return change
+
+
+def trained(seed: int = 0) -> Graph:
+    graph = Graph.of(Mode.full_connected, 4, seed=seed, optimized_spatial=True)
+    learner, rng = Learner(graph, Ours()), random.Random(seed)
+    for _ in range(10):
+        learner.step([([graph.draw(rng, 0)], rng.random() < 0.5) for _ in range(4)])
+    return graph
+
+
+def per_round() -> Graph:
+    """A graph with matrices for each of three rounds; an agent is silent in the second."""
+    graph = Graph.of(Mode.full_connected, 4, seed=0, optimized_spatial=True, optimized_temporal=True, rounds=3)
+    graph.silence([(1, 2)])
+    learner, rng = Learner(graph, Ours()), random.Random(0)
+    for _ in range(5):
+        learner.step([([graph.draw(rng, number) for number in range(3)], rng.random() < 0.5) for _ in range(4)])
+    return graph
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "graph.json"
+    path.write_text(to_json(trained(), ROLES, LEARNED))
+    return path
+
+
+def test_a_learned_graph_comes_back_to_the_last_bit_and_draws_the_same_rounds(saved: Path) -> None:
+    graph, back = trained(), load(saved)
+    assert (back.roles, back.learned, back.graph.mode) == (ROLES, LEARNED, Mode.full_connected)
+    for kind, edges in graph.kinds.items():
+        read = back.graph.kinds[kind]
+        assert read.optimized is edges.optimized
+        for name in ("allowed", "live", "logits"):
+            np.testing.assert_array_equal(getattr(read, name), getattr(edges, name))
+            assert getattr(read, name).dtype == getattr(edges, name).dtype
+    assert (back.graph.spatial.count, back.graph.temporal.count) == (7, 16)
+    one, other = random.Random(3), random.Random(3)
+    assert [graph.draw(one, number) for number in range(9)] == [back.graph.draw(other, number) for number in range(9)]
+    assert to_json(back.graph, back.roles, back.learned) == saved.read_text()
+    assert load(str(saved)).learned == LEARNED
+
+
+def test_a_graph_with_matrices_for_each_round_comes_back(tmp_path: Path) -> None:
+    path, graph = tmp_path / "graph.json", per_round()
+    path.write_text(to_json(graph, ROLES, LEARNED))
+    back = load(path).graph
+    assert (back.rounds, back.silent) == (3, frozenset({(1, 2)}))
+    assert [graph.settled(number) for number in range(3)] == [back.settled(number) for number in range(3)]
+    one, other = random.Random(3), random.Random(3)
+    assert [graph.draw(one, number) for number in range(3)] == [back.draw(other, number) for number in range(3)]
+    assert to_json(back, ROLES, LEARNED) == path.read_text()
+    assert sha256(back) == sha256(graph)
+    back.silence([(2, 0)])
+    assert sha256(back) != sha256(graph)
+    single = Graph.of(Mode.chain, 2, seed=0, rounds=1)
+    path.write_text(to_json(single, ROLES[:2]))
+    assert load(path).graph.temporal.live.shape == (0, 2, 2)
+    assert load(path).graph.settled(0) == single.settled(0)
+
+
+def test_a_file_of_version_1_is_read(saved: Path) -> None:
+    now = load(saved).graph
+    values = json.loads(saved.read_text()) | {"version": 1}
+    saved.write_text(json.dumps({name: value for name, value in values.items() if name not in ("rounds", "silent")}))
+    before = load(saved).graph
+    assert sha256(before) == sha256(now)
+    assert (before.rounds, before.silent, before.settled(1)) == (None, frozenset(), now.settled(1))
+    saved.write_text(json.dumps(values))
+    with pytest.raises(DataError, match="no key 'rounds'"):
+        load(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (put("rounds", value=2), "spatial.allowed: 2 matrices expected, found 3"),
+        (put("rounds", value=0), "rounds: null, or a whole number in 1..100 expected, found 0"),
+        (put("rounds", value=None), "spatial.allowed: 4 rows expected, one for each agent, found 3"),
+        (put("silent", value=[[], []]), "silent: a list for each of 3 rounds with matrices of their own expected"),
+        (put("silent", 0, value=[4]), "silent[0]: agents in 0..3 expected, found 4"),
+        (put("silent", 0, value=[True]), "silent[0]: agents in 0..3 expected, found True"),
+        (put("silent", 0, value=[0, 1, 2, 3]), "silent[0]: an agent that speaks expected"),
+        (put("spatial", "live", 1, value=ONES), "spatial.live[1][0][0]: 0, as in spatial.allowed, expected, found 1"),
+        (put("temporal", "live", 0, value=ONES), "temporal.live[0][0][2]: 0 for an agent that is silent expected"),
+        (put("temporal", "logits", 1, 2, value=[0]), "temporal.logits[1][2]: 4 cells expected, found 1"),
+    ],
+)
+def test_what_is_wrong_with_a_round_is_named(change: Change, message: str, tmp_path: Path) -> None:
+    path, values = tmp_path / "graph.json", json.loads(to_json(per_round(), ROLES))
+    change(values)
+    path.write_text(json.dumps(values))
+    with pytest.raises(DataError, match=re.escape(f"{path}: ")) as error:
+        load(path)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_every_topology_is_saved_untrained(mode: Mode, tmp_path: Path) -> None:
+    graph = Graph.of(mode, 3, seed=1, initial_probability=0.7)
+    path = tmp_path / "graph.json"
+    path.write_text(to_json(graph, ROLES[: graph.agents]))
+    back = load(path)
+    assert back.learned is None
+    assert sha256(back.graph) == sha256(graph)
+    assert back.graph.spatial.scan() == graph.spatial.scan()
+
+
+def test_the_digest_is_of_what_rounds_are_drawn_from() -> None:
+    base = sha256(trained())
+    other = trained()
+    other.spatial.logits[~other.spatial.live] = 5.0  # pruned edges and the diagonal
+    other.temporal.logits += 1.0  # not optimized: each live edge is taken, whatever its logit
+    assert sha256(other) == base
+    for change in ("logit", "live", "optimized", "fixed"):
+        other = trained()
+        if change == "logit":
+            other.spatial.logits[other.spatial.live] += 1e-12
+        elif change == "live":
+            other.temporal.live[0, 0] = False
+        elif change == "optimized":
+            other.temporal.optimized = True
+        else:
+            other.spatial.optimized = False
+        assert sha256(other) != base, change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (put("version", value=3), "version: 1 or 2 expected, found 3"),
+        (put("version", value=True), "version: 1 or 2 expected, found True"),
+        (lambda values: values.pop("version"), "version: 1 or 2 expected, found None"),
+        (lambda values: values.pop("learned"), "learned is missing"),
+        (lambda values: values["spatial"].pop("live"), "spatial.live is missing"),
+        (put("note", value="x"), "no key 'note'. Choices: agents, "),
+        (put("spatial", "masks", value=[]), "no key 'masks'. Choices: allowed, live, logits, optimized (in spatial)"),
+        (put("mode", value="ring"), "mode: direct_answer or full_connected or random or chain or debate or layered or star expected, found 'ring'"),
+        (put("mode", value=["star"]), "mode: direct_answer"),
+        (put("mode", value="direct_answer"), "agents: 1 for direct_answer expected, found 4"),
+        (put("agents", value=0), "agents: at least 1 expected, found 0"),
+        (put("agents", value=4.0), "agents: a whole number from 0 expected, found 4.0"),
+        (put("agents", value=True), "agents: a whole number from 0 expected, found True"),
+        (put("agents", value=-1), "agents: a whole number from 0 expected, found -1"),
+        (put("agents", value=10**15), "roles: a name for each of 1000000000000000 agents expected, found ["),
+        (put("roles", value=ROLES[:3]), "roles: a name for each of 4 agents expected, found ["),
+        (put("roles", value="solver"), "roles: a list expected, found 'solver'"),
+        (put("roles", 1, value="\x1b[31mred"), "roles[1]: a name of 1 to 80 printable characters expected, found '\\x1b[31mred'"),
+        (put("roles", 1, value="x" * 81), "roles[1]: a name of 1 to 80"),
+        (put("roles", 1, value=" "), "roles[1]: a name of 1 to 80"),
+        (put("roles", 3, value=None), "roles[3]: a name of 1 to 80"),
+        (put("spatial", value=[1]), "spatial: a JSON object expected, found [1]"),
+        (put("spatial", "optimized", value=1), "spatial.optimized: true or false expected, found 1"),
+        (put("spatial", "live", value=[[0]]), "spatial.live: 4 rows expected, one for each agent, found 1"),
+        (put("spatial", "live", 2, value=[0, 0, 0]), "spatial.live[2]: 4 cells expected, found 3"),
+        (put("spatial", "live", 2, value={"0": 1}), "spatial.live[2]: a list expected, found {'0': 1}"),
+        (put("temporal", "allowed", 0, 3, value=2), "temporal.allowed[0][3]: 0 or 1 expected, found 2"),
+        (put("temporal", "allowed", 0, 3, value=1.0), "temporal.allowed[0][3]: 0 or 1 expected, found 1.0"),
+        (put("temporal", "allowed", 0, 3, value=True), "temporal.allowed[0][3]: 0 or 1 expected, found True"),
+        (put("temporal", "allowed", 0, 3, value=0), "temporal.live[0][3]: 0, as in temporal.allowed, expected, found 1"),
+        (put("spatial", "allowed", 1, 1, value=1), "spatial.allowed: 0 from an agent to itself expected"),
+        (put("spatial", "logits", 1, 2, value=float("nan")), "spatial.logits[1][2]: a number expected, found nan"),
+        (put("spatial", "logits", 1, 2, value=float("-inf")), "spatial.logits[1][2]: a number expected, found -inf"),
+        (put("spatial", "logits", 1, 2, value=10**400), "spatial.logits[1][2]: a number expected, found 1000"),
+        (put("spatial", "logits", 1, 2, value="0"), "spatial.logits[1][2]: a number expected, found '0'"),
+        (put("spatial", "logits", 1, 2, value=False), "spatial.logits[1][2]: a number expected, found False"),
+        (put("spatial", "logits", 1, value=None), "spatial.logits[1]: a list expected, found None"),
+        (put("learned", value=3), "learned: a JSON object expected, found 3"),
+        (put("learned", "iterations", value=-1), "learned.iterations: a whole number from 0 expected, found -1"),
+        (put("learned", "questions", value="40"), "learned.questions: a whole number from 0 expected, found '40'"),
+        (put("learned", "seed", value=0.5), "learned.seed: a whole number expected, found 0.5"),
+        (put("learned", "settings", value=[]), "learned.settings: a JSON object expected, found []"),
+        (put("learned", "settings", "lr", value=float("nan")), "learned.settings.lr: a text, a finite number, true, false or null expected, found nan"),
+        (put("learned", "settings", "lr", value=[1]), "learned.settings.lr: a text, a finite number, true, false or null expected, found [1]"),
+        (put("learned", "settings", "a\nb", value=1), "learned.settings: a name of 1 to 80"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named_by_file_and_key(change: Change, message: str, saved: Path) -> None:
+    values = json.loads(saved.read_text())
+    change(values)
+    saved.write_text(json.dumps(values))
+    with pytest.raises(DataError) as error:
+        load(saved)
+    assert str(error.value).startswith(f"{saved}: {message}")
+    assert len(str(error.value)) < 600 + len(str(saved))
+
+
+def test_a_mask_may_have_cycles_and_extreme_weights(saved: Path) -> None:
+    values = json.loads(saved.read_text())
+    values["spatial"]["live"] = values["spatial"]["allowed"]
+    values["spatial"]["logits"] = [[1e299, -1e299, 0, 5]] * 4
+    saved.write_text(json.dumps(values))
+    graph = load(saved).graph
+    drawn = graph.draw(random.Random(0), 1)
+    assert drawn.log_prob <= 0
+    assert not {(target, source) for source, target in drawn.spatial} & set(drawn.spatial)
+
+
+def test_what_is_no_graph_file_is_refused(saved: Path, tmp_path: Path) -> None:
+    def refused(path: Path, text: str) -> None:
+        with pytest.raises(DataError, match=text):
+            load(path)
+
+    refused(tmp_path / "none.json", "cannot read .*none.json .No such file")
+    refused(tmp_path, "this is a folder; give the graph.json that a job has saved")
+    refused(Path("/dev/zero"), "not an ordinary file")
+    os.mkfifo(tmp_path / "pipe")
+    refused(tmp_path / "pipe", "not an ordinary file")
+    for text, message in {
+        "": "not readable as JSON",
+        "[1]": "a JSON object expected",
+        "[" * 100_000: "not readable as JSON",
+        '{"version": 1, "version": 1}': "the key 'version' is duplicated",
+        saved.read_text()[:-20]: "not readable as JSON",
+        f'{{"version": {"9" * 5000}}}': "not readable as JSON",
+    }.items():
+        saved.write_text(text)
+        refused(saved, message)
+    saved.write_bytes(b'{"version": "\xff"}')
+    refused(saved, "not readable as JSON")
+    with saved.open("wb") as stream:
+        stream.truncate(2**40)
+    refused(saved, "1,099,511,627,776 bytes, and no graph needs more than")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=200)
+@given(data=st.data())
+def test_whatever_stands_in_a_place_is_read_or_refused(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    values = json.loads(to_json(data.draw(st.sampled_from([trained(), per_round()])), ROLES, LEARNED))
+    inside: Any = values
+    while True:
+        key = data.draw(st.sampled_from(sorted(inside) if isinstance(inside, dict) else range(len(inside))))
+        if not isinstance(inside[key], (dict, list)) or not inside[key] or data.draw(st.booleans()):
+            break
+        inside = inside[key]
+    inside[key] = data.draw(JSON)
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_text(json.dumps(values))
+    try:
+        back = load(path)
+    except DataError as error:
+        assert str(error).startswith(f"{path}: ")  # noqa: PT017 # being read is fine, too
+    else:
+        for number in range(2):
+            assert back.graph.draw(random.Random(0), number).log_prob <= 0
