@@ -15,13 +15,12 @@ from runner.config.likelihood import LikelihoodConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Framing, GenerateConfig, Gsm8kConfig, TaskConfig
 from runner.config.wording import PromptStyle
-from runner.options.agents.keys import AgentsConfig
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import chat_templates
 from runner_engine.checkpoints.resolve import resolve
 from runner_engine.settings.model import LocalModelConfig
 
-CHATS: list[TaskConfig] = [Gsm8kConfig(), LikelihoodConfig(), AgentsConfig(), GenerateConfig(prompt="hi")]
+CHATS: list[TaskConfig] = [Gsm8kConfig(), LikelihoodConfig(), GenerateConfig(prompt="hi")]
 OTHERS: list[TaskConfig] = [
     Gsm8kConfig(prompt=PromptStyle.text),
     LikelihoodConfig(prompt=PromptStyle.text),

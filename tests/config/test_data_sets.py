@@ -64,9 +64,8 @@ def test_the_shipped_ones_are_listed() -> None:
 def test_a_name_is_what_its_file_says() -> None:
     assert task() == Gsm8kConfig()
     assert task("task.data=embedded_hard5") == task("task.split=hard5")
-    for other in ("likelihood", "agents"):
-        assert task(f"task={other}", "task.data=gsm8k").data == "openai/gsm8k"
-        assert task(f"task={other}", "task.data=embedded_hard").split == "hard"
+    assert task("task=likelihood", "task.data=gsm8k").data == "openai/gsm8k"
+    assert task("task=likelihood", "task.data=embedded_hard").split == "hard"
 
 
 def test_keys_that_a_file_may_hold_are_keys_of_tasks() -> None:
@@ -92,8 +91,6 @@ def test_a_file_of_the_users_own_and_who_wins(mine: Path) -> None:
     assert (composed.task.split, composed.task.subset) == ("test", "hard")  # a study's keys win as well
     by_search_path = task("task.data=quiz", f"hydra.searchpath=[file://{mine}]")
     assert by_search_path == quiz
-    team = task("task=agents", "task.data=quiz", folder=mine)
-    assert (team.has_letters, team.choices_key) == (True, "options")
 
 
 def test_each_job_of_a_grid_has_its_own(mine: Path) -> None:

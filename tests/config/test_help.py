@@ -49,21 +49,19 @@ def test_every_key_of_every_choice_says_what_it_is(group: str) -> None:
 
 
 def test_the_data_sets_stand_beside_their_key() -> None:
-    for name in ("gsm8k", "likelihood", "agents"):
+    for name in ("gsm8k", "likelihood"):
         said = keys(f"task={name}", "task.data=embedded_hard5")
         assert said["task.data"][1].endswith(f". Data sets: {', '.join(choices_for('dataset'))}")
         assert said["task.split"][0] == "hard5"
 
 
 def test_values_choices_and_comments_stand_beside_a_key() -> None:
-    said = keys("task=agents", "task.limit=7", "model=hybrid", "task.graph=null", "tracking.uri=sqlite:///x y.db")
-    assert said["task.limit"] == ("7", "then the first N; null: all")
-    assert said["task.mode"][0] == "full_connected"
-    assert re.search(r"direct_answer .* \| random \| chain \| debate \| layered \| star", said["task.mode"][1])
+    said = keys("task.limit=7", "model=hybrid", "task.shuffle_seed=null", "tracking.uri=sqlite:///x y.db")
+    assert said["task.limit"] == ("7", "then the first N questions; null: all of them")
     assert said["model.student.dtype"] == ("auto", "auto (as the checkpoint says) | float32 | bfloat16 | float16")
     assert said["model.teacher.retries"][1].startswith("how often a request without an answer is sent again")
     assert said["tracking.uri"][0] == '"sqlite:///x y.db"'
-    assert said["task.roles"][0] == "null"
+    assert said["task.shuffle_seed"][0] == "null"
     assert not [key for key in said if key.endswith(".name") and key.count(".") == 1], "the names of choices are none"
     assert keys("lora=pth")["lora.path"] == ("???", "the .pth file; embedded: the one that ships")
 

@@ -18,7 +18,6 @@ from runner.config.wording import PromptStyle
 from runner.datasets.asking import load_shots
 from runner.datasets.given import load_given
 from runner.datasets.gsm8k import load_questions
-from runner.options.agents.keys import AgentsConfig
 from runner.run import identify, run
 from runner.store.jobs import read_samples
 from runner_base.errors import ConfigError
@@ -135,19 +134,12 @@ def test_both_scores_and_the_answers_of_the_whole_job(make_config: Make, listed:
     assert not any(sample.left_out for sample in read_samples(Path(again.output_dir) / "samples.jsonl").values())
 
 
-def test_a_team_is_scored_in_the_same_way(make_config: Make, listed: Callable[..., str]) -> None:
-    record = run(make_config(task=AgentsConfig(limit=3, agents=1, without=listed(1))))
-    assert (record.result.metrics["n"], record.result.metrics["n_all"]) == (2, 3)
-    assert any("2 of 3 questions count; left out: 1" in note for note in record.result.notes)
-
-
 @pytest.mark.slow
 def test_a_plan_says_how_many_are_left(runner: Callable[..., Any], listed: Callable[..., str]) -> None:
-    for task in ("gsm8k", "agents"):
-        words = (f"task={task}", f"task.only={listed(1, 2, 3)}", f"task.without={listed(3, name='bad.txt')}")
-        out = runner("model=stub", "plan=true", *words, "tracking=none").out
-        assert "3 questions are asked" in out
-        assert "2 of 3 questions count; left out: 1" in out
+    words = ("task=gsm8k", f"task.only={listed(1, 2, 3)}", f"task.without={listed(3, name='bad.txt')}")
+    out = runner("model=stub", "plan=true", *words, "tracking=none").out
+    assert "3 questions are asked" in out
+    assert "2 of 3 questions count; left out: 1" in out
 
 
 @pytest.mark.skipif(not GSM8K.is_dir(), reason=f"the real GSM8K is not at {GSM8K}")

@@ -5,40 +5,27 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from written_records import ANSWERS, SPEEDS, write
 
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.measures import SweepConfig
 from runner.config.task import Gsm8kConfig
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import EstimateBasis
-from runner.options.agents.keys import AgentsConfig, Mode
-from runner.store.tracking import flatten
-from runner_base.result import Record, Result, Status
 from runner_engine.quantization import CHOICES
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
-
-SPEEDS = {"prefill_tok_per_s": 100.0, "decode_tok_per_s": 10.0, "load_s": 3.0}
-ANSWERS = {"n": 4, "correct": 3, "prompt_tokens": 400, "new_tokens": 84} | SPEEDS  # 1 s and 2 s each, and 3 s
 
 
 @pytest.fixture
 def config(make_config: Callable[..., Any]) -> Any:
     generation = GenerationConfig(max_new_tokens=24, batch_size=4)
     return make_config(model=LocalModelConfig("embedded"), task=Gsm8kConfig(limit=4), generation=generation)
-
-
-def write(config: Any, metrics: dict[str, float], name: str = "job", seconds: float = 15.0, **facts: str) -> None:
-    folder = Path(config.output_dir) / "jobs" / name
-    folder.mkdir(parents=True)
-    params = dict(flatten(config))
-    record = Record(name, Status.FINISHED, str(folder), Result(metrics, facts=facts), params=params, seconds=seconds)
-    (folder / "result.json").write_text(json.dumps(asdict(record)))
 
 
 def test_answers_are_scaled_by_their_number(config: Any) -> None:
@@ -97,22 +84,6 @@ def test_likelihoods_have_no_new_tokens(config: Any) -> None:
     estimate = FinishedJobs(Path(config.output_dir)).estimate(replace(texts, task=LikelihoodConfig(limit=8)))
     assert estimate is not None
     assert estimate.seconds == pytest.approx(4 + 8 * 1)
-
-
-def test_a_teams_question_takes_several_calls(config: Any) -> None:
-    chain = replace(config, task=AgentsConfig(limit=4, mode=Mode.chain))
-    write(chain, ANSWERS | {"calls": 20})  # of 4 agents and the decision, for each of 4 questions
-    found = FinishedJobs(Path(config.output_dir))
-    same, alone = (
-        found.estimate(chain),
-        found.estimate(replace(chain, task=AgentsConfig(limit=4, mode=Mode.direct_answer))),
-    )
-    assert same is not None
-    assert alone is not None
-    assert same.seconds == pytest.approx(15), "as long as it took"
-    decode_s = (84 - 20) / 10  # the first token of each answer comes from its prompt
-    beside_s = 15 - 4 - decode_s
-    assert alone.seconds == pytest.approx(beside_s + (4 + decode_s) * 8 / 20), "two calls a question"
 
 
 def test_several_records_give_the_spread(config: Any) -> None:

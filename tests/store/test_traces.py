@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from traced import traces_of
 
 from runner_base.result import Sample
 
 Run = Callable[..., Any]
 pytestmark = pytest.mark.slow
-
-
-def traces_of(folder: Path, done: Any) -> list[Any]:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{folder / 'outputs' / 'mlflow.db'}")
-    run = client.get_run(done.json()["mlflow_run_id"])
-    found = client.search_traces(locations=[run.info.experiment_id], run_id=run.info.run_id, max_results=100)
-    return sorted(found, key=lambda trace: int(trace.data.spans[0].name.split()[-1]))
 
 
 def samples_of(done: Any) -> list[Sample]:
@@ -61,21 +51,6 @@ def test_each_sample_is_a_trace_once(runner: Run, tmp_path: Path) -> None:
     }, "only the missing one is logged"  # fmt: skip
     anew = runner(*small, "seed=5", "model=stub", "tracking.traces=true")
     assert len(traces_of(tmp_path, anew)) == 3
-
-
-def test_the_calls_of_agents_are_spans(runner: Run, tmp_path: Path) -> None:
-    team = ("task=agents", "model=stub", "task.limit=2", "print=json", "tracking.traces=true")
-    done = runner(*team)
-    assert done.code == 0, done.err
-    lines = Path(done.json()["output_dir"], "calls.jsonl").read_text().splitlines()
-    calls = [call for line in lines if "text" in (call := json.loads(line))]  # the others are outcomes of programs
-    assert len(calls) == 10
-    for index, trace in enumerate(traces_of(tmp_path, done)):
-        root, *spans = trace.data.spans
-        own = [call for call in calls if call["id"].startswith(f"test/{index}/")]
-        assert [(span.name, span.outputs["answer"]) for span in spans] == [(it["who"], it["text"]) for it in own]
-        assert {span.parent_id for span in spans} == {root.span_id}
-        assert all(one.end_time_ns <= other.start_time_ns for one, other in pairwise(spans))
 
 
 def test_without_a_store_there_is_no_place_for_traces(runner: Run) -> None:

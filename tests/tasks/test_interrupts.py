@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 import signal
 import subprocess
 import sys
@@ -14,31 +12,12 @@ from typing import Any
 import pytest
 import warm_process
 from grids import wait_for
+from interrupts import answers, check_the_same_tokens
 
-SAID = re.compile(r"interrupted: (\d+)(.*) kept, (\d+) unfinished kept for resuming, run the same command to resume")
-STARTS = 8  # until one is interrupted while an answer is begun
 JOBS = {
     "gsm8k": ("task=gsm8k", "task.limit=12", "generation.batch_size=3"),
     "sampled": ("task=gsm8k", "task.limit=8", "task.samples=2", "generation=sampling", "generation.batch_size=3"),
-    "agents": ("task=agents", "task.limit=3", "lora=embedded_team", "task.domain=brief", "generation.batch_size=3"),
 }
-
-
-def of_job(folder: Path, name: str) -> list[dict[str, Any]]:
-    """Return the lines of a file of the only job in a folder."""
-    return [json.loads(line) for path in folder.glob(f"jobs/*/{name}") for line in path.read_text().splitlines()]
-
-
-def answers(folder: Path) -> list[dict[str, Any]]:
-    """Return what the job has answered, without what was measured."""
-    lines, left_out = of_job(folder, "samples.jsonl"), ("seconds", "checksum", "calls")
-    kept = [{key: it for key, it in line.items() if key not in left_out} for line in lines]
-    return sorted(kept, key=lambda it: int(it["index"]))
-
-
-def has_grown(folder: Path, log: str, before: list[dict[str, Any]]) -> Callable[[], bool]:
-    """Return what says whether a file of a job has got new lines."""
-    return lambda: len(of_job(folder, log)) > len(before)
 
 
 @pytest.mark.sampled(2)
@@ -48,37 +27,7 @@ def has_grown(folder: Path, log: str, before: list[dict[str, Any]]) -> Callable[
 def test_what_was_begun_goes_on_with_the_same_tokens(
     runner: Callable[..., Any], tmp_path: Path, name: str, sent: signal.Signals
 ) -> None:
-    log = "calls.jsonl" if name == "agents" else "samples.jsonl"
-    words = [*JOBS[name], "model.dtype=float32", "tracking=none", "print=none"]
-    done = runner(*words, f"output_dir={tmp_path}/whole")
-    assert done.code == 0, done.err
-    folder = tmp_path / "interrupted"
-    partial: list[dict[str, Any]] = []
-    for _ in range(STARTS):
-        before = of_job(folder, log)
-        process = warm_process.popen(
-            [sys.executable, "-m", "runner", *words, f"output_dir={folder}"],
-            cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        wait_for(has_grown(folder, log, before))
-        process.send_signal(sent)
-        _, err = process.communicate(timeout=200)
-        assert process.returncode == 130, err
-        assert of_job(folder, log)[: len(before)] == before, "nothing that is done is asked again"
-        if partial := of_job(folder, "partial.jsonl"):
-            break
-    said = SAID.search(err)
-    assert said is not None, err
-    assert (int(said[1]), int(said[3])) == (len(answers(folder)), len(partial)), "a job of agents says its questions"
-    kept = [choice for line in partial for choice in line["choices"]]
-    assert any(choice["token_ids"] and choice["text"] for choice in kept)
-    assert not {line["id"] for line in partial} & {line["index"] for line in answers(folder)}
-    before = of_job(folder, log)
-    done = runner(*words, f"output_dir={folder}")
-    assert done.code == 0, done.err
-    assert of_job(folder, log)[: len(before)] == before
-    assert answers(folder) == answers(tmp_path / "whole")
-    assert not [*folder.glob("jobs/*/partial.jsonl")]
+    check_the_same_tokens(runner, tmp_path, JOBS[name], "samples.jsonl", sent)
 
 
 def test_a_partial_file_that_is_damaged_is_no_evidence(runner: Callable[..., Any], tmp_path: Path) -> None:

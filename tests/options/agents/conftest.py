@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from compared_stores import rows, show, store
 from teams import Starts
 
 from runner.options.agents.sandbox import Sandbox
+
+__all__ = ["rows", "show", "store"]
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from opening import open_engine
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import GenerateConfig, Gsm8kConfig
+from runner.options.agents.keys import AgentsConfig
 from runner.options.remote.keys import ApiConfig, Extensions, HybridConfig, StudentConfig, TeacherConfig
 from runner.options.remote.server_text import AnswerText, Secret
 from runner.run import run
