@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from runner.library.jobs import evaluate
     from runner.library.load import load
     from runner.library.model import Answer, Model
-    from runner.sharding.load_part import load_part
     from runner_compare.in_python import Compare
 
     compare: Compare  # a package that can be called
@@ -33,7 +32,6 @@ MODULE_OF = {
     "Model": "runner.library.model",
     "Answer": "runner.library.model",
     "evaluate": "runner.library.jobs",
-    "load_part": "runner.sharding.load_part",
 }
 __all__ = ["Answer", "Model", "compare", "evaluate", "grid", "load", "load_part"]
 
@@ -44,4 +42,9 @@ def __getattr__(name: str) -> Any:
         return import_module({"grid": "runner.grid", "compare": "runner_compare"}[name])  # packages that can be called
     if name in MODULE_OF:
         return getattr(import_module(MODULE_OF[name]), name)
+    if not name.startswith("_"):
+        from runner_base.plugins import load_object, own_options
+
+        if name in own_options("python"):
+            return load_object("python", name, object)
     raise AttributeError(f"module 'runner' has no attribute {name!r}")

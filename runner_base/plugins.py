@@ -32,8 +32,8 @@ KINDS = {
     "scorer": "runner.scorers",
     "metric": "runner.metrics",
 }
-# launchers and sweepers of Hydra: other packages add theirs by Hydra's own ways
-OF_OPTIONS = KINDS | {"launcher": "runner.launchers", "sweeper": "runner.sweepers"}
+# launchers and sweepers of Hydra: other packages add theirs by Hydra's own ways; names that `runner` has in Python
+OF_OPTIONS = KINDS | {"launcher": "runner.launchers", "sweeper": "runner.sweepers", "python": "runner.python"}
 OWN_PACKAGE = "runner-llm"  # whose entry points are the runner's own options
 
 

@@ -261,7 +261,7 @@ HEAVY = (
         "sys.argv = ['runner-advise', 'model=qwen25_7b_instruct', '--machine', 'laptop_8gb'];"
         "from runner.options.advise import entry; entry()",
         "sys.argv = ['runner-compare', '--help']; from runner_compare import entry; entry()",
-        f"import runner.run, runner.engines.kinds.parts, {', '.join(sorted(kind.module for kind in TASKS.values()))}",
+        f"import runner.run, {', '.join(sorted(kind.module for kind in TASKS.values()))}",
         "sys.argv = ['runner', 'task=likelihood', 'quantization=nf4', 'task.reference=quantization=none', 'plan=quick'];"
         "from runner.__main__ import entry; entry()",
         "sys.argv = ['runner', '-m', 'quantization=nf4', 'task.early_stop_vs=quantization=none', 'plan=quick'];"

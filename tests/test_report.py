@@ -10,9 +10,9 @@ import pytest
 
 from runner.config.model import StubConfig
 from runner.config.root import Print, RunnerConfig
-from runner.config.task import SplitConfig
 from runner.core.loaded import lines
 from runner.options.agents.keys import AgentsConfig, Domain, Mode
+from runner.options.parts.keys import SplitConfig
 from runner.report import MAX_KEY_COLUMNS, GridLine, brief, headline, naming_columns, show, show_grid
 from runner.run import run
 from runner_base.result import Record, Result, Status

@@ -42,7 +42,7 @@ class Backend(StrEnum):
 class PartsModelConfig(ModelConfig):
     """The parts of a split checkpoint, each run by one of several processes."""
 
-    module: ClassVar[str] = "runner.engines.kinds.parts"
+    module: ClassVar[str] = "runner.options.parts.kind"
     has_weights: ClassVar[bool] = True
     name: str = setting(MISSING, HASHED, filled("give the folder that task=split wrote"))
     stages: int | None = setting(

@@ -5,14 +5,10 @@ from __future__ import annotations
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.task import (
-    ArchiveConfig,
     ChatConfig,
     GenerateConfig,
     Gsm8kConfig,
-    MergeConfig,
-    SplitConfig,
     TaskConfig,
-    VerifyConfig,
 )
 from runner_base.plugins import Choices
 
@@ -23,9 +19,5 @@ _OWN: dict[str, type[TaskConfig]] = {
     "likelihood": LikelihoodConfig,
     "sweep": SweepConfig,
     "memory": MemoryConfig,
-    "split": SplitConfig,
-    "merge": MergeConfig,
-    "verify": VerifyConfig,
-    "archive": ArchiveConfig,
 }
 TASKS = Choices("task", TaskConfig, _OWN)

@@ -10,7 +10,7 @@ from hydra.plugins.completion_plugin import CompletionPlugin
 
 from runner.config.completion import completing_values
 from runner.config.runner_hydra import hydra_of
-from runner.config.task import Strategy
+from runner.options.parts.keys import Strategy
 
 
 @pytest.fixture(scope="module")

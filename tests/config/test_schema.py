@@ -17,8 +17,9 @@ from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.model import PartsModelConfig, StubConfig
 from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig, TrackingConfig, semantic_keys
-from runner.config.task import Gsm8kConfig, SplitConfig
+from runner.config.task import Gsm8kConfig
 from runner.config.wording import PromptStyle
+from runner.options.parts.keys import SplitConfig
 from runner.options.remote.keys import ApiConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError

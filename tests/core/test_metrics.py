@@ -13,15 +13,8 @@ from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.model import PartsModelConfig
 from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import (
-    ArchiveConfig,
-    GenerateConfig,
-    Gsm8kConfig,
-    MergeConfig,
-    SplitConfig,
-    TaskConfig,
-    VerifyConfig,
-)
+from runner.config.task import GenerateConfig, Gsm8kConfig, TaskConfig
+from runner.options.parts.keys import ArchiveConfig, MergeConfig, SplitConfig, VerifyConfig
 from runner.report import headline
 from runner.run import run
 from runner_compare.metrics import (

@@ -16,7 +16,7 @@ from stages import split_into
 
 from runner.config.model import PartsModelConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import Gsm8kConfig, TaskConfig, VerifyConfig
+from runner.config.task import Gsm8kConfig, TaskConfig
 from runner.config.tasks import TASKS
 from runner.config.wording import PromptStyle
 from runner.grid.gpu_sets import GpuSet
@@ -24,6 +24,7 @@ from runner.grid.plan import Outcome, PlannedJob, State, WorkerLimits, group, pl
 from runner.grid.show import GridView
 from runner.grid.worker_process import Worker
 from runner.grid.workers import WorkerPool
+from runner.options.parts.keys import VerifyConfig
 from runner.store.jobs import Job
 from runner_base import machine
 from runner_base.errors import ConfigError

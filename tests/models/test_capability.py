@@ -25,7 +25,8 @@ from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.model import StubConfig
 from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import Gsm8kConfig, SplitConfig
+from runner.config.task import Gsm8kConfig
+from runner.options.parts.keys import SplitConfig
 from runner.run import check
 from runner_base import machine
 from runner_base.dtypes import Dtype

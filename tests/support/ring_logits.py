@@ -12,9 +12,9 @@ from stages import STEPS, greedy, left_padded, whole
 from torch.distributed.rendezvous import rendezvous
 
 import runner
-from runner.engines.pipeline.machines import ring_interface
-from runner.engines.pipeline.ranks import ProcessRank, torchrun_rank
-from runner.engines.pipeline.transport import Packet, PacketType, Transport
+from runner.options.parts.pipeline.machines import ring_interface
+from runner.options.parts.pipeline.ranks import ProcessRank, torchrun_rank
+from runner.options.parts.pipeline.transport import Packet, PacketType, Transport
 
 
 def compare(model: Path, parts: Path, rank: int, processes: int, transport: Transport) -> None:

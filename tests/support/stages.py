@@ -11,7 +11,7 @@ import transformers
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from runner.config.root import NoTrackingConfig, RunnerConfig
-from runner.config.task import SplitConfig
+from runner.options.parts.keys import SplitConfig
 from runner.run import run
 from runner_base.dtypes import Dtype
 from runner_engine.quantization.base import QuantizationConfig

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from runner.config.root import RunnerConfig
-from runner.config.task import ArchiveConfig, GenerateConfig, VerifyConfig
+from runner.config.task import GenerateConfig
 from runner.config.tasks import TASKS
+from runner.options.parts.keys import ArchiveConfig, VerifyConfig
 from runner.run import check
 from runner.tasks.base import Task, Uses, task_of
 from runner_engine.checkpoints.resolve import resolve

@@ -1,0 +1,133 @@
+"""A split in the old form, with only partition_N.json files that hold numbers, becomes one safetensors file.
+
+{part_id, layers: [{name, layer_type, shape, parameters: [float32 numbers]}], total_params}, where layer_type names the
+dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.options.parts.sharding import partition_file
+from runner.options.parts.sharding.archive import Advance
+from runner.options.parts.sharding.manifest import MANIFEST, UNFINISHED, partition_name
+from runner.options.parts.sharding.partition_file import INLINE, Layer, Partition
+from runner.options.parts.sharding.restore import written_order
+from runner.options.parts.sharding.write import Target, copied
+from runner_base.errors import ConfigError, DataError
+from runner_engine.checkpoints import byteio
+from runner_engine.checkpoints.weight_files import DTYPE_BITS, DTYPE_NAMES, SINGLE, WEIGHT_SUFFIXES, Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Numbers = np.ndarray[Any, Any]
+
+
+def is_old_split(folder: Path) -> bool:
+    """Tell whether a folder holds partitions in the old form."""
+    if not folder.is_dir() or any((folder / name).exists() for name in (MANIFEST, UNFINISHED)):
+        return False
+    return (folder / partition_name(0)).exists() and not any(folder.glob("part_*.safetensors*"))
+
+
+def read_old_split(folder: Path) -> list[Partition]:
+    """Read all partitions of a folder; a gap in their numbers or a tensor listed twice is an error."""
+    names = {path.name for path in folder.glob("partition_*.json")}
+    expected = [partition_name(number) for number in range(len(names))]
+    if names != set(expected):
+        raise DataError(f"{folder}: {', '.join(expected)} expected, found {', '.join(sorted(names))}")
+    partitions = [partition_file.read_partition(folder / name) for name in expected]
+    homes: dict[str, Partition] = {}
+    for number, partition in enumerate(partitions):
+        if partition.part_id != number:
+            raise DataError(f"{partition.path}: part_id: {number} expected, found {partition.part_id}")
+        if partition.form != INLINE:
+            raise DataError(
+                f"{partition.path}: refers to tensors in part_{number}.safetensors, and neither that nor {MANIFEST} "
+                "is there: give the whole folder that task=split wrote"
+            )
+        for layer in partition.layers:
+            if layer.name in homes:
+                raise DataError(f"{partition.path}: {layer.name} is in {homes[layer.name].path.name}, too")
+            homes[layer.name] = partition
+    return partitions
+
+
+def _companions(folder: Path) -> list[Path]:
+    """Return the files beside the partitions that hold no weights: config, tokenizer."""
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+        and not path.name.startswith(("partition_", "."))
+        and not path.name.endswith((*WEIGHT_SUFFIXES, ".index.json"))
+    ]
+
+
+class FromNumbers:
+    """Makes the safetensors file of a split in the old form, and counts the numbers that had to be rounded."""
+
+    def __init__(self, folder: Path, partitions: list[Partition], dtype: str | None) -> None:
+        """`dtype` as safetensors spells it; None: the one that each layer names, or float32."""
+        self.folder, self.source, self.num_parts = folder, folder.name, len(partitions)
+        placed = [(_tensor(one, layer, dtype), one, layer) for one in partitions for layer in one.layers]
+        self.placed = sorted(placed, key=lambda place: written_order(place[0]))
+        self.tensors = tuple(tensor for tensor, _, _ in self.placed)
+        self.header = byteio.build_header(self.tensors, {"format": "pt"})
+        self.rounded = 0  # numbers that their dtype could not hold exactly, known after `pieces`
+
+    def targets(self) -> list[Target]:
+        """List the files to restore: the safetensors file, and those beside the partitions."""
+        nbytes = len(self.header) + sum(tensor.nbytes for tensor in self.tensors)
+        beside = [copied(path, path.name) for path in _companions(self.folder)]
+        return [*beside, Target(SINGLE, nbytes, self.pieces, tensors=self.tensors)]
+
+    def pieces(self, advance: Advance) -> Iterator[bytes]:
+        """Yield the file piece by piece."""
+        self.rounded = 0
+        yield self.header
+        for tensor, partition, layer in self.placed:
+            for values in partition_file.from_json(partition, layer):
+                where = f"{partition.path}: {layer.name}"
+                data, rounded = encode(values, tensor.dtype, where)
+                self.rounded += rounded
+                yield data
+                advance(len(data))
+
+
+def _tensor(partition: Partition, layer: Layer, dtype: str | None) -> Tensor:
+    kind = dtype or safetensors_dtype(layer.dtype or layer.layer_type) or "F32"
+    return Tensor(layer.name, kind, layer.shape, partition.path, 0, layer.params * DTYPE_BITS[kind] // 8)
+
+
+def safetensors_dtype(dtype: str) -> str | None:
+    """Return the safetensors name of a dtype as frameworks name it, None if there is no such dtype."""
+    plain = dtype.removeprefix("torch.").strip()
+    return plain.upper() if plain.upper() in partition_file.READABLE else DTYPE_NAMES.get(plain.lower())
+
+
+def encode(values: Numbers, dtype: str, where: str) -> tuple[bytes, int]:
+    """Return numbers as the bytes of a dtype, and how many of them had to be rounded."""
+    import numpy as np
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        if dtype == "BF16":
+            bits = values.astype("<f4").view("<u4").astype("<u8")
+            bits = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16  # to nearest, ties to even
+            data = bits.astype("<u2").tobytes()
+        elif dtype in partition_file.PLAIN:
+            data = values.astype(partition_file.PLAIN[dtype]).tobytes()
+        else:
+            raise ConfigError(f"{where}: numbers cannot be stored as {dtype}: use task.dtype=float32")
+    stored = partition_file.decode(dtype, data)
+    if not np.isfinite(stored).all():
+        number = values[~np.isfinite(stored)][0]
+        raise DataError(f"{where}: {number} is beyond the range of {dtype}")
+    exact = "<f8" if stored.dtype.kind in "iu" else "<f4"  # the old form was written with the precision of float32
+    rounded = 0 if dtype in ("F32", "F64") else int(np.count_nonzero(stored.astype(exact) != values.astype(exact)))
+    if rounded and stored.dtype.kind in "iu":
+        raise DataError(f"{where}: {dtype} expected, found numbers with fractions or beyond its range")
+    return data, rounded

@@ -1,0 +1,342 @@
+"""The pipeline engine: requests pass through the parts of a split, in several processes.
+
+This process runs the first parts, decides which micro-batch is next, and notices when another process has ended.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from runner.config.model import parts_model
+from runner.config.root import RunnerConfig
+from runner.options.parts.pipeline import CAPABILITIES, processes
+from runner.options.parts.pipeline.microbatches import MicroBatches
+from runner.options.parts.pipeline.processes import POLL_S, PeerProcesses, connect, start_processes
+from runner.options.parts.pipeline.ranks import first_rank, manifest_of
+from runner.options.parts.pipeline.stage_worker import StageWorker
+from runner.options.parts.pipeline.transport import Packet, PacketType, PeerGone, Transport
+from runner.options.parts.sharding.load_part import load_tokenizer
+from runner_base import signals
+from runner_base.errors import JobFailed, RunnerError, one_line
+from runner_base.result import FinishReason
+from runner_engine.decode.rows import Admission, Row, own_generation, stop_tokens
+from runner_engine.decode.stopping import Stopping
+from runner_engine.models.rope.choices import max_positions
+from runner_engine.models.vocabulary import padding_of
+from runner_engine.sessions.base import EngineReport, Event, Request, RequestId
+from runner_engine.sessions.session import Session
+from runner_engine.sessions.stats import EngineStats
+
+
+class PipelineEngine:
+    """Runs the parts over processes that it starts, or that torchrun has started."""
+
+    capabilities = CAPABILITIES
+
+    def __init__(self, config: RunnerConfig, folder: Path | None = None) -> None:
+        self.config, self.folder = config, folder  # the folder gets the logs of the other processes
+        self.stats = EngineStats()
+        self._own_folder: tempfile.TemporaryDirectory[str] | None = None  # if no folder is given
+        self._stages: LoadedStages | None = None
+
+    def load(self) -> EngineReport:
+        """Start the other processes, load this one's parts while they load theirs, and connect."""
+        stages = self.stages
+        model = stages.worker.stages[0].model
+        facts = {
+            "architecture": type(model).__name__,
+            "source": manifest_of(self.config).source,
+            "device": ", ".join(dict.fromkeys(part["device"] for part in stages.parts)),
+            "dtype": str(stages.worker.dtype).removeprefix("torch."),
+            "attention": str(model.config._attn_implementation),
+            "threads": str(stages.worker.threads),
+            "processes": stages.describe_processes(),
+            "sampling": self.config.generation.describe(stages.own),
+        }
+        metrics = {
+            "load_s": self.stats.load_s,
+            "weight_mib": sum(part["mib"] for part in stages.parts),
+            "num_parts": len(stages.parts),
+            "processes": stages.depth,
+            "vocab_size": model.config.get_text_config().vocab_size,
+            "max_positions": max_positions(model.config),
+        }
+        notes, tokenizer = (
+            stages.worker.notes + self.config.generation.ignored_settings_notes(stages.own),
+            stages.tokenizer,
+        )
+        has_template = bool(tokenizer.chat_template)
+        return EngineReport(metrics, facts, notes, stages.parts, tokenizer.bos_token_id, has_template)
+
+    def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
+        """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
+        return self.stages.admission.encode(request)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text that token ids have within a longer text, including special tokens."""
+        return self.stages.admission.decode(ids)
+
+    def open(self, batch_size: int | None = None) -> PipelineSession:
+        """Open a session; only one may be open at a time."""
+        self.stages.micro_batches.rows_at_once = batch_size or self.config.generation.batch_size
+        return PipelineSession(self.stages)
+
+    def arithmetic(self) -> None:
+        """Unknown, because stages may run on several machines."""
+
+    def close(self) -> None:
+        """End the other processes: orderly if nothing is under way, otherwise by killing them."""
+        stages, self._stages = self._stages, None
+        if stages is not None:
+            stages.close()
+        if self._own_folder is not None:
+            self._own_folder.cleanup()
+            self._own_folder = None
+
+    @property
+    def stages(self) -> LoadedStages:
+        """The loaded stages."""
+        if self._stages is None:
+            started = time.perf_counter()
+            self._stages = self._start()
+            self.stats.load_s = time.perf_counter() - started
+        return self._stages
+
+    def _start(self) -> LoadedStages:
+        peers = processes.torchrun_peers
+        if peers is None:
+            folder = self.folder
+            if folder is None:
+                self._own_folder = tempfile.TemporaryDirectory(prefix="runner-")
+                folder = Path(self._own_folder.name)
+            peers = start_processes(self.config, first_rank(self.config, manifest_of(self.config)).processes, folder)
+        try:
+            with naming_dead_process(peers, None):
+                return LoadedStages(self.config, self.stats, peers)
+        except BaseException:
+            peers.kill()
+            raise
+
+
+class PipelineSession(Session):
+    """Requests under way through the stages; new ones form the next micro-batches."""
+
+    def __init__(self, stages: LoadedStages) -> None:
+        super().__init__(CAPABILITIES)
+        self.stages = stages
+        stages.at_rest = False
+
+    def _admit(self, request: Request) -> list[Row]:
+        return self.stages.admission.rows(request)
+
+    def _advance(self, arrived: list[list[Row]], cancelled: set[RequestId]) -> list[Event]:
+        batches = self.stages.micro_batches
+        rows = list(itertools.chain(*arrived))
+        events: list[Event] = [row.completion(FinishReason.error, 0.0) for row in rows if row.error]
+        batches.add([row for row in rows if not row.error])
+        with self.stages.at_work():
+            events += batches.cancel(cancelled) if cancelled else []
+            return events or batches.step()
+
+    def check(self) -> None:
+        """Raise an error that names the process that has ended, if one has."""
+        self.stages.check()
+
+    def _drop(self) -> None:
+        if self.stages.broken is not None:
+            return
+        if not self.idle:
+            self.stages.micro_batches.drop_all()
+        if not self.stages.at_rest:
+            with self.stages.at_work():
+                self.stages.collect_figures()
+
+
+class LoadedStages:
+    """The stages of all processes, as seen by the first process, which sends to them and receives from them."""
+
+    def __init__(self, config: RunnerConfig, stats: EngineStats, peers: PeerProcesses) -> None:
+        self.stats, self.peers, self.depth = stats, peers, peers.rank.processes
+        model_config = parts_model(config.model)
+        self.timeout_s = model_config.timeout_s
+        self.at_rest = False  # nothing is under way: every process waits for a packet, or has ended
+        self.broken: BaseException | None = None  # the error that interrupted a step, after which nothing can go on
+        self.lost_at: float | None = None  # when the connection broke
+        self._closing, self._alive_returned = threading.Event(), threading.Event()
+        self._transport: Transport | None = None
+        self._listener: threading.Thread | None = None
+        self._keeper: threading.Thread | None = None
+        self._received: queue.SimpleQueue[Packet | PeerGone] = queue.SimpleQueue()
+        peers.rendezvous.post("begin")
+        self.worker = StageWorker(config, peers.rank)
+        self.parts = self.worker.loaded_parts()  # one line per part
+        model, self.tokenizer = self.worker.stages[0].model, load_tokenizer(manifest_of(config).folder)
+        self.own = own_generation(model)
+        room, vocab_size = max_positions(model.config), model.config.get_text_config().vocab_size
+        tokenizer = self.tokenizer
+        self.admission = Admission(config, tokenizer, model_config.name, room, own=self.own, vocab_size=vocab_size)
+        stopping = Stopping(tokenizer, stop_tokens(model, tokenizer), self.admission.tags)
+        pad = padding_of(tokenizer, vocab_size)
+        self.micro_batches = MicroBatches(self.depth, self.send, self.receive, stats, stopping, pad)
+        self.micro_batches.fixed_rows = model_config.micro_batch
+        for parts, notes in peers.gather("loaded"):
+            self.parts += parts
+            self.worker.notes += [note for note in notes if note not in self.worker.notes]
+        if self.depth > 1:
+            peers.rendezvous.post("go")
+            self._transport = connect(self.worker, peers.rendezvous)
+            self._listener = threading.Thread(target=self._listen, args=(self._transport,), daemon=True)
+            self._listener.start()
+            self._alive_returned.set()
+            self._keeper = threading.Thread(target=self._keep_alive, args=(self._transport,), daemon=True)
+            self._keeper.start()
+        self.at_rest = True
+
+    def describe_processes(self) -> str:
+        """Return the number of processes, who started them and how they are connected."""
+        if self._transport is None:
+            return "1"
+        by = "started here" if self.peers.children else "started by torchrun"
+        return f"{self.depth}, {by}, over {'nccl' if self._transport.gpu_to_gpu else 'gloo'}"
+
+    def send(self, packet: Packet, tokens: torch.Tensor | None = None) -> None:
+        """Compute this process's part of a step and send it on."""
+        answer = packet if packet.kind in (PacketType.figures, PacketType.stop) else self.worker.run(packet, tokens)
+        if self._transport is None:
+            if answer is not None:
+                self._received.put(answer)
+            return
+        assert answer is not None
+        try:
+            self._transport.send(answer)
+        except PeerGone as error:
+            raise self.peers.find_cause(error) from error
+
+    def receive(self) -> Packet:
+        """Wait for the next packet from the last process, and check meanwhile that all processes are alive."""
+        timeout_s = self.timeout_s
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                received = self._received.get(timeout=POLL_S)
+            except queue.Empty:
+                self.peers.check()
+                if time.monotonic() > deadline:
+                    raise JobFailed(
+                        f"no answer from the {self.depth} processes of the pipeline for {timeout_s:g} s "
+                        "(model.timeout_s): one of them hangs. All were ended; completions so far are kept"
+                    ) from None
+                continue
+            if isinstance(received, PeerGone):
+                raise self.peers.find_cause(received) from received
+            return received
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Run a step; after an error no step may follow, because packets may still be under way."""
+        try:
+            with naming_dead_process(self.peers, self):
+                yield
+        except BaseException as error:
+            self.broken = error
+            raise
+
+    def check(self) -> None:
+        """Raise the error that has ended the pipeline, also while nothing is under way."""
+        if isinstance(self.broken, RunnerError):
+            raise self.broken
+        if self.broken is not None:
+            raise JobFailed(f"the pipeline has ended: {one_line(self.broken)}") from self.broken
+        with self.at_work():
+            self.peers.check()
+            if self.lost_at is not None:
+                raise self.peers.find_cause(self._gone())
+
+    def _gone(self) -> PeerGone:
+        """Return the error that the last process, which sends to the first one, has closed its connection."""
+        return PeerGone(self.peers.rank.processes - 1, ConnectionError("closed"))
+
+    def collect_figures(self) -> None:
+        """Ask each process for its computing time and its memory."""
+        self.micro_batches.drain()  # micro-batches of cancelled requests
+        self.stats.processes = [self.worker.figures()]
+        if self._transport is not None:
+            self.send(Packet(PacketType.figures))
+            self.receive()
+            self.stats.processes += self.peers.gather("figures")
+        self.at_rest = True
+
+    def close(self) -> None:
+        """End the other processes."""
+        is_sound, self.at_rest = self.at_rest and self.broken is None, True
+        self._closing.set()
+        if self._keeper is not None:
+            self._keeper.join(timeout=1.0)
+        try:
+            if is_sound and self._transport is not None:
+                self.send(Packet(PacketType.stop))
+                self.receive()
+                self._transport.flush()
+                self.peers.wait_for_exit()
+        finally:
+            self.peers.kill()
+            if self._listener is not None:
+                self._listener.join(timeout=1.0)
+                if (
+                    not self._listener.is_alive()
+                ):  # else a process on another machine is still connected, until this one exits
+                    dist.destroy_process_group()
+
+    def _listen(self, transport: Transport) -> None:
+        """Receive in another thread, because a blocked receive notices neither Ctrl-C nor the end of a process."""
+        try:
+            while True:
+                packet = transport.receive()
+                if packet.kind is PacketType.alive:
+                    self._alive_returned.set()
+                    continue
+                self._received.put(packet)
+                if packet.kind is PacketType.stop:
+                    return
+        except PeerGone as error:
+            self.lost_at = time.monotonic()
+            self._received.put(error)
+
+    def _keep_alive(self, transport: Transport) -> None:
+        """Send a packet around the ring now and then, so that no process reaches its receive timeout while idle."""
+        while not self._closing.wait(self.timeout_s):
+            if (
+                self._alive_returned.is_set()
+            ):  # else a process hangs, and further packets would only fill its connection
+                self._alive_returned.clear()
+                with suppress(PeerGone):  # the listener reports it
+                    transport.send(Packet(PacketType.alive))
+
+
+@contextmanager
+def naming_dead_process(peers: PeerProcesses, stages: LoadedStages | None) -> Iterator[None]:
+    """If torchrun ends this process because another one has died, raise an error that names that one."""
+    try:
+        yield
+        if processes.terminated_at is not None:
+            signals.interrupt_if_noted()  # and not when the step has ended, where nobody knows of the others
+    except RunnerError:
+        if processes.terminated_at is not None:
+            signals.forget_noted()
+        raise
+    except KeyboardInterrupt:
+        if processes.terminated_at is not None:
+            peers.check()
+            if stages is not None and stages.lost_at is not None and stages.lost_at <= processes.terminated_at:
+                raise peers.find_cause(stages._gone()) from None
+        raise

@@ -1,0 +1,153 @@
+"""The micro-batches of a pipeline: which one is sent when, and what is done with the tokens that return.
+
+Rows pass through the stages in micro-batches. As many micro-batches as processes are under way at once, so that every
+stage has one to work on. A micro-batch whose tokens have returned is sent again with them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from runner.options.parts.pipeline.transport import SETTINGS, Packet, PacketType, as_numbers, write_rows
+from runner_engine.decode.rows import Row
+from runner_engine.decode.stopping import Stopping
+from runner_engine.sessions.base import Event, RequestId
+from runner_engine.sessions.stats import EngineStats
+
+MAX_ROWS = 16  # of a micro-batch, if model.micro_batch is not set
+Send = Callable[[Packet, torch.Tensor | None], None]
+
+
+@dataclass
+class MicroBatch:
+    """Rows that pass through the stages together."""
+
+    number: int
+    rows: list[Row]
+    dropped: set[Row] = field(default_factory=set)  # cancelled while the micro-batch was under way
+    started: float = field(default_factory=time.perf_counter)
+
+
+class MicroBatches:
+    """Passes rows through the stages until each has ended; `depth` micro-batches are computed at once.
+
+    `send` sends a packet through the stages, with its token ids [B, T] if it has any; `receive` waits for the tokens of
+    the micro-batch that returns next.
+    """
+
+    def __init__(
+        self, depth: int, send: Send, receive: Callable[[], Packet], stats: EngineStats, stopping: Stopping, pad: int
+    ) -> None:
+        self.depth, self.send, self.receive = depth, send, receive
+        self.stats, self.stopping, self.pad = stats, stopping, pad
+        self.fixed_rows: int | None = None  # of a micro-batch, by model.micro_batch
+        self.rows_at_once: int | None = None  # of all micro-batches together
+        self._waiting: deque[Row] = deque()
+        self._under_way: dict[int, MicroBatch] = {}
+        self._rows_per_batch = 1
+        self._numbers = itertools.count()  # stages identify a micro-batch by its number, so none is used twice
+        self._last_answer = 0.0
+
+    def add(self, rows: list[Row]) -> None:
+        """Add rows, which form the next micro-batches; sorted by prompt length, so that there is little padding."""
+        self._waiting.extend(sorted(rows, key=lambda row: len(row.prompt), reverse=True))
+        if self.rows_at_once is not None:
+            share = max(1, self.rows_at_once // self.depth)
+            self._rows_per_batch = min(share, self.fixed_rows or share)
+        elif self.fixed_rows is not None:
+            self._rows_per_batch = self.fixed_rows
+        else:  # few enough for a micro-batch in every stage
+            self._rows_per_batch = max(1, min(MAX_ROWS, math.ceil(len(self._waiting) / self.depth)))
+
+    def cancel(self, ids: set[RequestId]) -> list[Event]:
+        """End these requests; rows under way leave their micro-batch when it returns."""
+        events: list[Event] = []
+        for row in self._waiting:
+            if row.request.id in ids:
+                self.stopping.cancel(row, 0.0, events)
+        self._waiting = deque(row for row in self._waiting if row.request.id not in ids)
+        for batch in self._under_way.values():
+            ended = {row for row in batch.rows if row.request.id in ids} - batch.dropped
+            batch.dropped |= ended
+            for row in ended:
+                self.stopping.cancel(row, time.perf_counter() - batch.started, events)
+        if not self._waiting and all(len(batch.dropped) == len(batch.rows) for batch in self._under_way.values()):
+            self.drain()  # no further step would come, and the stages must free them, too
+        return events
+
+    def drop_all(self) -> None:
+        """Drop all rows, without events; the stages free a micro-batch when it returns."""
+        self._waiting.clear()
+        for batch in self._under_way.values():
+            batch.dropped.update(batch.rows)
+
+    def drain(self) -> None:
+        """Wait until no micro-batch is under way."""
+        while self._under_way:
+            self.step()
+
+    def step(self) -> list[Event]:
+        """Send waiting micro-batches and take the next answer; return its events."""
+        if not self._under_way:
+            self._last_answer = time.perf_counter()
+        at_once = min(self.depth, self.rows_at_once or self.depth)
+        while self._waiting and len(self._under_way) < at_once:
+            rows = [self._waiting.popleft() for _ in range(min(self._rows_per_batch, len(self._waiting)))]
+            batch = MicroBatch(next(self._numbers), rows)
+            self._under_way[batch.number] = batch
+            prompts = write_rows(rows, self.pad, list(map(self.stopping.forced, rows)))
+            self.send(Packet(PacketType.prefill, batch.number, prompts), prompts[:, SETTINGS:])
+        if not self._under_way:
+            return []
+        answer = self.receive()
+        batch = self._under_way[answer.batch]
+        self._account(batch)
+        events, kept = self._accept(batch, answer)
+        if kept:  # it is sent again; if some rows have ended, with the numbers of those that go on
+            forced = [self.stopping.forced(batch.rows[number]) for number in kept]
+            is_as_before = len(kept) == len(batch.rows) and not any(token is not None for token in forced)
+            numbers = (
+                None if is_as_before else torch.tensor([[*it] for it in zip(kept, as_numbers(forced), strict=True)])
+            )
+            batch.rows, batch.dropped = [batch.rows[number] for number in kept], set()
+            tokens = torch.tensor([[row.tokens[-1]] for row in batch.rows])
+            self.send(Packet(PacketType.decode, batch.number, numbers), tokens)
+        else:
+            self.send(Packet(PacketType.end, batch.number), None)
+            del self._under_way[batch.number]
+        self.stats.rows_waiting = len(self._waiting)
+        self.stats.rows_alive = sum(len(one.rows) - len(one.dropped) for one in self._under_way.values())
+        return events
+
+    def _account(self, batch: MicroBatch) -> None:
+        """Add the time since the previous answer, since the times of overlapping stages must not be added up."""
+        now = time.perf_counter()
+        seconds, self._last_answer = now - self._last_answer, now
+        if batch.rows[0].tokens:
+            self.stats.decode_s += seconds
+            self.stats.decode_tokens += len(batch.rows)
+        else:
+            self.stats.prefill_s += seconds
+            self.stats.prefill_tokens += sum(len(row.prompt) for row in batch.rows)
+
+    def _accept(self, batch: MicroBatch, answer: Packet) -> tuple[list[Event], list[int]]:
+        """Append a token to each row; return the events, and which rows of the micro-batch go on."""
+        assert answer.numbers is not None
+        seconds = time.perf_counter() - batch.started
+        events: list[Event] = []
+        kept = []
+        for number, (row, token) in enumerate(zip(batch.rows, answer.numbers[:, 0].tolist(), strict=True)):
+            if row in batch.dropped:
+                continue
+            if not row.tokens:
+                row.first_token_s = seconds
+            if self.stopping.accept(row, token, seconds, events):
+                kept.append(number)
+        return events, kept

@@ -1,0 +1,309 @@
+"""The processes of a pipeline: how they start, how they connect, and which one failed first.
+
+They meet at torch's TCP store. There each one posts what it loaded, or why it failed; the ring only carries steps. The
+first process watches the others: when one is killed or fails, the pipeline ends with an error that names it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, TCPStore
+
+from runner.config.model import parts_model
+from runner.config.root import RunnerConfig
+from runner.options.parts.pipeline.machines import (
+    OtherMachines,
+    ring_interface,
+    say_elsewhere,
+    silence_of,
+    watch_first_process,
+)
+from runner.options.parts.pipeline.ranks import ProcessRank, manifest_of
+from runner.options.parts.pipeline.stage_worker import StageWorker
+from runner.options.parts.pipeline.transport import PacketType, PeerGone, Transport
+from runner.options.parts.sharding.strategies import parts_of
+from runner_base import child, errors, signals
+from runner_base.errors import JobFailed, RunnerError
+
+STAGE_PROCESS = "runner.options.parts.pipeline.stage_process"
+LOOPBACK = "127.0.0.1"
+POLL_S = 0.1
+CAUSE_S = 3.0  # how long to look for the process that failed first, after a neighbour has noticed
+EXIT_S = 10.0  # time for a process without work to exit
+KEPT = "All other processes were ended. What is complete is kept: run the same command to resume"
+log = logging.getLogger(__name__)
+terminated_at: float | None = None  # when torchrun sent SIGTERM to this process
+torchrun_peers: PeerProcesses | None = None  # in the first process: the others that torchrun has started
+
+
+class Rendezvous:
+    """A key-value store in which the processes post messages for each other, besides the ring."""
+
+    def __init__(self, store: Any) -> None:
+        self.store = PrefixStore("runner-pipeline", store)
+
+    def post(self, key: str, value: Any = None) -> None:
+        """Post a message for the others."""
+        self.store.set(key, json.dumps(value))
+
+    def has(self, key: str) -> bool:
+        """Return whether a message was posted."""
+        return bool(self.store.check([key]))
+
+    def read(self, key: str) -> Any:
+        """Return a message's value, None if it was not posted."""
+        return json.loads(self.store.get(key)) if self.has(key) else None
+
+    def wait_for(self, key: str, timeout_s: float | None = None) -> bool:
+        """Wait for a message; False if the pipeline ends without it, or after the time limit."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while not self.has(key):
+            if self.has("over") or (deadline is not None and time.monotonic() > deadline):
+                return False
+            time.sleep(POLL_S / 2)
+        return True
+
+
+def own_store() -> TCPStore:
+    """Open the store of a pipeline on one machine; only this machine's processes can connect to it."""
+    # without a socket of ours, the store listens on every interface, whatever the host name
+    listening = socket.create_server((LOOPBACK, 0))
+    port = listening.getsockname()[1]
+    return TCPStore(LOOPBACK, port, None, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach())
+
+
+def join_rendezvous(port: int) -> Rendezvous:
+    """Connect to the store of the parent process."""
+    return Rendezvous(TCPStore(LOOPBACK, port, None, is_master=False))
+
+
+def connect(worker: StageWorker, rendezvous: Rendezvous) -> Transport:
+    """Connect to the two neighbours; waits until every process does so."""
+    rank, gpu_to_gpu = worker.rank, worker.gpu_to_gpu
+    if gpu_to_gpu:
+        torch.cuda.set_device(worker.device)
+    with ring_interface(rank):
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if gpu_to_gpu else "gloo",
+            store=PrefixStore("ring", rendezvous.store),
+            rank=rank.rank,
+            world_size=rank.processes,
+            # the first process checks model.timeout_s; if it cannot, the others end themselves later
+            timeout=timedelta(seconds=60 + 2 * parts_model(worker.config.model).timeout_s),
+        )
+    return Transport(rank.rank, rank.processes, worker.device, gpu_to_gpu)
+
+
+# ----------------------------------------------------------------------------------------- the other processes
+
+
+def run_stages(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous) -> int:
+    """Run this process's parts until the first process ends the pipeline; return the exit code."""
+    try:
+        _run_stages(config, rank, rendezvous)
+    except PeerGone as error:
+        message: tuple[str, Any] = f"lost/{rank.rank}", error.rank
+        say_elsewhere(rank, f"process {error.rank} has closed its connection")
+    except Exception as error:  # whatever it is, the first process reports it
+        log.debug("failed", exc_info=True)
+        message = f"error/{rank.rank}", [type(error).__name__, str(error)]
+    else:
+        return 0
+    with suppress(RuntimeError):  # the first process may have ended, and its store with it
+        rendezvous.post(*message)
+        rendezvous.wait_for(
+            "over", EXIT_S
+        )  # an earlier exit could end the first process before it has read the message
+    return 1
+
+
+def _run_stages(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous) -> None:
+    if not rendezvous.wait_for("begin"):
+        return  # the job was done already
+    worker = StageWorker(config, rank)
+    rendezvous.post(f"loaded/{rank.rank}", [worker.loaded_parts(), worker.notes])
+    if not rendezvous.wait_for("go"):
+        return
+    transport = connect(worker, rendezvous)
+    while (packet := transport.receive()).kind is not PacketType.stop:
+        if packet.kind is PacketType.figures:
+            rendezvous.post(f"figures/{rank.rank}", worker.figures())
+            transport.send(packet)
+        elif packet.kind is PacketType.alive:
+            transport.send(packet)
+        elif (answer := worker.run(packet)) is not None:
+            transport.send(answer)
+    transport.send(packet)
+    transport.flush()
+    dist.destroy_process_group()
+
+
+# ------------------------------------------------------------------------------------------- the first process
+
+
+@dataclass
+class PeerProcesses:
+    """The other processes, as seen by the first one."""
+
+    config: RunnerConfig
+    rank: ProcessRank  # of the first process
+    rendezvous: Rendezvous
+    children: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)  # by rank; empty under torchrun
+    logs: dict[int, Path] = field(default_factory=dict)
+    elsewhere: OtherMachines | None = None
+
+    @property
+    def ranks(self) -> range:
+        """The ranks of the other processes."""
+        return range(1, self.rank.processes)
+
+    def gather(self, what: str) -> list[Any]:
+        """Wait until each of the others has posted a message, and return the messages by rank."""
+        while not all(self.rendezvous.has(f"{what}/{rank}") for rank in self.ranks):
+            self.check()
+            time.sleep(POLL_S / 2)
+        return [self.rendezvous.read(f"{what}/{rank}") for rank in self.ranks]
+
+    def check(self) -> None:
+        """Raise JobFailed, or the error that a process posted, if one of them has failed."""
+        failed = any(process.poll() is not None for process in self.children.values())
+        failed |= any(self.rendezvous.has(f"{kind}/{rank}") for kind in ("error", "lost") for rank in self.ranks)
+        failed |= self.elsewhere is not None and bool(self.elsewhere.silent)
+        if failed:
+            raise self.find_cause(None)
+
+    def find_cause(self, gone: PeerGone | None) -> RunnerError:
+        """Return the error that names the process that failed first; its neighbours only notice that it has ended."""
+        deadline = time.monotonic() + CAUSE_S
+        while (cause := self._posted_error() or self._exit_error()) is None and time.monotonic() < deadline:
+            time.sleep(POLL_S / 2)
+        if cause is not None:
+            return cause
+        if self.elsewhere is not None and self.elsewhere.silent:
+            return JobFailed(f"{silence_of(' and '.join(map(self.name, sorted(self.elsewhere.silent))))}. {KEPT}")
+        lost = {rank: self.rendezvous.read(f"lost/{rank}") for rank in self.ranks}
+        missed = {neighbour for neighbour in lost.values() if neighbour} | ({gone.rank} if gone else set())
+        silent = sorted(missed - {rank for rank, neighbour in lost.items() if neighbour is not None}) or sorted(missed)
+        names = " and ".join(self.name(rank) for rank in silent) or "a process"
+        return JobFailed(f"{names} ended without a message, probably killed. {KEPT}")
+
+    def _posted_error(self) -> RunnerError | None:
+        """Return the error that a process has posted."""
+        for rank in self.ranks:
+            if (posted := self.rendezvous.read(f"error/{rank}")) is not None:
+                kind, message = posted
+                known = getattr(errors, kind, None)
+                if isinstance(known, type) and issubclass(known, RunnerError):
+                    return known(f"{self.name(rank)}: {message}")
+                return JobFailed(f"{self.name(rank)} failed: {kind}: {message}. {KEPT}")
+        return None
+
+    def _exit_error(self) -> RunnerError | None:
+        """Return the error of a process that was started here and has ended without posting one."""
+        codes = {rank: code for rank, process in self.children.items() if (code := process.poll()) is not None}
+        for rank, code in sorted(codes.items(), key=lambda item: item[1] >= 0):  # those killed by a signal first
+            if code < 0 or self.rendezvous.read(f"lost/{rank}") is None:
+                last = "".join(f"\n    | {line}" for line in child.last_lines(self.logs[rank], 5))
+                return JobFailed(f"{self.name(rank)} {child.describe_exit(code)}. {KEPT}{last}")
+        return None
+
+    def name(self, rank: int) -> str:
+        """Return a process's name, with the parts that it runs and its address on another machine."""
+        count, elsewhere = self.rank.processes, {} if self.elsewhere is None else self.elsewhere.addresses
+        where = f" at {elsewhere[rank]}" if rank in elsewhere else ""
+        return f"process {rank} of {count} ({parts_of(manifest_of(self.config), count, rank)}){where}"
+
+    def wait_for_exit(self) -> None:
+        """Wait until the processes have ended, and end those that take too long."""
+        deadline = time.monotonic() + EXIT_S
+        for process in self.children.values():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=max(0.0, deadline - time.monotonic()))
+        self.kill()
+
+    def kill(self) -> None:
+        """End the processes that were started here, at once."""
+        for process in self.children.values():
+            process.kill()
+        for process in self.children.values():
+            process.wait()
+        for path in self.logs.values():
+            if path.exists() and not path.stat().st_size:
+                path.unlink()
+
+
+def start_processes(config: RunnerConfig, processes: int, folder: Path) -> PeerProcesses:
+    """Start the other processes on this machine; they end with this one."""
+    store = own_store()
+    peers = PeerProcesses(config, ProcessRank(0, processes, 0, processes), Rendezvous(store))
+    try:
+        for rank in peers.ranks:
+            peers.logs[rank] = folder / f"process_{rank}.log"
+            with peers.logs[rank].open("wb") as output:
+                # in its own session: the terminal's Ctrl-C is for this process, which ends the others
+                peers.children[rank] = child.start(
+                    "-m", STAGE_PROCESS, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
+                )
+            its_rank = ProcessRank(rank, processes, rank, processes)
+            child.send_input(peers.children[rank], (config, its_rank, store.port, os.getpid()))
+    except BaseException:
+        peers.kill()
+        raise
+    return peers
+
+
+# ------------------------------------------------------------------------------------------------- torchrun
+
+
+def join_torchrun(config: RunnerConfig, rank: ProcessRank) -> int | None:
+    """In a process started by torchrun: run its stages and return the exit code; None in the first process."""
+    global torchrun_peers
+    from torch.distributed.rendezvous import rendezvous as meet
+
+    store, _, _ = next(meet("env://"))
+    rendezvous = Rendezvous(store)
+    if rank.rank == 0:
+        torchrun_peers = PeerProcesses(config, rank, rendezvous)
+        if not rank.is_one_machine:
+            torchrun_peers.elsewhere = others = OtherMachines(range(rank.local_processes, rank.processes))
+            rendezvous.post("watch", [others.address, others.port, others.token])
+        signal.signal(signal.SIGTERM, _on_terminate)
+        atexit.register(_end_pipeline, rendezvous)  # also if the job is done already or cannot begin
+        return None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)  # Python's handler would not run before a packet arrives
+    try:
+        if not rank.is_with_first and rendezvous.wait_for("watch"):
+            watch_first_process(rank, *rendezvous.read("watch"))
+        return run_stages(config, rank, rendezvous)
+    except RuntimeError:  # the store ended with the first process: the job was over before it began
+        say_elsewhere(rank, "the first process has ended before the pipeline began")
+        return 1
+
+
+def _on_terminate(number: int, frame: FrameType | None) -> None:
+    """Record the time: torchrun sends SIGTERM to all if one has died, and passes Ctrl-C on as SIGINT."""
+    global terminated_at
+    terminated_at = terminated_at or time.monotonic()
+    signals.interrupt(number, frame)
+
+
+def _end_pipeline(rendezvous: Rendezvous) -> None:
+    with suppress(RuntimeError):  # the process with the store may have ended
+        rendezvous.post("over")

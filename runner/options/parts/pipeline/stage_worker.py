@@ -1,0 +1,140 @@
+"""One process of a pipeline: it runs its parts in order, with a KV cache for each micro-batch."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from runner.config.model import Backend, parts_model
+from runner.config.root import RunnerConfig
+from runner.options.parts.pipeline.ranks import ProcessRank, manifest_of
+from runner.options.parts.pipeline.transport import Packet, PacketType, forced_tokens, sampler_for, token_mask
+from runner.options.parts.sharding.load_part import load_part
+from runner.options.parts.sharding.manifest import MODEL_FILES
+from runner.options.parts.sharding.stage import Stage
+from runner.options.parts.sharding.strategies import part_cuts
+from runner_base import machine
+from runner_base.errors import ConfigError
+from runner_base.machine import MIB
+from runner_engine.checkpoints.resolve import read_settings
+from runner_engine.decode.sampling import Sampler, leave_only
+from runner_engine.models.load import pick_device, pick_dtype
+
+
+@dataclass
+class BatchState:
+    """The state of a micro-batch between two steps."""
+
+    mask: torch.Tensor  # [B, T] of all tokens so far; 0 is padding
+    positions: torch.Tensor  # [B, tokens of the last pass]
+    caches: list[Any]  # one per part
+    sampler: Sampler | None  # in the last process
+
+
+class StageWorker:
+    """The loaded parts of one process."""
+
+    def __init__(self, config: RunnerConfig, rank: ProcessRank) -> None:
+        manifest = manifest_of(config)
+        cuts = part_cuts(manifest, rank.processes)
+        self.config, self.rank = config, rank
+        model = parts_model(config.model)
+        self.device, has_own_gpu = pick_device(model.device), False
+        if self.device.type == "cuda" and ":" not in model.device:  # one GPU after another
+            gpus = torch.cuda.device_count()
+            self.device = torch.device("cuda", rank.local_rank % gpus)
+            has_own_gpu = gpus >= rank.local_processes
+        if model.backend is Backend.nccl and not has_own_gpu:
+            need = f"it needs a GPU of its own for each process, and this one has {self.device}: use auto or gloo"
+            raise ConfigError(f"model.backend=nccl: {need}")
+        self.gpu_to_gpu = has_own_gpu and model.backend is not Backend.gloo  # otherwise through main memory
+        settings = read_settings(manifest.folder / MODEL_FILES)
+        self.dtype, self.notes = pick_dtype(model.dtype, settings, self.device)
+        self.threads = model.threads or max(
+            1, machine.threads_for(manifest.totals.unique_params) // rank.local_processes
+        )
+        torch.set_num_threads(self.threads)
+        attention = None if model.attention.value == "auto" else model.attention.value
+        self.stages: list[Stage] = [
+            load_part(manifest.folder, part_id, self.device, self.dtype, attention)
+            for part_id in range(cuts[rank.rank], cuts[rank.rank + 1])
+        ]
+        self.is_last = self.stages[-1].is_last  # it has the head
+        self.busy_s = 0.0
+        self._states: dict[int, BatchState] = {}
+
+    def run(self, packet: Packet, tokens: torch.Tensor | None = None) -> Packet | None:
+        """Compute one step of a micro-batch and return the packet for the next process.
+
+        The first process gets token ids [B, T] in addition to the packet, the others hidden states in it.
+        """
+        if packet.kind is PacketType.end:
+            self._states.pop(packet.batch, None)
+            return None if self.is_last else packet
+        started = time.perf_counter()
+        if packet.kind is PacketType.prefill:
+            state = self._states[packet.batch] = self._begin(packet)
+        else:
+            state = self._states[packet.batch]
+            self._advance(state, packet.numbers)
+        values = packet.hidden if tokens is None else tokens.to(self.device)
+        assert values is not None
+        for stage, cache in zip(self.stages, state.caches, strict=True):
+            values = stage(values, state.mask, state.positions, cache, last_only=True)
+        if state.sampler is None:
+            answer = Packet(packet.kind, packet.batch, packet.numbers, values)
+        else:
+            logits = values[:, -1]
+            leave_only(logits, forced_tokens(packet))
+            sampled = state.sampler.pick(logits)
+            answer = Packet(PacketType.tokens, packet.batch, sampled[:, None].cpu())
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # otherwise the time would count as waiting of the next process
+        self.busy_s += time.perf_counter() - started
+        return answer
+
+    def _begin(self, packet: Packet) -> BatchState:
+        """Set up a micro-batch: its prompts are padded on the left, and padding gets no attention."""
+        numbers = packet.numbers
+        assert numbers is not None
+        mask = token_mask(numbers).to(self.device)
+        positions = (mask.cumsum(dim=-1) - 1).clamp_(min=0)
+        vocab_size = self.stages[-1].model.config.vocab_size
+        sampler = sampler_for(numbers, vocab_size, self.device) if self.is_last else None
+        return BatchState(mask, positions, [stage.new_cache() for stage in self.stages], sampler)
+
+    def _advance(self, state: BatchState, kept: torch.Tensor | None) -> None:
+        """Drop the rows that have ended, and make room for one more token."""
+        if kept is not None:
+            rows = kept[:, 0].to(self.device)
+            state.mask, state.positions = state.mask[rows], state.positions[rows]
+            for cache in state.caches:
+                cache.batch_select_indices(rows)
+            if state.sampler is not None:
+                state.sampler.keep(kept[:, 0].tolist())
+        state.mask = torch.cat([state.mask, state.mask.new_ones(len(state.mask), 1)], dim=1)
+        state.positions = state.positions[:, -1:] + 1
+
+    def loaded_parts(self) -> list[dict[str, Any]]:
+        """Return what was loaded, one line per part."""
+        return [
+            {
+                "part": stage.part_id,
+                "layers": f"{stage.span[0]}-{stage.span[1]}",
+                "process": self.rank.rank,
+                "device": str(stage.device),
+                "mib": stage.nbytes / MIB,
+                "load_s": stage.load_s,
+            }
+            for stage in self.stages
+        ]
+
+    def figures(self) -> dict[str, float]:
+        """Return the computing time and the peak memory of this process."""
+        figures = {"busy_s": self.busy_s, "peak_rss_mib": machine.peak_rss_mib()}
+        if self.device.type == "cuda":
+            figures["gpu_mib"] = torch.cuda.max_memory_allocated(self.device) / MIB
+        return figures

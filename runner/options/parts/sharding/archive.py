@@ -1,0 +1,117 @@
+"""Parts as an archive: part_N.safetensors.zst, an ordinary zstd file that any zstd unpacks to the part.
+
+Each MiB of the part is one frame, and the manifest lists the length of each frame. So a range of the part is read by
+unpacking only its frames, and a whole part streams through a few MiB of memory. zstd comes with pyarrow, which MLflow
+requires anyway.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from runner.options.parts.sharding.manifest import PartEntry
+from runner_base import machine
+from runner_base.errors import ConfigError, DataError
+from runner_engine.checkpoints import byteio
+from runner_engine.checkpoints.weight_files import MAX_HEADER_BYTES, WeightFile, parse_header, read_weight_file
+
+FRAME_BYTES = 2**20  # of the part; the last frame is shorter
+LEVEL = 3
+Advance = Callable[[int], None]  # called with a number of bytes that are done
+Read = Callable[[int, int], Iterator[bytes | memoryview]]  # (offset, nbytes) of a part -> its bytes
+
+
+@cache
+def codec() -> Any:
+    """Return zstd at the level of an archive."""
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise ConfigError("task.archive=zstd: zstd is read and written by pyarrow: pip install pyarrow") from error
+    return pyarrow.Codec("zstd", compression_level=LEVEL)
+
+
+def compress(pieces: Iterator[bytes | memoryview], frames: list[int]) -> Iterator[bytes]:
+    """Yield the frames of a file, and append the length of each to `frames`."""
+    zstd = codec()
+    with ThreadPoolExecutor(machine.cores()) as pool:
+        blocks = _blocks(pieces)
+        while batch := list(itertools.islice(blocks, 2 * machine.cores())):
+            for frame in pool.map(lambda block: zstd.compress(block, asbytes=True), batch):
+                frames.append(len(frame))
+                yield frame
+
+
+def _blocks(pieces: Iterator[bytes | memoryview]) -> Iterator[bytes]:
+    """Cut pieces of any size into blocks of one frame each."""
+    waiting = bytearray()
+    for piece in pieces:
+        waiting += piece
+        while len(waiting) >= FRAME_BYTES:
+            yield bytes(waiting[:FRAME_BYTES])
+            del waiting[:FRAME_BYTES]
+    if waiting:
+        yield bytes(waiting)
+
+
+class ArchivedPart:
+    """Reads ranges of a compressed part."""
+
+    def __init__(self, path: Path, entry: PartEntry) -> None:
+        self.path, self.frames, self.raw_bytes = path, entry.frames, entry.raw.nbytes
+        self.begins = [0, *itertools.accumulate(self.frames)]
+        expected = -(-self.raw_bytes // FRAME_BYTES)
+        if len(self.frames) != expected or self.begins[-1] != entry.stored.nbytes:
+            raise DataError(
+                f"{path}: frames: {expected} of {entry.stored.nbytes} bytes together expected by the manifest's sizes, "
+                f"found {len(self.frames)} of {self.begins[-1]}"
+            )
+        self._last = (-1, memoryview(b""))  # ranges are read in order: the next one mostly begins in the same frame
+
+    def read(self, offset: int, nbytes: int) -> Iterator[memoryview]:
+        """Yield the bytes of a range piece by piece."""
+        while nbytes > 0:
+            number, start = divmod(offset, FRAME_BYTES)
+            if number >= len(self.frames):
+                raise DataError(f"{self.path}: ended while it was being read, {nbytes} bytes short")
+            piece = self._frame(number)[start : start + nbytes]
+            yield piece
+            offset, nbytes = offset + len(piece), nbytes - len(piece)
+
+    def _frame(self, number: int) -> memoryview:
+        if self._last[0] != number:
+            size = min(FRAME_BYTES, self.raw_bytes - number * FRAME_BYTES)
+            stored = b"".join(map(bytes, byteio.read_range(self.path, self.begins[number], self.frames[number])))
+            try:
+                content = codec().decompress(stored, decompressed_size=size, asbytes=True)
+            except OSError as error:
+                raise DataError(f"{self.path}: piece {number} cannot be unpacked ({error})") from error
+            if len(content) != size:
+                raise DataError(f"{self.path}: piece {number}: {size} bytes expected, {len(content)} found")
+            self._last = (number, memoryview(content))
+        return self._last[1]
+
+
+def open_part(folder: Path, entry: PartEntry) -> Read:
+    """Return a function that reads ranges of a part, archived or not."""
+    path = folder / entry.stored.file
+    if entry.frames:
+        return ArchivedPart(path, entry).read
+    return lambda offset, nbytes: byteio.read_range(path, offset, nbytes)
+
+
+def read_header(folder: Path, entry: PartEntry) -> WeightFile:
+    """Read and check the safetensors header of a part, archived or not."""
+    path = folder / entry.stored.file
+    if not entry.frames:
+        return read_weight_file(path)
+    read, size = open_part(folder, entry), entry.raw.nbytes
+    length = int.from_bytes(b"".join(map(bytes, read(0, min(8, size)))), "little")
+    if length > min(MAX_HEADER_BYTES, size - 8):
+        raise DataError(f"{path}: its header should be {length} bytes long, but the part has {size} bytes")
+    return parse_header(b"".join(map(bytes, read(0, 8 + length))), path, size)

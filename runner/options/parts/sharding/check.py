@@ -1,0 +1,223 @@
+"""Checks the parts against the manifest: files, headers, partitions, tensors. It lists all problems and raises none.
+
+Three levels: `quick` reads sizes, headers and JSON. `files` reads every byte once and compares the digests of files;
+`full` also compares the digest of each tensor, in the same pass.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runner.options.parts.sharding import partition_file
+from runner.options.parts.sharding.archive import Advance, Read, open_part, read_header
+from runner.options.parts.sharding.manifest import SOURCE_HEADERS, Manifest, PartEntry
+from runner.options.parts.sharding.partition_file import INLINE, Inline, Layer, Partition, TensorReference
+from runner_base.errors import ConfigError, DataError
+from runner_engine.checkpoints import byteio
+from runner_engine.checkpoints.json_fields import ListedFile
+from runner_engine.checkpoints.weight_files import DTYPE_BITS, Tensor, WeightFile, parse_header
+
+
+@dataclass
+class CheckedPart:
+    """A part, and the result of its check."""
+
+    entry: PartEntry
+    problems: list[str] = field(default_factory=list)
+    readable: bool = False  # header or partition
+    tensors: dict[str, Tensor] = field(default_factory=dict)  # by the header, else by the partition
+    digests: dict[str, str] = field(default_factory=dict)  # of each tensor: computed by `full`, else as listed
+    read: Read | None = None  # None: the header is not readable
+    nbytes: int = 0  # that were read
+    seconds: float = 0.0
+
+
+def check_part(manifest: Manifest, entry: PartEntry, level: str, advance: Advance) -> CheckedPart:
+    """Check a part's file, header and partition against each other and the manifest."""
+    started, done, folder = time.perf_counter(), CheckedPart(entry), manifest.folder
+    path = folder / entry.stored.file
+    partition = _partition(folder, entry, done.problems)
+    if partition is not None:
+        done.readable = True
+        done.tensors = {one.name: _as_listed(one, path) for one in partition.layers if one.dtype in DTYPE_BITS}
+        placed = {layer.name: layer.parameters for layer in partition.layers}
+        done.digests = {name: place.digest for name, place in placed.items() if isinstance(place, TensorReference)}
+    size_problems = list(_size(path, entry.stored))
+    done.problems += size_problems
+    if not path.is_file():
+        return done
+    try:
+        header = read_header(folder, entry)
+    except DataError as error:
+        done.problems.append(str(error))
+    else:
+        done.readable, done.tensors = True, {tensor.name: tensor for tensor in header.tensors}
+        done.problems += _header_problems(entry, header, partition)
+        if not size_problems:  # with a wrong size, reading the rest finds nothing more
+            done.read = open_part(folder, entry)
+            if level != "quick":
+                _read_all(path, done, header, partition, level, advance)
+    done.seconds = time.perf_counter() - started
+    return done
+
+
+def require_sound(manifest: Manifest, entry: PartEntry, level: str) -> None:
+    """Raise DataError unless the part exists and agrees with the manifest."""
+    problems = check_part(manifest, entry, level, lambda _: None).problems
+    if problems:
+        more = f" ({len(problems) - 1} more: task=verify lists them)" if len(problems) > 1 else ""
+        raise DataError(f"part {entry.part_id} of {manifest.folder} is damaged: {problems[0]}{more}")
+
+
+def _partition(folder: Path, entry: PartEntry, problems: list[str]) -> Partition | None:
+    """Read partition_N.json; add a problem if it is not the file that the manifest lists."""
+    path = folder / entry.partition
+    if not path.is_file():
+        problems.append(f"{entry.partition}: missing")
+        return None
+    digest = byteio.file_sha256(path)
+    if digest != entry.partition_sha256:
+        problems.append(f"{entry.partition}: sha256 {entry.partition_sha256} expected, {digest} found")
+    try:
+        partition = partition_file.read_partition(path)
+    except DataError as error:
+        problems.append(str(error))
+        return None
+    if partition.part_id != entry.part_id:
+        problems.append(f"{entry.partition}: part_id {entry.part_id} expected, {partition.part_id} found")
+    return partition
+
+
+def _as_listed(layer: Layer, path: Path) -> Tensor:
+    """A tensor as the partition describes it."""
+    dtype, place = str(layer.dtype), layer.parameters
+    offset, nbytes = (0, 0) if isinstance(place, Inline) else (place.offset, place.nbytes)
+    return Tensor(layer.name, dtype, layer.shape, path, offset, nbytes or layer.params * DTYPE_BITS[dtype] // 8)
+
+
+def _size(path: Path, listed: ListedFile) -> Iterator[str]:
+    if not path.is_file():
+        yield f"{path.name}: missing"
+    elif (size := byteio.file_size(path)) != listed.nbytes:
+        yield f"{path.name}: {listed.nbytes} bytes expected, {size} found"
+
+
+def _header_problems(entry: PartEntry, header: WeightFile, partition: Partition | None) -> Iterator[str]:
+    """Compare the header with partition and manifest."""
+    file, held = entry.stored.file, {tensor.name: tensor for tensor in header.tensors}
+    params = sum(tensor.params for tensor in header.tensors)
+    if (entry.tensors, entry.params) != (len(held), params):
+        yield (
+            f"{file}: {entry.tensors} tensors with {entry.params} parameters expected by the manifest, "
+            f"{len(held)} with {params} found"
+        )
+    if partition is None:
+        return
+    layers = {layer.name: layer for layer in partition.layers}
+    for name in held.keys() - layers.keys():
+        yield f"{file}: tensor {name}: not in {entry.partition}"
+    for name, layer in layers.items():
+        if name not in held:
+            yield f"{file}: tensor {name}: missing, although {entry.partition} lists it"
+            continue
+        tensor, where = held[name], f"{file}: tensor {name}"
+        pairs = [("dtype", layer.dtype, tensor.dtype), ("shape", list(layer.shape), list(tensor.shape))]
+        if isinstance(reference := layer.parameters, TensorReference):
+            pairs += [("file", reference.file, entry.raw.file), ("tensor", reference.tensor, name)]
+            pairs += [(key, getattr(reference, key), getattr(tensor, key)) for key in ("dtype", "offset", "nbytes")]
+        for what, expected, found in dict.fromkeys((what, str(one), str(other)) for what, one, other in pairs):
+            if expected != found:
+                yield f"{where}: {what} {expected} expected by {entry.partition}, {found} found"
+
+
+def _read_all(
+    path: Path, done: CheckedPart, header: WeightFile, partition: Partition | None, level: str, advance: Advance
+) -> None:
+    """Read every byte of a part and compare digests."""
+    entry, read, inline = done.entry, done.read, partition is not None and partition.form == INLINE
+    assert read is not None
+    tensors_too = level == "full" or inline  # a partition with numbers in it lists no digests
+    if entry.frames or not tensors_too:
+        algorithm = byteio.algorithm_of(str(entry.stored.digest))
+        found = byteio.file_digest(path, algorithm, advance)
+        done.nbytes += entry.stored.nbytes
+        if found != entry.stored.digest:
+            done.problems.append(f"{entry.stored.file}: {entry.stored.digest} expected, {found} found")
+            if entry.frames:
+                return  # unpacking damaged pieces tells nothing more
+    if not tensors_too:
+        return
+    try:
+        whole, digests = _digests(read, header, byteio.algorithm_of(str(entry.raw.digest)), advance)
+        problems = _inline_problems(done, read, partition) if inline and partition else []
+    except ConfigError as error:
+        done.problems.append(str(error))
+        return
+    done.nbytes += entry.raw.nbytes
+    if whole != entry.raw.digest:
+        done.problems.append(f"{entry.stored.file}: {entry.raw.digest} expected, {whole} found")
+    for name, listed in done.digests.items():
+        if name in digests and digests[name] != listed:
+            done.problems.append(f"{entry.stored.file}: tensor {name}: {listed} expected, {digests[name]} found")
+    done.problems += problems
+    done.digests = digests
+
+
+def _digests(read: Read, header: WeightFile, algorithm: str, advance: Advance) -> tuple[str, dict[str, str]]:
+    """Return the digests of the file and of each tensor, from one pass."""
+    whole, digests = byteio.Digest(algorithm), {}
+    whole.update(header.header)
+    for tensor in header.tensors:
+        one = byteio.Digest(algorithm)
+        for piece in byteio.hashed(byteio.hashed(read(tensor.offset, tensor.nbytes), whole), one):
+            advance(len(piece))
+        digests[tensor.name] = one.text()
+    return whole.text(), digests
+
+
+def _inline_problems(done: CheckedPart, read: Read, partition: Partition) -> list[str]:
+    """Compare the numbers in the JSON with those of the tensors; only small models have them there."""
+    import numpy as np
+
+    problems = []
+    for layer in partition.layers:
+        if layer.name in done.tensors and isinstance(layer.parameters, Inline):
+            tensor = done.tensors[layer.name]
+            stored = partition_file.read_numbers(tensor, read(tensor.offset, tensor.nbytes))
+            listed = np.concatenate([*partition_file.from_json(partition, layer), np.zeros(0)])
+            differ = np.flatnonzero(listed != stored.astype("<f8"))
+            if len(differ):
+                where = f"{partition.path.name}: tensor {layer.name}"
+                problems.append(f"{where}: {len(differ)} of {layer.params} numbers differ from those of the part")
+    return problems
+
+
+# ------------------------------------------------------------------------------------------ files around
+
+
+def check_files(manifest: Manifest, level: str) -> dict[str, list[str]]:
+    """Check the files around the parts; return the problems of each folder."""
+    problems: dict[str, list[str]] = {}
+    for sub, group in manifest.around.items():
+        problems[sub] = []
+        for listed in group:
+            path = manifest.folder / sub / listed.file
+            found = [f"{sub}/{problem}" for problem in _size(path, listed)]
+            if not found and (level != "quick" or sub == SOURCE_HEADERS):
+                digest = byteio.file_digest(path, byteio.algorithm_of(str(listed.digest)))
+                if digest != listed.digest:
+                    found = [f"{sub}/{listed.file}: {listed.digest} expected, {digest} found"]
+            problems[sub] += found
+    return problems
+
+
+def source_headers(manifest: Manifest) -> list[WeightFile]:
+    """The original headers, one for each file of a safetensors source."""
+    files = []
+    for listed, header in zip(manifest.files, manifest.headers, strict=False):
+        path = manifest.folder / SOURCE_HEADERS / header.file
+        files.append(parse_header(path.read_bytes(), path, listed.nbytes))
+    return files

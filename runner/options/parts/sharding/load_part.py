@@ -1,0 +1,259 @@
+"""Load one part of a split as a stage that runs: `load_part`, and which model families allow that.
+
+The part's file is mapped and its tensors become the stage's parameters as they are, so that loading needs no memory
+beyond the weights themselves (a change of dtype or a GPU copies them, tensor by tensor). Plain `from_pretrained` cannot
+do that: it fills the tensors of other parts with random numbers. In a parts folder it finds no config.json and fails.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from runner.options.parts.sharding.check import require_sound
+from runner.options.parts.sharding.manifest import INSTEAD, MODEL_FILES, Manifest, PartEntry, read_manifest
+from runner.options.parts.sharding.stage import Stage
+from runner_base.errors import ConfigError, DataError, one_line
+from runner_engine.models.load_tokenizer import load_tokenizer as load_model_tokenizer
+from runner_engine.quantization import quiet_imports
+
+# a per-layer list in a config, whatever the family calls it: layer_types, mlp_layer_types, no_rope_layers, ...
+PER_LAYER = re.compile("layer")
+
+
+def load_part(
+    folder: str | Path,
+    part_id: int,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = "auto",
+    attention: str | None = None,
+    verify: bool = True,
+) -> Stage:
+    """Load part `part_id` of the split in `folder` as a stage of the model; dtype auto = the checkpoint's.
+
+    With `verify`, every byte is compared with the digest in the manifest before it is used.
+    """
+    started = time.perf_counter()
+    quiet_imports()
+    manifest = read_manifest(folder, "folder")
+    manifest.require_runnable("folder")
+    if not 0 <= part_id < manifest.num_parts:
+        raise ConfigError(f"part_id={part_id}: {manifest.folder} has the parts 0 to {manifest.num_parts - 1}")
+    entry = manifest.parts[part_id]
+    is_first, is_last = part_id == 0, part_id == manifest.num_parts - 1
+    config = _model_config(manifest)
+    span = entry.layers
+    assert span is not None  # require_runnable has rejected the others
+    own = _part_config(manifest, config, span)
+    _require_same_layers(manifest, config, own, span)
+    require_sound(manifest, entry, "files" if verify else "quick")
+    wanted = _dtype(dtype, config)
+    state = _read(manifest, entry, span, wanted)
+    chosen = {"dtype": wanted} | ({} if attention is None else {"attn_implementation": attention})
+    model, missing = _assign(own, state, chosen) or _convert(own, state, chosen)
+    del state
+    path = _layers_path(model, manifest)
+    layers = model.get_submodule(path)
+    _require_needed(entry, model, missing, path, is_first, is_last)
+    stage = Stage(model, layers, part_id, span, is_first, is_last, wanted)
+    for name in sorted({key.rpartition(".")[0] for key in missing}):
+        if f"{path}.".startswith(f"{name}."):
+            raise _cannot_run(manifest, config, f"it has weights beside its layers, in {name or type(model).__name__}")
+        stage.lacks(name)
+    meta = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
+    assert not meta, f"part {part_id}: without values: {meta}"
+    _set_generation(manifest.folder / MODEL_FILES, model)
+    model.requires_grad_(False).eval().to(device)
+    stage.load_s = time.perf_counter() - started
+    return stage
+
+
+def load_tokenizer(folder: str | Path) -> Any:
+    """Return the tokenizer of a split model, from model_files/."""
+    return load_model_tokenizer(f"model.name={folder}", Path(folder).expanduser().absolute() / MODEL_FILES)
+
+
+# ------------------------------------------------------------------------------------------ what can be loaded
+
+
+def _model_config(manifest: Manifest) -> Any:
+    """Return the config of the whole model; rejects families whose layers cannot run in separate parts."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
+
+    place = manifest.folder / MODEL_FILES
+    try:
+        config = AutoConfig.from_pretrained(place, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"folder={manifest.folder}: no usable config in {place}: {one_line(error)}") from error
+    family = KNOWN.get(type(config), None)
+    reasons = {
+        "its weights are quantized": getattr(config, "quantization_config", None),
+        "it has an encoder and a decoder": getattr(config, "is_encoder_decoder", False),
+        "it is more than a language model": config.get_text_config() is not config,
+        "transformers has no causal language model for it": family is None,
+        "its layers share keys and values across parts": getattr(config, "num_kv_shared_layers", 0),
+        "its layers keep a state other than a KV cache": getattr(family, "_is_stateful", False),
+    }
+    if applying := [why for why, applies in reasons.items() if applies]:
+        raise _cannot_run(manifest, config, applying[0])
+    return config
+
+
+def _cannot_run(manifest: Manifest, config: Any, why: str) -> ConfigError:
+    """Say why a family cannot run in parts, and what to do instead."""
+    return ConfigError(f"{manifest.folder}: {config.model_type} cannot be run in parts: {why}; {INSTEAD}")
+
+
+def _part_config(manifest: Manifest, config: Any, span: tuple[int, int]) -> Any:
+    """Return a copy of the config that describes a model of these layers only."""
+    own = copy.deepcopy(config)
+    count, (first, last) = manifest.num_layers, span
+    if config.num_hidden_layers != count:
+        raise DataError(f"{manifest.folder}: {count} layers in the manifest, {config.num_hidden_layers} in config.json")
+    for key, value in vars(config).items():
+        if PER_LAYER.search(key) and isinstance(value, list) and len(value) == count:
+            setattr(own, key, value[first : last + 1])
+    own.num_hidden_layers = last + 1 - first
+    return own
+
+
+def _layers_path(model: Any, manifest: Manifest) -> str:
+    """Return the path of the layers: the manifest's, else that of the outermost list of the family's own blocks."""
+    by_name = (manifest.prefix, f"{model.base_model_prefix}.{manifest.prefix}")
+    lists = {path: module for path, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)}
+    blocks = set(model._no_split_modules or ())
+    of_blocks = [path for path, module in lists.items() if len(module) and type(module[0]).__name__ in blocks]
+    candidates = [*(path for path in lists if path in by_name), *of_blocks]
+    if not candidates:
+        raise _cannot_run(manifest, model.config, f"its layers are not found under {manifest.prefix}")
+    return str(candidates[0])
+
+
+def _require_same_layers(manifest: Manifest, config: Any, own: Any, span: tuple[int, int]) -> None:
+    """Reject a family whose layers depend on their number in a way that the part's config cannot express."""
+    layers, numbered = (_layers(manifest, one) for one in (own, config))
+    for offset, layer in enumerate(layers):
+        number = span[0] + offset
+        here, there = _traits(layer), _traits(numbered[number])
+        for key in sorted(here.keys() | there.keys()):
+            if here.get(key) != there.get(key):
+                why = f"layer {number} would differ as number {offset} of a part"
+                differ = f"{key}: {there.get(key)} in the whole model, {here.get(key)} here"
+                raise _cannot_run(manifest, config, f"{why} ({differ})")
+
+
+def _layers(manifest: Manifest, config: Any) -> Any:
+    """Return the layers of a model without weights."""
+    from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights(), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(config))
+    return model.get_submodule(_layers_path(model, manifest))
+
+
+def _traits(layer: torch.nn.Module) -> dict[str, Any]:
+    """Return what describes a layer besides its number: classes, shapes, plain values."""
+    traits: dict[str, Any] = {}
+    for path, module in layer.named_modules():
+        traits[path] = type(module).__name__
+        for key, value in vars(module).items():
+            if isinstance(value, bool | int | float | str) and "layer_id" not in key and key != "training":
+                traits[f"{path}.{key}".lstrip(".")] = value
+    traits |= {name: tuple(tensor.shape) for name, tensor in layer.named_parameters()}
+    return traits
+
+
+def _dtype(wanted: str | torch.dtype, config: Any) -> torch.dtype:
+    """Turn a name into a dtype; auto is the checkpoint's, or float32 if it names none."""
+    if wanted == "auto":
+        wanted = getattr(config, "dtype", None) or torch.float32
+    if isinstance(wanted, torch.dtype):
+        return wanted
+    named = getattr(torch, wanted, None)
+    if not (isinstance(named, torch.dtype) and named.is_floating_point):
+        raise ConfigError(f"dtype={wanted}: use auto, float32, bfloat16 or float16")
+    return named
+
+
+# ------------------------------------------------------------------------------------------------ the weights
+
+
+def _read(manifest: Manifest, entry: PartEntry, span: tuple[int, int], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Map the part and return its tensors, with layers numbered from 0."""
+    from safetensors.torch import load_file
+
+    first, last = span
+    pattern = re.compile(rf"{re.escape(manifest.prefix)}\.(\d+)\.(.+)")
+    state = {}
+    for name, tensor in load_file(manifest.folder / entry.stored.file).items():
+        match = pattern.fullmatch(name)
+        if match and int(match[1]) > last:
+            continue  # numbers after the layers: heads that predict further tokens, not used here
+        own = f"{manifest.prefix}.{int(match[1]) - first}.{match[2]}" if match else name
+        state[own] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    return state
+
+
+def _assign(config: Any, state: dict[str, torch.Tensor], chosen: dict[str, Any]) -> tuple[Any, set[str]] | None:
+    """Make the mapped tensors a model's parameters; None if names on disk are not those of the modules."""
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights(), init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), **chosen)
+    if not state.keys() <= model.state_dict().keys():
+        return None
+    model.requires_grad_(False)
+    model.load_state_dict(state, strict=False, assign=True)
+    missing = {name for name, tensor in model.named_parameters(remove_duplicate=False) if tensor.is_meta}
+    for target, source in model.all_tied_weights_keys.items():
+        if target in missing and source not in missing:
+            owner, _, leaf = target.rpartition(".")
+            setattr(model.get_submodule(owner), leaf, model.get_parameter(source))
+            missing.discard(target)
+    return model, missing
+
+
+def _convert(config: Any, state: dict[str, torch.Tensor], chosen: dict[str, Any]) -> tuple[Any, set[str]]:
+    """Let transformers rename and fuse tensors whose stored names differ from those of its modules."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
+
+    settings = {"config": config, "state_dict": state, "output_loading_info": True, **chosen}
+    family: Any = KNOWN[type(config)]
+    logger = logging.getLogger("transformers")
+    before = logger.level
+    logger.setLevel(logging.ERROR)  # it warns of newly initialized weights of other parts, which are discarded
+    try:
+        model, report = family.from_pretrained(None, **settings)
+    finally:
+        logger.setLevel(before)
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return model, names & set(report["missing_keys"])
+
+
+def _require_needed(entry: PartEntry, model: Any, missing: set[str], stack: str, is_first: bool, is_last: bool) -> None:
+    """Raise DataError if the part lacks a tensor that it needs to run."""
+    needed = {name for name in missing if name.startswith(f"{stack}.")}
+    for wanted, module in ((is_first, model.get_input_embeddings()), (is_last, model.get_output_embeddings())):
+        if wanted and module is not None:
+            own = {id(tensor) for tensor in module.parameters()}
+            needed |= {name for name in missing if id(model.get_parameter(name)) in own}
+    if needed:
+        raise DataError(f"part {entry.part_id} ({entry.stored.file}) lacks {', '.join(sorted(needed)[:5])}")
+
+
+def _set_generation(place: Path, model: Any) -> None:
+    """Give the stage the checkpoint's generation config, which names further tokens that end a text."""
+    from transformers import GenerationConfig
+
+    if (place / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(place, local_files_only=True)

@@ -1,0 +1,260 @@
+"""The folder of a split: the names of its files, and its manifest, read and checked.
+
+Imports neither torch nor safetensors. The manifest itself is checked here: types, bare file names, known version, parts
+in order, consecutive layers. Whether the files agree with it is checked in `runner.options.parts.sharding.check`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner_base.errors import ConfigError, DataError
+from runner_base.texts import load_json
+from runner_engine.checkpoints import byteio, model_files
+from runner_engine.checkpoints.json_fields import Fields, ListedFile
+from runner_engine.checkpoints.weight_files import Tensor, is_bare_name
+
+FORMAT, FORMAT_VERSION = model_files.SPLIT_FORMAT, 2
+STAMP = {"format": FORMAT, "format_version": FORMAT_VERSION}  # what every manifest begins with
+MANIFEST = model_files.SPLIT_MANIFEST
+UNFINISHED = "manifest.unfinished.json"  # describes the split while there is no manifest yet
+MODEL_FILES = "model_files"
+SOURCE_HEADERS = "source_headers"
+INSTEAD = "put the parts back together with task=merge and run the whole model"
+ARCHIVES = {"zstd": ".zst"}  # compression of an archived part: suffix of its name
+SOURCE_FORMATS = ("safetensors", "bin")
+
+
+def part_file(part_id: int) -> str:
+    """Name of a part's tensors."""
+    return f"part_{part_id}.safetensors"
+
+
+def partition_name(part_id: int) -> str:
+    """Name of the file that describes a part."""
+    return f"partition_{part_id}.json"
+
+
+@dataclass(frozen=True)
+class PartEntry:
+    """A part as the manifest lists it."""
+
+    part_id: int
+    stored: ListedFile  # the file in the folder
+    raw: ListedFile  # the safetensors file: the same one, except in an archive
+    frames: tuple[int, ...]  # in an archive: the bytes of each compressed piece, in order
+    partition: str
+    partition_sha256: str
+    layers: tuple[int, int] | None  # first and last, both included; None for a part without layers
+    tensors: int
+    params: int
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over the parts; a tied tensor counts once as unique, and in each part as stored."""
+
+    tensors: int
+    unique_params: int
+    stored_params: int
+    unique_bytes: int
+    stored_bytes: int
+
+    @classmethod
+    def of(cls, unique: list[Tensor], stored: list[Tensor]) -> Totals:
+        """Add up the tensors of a model, and those of its parts."""
+        return cls(
+            len(unique),
+            *(sum(tensor.params for tensor in group) for group in (unique, stored)),
+            *(sum(tensor.nbytes for tensor in group) for group in (unique, stored)),
+        )
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest, checked; files, headers, companions and parts lie in different folders."""
+
+    folder: Path
+    strategy: str
+    source: str
+    source_format: str  # safetensors | bin
+    checksums: str  # what parts and tensors are hashed with
+    files: tuple[ListedFile, ...]  # of the source
+    headers: tuple[ListedFile, ...]  # one for each of them, none for bin
+    companions: tuple[ListedFile, ...]
+    prefix: str  # of tensor names, before a layer's number
+    num_layers: int
+    contiguous: bool
+    holders: dict[str, tuple[int, ...]]  # the ids of the parts that hold embedding, norm and head
+    tied: dict[str, tuple[int, ...]]  # of each tensor that is in several parts on purpose: their ids
+    parts: tuple[PartEntry, ...]
+    totals: Totals
+    archive: str | None
+
+    @property
+    def num_parts(self) -> int:
+        """How many parts there are."""
+        return len(self.parts)
+
+    @property
+    def around(self) -> dict[str, tuple[ListedFile, ...]]:
+        """The files around the parts, by their folder."""
+        return {MODEL_FILES: self.companions, SOURCE_HEADERS: self.headers}
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of manifest.json, which holds the digest of everything else."""
+        return byteio.file_sha256(self.folder / MANIFEST)
+
+    def require_runnable(self, key: str = "task.parts") -> None:
+        """Reject a split whose parts cannot run as stages: an archive, or parts that are not cut between layers."""
+        if self.archive is not None:
+            raise ConfigError(
+                f"{key}={self.folder}: these parts are an archive ({self.archive}), which can be merged and verified, "
+                f"but not loaded: unpack it once with runner task=archive task.archive=none task.parts={self.folder} "
+                "task.output_dir=NEW_FOLDER"
+            )
+        if not self.contiguous or any(part.layers is None for part in self.parts):
+            raise ConfigError(
+                f"{key}={self.folder}: the parts of strategy {self.strategy} are not runs of whole layers, "
+                f"so none of them can run: split by layers (task.strategy=balanced_bytes), or {INSTEAD}"
+            )
+
+
+def read_manifest(parts: str | Path, key: str = "task.parts") -> Manifest:
+    """Read manifest.json; reject a file that is not one, or that names paths outside of its folder."""
+    folder = Path(parts).expanduser().absolute()
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ConfigError(f"{key}={folder}: {_why_none(folder)}")
+    values = load_json(path)
+    found = values.get("format"), values.get("format_version")
+    if found != (FORMAT, FORMAT_VERSION):
+        raise DataError(f"{path}: format {FORMAT} version {FORMAT_VERSION} expected, found {found[0]} {found[1]}")
+    manifest = _ManifestReader(path).manifest(values)
+    _require_consistent(path, manifest, values.get("num_parts"))
+    return manifest
+
+
+def _why_none(folder: Path) -> str:
+    if not folder.is_dir():
+        return "there is no such folder; give what task=split wrote"
+    if (folder / UNFINISHED).exists():
+        return f"no {MANIFEST} there: the split was interrupted, run the same task=split again"
+    return f"no {MANIFEST} there; give what task=split wrote"
+
+
+def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> None:
+    """Raise DataError if the manifest contradicts itself."""
+    if manifest.num_parts != num_parts:
+        raise DataError(f"{path}: num_parts={num_parts}, but {manifest.num_parts} parts are listed")
+    wanted = [f"{listed.file}.header" for listed in manifest.files] if manifest.source_format == "safetensors" else []
+    if wanted != [listed.file for listed in manifest.headers]:
+        raise DataError(f"{path}: headers: one for each of source.files expected, in the same order (none for .bin)")
+    if manifest.source_format == "bin":
+        _require_listed(path, manifest)
+    targets = [listed.file for listed in (*manifest.files, *manifest.companions)]
+    if len(set(targets)) < len(targets):
+        raise DataError(f"{path}: source.files and companions name the same file twice")
+    suffix = ARCHIVES.get(manifest.archive or "", "")
+    for number, part in enumerate(manifest.parts):
+        names = number, part_file(number) + suffix, partition_name(number)
+        if (part.part_id, part.stored.file, part.partition) != names:
+            raise DataError(
+                f"{path}: parts[{number}]: part {names[0]} with {names[1]} and {names[2]} expected, "
+                f"found part {part.part_id} with {part.stored.file} and {part.partition}"
+            )
+    if manifest.contiguous:
+        _require_joined(path, manifest)
+    for what, ids in (manifest.holders | {f"tied: {name}": ids for name, ids in manifest.tied.items()}).items():
+        if any(part_id >= manifest.num_parts for part_id in ids):
+            raise DataError(f"{path}: {what}: part ids below {manifest.num_parts} expected, found {list(ids)}")
+
+
+def _require_listed(path: Path, manifest: Manifest) -> None:
+    """Raise DataError unless each .bin of the source lists its tensors, each once: there is no header to list them."""
+    file_of: dict[str, str] = {}  # by the name of a tensor
+    for listed in manifest.files:
+        if listed.tensors is None:
+            raise DataError(f"{path}: source.files: {listed.file}: tensors: a list of names expected, found none")
+        for name in listed.tensors:
+            if name in file_of:
+                raise DataError(f"{path}: source.files: tensor {name} is in {file_of[name]} and in {listed.file}")
+            file_of[name] = listed.file
+
+
+def _require_joined(path: Path, manifest: Manifest) -> None:
+    """Raise DataError unless the parts' layers follow each other from the first to the last."""
+    expected = 0
+    for part in manifest.parts:
+        if part.layers is None:
+            continue
+        first, last = part.layers
+        if first != expected or last < first or last >= manifest.num_layers:
+            raise DataError(
+                f"{path}: parts[{part.part_id}].layers: a range from {expected} to {manifest.num_layers - 1} at most "
+                f"expected, found [{first}, {last}]"
+            )
+        expected = last + 1
+    if expected != manifest.num_layers:
+        raise DataError(f"{path}: parts: layers 0..{manifest.num_layers - 1} expected, found 0..{expected - 1} only")
+
+
+class _ManifestReader(Fields):
+    """Reads a manifest from its JSON."""
+
+    def manifest(self, values: dict[str, Any]) -> Manifest:
+        tables = ("source", "layers", "strategy", "totals")
+        source, layers, strategy, totals = (self.table(key, values.get(key)) for key in tables)
+        archive = self.one_of("archive", values.get("archive"), (None, *ARCHIVES))
+        return Manifest(
+            folder=self.path.parent,
+            strategy=self.text("strategy.name", strategy.get("name")),
+            source=self.text("source.name", source.get("name")),
+            source_format=str(self.one_of("source.format", source.get("format"), SOURCE_FORMATS)),
+            checksums=str(self.one_of("checksums", values.get("checksums"), byteio.ALGORITHMS)),
+            files=self.files("source.files", source.get("files"), may_lack_digest=True),
+            headers=self.files("headers", values.get("headers")),
+            companions=self.files("companions", values.get("companions")),
+            prefix=self.text("layers.prefix", layers.get("prefix")),
+            num_layers=self.count("layers.count", layers.get("count")),
+            contiguous=self.one_of("contiguous", values.get("contiguous"), (True, False)) is True,
+            holders={key: self.ids(key, values.get(key)) for key in ("embedding", "norm", "head")},
+            tied=dict(self.tied(key, entry) for key, entry in self.numbered("tied", values)),
+            parts=tuple(self.part(key, entry, archive is not None) for key, entry in self.numbered("parts", values)),
+            totals=Totals(**{key: self.count(f"totals.{key}", totals.get(key)) for key in Totals.__dataclass_fields__}),
+            archive=None if archive is None else str(archive),
+        )
+
+    def numbered(self, key: str, values: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+        """The JSON objects of a list, each with its key."""
+        entries = ((f"{key}[{number}]", entry) for number, entry in enumerate(self.many(key, values.get(key))))
+        return [(place, self.table(place, entry)) for place, entry in entries]
+
+    def part(self, key: str, values: dict[str, Any], archived: bool) -> PartEntry:
+        stored = raw = self.listed(key, values)
+        frames: tuple[int, ...] = ()
+        partition = values.get("partition")
+        if not is_bare_name(partition):
+            self.fail(f"{key}.partition", "a bare file name", partition)
+        if archived:
+            nbytes = self.count(f"{key}.raw_bytes", values.get("raw_bytes"))
+            digest = self.digest(f"{key}.raw_digest", values.get("raw_digest"))
+            raw = ListedFile(stored.file.removesuffix(".zst"), nbytes, digest)
+            frames = self.ids(f"{key}.frames", values.get("frames"))
+        return PartEntry(
+            part_id=self.count(f"{key}.part_id", values.get("part_id")),
+            stored=stored,
+            raw=raw,
+            frames=frames,
+            partition=str(partition),
+            partition_sha256=self.text(f"{key}.partition_sha256", values.get("partition_sha256")),
+            layers=self.range(f"{key}.layers", values.get("layers")),
+            tensors=self.count(f"{key}.tensors", values.get("tensors")),
+            params=self.count(f"{key}.params", values.get("params")),
+        )
+
+    def tied(self, key: str, values: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
+        return self.text(f"{key}.tensor", values.get("tensor")), self.ids(f"{key}.parts", values.get("parts"))

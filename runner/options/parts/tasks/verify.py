@@ -1,0 +1,121 @@
+"""Check the parts of a split against their manifest, and against the source if one is given.
+
+All problems are listed, not only the first: with file, tensor, expected and actual value.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from runner.config.root import RunnerConfig
+from runner.options.parts.keys import VerifyConfig, VerifyLevel
+from runner.options.parts.sharding.check import CheckedPart, check_files, check_part
+from runner.options.parts.sharding.completeness import coverage_problems, source_problems
+from runner.options.parts.sharding.manifest import MANIFEST, Manifest, read_manifest
+from runner.options.parts.sharding.write import Meter
+from runner.tasks.base import Context, Inputs, Uses, own_config
+from runner_base import machine
+from runner_base.errors import ConfigError
+from runner_base.machine import MIB
+from runner_base.result import Result
+from runner_engine.checkpoints import resolve
+from runner_engine.checkpoints.weight_files import Checkpoint, read_checkpoint
+from runner_engine.models.bin_file import read_bin
+from runner_engine.settings.model import LocalModelConfig, ModelConfig, local_model
+
+VERSION = 1
+USES = frozenset({Uses.own_location})  # a source is only compared with the parts
+FROM_LEDGER = False  # parts may have been damaged since the last check
+
+
+@dataclass
+class VerifyInputs(Inputs):
+    """The manifest of the parts."""
+
+    task: VerifyConfig
+    manifest: Manifest
+
+
+def prepare(config: RunnerConfig) -> VerifyInputs:
+    """Read the manifest; reject a folder without one."""
+    task = own_config(config, VerifyConfig)
+    manifest = read_manifest(task.parts)
+    return VerifyInputs({"manifest": manifest.sha256}, task, manifest)
+
+
+def run(inputs: VerifyInputs, context: Context) -> Result:
+    """Check everything; return a table with a row for each part, and all problems."""
+    machine.reset_peak()
+    started, task, manifest, recorder = time.perf_counter(), inputs.task, inputs.manifest, context.recorder
+    checkpoint = _source(task, context.config.model)
+    deep = task.level is VerifyLevel.full
+    in_source = sum(tensor.nbytes for tensor in checkpoint.tensors) if checkpoint else 0
+    stored = sum(part.raw.nbytes + (part.stored.nbytes if part.frames else 0) for part in manifest.parts)
+    checked, rows, problems, nbytes = list[CheckedPart](), list[dict[str, Any]](), list[str](), 0
+
+    def note(file: str, own_problems: list[str], what: str, part: str = "-") -> None:
+        """Add a row to the table, and its problems to the list."""
+        problems.extend(own_problems)
+        status = f"{len(own_problems)} problem{'s' * (len(own_problems) > 1)}" if own_problems else "ok"
+        rows.append({"part": part, "file": file, "status": status, "checked": what})
+
+    with recorder.progress(stored + in_source if deep else None, "verify", "bytes") as bar:
+        meter = Meter(bar)
+        for entry in manifest.parts:
+            bar.describe(f"verify {entry.stored.file}")
+            part = check_part(manifest, entry, task.level, meter)
+            checked.append(part)
+            what = f"digests of file and {entry.tensors} tensors, " if deep else "size, "
+            what = f"{what}header, {entry.partition}" if part.read is not None else f"size, {entry.partition}"
+            note(entry.stored.file, part.problems, what, str(entry.part_id))
+            rows[-1] |= _speed(part.nbytes, part.seconds)
+            nbytes += part.nbytes
+        for folder, file_problems in check_files(manifest, task.level).items():
+            count = len(manifest.around[folder])
+            note(f"{folder}/", file_problems, f"{'sha256' if deep else 'size'} of {count} file{'s' * (count != 1)}")
+        coverage = coverage_problems(manifest, checked)
+        note(MANIFEST, coverage, f"each of {manifest.totals.tensors} tensors once, tied ones, totals")
+        if checkpoint is not None:
+            bar.describe("compare with the source")
+            began = time.perf_counter()
+            differences = source_problems(manifest, checked, checkpoint, task.level, meter)
+            what = f"{'content' if deep else 'dtype and shape'} of {len(checkpoint.tensors)} tensors"
+            note(f"source {checkpoint.folder.name}", differences, what)
+            rows[-1] |= _speed(in_source if deep else 0, time.perf_counter() - began)
+            nbytes += in_source if deep else 0
+    seconds = time.perf_counter() - started
+    return Result(
+        metrics={
+            "num_parts": manifest.num_parts,
+            "tensors": manifest.totals.tensors,
+            "problems": len(problems),
+            "read_mib": nbytes / MIB,
+            "read_mib_per_s": nbytes / MIB / seconds,
+            "seconds": seconds,
+            "peak_rss_mib": machine.peak_rss_mib(),
+        },
+        rows=rows,
+        facts={"source": manifest.source, "level": task.level.value},
+        problems=problems,
+    )
+
+
+def _source(task: VerifyConfig, model: ModelConfig) -> Checkpoint | None:
+    """Read the headers of the source, if one is named; revision and cache are the model group's."""
+    name = task.source
+    if name is None:
+        return None
+    try:
+        local = local_model(model)
+        folder = resolve.locate(LocalModelConfig(name=name, revision=local.revision, cache_dir=local.cache_dir))
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("model.name=", "task.source=")) from error
+    if folder.is_file():
+        raise ConfigError(f"task.source={name}: a .gguf file, which task=split cannot read")
+    return read_checkpoint(folder, read_bin)
+
+
+def _speed(nbytes: int, seconds: float) -> dict[str, Any]:
+    return {"mb": nbytes / 1e6, "mb_per_s": nbytes / 1e6 / seconds} if nbytes and seconds else {}
