@@ -25,7 +25,7 @@ from runner.store.jobs import read_samples
 WAIT_S = 200
 EXIT_S = 25.0  # for Python, torchrun and a busy machine, besides the time that the runner waits
 PORT = "29500"
-RING = Path(__file__).parents[2] / "support" / "ring_logits.py"
+RING = Path(__file__).parents[3] / "support" / "ring_logits.py"
 THOROUGH = pytest.mark.thorough
 pytestmark = pytest.mark.slow
 

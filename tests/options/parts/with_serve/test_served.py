@@ -1,4 +1,4 @@
-"""task=serve with model=parts: the whole model's answers, streams, cancelling, and the death of a stage process."""
+"""model=parts behind task=serve (both options): the whole model's answers, streams, cancelling, the death of a stage."""
 
 from __future__ import annotations
 
