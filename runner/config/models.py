@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runner.config.model import PartsModelConfig, StubConfig
+from runner.config.model import StubConfig
 from runner_base.plugins import Choices
 from runner_engine.settings.model import LocalConfig, LocalModelConfig, ModelConfig
 
@@ -10,6 +10,5 @@ _OWN: dict[str, type[ModelConfig]] = {
     "model": LocalModelConfig,
     "local": LocalConfig,
     "stub": StubConfig,
-    "parts": PartsModelConfig,
 }
 MODELS = Choices("model", ModelConfig, _OWN)

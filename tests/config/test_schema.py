@@ -14,12 +14,13 @@ from runner.config.compose import compose, composer_of
 from runner.config.groups import GROUPS
 from runner.config.hydra import to_config
 from runner.config.measures import MemoryConfig, SweepConfig
-from runner.config.model import PartsModelConfig, StubConfig
+from runner.config.model import StubConfig
 from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig, TrackingConfig, semantic_keys
 from runner.config.task import Gsm8kConfig
 from runner.config.wording import PromptStyle
 from runner.options.parts.keys import SplitConfig
+from runner.options.parts.model_keys import PartsModelConfig
 from runner.options.remote.keys import ApiConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError

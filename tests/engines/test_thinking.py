@@ -11,9 +11,9 @@ import in_process
 import pytest
 from transformers import AutoTokenizer
 
-from runner.config.model import PartsModelConfig
 from runner.config.root import RunnerConfig
 from runner.engines import open_engine
+from runner.options.parts.model_keys import PartsModelConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.model_text import Ending, FinishReason

@@ -17,7 +17,6 @@ import torch
 from grids import results
 from stages import split_into
 
-from runner.config.model import PartsModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
 from runner.engines.kinds import Need
@@ -26,6 +25,7 @@ from runner.grid.plan import PlannedJob, WorkerLimits, predicted_need, worker_li
 from runner.grid.show import GridView
 from runner.grid.worker_process import Worker
 from runner.grid.workers import WorkerPool
+from runner.options.parts.model_keys import PartsModelConfig
 from runner.store.jobs import Job
 from runner_base import machine, visible_gpus
 from runner_base.errors import lost_gpu

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, NoReturn, cast, get_args, get_origin, get_type
 import pytest
 from stages import split_into
 
-from runner.config.model import PartsModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig, TaskConfig
 from runner.config.tasks import TASKS
@@ -25,6 +24,7 @@ from runner.grid.show import GridView
 from runner.grid.worker_process import Worker
 from runner.grid.workers import WorkerPool
 from runner.options.parts.keys import VerifyConfig
+from runner.options.parts.model_keys import PartsModelConfig
 from runner.store.jobs import Job
 from runner_base import machine
 from runner_base.errors import ConfigError

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runner.config.model import PartsModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Framing, GenerateConfig
+from runner.options.parts.model_keys import PartsModelConfig
 from runner.run import run
 from runner.store.jobs import read_samples
 from runner_base.dtypes import Dtype

@@ -7,11 +7,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.config.model import Backend, parts_model
 from runner.config.profiles import notes as profile_notes
 from runner.config.root import RunnerConfig
 from runner.config.task import Workload
 from runner.engines.kinds import BaseCache, Encoded, ModelKind, Need
+from runner.options.parts.model_keys import Backend, parts_model
 from runner.options.parts.pipeline import CAPABILITIES
 from runner.options.parts.pipeline.ranks import first_rank, manifest_of, torchrun_rank
 from runner.options.parts.sharding.check import require_sound

@@ -12,10 +12,11 @@ from api_standin import Api
 from stages import split_into
 from vllm_standin import VllmStandIn
 
-from runner.config.model import PartsModelConfig, StubConfig
+from runner.config.model import StubConfig
 from runner.config.models import MODELS
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import ModelKind, Need, kind_of
+from runner.options.parts.model_keys import PartsModelConfig
 from runner.options.remote.keys import StudentConfig, TeacherConfig
 from runner.options.remote.vllm.keys import VllmConfig
 from runner_engine.checkpoints.resolve import resolve

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from runner.config.model import parts_model
 from runner.config.root import RunnerConfig
+from runner.options.parts.model_keys import parts_model
 from runner.options.parts.pipeline import CAPABILITIES, processes
 from runner.options.parts.pipeline.microbatches import MicroBatches
 from runner.options.parts.pipeline.processes import POLL_S, PeerProcesses, connect, start_processes

@@ -25,8 +25,8 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-from runner.config.model import parts_model
 from runner.config.root import RunnerConfig
+from runner.options.parts.model_keys import parts_model
 from runner.options.parts.pipeline.machines import (
     OtherMachines,
     ring_interface,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from runner.config.model import parts_model
 from runner.config.root import RunnerConfig
+from runner.options.parts.model_keys import parts_model
 from runner.options.parts.sharding.manifest import Manifest, PartEntry, read_manifest
 from runner.options.parts.sharding.strategies import part_cuts
 from runner_base.errors import ConfigError

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from runner.config.model import Backend, parts_model
 from runner.config.root import RunnerConfig
+from runner.options.parts.model_keys import Backend, parts_model
 from runner.options.parts.pipeline.ranks import ProcessRank, manifest_of
 from runner.options.parts.pipeline.transport import Packet, PacketType, forced_tokens, sampler_for, token_mask
 from runner.options.parts.sharding.load_part import load_part

@@ -1,4 +1,4 @@
-"""model=parts behind task=serve (both options): the whole model's answers, streams, cancelling, the death of a stage."""
+"""model=parts behind task=serve, both of them options: answers, streams, cancelling, the death of a stage process."""
 
 from __future__ import annotations
 
