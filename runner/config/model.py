@@ -1,4 +1,4 @@
-"""model – the stub; models on this machine are the engine's (runner_engine/settings/model.py), the others are options."""
+"""model – the stub; models on this machine are the engine's (runner_engine/settings/model.py), others are options."""
 
 from __future__ import annotations
 
