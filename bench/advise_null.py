@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 from simulation import Limits, Rate, Table, answers, begin
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig
-from runner.config.task import Gsm8kConfig
 from runner.datasets.gsm8k import describe, items_sha256, load_questions
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import Estimate, EstimateBasis

@@ -25,8 +25,8 @@ from pathlib import Path
 
 from latest import Figure, add_option, save
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig, TrackingConfig
-from runner.config.task import Gsm8kConfig
 from runner.scorers.totals import score
 from runner.store import mlflow_store, tracking
 from runner.store.jobs import Recorder, claim, identify

@@ -22,8 +22,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig
-from runner.config.task import Gsm8kConfig
 from runner_base import machine
 from runner_engine.checkpoints import random_weights
 from runner_engine.checkpoints.resolve import resolve

@@ -22,7 +22,8 @@ from engines import ROOT, markdown, model_folder
 from peers import harness_python
 from questions import add_data
 
-from runner.config.task import Extractor, Gsm8kConfig
+from runner.config.extractors import Extractor
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.wording import PromptStyle
 from runner.datasets.asking import build_prompt, load_shots, stop_texts
 from runner.datasets.gsm8k import load_questions

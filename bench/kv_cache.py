@@ -22,7 +22,7 @@ import torch
 from engines import complete_random, greedy_engine, head_line, markdown, model_folder, speeds_by_turns, spread
 from scipy import stats
 
-from runner.config.task import Gsm8kConfig
+from runner.config.gsm8k import Gsm8kConfig
 from runner.datasets.gsm8k import load_questions
 from runner_base.dtypes import Dtype
 from runner_engine.local.engine import LocalEngine

@@ -6,7 +6,7 @@ import argparse
 
 from engines import ROOT
 
-from runner.config.task import Gsm8kConfig
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.wording import PromptStyle
 from runner.datasets.asking import build_prompt, load_shots
 from runner.datasets.gsm8k import load_questions

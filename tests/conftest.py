@@ -18,9 +18,9 @@ import pytest
 import warm_process
 from hypothesis import HealthCheck, settings
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.model import StubConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig
-from runner.config.task import Gsm8kConfig
 from runner_base import processor
 from runner_base.files import hold
 from runner_base.signals import ENDING

@@ -11,7 +11,7 @@ import pytest
 from api_standin import Api
 from thoughtful import thinking_model
 
-from runner.config.task import Gsm8kConfig
+from runner.config.gsm8k import Gsm8kConfig
 from runner.datasets.gsm8k import load_questions
 
 Run = Callable[..., Any]

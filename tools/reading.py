@@ -57,7 +57,7 @@ CHANGES = (
         10,
         1_500,
         ("config/task", "tasks/completing", "tasks/generate"),
-        ("runner/config/task", "runner/tasks/completing", "runner/tasks/generate"),
+        ("runner/tasks/generate/keys", "runner/tasks/completing", "runner/tasks/generate/task"),
     ),
     Change(
         "a kernel",

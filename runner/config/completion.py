@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from runner.config import data_sets
 from runner.config.help import allowed
 from runner.config.messages import schema_keys
-from runner.config.task import QuestionsConfig
+from runner.config.questions import QuestionsConfig
 from runner_base.plugins import plug_ins
 
 

@@ -21,10 +21,11 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import ValidationError
 
 from runner.config.choices import CONF
+from runner.config.extractors import Extractor, Gold
 from runner.config.groups import GROUPS
 from runner.config.messages import wrong_value
+from runner.config.questions import QuestionsConfig
 from runner.config.sources import source_at
-from runner.config.task import Extractor, Gold, QuestionsConfig
 from runner.config.wording import FOR_EXPRESSIONS, for_letters
 from runner_base.errors import ConfigError, unknown
 from runner_engine.settings.model import LocalModelConfig

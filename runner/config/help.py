@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from runner.config import data_sets
 from runner.config.choices import CONF, file_of, own_files, schema_of
 from runner.config.groups import GROUPS
-from runner.config.task import QuestionsConfig
+from runner.config.questions import QuestionsConfig
 from runner_base.plugins import packages
 
 WIDTH, COLUMN = 120, 40

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from runner.config.task import OTHER_JOB, QUESTION_TOKENS, WORDS_FOR_A_JOB, Amount, QuestionsConfig, Workload
+from runner.config.questions import OTHER_JOB, WORDS_FOR_A_JOB, QuestionsConfig
+from runner.config.task import QUESTION_TOKENS, Amount, Workload
 from runner.config.wording import PromptStyle, WordingConfig
 from runner_base.bounds import least
 from runner_base.errors import check

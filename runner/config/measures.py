@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, ClassVar
 
-from runner.config.task import QUESTION_TOKENS, Amount, Framing, TaskConfig, Workload
+from runner.config.prompts import Framing
+from runner.config.task import QUESTION_TOKENS, Amount, TaskConfig, Workload
 from runner_base.bounds import Takes, filled, least, within
 from runner_base.errors import ConfigError, check, check_least
 from runner_base.fields import HASHED, Inert, setting

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.measures import MemoryConfig, SweepConfig
-from runner.config.task import (
-    ChatConfig,
-    GenerateConfig,
-    Gsm8kConfig,
-    TaskConfig,
-)
+from runner.config.task import TaskConfig
 from runner_base.plugins import Choices
 
 _OWN: dict[str, type[TaskConfig]] = {
     "gsm8k": Gsm8kConfig,
-    "generate": GenerateConfig,
-    "chat": ChatConfig,
     "likelihood": LikelihoodConfig,
     "sweep": SweepConfig,
     "memory": MemoryConfig,

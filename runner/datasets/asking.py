@@ -10,7 +10,7 @@ import hashlib
 import re
 from random import Random
 
-from runner.config.task import Gsm8kConfig
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.wording import PromptStyle, WordingConfig
 from runner.datasets.gsm8k import Item, items_sha256, load_examples, load_train
 from runner_base.errors import ConfigError, check

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from runner.config.task import QuestionsConfig
+from runner.config.questions import QuestionsConfig
 from runner.datasets.gsm8k import Item
 
 

@@ -16,7 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from runner.config.task import Gsm8kConfig, QuestionsConfig
+from runner.config.gsm8k import Gsm8kConfig
+from runner.config.questions import QuestionsConfig
 from runner.datasets import tables
 from runner.datasets.question_lists import named_places
 from runner.datasets.question_selection import QuestionSelection, Row

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from runner.config.task import Framing, PromptsConfig
+from runner.config.prompts import Framing, PromptsConfig
 from runner.datasets.one_prompt import file_of, text_of_prompt
 from runner.datasets.stdin import STDIN as STDIN
 from runner.datasets.stdin import read_stdin

@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-from runner.config.task import Extractor, QuestionsConfig
+from runner.config.extractors import Extractor
+from runner.config.questions import QuestionsConfig
 from runner.scorers.letters import LETTERS, gold_letter
 from runner.scorers.named import scorer_of
 from runner.scorers.numbers import gold_number

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, comb, log2
 
+from runner.config.questions import QuestionsConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import QuestionsConfig
 from runner.datasets.gsm8k import load_questions
 from runner.estimates.jobs import JobEstimate
 from runner.grid.plan import PlannedJob, State

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from runner.config.task import Extractor
+from runner.config.extractors import Extractor
 from runner.store.jobs import read_samples
 from runner_base.result import Answer, FinishReason, Sample, Verdict
 from runner_base.thought_tokens import answer_tokens, mean_tokens, thinking_tokens

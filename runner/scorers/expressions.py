@@ -17,7 +17,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
 
-from runner.config.task import Extractor
+from runner.config.extractors import Extractor
 from runner.scorers.base import Scorer
 from runner.scorers.finding import last, last_box
 from runner.scorers.numbers import extract, plain_number

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from runner.config.task import Extractor
+from runner.config.extractors import Extractor
 from runner.scorers.finding import last, last_box
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from runner.config.task import Extractor
+from runner.config.extractors import Extractor
 from runner.scorers.base import Scorer
 from runner.scorers.expressions import Expressions
 from runner_base import plugins

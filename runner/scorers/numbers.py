@@ -12,7 +12,7 @@ import re
 import unicodedata
 from fractions import Fraction
 
-from runner.config.task import Extractor
+from runner.config.extractors import Extractor
 from runner.scorers.finding import last, last_box, with_boxes
 
 # Repetitions that could match the same characters are bounded: a megabyte of any text takes linear time.

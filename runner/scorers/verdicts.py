@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runner.config.task import Extractor
+from runner.config.extractors import Extractor
 from runner.scorers.letters import LETTERS, extract_letters
 from runner.scorers.named import scorer_of
 from runner.scorers.numbers import extract_all

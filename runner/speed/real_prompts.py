@@ -14,7 +14,8 @@ from pathlib import Path
 from statistics import median
 
 from runner.config.measures import SweepConfig
-from runner.config.task import Framing, PromptsConfig, QuestionsConfig
+from runner.config.prompts import Framing, PromptsConfig
+from runner.config.questions import QuestionsConfig
 from runner.datasets.gsm8k import describe as describe_questions
 from runner.datasets.gsm8k import load_questions
 from runner.datasets.prompts import Branched, build_prompt, holds_prompts, load_prompts, prompts_sha256

@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 from gguf import GGUFWriter
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.likelihood import LikelihoodConfig
+from runner.config.prompts import Framing
 from runner.config.root import RunnerConfig
-from runner.config.task import Framing, GenerateConfig, Gsm8kConfig, TaskConfig
+from runner.config.task import TaskConfig
 from runner.config.wording import PromptStyle
+from runner.tasks.generate.keys import GenerateConfig
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import chat_templates
 from runner_engine.checkpoints.resolve import resolve

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from hub_standin import Hub, environment
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import Gsm8kConfig
 from runner.engines.kinds import kind_of
 from runner.grid.plan import plan_job, predicted_need, worker_limits
 from runner.run import run

@@ -12,9 +12,10 @@ from omegaconf import OmegaConf
 from runner.config import data_sets
 from runner.config.choices import CONF, file_of
 from runner.config.compose import Composer, compose, composer_of
+from runner.config.extractors import Gold
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.hydra import to_config, without_hydra
 from runner.config.runner_hydra import hydra_of
-from runner.config.task import Gold, Gsm8kConfig
 from runner.config.tasks import TASKS
 from runner.config.wording import PromptStyle
 from runner_base.errors import ConfigError

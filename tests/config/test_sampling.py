@@ -14,7 +14,7 @@ import pytest
 import runner
 from runner.library.model import Settings
 from runner.options.serve.bodies import ChatBody, GenerateBody, TextBody
-from runner.tasks.chat import SETTINGS
+from runner.tasks.chat.task import SETTINGS
 from runner_base.errors import ConfigError
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import IGNORED_SETTINGS, GenerationConfig

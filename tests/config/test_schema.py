@@ -12,12 +12,12 @@ from omegaconf import OmegaConf
 from runner.config.choices import CONF, own_files
 from runner.config.compose import compose, composer_of
 from runner.config.groups import GROUPS
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.hydra import to_config
 from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.model import StubConfig
 from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig, TrackingConfig, semantic_keys
-from runner.config.task import Gsm8kConfig
 from runner.config.wording import PromptStyle
 from runner.options.parts.keys import SplitConfig
 from runner.options.parts.model_keys import PartsModelConfig

@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import GenerateConfig, Gsm8kConfig, TaskConfig
+from runner.config.task import TaskConfig
 from runner.options.parts.keys import ArchiveConfig, MergeConfig, SplitConfig, VerifyConfig
 from runner.options.parts.model_keys import PartsModelConfig
 from runner.report import headline
 from runner.run import run
+from runner.tasks.generate.keys import GenerateConfig
 from runner_compare.metrics import (
     BY_REPEATS,
     FRONT,

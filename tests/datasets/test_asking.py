@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.config.task import Gsm8kConfig
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.wording import PromptStyle
 from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
 from runner.datasets.gsm8k import Item, load_questions

@@ -12,8 +12,8 @@ import pytest
 from likely import jsonl
 from pyarrow import parquet
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.likelihood import LikelihoodConfig
-from runner.config.task import Gsm8kConfig
 from runner.config.wording import PromptStyle
 from runner.datasets.asking import load_shots
 from runner.datasets.given import load_given

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.config.task import Extractor, Gsm8kConfig
+from runner.config.extractors import Extractor
+from runner.config.gsm8k import Gsm8kConfig
 from runner.datasets.gsm8k import Item, load_examples, load_questions
 from runner.scorers.numbers import extract
 from runner_base.errors import ConfigError, DataError

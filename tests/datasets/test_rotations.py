@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from likely import jsonl
 
-from runner.config.task import Extractor, Gsm8kConfig
+from runner.config.extractors import Extractor
+from runner.config.gsm8k import Gsm8kConfig
 from runner.datasets.gsm8k import Item, load_questions
 from runner.datasets.rotations import rotated, same_letter_words
 from runner.datasets.shapes import GPQA

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from runner.config.task import Gsm8kConfig
+from runner.config.gsm8k import Gsm8kConfig
 from runner.datasets.gsm8k import load_examples, load_questions
 from runner_base.errors import DataError
 

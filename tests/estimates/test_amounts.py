@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.model import StubConfig
-from runner.config.task import Gsm8kConfig
 from runner.estimates.amounts import amounts_of
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.bitsandbytes import Int8Config

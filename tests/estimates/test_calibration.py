@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.measures import SweepConfig
-from runner.config.task import Gsm8kConfig
 from runner.estimates.calibration import FILE, Calibration, known_speeds, measure
 from runner.estimates.jobs import estimate
 from runner.estimates.sample import calibration_model_of

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.likelihood import LikelihoodConfig
-from runner.config.task import Gsm8kConfig
 from runner.engines.kinds import kind_of
 from runner.estimates.fit import PROCESS_MIB, fit, free_mib_by_device, possible
 from runner_base import machine

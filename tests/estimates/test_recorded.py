@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from written_records import ANSWERS, SPEEDS, write
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.measures import SweepConfig
-from runner.config.task import Gsm8kConfig
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import EstimateBasis
 from runner_engine.quantization import CHOICES

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from grids import results
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import Gsm8kConfig
 from runner.grid.best_trial import Scored, doubt_lines
 from runner.grid.plan import PlannedJob
 from runner.store.jobs import Job

@@ -17,8 +17,8 @@ import torch
 from grids import results
 from stages import split_into
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import Gsm8kConfig
 from runner.engines.kinds import Need
 from runner.grid.gpu_sets import GpuSet, GpuSets
 from runner.grid.plan import PlannedJob, WorkerLimits, predicted_need, worker_limits

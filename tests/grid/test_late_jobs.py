@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import Gsm8kConfig
 from runner.grid.other_launchers import ForeignLaunch
 from runner.grid.plan import plan_job, run_job
 from runner.grid.show import table_lines

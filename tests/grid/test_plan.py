@@ -14,8 +14,9 @@ from typing import Any, ClassVar, NoReturn, cast, get_args, get_origin, get_type
 import pytest
 from stages import split_into
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import Gsm8kConfig, TaskConfig
+from runner.config.task import TaskConfig
 from runner.config.tasks import TASKS
 from runner.config.wording import PromptStyle
 from runner.grid.gpu_sets import GpuSet

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import Gsm8kConfig
 from runner.estimates.jobs import JobEstimate
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.grid.plan import PlannedJob, State

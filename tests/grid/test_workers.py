@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from grids import children, command, end_at, kill, mlflow_runs, results, samples, wait_for
 
-from runner.config.task import Gsm8kConfig
+from runner.config.gsm8k import Gsm8kConfig
 from runner.engines.kinds import Need
 from runner.grid import forking
 from runner.grid.gpu_sets import GpuSet

@@ -13,8 +13,8 @@ from types import FrameType
 
 import pytest
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig, TrackingConfig
-from runner.config.task import Gsm8kConfig
 from runner.run import run
 from runner.store.jobs import read_samples
 from runner_base.errors import ConfigError, RunnerError

@@ -21,11 +21,11 @@ import torch
 from opening import load_base
 from resolving import check_memory
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.model import StubConfig
 from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import Gsm8kConfig
 from runner.options.parts.keys import SplitConfig
 from runner.run import check
 from runner_base import machine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.config.task import OF_NUMBERS, Extractor
+from runner.config.extractors import OF_NUMBERS, Extractor
 from runner.scorers.letters import extract_letters, gold_letter, plain_letter, replaced_letter
 from runner.scorers.verdicts import judge
 from runner_base.result import Answer, FinishReason, Verdict

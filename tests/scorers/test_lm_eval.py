@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from runner.config.task import Extractor
+from runner.config.extractors import Extractor
 from runner.scorers.numbers import gold_number
 from runner.scorers.verdicts import judge
 from runner_base.result import Answer, FinishReason, Verdict

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.config.task import OF_NUMBERS, Extractor
+from runner.config.extractors import OF_NUMBERS, Extractor
 from runner.scorers.numbers import extract, extract_all, gold_number, plain_number, replaced_number
 from runner.scorers.verdicts import judge
 from runner_base.result import Answer, FinishReason, Verdict

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.config.task import Extractor
+from runner.config.extractors import Extractor
 from runner.scorers.verdicts import judge
 from runner.scorers.votes import Vote, elect
 from runner_base.result import Answer, FinishReason, Verdict

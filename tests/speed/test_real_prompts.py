@@ -13,8 +13,8 @@ from opening import open_engine
 from tasking import work
 
 from runner.config.measures import SweepConfig
+from runner.config.prompts import Framing
 from runner.config.root import RunnerConfig
-from runner.config.task import Framing
 from runner.options.remote.keys import ApiConfig, Extensions
 from runner.run import run
 from runner.speed import real_prompts

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import Print, RunnerConfig, TrackingConfig
-from runner.config.task import Gsm8kConfig
 from runner.store import jobs
 from runner.store.artifacts import promise
 from runner.store.jobs import Job, Recorder, claim, identify, read_samples

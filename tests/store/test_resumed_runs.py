@@ -14,8 +14,8 @@ import warm_process
 from grids import wait_for
 from stored import rows
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import Gsm8kConfig
 from runner.store import tracking
 from runner_base.dtypes import Dtype
 from runner_engine.quantization.bitsandbytes import Nf4Config

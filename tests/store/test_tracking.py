@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig, TrackingConfig, semantic_keys
-from runner.config.task import Gsm8kConfig
 from runner.run import run
 from runner.store import mlflow_store, tracking
 from runner.store.jobs import Job

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import Gsm8kConfig
 from runner.datasets.gsm8k import describe, items_sha256, load_questions
 from runner.store.tracking import flatten
 from runner.tasks.gsm8k.task import VERSION

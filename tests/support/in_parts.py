@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from runner.config.prompts import Framing
 from runner.config.root import RunnerConfig
-from runner.config.task import Framing, GenerateConfig
 from runner.options.parts.model_keys import PartsModelConfig
 from runner.run import run
 from runner.store.jobs import read_samples
+from runner.tasks.generate.keys import GenerateConfig
 from runner_base.dtypes import Dtype
 from runner_base.result import Record, Sample
 from runner_engine.settings.generation import GenerationConfig

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import GenerateConfig, Gsm8kConfig
 from runner.engines.kinds import BaseCache
 from runner.run import run
 from runner.store.jobs import read_samples
+from runner.tasks.generate.keys import GenerateConfig
 from runner_base.errors import EvidenceError, JobFailed
 from runner_base.result import FinishReason, Record, Sample, Status, Verdict, sealed, unsealed
 from runner_engine.decode.forward import Forward

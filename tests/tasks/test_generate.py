@@ -10,14 +10,15 @@ from scripted import Reply, Scripted
 from tasking import work
 
 from runner.config.compose import choose
+from runner.config.prompts import Framing
 from runner.config.root import Print, RunnerConfig, semantic_keys
-from runner.config.task import Framing, GenerateConfig
 from runner.datasets.prompts import build_prompt, load_prompts
 from runner.grid.plan import State, plan_job
 from runner.report import show
 from runner.run import run
 from runner.store import jobs
-from runner.tasks import generate
+from runner.tasks.generate import task as generate
+from runner.tasks.generate.keys import GenerateConfig
 from runner_base.errors import ConfigError, DataError, EvidenceError, JobFailed
 from runner_base.fields import Inert, counts_of
 from runner_base.result import FinishReason, Record

@@ -16,12 +16,13 @@ import pytest
 import warm_process
 
 from runner.config.model import StubConfig
+from runner.config.prompts import Framing
 from runner.config.root import Print, RunnerConfig
-from runner.config.task import Framing, GenerateConfig
 from runner.datasets.prompts import Branched, load_prompts
 from runner.report import show
 from runner.run import run
-from runner.tasks import generate
+from runner.tasks.generate import task as generate
+from runner.tasks.generate.keys import GenerateConfig
 from runner_base.errors import ConfigError, DataError
 from runner_base.result import Answer, FinishReason, Record, Sample
 from runner_engine.sessions.base import Message

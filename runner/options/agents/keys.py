@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import ClassVar
 
-from runner.config.task import MAX_SAMPLES, Gold, QuestionsConfig, check_answers_differ
+from runner.config.extractors import Gold
+from runner.config.questions import MAX_SAMPLES, QuestionsConfig, check_answers_differ
 from runner_base.bounds import Takes, above, filled, least, within
 from runner_base.errors import ConfigError, check
 from runner_base.fields import HASHED, UNLESS_DEFAULT, Inert, setting

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runner.config.task import Extractor
+from runner.config.extractors import Extractor
 from runner.options.agents.keys import Domain, Role
 from runner.options.agents.sandbox import CodeOutcome
 from runner.options.agents.wording import Wording, wording_of

@@ -24,7 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from runner.config.task import Extractor
+from runner.config.extractors import Extractor
 from runner.options.agents import sandbox_child, syscalls
 from runner.options.agents.left_folders import own_folder
 from runner.options.agents.sandbox_child import LONGEST_TEXT, MAX_DIGITS

@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import Gsm8kConfig
 from runner.datasets.chosen import numbers_of
 from runner.datasets.gsm8k import Item
 from runner.store.jobs import Job, read_samples

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from runner.config.task import Gsm8kConfig
+from runner.config.gsm8k import Gsm8kConfig
 from runner.datasets.gsm8k import Item
 from runner.scorers.named import scorer_of
 from runner.scorers.verdicts import WHY_NOT, Judgement, judge

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from runner.config.task import Gsm8kConfig
+from runner.config.gsm8k import Gsm8kConfig
 from runner.datasets.gsm8k import Item
 from runner.scorers.letters import LETTERS
 from runner.tasks.gsm8k.judging import Judged

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 
+from runner.config.extractors import Extractor
+from runner.config.gsm8k import AUTO, Gsm8kConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import AUTO, Extractor, Gsm8kConfig
 from runner.core.finishing import Finishing, lengths_of
 from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
 from runner.datasets.chosen import by_number, choice_words, hashes_of_choice, numbers_of

@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from runner.config.task import OF_NUMBERS, Extractor, Gsm8kConfig
+from runner.config.extractors import OF_NUMBERS, Extractor
+from runner.config.gsm8k import Gsm8kConfig
 from runner.tasks.base import Context
 from runner.tasks.completing import complete_beside
 from runner.tasks.gsm8k.asking_again import AGAIN, SecondAnswers

@@ -15,8 +15,8 @@ from typing import Any
 
 from runner.config.measures import SweepConfig
 from runner.config.model_names import short_name
+from runner.config.prompts import Framing
 from runner.config.root import RunnerConfig
-from runner.config.task import Framing
 from runner.core.energy import Energy
 from runner.engines.kinds import kind_of
 from runner.speed import arrivals, real_prompts, tables

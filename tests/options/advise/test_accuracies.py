@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from answered import record_job
 
-from runner.config.task import Extractor, Gsm8kConfig
+from runner.config.extractors import Extractor
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.wording import PromptStyle
 from runner.datasets.gsm8k import load_questions
 from runner.estimates.recorded import FinishedJobs

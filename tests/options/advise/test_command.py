@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from answered import record_job
 
-from runner.config.task import Gsm8kConfig
+from runner.config.gsm8k import Gsm8kConfig
 from runner.options import advise
 from runner.options.advise.machines import machine_of
 from runner_base.errors import ConfigError

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runner.config.task import Gsm8kConfig
+from runner.config.gsm8k import Gsm8kConfig
 from runner.estimates.fit import PROCESS_MIB, Fit
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.options.advise.accuracies import Answer, RecordedAccuracy

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from runner.config.extractors import Gold
 from runner.config.root import semantic_keys
-from runner.config.task import Gold
 from runner.options.agents.keys import AgentsConfig, Attack, Baseline, DecisionMethod, Method, Mode, dropped_agents
 from runner_base.errors import ConfigError
 

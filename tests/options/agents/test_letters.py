@@ -11,8 +11,8 @@ import pytest
 from tasking import work
 from teams import Starts, Team, calls_in, team
 
+from runner.config.extractors import Gold
 from runner.config.root import RunnerConfig
-from runner.config.task import Gold
 from runner.options.agents import task as agents
 from runner.options.agents.keys import DecisionMethod, Domain, Mode, Role
 from runner_base.errors import DataError

@@ -16,8 +16,8 @@ import pytest
 from grids import FAULTS, Grid, assert_each_done_once, mlflow_runs, results, samples, statuses, timeless, wait_for
 from ray_cluster import ENVIRONMENT, RayCluster, missing, running_ray
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import Gsm8kConfig
 from runner.grid.plan import plan_job
 from runner.options.launchers.ray_jobs import Assignment, Mailbox, SharedFile, do_job
 

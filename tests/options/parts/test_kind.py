@@ -17,16 +17,17 @@ from in_parts import CPU, GREEDY, SAMPLED, Make, answers, generate, in_parts, pr
 from opening import open_engine
 from stages import split_into
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import GenerateConfig, Gsm8kConfig
 from runner.engines.kinds import kind_of
 from runner.grid.plan import State, plan_job, predicted_need
 from runner.options.agents.keys import AgentsConfig, Domain
 from runner.options.parts.keys import SplitConfig
 from runner.options.parts.model_keys import Backend, PartsModelConfig
 from runner.run import check, identify, run
+from runner.tasks.generate.keys import GenerateConfig
 from runner_base import machine
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError, DataError

@@ -11,12 +11,13 @@ import pytest
 from api_standin import Api
 from own_server import own_server
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import GenerateConfig, Gsm8kConfig
 from runner.options.remote import api_kind as kind
 from runner.options.remote.keys import ApiConfig, Extensions, HybridConfig, StudentConfig, TeacherConfig
 from runner.options.serve.keys import ServeConfig
 from runner.run import run
+from runner.tasks.generate.keys import GenerateConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.settings.generation import GenerationConfig

@@ -18,7 +18,7 @@ import warm_process
 from api_standin import Api, Trouble, unreachable
 
 from runner import compare
-from runner.config.task import Gsm8kConfig
+from runner.config.gsm8k import Gsm8kConfig
 from runner.datasets.gsm8k import load_questions
 
 pytestmark = pytest.mark.slow

@@ -19,8 +19,8 @@ import pytest
 from arena import peak_mib
 from hostile_server import OK, STREAM, TEXT, Attack, Bytes, Hostile, chunk, event, stream, usage, whole
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import Gsm8kConfig
 from runner.options.remote import api_kind as api
 from runner.options.remote.keys import ApiConfig
 from runner.run import run

@@ -12,8 +12,8 @@ from api_standin import Api, Trouble
 from listening import complete_with_deltas
 from opening import open_engine
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import Gsm8kConfig
 from runner.datasets.gsm8k import load_questions
 from runner.options.remote.engine import ApiEngine
 from runner.options.remote.keys import ApiConfig, HybridConfig, StudentConfig, TeacherConfig

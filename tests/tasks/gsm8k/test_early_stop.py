@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from runner.config.compose import choose
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import Gsm8kConfig
 from runner.config.wording import PromptStyle
 from runner.run import run
 from runner.store.jobs import Job, read_samples

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from runner.config.extractors import Extractor
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import Extractor, Gsm8kConfig
 from runner.grid.plan import NOTHING_TO_ASK, estimate_plan, plan_job
 from runner.run import identify, run
 from runner.store.jobs import read_samples

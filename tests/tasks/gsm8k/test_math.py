@@ -12,9 +12,10 @@ from scripted import Reply, Scripted
 from tasking import work
 
 from runner.config.compose import compose
+from runner.config.extractors import Extractor, Gold
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.hydra import to_config
 from runner.config.root import RunnerConfig
-from runner.config.task import Extractor, Gold, Gsm8kConfig
 from runner.datasets.shapes import Keys, read_row
 from runner.scorers.expressions import PROCESS
 from runner.scorers.named import scorer_of

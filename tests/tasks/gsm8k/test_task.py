@@ -7,8 +7,8 @@ import pytest
 from scripted import Reply, Scripted
 from tasking import work
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import Gsm8kConfig
 from runner.config.wording import PromptStyle
 from runner.datasets.gsm8k import load_questions
 from runner.store.jobs import Job, Recorder

@@ -13,8 +13,9 @@ from list_session import ListSession
 from scripted import Scripted
 from tasking import work
 
+from runner.config.extractors import Extractor
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig, semantic_keys
-from runner.config.task import Extractor, Gsm8kConfig
 from runner.config.wording import PromptStyle
 from runner.datasets.gsm8k import load_questions
 from runner.run import run

@@ -27,10 +27,12 @@ from transformers import (
     Phi3Config,
 )
 
+from runner.config.gsm8k import Gsm8kConfig
 from runner.config.measures import SweepConfig
+from runner.config.prompts import Framing
 from runner.config.root import RunnerConfig
-from runner.config.task import Framing, GenerateConfig, Gsm8kConfig
 from runner.run import run
+from runner.tasks.generate.keys import GenerateConfig
 from runner_base.dtypes import Dtype
 from runner_engine.decode import compat_probe
 from runner_engine.kernels import building, native

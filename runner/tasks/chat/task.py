@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.root import RunnerConfig
-from runner.config.task import ChatConfig
 from runner.core import terminal
 from runner.core.sides import answered_by
 from runner.datasets.prompts import read_conversation
 from runner.scorers.totals import cost_and_sides, count_completions
 from runner.store.measured import Measured
 from runner.tasks.base import Context, Inputs, Uses, own_config
+from runner.tasks.chat.keys import ChatConfig
 from runner.tasks.completing import sample_of
 from runner_base import machine
 from runner_base.console import plain, say

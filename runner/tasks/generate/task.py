@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.config.root import Print, RunnerConfig
-from runner.config.task import GenerateConfig
 from runner.datasets.one_prompt import file_of
 from runner.datasets.prompts import (
     STDIN,
@@ -32,6 +31,7 @@ from runner.store.jobs import Job, read_samples
 from runner.tasks import positions
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.completing import complete_missing, sample_of
+from runner.tasks.generate.keys import GenerateConfig
 from runner_base.errors import ConfigError, EvidenceError, cannot_write, check
 from runner_base.files import write_atomically
 from runner_base.result import COMPLETIONS, Answer, Result, Sample
