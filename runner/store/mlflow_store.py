@@ -23,6 +23,7 @@ from runner.core.files import hold
 from runner.core.later import uncollected
 from runner.core.uris import sqlite_path, sqlite_uri, without_secrets
 from runner.store import answering, empty_database, moved, run_table
+from runner.store.waiting_client import WaitingClient
 
 URI_VARIABLE, EXPERIMENT_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
 EXPERIMENT = "runner"
@@ -208,6 +209,8 @@ def open_client(uri: str, key: str) -> Any:
     from mlflow import MlflowClient
 
     try:
+        if sqlite_path(uri) is None and uri.startswith(DATABASES):
+            return WaitingClient(lambda: MlflowClient(uri), without_secrets(uri))
         return MlflowClient(uri)
     except ModuleNotFoundError as missing:  # SQLAlchemy's driver for this kind of database
         extra = " (pip install 'runner-llm[postgres]')" if missing.name == "psycopg" else ""
