@@ -40,6 +40,11 @@ BESIDE = """() => {  // where the part of MLflow's page that compares begins and
   const {left, right} = part.getBoundingClientRect();
   return [Math.floor(left), Math.ceil(right)];
 }"""
+WHAT_DIFFERS = """() => {  // without what all jobs have in common, so that parameters and metrics are both in sight
+  [...document.querySelectorAll("[role=button]")].find(one => one.innerText === "Run details").click();
+  for (const part of ["Parameters", "Metrics"])
+    document.querySelector(`button[aria-label="${part} - Show diff only"]`).click();
+}"""
 SERVER_S = 120
 
 
@@ -67,9 +72,10 @@ def mlflow(picture: Path, folder: Path) -> None:
     runs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"])
     jobs = [run.info.run_id for run in runs if "accuracy" in run.data.metrics]
     where = f"#/compare-runs?runs={json.dumps(jobs)}&experiments={json.dumps([experiment.experiment_id])}"
-    with _mlflow_ui() as url, browser(folder, "--window-size=1600,1515") as page:
+    with _mlflow_ui() as url, browser(folder, "--window-size=1600,1560") as page:
         page.go(url + "/" + where.replace(" ", "").replace('"', "%22"))
-        page.until("document.body.innerText.includes('decode_tok_per_s')", SERVER_S)
+        page.until("document.body.innerText.includes('accuracy_high')", SERVER_S)  # only the first metrics are drawn
+        page.do(f"({WHAT_DIFFERS})()")
         time.sleep(2)  # its plot grows
         page.picture(picture)
         left, right = page.do(f"({BESIDE})()")

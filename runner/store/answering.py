@@ -25,8 +25,11 @@ OBEY_AFTER_S = 0.5
 LOOK_EVERY_S = 0.05
 
 
-def wait_for_answer(shown: str, ask: Callable[[], None], limit_s: float) -> None:
-    """Ask a store anything in another thread, and raise its error; TimeoutError if there is no answer in time."""
+def wait_for_answer(shown: str, ask: Callable[[], None], limit_s: float, obey_after_s: float = OBEY_AFTER_S) -> None:
+    """Ask a store anything in another thread, and raise its error; TimeoutError if there is no answer in time.
+
+    A signal that has come ends the waiting after `obey_after_s`.
+    """
     errors: list[BaseException] = []
     answered = threading.Event()
 
@@ -41,7 +44,7 @@ def wait_for_answer(shown: str, ask: Callable[[], None], limit_s: float) -> None
     started, has_said = time.monotonic(), False
     while not answered.wait(LOOK_EVERY_S):
         waited_s = time.monotonic() - started
-        if waited_s > OBEY_AFTER_S:
+        if waited_s > obey_after_s:
             signals.interrupt_if_noted()
         if waited_s > limit_s:
             raise TimeoutError(no_answer(limit_s))

@@ -19,6 +19,7 @@ from typing import Any
 from runner.config.root import RunnerConfig
 from runner.core.later import uncollected
 from runner.store import answering, empty_database, moved, run_table
+from runner.store.waiting_client import WaitingClient
 from runner_base.environment import variable
 from runner_base.errors import ConfigError, TrackingError, cannot_write, refuse_password
 from runner_base.files import hold
@@ -208,6 +209,8 @@ def open_client(uri: str, key: str) -> Any:
     from mlflow import MlflowClient
 
     try:
+        if sqlite_path(uri) is None and uri.startswith(DATABASES):
+            return WaitingClient(lambda: MlflowClient(uri), without_secrets(uri))
         return MlflowClient(uri)
     except ModuleNotFoundError as missing:  # SQLAlchemy's driver for this kind of database
         extra = " (pip install 'runner-llm[postgres]')" if missing.name == "psycopg" else ""
