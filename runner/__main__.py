@@ -13,13 +13,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from runner.compat.variables import variables_as_overrides
 from runner.config import runner_hydra
 from runner.config.groups import GROUPS
 from runner.config.hydra import as_yaml, explain, to_config
 from runner.config.hydra_versions import as_in_main
 from runner.config.plain_text import as_sweeper_keys, quote_texts
 from runner.config.root import RunnerConfig
+from runner.config.variables import variables_as_overrides
 from runner.core.typed import typed
 from runner_base import signals
 from runner_base.console import ForPeople, say

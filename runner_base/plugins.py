@@ -32,8 +32,12 @@ KINDS = {
     "scorer": "runner.scorers",
     "metric": "runner.metrics",
 }
-# launchers and sweepers of Hydra: other packages add theirs by Hydra's own ways; names that `runner` has in Python
-OF_OPTIONS = KINDS | {"launcher": "runner.launchers", "sweeper": "runner.sweepers", "python": "runner.python"}
+OF_OPTIONS = KINDS | {
+    "launcher": "runner.launchers",  # of Hydra, as the next: other packages add theirs by Hydra's own ways
+    "sweeper": "runner.sweepers",
+    "python": "runner.python",  # a name that `runner` has in Python
+    "variables": "runner.variables",  # a function that reads environment variables as overrides
+}
 OWN_PACKAGE = "runner-llm"  # whose entry points are the runner's own options
 
 

@@ -144,7 +144,6 @@ KINDS = (
 def test_no_code_depends_on_the_class_of_a_model_a_quantization_or_an_adapter() -> None:
     allowed = (
         "runner.config.model",
-        "runner.config.pth_adapter",
         "runner_engine.settings.",
         "runner.options.",
         "runner.engines.kinds.",

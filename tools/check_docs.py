@@ -148,7 +148,7 @@ def _parse(program: str) -> Callable[[list[str]], object]:
     elif program == "runner-sync":
         from runner.store.sync import parser
     else:
-        from runner.compat.convert_lora import parser
+        from runner.options.older_tools.convert_lora import parser
     return parser().parse_args
 
 

@@ -9,14 +9,13 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from runner.config.models import MODELS
-from runner.config.pth_adapter import PthConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig, TrackingConfig
 from runner.config.tasks import TASKS
 from runner_base.fields import Names, Text
 from runner_base.plugins import Choices, PlugIn, plug_ins
 from runner_engine.quantization import CHOICES
 from runner_engine.settings.generation import GENERATIONS
-from runner_engine.settings.lora import LoraConfig, PeftConfig
+from runner_engine.settings.lora import LoraConfig, PeftConfig, PthConfig
 from runner_engine.settings.rope import ROPES
 
 GROUPS: Mapping[str, Mapping[str, type[Any]]] = {

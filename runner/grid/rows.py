@@ -12,9 +12,9 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from runner.compat.variables import variables_as_overrides
 from runner.config.hydra_versions import named_classes
 from runner.config.runner_hydra import hydra_of
+from runner.config.variables import variables_as_overrides
 from runner.grid.other_launchers import run_launched
 from runner.grid.plan import Outcome, PlannedJob
 from runner.grid.show import table_lines

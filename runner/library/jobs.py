@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from runner.compat.variables import variables_as_overrides
 from runner.config.compose import compose
 from runner.config.hydra import as_yaml, config_errors, to_config
 from runner.config.plain_text import quote_texts, sweep_of
+from runner.config.variables import variables_as_overrides
 from runner.library.shown import ShownRecord
 from runner.run import run
 from runner_base import environment, signals

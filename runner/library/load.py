@@ -72,8 +72,8 @@ def configure(
 ) -> RunnerConfig:
     """Return the config of the arguments of `load`; variables apply to what these leave open."""
     _reject_unknown(keys, groups)
-    from runner.compat.variables import variables_as_overrides
     from runner.config.compose import choose  # late: `from runner import load` need not import Hydra
+    from runner.config.variables import variables_as_overrides
 
     given = {group: _choice_and_keys(group, argument) for group, argument in groups.items()}
     given |= {"model": _model_choice_and_keys(model, keys)}

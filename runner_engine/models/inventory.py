@@ -79,7 +79,7 @@ def adapter_bytes(model: Any) -> Counter[str]:
     """Return the bytes of the adapter's own tensors by dtype; none once it is merged."""
     by_dtype: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
-        if "lora_" in name or ".lora." in name:  # the names in PEFT, and in runner/compat/pth.py
+        if "lora_" in name or ".lora." in name:  # the names in PEFT, and in runner_engine/models/lora/pth.py
             by_dtype[dtype_name(parameter)] += parameter.nbytes
     return by_dtype
 

@@ -1,11 +1,11 @@
-"""lora – no adapter, a PEFT adapter, or one in another format, which whoever has it describes."""
+"""lora – no adapter, a PEFT adapter, or one of square layers only, in a .pth file as older tools wrote it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from runner_base.bounds import check_keys, filled
+from runner_base.bounds import check_keys, filled, least
 from runner_base.fields import HASHED, MISSING, setting
 
 
@@ -46,6 +46,18 @@ class PeftConfig(AdapterConfig):
 
     module: ClassVar[str] = "runner_engine.models.lora.peft"
     packages: ClassVar[tuple[str, ...]] = ("peft",)
+
+
+@dataclass
+class PthConfig(AdapterConfig):
+    """A square-only adapter in a `.pth` file, or `embedded` for the one that ships; rank null: as in the file."""
+
+    name: ClassVar[str] = "pth"
+    rank: int | None = setting(None, takes=least(1, ", or null"))
+
+    module: ClassVar[str] = "runner_engine.models.lora.pth"
+    usual_rope: ClassVar[str | None] = "rope_2d"
+    is_single_file: ClassVar[bool] = True
 
 
 def adapter_of(lora: LoraConfig) -> AdapterConfig | None:

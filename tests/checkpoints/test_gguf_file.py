@@ -19,7 +19,6 @@ from resolving import check_format, predict
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig, base_key, semantic_keys
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
@@ -28,6 +27,7 @@ from runner_engine.models.load import Loaded
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.quantization.gguf import GgufConfig
+from runner_engine.settings.lora import PthConfig
 from runner_engine.settings.model import LocalConfig, LocalModelConfig
 from runner_engine.settings.rope import Rope2dConfig, RopeLinearConfig
 

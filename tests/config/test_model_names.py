@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner.config.model_names import adapter_name, short_name
-from runner.config.pth_adapter import PthConfig
-from runner_engine.settings.lora import LoraConfig, PeftConfig
+from runner_engine.settings.lora import LoraConfig, PeftConfig, PthConfig
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from runner.compat.variables import variables_as_overrides
 from runner.config.choices import own_files
 from runner.config.compose import compose
 from runner.config.hydra import to_config
 from runner.config.profiles import PROFILES, TEACHER_ONLY, notes
 from runner.config.root import RunnerConfig, semantic_keys
+from runner.config.variables import variables_as_overrides
 from runner.options.remote.keys import HybridConfig
 from runner_base.errors import ConfigError
 from runner_engine.settings.model import LocalModelConfig, local_model

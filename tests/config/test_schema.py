@@ -16,7 +16,6 @@ from runner.config.gsm8k import Gsm8kConfig
 from runner.config.hydra import to_config
 from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.model import StubConfig
-from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig, TrackingConfig, semantic_keys
 from runner.config.wording import PromptStyle
 from runner.options.parts.keys import SplitConfig
@@ -28,7 +27,7 @@ from runner_base.fields import Inert, counts_of
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner_engine.settings.generation import GenerationConfig, KvCache
-from runner_engine.settings.lora import LoraConfig, PeftConfig
+from runner_engine.settings.lora import LoraConfig, PeftConfig, PthConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
 from runner_engine.settings.rope import RopeConfig
 

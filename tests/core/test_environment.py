@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from runner.compat import variables
 from runner_base import environment
 from runner_base.errors import ConfigError
 
@@ -81,7 +80,6 @@ def test_the_example_lists_what_is_read() -> None:
     example = Path(__file__).parents[2] / ".env.example"
     listed = set(re.findall(r"^# ([A-Z0-9_]+)=", example.read_text(), re.MULTILINE))
     assert {name for name in listed if not name.endswith("_KEY")} == set(environment.NAMES)
-    assert set(variables.NAMES) <= set(environment.NAMES)
 
 
 def test_a_file_that_cannot_be_read_is_one_message_without_its_content(folder: Path) -> None:

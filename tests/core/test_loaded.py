@@ -10,7 +10,6 @@ import pytest
 
 from runner.config.gsm8k import Gsm8kConfig
 from runner.config.measures import MemoryConfig, SweepConfig
-from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import TaskConfig
 from runner.core.loaded import lines
@@ -18,7 +17,7 @@ from runner.run import run
 from runner.tasks.generate.keys import GenerateConfig
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config
-from runner_engine.settings.lora import PeftConfig
+from runner_engine.settings.lora import PeftConfig, PthConfig
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.rope import Rope2dConfig
 

@@ -11,7 +11,6 @@ import pytest
 
 from runner.config.gsm8k import Gsm8kConfig
 from runner.config.measures import MemoryConfig, SweepConfig
-from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import TaskConfig
 from runner.options.parts.keys import ArchiveConfig, MergeConfig, SplitConfig, VerifyConfig
@@ -37,6 +36,7 @@ from runner_compare.metrics import (
 )
 from runner_engine.quantization.bitsandbytes import Int8Config
 from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.lora import PthConfig
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.rope import Rope2dConfig
 

@@ -24,7 +24,6 @@ from resolving import check_memory
 from runner.config.gsm8k import Gsm8kConfig
 from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.model import StubConfig
-from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig
 from runner.options.parts.keys import SplitConfig
 from runner.run import check
@@ -38,7 +37,7 @@ from runner_engine.checkpoints.resolve import resolve
 from runner_engine.models import capability
 from runner_engine.quantization.bitsandbytes import Int8Config
 from runner_engine.settings.generation import GenerationConfig
-from runner_engine.settings.lora import AdapterConfig, PeftConfig
+from runner_engine.settings.lora import AdapterConfig, PeftConfig, PthConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
 from runner_engine.settings.rope import Rope2dConfig
 

@@ -22,7 +22,6 @@ from families import FAMILIES, pth_state, save_peft, save_pth, settings, squares
 from opening import load_base, local_engine
 from safetensors.torch import load_file
 
-from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import BaseCache
 from runner_base.dtypes import Dtype
@@ -37,7 +36,7 @@ from runner_engine.quantization.torchao import Int8DynamicConfig, TorchaoInt8Con
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
-from runner_engine.settings.lora import LoraConfig, PeftConfig
+from runner_engine.settings.lora import LoraConfig, PeftConfig, PthConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
 from runner_engine.settings.rope import (
     Rope2dConfig,

@@ -14,13 +14,12 @@ from families import settings as family_settings
 from loading import Make, configure, load, logits
 from resolving import predict
 
-from runner.config.pth_adapter import PthConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import CheckpointSource, QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
-from runner_engine.settings.lora import PeftConfig
+from runner_engine.settings.lora import PeftConfig, PthConfig
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 

@@ -17,7 +17,6 @@ from families import settings as family_settings
 from loading import NONE, Make, configure, load, logits
 from resolving import check_format, predict
 
-from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
@@ -31,7 +30,7 @@ from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Co
 from runner_engine.quantization.gguf import GgufConfig
 from runner_engine.quantization.grouped import AwqConfig, GptqConfig
 from runner_engine.quantization.torchao import Int8DynamicConfig, TorchaoFloat8Config, TorchaoInt8Config
-from runner_engine.settings.lora import PeftConfig
+from runner_engine.settings.lora import PeftConfig, PthConfig
 from runner_engine.settings.model import LocalConfig, LocalModelConfig
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out

@@ -11,7 +11,6 @@ from typing import Any
 import corpus
 
 from runner.__main__ import message_of
-from runner.compat import convert_lora
 from runner.store import sync
 from runner_compare import command
 from runner_compare.options import parser
@@ -56,6 +55,8 @@ class Arena:
                 if module == "runner":
                     self._run_job(list(arguments))
                 elif module == "convert":
+                    from runner.options.older_tools import convert_lora  # an option, which only its own tests need
+
                     convert_lora.convert(convert_lora.parser().parse_args(arguments))
                 elif module == "compare":
                     command.compare(parser().parse_args(arguments), self.scratch)

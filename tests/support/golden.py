@@ -28,7 +28,7 @@ MODULES = {
     "runner": "runner",
     "runner-compare": "runner_compare",
     "runner-sync": "runner.store.sync",
-    "runner-convert-lora": "runner.compat.convert_lora",
+    "runner-convert-lora": "runner.options.older_tools.convert_lora",
 }
 TEXTS = {
     "$Q3": "Ann has 3 apples. Ann buys 4 more. Then Ann gives away 2 apples. How many apples does Ann have now? "

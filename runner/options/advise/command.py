@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from runner.compat.variables import variables_as_overrides
 from runner.config.compose import compose
 from runner.config.hydra import explain, to_config
 from runner.config.plain_text import FILES, quote_texts
 from runner.config.root import RunnerConfig
+from runner.config.variables import variables_as_overrides
 from runner.estimates.fit import PROCESS_MIB
 from runner.estimates.speed import EstimateBasis
 from runner.grid.model_list import ITS_KEYS, listed

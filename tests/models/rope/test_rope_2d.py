@@ -15,7 +15,6 @@ from opening import adapt, load_base, local_engine, open_engine
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import BaseCache
 from runner_base.errors import ConfigError
@@ -26,7 +25,7 @@ from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
-from runner_engine.settings.lora import LoraConfig, PeftConfig
+from runner_engine.settings.lora import LoraConfig, PeftConfig, PthConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
 from runner_engine.settings.rope import Rope2dConfig, RopeConfig
 

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 from serving import FLOAT32, serving
 
-from runner.config.pth_adapter import PthConfig
 from runner.options.serve.keys import ServeConfig
 from runner.options.serve.name import accepted_names, served_name
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import QuantizationConfig
-from runner_engine.settings.lora import LoraConfig, PeftConfig
+from runner_engine.settings.lora import LoraConfig, PeftConfig, PthConfig
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.rope import Rope2dConfig, RopeConfig
 

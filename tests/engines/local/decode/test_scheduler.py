@@ -16,7 +16,6 @@ from opening import adapt, load_base, open_engine
 from streams import AGENTS, NEW_TOKENS, PROMPTS, SYSTEM, complete, generated, requests, tokens_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.result import Answer, FinishReason
@@ -27,7 +26,7 @@ from runner_engine.sessions import contract
 from runner_engine.sessions.base import Completion, Request
 from runner_engine.sessions.contract import Engine
 from runner_engine.settings.generation import GenerationConfig
-from runner_engine.settings.lora import PeftConfig
+from runner_engine.settings.lora import PeftConfig, PthConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
 from runner_engine.settings.rope import Rope2dConfig
 

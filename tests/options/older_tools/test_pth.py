@@ -15,19 +15,18 @@ import torch
 from opening import adapt, load_base, open_engine
 from resolving import predict
 
-from runner.compat.convert_lora import convert, parser
-from runner.compat.pth import SquareLora
-from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import BaseCache
+from runner.options.older_tools.convert_lora import convert, parser
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import resolve
 from runner_engine.models import load as load_room
 from runner_engine.models.load import Loaded, release
+from runner_engine.models.lora.pth import SquareLora
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
-from runner_engine.settings.lora import LoraConfig, PeftConfig
+from runner_engine.settings.lora import LoraConfig, PeftConfig, PthConfig
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.rope import Rope2dConfig
 from tools.embedded_model.lora import load_square_lora

@@ -20,7 +20,7 @@ from runner_engine.quantization import quiet_imports
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from runner.compat.pth import Adapter
+    from runner_engine.models.lora.pth import Adapter
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PEFT_KEY, PTH_KEY = "base_model.model.{}.lora_{}.weight", "{}.lora.{}.weight"  # of a matrix: module path, A or B
@@ -63,7 +63,7 @@ def convert(options: argparse.Namespace) -> str:
     if target.exists() or target.is_symlink():
         raise ConfigError(f"OUT={options.target} exists already, and is not overwritten: give another name")
     check(source.exists(), "IN", options.source, f"there is no file or folder {source}")
-    from runner.compat import pth
+    from runner_engine.models.lora import pth
 
     base = _skeleton(options.base)
     to_pth = source.is_dir()
@@ -97,7 +97,7 @@ def _skeleton(base: str) -> Any:
 
 def _read_peft(folder: Path, base: nn.Module, label: str) -> tuple[Adapter, dict[str, float]]:
     """Read a PEFT folder as pairs by module path, and the scaling of each; `base` is changed."""
-    from runner.compat.pth import Adapter, Pair, one_rank
+    from runner_engine.models.lora.pth import Adapter, Pair, one_rank
 
     tensors = _peft_tensors(folder, label)
     scalings = _peft_scalings(folder, base, label)

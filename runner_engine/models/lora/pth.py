@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from runner.config.pth_adapter import PthConfig
 from runner_base.errors import ConfigError, few
 from runner_engine.models.lora.peft import AdapterReport, delta_norm
 from runner_engine.models.pickled import load_tensors
+from runner_engine.settings.lora import PthConfig
 
 KEY = re.compile(r"(?P<path>.+)\.lora\.(?P<side>[AB])\.weight")
 PREFIX = "module."  # DistributedDataParallel puts it before every key

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +16,10 @@ import torch
 from opening import adapt, load_base
 from safetensors.torch import load_file, save_file
 
-from runner.compat.convert_lora import convert, parser
-from runner.config.pth_adapter import PthConfig
 from runner.config.root import RunnerConfig
+from runner.options.older_tools.convert_lora import convert, parser
 from runner_base.errors import ConfigError, OutputError
-from runner_engine.settings.lora import PeftConfig
+from runner_engine.settings.lora import PeftConfig, PthConfig
 from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
@@ -243,7 +244,7 @@ def test_a_base_without_weights_is_enough(tiny_llama: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_command(runner: Callable[..., Any], tmp_path: Path) -> None:
-    module = "runner.compat.convert_lora"
+    module = "runner.options.older_tools.convert_lora"
     done = runner("embedded_pth", "peft", "--base", "embedded", module=module)
     assert done.code == 0, done.err
     assert "8 modules · rank 16 · 65,536 parameters · norm of the delta 6.15\nfloat16 · bit for bit" in done.out
@@ -254,3 +255,15 @@ def test_command(runner: Callable[..., Any], tmp_path: Path) -> None:
         "runner-convert-lora: IN=embedded: a .pth adapter goes on square layers only, and 20 of its 28" in refused.err
     )
     assert not (tmp_path / "x.pth").exists()
+
+
+@pytest.mark.slow
+def test_the_command_says_that_a_device_is_full(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "runner.options.older_tools.convert_lora", "--help"]
+        done = subprocess.run(
+            command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=200, check=False
+        )
+    assert done.returncode == 1
+    assert "stdout cannot be written (No space left on device)" in done.stderr
+    assert "Traceback" not in done.stderr

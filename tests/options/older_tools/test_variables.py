@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from runner.compat.variables import Chosen, model_of, translate
 from runner.config.compose import composer_of
+from runner.options.older_tools.variables import NAMES, Chosen, model_of, translate
+from runner_base import environment
 from runner_base.errors import ConfigError
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
@@ -179,3 +180,7 @@ def test_mistakes_and_silence(tmp_path: Path, runner: Callable[..., Any]) -> Non
     for arguments in (["--help"], ["--version"], ["-sc", "install=bash"]):  # they run nothing, so nothing is said
         done = runner(*arguments)
         assert (done.code, done.err) == (0, "")
+
+
+def test_a_file_of_variables_may_hold_each_of_them() -> None:
+    assert set(NAMES) <= set(environment.NAMES)

@@ -1,1 +1,0 @@
-"""Support for users of the older tools: their variables, adapters and splits."""
