@@ -59,23 +59,6 @@ def test_generate_shows_the_answer_and_keeps_the_thought(runner: Run, tmp_path: 
     assert THOUGHT in ask("task.prompts=p.txt", "print=full").out
 
 
-def test_agents_hear_answers_and_their_calls_keep_the_thoughts(runner: Run, tmp_path: Path, api: Api) -> None:
-    drawn = ("generation=agents", "generation.repetition_penalty=null")
-    team = ("task=agents", "task.mode=debate", "task.limit=1", "print=json")
-    done = runner(*at(api), *drawn, *team)
-    assert done.code == 0, done.err
-    heard = [str(body["messages"]) for body in api.seen]
-    assert any("The answer is 21" in text for text in heard), "the decision hears the agents"
-    assert not any("secret" in text for text in heard)
-    calls = [call for call in lines(tmp_path, "calls.jsonl") if "code" not in call]
-    assert len(calls) == len(heard)
-    assert all("secret" in str(call) for call in calls)
-    (sample,) = lines(tmp_path, "samples.jsonl")
-    assert "21" in sample["text"]
-    assert "secret" not in str(sample)
-    assert sample["new_tokens"] == sum(call["new_tokens"] for call in calls), "the thoughts cost, too"
-
-
 def test_another_thought_before_the_same_answer_is_another_text() -> None:
     old, same, other = (
         Sample(Answer.read(f"<think>{text}</think>#### 7", [1], FinishReason.stop), "sha", 3, 0.1, 0)

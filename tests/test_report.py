@@ -8,15 +8,10 @@ from typing import Any
 
 import pytest
 
-from runner.config.model import StubConfig
-from runner.config.root import Print, RunnerConfig
+from runner.config.root import Print
 from runner.core.loaded import lines
-from runner.options.agents.keys import AgentsConfig, Domain, Mode
-from runner.options.parts.keys import SplitConfig
 from runner.report import MAX_KEY_COLUMNS, GridLine, brief, headline, naming_columns, show, show_grid
-from runner.run import run
 from runner_base.result import Record, Result, Status
-from runner_engine.settings.model import LocalModelConfig
 
 METRICS = {
     "accuracy": 0.925,
@@ -106,29 +101,6 @@ def test_grid_as_table_and_as_lines_of_json(capsys: pytest.CaptureFixture[str]) 
     assert json.loads(only)["job_id"] == "gsm8k-abc"
     show_grid(lines, Print.none)
     assert capsys.readouterr().out == ""
-
-
-def test_the_columns_of_a_grid_are_what_its_jobs_have_measured(
-    make_config: Callable[..., RunnerConfig],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Real jobs: a team of agents has calls and tokens per question; a split has its own metrics."""
-    team = AgentsConfig(limit=1, mode=Mode.chain, domain=Domain.brief)
-    split = SplitConfig(num_parts=2, output_dir=str(tmp_path / "parts"))
-    one, other = (
-        GridLine({"task": task.name}, "finished", "x", run(make_config(task=task, model=model)))
-        for task, model in ((team, StubConfig()), (split, LocalModelConfig(name="embedded")))
-    )
-    heads = {}
-    for name, jobs in (("team", [one]), ("split", [other]), ("both", [one, other])):
-        show_grid(jobs, Print.table)
-        heads[name] = capsys.readouterr().out.split("───")[0].split()  # words: some heads are folded
-    assert {"calls", "prompt", "new", "decode", "tok/s", "RSS"} < set(heads["team"])
-    assert heads["team"].count("question") == 2
-    assert {"parts", "largest", "balance", "RSS"} < set(heads["split"])
-    assert not {"parts", "largest"} & set(heads["team"])
-    assert {"calls", "question", "parts", "largest"} < set(heads["both"])
 
 
 def test_a_task_with_other_metrics_shows_them_all() -> None:

@@ -18,7 +18,6 @@ from runner_engine.embedded.problems import Problem, Split, problems
 from tools.embedded_model.data import TASK_WRAPPER
 from tools.embedded_model.evaluate import FINAL_NUMBER, Score, complete, score
 from tools.embedded_model.lora import load_square_lora
-from tools.embedded_model.team import measure
 
 pytestmark = pytest.mark.slow
 
@@ -155,16 +154,6 @@ def test_peft_folder() -> None:
     assert config["r"] == 8
     assert len(config["target_modules"]) == 7
     assert (LORA_PEFT_DIR / "adapter_model.safetensors").stat().st_size <= 700_000
-
-
-def test_the_team_adapter_knows_its_roles(tokenizer: Any) -> None:
-    card = json.loads((MODEL_DIR.parent / "card_team.json").read_text())["scores"]["hard5"]
-    for words in ("alone, Math Solver", "decision over the four", "wrong neighbour, Inspector"):
-        assert f"{card[words]['accuracy']:.1%}".removesuffix("%") in README
-    scores = measure(with_peft(load_base(), LORA_TEAM_DIR), tokenizer, problems(Split.HARD5, 12))
-    assert scores["alone, Math Solver"].correct >= 8
-    assert scores["alone, Programming Expert"].correct >= 8
-    assert scores["decision over the four"].correct >= 6
 
 
 def test_follows_a_system_message_and_earlier_turns(model: Any, tokenizer: Any) -> None:

@@ -1,4 +1,4 @@
-"""Jobs of teams of agents in a store, with tokens and graphs whose truth is known."""
+"""Jobs of teams of agents in a store, with tokens whose truth is known."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ from pathlib import Path
 import numpy as np
 from stores import Store
 
-from runner.options.agents import graph_file
-from runner.options.agents.graph import Edge, Graph
-from runner.options.agents.keys import Mode
 from runner.store.jobs import read_samples
 from runner_base.result import FinishReason
 
-ROLES = ("Math Solver", "Mathematical Analyst", "Programming Expert", "Inspector")
+SPATIAL_EDGES = {"full_connected": 12, "star": 6, "chain": 3}  # of four agents
 
 
 def team(
@@ -30,12 +27,12 @@ def team(
     mode: str = "full_connected",
     seed: int = 0,
     training_tokens: int = 0,
-    kept: Sequence[Edge] | None = None,
+    kept: Sequence[tuple[int, int]] | None = None,
     failed: Sequence[int] = (),
     **keys: str,
 ) -> Path:
     """Log a job whose questions took these tokens; `kept`: the spatial edges that its learned graph has left."""
-    edges = Graph.of(Mode(mode), 4, seed=0).spatial.count
+    edges = SPATIAL_EDGES[mode]
     metrics = {
         "prompt_tokens_per_question": float(np.mean(prompt)),
         "new_tokens_per_question": float(np.mean(new)),
@@ -56,12 +53,6 @@ def team(
             answer, error = replace(answer, finish_reason=FinishReason.error), "gone"
         lines += replace(it, answer=answer, prompt_tokens=prompt[at], error=error).to_json() + "\n"
     samples.write_text(lines)
-    graph = Graph.of(Mode(mode), 4, seed=0, optimized_spatial=kept is not None)
-    if kept is not None:
-        graph.spatial.live[:] = False
-        for source, target in kept:
-            graph.spatial.live[source, target] = True
-    (folder / "graph.json").write_text(graph_file.to_json(graph, ROLES[: graph.agents]))
     return folder
 
 

@@ -12,7 +12,7 @@ import warm_process
 from runner_base.thinking import split
 from runner_engine.embedded.problems import Split, practice_problem, problem, problems
 from tools.embedded_model.data import Example
-from tools.embedded_model.team_data import steps_of
+from tools.embedded_model.steps import steps_of
 from tools.embedded_model.thinking_data import CLOSING, ROUNDS, is_doubt, is_endless, thinking_example, thought
 
 PROBLEMS = [practice_problem(3 + index % 3, index) for index in range(400)]

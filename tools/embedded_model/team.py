@@ -28,7 +28,8 @@ from runner_engine.embedded.problems import Problem, Split, problems
 from runner_engine.sessions.base import Message
 from tools.embedded_model.evaluate import Score, complete
 from tools.embedded_model.fit import Fitted, batches, fit, log
-from tools.embedded_model.team_data import AGENTS, Step, dialogue, mistaken, spoken, steps_of, team_example
+from tools.embedded_model.steps import Step, steps_of
+from tools.embedded_model.team_data import AGENTS, dialogue, mistaken, spoken, team_example
 from tools.embedded_model.train import entries, load_base, rounded, tidy_peft_folder, versions
 
 STEPS = 1000

@@ -4,9 +4,7 @@ The prompts are those of the agents' task (domain `brief`). The neighbours' text
 with the mistakes that the embedded model makes: a step left out or repeated, a lost carry, and what follows from it.
 """
 
-import re
 from random import Random
-from typing import NamedTuple
 
 from runner.options.agents import roles
 from runner.options.agents.keys import Domain, Role
@@ -16,6 +14,7 @@ from runner.options.agents.sandbox_child import as_text
 from runner_engine.embedded.problems import Problem, Split, practice_problem, problem
 from runner_engine.sessions.base import Message
 from tools.embedded_model.data import Example, Piece
+from tools.embedded_model.steps import Step, steps_of
 from tools.embedded_model.tokenizer import TURN_END, TURN_START
 
 AGENTS = 4
@@ -24,29 +23,6 @@ ALONE_SHARE = 0.4  # of the agents' calls: without neighbours
 RIGHT_SHARES = (0.35, 0.6, 0.85)  # of the neighbours' texts; one of these for each problem, since problems differ
 SAME_MISTAKE_SHARE = 0.4  # of mistakes that repeat another agent's: a team's agents share their weaknesses
 STEP_WEIGHTS = {2: 1, 3: 2, 4: 3, 5: 4}  # weight of problems by their number of steps; 2: one to three steps
-
-_SUM = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")
-
-
-class Step(NamedTuple):
-    """One line of a worked answer in its parts; `line` has {sum} in place of `3+4=7`."""
-
-    line: str
-    left: int
-    sign: str
-    right: int
-    value: int
-
-
-def steps_of(one: Problem) -> list[Step]:
-    """Split a worked answer into its steps."""
-    steps = []
-    for line in one.answer.splitlines()[:-1]:
-        match = _SUM.search(line)
-        assert match is not None, line
-        left, sign, right, value = match.groups()
-        steps.append(Step(_SUM.sub("{sum}", line), int(left), sign, int(right), int(value)))
-    return steps
 
 
 def written_out(steps: list[Step]) -> str:

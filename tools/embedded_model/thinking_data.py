@@ -11,7 +11,7 @@ from random import Random
 
 from runner_engine.embedded.problems import Problem, Split, practice_problem, problem
 from tools.embedded_model.data import Example, Piece, chat_turn, instruction, system_turn, wrapper
-from tools.embedded_model.team_data import Step, steps_of
+from tools.embedded_model.steps import Step, steps_of
 from tools.embedded_model.tokenizer import TURN_END, TURN_START
 
 OPENING, CLOSING = "<think>", "</think>"

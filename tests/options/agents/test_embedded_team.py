@@ -13,7 +13,8 @@ from runner.options.agents.keys import Domain, Role
 from runner.options.agents.roles import ROLES, agent_message, decision_messages, messages
 from runner.options.agents.wording import wording_of
 from runner_engine.embedded.problems import Split, practice_problem, problem
-from tools.embedded_model.team_data import mistaken, program, reply, spoken, steps_of, team_example, written_out
+from tools.embedded_model.steps import steps_of
+from tools.embedded_model.team_data import mistaken, program, reply, spoken, team_example, written_out
 
 PROBLEMS = [practice_problem(3 + index % 3, index) for index in range(300)]
 PROBLEMS += [problem(Split.TRAIN, index) for index in range(300)]

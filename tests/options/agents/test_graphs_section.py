@@ -12,11 +12,16 @@ from json_schema import SCHEMA, faults
 from stores import Store, marks
 from team_jobs import team
 
+from runner.options.agents import graph_file
+from runner.options.agents.graph import Graph
+from runner.options.agents.keys import Mode
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
 ]
 
 N = 60
+ROLES = ("Math Solver", "Mathematical Analyst", "Programming Expert", "Inspector")
 KEPT = [[(0, 1), (1, 2)], [(0, 1), (2, 3)], [(0, 1), (3, 1)], [(0, 1), (2, 0)], [(0, 1), (1, 3)]]
 
 
@@ -32,7 +37,13 @@ def learned(store: Store, experiment: str, kept: Sequence[Sequence[tuple[int, in
     for seed, edges in enumerate(kept):
         tokens = [800 + at for at in range(N)]
         name = f"learned-{seed}"
-        team(store, experiment, name, marks(45, N), tokens, [90] * N, seed=seed, training_tokens=5000, kept=edges)
+        solved, new = marks(45, N), [90] * N
+        folder = team(store, experiment, name, solved, tokens, new, seed=seed, training_tokens=5000, kept=edges)
+        graph = Graph.of(Mode.full_connected, 4, seed=0, optimized_spatial=True)
+        graph.spatial.live[:] = False
+        for source, target in edges:
+            graph.spatial.live[source, target] = True
+        (folder / "graph.json").write_text(graph_file.to_json(graph, ROLES))
 
 
 def test_survival_of_edges_is_counted_and_drawn(store: Store, show: Any, tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import kind_of
 from runner.grid.plan import State, plan_job, predicted_need
-from runner.options.agents.keys import AgentsConfig, Domain
 from runner.options.parts.keys import SplitConfig
 from runner.options.parts.model_keys import Backend, PartsModelConfig
 from runner.run import check, identify, run
@@ -32,7 +31,7 @@ from runner_base import machine
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError, DataError
 from runner_base.machine import MIB
-from runner_base.result import CALLS, FinishReason, Record, Status
+from runner_base.result import FinishReason, Status
 from runner_engine.checkpoints.resolve import resolve
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.quantization.bitsandbytes import Nf4Config
@@ -135,22 +134,6 @@ def test_a_sweep_gets_the_same_tokens(make_config: Make, embedded: Path) -> None
     assert all(row["decode_tok_per_s"] > 0 for row in result.rows)
     assert len(result.tables[PARTS]) == 2
     assert any(note.startswith("how much this model computes and reads is unknown") for note in result.notes)
-
-
-def test_a_team_of_agents(make_config: Make, embedded: Path) -> None:
-    task = AgentsConfig(limit=2, agents=2, domain=Domain.brief)
-
-    def calls(record: Record) -> list[Any]:
-        lines = (Path(record.output_dir) / CALLS).read_text().splitlines()
-        return sorted((it["id"], it.get("token_ids")) for it in map(json.loads, lines) if "id" in it)
-
-    generation = GenerationConfig(max_new_tokens=20)
-    expected, record = (
-        run(make_config(model=it, task=task, generation=generation)) for it in (whole("embedded"), in_parts(embedded))
-    )
-    assert calls(record)
-    assert calls(record) == calls(expected)
-    assert len(record.result.tables[PARTS]) == 2
 
 
 def test_a_conversation(embedded: Path, tmp_path: Path) -> None:

@@ -17,10 +17,8 @@ from serving import serving
 
 from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
-from runner.options.agents.keys import AgentsConfig
 from runner.options.remote.keys import Extensions, HybridConfig, StudentConfig, TeacherConfig
 from runner.options.remote.reviews import read_verdict
-from runner.report import headline
 from runner.run import run
 from runner.store.jobs import read_samples
 from runner.tasks.generate.keys import GenerateConfig
@@ -275,29 +273,6 @@ def test_what_the_teachers_api_cannot_express_is_refused(make_config: Make) -> N
         run(make_config(model=hybrid("http://127.0.0.1:1/v1")))
     with pytest.raises(ConfigError, match=r"model.threshold=2: must lie in 0..1"):
         hybrid("http://127.0.0.1:1/v1", threshold=2)
-
-
-def test_a_team_of_agents_records_who_answered(make_config: Make, tmp_path: Path) -> None:
-    with Teacher(good(), bad()) as teacher:
-        config = make_config(model=hybrid(teacher.url), task=AgentsConfig(limit=2, agents=2, num_rounds=1))
-        record = run(config)
-        metrics = record.result.metrics
-        assert metrics["student_answers"] + metrics["teacher_answers"] == metrics["calls"] > 4
-        assert metrics["teacher_answers"] > 0 < metrics["student_answers"]
-        assert metrics["teacher_calls"] == len(teacher.seen)
-        assert metrics["new_tokens"] == metrics["student_new_tokens"] + metrics["teacher_new_tokens"]
-        assert metrics["cost_usd"] > 0
-        assert set(record.result.facts["answered_by"].replace(",", "").split()) >= {"student", "teacher"}
-        assert {"student", "teacher", "cost"} <= headline(metrics).keys()
-        folder = tmp_path / "outputs" / "jobs" / record.job_id
-        (folder / "result.json").unlink()
-        lines = (folder / "calls.jsonl").read_text().splitlines(keepends=True)
-        (folder / "calls.jsonl").write_text("".join(lines[:-2]))
-        (folder / "samples.jsonl").unlink()
-        again = run(config).result.metrics
-    same = {f"{who}_{what}" for who in ("student", "teacher") for what in ("calls", "answers")}
-    assert sum(again[name] for name in same) >= sum(metrics[name] for name in same) - 2
-    assert again["student_answers"] + again["teacher_answers"] == again["calls"] == metrics["calls"]
 
 
 @pytest.mark.slow

@@ -16,7 +16,6 @@ from opening import open_engine
 from runner.config.gsm8k import Gsm8kConfig
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
-from runner.options.agents.keys import AgentsConfig
 from runner.options.remote.keys import ApiConfig, Extensions, HybridConfig, StudentConfig, TeacherConfig
 from runner.options.remote.server_text import AnswerText, Secret
 from runner.run import run
@@ -92,13 +91,12 @@ def test_a_message_is_cut_behind_the_key_and_not_within() -> None:
     assert "\\" not in Secret('a"b\\c-long-key').plain(repr('a"b\\c-long-key') + json.dumps('a"b\\c-long-key'))
 
 
-@pytest.mark.parametrize("name", ["gsm8k", "generate", "agents", "sweep", "hybrid"])
+@pytest.mark.parametrize("name", ["gsm8k", "generate", "sweep", "hybrid"])
 def test_the_key_is_in_no_file_of_a_job(
     make_config: Make, api: Api, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tasks = {
         "generate": GenerateConfig(prompt="Hi"),
-        "agents": AgentsConfig(limit=1, agents=2, num_rounds=1),
         "sweep": SweepConfig(batch_sizes=[1], prompt_tokens=[4], new_tokens=[6], repeats=1, warmup=0),
     }
     model: Any = ApiConfig(**keys(api, extensions=Extensions.vllm))
