@@ -16,6 +16,7 @@ from pathlib import Path
 
 from runner.config.compose import compose
 from runner.config.hydra import to_config
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.datasets.chosen import by_number
 from runner.engines.kinds import kind_of
@@ -25,7 +26,6 @@ from runner.tasks.base import Context
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.asking_again import AskingAgain
 from runner.tasks.gsm8k.judging import Judge
-from runner_engine.checkpoints.resolve import resolve
 from runner_engine.sessions.base import Completion
 from runner_engine.sessions.contract import Engine
 

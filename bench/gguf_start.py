@@ -24,7 +24,7 @@ import sys, time
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from runner_engine.checkpoints import formats
-from runner_engine.checkpoints.resolve import resolve
+from runner.config.resolved import resolve
 from runner.library.load import configure
 from runner_engine.models import load
 started, computed = time.perf_counter(), time.process_time()

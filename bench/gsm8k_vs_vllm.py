@@ -56,13 +56,13 @@ from peers import (
 )
 from questions import add_options, load_prompts
 
+from runner.config.resolved import resolve
 from runner.engines.kinds import kind_of
 from runner.options.remote.server import started_keys
 from runner.options.remote.vllm.engine import VllmEngine
 from runner.options.remote.vllm.keys import VllmConfig
 from runner_base import machine
 from runner_base.dtypes import Dtype
-from runner_engine.checkpoints.resolve import resolve
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete
 

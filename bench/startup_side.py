@@ -22,7 +22,7 @@ last = STARTED
 AT_ONCE = {
     "resolve": ["runner.config.compose:compose_config", "runner.run:identify", "runner.run:check"],
     "imports": ["runner.engines.kinds.local:Local.import_libraries"],
-    "load": ["runner.engines.kinds:BaseCache.get"],
+    "load": ["runner_engine.local.base_cache:BaseCache.get"],
     "mlflow": ["runner.store.ledger:start_tracking", "runner.store.ledger:close"],
     "kernels": ["runner.engines.kinds.local:Local.build_kernels"],
 }

@@ -25,12 +25,12 @@ from engines import head_line, markdown, model_folder, spread
 from transformers import AutoModelForCausalLM
 
 from runner.config.measures import SweepConfig
+from runner.config.resolved import resolve
 from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.core.energy import Energy
 from runner.engines import open_engine
 from runner.speed.cells import Cell, Stopwatch, cells_of
 from runner_base.dtypes import Dtype
-from runner_engine.checkpoints.resolve import resolve
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.lora import LoraConfig

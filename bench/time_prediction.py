@@ -20,10 +20,10 @@ from commands import jobs
 
 from runner.config.compose import compose
 from runner.config.hydra import to_config
+from runner.config.resolved import resolve
 from runner.estimates.jobs import estimate
 from runner.estimates.speed import EstimateBasis
 from runner_base import machine
-from runner_engine.checkpoints.resolve import resolve
 
 MODELS = "smollm2_135m,qwen2_05b_instruct,llama32_1b"
 QUANTIZATIONS = "none,int8,nf4"

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from runner import Model, load
-from runner.library.model import Format
+from runner.library.arguments import Format
 from runner_engine.embedded import MODEL_DIR
 
 NATIVE = "RUNNER_NATIVE"

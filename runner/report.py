@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.config.root import Print
-from runner.core.loaded import SHOWN, lines
 from runner.store.mlflow_store import EXPERIMENT, Store, relative_path, see_all
 from runner_base.console import console, plain, rich_table
 from runner_base.errors import few
@@ -23,6 +22,7 @@ from runner_compare.metrics import ACCURACY, LINES, described, grid_columns, num
 from runner_compare.statistics.floor_effects import cut_off_words
 from runner_compare.statistics.token_divergence import divergence_tables
 from runner_compare.statistics.unread_answers import unread_note
+from runner_engine.models.loaded_lines import SHOWN, lines
 
 if TYPE_CHECKING:
     from rich.console import Console

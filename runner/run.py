@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 
 from runner.config.groups import packages_of
+from runner.config.resolved import ResolvedJob, resolve
 from runner.config.root import RunnerConfig
 from runner.engines import open_engine
-from runner.engines.kinds import BaseCache, kind_of
+from runner.engines.kinds import kind_of
 from runner.scorers.added import add_metrics
 from runner.store import fetched_jobs, jobs, ledger
 from runner.tasks.base import Context, Inputs, Task, Uses, task_of, with_inputs
@@ -17,7 +18,7 @@ from runner_base.errors import check_output_folder, memory_errors_as_job_failed
 from runner_base.files import write_atomically
 from runner_base.progress import tell
 from runner_base.result import Record, Status
-from runner_engine.checkpoints.resolve import ResolvedJob, resolve
+from runner_engine import BaseCache
 
 
 def run(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = None, wait: bool = True) -> Record:

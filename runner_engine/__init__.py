@@ -1,0 +1,108 @@
+"""The engine: files in, tokens out. These names are its door, and what a program needs; each is imported at first use.
+
+The README beside this file has a program of ten lines. Nothing here knows jobs, a schema or where results go.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runner_engine.checkpoints.footprint import Footprint as Footprint
+    from runner_engine.checkpoints.footprint import predict as predict
+    from runner_engine.checkpoints.resolve import ModelFiles as ModelFiles
+    from runner_engine.checkpoints.resolve import ResolvedModel as ResolvedModel
+    from runner_engine.checkpoints.resolve import ToDownload as ToDownload
+    from runner_engine.checkpoints.resolve import no_downloads as no_downloads
+    from runner_engine.checkpoints.resolve import resolve as resolve
+    from runner_engine.checkpoints.weight_files import Tensor as Tensor
+    from runner_engine.local.base_cache import BaseCache as BaseCache
+    from runner_engine.local.opening import open_engine as open_engine
+    from runner_engine.local.opening import open_session as open_session
+    from runner_engine.quantization import CHOICES as CHOICES
+    from runner_engine.quantization.base import QuantizationConfig as QuantizationConfig
+    from runner_engine.sessions.arithmetic import Arithmetic as Arithmetic
+    from runner_engine.sessions.base import Begun as Begun
+    from runner_engine.sessions.base import Capability as Capability
+    from runner_engine.sessions.base import Completion as Completion
+    from runner_engine.sessions.base import Delta as Delta
+    from runner_engine.sessions.base import EngineReport as EngineReport
+    from runner_engine.sessions.base import Event as Event
+    from runner_engine.sessions.base import Message as Message
+    from runner_engine.sessions.base import Prompt as Prompt
+    from runner_engine.sessions.base import Request as Request
+    from runner_engine.sessions.base import RequestId as RequestId
+    from runner_engine.sessions.contract import Engine as Engine
+    from runner_engine.sessions.contract import complete as complete
+    from runner_engine.sessions.contract import gather as gather
+    from runner_engine.sessions.contract import require as require
+    from runner_engine.sessions.contract import stopped as stopped
+    from runner_engine.sessions.driver import Driver as Driver
+    from runner_engine.sessions.session import Session as Session
+    from runner_engine.sessions.stats import EngineStats as EngineStats
+    from runner_engine.settings.generation import GenerationConfig as GenerationConfig
+    from runner_engine.settings.lora import LoraConfig as LoraConfig
+    from runner_engine.settings.lora import PeftConfig as PeftConfig
+    from runner_engine.settings.model import LocalModelConfig as LocalModelConfig
+    from runner_engine.settings.rope import ROPES as ROPES
+    from runner_engine.settings.rope import RopeConfig as RopeConfig
+    from runner_engine.settings.sampling import Sampling as Sampling
+    from runner_engine.spec import ModelSpec as ModelSpec
+    from runner_engine.spec import Workload as Workload
+
+PLACES = {
+    # what is asked of the engine
+    "ModelSpec": "spec",  # a model, what is made of it while it is loaded, and defaults: one frozen value
+    "LocalModelConfig": "settings.model",  # which model: a folder, a .gguf file or a hub id, its device and dtype
+    "QuantizationConfig": "quantization.base",  # the base of all quantizations; itself: none
+    "CHOICES": "quantization",  # all quantizations by name: nf4, int8, gguf
+    "LoraConfig": "settings.lora",  # no adapter; PeftConfig: one
+    "PeftConfig": "settings.lora",  # a PEFT adapter, in a folder or on a hub
+    "RopeConfig": "settings.rope",  # how positions are encoded: the model's own way
+    "ROPES": "settings.rope",  # the other ways by name: rope_2d, yarn
+    "GenerationConfig": "settings.generation",  # defaults of requests: limit, temperature, rows at once
+    "Sampling": "settings.sampling",  # how the tokens of one request are drawn
+    "Workload": "spec",  # rows, prompt tokens and new tokens that are in memory at once
+    # from files to what is known before a load; imports no torch
+    "resolve": "checkpoints.resolve",  # a spec with its files: where they are and what is in their headers
+    "ResolvedModel": "checkpoints.resolve",  # what `resolve` returns, and what engines are opened with
+    "ModelFiles": "checkpoints.resolve",  # a model's files; each property is read at its first use
+    "Tensor": "checkpoints.weight_files",  # a tensor as a header describes it: name, dtype, shape, place
+    "predict": "checkpoints.footprint",  # the memory that a model needs at a workload
+    "Footprint": "checkpoints.footprint",  # what `predict` returns: weights by part, KV cache, activations
+    "no_downloads": "checkpoints.resolve",  # a context in which a download raises ToDownload
+    "ToDownload": "checkpoints.resolve",  # a download would be needed
+    # from a spec to tokens
+    "open_session": "local.opening",  # a context with the session of a loaded model
+    "open_engine": "local.opening",  # an engine, which loads when it is first needed
+    "BaseCache": "local.base_cache",  # keeps a loaded base for the next engine
+    "Engine": "sessions.contract",  # a model that completes prompts: load, open, encode, decode, close
+    "Session": "sessions.session",  # requests under way: any thread submits and cancels, one thread steps
+    "Driver": "sessions.driver",  # a thread that steps a session, for servers
+    "complete": "sessions.contract",  # requests in, their completions out
+    "gather": "sessions.contract",  # steps a session until its requests have ended
+    "stopped": "sessions.contract",  # cancels what is under way, and returns it as it is
+    "require": "sessions.contract",  # rejects an engine that lacks capabilities
+    # what goes in and out
+    "Request": "sessions.base",  # one prompt to complete, or a continuation to score
+    "RequestId": "sessions.base",  # the name of a request, which with the seed decides its random numbers
+    "Prompt": "sessions.base",  # a text, a chat or token ids
+    "Message": "sessions.base",  # one turn of a chat
+    "Begun": "sessions.base",  # the tokens of an answer that was interrupted
+    "Event": "sessions.base",  # what a step returns: deltas and completions
+    "Delta": "sessions.base",  # more text of a request
+    "Completion": "sessions.base",  # the end of a request: its answer, tokens, times and log-probabilities
+    "Capability": "sessions.base",  # what an engine may be able to do; known before a load
+    "EngineReport": "sessions.base",  # what was loaded: metrics, facts and notes
+    "EngineStats": "sessions.stats",  # totals of an engine: tokens, seconds, memory
+    "Arithmetic": "sessions.arithmetic",  # a loaded model in numbers: what a token computes and reads
+}
+__all__ = [*PLACES]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name at its first use, so that who needs no weights imports no torch."""
+    if name not in PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{PLACES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from runner.config.root import Print
-from runner.core.loaded import lines
 from runner.report import MAX_KEY_COLUMNS, GridLine, brief, headline, naming_columns, show, show_grid
 from runner_base.result import Record, Result, Status
+from runner_engine.models.loaded_lines import lines
 
 METRICS = {
     "accuracy": 0.925,

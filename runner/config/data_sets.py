@@ -28,7 +28,7 @@ from runner.config.questions import QuestionsConfig
 from runner.config.sources import source_at
 from runner.config.wording import FOR_EXPRESSIONS, for_letters
 from runner_base.errors import ConfigError, unknown
-from runner_engine.settings.model import LocalModelConfig
+from runner_engine import LocalModelConfig
 
 GROUP = "dataset"
 NAME = re.compile(r"[A-Za-z0-9_-]+")

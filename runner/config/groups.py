@@ -13,10 +13,9 @@ from runner.config.root import NoTrackingConfig, RunnerConfig, TrackingConfig
 from runner.config.tasks import TASKS
 from runner_base.fields import Names, Text
 from runner_base.plugins import Choices, PlugIn, plug_ins
-from runner_engine.quantization import CHOICES
+from runner_engine import CHOICES, ROPES, LoraConfig, PeftConfig
 from runner_engine.settings.generation import GENERATIONS
-from runner_engine.settings.lora import LoraConfig, PeftConfig, PthConfig
-from runner_engine.settings.rope import ROPES
+from runner_engine.settings.lora import PthConfig
 
 GROUPS: Mapping[str, Mapping[str, type[Any]]] = {
     "model": MODELS,

@@ -20,7 +20,7 @@ from runner_base.bounds import Takes, filled, least, within
 from runner_base.errors import check
 from runner_base.fields import HASHED, UNLESS_DEFAULT, DefaultAs, Inert, setting
 from runner_base.plugins import check_plug_in
-from runner_engine.settings.generation import GenerationConfig
+from runner_engine import GenerationConfig
 
 MARGIN = Takes(
     lambda points: 0 < points < 100,

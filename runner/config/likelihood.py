@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from runner.config.questions import OTHER_JOB, WORDS_FOR_A_JOB, QuestionsConfig
-from runner.config.task import QUESTION_TOKENS, Amount, Workload
+from runner.config.task import QUESTION_TOKENS, Amount
 from runner.config.wording import PromptStyle, WordingConfig
 from runner_base.bounds import least
 from runner_base.errors import check
 from runner_base.fields import UNLESS_DEFAULT, Inert, setting
-from runner_engine.settings.generation import GenerationConfig
+from runner_engine import GenerationConfig, Workload
 
 KEPT = 64  # most probable tokens that a reference keeps at each position by default
 DRAWN = 16  # further ones that it draws from all others, for the divergence over these

@@ -9,11 +9,11 @@ from itertools import product
 from typing import Any, ClassVar
 
 from runner.config.prompts import Framing
-from runner.config.task import QUESTION_TOKENS, Amount, TaskConfig, Workload
+from runner.config.task import QUESTION_TOKENS, Amount, TaskConfig
 from runner_base.bounds import Takes, filled, least, within
 from runner_base.errors import ConfigError, check, check_least
 from runner_base.fields import HASHED, Inert, setting
-from runner_engine.settings.generation import GenerationConfig
+from runner_engine import GenerationConfig, Workload
 
 PROMPT_TOKENS = (64, 256)
 MAX_TOKENS = 2**25  # in the prompts of one batch, which are generated together: 1,024 rows of 32,768

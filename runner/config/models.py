@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from runner.config.model import StubConfig
 from runner_base.plugins import Choices
-from runner_engine.settings.model import LocalConfig, LocalModelConfig, ModelConfig
+from runner_engine import LocalModelConfig
+from runner_engine.settings.model import LocalConfig, ModelConfig
 
 _OWN: dict[str, type[ModelConfig]] = {
     "model": LocalModelConfig,

@@ -12,7 +12,8 @@ from typing import Any
 from runner.config.models import MODELS
 from runner_base.dtypes import Dtype
 from runner_base.errors import check
-from runner_engine.settings.model import LocalModelConfig, ModelConfig, local_model
+from runner_engine import LocalModelConfig
+from runner_engine.settings.model import ModelConfig, local_model
 
 NONE = "none"
 TEACHER_ONLY = "teacher_only"  # its file comes with the option that has model=api

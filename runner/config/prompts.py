@@ -9,7 +9,7 @@ from runner.config.task import QUESTION_TOKENS, Amount, TaskConfig
 from runner_base.bounds import filled, least
 from runner_base.errors import ConfigError, check
 from runner_base.fields import HASHED, Inert, Text, setting
-from runner_engine.settings.generation import GenerationConfig
+from runner_engine import GenerationConfig
 
 
 class Framing(StrEnum):

@@ -10,7 +10,7 @@ from runner.config.wording import for_letters
 from runner_base.bounds import filled, least
 from runner_base.errors import ConfigError
 from runner_base.fields import HASHED, Inert, Text, setting
-from runner_engine.settings.generation import GenerationConfig
+from runner_engine import GenerationConfig
 
 SELECTS = Inert("selects questions; the SHA-256 of the selected ones counts instead")
 READS_GOLD = Inert("says how a gold answer is read; the SHA-256 of the answers that were read counts instead")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from typing import Any, ClassVar
 
+from runner.config.mix_choices import typed_choice
 from runner.config.own_notes import check_notes
 from runner.config.profiles import NONE as NO_PROFILE
 from runner.config.profiles import check_profile
@@ -17,12 +18,9 @@ from runner_base.fields import MISSING, DefaultAs, Inert, UnlessDefault, choice_
 from runner_base.plugins import check_plug_in, load_object
 from runner_base.texts import is_text
 from runner_compare.metrics import METRICS, Metric
-from runner_engine.quantization.base import QuantizationConfig
+from runner_engine import GenerationConfig, LoraConfig, QuantizationConfig, RopeConfig
 from runner_engine.quantization.mixed import Mix
-from runner_engine.settings.generation import GenerationConfig
-from runner_engine.settings.lora import LoraConfig, adapter_of
 from runner_engine.settings.model import ModelConfig
-from runner_engine.settings.rope import RopeConfig
 
 
 class Print(StrEnum):
@@ -113,7 +111,7 @@ class RunnerConfig:
         for key, text in _texts(self, ""):
             need = "contains what no UTF-8 text and no file name can contain: half a character, or a NUL"
             check(is_text(text) and "\0" not in text, key, repr(text), need)
-        self.mix = Mix.of(self.quantization)  # no key: what the group means for each layer, read once
+        self.mix = Mix.of(self.quantization, typed_choice)  # no key: what the group means for each layer, read once
         check_profile(self.profile, self.model, self.quantization.label)
         self.model.check_beside(self.quantization, self.lora, self.rope, self.generation)
         self.task.check_beside(self.generation)
@@ -138,16 +136,6 @@ def _texts(value: object, key: str) -> Iterator[tuple[str, str]]:
     elif isinstance(value, list):
         for inner in value:
             yield from _texts(inner, key)
-
-
-def base_key(config: RunnerConfig) -> str:
-    """Return a key of the base that a job loads, without its adapters: jobs with the same key share one loaded base."""
-    parts = [config.model, config.quantization, *config.quantization.mix_keys, config.rope]
-    if config.lora.merges:
-        parts.append(config.lora)  # merging changes the base permanently
-    elif config.quantization.in_blocks() is not None and adapter_of(config.lora) is not None:
-        parts.append("unpacked")
-    return repr(parts)
 
 
 def semantic_keys(config: object, prefix: str = "") -> Iterator[tuple[str, Any]]:

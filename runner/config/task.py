@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from runner_base.bounds import check_keys
-from runner_engine.settings.generation import GenerationConfig
+from runner_engine import GenerationConfig, Workload
 
 TYPICAL_PROMPT_TOKENS = 512  # assumed while the prompts are not known yet
 QUESTION_TOKENS = 128  # of a word problem in a chat template
@@ -16,9 +16,6 @@ QUESTION_TOKENS = 128  # of a word problem in a chat template
 def absolute(folder: str) -> str:
     """Return the absolute path of an output folder, so that the stored path is valid in every working directory."""
     return str(Path(folder).expanduser().absolute())
-
-
-Workload = tuple[int, int, int]  # in memory at once: rows, prompt tokens and new tokens
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from runner.config.gsm8k import Gsm8kConfig
 from runner.config.wording import PromptStyle, WordingConfig
 from runner.datasets.gsm8k import Item, items_sha256, load_examples, load_train
 from runner_base.errors import ConfigError, check
-from runner_engine.sessions.base import Message, Prompt
-from runner_engine.settings.generation import GenerationConfig
+from runner_engine import GenerationConfig, Message, Prompt
 
 TEXT = "Question: {question}\nAnswer:"
 CHAT = "{question}\n\n{instruction}"

@@ -23,7 +23,7 @@ from runner.datasets.stdin import read_stdin
 from runner_base.errors import ConfigError, DataError, reading, unknown
 from runner_base.result import Answer, Sample
 from runner_base.texts import parse_json, read_lines
-from runner_engine.sessions.base import Message, Prompt
+from runner_engine import Message, Prompt
 
 log = logging.getLogger(__name__)
 

@@ -6,14 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from runner.engines.kinds import BaseCache, kind_of
+from runner.config.resolved import ResolvedJob
+from runner.engines.kinds import kind_of
 from runner_base import signals
-from runner_engine.checkpoints.resolve import ResolvedJob
-from runner_engine.sessions.arithmetic import Arithmetic
-from runner_engine.sessions.base import Capability, EngineReport, Request
-from runner_engine.sessions.contract import Engine
-from runner_engine.sessions.session import Session
-from runner_engine.sessions.stats import EngineStats
+from runner_engine import Arithmetic, BaseCache, Capability, Engine, EngineReport, EngineStats, Request, Session
 
 
 class LazyEngine:

@@ -18,18 +18,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.engines.kinds.local import KIND
 from runner.estimates.sample import LONG_PROMPT, REPEATS, ROWS, SHORT_PROMPT, STEPS, CalibrationModel
+from runner.speed.synthetic import synthetic_requests
 from runner_base import child
+from runner_engine import Engine, LocalModelConfig, LoraConfig, complete
 from runner_engine.checkpoints import random_weights
 from runner_engine.checkpoints.footprint import PACKED_SHARE
-from runner_engine.checkpoints.resolve import read_tensors, resolve
+from runner_engine.checkpoints.resolve import read_tensors
 from runner_engine.quantization.mixed import only_matching
-from runner_engine.sessions.contract import Engine, complete
-from runner_engine.sessions.synthetic import synthetic_requests
-from runner_engine.settings.lora import LoraConfig
-from runner_engine.settings.model import LocalModelConfig
 
 BANDWIDTH_NUMBERS = 1 << 25  # of float32: more than a cache holds
 

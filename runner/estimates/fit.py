@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from runner.config.resolved import ResolvedJob
 from runner.config.task import TYPICAL_PROMPT_TOKENS, with_possible_batch
 from runner.engines.kinds import kind_of
 from runner.engines.kinds.local import TYPICAL_ROWS
 from runner_base import machine, visible_gpus
 from runner_base.errors import ConfigError
-from runner_engine.checkpoints.footprint import Footprint
+from runner_engine import CHOICES, Footprint, RopeConfig
 from runner_engine.checkpoints.memory_check import limited
 from runner_engine.checkpoints.pass_memory import kv_number_bytes, most_rows
-from runner_engine.checkpoints.resolve import ResolvedJob
-from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import CheckpointSource
-from runner_engine.settings.rope import RopeConfig
 
 PROCESS_MIB = 600.0  # an interpreter with torch and transformers, before any weights
 SMALLER = ("int8", "nf4")  # in the order of trial, the one that loses more last

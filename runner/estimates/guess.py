@@ -12,7 +12,7 @@ from runner.config.root import RunnerConfig
 from runner.estimates.speed import EstimateBasis, Speed
 from runner_base import machine
 from runner_base.machine import MIB
-from runner_engine.checkpoints.footprint import Footprint
+from runner_engine import Footprint
 from runner_engine.checkpoints.pass_memory import PREFILL_TOKENS
 
 SPREAD = 0.6  # relative uncertainty of a guess

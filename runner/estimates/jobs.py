@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from runner.config.resolved import ResolvedJob, spec_of
 from runner.config.root import RunnerConfig
 from runner.estimates import calibration
 from runner.estimates.amounts import amounts_of
@@ -20,8 +21,8 @@ from runner_base import machine
 from runner_base.console import say
 from runner_base.errors import RunnerError
 from runner_base.texts import clock
+from runner_engine import ModelFiles, ToDownload, no_downloads
 from runner_engine.checkpoints.pass_memory import place_bytes
-from runner_engine.checkpoints.resolve import ModelFiles, ResolvedJob, ToDownload, no_downloads
 from runner_engine.settings.model import local_model
 
 SHARE = 0.1  # of the time that the jobs take: a calibration may take no more
@@ -41,7 +42,8 @@ def without_download(resolved: ResolvedJob) -> ResolvedJob | None:
     model = resolved.files.model
     if model.shape is not None and not Path(model.name).expanduser().exists():  # no need to ask the hub
         noise = replace(resolved.config, model=replace(model, random_weights=True), profile="none")
-        return ResolvedJob(noise, ModelFiles(noise), resolved.second)
+        spec = spec_of(noise)
+        return ResolvedJob(spec, ModelFiles(spec), resolved.second, config=noise)
     try:
         _ = resolved.files.tensors
     except (ToDownload, RunnerError, OSError):  # errors in its files are reported elsewhere

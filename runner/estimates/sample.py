@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
+from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner_base import machine
 from runner_base.machine import MIB
 from runner_engine.checkpoints import random_weights
 from runner_engine.checkpoints.footprint import PACKED_SHARE
 from runner_engine.checkpoints.pass_memory import place_bytes
-from runner_engine.checkpoints.resolve import ResolvedJob
 from runner_engine.settings.generation import KvCache
 from runner_engine.settings.model import local_model
 

@@ -13,12 +13,12 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import kind_of
 from runner.store import mlflow_store
 from runner.tasks.base import Uses, task_of
 from runner_base import child, signals
-from runner_engine.checkpoints.resolve import resolve
 
 FORKS = "forks"  # the argument of a worker whose jobs run in copies of it
 

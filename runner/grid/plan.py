@@ -19,8 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.config.compose import Composer
 from runner.config.hydra import to_config, without_hydra
+from runner.config.resolved import ResolvedJob, resolve
 from runner.config.root import AUTO, RunnerConfig
-from runner.engines.kinds import BaseCache, Need, kind_of
+from runner.engines.kinds import Need, kind_of
 from runner.estimates.fit import PROCESS_MIB
 from runner.estimates.jobs import JobEstimate, estimate
 from runner.estimates.recorded import FinishedJobs
@@ -33,7 +34,7 @@ from runner_base import machine
 from runner_base.errors import INTERRUPTED, ConfigError, JobFailed, JobHeld, RunnerError, lost_gpu
 from runner_base.result import Record, Status
 from runner_compare.metrics import LOG_LIKELIHOOD
-from runner_engine.checkpoints import resolve
+from runner_engine import BaseCache, ToDownload, no_downloads
 
 NOTHING_TO_ASK = "every answer is recorded: the texts are judged, and nothing is decoded"
 
@@ -67,7 +68,7 @@ class PlannedJob:
     overrides: list[str]
     config: RunnerConfig | None = None
     composed: DictConfig | None = None  # the composed config, before it is converted
-    resolved: resolve.ResolvedJob | None = None  # None: the config itself cannot work
+    resolved: ResolvedJob | None = None  # None: the config itself cannot work
     job: Job | None = None
     state: State = State.impossible
     problem: str = ""  # why the job cannot work
@@ -116,14 +117,14 @@ class PlannedJob:
 
 def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
     """Identify a job and look it up; for an input that cannot work, return a job in the state `impossible`."""
-    resolved = resolve.resolve(config)
+    resolved = resolve(config)
     planned = PlannedJob(overrides, config, resolved=resolved)
     planned.cost = float(config.task.questions * config.generation.most_new_tokens)
     try:
         task = task_of(config)
         planned.measures = Uses.machine in task.USES
         planned.base = kind_of(config.model).base_key(config) if Uses.weights in task.USES else ""
-        with resolve.no_downloads(bool(config.plan)):
+        with no_downloads(bool(config.plan)):
             inputs, planned.job = identify(resolved)
             planned.input_count, planned.after, planned.is_compared = inputs.count, inputs.after, inputs.is_compared
             planned.after_overrides = inputs.after_overrides
@@ -141,7 +142,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
                 planned.notes += [NOTHING_TO_ASK] * (planned.questions_left == 0)
             if config.plan and hasattr(task, "preview") and (lines := task.preview(inputs, resolved)):
                 planned.notes.append(lines.replace("\n", "\n    "))
-    except resolve.ToDownload as absent:  # a job's id depends on the content of files that are not here yet
+    except ToDownload as absent:  # a job's id depends on the content of files that are not here yet
         planned.state, planned.notes = State.todo, [str(absent)]
         planned.is_compared = hasattr(task, "is_compared") and task.is_compared(config)
     except RunnerError as error:
@@ -276,7 +277,7 @@ def worker_limits(plan: list[PlannedJob], numbers: list[int], wanted: str) -> Wo
     return WorkerLimits(count + gpus * (len(on_cpu) < len(needs)), count)
 
 
-def predicted_need(resolved: resolve.ResolvedJob) -> Need:
+def predicted_need(resolved: ResolvedJob) -> Need:
     """Predict memory and threads of a job, from the checkpoint's headers alone."""
     config = resolved.config
     return kind_of(config.model).need(resolved) if Uses.weights in task_of(config).USES else Need(0.0, 1)

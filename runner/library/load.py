@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from runner.config.choices import choices_for
 from runner.config.messages import schema_keys
+from runner.config.resolved import resolve
 from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.config.task import TaskConfig
 from runner.engines import open_engine
@@ -18,11 +19,9 @@ from runner.library.model import Model
 from runner_base import environment
 from runner_base.console import say
 from runner_base.errors import ConfigError, unknown
+from runner_engine import Driver, LocalModelConfig
 from runner_engine.checkpoints.gguf_file import is_gguf
 from runner_engine.checkpoints.no_model import is_bare, nothing_to_load
-from runner_engine.checkpoints.resolve import resolve
-from runner_engine.sessions.driver import Driver
-from runner_engine.settings.model import LocalModelConfig
 
 Place = str | os.PathLike[str]
 Choice = Place | Mapping[str, Any]  # a choice of a group, or {"name": choice} with keys of the group

@@ -14,33 +14,26 @@ from dataclasses import dataclass, replace
 from itertools import count
 from numbers import Real
 from queue import SimpleQueue
-from typing import Any, Literal, Self, Unpack, overload
+from typing import Any, Self, Unpack, overload
 
 from runner.config.root import RunnerConfig
 from runner.datasets.prompts import message_of, text_of
+from runner.library.arguments import LIMITS, Format, Settings, TextOrTurns, Texts, Turn
 from runner_base.errors import ConfigError, JobFailed, check, unknown
 from runner_base.result import FinishReason
-from runner_engine.sessions.base import Completion, Delta, EngineReport, Event, Message, Prompt, Request, RequestId
-from runner_engine.sessions.driver import Driver
-from runner_engine.sessions.stats import EngineStats
-from runner_engine.settings.sampling import Sampling, SamplingArguments
-
-Turn = Message | Mapping[str, str]
-TextOrTurns = str | Sequence[Turn]
-Texts = list[str] | tuple[str, ...]
-Format = Literal["chat", "raw"]  # in the model's chat template as a user's turn, or without a template
-
-
-class Settings(SamplingArguments, total=False):
-    """How a call samples its tokens; the defaults are the generation group and the `seed` of `load`."""
-
-    max_new_tokens: int
-    thinking_tokens: int  # the budget of the thinking; `max_new_tokens` then counts the answer alone
-    stop: str | Sequence[str]
-    n: int  # answers to each prompt, in `Answer.choices`
-
-
-LIMITS = ("max_new_tokens", "thinking_tokens", "n")  # the settings that are a request's own
+from runner_engine import (
+    Completion,
+    Delta,
+    Driver,
+    EngineReport,
+    EngineStats,
+    Event,
+    Message,
+    Prompt,
+    Request,
+    RequestId,
+    Sampling,
+)  # fmt: skip
 
 
 class Answer(str):

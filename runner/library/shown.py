@@ -7,12 +7,12 @@ from dataclasses import dataclass, fields
 from html import escape
 from typing import Any
 
-from runner.core.loaded import SHOWN, lines
 from runner.report import brief, headline
 from runner_base import svg
 from runner_base.console import plain
 from runner_base.result import Record, Status
 from runner_compare.metrics import ACCURACY, ENDS, LOG_LIKELIHOOD, described, grid_columns
+from runner_engine.models.loaded_lines import SHOWN, lines
 
 WITH_INTERVAL = (ACCURACY[0], "acc", "kl_nats_per_token", LOG_LIKELIHOOD)  # the first of these is drawn
 ALONE = ("best_decode_tok_per_s", "best_output_tok_per_s", "decode_tok_per_s", "peak_rss_mib")  # as bars, without one

@@ -16,12 +16,11 @@ from statistics import median
 
 from runner.config.measures import SweepConfig
 from runner.speed.real_prompts import RealPrompts
+from runner.speed.synthetic import synthetic_requests
 from runner_base.errors import is_memory_error, one_line
 from runner_compare.statistics.stats import percentiles
-from runner_engine.sessions.base import FEWER_ROWS, Completion, Request
-from runner_engine.sessions.contract import Engine
-from runner_engine.sessions.session import Session
-from runner_engine.sessions.synthetic import synthetic_requests
+from runner_engine import Completion, Engine, Request, Session
+from runner_engine.sessions.base import FEWER_ROWS
 
 PATIENCE = 3  # after the last request, wait this many times the time of arrivals, and at least MIN_PATIENCE_S
 MIN_PATIENCE_S = 10.0

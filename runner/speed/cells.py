@@ -11,15 +11,14 @@ from statistics import mean, median
 from runner.config.measures import SweepConfig
 from runner.core.energy import Energy
 from runner.speed.real_prompts import RealPrompts
+from runner.speed.synthetic import VOCABULARY, synthetic_requests
 from runner_base import machine
 from runner_base.errors import is_memory_error, one_line
 from runner_compare.statistics.stats import percentiles, relative_spread
+from runner_engine import Arithmetic, Completion, Engine, EngineReport, EngineStats, complete
 from runner_engine.devices import gpu
-from runner_engine.sessions.arithmetic import Arithmetic, Shape
-from runner_engine.sessions.base import FEWER_ROWS, Completion, EngineReport
-from runner_engine.sessions.contract import Engine, complete
-from runner_engine.sessions.stats import EngineStats
-from runner_engine.sessions.synthetic import VOCABULARY, synthetic_requests
+from runner_engine.sessions.arithmetic import Shape
+from runner_engine.sessions.base import FEWER_ROWS
 
 SPEEDS = ("prefill_tok_per_s", "decode_tok_per_s", "output_tok_per_s")
 GAPS = ("itl_p50_s", "itl_p95_s", "itl_p99_s")

@@ -14,9 +14,7 @@ from runner_base.errors import one_line
 from runner_base.files import write_atomically
 from runner_base.texts import checked, signed
 from runner_compare.metrics import OF_GUESSES, OF_PREFILL
-from runner_engine.sessions.base import EngineReport
-from runner_engine.sessions.contract import Engine
-from runner_engine.sessions.stats import EngineStats
+from runner_engine import Engine, EngineReport, EngineStats
 
 log = logging.getLogger(__name__)
 

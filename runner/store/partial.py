@@ -12,8 +12,7 @@ from typing import Any
 
 from runner_base.files import write_atomically
 from runner_base.result import sealed, unsealed
-from runner_engine.sessions.base import Begun, Capability, Completion, RequestId
-from runner_engine.sessions.contract import Engine
+from runner_engine import Begun, Capability, Completion, Engine, RequestId
 
 PARTIAL = "partial.jsonl"
 

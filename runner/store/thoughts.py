@@ -13,8 +13,7 @@ from itertools import takewhile
 from runner.store.jobs import OLD, Job, read_samples
 from runner_base.errors import EvidenceError, cannot_write
 from runner_base.result import Answer, Sample
-from runner_engine.sessions.base import Begun, Request, RequestId
-from runner_engine.sessions.contract import Engine
+from runner_engine import Begun, Engine, Request, RequestId
 
 MARK = ".thoughts-"  # in a job's folder, followed by its key and its budget
 WITHOUT_BUDGET = "all"

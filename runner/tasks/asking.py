@@ -8,8 +8,7 @@ from itertools import chain
 
 from runner.tasks.base import RequestsBeside
 from runner_base import signals
-from runner_engine.sessions.base import Completion, Event, Request, RequestId
-from runner_engine.sessions.contract import Engine, gather, stopped
+from runner_engine import Completion, Engine, Event, Request, RequestId, gather, stopped
 
 
 def each_request(

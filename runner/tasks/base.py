@@ -11,12 +11,11 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar, cast
 
+from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner.store.jobs import Recorder
 from runner_base.result import Result
-from runner_engine.checkpoints.resolve import ResolvedJob
-from runner_engine.sessions.base import Completion, Request
-from runner_engine.sessions.contract import Engine
+from runner_engine import Completion, Engine, Request
 
 Own = TypeVar("Own")
 

@@ -27,8 +27,8 @@ from runner.tasks.base import Context, RequestsBeside
 from runner_base.errors import JobFailed
 from runner_base.result import Sample
 from runner_base.texts import counted
-from runner_engine.sessions.base import Completion, EngineReport, Request, request_sha256
-from runner_engine.sessions.contract import Engine, require
+from runner_engine import Completion, Engine, EngineReport, Request, require
+from runner_engine.sessions.base import request_sha256
 
 NOT_AGAIN = "The same command would get the same error and does not ask again; rerun=failed does"
 

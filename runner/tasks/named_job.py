@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.config.task import TaskConfig
 from runner.core.typed import as_grid
@@ -22,7 +23,6 @@ from runner.store.jobs import LOCK, Job, claim, identify
 from runner_base.errors import ConfigError, unknown
 from runner_base.files import is_held
 from runner_base.result import Record
-from runner_engine.checkpoints.resolve import resolve
 
 MODEL_GROUPS = ("model", "quantization", "lora", "rope")  # overrides of these choose another model
 SEED = "seed"

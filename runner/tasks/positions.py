@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from runner.config.resolved import ResolvedJob
 from runner.datasets.given import Form, Given
 from runner.engines.kinds import kind_of
 from runner_base.progress import tell
 from runner_base.result import Sample
-from runner_engine.checkpoints.resolve import ResolvedJob
-from runner_engine.sessions.base import Request
+from runner_engine import Request
 from runner_engine.settings.rope import RopeDynamicConfig, RopeScalingConfig
 
 TEMPLATE_TOKENS = 512  # more than a chat template adds to a question

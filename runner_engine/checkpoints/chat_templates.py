@@ -7,7 +7,7 @@ from pathlib import Path
 from runner_base.errors import ConfigError, RunnerError
 from runner_base.texts import load_json
 from runner_engine.checkpoints import gguf_file
-from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.checkpoints.resolve import ModelFiles
 
 MAY_HOLD_ONE = (
     "chat_template.jinja",
@@ -24,11 +24,10 @@ def missing(model_name: str) -> str:
     return f"model.name={model_name} has no chat template, so it cannot be asked as a chat: {ALTERNATIVES}"
 
 
-def check(resolved: ResolvedJob) -> None:
+def check(files: ModelFiles) -> None:
     """Refuse questions in a chat template if the checkpoint surely has none; the tokenizer tells the others."""
-    model = resolved.files.model
-    if resolved.config.task.asks_in_chat and not model.random_weights and surely_lacks_one(resolved.files.path):
-        raise ConfigError(missing(model.name))
+    if not files.model.random_weights and surely_lacks_one(files.path):
+        raise ConfigError(missing(files.model.name))
 
 
 def surely_lacks_one(path: Path) -> bool:

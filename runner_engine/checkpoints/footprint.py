@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil, exp, log2
 
-from runner.config.task import Workload
 from runner_base import machine
 from runner_base.dtypes import BYTES, stored_dtype
 from runner_base.machine import MIB
@@ -28,10 +27,11 @@ from runner_engine.checkpoints.pass_memory import (
     streamed,
     waiting_places,
 )
-from runner_engine.checkpoints.resolve import ModelFiles, ResolvedJob
+from runner_engine.checkpoints.resolve import ModelFiles, ResolvedModel
 from runner_engine.checkpoints.weight_sizes import compute_dtype, elements, weight_bytes
 from runner_engine.settings.generation import KvCache
 from runner_engine.settings.model import Attention
+from runner_engine.spec import Workload
 
 PACKED_SHARE = 0.25  # of free memory: linear layers are packed, in addition to the checkpoint, if they need no more
 
@@ -139,11 +139,11 @@ class Footprint:
         )
 
 
-def predict(resolved: ResolvedJob, work: Workload, free_mib: float | None = None) -> Footprint | None:
-    """Predict the footprint of a job; None if a checkpoint has no safetensors files to read.
+def predict(resolved: ResolvedModel, work: Workload, free_mib: float | None = None) -> Footprint | None:
+    """Predict the footprint of a model at work; None if a checkpoint has no safetensors files to read.
 
-    `free_mib` of main memory decides what is packed; None: what is free here. A second model that the job loads counts
-    if both are on the same device, and so do the distributions that wait for those of the other model.
+    `free_mib` of main memory decides what is packed; None: what is free here. A second model that is loaded beside
+    it counts if both are on the same device, and so do the distributions that wait for those of the other model.
     """
     footprint = _predict_one(resolved, work, free_mib)
     second = resolved.second
@@ -157,9 +157,9 @@ def predict(resolved: ResolvedJob, work: Workload, free_mib: float | None = None
     return None if other is None else footprint.beside(other, waiting_bytes)
 
 
-def _predict_one(resolved: ResolvedJob, work: Workload, free_mib: float | None) -> Footprint | None:
+def _predict_one(resolved: ResolvedModel, work: Workload, free_mib: float | None) -> Footprint | None:
     rows, prompt_tokens, new_tokens = work
-    config, files, mix = resolved.config, resolved.files, resolved.mix
+    spec, files, mix = resolved.spec, resolved.files, resolved.mix
     model, held = files.model, mix.base
     tensors = kept_tensors(read_header(files.path)) if held.keeps_blocks else files.tensors
     settings = files.text_settings
@@ -167,13 +167,13 @@ def _predict_one(resolved: ResolvedJob, work: Workload, free_mib: float | None) 
         return None
     device = machine.device_class(model.device)
     dtype_bytes = BYTES[compute_dtype(model, settings)]
-    weights = weight_bytes(tensors, settings, files.stored, config.mix, dtype_bytes, device, files.fuses_experts)
-    if not config.lora.merges and files.adapter is not None:
+    weights = weight_bytes(tensors, settings, files.stored, spec.mix, dtype_bytes, device, files.fuses_experts)
+    if not spec.lora.merges and files.adapter is not None:
         weights["lora"] = files.adapter_numbers * BYTES["float32"]  # also for a 16-bit model
     shape = shape_of(settings)
     if new_tokens <= 1:  # nothing decodes: rows end in the pass that reads them
         rows = streamed(device, rows, prompt_tokens).rows
-    cache = place_bytes(settings, dtype_bytes, config.generation.kv_cache) * rows  # for each position
+    cache = place_bytes(settings, dtype_bytes, spec.generation.kv_cache) * rows  # for each position
     is_stream = model.attention is Attention.auto
     eager = model.attention is Attention.eager
     largest = max(elements(tensor, files.stored, mix) for tensor in tensors)
@@ -198,7 +198,7 @@ def _predict_one(resolved: ResolvedJob, work: Workload, free_mib: float | None) 
             most = max(choice.pass_bytes(device, positions, width, dtype_bytes) for choice in mix.choices)
         return most + activation_bytes(shape, dtype_bytes, pass_shape)
 
-    drawing = sampled_bytes(config.generation) if device != "cpu" and new_tokens else 0  # on a CPU, C draws
+    drawing = sampled_bytes(spec.generation) if device != "cpu" and new_tokens else 0  # on a CPU, C draws
     reading = (
         streamed(device, rows, prompt_tokens) if is_stream else PassShape(rows, prompt_tokens, prompt_tokens * eager)
     )
@@ -206,7 +206,7 @@ def _predict_one(resolved: ResolvedJob, work: Workload, free_mib: float | None) 
     prefill = activations(reading)
     decode = activations(PassShape(rows, 1, context * eager, drawing))
     if device == "cuda" and is_stream and new_tokens > 1:
-        by_length = dtype_bytes == BYTES["bfloat16"] and config.generation.kv_cache is not KvCache.int8
+        by_length = dtype_bytes == BYTES["bfloat16"] and spec.generation.kv_cache is not KvCache.int8
         spans = () if by_length else (prompt_tokens, context)
         decode += recorded_rows(rows, *spans) * shape["vocab"] * dtype_bytes
     unpacked = 0 if by_panels else largest * max(choice.unpacked_bytes(dtype_bytes) for choice in mix.choices)
@@ -249,23 +249,23 @@ def _tokenizer_slots(files: ModelFiles, vocabulary: int) -> int:
     return 1 << ceil(log2(vocabulary / TOKENIZER_FILLED)) if has_own else 0
 
 
-def _mapped_bytes(resolved: ResolvedJob, weights: Mapping[str, int]) -> int:
+def _mapped_bytes(resolved: ResolvedModel, weights: Mapping[str, int]) -> int:
     """Count the weights that the load leaves in the mapped checkpoint, because it does not convert them."""
-    config, files = resolved.config, resolved.files
+    spec, files = resolved.spec, resolved.files
     if resolved.mix.base.keeps_blocks:
         return sum(weights.values()) - weights["other"]
     is_gguf = not files.model.random_weights and files.path.is_file()  # it is unpacked
     if is_gguf or stored_dtype(files.settings) != files.dtype:
         return 0
-    makes_codes = config.mix.quantizes and files.stored is None
-    is_converted = config.lora.merges or makes_codes or resolved.mix.base.makes_groups
+    makes_codes = spec.mix.quantizes and files.stored is None
+    is_converted = spec.lora.merges or makes_codes or resolved.mix.base.makes_groups
     in_memory = ("linear", "scales", "expert", "lora") if is_converted else ("expert", "lora")  # experts are joined
-    left_alone = plain_layers(files, config.mix).nbytes if config.quantization.is_mixed else 0
+    left_alone = plain_layers(files, spec.mix).nbytes if spec.quantization.is_mixed else 0
     return sum(size for part, size in weights.items() if part not in in_memory) + left_alone * is_converted
 
 
 def _resident(
-    resolved: ResolvedJob, weights: Mapping[str, int], mapped: int, tokens: int, is_stream: bool, free_mib: float
+    resolved: ResolvedModel, weights: Mapping[str, int], mapped: int, tokens: int, is_stream: bool, free_mib: float
 ) -> tuple[int, int, float]:
     """Return, for a CPU, bytes of weights left unread in the file, of those copied, and the share of packed shapes.
 
@@ -281,7 +281,7 @@ def _resident(
         linear = 0
     head = weights["head"] if is_own_head else weights["embedding"]
     is_packed = is_stream and (held.keeps_blocks or linear + head <= PACKED_SHARE * free_mib * MIB)
-    in_memory = linear + weights["head"] if mapped == 0 else linear * resolved.config.lora.merges
+    in_memory = linear + weights["head"] if mapped == 0 else linear * resolved.spec.lora.merges
     copied = (in_memory + head * (not is_own_head)) * is_packed
     unread = 0
     if held.keeps_blocks and is_packed and not is_own_head:

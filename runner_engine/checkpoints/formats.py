@@ -11,7 +11,7 @@ from runner_base import machine
 from runner_base.errors import ConfigError, DataError
 from runner_engine.checkpoints import gguf_file
 from runner_engine.checkpoints.linear_layers import Walk, linear_layers, walk_files
-from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.quantization import METHODS, share
 from runner_engine.quantization.base import CheckpointSource, Format, QuantizationConfig
 from runner_engine.quantization.mixed import HEAD
@@ -19,9 +19,9 @@ from runner_engine.quantization.refused import REASONS
 from runner_engine.settings.model import LocalModelConfig
 
 
-def check(resolved: ResolvedJob) -> None:
+def check(resolved: ResolvedModel) -> None:
     """Reject a checkpoint that cannot be loaded with this quantization."""
-    model, wanted = resolved.files.model, resolved.config.quantization
+    model, wanted = resolved.files.model, resolved.spec.quantization
     path = None if model.random_weights else resolved.files.path  # reading it would make the random weights
     if wanted.source is CheckpointSource.gguf or (path is not None and path.is_file()):
         _check_gguf(model, wanted, path)
@@ -34,7 +34,7 @@ def check(resolved: ResolvedJob) -> None:
                 "not quantized (its config.json has no quantization_config): use quantization=nf4 or int8, which "
                 f"quantize while loading, or a checkpoint that is already quantized with {wanted.name}"
             )
-        for choice in resolved.config.mix.choices:
+        for choice in resolved.spec.mix.choices:
             choice.require_packages()
         _check_mix(resolved)
         check_reach(resolved)
@@ -58,7 +58,7 @@ def check(resolved: ResolvedJob) -> None:
         raise ConfigError(f"{where} is {stored}, which cannot be loaded: {stored.refusal}")
     if wanted.packed:
         _check_same(wanted, stored, where)
-    if resolved.config.lora.merges:
+    if resolved.spec.lora.merges:
         raise ConfigError(
             f"lora.merge=true: {where} is quantized already, {stored}, and merging into quantized weights loses "
             "precision; use lora.merge=false, or the original checkpoint"
@@ -66,10 +66,10 @@ def check(resolved: ResolvedJob) -> None:
     stored.config.require_packages(f"{where} is {stored}, which")
 
 
-def notes_of_reach(resolved: ResolvedJob) -> list[str]:
+def notes_of_reach(resolved: ResolvedModel) -> list[str]:
     """Return a note on a choice that leaves much of the model as it is, as far as the headers tell."""
     reached = reach_of(resolved)
-    return [] if reached is None else share.notes(resolved.config.quantization.label, reached.share, reached.left)
+    return [] if reached is None else share.notes(resolved.spec.quantization.label, reached.share, reached.left)
 
 
 def notes(path: Path, stored: Format | None, held: QuantizationConfig, dtype: str) -> list[str]:
@@ -99,9 +99,9 @@ def _check_gguf(model: LocalModelConfig, wanted: QuantizationConfig, path: Path 
     gguf_file.read_header(path)
 
 
-def _check_mix(resolved: ResolvedJob) -> None:
+def _check_mix(resolved: ResolvedModel) -> None:
     """Reject patterns for layers that the checkpoint does not have, and what cannot be quantized layer by layer."""
-    mix, files = resolved.config.mix, resolved.files
+    mix, files = resolved.spec.mix, resolved.files
     if not mix.base.is_mixed:
         return
     if files.model.device_map is not None:
@@ -114,9 +114,9 @@ def _check_mix(resolved: ResolvedJob) -> None:
         mix.check_layers(layers, heads or [HEAD], tied=not heads)
 
 
-def reach_of(resolved: ResolvedJob) -> Walk | None:
+def reach_of(resolved: ResolvedModel) -> Walk | None:
     """Return what quantizing while loading makes of each tensor; None if nothing is, or no header can be read."""
-    mix, files = resolved.config.mix, resolved.files
+    mix, files = resolved.spec.mix, resolved.files
     if mix.base.source is not CheckpointSource.plain or not mix.quantizes:
         return None
     try:
@@ -127,10 +127,10 @@ def reach_of(resolved: ResolvedJob) -> Walk | None:
     return walk_files(files, mix, machine.device_class(files.model.device))
 
 
-def check_reach(resolved: ResolvedJob) -> None:
+def check_reach(resolved: ResolvedModel) -> None:
     """Reject layers that the choice cannot take, and a choice that most of the model's weights are no layers for."""
     if (reached := reach_of(resolved)) is not None:
-        wanted = resolved.config.quantization
+        wanted = resolved.spec.quantization
         reached.check_unfit(wanted.name)
         share.check_reach(wanted.label, reached.share, reached.left, wanted.allow_partial)
 

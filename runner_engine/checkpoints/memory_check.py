@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from runner.config.task import with_possible_batch
 from runner_base import machine, visible_gpus
 from runner_base.errors import ConfigError, DataError
 from runner_base.machine import MIB
 from runner_engine.checkpoints.footprint import predict
-from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.quantization import SMALLEST
 from runner_engine.quantization.base import CheckpointSource
 
@@ -17,14 +16,13 @@ SPREAD_SHARE = 0.8  # of the memory of several GPUs that a model can fill: layer
 UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
-def check_memory(resolved: ResolvedJob, rooms_mib: Mapping[str, float]) -> list[str]:
+def check_memory(resolved: ResolvedModel, rooms_mib: Mapping[str, float]) -> list[str]:
     """Reject weights that do not fit; return a note if they fit, but not with the memory that completions need."""
-    config, model = resolved.config, resolved.files.model
+    spec, model = resolved.spec, resolved.files.model
     if not model.check_memory:
         return []
-    work = config.task.workload(with_possible_batch(config.task, config.generation))
     try:
-        predicted = predict(resolved, work)
+        predicted = predict(resolved, spec.workload)
     except DataError:
         return []  # a damaged header: the load reads it, too, and names the tensor
     if predicted is None:
@@ -39,7 +37,7 @@ def check_memory(resolved: ResolvedJob, rooms_mib: Mapping[str, float]) -> list[
         if model.device_map is None and "main memory" not in rooms_mib:
             fixes.append("model.device=auto model.device_map=auto (spreads it over GPUs and main memory)")
         raise ConfigError(
-            f"model.name={model.name} with quantization={config.quantization.label}: {weights} need "
+            f"model.name={model.name} with quantization={spec.quantization.label}: {weights} need "
             f"{predicted.weight_mib:,.0f} MiB, and {where} are free: use {', '.join(fixes)}, or "
             "model.check_memory=false to try it anyway"
         )
@@ -54,18 +52,18 @@ def check_memory(resolved: ResolvedJob, rooms_mib: Mapping[str, float]) -> list[
     return []
 
 
-def _smaller(resolved: ResolvedJob, free_mib: float) -> list[str]:
+def _smaller(resolved: ResolvedModel, free_mib: float) -> list[str]:
     """Return the smallest quantization as a fix, if the weights would then fit."""
-    config, smallest = resolved.config, SMALLEST()
-    if config.quantization.source is not CheckpointSource.plain or config.lora.merges:
+    spec, smallest = resolved.spec, SMALLEST()
+    if spec.quantization.source is not CheckpointSource.plain or spec.lora.merges:
         return []
-    predicted = predict(resolved.having(quantization=smallest), config.task.workload(config.generation))
+    predicted = predict(resolved.quantized_by(smallest), spec.workload)
     if predicted is None or predicted.weight_mib > free_mib:
         return []
     return [f"quantization={smallest.name} ({predicted.weight_mib:,.0f} MiB)"]
 
 
-def gpus_needed(resolved: ResolvedJob, mib: float) -> tuple[int, frozenset[int]]:
+def gpus_needed(resolved: ResolvedModel, mib: float) -> tuple[int, frozenset[int]]:
     """Return how many GPUs a job needs that takes so much memory, and those that it names by number.
 
     A model that is spread by model.device_map needs as many as hold it, or all of them.

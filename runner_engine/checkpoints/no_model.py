@@ -5,6 +5,7 @@ Such a name is never tried as a server's model: after a typo in a folder's name,
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from runner_base.environment import variable
 from runner_base.errors import ConfigError
 from runner_base.texts import read_cache
 from runner_engine.checkpoints.model_files import SPLIT_FORMAT, SPLIT_MANIFEST
+
+_offered: list[Callable[[], Iterable[str]]] = []
 
 
 def no_place(key: str, name: str, what: str = "model") -> ConfigError:
@@ -63,10 +66,14 @@ def _nothing(name: str) -> str:
     return f"no folder {Path(name).expanduser().absolute()}, and no hub id (those read OWNER/NAME)"
 
 
-def _nearest_choice(name: str) -> str | None:
-    from runner.config.choices import choices_for  # it reads YAML, which an engine by itself does not need
+def offer_names(names: Callable[[], Iterable[str]]) -> None:
+    """Let errors suggest the names by which a caller knows models; they are asked for when an error is written."""
+    _offered.append(names)
 
-    return next(iter(get_close_matches(name, choices_for("model"), n=1)), None)
+
+def _nearest_choice(name: str) -> str | None:
+    offered = [known for names in _offered for known in names()]
+    return next(iter(get_close_matches(name, offered, n=1)), None)
 
 
 def _server(address: str) -> tuple[str, str]:

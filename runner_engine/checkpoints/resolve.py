@@ -17,7 +17,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from runner.config.root import RunnerConfig
 from runner_base import machine
 from runner_base.dtypes import BYTES, Dtype, dtype_for
 from runner_base.errors import ConfigError, DataError, check
@@ -30,10 +29,11 @@ from runner_engine.checkpoints.gguf_names import cuts_single_digits
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, LORA_TEAM_DIR, LORA_THINKING_DIR, MODEL_DIR
 from runner_engine.quantization import read_format
-from runner_engine.quantization.base import Format, WithByteRows
+from runner_engine.quantization.base import Format, QuantizationConfig, WithByteRows
 from runner_engine.quantization.mixed import Mix
 from runner_engine.settings.lora import AdapterConfig, adapter_of
-from runner_engine.settings.model import LocalModelConfig, local_model
+from runner_engine.settings.model import LocalModelConfig
+from runner_engine.spec import ModelSpec
 
 OBJECTS = ("text_config", "quantization_config", "rope_scaling", "rope_parameters")  # in config.json
 SIZES = {  # limits for config.json, higher than in the largest models
@@ -62,11 +62,11 @@ def no_downloads(enabled: bool) -> Iterator[None]:
 
 
 class ModelFiles:
-    """The location and headers of a job's model and adapter; each property is read at its first use, and kept."""
+    """The location and headers of a model and its adapter; each property is read at its first use, and kept."""
 
-    def __init__(self, config: RunnerConfig) -> None:
-        self.model = local_model(config.model)
-        self.lora = adapter_of(config.lora)
+    def __init__(self, spec: ModelSpec) -> None:
+        self.model = spec.model
+        self.lora = adapter_of(spec.lora)
         self.hashes: dict[str, str] = {}  # the last `fingerprint`
 
     @cached_property
@@ -164,17 +164,17 @@ class ModelFiles:
 
 
 @dataclass(frozen=True)
-class ResolvedJob:
-    """A job after composing, from which everything reads: its config, its files, and what follows from both."""
+class ResolvedModel:
+    """A model that is asked for, from which everything reads: its spec, its files, and what follows from both."""
 
-    config: RunnerConfig
+    spec: ModelSpec
     files: ModelFiles
-    second: ResolvedJob | None = None  # whose model is loaded beside this one
+    second: ResolvedModel | None = None  # whose model is loaded beside this one
 
     @cached_property
     def mix(self) -> Mix:
         """The quantization of the loaded weights: that of a quantized checkpoint, else the wanted one."""
-        wanted, stored = self.config.quantization, self.files.stored
+        wanted, stored = self.spec.quantization, self.files.stored
         if stored is not None:
             held = stored.config
             held = replace(held, int8_rows=True) if wanted.has_byte_rows and isinstance(held, WithByteRows) else held
@@ -183,27 +183,23 @@ class ResolvedJob:
         if in_blocks is not None and self.files.has_blocks:
             return Mix(in_blocks, {})
         wanted.check_unpacked()
-        return self.config.mix
+        return self.spec.mix
 
-    def beside(self, second: RunnerConfig | None) -> ResolvedJob:
-        """Return the job with a second model that is loaded beside its own; without a second one, itself."""
-        return self if second is None else replace(self, second=resolve(second))
-
-    def having(self, **groups: Any) -> ResolvedJob:
-        """Return the job with other groups of the config, and the same files."""
-        return replace(self, config=replace(self.config, **groups))
+    def quantized_by(self, quantization: QuantizationConfig) -> ResolvedModel:
+        """Return the same model and files with another quantization."""
+        return ResolvedModel(replace(self.spec, quantization=quantization, layers=None), self.files, self.second)
 
 
-def resolve(config: RunnerConfig) -> ResolvedJob:
-    """Return what is known of a job; within `sharing`, jobs with the same model and adapter have the same files."""
+def resolve(spec: ModelSpec) -> ResolvedModel:
+    """Return what is known of a model; within `sharing`, specs with the same model and adapter have the same files."""
     shared = _shared.get()
-    files = ModelFiles(config)
-    return ResolvedJob(config, files if shared is None else shared.setdefault(repr((config.model, config.lora)), files))
+    files = ModelFiles(spec)
+    return ResolvedModel(spec, files if shared is None else shared.setdefault(repr((spec.model, spec.lora)), files))
 
 
 @contextmanager
 def sharing() -> Iterator[None]:
-    """Let jobs with the same model and adapter read its files once, while a grid is planned."""
+    """Let all that have the same model and adapter read its files once, while a grid is planned."""
     before = _shared.set({})
     try:
         yield

@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
-from runner.config.root import RunnerConfig
 from runner_base.result import Answer, FinishReason
 from runner_base.thinking import Tag, opened_by
-from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.kv_cache.kv_cache import rounded
 from runner_engine.kv_cache.prefix import Prefix
 from runner_engine.models.load_tokenizer import load_tokenizer
@@ -23,8 +22,8 @@ from runner_engine.sessions.base import Completion, Message, Request, check_scor
 from runner_engine.sessions.chat_template import ChatTemplate, template_values
 from runner_engine.sessions.scores import TokenScores
 from runner_engine.sessions.thinking import MOST_OPENING, MOST_PARTIAL, Budget, Thought, end_tokens, tags_of
-from runner_engine.settings.model import local_model
 from runner_engine.settings.sampling import GREEDY, Sampling
+from runner_engine.spec import ModelSpec
 
 NO_TOKEN = -1  # a sampler's result if the logits are not numbers
 NOT_SAMPLED = -2  # its result if a row's own settings break it
@@ -131,7 +130,7 @@ class Admission:
 
     def __init__(
         self,
-        config: RunnerConfig,
+        spec: ModelSpec,
         tokenizer: Any,
         model_name: str,
         room: float,
@@ -139,12 +138,11 @@ class Admission:
         own: Mapping[str, Any] | None = None,
         vocab_size: float = math.inf,
     ) -> None:
-        self.generation, self.seed = config.generation.with_model_defaults(own or {}), config.seed
+        self.generation, self.seed = spec.generation.with_model_defaults(own or {}), spec.seed
         self.tokenizer, self.model_name = tokenizer, model_name
         self.room = int(min(room, 1e9))  # tokens, the prompt's and the new ones
         self.branch_room = self.room if branch_room is None else min(self.room, int(branch_room))
-        model = local_model(config.model)
-        values = template_values(model.chat_template_kwargs, tokenizer, model.name)
+        values = template_values(spec.model.chat_template_kwargs, tokenizer, spec.model.name)
         self.template = ChatTemplate(tokenizer, model_name, values)
         self.vocab_size = vocab_size  # the model's token ids are below it
         self.tags = tags_of(self.generation, tokenizer)
@@ -296,9 +294,9 @@ def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(token for token in [tokenizer.eos_token_id, *several] if token is not None)
 
 
-def admission_of(resolved: ResolvedJob) -> Admission:
-    """Return what turns a job's requests into rows, with the tokenizer alone: no weight is read."""
+def admission_of(resolved: ResolvedModel) -> Admission:
+    """Return what turns requests into rows, with the tokenizer alone: no weight is read."""
     model = resolved.files.model
     tokenizer = load_tokenizer(f"model.name={model.name}", resolved.files.path, model.trust_remote_code)
     rows = resolved.files.text_settings.get("vocab_size", math.inf)
-    return Admission(resolved.config, tokenizer, model.name, math.inf, vocab_size=rows)
+    return Admission(resolved.spec, tokenizer, model.name, math.inf, vocab_size=rows)

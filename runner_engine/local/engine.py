@@ -13,13 +13,11 @@ from functools import cached_property
 
 import torch
 
-from runner.config.profiles import notes as profile_notes
-from runner.engines.kinds import BaseCache
 from runner_base.processor import left_out
 from runner_base.result import FinishReason
 from runner_engine.attention import device_attention, shared_attention
 from runner_engine.checkpoints.footprint import PACKED_SHARE
-from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.decode import branches
 from runner_engine.decode.compat_probe import (
     Incompatible,
@@ -41,6 +39,7 @@ from runner_engine.decode.static_probe import probe_batching
 from runner_engine.decode.stopping import Stopping
 from runner_engine.devices import gpu
 from runner_engine.kv_cache.kv_cache import Heads, kernels_for
+from runner_engine.local.base_cache import BaseCache
 from runner_engine.local.capabilities import capabilities_of
 from runner_engine.local.kept_trials import KeptTrials
 from runner_engine.local.rates import arithmetic_of
@@ -64,9 +63,9 @@ class LocalEngine:
     """Runs the model that the groups model, quantization, lora and rope describe."""
 
     def __init__(
-        self, resolved: ResolvedJob, bases: BaseCache | None = None, packed_share: float = PACKED_SHARE
+        self, resolved: ResolvedModel, bases: BaseCache | None = None, packed_share: float = PACKED_SHARE
     ) -> None:
-        self.config, self.capabilities, self._resolved = resolved.config, capabilities_of(resolved.config), resolved
+        self.spec, self.capabilities, self._resolved = resolved.spec, capabilities_of(resolved.spec), resolved
         # a mistake is said before the model is loaded
         requested(), shared_attention.requested(), device_attention.requested(), left_out()
         self._packed_share = packed_share
@@ -93,13 +92,15 @@ class LocalEngine:
             decoding += ", attention by SDPA" + (" to pages" if heads.in_pages else "")
         elif heads is not None and heads.device.type == "cpu" and kernels_for(heads) is None:
             decoding += ", by torch alone"
-        generation, own = self.config.generation, own_generation(loaded.model)
+        generation, own = self.spec.generation, own_generation(loaded.model)
         facts = {"decoding": decoding, "sampling": generation.describe(own)}
         if heads is not None:
             facts |= {"kv_cache": KV_IN_INT8} if heads.is_int8 else {}
             facts |= ways_of(loaded.model, heads, self.products(loaded, heads), self._shared_attention)
         notes, tokenizer = loaded.notes + generation.ignored_settings_notes(own), loaded.tokenizer
-        notes += profile_notes(self.config.profile, loaded.device.type) + ([heads.note] if heads and heads.note else [])
+        if self.spec.cpu_note and loaded.device.type == "cpu":
+            notes.append(self.spec.cpu_note)
+        notes += [heads.note] if heads and heads.note else []
         return EngineReport(
             dict(loaded.metrics),
             loaded.facts | facts,
@@ -131,7 +132,7 @@ class LocalEngine:
 
     def arithmetic(self) -> Arithmetic | None:
         """Return the loaded model in numbers."""
-        return arithmetic_of(self.loaded, self.config.generation.kv_cache)
+        return arithmetic_of(self.loaded, self.spec.generation.kv_cache)
 
     def close(self) -> None:
         """Remove the adapter; free the base model, unless the next job reuses it."""
@@ -140,7 +141,7 @@ class LocalEngine:
             self.stats.packed_mib = 0.0
         self.conversations, self.prompts = ConversationCache(), PromptCache()
         self.speculation = self._speculation()
-        if self._loaded is not None and not (release(self._loaded, self.config) and not self._owns_bases):
+        if self._loaded is not None and not (release(self._loaded, self.spec) and not self._owns_bases):
             self._bases.clear()
         self._loaded = self._heads = self._rejection = self._batching = None
         self._fast_layers = self.fused = self._products = self._shared_attention = None
@@ -155,9 +156,7 @@ class LocalEngine:
         loaded = self.loaded
         window = getattr(loaded.model.config.get_text_config(), "sliding_window", None)  # branches cannot slide
         room, own = loaded.metrics["max_positions"], own_generation(loaded.model)
-        return Admission(
-            self.config, loaded.tokenizer, self.config.model.name, room, window, own, rows_of(loaded.model)
-        )
+        return Admission(self.spec, loaded.tokenizer, self.spec.model.name, room, window, own, rows_of(loaded.model))
 
     @cached_property
     def _trials(self) -> KeptTrials:
@@ -171,7 +170,7 @@ class LocalEngine:
                 if wanted is not Attention.auto:
                     raise Incompatible(f"model.attention={wanted.value} was requested")
                 found = self._trials.heads() or self._trials.keep_heads(probe_heads(loaded))
-                heads = replace(found, kv_cache=self.config.generation.kv_cache)
+                heads = replace(found, kv_cache=self.spec.generation.kv_cache)
                 self._shared_attention = shared_attention.choose(heads, kernels_for(heads))
                 tile_rows = 0 if self._shared_attention is None else self._shared_attention.tile_rows
                 self._heads = replace(heads, attention_tile_rows=tile_rows)
@@ -186,7 +185,7 @@ class LocalEngine:
     def batching(self, loaded: Loaded) -> Batching:
         """Return the batching of rows that the scheduler cannot serve; ConfigError if no batching works."""
         if self._batching is None:
-            self._batching = probe_batching(loaded, f"model.name={self.config.model.name}")
+            self._batching = probe_batching(loaded, f"model.name={self.spec.model.name}")
         return self._batching
 
     def products(self, loaded: Loaded, heads: Heads) -> dict[torch.dtype, Choice]:
@@ -217,7 +216,7 @@ class LocalEngine:
             self.stats.can_continue = has_kernels and (is_plain or self.stats.rows_are_independent)
 
     def _load(self) -> Loaded:
-        base, reused = self._bases.get(self._resolved, load_base)
+        base, reused = self._bases.get(self.spec.base_key, lambda: load_base(self._resolved))
         try:
             loaded = adapt(base, self._resolved)
         except BaseException:
@@ -229,10 +228,10 @@ class LocalEngine:
 
     def require_plain_kv(self, why: str) -> None:
         """Raise ConfigError if rows cannot be decoded by the scheduler, whose keys and values were to be in 8 bits."""
-        require_plain_kv(self.config.generation, why)
+        require_plain_kv(self.spec.generation, why)
 
     def _speculation(self) -> Speculation:
-        return Speculation(self.stats, self.config.generation.speculate == Speculate.auto)
+        return Speculation(self.stats, self.spec.generation.speculate == Speculate.auto)
 
     def note_batching(self, batching: Batching, reason: str) -> None:
         """Note once that rows are decoded in static batches, and why."""
@@ -248,7 +247,7 @@ class LocalSession(Session):
         super().__init__(engine.capabilities)
         self.engine, self.loaded, self.admission = engine, loaded, engine.admission
         self.stopping = Stopping(loaded.tokenizer, stop_tokens(loaded.model, loaded.tokenizer), self.admission.tags)
-        self.size = batch_size or engine.config.generation.batch_size
+        self.size = batch_size or engine.spec.generation.batch_size
         # checked here and not for each request: during a pass, the model's attention has another name
         self.branches_rejection = (
             branches.rejection_reason(loaded.model) if Capability.branches in engine.capabilities else None

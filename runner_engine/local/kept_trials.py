@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-from runner.config.groups import packages_of
 from runner_base import kept, machine
 from runner_engine.attention.interface import register
-from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.kernels import native
 from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.kv_cache.windows import Window
 from runner_engine.models.load import Loaded
+from runner_engine.quantization import CHOICES
 
 # the folders whose code the trials run
 CODE = ("attention", "decode", "kernels", "kv_cache", "local", "matmul", "memory", "models", "quantization", "sessions")
@@ -33,15 +33,17 @@ CHOOSING = ("RUNNER_", "ONEDNN_", "DNNL_", "ATEN_", "OMP_", "MKL_", "TORCH")  # 
 class KeptTrials:
     """What trials of a model have shown; nothing where the model's content is not known or nothing can be kept."""
 
-    def __init__(self, resolved: ResolvedJob, loaded: Loaded) -> None:
+    def __init__(self, resolved: ResolvedModel, loaded: Loaded) -> None:
         """Read what is kept; the load has set the number of threads."""
         self.ways: dict[str, str] = {}  # of products and of attention, which measurements have chosen
         self._file: Path | None = None
         kernels = native.kernels() if loaded.device.type == "cpu" else None
-        config, files = resolved.config, resolved.files
-        is_own = files.hashes and not files.model.trust_remote_code and not packages_of(config)
+        spec, files = resolved.spec, resolved.files
+        choices = spec.quantization, *spec.mix.overrides.values()
+        is_own = not any(CHOICES.of(type(choice)) for choice in choices)  # no plug-in's
+        is_own = bool(files.hashes) and not files.model.trust_remote_code and is_own
         if is_own and kernels is not None and kernels.is_kept:
-            tried = (config.model, config.quantization, config.lora, config.rope, config.generation.kv_cache)
+            tried = (spec.model, spec.quantization, spec.lora, spec.rope, spec.generation.kv_cache)
             library = kernels.file.name.partition(".")[0]  # whichever of its units are built so far
             around = machine.name(), machine.versions(), torch.get_num_threads(), library, _code()
             chosen = sorted(pair for pair in os.environ.items() if pair[0].startswith(CHOOSING))

@@ -12,7 +12,7 @@ from runner_base.errors import ConfigError
 from runner_base.machine import MIB
 from runner_engine.checkpoints import formats, gguf_file, gguf_names
 from runner_engine.checkpoints.memory_check import limited
-from runner_engine.checkpoints.resolve import ModelFiles, ResolvedJob, for_transformers
+from runner_engine.checkpoints.resolve import ModelFiles, ResolvedModel, for_transformers
 from runner_engine.models.building import one_at_a_time
 from runner_engine.models.lora import module_of
 from runner_engine.quantization.base import QuantizationConfig
@@ -118,7 +118,7 @@ def class_of(path: Path, trust_remote_code: bool) -> Any:
     return classes[0] if isinstance(classes, list | tuple) else classes
 
 
-def may_be_unfit(resolved: ResolvedJob) -> bool:
+def may_be_unfit(resolved: ResolvedModel) -> bool:
     """Whether layers may have sizes that the choice cannot take: by the headers, or because there are none to read."""
     if type(resolved.mix.base).unfit is QuantizationConfig.unfit:
         return False

@@ -1,4 +1,4 @@
-"""From config to a loaded model: locate, quantize, adapt – and a report of what was really loaded."""
+"""From a spec to a loaded model: locate, quantize, adapt – and a report of what was really loaded."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from typing import Any
 
 import torch
 
-from runner.config.root import RunnerConfig
-from runner.core.loaded import text
 from runner_base import machine
 from runner_base.console import IN_TABLE
 from runner_base.dtypes import Dtype, dtype_for, stored_dtype
@@ -21,7 +19,7 @@ from runner_base.errors import ConfigError, DataError, check, few, is_memory_err
 from runner_engine.checkpoints import formats
 from runner_engine.checkpoints.gguf_file import is_known, read_header
 from runner_engine.checkpoints.memory_check import check_memory
-from runner_engine.checkpoints.resolve import ResolvedJob, file_bytes, for_transformers
+from runner_engine.checkpoints.resolve import ResolvedModel, file_bytes, for_transformers
 from runner_engine.checkpoints.weight_files import read_weight_file
 from runner_engine.devices import heap
 from runner_engine.devices.mapped_files import MappedFiles
@@ -40,6 +38,7 @@ from runner_engine.models.building import one_at_a_time
 from runner_engine.models.gguf_blocks import GgufLinear
 from runner_engine.models.grouped import GroupedLinear, hidden_parameters
 from runner_engine.models.load_tokenizer import gguf_fix, load_tokenizer
+from runner_engine.models.loaded_lines import text
 from runner_engine.models.lora import module_of
 from runner_engine.models.rope import choices as rope_room
 from runner_engine.models.vocabulary import check_tokenizer
@@ -47,6 +46,7 @@ from runner_engine.quantization import quiet_imports, stored_settings
 from runner_engine.quantization.made_groups import MadeGroupsConfig
 from runner_engine.settings.lora import adapter_of
 from runner_engine.settings.model import Attention
+from runner_engine.spec import ModelSpec
 
 log = logging.getLogger(__name__)
 
@@ -67,13 +67,13 @@ class Loaded:
 
 
 @one_at_a_time
-def load_base(resolved: ResolvedJob) -> Loaded:
+def load_base(resolved: ResolvedModel) -> Loaded:
     """Load what the groups model, quantization and rope describe: the part that several jobs can share.
 
-    The model's kind has checked them (`ModelKind.check`). Only memory is checked again, now that devices are known.
+    Whoever asks for it has checked them. Only memory is checked again, now that devices are known.
     """
     quiet_imports()
-    config, files, mix = resolved.config, resolved.files, resolved.mix
+    spec, files, mix = resolved.spec, resolved.files, resolved.mix
     model_config, folder, stored, quantization = files.model, files.path, files.stored, mix.base
     started = time.perf_counter()
     memory_notes = inventory.start_memory()
@@ -122,7 +122,7 @@ def load_base(resolved: ResolvedJob) -> Loaded:
             if isinstance(module, GgufLinear | GroupedLinear):
                 module.has_byte_rows = True
     _release_files(resolved)
-    rope_room.apply(model, config.rope)
+    rope_room.apply(model, spec.rope)
     if model_config.device_map is not None:
         device = entry_device(model)
     base = Loaded(model, tokenizer, device, notes=notes)
@@ -130,7 +130,7 @@ def load_base(resolved: ResolvedJob) -> Loaded:
     _describe_base(base, resolved)
     if stored is not None:
         if not base.metrics["quantized_modules"]:
-            raise ConfigError(f"model.name={config.model.name} claims to be quantized, {stored}, but no layer of it is")
+            raise ConfigError(f"model.name={spec.model.name} claims to be quantized, {stored}, but no layer of it is")
         base.facts["checkpoint"] = f"quantized already: {stored}"
     elif folder.is_file():
         base.facts["checkpoint"] = f"gguf: {read_header(folder).types}"
@@ -140,21 +140,21 @@ def load_base(resolved: ResolvedJob) -> Loaded:
 
 
 @one_at_a_time
-def adapt(base: Loaded, resolved: ResolvedJob) -> Loaded:
-    """Apply the job's adapter and thread count to a base, and report on both together."""
+def adapt(base: Loaded, resolved: ResolvedModel) -> Loaded:
+    """Apply the adapter and thread count to a base, and report on both together."""
     started = time.perf_counter()
     loaded = replace(base, metrics=dict(base.metrics), facts=dict(base.facts), notes=list(base.notes))
-    config, files, lora, report = resolved.config, resolved.files, resolved.files.lora, None
+    spec, files, lora, report = resolved.spec, resolved.files, resolved.files.lora, None
     if lora is not None:
         assert files.adapter is not None
         with ExitStack() as protecting:
             for choice in resolved.mix.choices:
                 protecting.enter_context(choice.adapting(base.model))
-            loaded.model, report = module_of(lora).apply(base.model, lora, files.adapter, config.model.name)
+            loaded.model, report = module_of(lora).apply(base.model, lora, files.adapter, spec.model.name)
         loaded.notes += report.notes
-        if lora.usual_rope not in (None, config.rope.name) and lora.path != "embedded":
+        if lora.usual_rope not in (None, spec.rope.name) and lora.path != "embedded":
             loaded.notes.append(
-                f"rope={config.rope.name}: most {lora.name} adapters were trained with 2D RoPE, the default of the "
+                f"rope={spec.rope.name}: most {lora.name} adapters were trained with 2D RoPE, the default of the "
                 f"program that wrote them; if this one was, use rope={lora.usual_rope}"
             )
         loaded.bytes_by_dtype = base.bytes_by_dtype.copy()
@@ -170,11 +170,11 @@ def adapt(base: Loaded, resolved: ResolvedJob) -> Loaded:
     return loaded
 
 
-def release(loaded: Loaded, config: RunnerConfig) -> bool:
-    """Remove the job's adapter; False if the base cannot be restored."""
-    if config.lora.merges:
+def release(loaded: Loaded, spec: ModelSpec) -> bool:
+    """Remove the adapter; False if the base cannot be restored."""
+    if spec.lora.merges:
         return False
-    if (lora := adapter_of(config.lora)) is not None:
+    if (lora := adapter_of(spec.lora)) is not None:
         module_of(lora).remove(loaded.model)
     return True
 
@@ -219,7 +219,7 @@ def pick_dtype(wanted: Dtype, settings: dict[str, Any], device: torch.device) ->
     return dtype, notes
 
 
-def _load_weights(resolved: ResolvedJob, device: torch.device, arguments: dict[str, Any]) -> tuple[Any, list[str]]:
+def _load_weights(resolved: ResolvedModel, device: torch.device, arguments: dict[str, Any]) -> tuple[Any, list[str]]:
     from transformers import AutoModelForCausalLM
     from transformers import logging as transformers_logging
 
@@ -231,7 +231,7 @@ def _load_weights(resolved: ResolvedJob, device: torch.device, arguments: dict[s
     if kind == "bin":
         bin_file.check_loadable(weights)
     try:
-        scaled = rope_room.prepare(resolved.config.rope, folder, model.trust_remote_code)
+        scaled = rope_room.prepare(resolved.spec.rope, folder, model.trust_remote_code)
         if scaled is not None:
             settings["config"] = scaled
         for file in weights if kind == "safetensors" else []:
@@ -265,7 +265,7 @@ def _load_weights(resolved: ResolvedJob, device: torch.device, arguments: dict[s
     return filled.eval(), _check_complete(filled, report, f"model.name={model.name}: the checkpoint in {folder}")
 
 
-def _release_files(resolved: ResolvedJob) -> None:
+def _release_files(resolved: ResolvedModel) -> None:
     """Release the checkpoint's pages after quantizing or converting it; a weight that is still in it is read again.
 
     A single weight in the file keeps the whole file mapped, as large as the original model.
@@ -289,15 +289,15 @@ def _check_complete(model: Any, report: dict[str, Any], checkpoint: str) -> list
     return []
 
 
-def _describe_base(base: Loaded, resolved: ResolvedJob) -> None:
-    model, config = base.model, resolved.config
+def _describe_base(base: Loaded, resolved: ResolvedModel) -> None:
+    model, spec = base.model, resolved.spec
     settings = model.config.get_text_config()
     described, notes = inventory.describe_quantization(model, resolved.mix)
     _note(base, described)
     base.notes += notes
-    is_all_skipped = config.quantization.skip and not config.quantization.overrides
-    if config.mix.quantizes and not base.metrics["quantized_modules"] and not is_all_skipped:
-        raise ConfigError(f"quantization={config.quantization.label} found no linear layer to quantize in this model")
+    is_all_skipped = spec.quantization.skip and not spec.quantization.overrides
+    if spec.mix.quantizes and not base.metrics["quantized_modules"] and not is_all_skipped:
+        raise ConfigError(f"quantization={spec.quantization.label} found no linear layer to quantize in this model")
     # now, not later: bitsandbytes' CPU kernels repack the weights in their first forward pass
     base.bytes_by_dtype = inventory.weight_bytes(model)
     base.metrics["mapped_weight_mib"] = inventory.mapped_mib(model)
@@ -307,7 +307,7 @@ def _describe_base(base: Loaded, resolved: ResolvedJob) -> None:
         "vocab_size": settings.vocab_size,
     }
     base.metrics |= rope_metrics | inventory.peaks() | {"unpacked_mib": inventory.unpacked_mib(model, resolved.mix)}
-    base.notes += rope_room.notes(settings, config.rope)
+    base.notes += rope_room.notes(settings, spec.rope)
     base.facts |= {
         "architecture": (settings.architectures or model.config.architectures or [type(model).__name__])[0],
         "device": inventory.places(model, base.device),

@@ -56,7 +56,7 @@ class GgufConfig(WithByteRows, Quantized):
 
 @dataclass
 class GgufBlocksConfig(GgufConfig):
-    """A .gguf file whose blocks stay as they are (ResolvedJob.mix)."""
+    """A .gguf file whose blocks stay as they are (ResolvedModel.mix)."""
 
     keeps_blocks: ClassVar[bool] = True
 

@@ -6,17 +6,20 @@ A pattern is the name of a module, whole or its last parts, and stands for all l
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from runner_base.errors import ConfigError, few, one_line, unknown
+from runner_base.errors import ConfigError, few, unknown
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import GENERAL_KEYS, MIX_KEYS, CheckpointSource, QuantizationConfig
 
 NONE = QuantizationConfig()
 HEAD = "lm_head"  # what a head is called that is tied to the embedding, and so has no tensor of its own
 EXAMPLES = 8
+Make = Callable[
+    [str, type[QuantizationConfig], dict[str, Any]], QuantizationConfig
+]  # of a pattern, its choice, and the name with its keys
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,11 @@ class Mix:
     _patterns: dict[str, re.Pattern[str]] = field(default_factory=dict, compare=False)
 
     @staticmethod
-    def of(wanted: QuantizationConfig) -> Mix:
-        """Read patterns and overrides; ConfigError for those that cannot be, before any file is read."""
+    def of(wanted: QuantizationConfig, make: Make | None = None) -> Mix:
+        """Read patterns and overrides; ConfigError for those that cannot be, before any file is read.
+
+        `make` makes an override with keys; None: the keys have the types of the choice already.
+        """
         if not wanted.is_mixed:
             return Mix(wanted, {})
         given = " and ".join(f"quantization.{key}" for key in MIX_KEYS if getattr(wanted, key))
@@ -40,7 +46,9 @@ class Mix:
             )
         if not all(str(pattern).strip() for pattern in [*wanted.skip, *wanted.overrides]):
             raise ConfigError(f"{given}: an empty pattern: give a part of a layer's path, such as down_proj, or *")
-        overrides = {str(pattern): _choice(f"{pattern}", value) for pattern, value in wanted.overrides.items()}
+        overrides = {
+            str(pattern): _choice(f"{pattern}", value, make or _of_keys) for pattern, value in wanted.overrides.items()
+        }
         for choice in (wanted, *overrides.values()):
             if choice.packed and not choice.quantizes_layers():
                 raise ConfigError(f"{given}: quantization={choice.name} quantizes whole models only, not single layers")
@@ -118,7 +126,7 @@ def only_matching(mix: Mix, paths: Iterable[str]) -> QuantizationConfig:
     return replace(wanted, skip=[pattern for pattern in wanted.skip if pattern in kept], overrides=overrides)
 
 
-def _choice(pattern: str, value: Any) -> QuantizationConfig:
+def _choice(pattern: str, value: Any, make: Make) -> QuantizationConfig:
     """Return the choice that an override names, with its keys."""
     key = f"quantization.overrides.{pattern}"
     keys = dict(value) if isinstance(value, dict) else {"name": value}
@@ -133,17 +141,11 @@ def _choice(pattern: str, value: Any) -> QuantizationConfig:
     own = [item.name for item in fields(kind) if item.name not in GENERAL_KEYS]
     if strange := [str(key) for key in keys if key not in own]:
         raise ConfigError(f"{key}: {name} has no key {few(strange)}; it has {', '.join(own) or 'none'}")
-    if not keys:
-        return kind()
-    from omegaconf import OmegaConf  # not needed by the engine
-    from omegaconf.errors import OmegaConfBaseException
+    return make(pattern, kind, dict(value)) if keys else kind()
 
-    try:
-        made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), keys))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{key}={value}: {one_line(error)}") from error
-    assert isinstance(made, QuantizationConfig)
-    return made
+
+def _of_keys(_: str, kind: type[QuantizationConfig], given: dict[str, Any]) -> QuantizationConfig:
+    return kind(**{key: value for key, value in given.items() if key != "name"})
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

@@ -6,8 +6,8 @@ import pytest
 
 from runner.config.compose import compose
 from runner.config.hydra import to_config
+from runner.config.resolved import resolve
 from runner.engines.kinds import kind_of
-from runner_engine.checkpoints.resolve import resolve
 
 pytestmark = pytest.mark.thorough
 

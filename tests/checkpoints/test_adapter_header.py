@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import adapter_header
-from runner_engine.checkpoints.resolve import resolve
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.settings.lora import PeftConfig
 from runner_engine.settings.model import LocalModelConfig

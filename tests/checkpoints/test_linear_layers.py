@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints.linear_layers import linear_layers, plain_layers
-from runner_engine.checkpoints.resolve import resolve
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.settings.model import LocalConfig

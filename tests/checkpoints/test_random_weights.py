@@ -11,6 +11,7 @@ import torch
 from opening import adapt, load_base
 from resolving import predict
 
+from runner.config import resolved
 from runner.config.root import RunnerConfig
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import random_weights, resolve
@@ -90,12 +91,12 @@ def test_it_quantizes_and_shards(
 def test_identity_needs_no_file(
     make_config: Callable[..., RunnerConfig], small: LocalModelConfig, tmp_path: Path
 ) -> None:
-    first = resolve.resolve(make_config(model=small)).files.fingerprint(tmp_path / "hashes.json")
+    first = resolved.resolve(make_config(model=small)).files.fingerprint(tmp_path / "hashes.json")
     assert not Path(str(small.cache_dir)).exists(), "nothing was made to identify or to size it"
     assert predict(make_config(model=small), 1, 8, 8) is not None
     assert not Path(str(small.cache_dir)).exists()
     (tmp_path / "small.json").write_text((tmp_path / "small.json").read_text().replace("192", "256"))
-    assert resolve.resolve(make_config(model=small)).files.fingerprint(tmp_path / "hashes.json") != first
+    assert resolved.resolve(make_config(model=small)).files.fingerprint(tmp_path / "hashes.json") != first
 
 
 def test_a_model_without_a_known_shape() -> None:

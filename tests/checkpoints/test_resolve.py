@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hub_standin import Hub, environment
 
+from runner.config import resolved
 from runner.config.gsm8k import Gsm8kConfig
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
@@ -75,9 +76,9 @@ def test_stub_and_adapter_evidence(make_config: Make, tmp_path: Path) -> None:
     (adapter / "adapter_model.safetensors").write_bytes(b"a")
     base, cache = make_folder(tmp_path / "model"), tmp_path / "h.json"
     stub = make_config()
-    assert kind_of(stub.model).fingerprint(resolve.resolve(stub), cache) == {"model": "stub"}
+    assert kind_of(stub.model).fingerprint(resolved.resolve(stub), cache) == {"model": "stub"}
     config = make_config(model=LocalModelConfig(name=str(base)), lora=PeftConfig(path=str(adapter)))
-    assert set(kind_of(config.model).fingerprint(resolve.resolve(config), cache)) == {"model", "lora", "dtype"}
+    assert set(kind_of(config.model).fingerprint(resolved.resolve(config), cache)) == {"model", "lora", "dtype"}
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def test_a_job_reads_its_mix_and_its_files_once(make_config: Make, monkeypatch: 
         monkeypatch.setattr(owner, name, counted)
 
     count(mixed, "_choice", "overrides that were parsed")
-    count(vars(resolve.ResolvedJob)["mix"], "func", "what is loaded")
+    count(vars(resolve.ResolvedModel)["mix"], "func", "what is loaded")
     count(resolve, "read_settings", "config.json")
     count(resolve, "read_format", "the stored quantization")
     count(resolve, "read_tensors", "tensors")
@@ -135,7 +136,7 @@ def test_a_grid_looks_for_each_model_once(make_config: Make, located: list[str],
         plan = [plan_job([], config) for config in configs]
     assert located == [model.name for model in models]
     assert worker_limits(plan, list(range(len(plan))), "auto").total == 1
-    assert predicted_need(resolve.resolve(configs[0])).mib > 0
+    assert predicted_need(resolved.resolve(configs[0])).mib > 0
     assert len(located) == 3, "outside of a grid's plan every job looks for itself: files may have changed"
 
 
@@ -180,7 +181,7 @@ def test_a_float16_checkpoint_is_another_job_on_a_cpu_than_on_a_gpu(
         monkeypatch.setattr(machine, "gpu_models", lambda: gpus)
         monkeypatch.setattr(machine, "versions", lambda: {"torch": torch})
         config = make_config(model=LocalModelConfig(name=str(folder), **keys))
-        return resolve.resolve(config).files.fingerprint(tmp_path / "hashes.json")
+        return resolved.resolve(config).files.fingerprint(tmp_path / "hashes.json")
 
     on_cpu = fingerprint("float16", [])
     assert on_cpu["dtype"] == "bfloat16"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import runner
-from runner.library.model import Settings
+from runner.library.arguments import Settings
 from runner.options.serve.bodies import ChatBody, GenerateBody, TextBody
 from runner.tasks.chat.task import SETTINGS
 from runner_base.errors import ConfigError

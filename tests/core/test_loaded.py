@@ -12,9 +12,9 @@ from runner.config.gsm8k import Gsm8kConfig
 from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import TaskConfig
-from runner.core.loaded import lines
 from runner.run import run
 from runner.tasks.generate.keys import GenerateConfig
+from runner_engine.models.loaded_lines import lines
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config
 from runner_engine.settings.lora import PeftConfig, PthConfig

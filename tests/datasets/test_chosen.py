@@ -14,6 +14,7 @@ from pyarrow import parquet
 
 from runner.config.gsm8k import Gsm8kConfig
 from runner.config.likelihood import LikelihoodConfig
+from runner.config.resolved import resolve
 from runner.config.wording import PromptStyle
 from runner.datasets.asking import load_shots
 from runner.datasets.given import load_given
@@ -22,7 +23,6 @@ from runner.run import identify, run
 from runner.store.jobs import read_samples
 from runner_base.errors import ConfigError
 from runner_base.result import Verdict
-from runner_engine.checkpoints.resolve import resolve
 
 GSM8K = Path(__file__).resolve().parents[3] / "shared" / "data" / "gsm8k"
 Make = Callable[..., Any]

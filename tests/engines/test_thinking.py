@@ -11,6 +11,7 @@ import in_process
 import pytest
 from transformers import AutoTokenizer
 
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.engines import open_engine
 from runner.options.parts.model_keys import PartsModelConfig
@@ -18,7 +19,6 @@ from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.model_text import Ending, FinishReason
 from runner_base.thinking import TAGS, Tag
-from runner_engine.checkpoints.resolve import resolve
 from runner_engine.decode.rows import Row
 from runner_engine.decode.static_batches import BY_GENERATE
 from runner_engine.decode.stopping import Stopping

@@ -11,12 +11,12 @@ import pytest
 
 from runner.config.gsm8k import Gsm8kConfig
 from runner.config.likelihood import LikelihoodConfig
+from runner.config.resolved import resolve
 from runner.engines.kinds import kind_of
 from runner.estimates.fit import PROCESS_MIB, fit, free_mib_by_device, possible
 from runner_base import machine
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints import random_weights
-from runner_engine.checkpoints.resolve import resolve
 from runner_engine.quantization import CHOICES
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig

@@ -18,6 +18,7 @@ from grids import results
 from stages import split_into
 
 from runner.config.gsm8k import Gsm8kConfig
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import Need
 from runner.grid.gpu_sets import GpuSet, GpuSets
@@ -31,7 +32,6 @@ from runner_base import machine, visible_gpus
 from runner_base.errors import lost_gpu
 from runner_base.progress import ProgressState
 from runner_base.visible_gpus import Gpu
-from runner_engine.checkpoints.resolve import resolve
 from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]

@@ -15,6 +15,7 @@ import pytest
 from stages import split_into
 
 from runner.config.gsm8k import Gsm8kConfig
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.config.task import TaskConfig
 from runner.config.tasks import TASKS
@@ -30,7 +31,6 @@ from runner.store.jobs import Job
 from runner_base import machine
 from runner_base.errors import ConfigError
 from runner_base.result import Status
-from runner_engine.checkpoints.resolve import resolve
 
 Make = Callable[..., RunnerConfig]
 

@@ -24,6 +24,7 @@ from resolving import check_memory
 from runner.config.gsm8k import Gsm8kConfig
 from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.model import StubConfig
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.options.parts.keys import SplitConfig
 from runner.run import check
@@ -33,7 +34,6 @@ from runner_base.errors import ConfigError
 from runner_engine.checkpoints import byteio, random_weights
 from runner_engine.checkpoints.footprint import predict
 from runner_engine.checkpoints.memory_check import limited, size_mib
-from runner_engine.checkpoints.resolve import resolve
 from runner_engine.models import capability
 from runner_engine.quantization.bitsandbytes import Int8Config
 from runner_engine.settings.generation import GenerationConfig

@@ -15,6 +15,7 @@ import torch
 from opening import adapt, load_base
 from safetensors.torch import load_file, save_file
 
+from runner.config.resolved import spec_of
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
@@ -164,9 +165,9 @@ def test_an_adapter_leaves_nothing_behind(make_config: Make, tiny_model: LocalMo
     for _ in range(2):
         loaded = adapt(base, adapted)
         assert not torch.equal(logits(loaded), before)
-        assert release(loaded, adapted)
+        assert release(loaded, spec_of(adapted))
         assert torch.equal(logits(adapt(base, plain)), before), "bit for bit"
-    assert not release(adapt(base, merged), merged), "merging cannot be undone"
+    assert not release(adapt(base, merged), spec_of(merged)), "merging cannot be undone"
 
 
 def test_peft_over_4_bit(make_config: Make, tiny_model: LocalModelConfig, adapter: Path) -> None:

@@ -23,10 +23,10 @@ from opening import load_base, local_engine
 from safetensors.torch import load_file
 
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import BaseCache
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason
+from runner_engine.local.base_cache import BaseCache
 from runner_engine.models.load import Loaded
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config

@@ -17,11 +17,12 @@ from families import settings as family_settings
 from loading import NONE, Make, configure, load, logits
 from resolving import check_format, predict
 
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import weight_sizes
-from runner_engine.checkpoints.resolve import read_settings, read_tensors, resolve
+from runner_engine.checkpoints.resolve import read_settings, read_tensors
 from runner_engine.models.inventory import weight_bytes
 from runner_engine.models.load import Loaded
 from runner_engine.quantization import read_format
@@ -137,7 +138,7 @@ from runner_engine.settings.model import LocalConfig
 from runner.config.root import RunnerConfig
 from runner_engine.settings.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
-from runner_engine.checkpoints.resolve import resolve
+from runner.config.resolved import resolve
 from runner_engine.models.load import load_base
 from runner_engine.quantization.torchao import TorchaoInt8Config
 groups = dict(lora=LoraConfig(), rope=RopeConfig(), generation=GenerationConfig(), task=Gsm8kConfig())

@@ -14,9 +14,9 @@ from opening import local_engine
 from serving import FLOAT32, serving
 
 from runner import Model, load
+from runner.config.resolved import resolve
 from runner.engines.kinds.local import KIND
 from runner_base.errors import ConfigError
-from runner_engine.checkpoints.resolve import resolve
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.sessions.base import Request
 from runner_engine.settings.model import LocalModelConfig

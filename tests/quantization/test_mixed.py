@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from resolving import check_format, predict
 
-from runner.config.root import RunnerConfig, base_key, semantic_keys
+from runner.config.resolved import base_key
+from runner.config.root import RunnerConfig, semantic_keys
 from runner.estimates.amounts import may_have_independent_rows
 from runner.options.remote.keys import ApiConfig
 from runner.options.serve.keys import ServeConfig

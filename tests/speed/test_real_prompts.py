@@ -85,7 +85,7 @@ def test_over_a_server_and_the_record_names_the_prompts(make_config: Make) -> No
     assert len(sent) == 10
     assert len(set(sent)) == 10, "none is sent twice"
     assert record.data["name"] == "embedded test"
-    assert json.loads(record.data["source"]) == {"tags": {"mlflow.source.name": "runner_engine.embedded.problems"}}
+    assert json.loads(record.data["source"]) == {"tags": {"mlflow.source.name": "runner.embedded.problems"}}
     assert record.result.facts["prompts"].startswith("embedded test, as chats · 1,000 prompts · ")
     assert record.result.rows[0]["output_tok_per_s"] > 0
 

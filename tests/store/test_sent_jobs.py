@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from stored import jobs as runs
 
+from runner.config.resolved import resolve
 from runner.config.root import NoTrackingConfig, RunnerConfig, TrackingConfig
 from runner.grid.plan import plan_job, run_job
 from runner.run import identify
@@ -16,7 +17,6 @@ from runner.store import sent_jobs
 from runner.store.jobs import Job
 from runner.store.ledger import NotLogged
 from runner_base.result import Status
-from runner_engine.checkpoints.resolve import resolve
 
 # mlflow 3.17 uses an old name of sqlalchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner import engines
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import BaseCache
 from runner_engine.checkpoints import formats
-from runner_engine.checkpoints.resolve import resolve
+from runner_engine.local.base_cache import BaseCache
 from runner_engine.sessions.contract import Engine
 
 if TYPE_CHECKING:  # imports torch

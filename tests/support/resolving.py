@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner_engine.checkpoints import footprint, formats, memory_check
 from runner_engine.checkpoints.footprint import Footprint
-from runner_engine.checkpoints.resolve import resolve
 
 
 def predict(config: RunnerConfig, batch_size: int, prompt_tokens: int, new_tokens: int) -> Footprint | None:

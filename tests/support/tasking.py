@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.store.jobs import Recorder
 from runner.tasks.base import Context
 from runner_base.result import Result
-from runner_engine.checkpoints.resolve import resolve
 
 
 def work(task: Any, config: RunnerConfig, recorder: Recorder, engine: Any = None) -> Result:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.config.tasks import TASKS
 from runner.options.parts.keys import ArchiveConfig, VerifyConfig
 from runner.run import check
 from runner.tasks.base import Task, Uses, task_of
 from runner.tasks.generate.keys import GenerateConfig
-from runner_engine.checkpoints.resolve import resolve
 from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]

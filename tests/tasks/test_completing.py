@@ -14,7 +14,6 @@ import torch
 
 from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import BaseCache
 from runner.run import run
 from runner.store.jobs import read_samples
 from runner.tasks.generate.keys import GenerateConfig
@@ -22,6 +21,7 @@ from runner_base.errors import EvidenceError, JobFailed
 from runner_base.result import FinishReason, Record, Sample, Status, Verdict, sealed, unsealed
 from runner_engine.decode.forward import Forward
 from runner_engine.decode.scheduler import Scheduler
+from runner_engine.local.base_cache import BaseCache
 from runner_engine.sessions.base import Event
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig

@@ -8,14 +8,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from runner.config.root import RunnerConfig, base_key
-from runner.config.task import Workload
-from runner_engine.checkpoints.footprint import Footprint
-from runner_engine.checkpoints.resolve import ResolvedJob
-from runner_engine.sessions.base import Capability, Prompt, Request
-from runner_engine.sessions.contract import Engine
+from runner.config.resolved import ResolvedJob
+from runner.config.root import RunnerConfig
+from runner_engine import BaseCache, Capability, Engine, Footprint, Prompt, Request, Workload
 from runner_engine.settings.model import ModelConfig
 
 LOCAL = "runner.engines.kinds.local"  # describes a model on this machine: its keys are the engine's, which has no kinds
@@ -30,32 +26,6 @@ class Need:
     threads: int
     gpus: int = 0
     named_gpus: frozenset[int] = frozenset()  # those that it needs by number, as model.device=cuda:1 does
-
-
-class BaseCache:
-    """Keeps the base that was loaded last for the next job; only one, because two may not fit in memory.
-
-    A base that has a process is closed when it is not kept any longer.
-    """
-
-    def __init__(self) -> None:
-        self._key: str | None = None
-        self._base: Any = None
-
-    def get(self, resolved: ResolvedJob, load: Callable[[ResolvedJob], Any]) -> tuple[Any, bool]:
-        """Return the base for a job, and whether it was loaded already."""
-        key = kind_of(resolved.config.model).base_key(resolved.config) or base_key(resolved.config)
-        if key == self._key:
-            return self._base, True
-        self.clear()
-        self._base, self._key = load(resolved), key
-        return self._base, False
-
-    def clear(self) -> None:
-        """Free the base."""
-        base, self._key, self._base = self._base, None, None
-        if hasattr(base, "close"):
-            base.close()
 
 
 class ModelKind(ABC):

@@ -8,25 +8,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runner.config.profiles import notes as profile_notes
-from runner.config.root import RunnerConfig, base_key
-from runner.config.task import Workload
+from runner.config.resolved import ResolvedJob, base_key, spec_of
+from runner.config.root import RunnerConfig
 from runner.core.later import put_off, uncollected
-from runner.engines.kinds import BaseCache, Encoded, ModelKind, Need
+from runner.engines.kinds import Encoded, ModelKind, Need
 from runner_base import machine
+from runner_engine import BaseCache, Capability, Engine, Footprint, Prompt, Request, RopeConfig, Workload
 from runner_engine.checkpoints import adapter_header, chat_templates, footprint, formats, random_weights
-from runner_engine.checkpoints.footprint import Footprint
 from runner_engine.checkpoints.gguf_file import is_known, read_header
 from runner_engine.checkpoints.memory_check import check_memory, gpus_needed, limited
 from runner_engine.checkpoints.positions import positions_of
-from runner_engine.checkpoints.resolve import ResolvedJob
 from runner_engine.kernels import building
 from runner_engine.local.capabilities import capabilities_of
 from runner_engine.models.kept_names import kept_names
 from runner_engine.quantization import quiet_imports
-from runner_engine.sessions.base import Capability, Prompt, Request
-from runner_engine.sessions.contract import Engine
 from runner_engine.settings.generation import KvCache
-from runner_engine.settings.rope import RopeConfig
 
 # What transformers imports for every model, and uses in training, with several GPUs, or not at all: two thirds of the
 # time that its modules take.
@@ -61,7 +57,7 @@ class Local(ModelKind):
         model = resolved.files.model
         for one in (resolved, *([resolved.second] if resolved.second else [])):
             formats.check(one)
-            chat_templates.check(one)
+            check_chat(one)
             adapter_header.check(one.files)
             if one.files.model.random_weights:
                 random_weights.check_disk(one.files.model)
@@ -142,13 +138,19 @@ class Local(ModelKind):
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
         """Return all capabilities; branches need rope_2d and an attention with a mask."""
-        return capabilities_of(config)
+        return capabilities_of(spec_of(config))
 
     def open_engine(self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None) -> Engine:
         """Return the local engine."""
         from runner_engine.local.engine import LocalEngine  # imports torch
 
         return LocalEngine(resolved, bases)
+
+
+def check_chat(resolved: ResolvedJob) -> None:
+    """Refuse a task that asks in a chat template of a checkpoint that surely has none."""
+    if resolved.config.task.asks_in_chat:
+        chat_templates.check(resolved.files)
 
 
 def _notes_of_room(resolved: ResolvedJob) -> list[str]:

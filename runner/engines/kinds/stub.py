@@ -9,27 +9,28 @@ from dataclasses import replace
 from pathlib import Path
 
 from runner.config.model import StubConfig
+from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import BaseCache, ModelKind
+from runner.engines.kinds import ModelKind
 from runner_base import signals
 from runner_base.result import Answer, FinishReason
 from runner_base.thinking import ends_in_thinking
-from runner_engine.checkpoints.resolve import ResolvedJob
-from runner_engine.sessions.base import (
+from runner_engine import (
+    BaseCache,
     Capability,
     Completion,
     Delta,
+    Engine,
     EngineReport,
+    EngineStats,
     Event,
     Message,
     Prompt,
     Request,
     RequestId,
-    request_sha256,
+    Session,
 )
-from runner_engine.sessions.contract import Engine
-from runner_engine.sessions.session import Session
-from runner_engine.sessions.stats import EngineStats
+from runner_engine.sessions.base import request_sha256
 from runner_engine.settings.generation import KvCache
 
 CAPABILITIES = frozenset(Capability) - {Capability.distributions, Capability.continuing}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from runner.config.resolved import ResolvedJob, resolve
 from runner.config.root import RunnerConfig
 from runner.estimates.amounts import amounts_of
 from runner.estimates.fit import PROCESS_MIB, Fit, fit, free_mib_by_device
@@ -18,10 +19,10 @@ from runner.options.advise.accuracies import RecordedAccuracy
 from runner.options.advise.closeness import RecordedCloseness
 from runner.options.advise.machines import Machine
 from runner_base.errors import ConfigError, RunnerError, one_line
+from runner_engine import no_downloads
 from runner_engine.checkpoints import formats
 from runner_engine.checkpoints.pass_memory import kv_number_bytes, most_rows
 from runner_engine.checkpoints.random_weights import SHAPES_DIR, list_tensors
-from runner_engine.checkpoints.resolve import ResolvedJob, no_downloads, resolve
 from runner_engine.quantization.base import CheckpointSource as Checkpoint
 from runner_engine.settings.model import local_model
 

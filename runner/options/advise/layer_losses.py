@@ -14,14 +14,13 @@ from typing import Any
 
 import torch
 
+from runner.config.resolved import ResolvedJob
 from runner_base import machine
+from runner_engine import QuantizationConfig, Request
 from runner_engine.checkpoints.linear_layers import block_of
-from runner_engine.checkpoints.resolve import ResolvedJob
 from runner_engine.decode.rows import Admission
 from runner_engine.models import mixing
 from runner_engine.models.load import load_base
-from runner_engine.quantization.base import QuantizationConfig
-from runner_engine.sessions.base import Request
 
 MOST_TOKENS = 24  # of a text that are scored: single losses need little context
 PASS_TOKENS = 1024  # of texts that are read together
@@ -39,7 +38,7 @@ def measure(
     loaded.model.float()
     torch.set_num_threads(resolved.files.model.threads or machine.threads_for(loaded.model.num_parameters()))
     stored = getattr(torch, resolved.files.dtype)
-    admission = Admission(resolved.config, loaded.tokenizer, resolved.config.model.name, float("inf"))
+    admission = Admission(resolved.spec, loaded.tokenizer, resolved.config.model.name, float("inf"))
     texts = []
     for request in requests:
         for row in admission.rows(request):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
+from runner.config.resolved import ResolvedJob, resolve
 from runner.options.advise.candidates import Compose
 from runner.options.advise.knapsack import Choice, Option
 from runner.run import identify
@@ -22,12 +23,10 @@ from runner_base.dtypes import BYTES
 from runner_base.errors import ConfigError
 from runner_base.machine import MIB
 from runner_base.progress import Progress
+from runner_engine import QuantizationConfig, Request
 from runner_engine.checkpoints.linear_layers import block_of, first_number, linear_layers
-from runner_engine.checkpoints.resolve import ResolvedJob, resolve
 from runner_engine.checkpoints.weight_sizes import compute_dtype, weight_bytes
-from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.mixed import Mix
-from runner_engine.sessions.base import Request
 
 FORMATS = "nf4,int8,none"
 TEXTS = 20  # are read for each layer and format, and left out of the check

@@ -15,8 +15,7 @@ from runner.options.agents.team import AgentCall, Answered
 from runner.store.lines import GrowingFile, call_in, damaged, read_evidence
 from runner.store.partial import PartialFile
 from runner_base.result import CALLS, Call, sealed, unsealed, without_unset_keys
-from runner_engine.sessions.base import Begun, Completion, RequestId
-from runner_engine.sessions.contract import Engine
+from runner_engine import Begun, Completion, Engine, RequestId
 
 
 @dataclass

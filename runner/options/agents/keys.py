@@ -11,7 +11,7 @@ from runner.config.questions import MAX_SAMPLES, QuestionsConfig, check_answers_
 from runner_base.bounds import Takes, above, filled, least, within
 from runner_base.errors import ConfigError, check
 from runner_base.fields import HASHED, UNLESS_DEFAULT, Inert, setting
-from runner_engine.settings.generation import GenerationConfig
+from runner_engine import GenerationConfig
 
 
 class Mode(StrEnum):

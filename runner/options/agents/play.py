@@ -18,9 +18,7 @@ from runner.options.agents.sandbox import CodeOutcome
 from runner.options.agents.team import AgentCall, Answered, Discussion
 from runner_base import signals
 from runner_base.result import Call, FinishReason
-from runner_engine.sessions.base import Begun, Completion, Event, Request, RequestId
-from runner_engine.sessions.contract import gather, stopped
-from runner_engine.sessions.session import Session
+from runner_engine import Begun, Completion, Event, Request, RequestId, Session, gather, stopped
 
 BATCHES = 8  # ready calls wait until they are an eighth of those that are under way
 

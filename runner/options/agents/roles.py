@@ -17,7 +17,7 @@ from runner.options.agents.sandbox import CodeOutcome
 from runner.options.agents.wording import Wording, wording_of
 from runner.scorers.letters import extract_letters
 from runner.scorers.numbers import extract
-from runner_engine.sessions.base import Message
+from runner_engine import Message
 
 ROLES = tuple(Role)
 NOTHING = "(no answer)"

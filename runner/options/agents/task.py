@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from contextlib import closing
 
+from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner.core.sides import answered_by, sides
 from runner.datasets.chosen import choice_words
@@ -36,10 +37,7 @@ from runner_base.progress import Progress
 from runner_base.result import CALLS, GRAPH, GRAPH_PICTURE, Call, Result, Sample, Verdict
 from runner_base.texts import counted
 from runner_compare.statistics.floor_effects import LIMIT, cut_off_words
-from runner_engine.checkpoints.resolve import ResolvedJob
-from runner_engine.sessions.base import Capability
-from runner_engine.sessions.contract import require
-from runner_engine.sessions.session import Session
+from runner_engine import Capability, Session, require
 from runner_engine.settings.lora import adapter_of
 
 # 2: a program's `answer` that is no number, or too long, is no answer; 3: learned graphs are not drawn

@@ -22,17 +22,16 @@ from lm_eval.models.utils import (
 )
 from tqdm import tqdm
 
+from runner.config.resolved import resolve
 from runner.engines import open_engine
 from runner.engines.kinds import kind_of
 from runner.library.load import configure
 from runner_base.errors import ConfigError, JobFailed, unknown
-from runner_engine.checkpoints.resolve import resolve
+from runner_engine import Capability, Completion, Event, Request, Sampling, gather, require
 from runner_engine.models.load_tokenizer import load_tokenizer
 from runner_engine.models.tokenizing import ids_of
-from runner_engine.sessions.base import Capability, Completion, Event, Request
 from runner_engine.sessions.chat_template import ChatTemplate
-from runner_engine.sessions.contract import gather, require
-from runner_engine.settings.sampling import PARAMETERS, Sampling
+from runner_engine.settings.sampling import PARAMETERS
 
 log = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from runner.config.resolved import resolve
 from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.grid.plan import Outcome, outcome_of_error, run_job
 from runner.run import identify
@@ -32,7 +33,6 @@ from runner_base.files import user_cache
 from runner_base.loggers import logging_progress
 from runner_base.progress import ProgressState
 from runner_base.result import Status
-from runner_engine.checkpoints.resolve import resolve
 
 TELL_EVERY_S = 0.5  # progress, and whether to stop
 SEND_EVERY_S = 10.0  # the samples of a running job

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runner.config.profiles import notes as profile_notes
+from runner.config.resolved import ResolvedJob, spec_of
 from runner.config.root import RunnerConfig
-from runner.config.task import Workload
-from runner.engines.kinds import BaseCache, Encoded, ModelKind, Need
+from runner.engines.kinds import Encoded, ModelKind, Need
 from runner.options.parts.model_keys import Backend, parts_model
 from runner.options.parts.pipeline import CAPABILITIES
 from runner.options.parts.pipeline.ranks import first_rank, manifest_of, torchrun_rank
@@ -22,11 +22,9 @@ from runner_base.errors import ConfigError, check
 from runner_base.machine import MIB
 from runner_base.progress import tell
 from runner_base.texts import counted
-from runner_engine.checkpoints.footprint import Footprint
-from runner_engine.checkpoints.resolve import ResolvedJob, read_settings
+from runner_engine import BaseCache, Capability, Engine, Footprint, Prompt, Request, Workload
+from runner_engine.checkpoints.resolve import read_settings
 from runner_engine.kernels import building
-from runner_engine.sessions.base import Capability, Prompt, Request
-from runner_engine.sessions.contract import Engine
 
 
 class PartsKind(ModelKind):
@@ -85,7 +83,7 @@ class PartsKind(ModelKind):
 
         config, folder = resolved.config, manifest_of(resolved.config).folder
         rows = read_settings(folder / MODEL_FILES).get("vocab_size", math.inf)
-        admission = Admission(config, load_tokenizer(folder), config.model.name, math.inf, vocab_size=rows)
+        admission = Admission(spec_of(config), load_tokenizer(folder), config.model.name, math.inf, vocab_size=rows)
         return [admission.encode(Request(0, prompt)) for prompt in prompts]
 
     def open_engine(self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None) -> Engine:

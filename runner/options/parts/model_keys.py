@@ -9,11 +9,9 @@ from typing import Any, ClassVar
 from runner_base.bounds import above, filled, least
 from runner_base.dtypes import Dtype
 from runner_base.fields import HASHED, MISSING, Inert, setting
-from runner_engine.quantization.base import QuantizationConfig
-from runner_engine.settings.generation import GenerationConfig, require_plain_kv
-from runner_engine.settings.lora import LoraConfig
+from runner_engine import GenerationConfig, LoraConfig, QuantizationConfig, RopeConfig
+from runner_engine.settings.generation import require_plain_kv
 from runner_engine.settings.model import Attention, ModelConfig, local_model, require_own_weights
-from runner_engine.settings.rope import RopeConfig
 
 
 class Backend(StrEnum):

@@ -17,8 +17,9 @@ from runner.options.parts.sharding.partition_file import INLINE, Layer, Partitio
 from runner.options.parts.sharding.restore import written_order
 from runner.options.parts.sharding.write import Target, copied
 from runner_base.errors import ConfigError, DataError
+from runner_engine import Tensor
 from runner_engine.checkpoints import byteio
-from runner_engine.checkpoints.weight_files import DTYPE_BITS, DTYPE_NAMES, SINGLE, WEIGHT_SUFFIXES, Tensor
+from runner_engine.checkpoints.weight_files import DTYPE_BITS, DTYPE_NAMES, SINGLE, WEIGHT_SUFFIXES
 
 if TYPE_CHECKING:
     import numpy as np

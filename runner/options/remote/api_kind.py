@@ -11,18 +11,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import BaseCache, Encoded, ModelKind
+from runner.engines.kinds import Encoded, ModelKind
 from runner.options.remote.engine import ApiEngine
 from runner.options.remote.keys import ApiConfig, Extensions
 from runner.options.remote.pool import ServerPool
 from runner_base.errors import ConfigError, JobFailed
 from runner_base.files import replace_text
 from runner_base.texts import read_cache
-from runner_engine.checkpoints.resolve import ResolvedJob
-from runner_engine.sessions.base import Capability, Prompt, Request
-from runner_engine.sessions.contract import Engine
-from runner_engine.settings.generation import GenerationConfig
+from runner_engine import BaseCache, Capability, Engine, GenerationConfig, Prompt, Request
 
 log = logging.getLogger(__name__)
 SERVERS_FILE = ".servers.json"  # next to the cache of hashes: what servers have reported of their models

@@ -17,19 +17,19 @@ from runner.options.remote.reviews import read_verdict, review_of, revision_of
 from runner.options.remote.session import TICK_S
 from runner_base.errors import one_line
 from runner_base.result import Answer, Call, FinishReason
-from runner_engine.sessions.base import (
+from runner_engine import (
     Capability,
     Completion,
     Delta,
+    Engine,
     EngineReport,
+    EngineStats,
     Event,
     Request,
     RequestId,
-    request_sha256,
+    Session,
 )
-from runner_engine.sessions.contract import Engine
-from runner_engine.sessions.session import Session
-from runner_engine.sessions.stats import EngineStats
+from runner_engine.sessions.base import request_sha256
 from runner_engine.settings.sampling import GREEDY
 
 log = logging.getLogger(__name__)

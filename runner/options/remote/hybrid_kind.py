@@ -6,17 +6,16 @@ from contextlib import suppress
 from pathlib import Path
 
 from runner.config.model import StubConfig
+from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import BaseCache, ModelKind, Need, kind_of
+from runner.engines.kinds import ModelKind, Need, kind_of
 from runner.options.remote import api_kind as api
 from runner.options.remote import reviews
 from runner.options.remote.engine import ApiEngine
 from runner.options.remote.hybrid import CAPABILITIES, HybridEngine
 from runner.options.remote.keys import HybridConfig
 from runner_base.errors import RunnerError
-from runner_engine.checkpoints.resolve import ResolvedJob
-from runner_engine.sessions.base import Capability
-from runner_engine.sessions.contract import Engine
+from runner_engine import BaseCache, Capability, Engine
 from runner_engine.settings.model import ModelConfig
 
 

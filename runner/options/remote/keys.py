@@ -12,11 +12,9 @@ from runner.options.remote.thinking_budget import ThinkingBudget, check_budget
 from runner_base.bounds import above, least, within
 from runner_base.errors import ConfigError, check
 from runner_base.fields import MISSING, UNLESS_DEFAULT, Inert, Names, setting
-from runner_engine.quantization.base import QuantizationConfig
-from runner_engine.settings.generation import GenerationConfig, require_plain_kv
-from runner_engine.settings.lora import LoraConfig
-from runner_engine.settings.model import LocalModelConfig, ModelConfig, require_own_weights
-from runner_engine.settings.rope import RopeConfig
+from runner_engine import GenerationConfig, LocalModelConfig, LoraConfig, QuantizationConfig, RopeConfig
+from runner_engine.settings.generation import require_plain_kv
+from runner_engine.settings.model import ModelConfig, require_own_weights
 from runner_engine.settings.sampling import SamplingKeys, active_parameters
 
 

@@ -19,8 +19,7 @@ from runner.options.remote.thinking_budget import MARGIN
 from runner.options.remote.thinking_budget import PARAMETERS as BUDGETS
 from runner_base.errors import ConfigError, RunnerError
 from runner_base.texts import counted
-from runner_engine.sessions.base import Capability, EngineReport, Message, Request
-from runner_engine.sessions.stats import EngineStats
+from runner_engine import Capability, EngineReport, EngineStats, Message, Request
 from runner_engine.sessions.thinking import tags_of
 from runner_engine.settings.sampling import PARAMETERS
 

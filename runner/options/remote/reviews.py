@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import dataclass
 
-from runner_engine.sessions.base import Message, Prompt
+from runner_engine import Message, Prompt
 
 VERSION = 1  # raise it when these prompts change, because answers change with them
 

@@ -18,7 +18,7 @@ import openai
 from runner.options.remote.faults import Fault, RequestRejected
 from runner.options.remote.keys import ApiConfig
 from runner_base.errors import ConfigError
-from runner_engine.sessions.base import Message, Prompt, Request
+from runner_engine import Message, Prompt, Request
 
 CACHED_PROMPTS = 1024  # their tokens are cached, because the choices of a question share a prompt
 UNSUPPORTED = (400, 404, 405, 422, 501)  # statuses for an unknown path or parameter

@@ -22,8 +22,9 @@ from runner.options.remote.thinking import Usage, is_spent, thinking_of, usage_o
 from runner_base.errors import JobFailed, RunnerError
 from runner_base.model_text import Answer, FinishReason
 from runner_base.thinking import Tags, ends_in_thinking, new_pieces, split
-from runner_engine.sessions.base import Completion, Delta, Event, Request, RequestId, request_sha256
-from runner_engine.sessions.session import Listener, Session
+from runner_engine import Completion, Delta, Event, Request, RequestId, Session
+from runner_engine.sessions.base import request_sha256
+from runner_engine.sessions.session import Listener
 
 TICK_S = 0.2  # how long a step waits for events
 ABORT_REASONS = ("error", "abort", "aborted", "cancelled")  # finish reasons of servers for incomplete answers

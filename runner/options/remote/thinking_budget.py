@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from runner_base.errors import ConfigError
-from runner_engine.settings.generation import GenerationConfig
+from runner_engine import GenerationConfig
 
 # Servers count thinking, tags and answer in one limit: so many tokens more leave the answer its own limit, also if the
 # server writes a sentence where the budget is spent. A thinking that is longer than its budget by more ignores it.

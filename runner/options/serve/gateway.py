@@ -22,8 +22,8 @@ from runner.options.serve.keys import ServeConfig
 from runner.options.serve.name import accepted_names, served_name
 from runner.options.serve.shares import Held, has_room
 from runner_base.errors import ConfigError, JobFailed, one_line
-from runner_engine.sessions.base import Capability, Completion, EngineReport, Event, NotOffered, Request, RequestId
-from runner_engine.sessions.driver import Driver
+from runner_engine import Capability, Completion, Driver, EngineReport, Event, Request, RequestId
+from runner_engine.sessions.base import NotOffered
 
 MAX_THREADS = 32  # many, since most of them wait for the tokenizer or for a chat template
 ClientEvent = Event | Exception

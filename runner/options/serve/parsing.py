@@ -29,8 +29,8 @@ from runner.options.serve.bodies import (
 )
 from runner.options.serve.gateway import Gateway, Refusal
 from runner_base.errors import unknown
-from runner_engine.sessions.base import Message, Prompt, Request
-from runner_engine.settings.sampling import PARAMETERS, Sampling
+from runner_engine import Message, Prompt, Request, Sampling
+from runner_engine.settings.sampling import PARAMETERS
 
 Body = TypeVar("Body", bound=BaseModel)
 # OpenAI's parameters that this server lacks, and the values at which they have no effect.

@@ -19,8 +19,7 @@ from runner.options.serve.counters import Counters
 from runner.options.serve.gateway import Gateway
 from runner.options.serve.keys import ServeConfig
 from runner_base.errors import JobFailed
-from runner_engine.sessions.base import EngineReport
-from runner_engine.sessions.driver import Driver
+from runner_engine import Driver, EngineReport
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from runner_base.addresses import is_loopback
 from runner_base.console import say
 from runner_base.errors import ConfigError
 from runner_base.result import Result
-from runner_engine.sessions.driver import Driver
+from runner_engine import Driver
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})

@@ -8,7 +8,7 @@ from typing import Any
 from runner.options.serve.bodies import TokenizeBody
 from runner.options.serve.gateway import Gateway, Refusal
 from runner.options.serve.parsing import check_messages, json_of, message_of, refuse_extra, validated
-from runner_engine.sessions.base import Capability, Request
+from runner_engine import Capability, Request
 
 # vLLM's parameters that this server lacks, and the values at which they have no effect.
 NEUTRAL: dict[str, tuple[Any, ...]] = {

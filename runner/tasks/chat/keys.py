@@ -8,7 +8,7 @@ from typing import ClassVar
 from runner.config.task import Amount, TaskConfig
 from runner_base.bounds import filled
 from runner_base.fields import Inert, Text, setting
-from runner_engine.settings.generation import GenerationConfig
+from runner_engine import GenerationConfig
 
 
 @dataclass

@@ -28,11 +28,21 @@ from runner_base.errors import ConfigError, RunnerError, unknown
 from runner_base.files import write_atomically
 from runner_base.result import FinishReason, Result
 from runner_base.texts import counted, read_text
-from runner_engine.sessions.base import Capability, Completion, Event, Message, NoChatTemplate, Request
-from runner_engine.sessions.contract import Engine, gather, require
-from runner_engine.sessions.session import Session
-from runner_engine.sessions.stats import EngineStats
-from runner_engine.settings.sampling import PARAMETERS, Sampling
+from runner_engine import (
+    Capability,
+    Completion,
+    Engine,
+    EngineStats,
+    Event,
+    Message,
+    Request,
+    Sampling,
+    Session,
+    gather,
+    require,
+)
+from runner_engine.sessions.base import NoChatTemplate
+from runner_engine.settings.sampling import PARAMETERS
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})

@@ -13,6 +13,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.config.resolved import ResolvedJob
 from runner.config.root import Print, RunnerConfig
 from runner.datasets.one_prompt import file_of
 from runner.datasets.prompts import (
@@ -36,8 +37,7 @@ from runner_base.errors import ConfigError, EvidenceError, cannot_write, check
 from runner_base.files import write_atomically
 from runner_base.result import COMPLETIONS, Answer, Result, Sample
 from runner_base.thought_tokens import thinking_totals
-from runner_engine.checkpoints.resolve import ResolvedJob
-from runner_engine.sessions.base import Request
+from runner_engine import Request
 from runner_engine.settings.model import Attention, local_model
 from runner_engine.settings.rope import Rope2dConfig
 

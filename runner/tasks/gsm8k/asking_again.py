@@ -20,8 +20,7 @@ from runner.tasks.base import Context
 from runner.tasks.completing import Samples, refuse_foreign, refuse_other_prompts, to_ask
 from runner.tasks.gsm8k.judging import Judge
 from runner_base.result import Sample
-from runner_engine.sessions.base import Completion, Request
-from runner_engine.sessions.contract import Engine
+from runner_engine import Completion, Engine, Request
 
 AGAIN = "again.jsonl"
 PREFIX = "again "

@@ -12,7 +12,7 @@ from runner.scorers.verdicts import WHY_NOT, Judgement, judge
 from runner.scorers.votes import Vote, elect
 from runner.tasks.completing import Samples, sample_of
 from runner_base.result import FinishReason, Sample
-from runner_engine.sessions.base import Completion
+from runner_engine import Completion
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from statistics import fmean
 
 from runner.config.extractors import Extractor
 from runner.config.gsm8k import AUTO, Gsm8kConfig
+from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner.core.finishing import Finishing, lengths_of
 from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
@@ -49,9 +50,7 @@ from runner_base.errors import check
 from runner_base.result import Result, Sample
 from runner_compare.statistics.floor_effects import LIMIT, cut_off_words
 from runner_compare.statistics.unread_answers import EXTRACTOR, SCORER, unread_note
-from runner_engine.checkpoints.resolve import ResolvedJob
-from runner_engine.sessions.base import EngineReport, Request, RequestId
-from runner_engine.sessions.contract import Engine
+from runner_engine import Engine, EngineReport, Request, RequestId
 
 VERSION = 4  # 4: tags that a text speaks of are no thinking, and an answer that was cut off behind it is not right
 USES = frozenset({Uses.weights, Uses.engine})

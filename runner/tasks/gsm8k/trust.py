@@ -26,7 +26,7 @@ from runner_compare.statistics import effects
 from runner_compare.statistics.effects import Finding, paired_accuracies
 from runner_compare.statistics.unread_answers import ENDED, FOUND
 from runner_compare.statistics.votes import sizes
-from runner_engine.sessions.base import Request
+from runner_engine import Request
 
 TWINS = "twins.jsonl"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from runner.config.likelihood import LikelihoodConfig
 from runner_base.errors import DataError
-from runner_engine.sessions.base import Request
+from runner_engine import Request
 
 
 @dataclass(frozen=True)

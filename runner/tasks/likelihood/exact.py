@@ -14,8 +14,8 @@ from functools import partial
 from typing import Any
 
 from runner.config.likelihood import LikelihoodConfig
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
-from runner.core.loaded import lines
 from runner.engines import open_engine
 from runner.engines.kinds import kind_of
 from runner.scorers.divergence import Divergence, diverge_whole
@@ -23,22 +23,22 @@ from runner.tasks.base import Context, own_config
 from runner.tasks.likelihood.reference import KEY
 from runner.tasks.named_job import SCORING, is_id, overridden
 from runner_base.errors import ConfigError
-from runner_engine.checkpoints.pass_memory import shape_of, waiting_places
-from runner_engine.checkpoints.resolve import resolve
-from runner_engine.sessions.arithmetic import Arithmetic
-from runner_engine.sessions.base import (
+from runner_engine import (
+    Arithmetic,
     Capability,
     Completion,
     EngineReport,
+    EngineStats,
     Event,
     Prompt,
     Request,
     RequestId,
-    require_among,
+    Session,
+    gather,
 )
-from runner_engine.sessions.contract import gather
-from runner_engine.sessions.session import Session
-from runner_engine.sessions.stats import EngineStats
+from runner_engine.checkpoints.pass_memory import shape_of, waiting_places
+from runner_engine.models.loaded_lines import lines
+from runner_engine.sessions.base import require_among
 
 EXACT = "task.exact=true"
 EXACT_HASH = "exact"  # its name among the hashes

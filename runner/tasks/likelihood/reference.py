@@ -17,7 +17,7 @@ from runner.tasks import named_job
 from runner.tasks.base import own_config
 from runner_base.errors import ConfigError, EvidenceError, few
 from runner_base.result import Sample
-from runner_engine.sessions.base import Completion, Request
+from runner_engine import Completion, Request
 
 KEY = "task.reference"
 TOP_K_HASH = "keep_top_k"  # its name among the hashes

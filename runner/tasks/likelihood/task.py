@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from runner.config.likelihood import DRAWN, LikelihoodConfig
+from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner.datasets.chosen import cluster_hashes
 from runner.datasets.given import Form, Given, category_hashes, given_sha256, load_given
@@ -36,9 +37,8 @@ from runner.tasks.named_job import overrides_of, state
 from runner_base.result import Likelihood, Result, Sample
 from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_compare.statistics.likelihoods import WINDOWS, figures
-from runner_engine.checkpoints.resolve import ResolvedJob
-from runner_engine.sessions.base import Capability, Completion, EngineReport, Request, require_among
-from runner_engine.sessions.contract import Engine
+from runner_engine import Capability, Completion, Engine, EngineReport, Request
+from runner_engine.sessions.base import require_among
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})

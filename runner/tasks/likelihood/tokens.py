@@ -11,7 +11,7 @@ from runner.store.divergences import DIVERGENCES, WORST_TOKENS, TokenDivergences
 from runner_base.errors import cannot_write
 from runner_base.result import Result, Sample
 from runner_compare.statistics.token_divergence import TextTokens, token_figures
-from runner_engine.sessions.base import Request
+from runner_engine import Request
 
 WORST, BEFORE, AFTER = 50, 24, 8  # how many tokens, and how many of the text on both sides
 QUESTION_END = 80  # characters of a prompt that stand before a text's first tokens

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runner.config.likelihood import DRAWN, KEPT, LikelihoodConfig
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import kind_of
 from runner.estimates.fit import Fit, fit, free_mib_by_device
@@ -21,9 +22,8 @@ from runner.tasks.likelihood.reference import KEY, TOP_K_HASH, find
 from runner.tasks.named_job import SCORING, is_id, job_of, overridden
 from runner_base import machine
 from runner_base.errors import RunnerError
+from runner_engine import Capability
 from runner_engine.checkpoints.pass_memory import shape_of
-from runner_engine.checkpoints.resolve import resolve
-from runner_engine.sessions.base import Capability
 
 ROOM = 0.8  # of the free memory that both models may take by prediction
 

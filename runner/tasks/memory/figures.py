@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from statistics import linear_regression, median
 from typing import Any
 
-from runner.config.task import Workload
 from runner_base.result import Result
-from runner_engine.checkpoints.footprint import Footprint
+from runner_engine import Footprint, Workload
 
 AT_START = ("import", "load", "first pass")
 IN_POINTS = ("prefill", "decode")

@@ -20,18 +20,16 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from runner.config.measures import MemoryConfig
+from runner.config.resolved import ResolvedJob, resolve
 from runner.config.root import RunnerConfig
-from runner.config.task import Workload
 from runner.engines import open_engine
 from runner.engines.kinds import kind_of
+from runner.speed.synthetic import check_room, room_of, synthetic_requests
 from runner_base import child, machine
 from runner_base.errors import RunnerError, is_memory_error, one_line
-from runner_engine.checkpoints.resolve import ResolvedJob, resolve
+from runner_engine import Capability, Completion, Engine, EngineReport, Session, Workload, complete, require
 from runner_engine.devices.mapped_files import resident_mib
-from runner_engine.sessions.base import FEWER_ROWS, Capability, Completion, EngineReport
-from runner_engine.sessions.contract import Engine, complete, require
-from runner_engine.sessions.session import Session
-from runner_engine.sessions.synthetic import check_room, room_of, synthetic_requests
+from runner_engine.sessions.base import FEWER_ROWS
 
 
 class OutOfMemory(Exception):

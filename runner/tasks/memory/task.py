@@ -17,9 +17,10 @@ from typing import Any
 
 from runner.config.measures import MemoryConfig
 from runner.config.model_names import short_name
+from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
-from runner.config.task import Workload
 from runner.engines.kinds import kind_of
+from runner.speed.synthetic import check_room
 from runner.store.jobs import Job, Recorder
 from runner.store.measurements import notes_on
 from runner.tasks.asking import kept_words
@@ -33,9 +34,8 @@ from runner_base.errors import ConfigError, JobFailed
 from runner_base.files import write_atomically
 from runner_base.progress import Progress
 from runner_base.result import RepeatLog, Result
-from runner_engine.checkpoints.resolve import ResolvedJob
-from runner_engine.sessions.base import Capability, require_among
-from runner_engine.sessions.synthetic import check_room
+from runner_engine import Capability, Workload
+from runner_engine.sessions.base import require_among
 
 VERSION = 2
 USES = frozenset({Uses.weights, Uses.machine, Uses.fresh_process})

@@ -16,6 +16,7 @@ from typing import Any
 from runner.config.measures import SweepConfig
 from runner.config.model_names import short_name
 from runner.config.prompts import Framing
+from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner.core.energy import Energy
 from runner.engines.kinds import kind_of
@@ -25,6 +26,7 @@ from runner.speed.cells import ENOUGH_TO_TELL, NOISY, WORK, Cell, Stopwatch, cel
 from runner.speed.limits import MachineRates
 from runner.speed.pictures import MODULE, POINTS
 from runner.speed.real_prompts import RealPrompts
+from runner.speed.synthetic import check_room, room_of
 from runner.store.jobs import Job, Recorder
 from runner.store.measurements import notes_on
 from runner.tasks.asking import kept_words
@@ -35,10 +37,8 @@ from runner_base.drawing import draw_in_process, draw_missing
 from runner_base.errors import JobFailed
 from runner_base.files import write_atomically
 from runner_base.result import RepeatLog, Result
-from runner_engine.checkpoints.resolve import ResolvedJob
-from runner_engine.sessions.base import FEWER_ROWS, Capability
-from runner_engine.sessions.contract import require
-from runner_engine.sessions.synthetic import check_room, room_of
+from runner_engine import Capability, require
+from runner_engine.sessions.base import FEWER_ROWS
 
 VERSION = 3
 USES = frozenset({Uses.weights, Uses.engine, Uses.machine})

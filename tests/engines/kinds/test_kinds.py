@@ -14,12 +14,12 @@ from vllm_standin import VllmStandIn
 
 from runner.config.model import StubConfig
 from runner.config.models import MODELS
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import ModelKind, Need, kind_of
 from runner.options.parts.model_keys import PartsModelConfig
 from runner.options.remote.keys import StudentConfig, TeacherConfig
 from runner.options.remote.vllm.keys import VllmConfig
-from runner_engine.checkpoints.resolve import resolve
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.sessions.base import Capability
 from runner_engine.settings.model import LocalModelConfig, local_model

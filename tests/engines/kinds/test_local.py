@@ -12,7 +12,7 @@ from tools import embedded_gguf
 
 PROGRAM = """
 import sys
-from runner_engine.checkpoints.resolve import resolve
+from runner.config.resolved import resolve
 from runner.engines.kinds.local import KIND
 from runner.library.load import configure
 groups = dict.fromkeys(("lora", "rope", "generation"))

@@ -7,11 +7,11 @@ from opening import open_engine
 
 from runner import engines
 from runner.config.model import StubConfig
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import kind_of
 from runner_base.errors import TrackingError
 from runner_base.result import FinishReason
-from runner_engine.checkpoints.resolve import resolve
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Completion, Delta, Message, Request
 from runner_engine.settings.generation import GenerationConfig, KvCache

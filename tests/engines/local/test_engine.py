@@ -12,10 +12,10 @@ import torch
 from opening import open_engine
 
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import BaseCache
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason
+from runner_engine.local.base_cache import BaseCache
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Completion, Message, Request
 from runner_engine.sessions.contract import Engine

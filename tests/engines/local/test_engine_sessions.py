@@ -32,8 +32,8 @@ WARM = Sampling(temperature=0.8)
 
 
 def attention_of(engine: LocalEngine) -> Attention:
-    assert isinstance(engine.config.model, LocalModelConfig)
-    return engine.config.model.attention
+    assert isinstance(engine.spec.model, LocalModelConfig)
+    return engine.spec.model.attention
 
 
 def configure(
@@ -182,13 +182,13 @@ def test_requests_of_one_batch_are_each_sampled_as_alone(
             top_k=own.top_k or 0,
             repetition_penalty=own.repetition_penalty or 1.0,
         )
-        folder = Path(any_engine.config.model.name)
+        folder = Path(any_engine.spec.model.name)
         attention = attention_of(any_engine)
         config = configure(make_config, folder, attention, generation=generation, seed=own.seed or 0)
         lone = local_engine(config)
         expected[request.id, 0] = alone(lone, replace(request, sampling=Sampling()))
         lone.close()
-    assert any_engine.config.seed == 0
+    assert any_engine.spec.seed == 0
     with any_engine.open() as session:
         for request in asked:
             session.submit(request)

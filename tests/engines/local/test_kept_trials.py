@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from streams import PROMPTS
 
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner_base import machine
 from runner_base.dtypes import Dtype
-from runner_engine.checkpoints.resolve import resolve
 from runner_engine.decode import compat_probe
 from runner_engine.kernels import native
 from runner_engine.local import engine as engine_module

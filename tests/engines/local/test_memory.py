@@ -9,10 +9,10 @@ import pytest
 import torch
 from opening import local_engine
 
+from runner.config.resolved import base_key, resolve
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import BaseCache
 from runner_base.errors import is_memory_error
-from runner_engine.checkpoints.resolve import resolve
+from runner_engine.local.base_cache import BaseCache
 from runner_engine.models.load import load_base
 from runner_engine.settings.model import Attention, LocalModelConfig
 
@@ -43,7 +43,7 @@ def test_a_passing_shortage_does_not_decide_how_a_model_is_decoded(
 ) -> None:
     tiny_model.attention = attention
     config, bases = make_config(model=tiny_model), BaseCache()
-    base, _ = bases.get(resolve(config), load_base)
+    base, _ = bases.get(base_key(config), lambda: load_base(resolve(config)))
     engine = local_engine(config, bases)
     error = SHORT[who]()
 

@@ -18,7 +18,7 @@ LIMITED = """
 import json, resource, sys
 from pathlib import Path
 import torch
-from runner_engine.checkpoints.resolve import resolve
+from runner.config.resolved import resolve
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.lora import LoraConfig
 from runner_engine.settings.model import LocalModelConfig

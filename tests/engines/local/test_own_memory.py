@@ -12,13 +12,13 @@ from opening import local_engine
 from streams import complete, requests
 
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import BaseCache
 from runner_base import machine
 from runner_base.dtypes import Dtype
 from runner_base.machine import MIB
 from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
 from runner_engine.decode.static_batches import BY_GENERATE, Batching
 from runner_engine.kernels import native
+from runner_engine.local.base_cache import BaseCache
 from runner_engine.local.engine import LocalEngine
 from runner_engine.matmul.quantized_layers import TRIAL_ROWS
 from runner_engine.memory.own_memory import int_settings

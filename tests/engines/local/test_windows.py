@@ -81,7 +81,7 @@ def test_rows_longer_than_a_window_answer_as_generate(
     heads = engine.heads(loaded)
     assert heads is not None, engine.stats.notes
     assert set(heads.windows) == WINDOWED[family]
-    model = AutoModelForCausalLM.from_pretrained(engine.config.model.name, dtype="float32").eval()
+    model = AutoModelForCausalLM.from_pretrained(engine.spec.model.name, dtype="float32").eval()
     expected = generated(model, as_ids, PROMPTS, NEW_TOKENS)  # type: ignore[arg-type]
     asked = [Request(number, tuple(ids)) for number, ids in enumerate(PROMPTS)]
     assert complete(engine, asked) == expected
@@ -102,7 +102,7 @@ def test_what_is_set_in_the_models_of_these_tests_matters(engine_of: Callable[[s
         "llama4_text": {"attn_temperature_tuning": False},
     }
     for family, change in changes.items():
-        folder = engine_of(family).config.model.name
+        folder = engine_of(family).spec.model.name
         one, other = (
             generated(
                 AutoModelForCausalLM.from_pretrained(folder, dtype="float32", **keys).eval(),

@@ -15,9 +15,10 @@ from opening import adapt, load_base, local_engine, open_engine
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from runner.config.resolved import spec_of
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import BaseCache
 from runner_base.errors import ConfigError
+from runner_engine.local.base_cache import BaseCache
 from runner_engine.models.load import release
 from runner_engine.models.rope import rope_2d
 from runner_engine.quantization.base import QuantizationConfig
@@ -261,7 +262,7 @@ def test_native_then_rope_2d_then_native(
     else:
         assert torch.isfinite(last).all()
 
-    assert release(loaded, turned)
+    assert release(loaded, spec_of(turned))
     assert rope_2d.undo(base.model)
     after = adapt(base, plain)
     assert torch.equal(logits(after.model), before), "bit for bit"

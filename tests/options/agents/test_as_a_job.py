@@ -16,13 +16,13 @@ from interrupts import check_the_same_tokens
 from traced import traces_of
 from written_records import ANSWERS, write
 
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
+from runner.engines.kinds.local import check_chat
 from runner.estimates.recorded import FinishedJobs
 from runner.options.agents.keys import AgentsConfig, Mode
 from runner.run import run
 from runner_base.errors import ConfigError
-from runner_engine.checkpoints import chat_templates
-from runner_engine.checkpoints.resolve import resolve
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 
@@ -54,7 +54,7 @@ def test_a_chat_template_is_needed(make_config: Make, tiny_llama: Path, tmp_path
     (tmp_path / "plain" / "chat_template.jinja").unlink()
     model = LocalModelConfig(name=str(tmp_path / "plain"), device="cpu")
     with pytest.raises(ConfigError, match=r"plain has no chat template, so .*: use task\.prompt=text"):
-        chat_templates.check(resolve(make_config(model=model, task=AgentsConfig())))
+        check_chat(resolve(make_config(model=model, task=AgentsConfig())))
 
 
 def test_a_teams_question_takes_several_calls(make_config: Make) -> None:

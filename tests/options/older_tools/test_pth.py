@@ -15,12 +15,14 @@ import torch
 from opening import adapt, load_base, open_engine
 from resolving import predict
 
+from runner.config import resolved
+from runner.config.resolved import spec_of
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import BaseCache
 from runner.options.older_tools.convert_lora import convert, parser
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import resolve
+from runner_engine.local.base_cache import BaseCache
 from runner_engine.models import load as load_room
 from runner_engine.models.load import Loaded, release
 from runner_engine.models.lora.pth import SquareLora
@@ -155,7 +157,7 @@ def test_over_a_quantized_base(
     with torch.inference_mode():
         with_delta = layer(x).float()
         after = logits(loaded.model)
-        assert release(loaded, adapted)
+        assert release(loaded, spec_of(adapted))
         low = x @ state[f"{key}.A.weight"].float().T @ state[f"{key}.B.weight"].float().T
         torch.testing.assert_close(with_delta, layer(x).float() + low, atol=1e-4, rtol=1e-4)
     assert torch.isfinite(after).all()
@@ -199,13 +201,13 @@ def test_nothing_stays_on_the_base(make_config: Make, tiny_model: LocalModelConf
     loaded = adapt(base, config)
     assert sum(isinstance(module, SquareLora) for module in loaded.model.modules()) == 4
     assert {key for key in loaded.model.state_dict() if ".lora." in key} == set(squares()), "named as in the file"
-    assert release(loaded, config)
+    assert release(loaded, spec_of(config))
     after = base.model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert not any(module._forward_hooks or "lora" in module._modules for module in base.model.modules())
     merged = dataclasses.replace(config, lora=PthConfig(path=config.lora.path, merge=True))  # type: ignore[attr-defined]
-    assert not release(adapt(base, merged), merged), "merged weights cannot be had back"
+    assert not release(adapt(base, merged), spec_of(merged)), "merged weights cannot be had back"
 
 
 def test_merging_leaves_a_tied_embedding_alone(make_config: Make, tiny_llama: Path, tmp_path: Path) -> None:
@@ -368,7 +370,7 @@ def test_the_hash_is_that_of_the_content(make_config: Make, tmp_path: Path, tiny
     jobs = [
         make_config(model=tiny_model, lora=PthConfig(path=path)) for path in (one, str(tmp_path / "copy.pth"), other)
     ]
-    hashes = [resolve.resolve(job).files.fingerprint(tmp_path / "hashes.json")["lora"] for job in jobs]
+    hashes = [resolved.resolve(job).files.fingerprint(tmp_path / "hashes.json")["lora"] for job in jobs]
     assert hashes[0] == hashes[1] != hashes[2]
 
 

@@ -20,24 +20,24 @@ from stages import split_into
 from runner.config.gsm8k import Gsm8kConfig
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.measures import MemoryConfig, SweepConfig
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import kind_of
 from runner.grid.plan import State, plan_job, predicted_need
 from runner.options.parts.keys import SplitConfig
 from runner.options.parts.model_keys import Backend, PartsModelConfig
 from runner.run import check, identify, run
+from runner.speed.synthetic import synthetic_requests
 from runner.tasks.generate.keys import GenerateConfig
 from runner_base import machine
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError, DataError
 from runner_base.machine import MIB
 from runner_base.result import FinishReason, Status
-from runner_engine.checkpoints.resolve import resolve
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.sessions.base import Completion
 from runner_engine.sessions.contract import complete
-from runner_engine.sessions.synthetic import synthetic_requests
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.lora import PeftConfig
 from runner_engine.settings.rope import RopeLinearConfig

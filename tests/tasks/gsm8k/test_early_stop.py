@@ -11,6 +11,7 @@ import pytest
 
 from runner.config.compose import choose
 from runner.config.gsm8k import Gsm8kConfig
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.config.wording import PromptStyle
 from runner.run import run
@@ -20,7 +21,6 @@ from runner.tasks.gsm8k.early_stop import MIN_AHEAD, EarlyStop
 from runner_base.errors import ConfigError
 from runner_base.result import Answer, FinishReason, Record, Sample, Verdict
 from runner_compare.statistics.sequential import Decision
-from runner_engine.checkpoints.resolve import resolve
 from runner_engine.settings.model import LocalModelConfig
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out

@@ -12,6 +12,7 @@ import pytest
 
 from runner.config.extractors import Extractor
 from runner.config.gsm8k import Gsm8kConfig
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.grid.plan import NOTHING_TO_ASK, estimate_plan, plan_job
 from runner.run import identify, run
@@ -19,7 +20,6 @@ from runner.store.jobs import read_samples
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.judging import Judge
 from runner_base.result import Answer, FinishReason, Record, Sample, Verdict
-from runner_engine.checkpoints.resolve import resolve
 from runner_engine.settings.generation import GenerationConfig
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out

@@ -8,6 +8,7 @@ from scripted import Reply, Scripted
 from tasking import work
 
 from runner.config.gsm8k import Gsm8kConfig
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.config.wording import PromptStyle
 from runner.datasets.gsm8k import load_questions
@@ -16,7 +17,6 @@ from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.judging import Judge
 from runner_base.errors import EvidenceError, JobFailed
 from runner_base.result import Answer, FinishReason, Sample, Verdict
-from runner_engine.checkpoints.resolve import resolve
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 

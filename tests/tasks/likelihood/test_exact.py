@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.model import StubConfig
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.engines import kinds
 from runner.report import headline
@@ -28,7 +29,6 @@ from runner_base.errors import ConfigError, JobFailed
 from runner_base.result import Status
 from runner_engine.checkpoints.footprint import predict
 from runner_engine.checkpoints.memory_check import check_memory
-from runner_engine.checkpoints.resolve import resolve
 from runner_engine.settings.model import Attention, LocalModelConfig
 
 Two = Callable[..., RunnerConfig]

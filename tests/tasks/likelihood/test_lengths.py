@@ -10,11 +10,11 @@ import pytest
 
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.measures import MemoryConfig, SweepConfig
+from runner.config.resolved import resolve
 from runner.estimates.fit import fit
 from runner.run import check, identify
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints.positions import positions_of
-from runner_engine.checkpoints.resolve import resolve
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.rope import RopeConfig, RopeLinearConfig, RopeYarnConfig
 

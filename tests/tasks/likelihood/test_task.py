@@ -15,6 +15,7 @@ from likely import PAIRS, WORDS, jsonl, model_overrides, samples, scores
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner.config.likelihood import LikelihoodConfig
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.config.wording import PromptStyle
 from runner.options.remote.keys import HybridConfig, StudentConfig, TeacherConfig
@@ -27,7 +28,6 @@ from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError, EvidenceError
 from runner_base.result import Status
 from runner_compare.metrics import LOG_LIKELIHOOD
-from runner_engine.checkpoints.resolve import resolve
 from runner_engine.settings.generation import KvCache
 from runner_engine.settings.model import LocalModelConfig
 

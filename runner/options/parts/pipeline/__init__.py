@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runner_engine.sessions.base import Capability
+from runner_engine import Capability
 
 CAPABILITIES = frozenset(Capability) - {
     Capability.branches,

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from runner.config.resolved import spec_of
 from runner.config.root import RunnerConfig
 from runner.options.parts.model_keys import parts_model
 from runner.options.parts.pipeline import CAPABILITIES, processes
@@ -29,13 +30,11 @@ from runner.options.parts.sharding.load_part import load_tokenizer
 from runner_base import signals
 from runner_base.errors import JobFailed, RunnerError, one_line
 from runner_base.result import FinishReason
+from runner_engine import EngineReport, EngineStats, Event, Request, RequestId, Session
 from runner_engine.decode.rows import Admission, Row, own_generation, stop_tokens
 from runner_engine.decode.stopping import Stopping
 from runner_engine.models.rope.choices import max_positions
 from runner_engine.models.vocabulary import padding_of
-from runner_engine.sessions.base import EngineReport, Event, Request, RequestId
-from runner_engine.sessions.session import Session
-from runner_engine.sessions.stats import EngineStats
 
 
 class PipelineEngine:
@@ -184,7 +183,8 @@ class LoadedStages:
         self.own = own_generation(model)
         room, vocab_size = max_positions(model.config), model.config.get_text_config().vocab_size
         tokenizer = self.tokenizer
-        self.admission = Admission(config, tokenizer, model_config.name, room, own=self.own, vocab_size=vocab_size)
+        spec, name = spec_of(config), model_config.name
+        self.admission = Admission(spec, tokenizer, name, room, own=self.own, vocab_size=vocab_size)
         stopping = Stopping(tokenizer, stop_tokens(model, tokenizer), self.admission.tags)
         pad = padding_of(tokenizer, vocab_size)
         self.micro_batches = MicroBatches(self.depth, self.send, self.receive, stats, stopping, pad)

@@ -22,9 +22,10 @@ import torch
 import torch.distributed as dist
 
 from runner_base.errors import check
+from runner_engine import Sampling
 from runner_engine.decode.rows import Row
 from runner_engine.decode.sampling import Sampler, generator_of
-from runner_engine.settings.sampling import PARAMETERS, Sampling
+from runner_engine.settings.sampling import PARAMETERS
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 HEADER = 8  # kind, batch, rows and columns of the numbers, three sizes of the hidden states, their dtype

@@ -16,9 +16,10 @@ from runner.options.parts.sharding.archive import Advance, Read, open_part, read
 from runner.options.parts.sharding.manifest import SOURCE_HEADERS, Manifest, PartEntry
 from runner.options.parts.sharding.partition_file import INLINE, Inline, Layer, Partition, TensorReference
 from runner_base.errors import ConfigError, DataError
+from runner_engine import Tensor
 from runner_engine.checkpoints import byteio
 from runner_engine.checkpoints.json_fields import ListedFile
-from runner_engine.checkpoints.weight_files import DTYPE_BITS, Tensor, WeightFile, parse_header
+from runner_engine.checkpoints.weight_files import DTYPE_BITS, WeightFile, parse_header
 
 
 @dataclass

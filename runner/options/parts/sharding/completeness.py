@@ -9,8 +9,9 @@ from runner.options.parts.sharding.check import CheckedPart, check_files, check_
 from runner.options.parts.sharding.manifest import MANIFEST, Manifest, Totals
 from runner.options.parts.sharding.write import Meter, OpenProgress
 from runner_base.errors import DataError
+from runner_engine import Tensor
 from runner_engine.checkpoints import byteio
-from runner_engine.checkpoints.weight_files import Checkpoint, Tensor
+from runner_engine.checkpoints.weight_files import Checkpoint
 
 MAX_LISTED = 20  # problems that an error lists; task=verify lists all
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from runner_base.errors import ConfigError, DataError
 from runner_base.texts import load_json
+from runner_engine import Tensor
 from runner_engine.checkpoints import byteio, model_files
 from runner_engine.checkpoints.json_fields import Fields, ListedFile
-from runner_engine.checkpoints.weight_files import Tensor, is_bare_name
+from runner_engine.checkpoints.weight_files import is_bare_name
 
 FORMAT, FORMAT_VERSION = model_files.SPLIT_FORMAT, 2
 STAMP = {"format": FORMAT, "format_version": FORMAT_VERSION}  # what every manifest begins with

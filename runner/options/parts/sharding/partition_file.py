@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from runner_base.errors import ConfigError, DataError
 from runner_base.texts import parse_object
+from runner_engine import Tensor
 from runner_engine.checkpoints import byteio
 from runner_engine.checkpoints.json_fields import Fields
-from runner_engine.checkpoints.weight_files import Tensor
 
 if TYPE_CHECKING:
     import numpy as np

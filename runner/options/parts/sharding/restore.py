@@ -13,8 +13,9 @@ from runner.options.parts.sharding.completeness import parts_by_tensor
 from runner.options.parts.sharding.manifest import MODEL_FILES, Manifest
 from runner.options.parts.sharding.write import Target, copied
 from runner_base.errors import DataError, JobFailed
+from runner_engine import Tensor
 from runner_engine.checkpoints import byteio
-from runner_engine.checkpoints.weight_files import DTYPE_BITS, INDEX, SINGLE, Tensor
+from runner_engine.checkpoints.weight_files import DTYPE_BITS, INDEX, SINGLE
 
 PartOf = dict[str, CheckedPart]  # the part that each tensor is read from, by the tensor's name
 

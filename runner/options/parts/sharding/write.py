@@ -32,9 +32,9 @@ from runner.options.parts.sharding.strategies import PlannedPart
 from runner.options.parts.sharding.unchanged import KEY, Plan
 from runner_base.files import hold_folder
 from runner_base.progress import Progress
+from runner_engine import Tensor
 from runner_engine.checkpoints import byteio
 from runner_engine.checkpoints.layout import layer_type
-from runner_engine.checkpoints.weight_files import Tensor
 
 SHOW_EVERY_S = 0.1
 OpenProgress = Callable[[float | None, str, str], Progress]  # opens a progress bar: total, what, unit

@@ -19,6 +19,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.config.resolved import ResolvedJob
 from runner.config.root import Print, RunnerConfig
 from runner.engines.kinds import kind_of
 from runner.options.parts.keys import Explain, SplitConfig, Strategy
@@ -36,12 +37,12 @@ from runner_base.files import write_atomically
 from runner_base.machine import MIB
 from runner_base.progress import Progress, tell
 from runner_base.result import Result
+from runner_engine import LocalModelConfig
 from runner_engine.checkpoints import random_weights, resolve
 from runner_engine.checkpoints.layout import find_layers
-from runner_engine.checkpoints.resolve import ResolvedJob
 from runner_engine.checkpoints.weight_files import Checkpoint, WeightFile, read_checkpoint
 from runner_engine.models.bin_file import read_bin
-from runner_engine.settings.model import LocalModelConfig, local_model
+from runner_engine.settings.model import local_model
 
 VERSION = 2
 USES = frozenset({Uses.model_files})  # identified by size and time: hashing them would take longer than the split

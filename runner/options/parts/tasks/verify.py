@@ -20,10 +20,11 @@ from runner_base import machine
 from runner_base.errors import ConfigError
 from runner_base.machine import MIB
 from runner_base.result import Result
+from runner_engine import LocalModelConfig
 from runner_engine.checkpoints import resolve
 from runner_engine.checkpoints.weight_files import Checkpoint, read_checkpoint
 from runner_engine.models.bin_file import read_bin
-from runner_engine.settings.model import LocalModelConfig, ModelConfig, local_model
+from runner_engine.settings.model import ModelConfig, local_model
 
 VERSION = 1
 USES = frozenset({Uses.own_location})  # a source is only compared with the parts

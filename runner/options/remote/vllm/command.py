@@ -6,12 +6,13 @@ import json
 import os
 from pathlib import Path
 
+from runner.config.resolved import ResolvedJob
 from runner.options.remote.vllm.environment import Environment, environment_of
 from runner.options.remote.vllm.gpus import batch_invariant
 from runner.options.remote.vllm.keys import VllmConfig, vllm_model
 from runner_base.dtypes import dtype_for
 from runner_base.texts import load_json
-from runner_engine.checkpoints.resolve import ModelFiles, ResolvedJob
+from runner_engine import ModelFiles
 
 ADAPTER = "adapter"  # the name under which the server has it
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM makes room for

@@ -9,7 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from runner.engines.kinds import BaseCache
+from runner.config.resolved import ResolvedJob
+from runner.engines.kinds import kind_of
 from runner.options.remote.engine import ApiEngine
 from runner.options.remote.keys import ApiConfig, Extensions
 from runner.options.remote.session import ApiSession
@@ -20,9 +21,7 @@ from runner.options.remote.vllm.gpus import batch_invariant
 from runner.options.remote.vllm.keys import VllmConfig, vllm_model
 from runner.options.remote.vllm.server import VllmServer
 from runner_base.errors import ConfigError, JobFailed, RunnerError
-from runner_engine.checkpoints.resolve import ResolvedJob
-from runner_engine.sessions.base import Capability, EngineReport, Request
-from runner_engine.sessions.contract import complete
+from runner_engine import BaseCache, Capability, EngineReport, Request, complete
 
 if TYPE_CHECKING:
     from runner_engine.decode.rows import Admission
@@ -131,10 +130,11 @@ class VllmEngine(ApiEngine):
         key = repr([self._keys, self.config.quantization, self.config.lora])
         if key in _wrong:
             raise ConfigError(_wrong[key])
-        server, was_running = self._bases.get(self._resolved, self._start)
+        base = kind_of(self.config.model).base_key(self.config)
+        server, was_running = self._bases.get(base, lambda: self._start(self._resolved))
         if was_running and server.failure() is not None:  # it ended between two jobs
             self._bases.clear()
-            server, was_running = self._bases.get(self._resolved, self._start)
+            server, was_running = self._bases.get(base, lambda: self._start(self._resolved))
         self._start_s = 0.0 if was_running else server.start_s
         self._use(server, ADAPTER if self._resolved.files.adapter is not None else name_of(self._keys))
         self._log_from = server.log.stat().st_size if was_running and server.log.exists() else server.log_from

@@ -10,11 +10,10 @@ from runner_base.bounds import above, filled, least, within
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError, check
 from runner_base.fields import HASHED, MISSING, Inert, setting
-from runner_engine.quantization.base import QuantizationConfig
-from runner_engine.settings.generation import GenerationConfig, require_plain_kv
-from runner_engine.settings.lora import LoraConfig, adapter_of
+from runner_engine import GenerationConfig, LoraConfig, QuantizationConfig, RopeConfig
+from runner_engine.settings.generation import require_plain_kv
+from runner_engine.settings.lora import adapter_of
 from runner_engine.settings.model import ModelConfig, local_model
-from runner_engine.settings.rope import RopeConfig
 
 WORDS = {"none": None, "fp8": "fp8"}  # choices of the group quantization that vLLM makes while loading, in its words
 BY_KEY = {  # what vLLM's command line says and a key of the runner says, too

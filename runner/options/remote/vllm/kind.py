@@ -6,8 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.config.root import RunnerConfig, base_key
-from runner.engines.kinds import BaseCache, Encoded, ModelKind, Need, local
+from runner.config.resolved import ResolvedJob, base_key
+from runner.config.root import RunnerConfig
+from runner.engines.kinds import Encoded, ModelKind, Need, local
 from runner.options.remote import api_kind as api
 from runner.options.remote.vllm.command import CPU_KV_GIB, KV_SPACE, dtype_of
 from runner.options.remote.vllm.engine import VllmEngine
@@ -19,10 +20,9 @@ from runner_base.dtypes import BYTES, stored_dtype
 from runner_base.errors import ConfigError, check
 from runner_base.machine import MIB
 from runner_base.texts import counted
+from runner_engine import BaseCache, Capability, Engine, Prompt
 from runner_engine.checkpoints import adapter_header, chat_templates
-from runner_engine.checkpoints.resolve import ResolvedJob, file_bytes
-from runner_engine.sessions.base import Capability, Prompt
-from runner_engine.sessions.contract import Engine
+from runner_engine.checkpoints.resolve import file_bytes
 from runner_engine.settings.lora import adapter_of
 
 GPU_SHARE = 0.9  # vLLM's own, or a little less
@@ -41,7 +41,7 @@ class Vllm(ModelKind):
 
     def base_key(self, config: RunnerConfig) -> str:
         """Return a key of what the server is started with: an adapter is, too."""
-        return f"{base_key(config)} {config.lora!r}"
+        return f"{base_key(config)} {config.model!r} {config.lora!r}"
 
     def own_positions(self, resolved: ResolvedJob) -> int | None:
         """Return the positions that config.json names."""
@@ -61,7 +61,8 @@ class Vllm(ModelKind):
         need = "vLLM reads folders of safetensors: use model=local quantization=gguf"
         check(files.path.is_dir(), "model.name", model.name, need)
         _check_words(resolved, environment)
-        chat_templates.check(resolved)
+        if resolved.config.task.asks_in_chat:
+            chat_templates.check(resolved.files)
         adapter_header.check(files)
         note = _memory_note(resolved, environment)
         return [note] if resolved.config.plan else []

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from runner.config.resolved import ResolvedJob
 from runner.options.remote.server import KEPT, started_keys
 from runner.options.remote.vllm import keeper
 from runner.options.remote.vllm.command import name_of, options_of, variables_of
@@ -24,7 +25,6 @@ from runner.options.remote.vllm.keys import vllm_model
 from runner_base import child
 from runner_base.errors import ConfigError, JobFailed, RunnerError, one_line
 from runner_base.progress import Progress, tell
-from runner_engine.checkpoints.resolve import ResolvedJob
 
 LOOPBACK = "127.0.0.1"
 LOG = "vllm.log"

@@ -316,7 +316,7 @@ from runner_engine.quantization.base import QuantizationConfig
 from runner.config.root import RunnerConfig, NoTrackingConfig
 from runner_engine.settings.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
-from runner_engine.checkpoints.resolve import resolve
+from runner.config.resolved import resolve
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete
 from runner_engine.local.engine import LocalEngine

@@ -51,7 +51,7 @@ def test_what_comes_again_is_not_computed_again(
 ) -> None:
     if by_torch:
         monkeypatch.setattr(native, "kernels", lambda: None)
-    folder = engine.config.model.name
+    folder = engine.spec.model.name
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
     expected = generated(model, AutoTokenizer.from_pretrained(folder))
     asked = requests(recurring=True)

@@ -91,10 +91,14 @@ def test_nan_stays_nan(kind: str, count: int) -> None:
     assert found[0].isfinite().all()
 
 
-def engine_of(make_config: Make, folder: Path, quantization: QuantizationConfig, **groups: Any) -> LocalEngine:
+def config_of(make_config: Make, folder: Path, quantization: QuantizationConfig, **groups: Any) -> RunnerConfig:
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16)
     generation = GenerationConfig(max_new_tokens=6)
-    return local_engine(make_config(model=model, quantization=quantization, generation=generation, **groups))
+    return make_config(model=model, quantization=quantization, generation=generation, **groups)
+
+
+def engine_of(make_config: Make, folder: Path, quantization: QuantizationConfig, **groups: Any) -> LocalEngine:
+    return local_engine(config_of(make_config, folder, quantization, **groups))
 
 
 def quantized(model: Any) -> list[Any]:
@@ -132,7 +136,7 @@ def test_an_adapter_over_quantized_layers_counts(
 ) -> None:
     folder = saved_family("llama")
     adapter = PeftConfig(path=str(save_peft(tmp_path / "adapter", folder)))
-    config = engine_of(make_config, folder, quantization, lora=adapter).config
+    config = config_of(make_config, folder, quantization, lora=adapter)
     model = adapt(load_base(config), config).model
     ids = torch.arange(3, 40)[None]
     with torch.inference_mode():

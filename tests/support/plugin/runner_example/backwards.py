@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import BaseCache, Encoded, ModelKind
+from runner.engines.kinds import Encoded, ModelKind
 from runner_base.result import Answer, FinishReason
-from runner_engine.checkpoints.resolve import ResolvedJob
+from runner_engine.local.base_cache import BaseCache
 from runner_engine.sessions.base import Capability, Completion, EngineReport, Event, Request, RequestId, prompt_sha256
 from runner_engine.sessions.contract import Engine
 from runner_engine.sessions.session import Session

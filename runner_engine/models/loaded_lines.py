@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from runner_compare.metrics import described
-
+FORMS = {"parameters": ",.0f", "weight_mib": ",.2f", "rope_pairs": ".0f", "load_s": ".2f", "load_peak_rss_mib": ",.0f",
+         "load_rss_mib": ",.0f", "load_peak_gpu_mib": ",.0f", "gpu_mib": ",.0f"}  # fmt: skip
 # The metrics and facts on these lines, which the table then does not show again.
 SHOWN = {"architecture", "dtype", "quantized", "left_alone", "lora", "rope", "attention", "device", "threads",
          "decoding", "kv_cache", "load_s", "weight_mib"}  # fmt: skip
@@ -15,7 +15,7 @@ def lines(metrics: Mapping[str, float], facts: Mapping[str, str]) -> dict[str, s
     """Return label → text; nothing if no whole model was loaded, or only by another job."""
     if "quantized" not in facts or "load_s" not in metrics:
         return {}
-    written = {key: described(key).write(value) for key, value in metrics.items()}
+    written = {key: format(metrics[key], form) for key, form in FORMS.items() if key in metrics}
     threads = f"{facts['threads']} thread{'' if facts['threads'] == '1' else 's'}"
     patched = "" if metrics["rope_pairs_patched"] else f" · {written['rope_pairs']} pairs, none patched"
     alone = "" if metrics["quantized_modules"] == 0 else f" · left as they were: {facts['left_alone']}"

@@ -6,7 +6,7 @@ import random
 from math import inf
 
 from runner_base.errors import ConfigError
-from runner_engine.sessions.base import EngineReport, Request
+from runner_engine import EngineReport, Request
 
 VOCABULARY = 800  # almost every model has these ids; used if a server does not report its vocabulary
 

@@ -1,0 +1,21 @@
+"""quantization.overrides: a choice with keys is read as the keys of the group itself are, with their types checked."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from runner_base.errors import ConfigError, one_line
+from runner_engine import QuantizationConfig
+
+
+def typed_choice(pattern: str, kind: type[QuantizationConfig], given: dict[str, Any]) -> QuantizationConfig:
+    """Return the choice that an override names; ConfigError for a value of another type than its key's."""
+    from omegaconf import OmegaConf  # most jobs have no such override
+    from omegaconf.errors import OmegaConfBaseException
+
+    keys = {key: value for key, value in given.items() if key != "name"}
+    try:
+        made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), keys))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"quantization.overrides.{pattern}={given}: {one_line(error)}") from error
+    return cast(QuantizationConfig, made)

@@ -1,0 +1,67 @@
+"""A job after composing: its config, what the engine is asked for, and what its model's files tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from runner.config.profiles import notes as profile_notes
+from runner.config.root import RunnerConfig
+from runner.config.task import with_possible_batch
+from runner_engine import ModelSpec, ResolvedModel
+from runner_engine.checkpoints import no_model
+from runner_engine.checkpoints import resolve as models
+from runner_engine.settings.model import local_model
+
+
+@dataclass(frozen=True)
+class ResolvedJob(ResolvedModel):
+    """A job after composing, from which everything reads: its config, its files, and what follows from both."""
+
+    config: RunnerConfig = field(kw_only=True)
+    second: ResolvedJob | None = None  # whose model is loaded beside this one
+
+    def beside(self, second: RunnerConfig | None) -> ResolvedJob:
+        """Return the job with a second model that is loaded beside its own; without a second one, itself."""
+        return self if second is None else replace(self, second=resolve(second))
+
+    def having(self, **groups: Any) -> ResolvedJob:
+        """Return the job with other groups of the config, and the same files."""
+        config = replace(self.config, **groups)
+        return replace(self, config=config, spec=spec_of(config))
+
+
+def resolve(config: RunnerConfig) -> ResolvedJob:
+    """Return what is known of a job; within `sharing`, jobs with the same model and adapter have the same files."""
+    of_model = models.resolve(spec_of(config))
+    return ResolvedJob(of_model.spec, of_model.files, config=config)
+
+
+def spec_of(config: RunnerConfig) -> ModelSpec:
+    """Return what the engine is asked for by a job whose model runs on this machine."""
+    return ModelSpec(
+        local_model(config.model),
+        config.quantization,
+        config.lora,
+        config.rope,
+        config.generation,
+        config.seed,
+        config.task.workload(with_possible_batch(config.task, config.generation)),
+        config.mix,
+        "".join(profile_notes(config.profile, "cpu")),
+    )
+
+
+def base_key(config: RunnerConfig) -> str:
+    """Return a key of the base that a job loads, without its adapters: jobs with the same key share one loaded base."""
+    return spec_of(config).base_key
+
+
+def choices_of_model() -> list[str]:
+    """Return the names of the group's choices, which an error about an unknown model suggests."""
+    from runner.config.choices import choices_for  # it reads YAML: only where there is an error to write
+
+    return choices_for("model")
+
+
+no_model.offer_names(choices_of_model)

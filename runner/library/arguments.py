@@ -1,0 +1,26 @@
+"""What a model is asked from Python: texts or turns, and the settings of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from runner_engine import Message
+from runner_engine.settings.sampling import SamplingArguments
+
+Turn = Message | Mapping[str, str]
+TextOrTurns = str | Sequence[Turn]
+Texts = list[str] | tuple[str, ...]
+Format = Literal["chat", "raw"]  # in the model's chat template as a user's turn, or without a template
+
+
+class Settings(SamplingArguments, total=False):
+    """How a call samples its tokens; the defaults are the generation group and the `seed` of `load`."""
+
+    max_new_tokens: int
+    thinking_tokens: int  # the budget of the thinking; `max_new_tokens` then counts the answer alone
+    stop: str | Sequence[str]
+    n: int  # answers to each prompt, in `Answer.choices`
+
+
+LIMITS = ("max_new_tokens", "thinking_tokens", "n")  # the settings that are a request's own

@@ -1,0 +1,45 @@
+"""What the engine is asked to run: one frozen value, from which all its modules read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.mixed import Mix
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.lora import LoraConfig, adapter_of
+from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.rope import RopeConfig
+
+Workload = tuple[int, int, int]  # in memory at once: rows, prompt tokens and new tokens
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model, what is made of it while it is loaded, and the defaults for what is asked of it."""
+
+    model: LocalModelConfig
+    quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    rope: RopeConfig = field(default_factory=RopeConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    seed: int = 0
+    workload: Workload = (1, 1, 1)  # for which memory is checked before the weights are read
+    layers: Mix | None = None  # what the quantization means for each layer, if a schema has read it already
+    cpu_note: str = ""  # is reported if the model runs on a CPU
+
+    @cached_property
+    def mix(self) -> Mix:
+        """What the quantization means for each layer."""
+        return self.layers or Mix.of(self.quantization)
+
+    @property
+    def base_key(self) -> str:
+        """A key of the base that is loaded, without adapters: specs with the same key can share one loaded base."""
+        parts: list[object] = [self.model, self.quantization, *self.quantization.mix_keys, self.rope]
+        if self.lora.merges:
+            parts.append(self.lora)  # merging changes the base permanently
+        elif self.quantization.in_blocks() is not None and adapter_of(self.lora) is not None:
+            parts.append("unpacked")
+        return repr(parts)
