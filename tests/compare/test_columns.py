@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import re
-from typing import Any
 
 import pytest
 from compared import example
-from stores import NF4, NONE, Store, marks
 
 from runner_compare.data import Table
 from runner_compare.output import FORMATS
@@ -81,14 +79,3 @@ def test_a_pipe_gets_every_column(monkeypatch: pytest.MonkeyPatch) -> None:
     row = next(line for line in out.getvalue().splitlines() if line.startswith("nf4"))
     cells = ["nf4", "41.1", "%", "[38.1,", "44.2]", "−8.9", "[−10.9,", "−7.2]", "<0.0001", "dominated", "933", "21,138"]
     assert row.split() == [*cells, "<0.0001", "1/90/909", "≥3.6", "4", "2.5", "34,988"]
-
-
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
-def test_notes_that_differ_are_a_column_and_notes_that_all_share_are_none(store: Store, show: Any) -> None:
-    for name, config, why in (("first", NONE, "baseline"), ("second", NF4, "a second look")):
-        store.job("noted", name, config | {"notes.why": why, "notes.team": "blue"}, marks(180, 200))
-    code, out, _ = show("noted", "--baseline", "quantization=none")
-    assert code == 0
-    head = next(line for line in out.splitlines() if "notes.why" in line)
-    assert "notes.team" not in head
-    assert any("nf4" in line and "a second" in line for line in out.splitlines())

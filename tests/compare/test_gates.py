@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from compared import KEYS, rows_of
-from stores import Store
 
 from runner_base.errors import ConfigError
 from runner_compare.data import Requirement, Table
@@ -230,21 +227,3 @@ def test_a_margin_is_the_one_of_the_table() -> None:
     assert margins_with(terms, {"accuracy": 0.02}) == {"accuracy": 0.02, "log_likelihood": 0.01}
     with pytest.raises(ConfigError, match="another margin"):
         margins_with(terms, {"accuracy": 0.03})
-
-
-def test_the_command_ends_with_1_and_a_line_for_each_failure(grid: Store, show: Any) -> None:
-    code, out, err = show("grid", *BASELINE, "--format", "json", "--require", "margin=5 model_mib<4000")
-    assert code == 1
-    requirements = json.loads(out)["requirements"]
-    assert len(requirements) == 8, "two for each row that is no baseline"
-    failed = [it for it in requirements if not it["met"]]
-    assert err.splitlines() == [f"requirement failed: {it['reason']}" for it in failed]
-    assert {"nf4 task.split=test: worse by more than 5 points"} <= {it["reason"] for it in failed}
-    assert show("grid", *BASELINE, "--where", "task.split=train", "--require", "margin=8")[::2] == (0, "")
-    code, out, err = show("grid", "--require", "margin=5")
-    assert (code, out) == (2, "")
-    assert "--require margin=5: needs a baseline" in err
-    assert show("grid", "--require", "model_mib<4000")[0] == 0
-    assert show("grid", *BASELINE, "--require", "margin=5", "--margin", "4")[0] == 2
-    code, _, err = show("grid", "--flips", "none-test", "nf4-test", "--require", "model_mib<4000")
-    assert (code, "leave out --require" in err) == (2, True)

@@ -13,7 +13,7 @@ import pytest
 from lm_eval_out import TIME, lm_eval_folder
 from stores import marks
 
-from runner import compare
+import runner_compare as compare
 from runner_compare.statistics.clustered_share import share_interval
 from runner_compare.statistics.paired_means import MeanDifference
 from runner_compare.statistics.ratios import paired_interval

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from lm_eval_out import BY_AGGREGATION, TIME, lm_eval_folder
 
-from runner import compare
+import runner_compare as compare
 from runner_compare.lm_eval_means import recomputed
 
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import pytest
 from compared import KEYS, rows_of
-from stores import INT8, NF4, NONE, Store, marks
 
 from runner_base.errors import ConfigError
 from runner_compare.data import Table
@@ -100,34 +96,3 @@ def test_mistakes_name_what_was_wrong(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse_aim(words)
     assert message in str(error.value)
-
-
-def test_the_command_shows_the_plan_in_every_format(store: Store, show: Any) -> None:
-    for name, config, solved in (
-        ("base", NONE, marks(180, 200)),
-        ("int8", INT8, marks(181, 200, 3)),
-        ("nf4", NF4, marks(170, 200)),
-    ):
-        store.job(
-            "planned",
-            name,
-            config,
-            solved,
-            metrics={"prefill_tok_per_s": 10.0, "prompt_tokens": 1800.0, "new_tokens": 400.0},
-        )
-    arguments = ("--baseline", "quantization=none", "--plan-questions", "margin=2", "power=0.9")
-    code, out, err = show("planned", *arguments)
-    assert (code, err) == (0, "")
-    assert "questions in all to be shown as good within 2 points with 90 % power, if neither is better" in out
-    _, out, _ = show("planned", *arguments, "--format", "json")
-    plans = {row["job_id"]: row["plan"] for row in json.loads(out)["tables"][0]["rows"]}
-    assert plans["base"] is None
-    assert plans["nf4"]["further"] == plans["nf4"]["needed"] - 200
-    assert plans["nf4"]["further_s"] == pytest.approx(
-        plans["nf4"]["further"] * (180 + 200 / 321) / 200
-    )  # 200 first tokens come from prompts
-    _, out, _ = show("planned", *arguments, "--format", "csv")
-    assert {"plan_needed", "plan_further_s"} <= set(out.splitlines()[0].split(","))
-    _, out, _ = show("planned", *arguments, "--format", "markdown")
-    assert "| plan | so far | disagree | needed | further | time here |" in out
-    assert show("planned", "--plan-questions", "margin=2")[0] == 2

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runner import compare
+import runner_compare as compare
 
 
 @pytest.fixture
