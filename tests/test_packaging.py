@@ -88,7 +88,7 @@ def wheel_with_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment = os.environ | {"RUNNER_CFLAGS": "-O1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    (built,) = folder.glob("*.whl")
+    (built,) = folder.glob("runner_llm-*.whl")
     return built
 
 

@@ -3,7 +3,8 @@
 It has several variants, for processors of one kind with more or fewer instructions. A second wheel is for ARM, where
 gcc's cross compiler for it is installed.
 A wheel says `linux_…` and not `manylinux_…`: its kernels use the libgomp that torch brings.
-Beside the wheels lies their bill of materials (tools/sbom.py).
+Beside the wheels lies their bill of materials (tools/sbom.py), and the wheel of the comparison alone, which has no
+kernels and is for any machine (wheels/compare/).
 """
 
 from __future__ import annotations
@@ -52,6 +53,13 @@ def compile_variants(compiler: str, variants: list[Variant], folder: Path) -> No
         subprocess.run([*building.link_command(compiler, objects, library, variant.flags), "-s"], check=True)
 
 
+def build_comparison(out: Path) -> None:
+    """Build the wheel of the comparison alone."""
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out)]
+    subprocess.run([*command, str(ROOT / "wheels" / "compare")], check=True, capture_output=True)
+    print(f"built the wheel of the comparison alone in {out}")
+
+
 def build_wheel(kind: str, libraries: Path, out: Path) -> Path:
     """Build the wheel for a kind of processor; tools/wheel_hook.py reads what is in the environment."""
     environment = os.environ | {"RUNNER_PREBUILT": str(libraries), "RUNNER_WHEEL_TAG": f"py3-none-linux_{kind}"}
@@ -69,6 +77,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="folder for the wheels")
     parser.add_argument("--variants", nargs="*", help="some of: " + ", ".join(one.name for one in VARIANTS))
     options = parser.parse_args()
+    build_comparison(options.out)
     found = compilers()
     if sys.platform != "linux" or platform.machine() not in found:
         print("no wheel with kernels can be built here: it needs Linux and a C compiler (gcc)", file=sys.stderr)
