@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import itertools
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import warm_process
+from drawn_tests import mark_thorough
 from hypothesis import HealthCheck, settings
 
 from runner_base import processor
@@ -77,42 +78,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     share_among_workers(config, items)
 
 
-def mark_thorough(items: list[pytest.Item]) -> None:
-    """Mark all that `make test` leaves out: which tests and cases it runs follows from their names alone.
-
-    Of a test that is sampled(few) it runs a few cases, as different ones as can be; of a file that is smoke(few) a few
-    tests, each in one case.
-    """
-    cases: dict[str, list[pytest.Item]] = {}
-    smoke: dict[str, list[str]] = {}
-    for item in items:
-        cases.setdefault(item.nodeid.split("[")[0], []).append(item)
-    left_out: list[pytest.Item] = []
-    for name, all_of in cases.items():
-        if sampled := all_of[0].get_closest_marker("sampled"):
-            left_out += _not_drawn(name, all_of, sampled.args[0])
-        if all_of[0].get_closest_marker("smoke"):
-            left_out += _not_drawn(name, all_of, 1)
-            smoke.setdefault(name.split("::")[0], []).append(name)
-    for file, names in smoke.items():
-        marker = cases[names[0]][0].get_closest_marker("smoke")
-        assert marker is not None
-        left_out += [item for name in _not_drawn(file, names, marker.args[0]) for item in cases[name]]
-    for item in left_out:
-        item.add_marker(pytest.mark.thorough)
-
-
-def _not_drawn(name: str, values: list[Any], few: int) -> list[Any]:
-    """Return all values but a few that are drawn by a name; of cases, those first that have a parameter not drawn yet."""
-    left, seen = random.Random(name).sample(values, len(values)), set[str]()
-    words = {id(value): {*value.callspec.id.split("-")} if hasattr(value, "callspec") else set() for value in values}
-    for _ in range(min(few, len(left))):
-        drawn = max(left, key=lambda value: len(words[id(value)] - seen))
-        left.remove(drawn)
-        seen |= words[id(drawn)]
-    return left
-
-
 def share_among_workers(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give each worker its share of the fast tests, followed by its share of the slow ones.
 
@@ -139,8 +104,9 @@ def share_among_workers(config: pytest.Config, items: list[pytest.Item]) -> None
 def pytest_collection_finish() -> None:
     """Start the nursery of warm processes, whenever it starts, with the variables from before all tests.
 
-    Libraries that test files import have set theirs.
+    Libraries that test files import have set theirs, and so has the runner, which needs none to be imported.
     """
+    importlib.import_module("runner")
     warm_process.WarmPopen.known = dict(os.environ)
 
 
