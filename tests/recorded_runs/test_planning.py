@@ -8,6 +8,10 @@ from typing import Any
 import pytest
 from stores import INT8, NF4, NONE, Store, marks
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
+
 
 def test_the_command_shows_the_plan_in_every_format(store: Store, show: Any) -> None:
     for name, config, solved in (
