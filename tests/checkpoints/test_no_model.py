@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from api_standin import Api
 from trips import Trip
 
-from runner.library.load import configure, load
+from runner.library.load import configure
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import resolve
 from runner_engine.settings.lora import PeftConfig
@@ -32,25 +31,6 @@ def test_a_name_that_is_no_place(name: str, base_url: str, said: str, monkeypatc
     with pytest.raises(ConfigError) as refused:
         resolve.locate_adapter(PeftConfig(path=name), LocalModelConfig(name="embedded"))
     assert str(refused.value).endswith("Give a folder, a hub id, or lora=embedded")
-
-
-@pytest.mark.parametrize(
-    ("name", "base_url", "said"),
-    [
-        ("embeded", "", 'Did you mean load("embedded")?'),
-        ("gpt-4o", "", 'load("api", name="gpt-4o", base_url="http://HOST:PORT/v1") asks it'),
-        ("gpt-4o", "here", 'load("api", name="gpt-4o") asks it, as model=api model.name=gpt-4o does'),
-    ],
-)
-def test_in_python_too_and_a_server_hears_nothing(
-    name: str, base_url: str, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with Api() as api:
-        monkeypatch.setenv("BASE_URL", base_url and f"http://127.0.0.1:{api.port}/v1")
-        with pytest.raises(ConfigError) as refused:
-            load(name)
-        assert said in str(refused.value)
-        assert api.seen == []
 
 
 def test_a_folder_beside_a_choices_name_is_a_folder(

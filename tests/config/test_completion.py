@@ -25,7 +25,6 @@ def plugin() -> CompletionPlugin:
         ("task=split task.strategy=balanced_p", ["task.strategy=balanced_params"]),
         ("task=split task.explain=", ["task.explain=null", "task.explain=vllm"]),
         ("model.trust_remote_code=", ["model.trust_remote_code=false", "model.trust_remote_code=true"]),
-        ("model=hybrid model.student.dtype=b", ["model.student.dtype=bfloat16"]),
         ("print=", ["print=full", "print=json", "print=none", "print=table"]),
         ("-m quantization=none,nf", ["quantization=none,nf4"]),
         ("-m rope=native,linear,l", ["rope=native,linear,llama3"]),

@@ -13,12 +13,8 @@ from runner.config.hydra import to_config
 from runner.config.profiles import PROFILES, TEACHER_ONLY, notes
 from runner.config.root import RunnerConfig, semantic_keys
 from runner.config.variables import variables_as_overrides
-from runner.options.remote.keys import HybridConfig
 from runner_base.errors import ConfigError
 from runner_engine.settings.model import LocalModelConfig, local_model
-
-SERVER = ("model.base_url=http://127.0.0.1:1/v1", "model.name=x")
-TEACHER = ("model=hybrid", "model.teacher.base_url=http://127.0.0.1:1/v1", "model.teacher.name=x")
 
 
 def composed(*overrides: str) -> RunnerConfig:
@@ -35,7 +31,6 @@ def test_each_profile_has_a_file() -> None:
         (["profile=low_memory"], ("nf4", "cpu", "auto")),
         (["profile=standard"], ("nf4", "auto", "auto")),
         (["profile=high_performance", "model=qwen25_7b_instruct"], ("none", "auto", "bfloat16")),
-        (["profile=low_memory", *TEACHER], ("nf4", "cpu", "auto")),  # the student's keys
         (["profile=low_memory", "quantization=int8", "model.device=cuda"], ("int8", "cuda", "auto")),
         (["quantization=int8", "profile=high_performance", "model.dtype=float16"], ("int8", "auto", "float16")),
         (["profile=standard", "model=stub"], ("nf4", "auto", "auto")),
@@ -46,27 +41,12 @@ def test_what_each_means_and_that_what_is_asked_for_wins(overrides: list[str], e
     model = local_model(config.model)
     assert (config.quantization.name, model.device, model.dtype.value) == expected
     assert f"profile={config.profile}" in overrides
-    assert isinstance(config.model, HybridConfig) == ("model=hybrid" in overrides)
 
 
 def test_its_name_makes_no_other_job() -> None:
     by_profile, by_hand = composed("profile=low_memory"), composed("quantization=nf4", "model.device=cpu")
     assert dict(semantic_keys(by_profile)) == dict(semantic_keys(by_hand))
     assert by_profile.profile == "low_memory"
-
-
-def test_teacher_only_has_no_model_here() -> None:
-    assert composed("profile=teacher_only", *SERVER).model.module == "runner.options.remote.api_kind"
-    with pytest.raises(ConfigError, match="profile=teacher_only: it means that no model runs on this machine"):
-        composed("profile=teacher_only", "model=embedded")
-
-
-def test_a_profile_for_weights_is_blamed_itself_where_a_server_answers() -> None:
-    with pytest.raises(
-        ConfigError, match=r"^profile=low_memory: it is for weights on this machine .quantization=nf4.,"
-    ):
-        composed("profile=low_memory", "model=api", *SERVER)
-    assert composed("profile=low_memory", "model=api", "quantization=none", *SERVER).quantization.name == "none"
 
 
 def test_a_choice_of_model_that_it_cannot_reach_is_refused(make_config: Callable[..., Any]) -> None:
@@ -86,5 +66,3 @@ def test_variables_do_not_win_over_a_profile(monkeypatch: pytest.MonkeyPatch) ->
     assert variables_as_overrides(["profile=low_memory"]) == limit
     assert variables_as_overrides([], "memory_profiles", "experiments") == limit
     assert variables_as_overrides(["profile=none"]) == ["quantization=none", "model.device=auto", *limit]
-    monkeypatch.setenv("BASE_URL", "http://127.0.0.1:1/v1")
-    assert "model.base_url=http://127.0.0.1:1/v1" in variables_as_overrides(["profile=teacher_only"])

@@ -20,7 +20,6 @@ from runner.config.root import RunnerConfig, TrackingConfig, semantic_keys
 from runner.config.wording import PromptStyle
 from runner.options.parts.keys import SplitConfig
 from runner.options.parts.model_keys import PartsModelConfig
-from runner.options.remote.keys import ApiConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.fields import Inert, counts_of
@@ -215,7 +214,6 @@ INT8_KV = GenerationConfig(kv_cache=KvCache.int8)
     ("model", "why"),
     [
         (LocalModelConfig(name="x", attention=Attention.sdpa), "model.attention=sdpa was requested"),
-        (ApiConfig(name="x", base_url="http://127.0.0.1:1/v1"), "model=api decodes on a server"),
         (PartsModelConfig(name="x"), "model=parts keeps them in transformers' own cache"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A sampling parameter has the same effect everywhere: jobs, parts, a server, model=api, a chat, Python."""
+"""A sampling parameter has the same effect everywhere: jobs, parts, a server, a chat, Python."""
 
 from __future__ import annotations
 
@@ -83,11 +83,9 @@ def generated(runner: Callable[..., Any], sampling: dict[str, Any], *arguments: 
 def test_jobs_parts_and_servers(
     name: str, answers: dict[str, str], runner: Callable[..., Any], server: Serving, parts: str
 ) -> None:
-    sampling, server_model = SAMPLINGS[name], server.ask("/v1/models")[1]["data"][0]["id"]
+    sampling = SAMPLINGS[name]
     assert generated(runner, sampling, *EXACT) == answers[name]
     assert generated(runner, sampling, "model=parts", f"model.name={parts}", "model.stages=1", *EXACT) == answers[name]
-    api = ("model=api", f"model.base_url={server.url}/v1", f"model.name={server_model}")
-    assert generated(runner, sampling, *api) == answers[name]
     body = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": TOKENS, **sampling}
     status, answer = server.ask("/v1/chat/completions", body)
     assert (status, answer["choices"][0]["message"]["content"]) == (200, answers[name])

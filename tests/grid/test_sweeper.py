@@ -276,18 +276,6 @@ def test_a_sweep_over_such_a_key_runs_the_other_jobs_once(tmp_path: Path) -> Non
     ]
 
 
-def test_a_profile_brings_a_choice_that_has_the_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    profiles = {"profile": ["low_memory", "teacher_only"], "model.base_url": "http://127.0.0.1:1/v1"}
-    rows = package.grid("plan=quick", "tracking=none", f"output_dir={tmp_path}", profiles)
-    assert [(row["profile"], row["status"]) for row in rows] == [
-        ("low_memory", "to do"),
-        ("teacher_only", "impossible"),
-    ]
-    assert "model.name=NAME" in rows[1]["error"], "the address is given, and only the name is missing"
-    message = "note: model.base_url is passed to the jobs that have it, and left out with model=embedded\n"
-    assert message in capsys.readouterr().err
-
-
 def test_a_key_that_no_choice_of_the_grid_has_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"quantization\.doubel_quant: no key .* Did you mean quantization.double_q"):
         planned(tmp_path, {"quantization": ["nf4", "fp4"]}, "quantization.doubel_quant=false")

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_standin import Api
 
 import runner
 from runner import Answer, Model, load
@@ -74,13 +73,6 @@ def test_an_answer_is_a_text_with_its_tokens_and_finish_reason(model: Model) -> 
     assert repr(model) == "<model embedded: LlamaForCausalLM, cpu, float32 12.13 MiB>"
     copy = pickle.loads(pickle.dumps(answer))
     assert (copy, copy.token_ids, copy.finish_reason) == (answer, answer.token_ids, answer.finish_reason)
-
-
-def test_a_remote_model_is_shown_with_its_server() -> None:
-    with Api() as api:
-        address = f"http://127.0.0.1:{api.port}/v1"
-        with load("api", name="tiny", base_url=address) as model:
-            assert repr(model) == f"<model tiny at {address}>"
 
 
 def test_a_prompt_that_is_too_long_is_one_error_and_no_warning(

@@ -14,7 +14,6 @@ from resolving import check_format, predict
 from runner.config.resolved import base_key
 from runner.config.root import RunnerConfig, semantic_keys
 from runner.estimates.amounts import may_have_independent_rows
-from runner.options.remote.keys import ApiConfig
 from runner.options.serve.keys import ServeConfig
 from runner.options.serve.name import served_name
 from runner_base.dtypes import Dtype
@@ -185,8 +184,6 @@ def test_labels_tell_mixes_apart(make_config: Make) -> None:
 
 def test_quantization_none_with_overrides_is_not_plain(make_config: Make) -> None:
     some = QuantizationConfig(overrides={"mlp": "nf4"})
-    with pytest.raises(ConfigError, match=r"quantization=none \(mlp: nf4\)"):
-        make_config(model=ApiConfig(name="some", base_url="http://localhost:1/v1"), quantization=some)
     merging = PeftConfig(path="adapter", merge=True)
     with pytest.raises(ConfigError, match=r"lora.merge=true with quantization=none \(mlp: nf4\)"):
         make_config(model=LocalConfig(name="nowhere"), quantization=some, lora=merging)

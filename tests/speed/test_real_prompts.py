@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from api_standin import Api
 from opening import open_engine
 from tasking import work
 
 from runner.config.measures import SweepConfig
 from runner.config.prompts import Framing
 from runner.config.root import RunnerConfig
-from runner.options.remote.keys import ApiConfig, Extensions
 from runner.run import run
 from runner.speed import real_prompts
 from runner.store.jobs import Job, Recorder
@@ -73,21 +70,6 @@ def test_too_few_prompts_are_repeated_and_too_long_ones_are_left_out(
     (tmp_path / "few.txt").write_text(f"{'long ' * 200}\n")
     with pytest.raises(ConfigError, match="none of its 1 prompts with task.new_tokens=3 more fits into the 512"):
         run(config)
-
-
-def test_over_a_server_and_the_record_names_the_prompts(make_config: Make) -> None:
-    with Api() as api:
-        url = f"http://127.0.0.1:{api.port}/v1"
-        model = ApiConfig(name="tiny", base_url=url, extensions=Extensions.vllm)
-        task = SweepConfig(**QUICK, prompts="embedded", arrival_rates=[100.0], arrival_requests=2)
-        record = run(make_config(model=model, task=task))
-        sent = [body["messages"][-1]["content"] for body in api.seen if "messages" in body]
-    assert len(sent) == 10
-    assert len(set(sent)) == 10, "none is sent twice"
-    assert record.data["name"] == "embedded test"
-    assert json.loads(record.data["source"]) == {"tags": {"mlflow.source.name": "runner.embedded.problems"}}
-    assert record.result.facts["prompts"].startswith("embedded test, as chats · 1,000 prompts · ")
-    assert record.result.rows[0]["output_tok_per_s"] > 0
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 import warm_process
-from api_standin import Api, Trouble
 from thoughtful import thinking_model
 
 from runner.store.jobs import read_samples
@@ -128,16 +127,6 @@ def test_a_model_without_a_chat_template(tmp_path: Path, saved_family: Callable[
     assert "\nUser:" not in samples(tmp_path)[0].answer.text
 
 
-@pytest.mark.slow
-def test_a_model_behind_an_api(tmp_path: Path) -> None:
-    with Api() as server:
-        done = piped(tmp_path, "Hi\n/stats\nHo\n", "model=api", f"model.base_url={server.url}", "model.name=tiny")
-    assert done.returncode == 0, done.stderr
-    assert [sample.answer.text for sample in samples(tmp_path).values()] == ["I heard Hi", "I heard Ho"]
-    assert "how many prompt tokens the server had in its cache is unknown" in done.stderr
-    assert "tokens computed" not in done.stderr
-
-
 ASKED = f"{FIRST} Solve it step by step. End with '#### ' and the number."
 
 
@@ -176,15 +165,6 @@ def test_a_thought_is_dimmed_in_a_terminal(tmp_path: Path) -> None:
     assert dimmed, shown
     assert dimmed[1].replace(b"\r\n", b"\n").decode() == answer.thinking.lstrip()
     assert answer.text in dimmed[2].replace(b"\r\n", b"\n").decode()
-
-
-def test_whom_no_first_turn_reaches_the_chat_ends_at_once(tmp_path: Path) -> None:
-    with Api() as server:
-        server.always = Trouble("status", 404, message="no model tiny")
-        done = piped(tmp_path, "/stats\nHi\nHo\n", "model=api", f"model.base_url={server.url}", "model.name=tiny")
-    assert done.returncode == 2
-    assert done.stderr.count("error: ") == 1
-    assert "no model tiny" in done.stderr
 
 
 class Terminal:

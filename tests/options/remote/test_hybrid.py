@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-import warm_process
 from api_standin import Api, Trouble
 from listening import complete_with_deltas
 from opening import open_engine
-from serving import serving
 
 from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
@@ -273,25 +268,3 @@ def test_what_the_teachers_api_cannot_express_is_refused(make_config: Make) -> N
         run(make_config(model=hybrid("http://127.0.0.1:1/v1")))
     with pytest.raises(ConfigError, match=r"model.threshold=2: must lie in 0..1"):
         hybrid("http://127.0.0.1:1/v1", threshold=2)
-
-
-@pytest.mark.slow
-def test_a_conversation_and_a_server_record_who_answered(tmp_path: Path) -> None:
-    with Teacher(good(), bad()) as teacher:
-        model = ["model=hybrid", "model.student.stub=true", "model.teacher.name=tiny", "tracking=none", "print=json"]
-        model += [f"model.teacher.base_url={teacher.url}", "model.teacher.price_in=1", "model.teacher.price_out=1"]
-        command = [sys.executable, "-m", "runner", "task=chat", *model]
-        done = warm_process.complete(command, b"Hi\nand then?\nquit\n", cwd=tmp_path)
-        chat = json.loads(done.stdout.decode().splitlines()[-1])["metrics"]
-        assert (chat["student_answers"], chat["teacher_answers"], chat["n"]) == (1, 1, 2)
-        assert chat["teacher_calls"] == len(teacher.seen)
-        assert chat["cost_usd"] > 0
-        with serving(tmp_path / "served", *model) as server:
-            for _ in range(2):
-                status, _ = server.ask("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]})
-                assert status == 200
-            server.stop()
-            served = json.loads(server.out.splitlines()[-1])["metrics"]
-    assert (served["student_answers"], served["teacher_answers"]) == (0, 2), "all later reviews are bad"
-    assert served["teacher_calls"] == 6
-    assert served["cost_usd"] > 0

@@ -9,7 +9,6 @@ from typing import Any
 
 import openai
 import pytest
-from api_standin import Api
 from chromium import CHROMIUM, browser
 from openai import OpenAI
 from serving import FLOAT32, Serving, serving
@@ -115,22 +114,6 @@ def test_wrong_values_are_named(client: OpenAI, wrong: dict[str, Any], param: st
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(**{**ASKED, "extra_body": wrong})
     assert refused.value.param == param
-
-
-@pytest.mark.slow
-def test_a_thought_that_another_server_sends_apart_goes_on_apart(tmp_path: Path) -> None:
-    with Api(lambda _: "thirteen") as api:
-        api.thinking = "reasoning", lambda _: "8 + 5"
-        there = ("model=api", "model.name=tiny", f"model.base_url={api.url}", "tracking=none")
-        with serving(tmp_path, *there) as server, OpenAI(base_url=f"{server.url}/v1", api_key="x") as client:
-            asked: Any = {"model": "tiny", "messages": ASKED["messages"]}
-            whole = client.chat.completions.create(**asked)
-            streamed = [parts(chunk.choices[0].delta) for chunk in client.chat.completions.create(**asked, stream=True)]
-            again = [*ASKED["messages"], {"role": "assistant", "content": "13", "reasoning_content": "8 + 5"}]
-            client.chat.completions.create(**asked | {"messages": again})
-    assert parts(whole.choices[0].message) == ("8 + 5", "thirteen")
-    assert ["".join(texts) for texts in zip(*streamed, strict=True)] == ["8 + 5", "thirteen"]
-    assert api.seen[-1]["messages"][1] == {"role": "assistant", "content": "13"}, "some servers refuse thinking"
 
 
 @pytest.mark.slow

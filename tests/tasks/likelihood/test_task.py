@@ -18,7 +18,6 @@ from runner.config.likelihood import LikelihoodConfig
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.config.wording import PromptStyle
-from runner.options.remote.keys import HybridConfig, StudentConfig, TeacherConfig
 from runner.report import headline
 from runner.run import run
 from runner.store.top_k import TOP_K, TopK, TopKFile, read_top_k
@@ -295,13 +294,6 @@ def test_samples_that_are_not_this_jobs_are_refused(two: Callable[..., RunnerCon
 def test_keys_are_checked(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         LikelihoodConfig(**keys)
-
-
-def test_a_model_that_gives_no_probabilities_is_refused_before_anything_is_asked(make_config: Make) -> None:
-    teacher = TeacherConfig(name="x", base_url="http://127.0.0.1:1/v1")
-    model = HybridConfig(StudentConfig(name="x", stub=True), teacher)
-    with pytest.raises(ConfigError, match="task=likelihood needs log-probabilities of a continuation"):
-        likelihood.prepare(make_config(model=model, task=LikelihoodConfig()))
 
 
 def test_choices_are_told_apart_by_their_likelihood(

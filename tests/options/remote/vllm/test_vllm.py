@@ -20,7 +20,6 @@ from typing import Any
 
 import pytest
 from servers import free_port
-from serving import serving
 
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
@@ -235,16 +234,6 @@ def test_a_vllm_that_computes_something_else_is_refused(
 def samples_of(folder: Path) -> list[Any]:
     (path,) = folder.glob("outputs/jobs/*/samples.jsonl")
     return [sample for _, sample in sorted(read_samples(path).items())]
-
-
-@pytest.mark.slow
-def test_our_own_server_gives_the_same_verdicts(runner: Run, tmp_path: Path) -> None:
-    (tmp_path / "server").mkdir()
-    with serving(tmp_path / "server", "model.dtype=float32") as server:
-        address = f"model.base_url=http://127.0.0.1:{server.port}/v1"
-        there = runner(*JOB, "task.limit=48", "model=api", address, "model.name=embedded")
-    assert there.code == 0, there.err
-    assert texts(tmp_path) == answers_here(runner, tmp_path / "here", 48)
 
 
 def commands(text: str, program: str) -> list[list[str]]:
