@@ -25,7 +25,6 @@ from runner_base.signals import ENDING
 
 if TYPE_CHECKING:
     from in_process import Finished
-    from trips import Trip
 
     from runner.config.root import RunnerConfig
     from runner_engine.settings.model import LocalModelConfig
@@ -168,14 +167,6 @@ def make_config(tmp_path: Path) -> Callable[..., RunnerConfig]:
         return RunnerConfig(**(plain | groups))
 
     return make
-
-
-@pytest.fixture
-def trip(tmp_path: Path, make_config: Callable[..., RunnerConfig]) -> Trip:
-    """Return splits, merges, verifications and archives in a folder of their own."""
-    from trips import Trip
-
-    return Trip(tmp_path, make_config)
 
 
 @pytest.fixture(scope="session")

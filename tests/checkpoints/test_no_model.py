@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from trips import Trip
 
 from runner.library.load import configure
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import resolve
 from runner_engine.settings.lora import PeftConfig
-from runner_engine.settings.model import LocalConfig, LocalModelConfig
+from runner_engine.settings.model import LocalModelConfig
 
 
 @pytest.mark.parametrize(
@@ -42,16 +41,6 @@ def test_a_folder_beside_a_choices_name_is_a_folder(
         configure("embeded", dict.fromkeys(("quantization", "lora", "rope", "generation")), {}).model.name == "embeded"
     )
     assert resolve.locate(LocalModelConfig(name="embeded")) == tmp_path / "embeded"
-
-
-@pytest.mark.parametrize("kind", [LocalConfig, LocalModelConfig])
-def test_the_parts_of_a_split_are_no_model(trip: Trip, tiny_llama: Path, kind: type[LocalModelConfig]) -> None:
-    trip.split(tiny_llama)
-    parts = trip.parts
-    with pytest.raises(ConfigError) as refused:
-        resolve.locate(kind(name=str(parts)))
-    assert f"{parts} contains the parts of a split" in str(refused.value)
-    assert f"model=parts model.name={parts} runs them; task=merge task.parts={parts}" in str(refused.value)
 
 
 @pytest.mark.parametrize("manifest", ["[]", "{", '{"format": "other"}', "{}"])

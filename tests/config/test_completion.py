@@ -10,7 +10,6 @@ from hydra.plugins.completion_plugin import CompletionPlugin
 
 from runner.config.completion import completing_values
 from runner.config.runner_hydra import hydra_of
-from runner.options.parts.keys import Strategy
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +20,6 @@ def plugin() -> CompletionPlugin:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("task=split task.strategy=", [f"task.strategy={it}" for it in sorted(Strategy)]),
-        ("task=split task.strategy=balanced_p", ["task.strategy=balanced_params"]),
-        ("task=split task.explain=", ["task.explain=null", "task.explain=vllm"]),
         ("model.trust_remote_code=", ["model.trust_remote_code=false", "model.trust_remote_code=true"]),
         ("print=", ["print=full", "print=json", "print=none", "print=table"]),
         ("-m quantization=none,nf", ["quantization=none,nf4"]),

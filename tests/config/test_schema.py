@@ -18,8 +18,6 @@ from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig, TrackingConfig, semantic_keys
 from runner.config.wording import PromptStyle
-from runner.options.parts.keys import SplitConfig
-from runner.options.parts.model_keys import PartsModelConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.fields import Inert, counts_of
@@ -94,7 +92,6 @@ def test_menu_defaults_equal_the_schema() -> None:
     assert composed("task=sweep").task == SweepConfig()
     assert composed("task=sweep", "task.new_tokens=[32]").task == composed("task=sweep", "task.new_tokens=32").task
     assert composed("task=memory").task == MemoryConfig()
-    assert composed("task=split").task == SplitConfig()
     assert composed("quantization=nf4").quantization == Nf4Config()
 
 
@@ -214,7 +211,6 @@ INT8_KV = GenerationConfig(kv_cache=KvCache.int8)
     ("model", "why"),
     [
         (LocalModelConfig(name="x", attention=Attention.sdpa), "model.attention=sdpa was requested"),
-        (PartsModelConfig(name="x"), "model=parts keeps them in transformers' own cache"),
     ],
 )
 def test_a_kv_cache_in_8_bits_needs_the_scheduler(make_config: Any, model: Any, why: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +12,6 @@ from runner.config.gsm8k import Gsm8kConfig
 from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import TaskConfig
-from runner.options.parts.keys import ArchiveConfig, MergeConfig, SplitConfig, VerifyConfig
-from runner.options.parts.model_keys import PartsModelConfig
 from runner.report import headline
 from runner.run import run
 from runner.tasks.generate.keys import GenerateConfig
@@ -72,20 +69,6 @@ def test_a_loaded_model_reports_described_metrics(make_config: Make) -> None:
     metrics = run(make_config(model=EMBEDDED, task=GenerateConfig(prompt="2+3=?"), **groups)).result.metrics
     assert "weight_mib/int8" in metrics
     assert undescribed(metrics) == set()
-
-
-@pytest.mark.slow
-def test_what_becomes_of_a_checkpoint_is_described(make_config: Make, tmp_path: Path) -> None:
-    parts = str(tmp_path / "parts")
-    for task, model in (
-        (SplitConfig(num_parts=2, output_dir=parts), EMBEDDED),
-        (VerifyConfig(parts=parts), EMBEDDED),
-        (MergeConfig(parts=parts, output_dir=str(tmp_path / "merged")), EMBEDDED),
-        (ArchiveConfig(parts=parts, output_dir=str(tmp_path / "packed")), EMBEDDED),
-        (GenerateConfig(prompt="2+3=?"), PartsModelConfig(parts)),
-    ):
-        metrics = run(make_config(model=model, task=task, generation=SHORT)).result.metrics
-        assert undescribed(metrics) == set(), task.name
 
 
 def test_what_stands_in_tables_is_described() -> None:

@@ -15,7 +15,6 @@ from typing import Any, cast
 import pytest
 import torch
 from grids import results
-from stages import split_into
 
 from runner.config.gsm8k import Gsm8kConfig
 from runner.config.resolved import resolve
@@ -26,7 +25,6 @@ from runner.grid.plan import PlannedJob, WorkerLimits, predicted_need, worker_li
 from runner.grid.show import GridView
 from runner.grid.worker_process import Worker
 from runner.grid.workers import WorkerPool
-from runner.options.parts.model_keys import PartsModelConfig
 from runner.store.jobs import Job
 from runner_base import machine, visible_gpus
 from runner_base.errors import lost_gpu
@@ -77,20 +75,6 @@ def test_a_spread_model_needs_as_many_gpus_as_hold_it(
     mib = predicted_need(resolved).mib
     monkeypatch.setattr(visible_gpus, "free_mib", lambda: [share * mib for share in shares])
     assert predicted_need(resolved).gpus == gpus
-
-
-@pytest.mark.usefixtures("on_gpus")
-def test_a_pipeline_needs_a_gpu_for_each_process(make_config: Make, tiny_llama: Path, tmp_path: Path) -> None:
-    parts = split_into(tiny_llama, tmp_path / "parts", 2)
-    for keys, gpus, named in (
-        ({}, 2, NO),
-        ({"stages": 1}, 1, NO),
-        ({"device": "cuda:3"}, 1, {3}),
-        ({"device": "cpu"}, 0, NO),
-    ):
-        need = predicted_need(resolve(make_config(model=PartsModelConfig(str(parts), **keys))))
-        assert need.gpus == gpus
-        assert need.named_gpus == named
 
 
 def needs(gpus: int = 1, *named: int) -> Need:

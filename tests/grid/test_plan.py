@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, NoReturn, cast, get_args, get_origin, get_type_hints
 
 import pytest
-from stages import split_into
 
 from runner.config.gsm8k import Gsm8kConfig
 from runner.config.resolved import resolve
@@ -21,23 +20,15 @@ from runner.config.task import TaskConfig
 from runner.config.tasks import TASKS
 from runner.config.wording import PromptStyle
 from runner.grid.gpu_sets import GpuSet
-from runner.grid.plan import Outcome, PlannedJob, State, WorkerLimits, group, plan_job, worker_limits
+from runner.grid.plan import Outcome, PlannedJob, State, WorkerLimits, group, plan_job
 from runner.grid.show import GridView
 from runner.grid.worker_process import Worker
 from runner.grid.workers import WorkerPool
-from runner.options.parts.keys import VerifyConfig
-from runner.options.parts.model_keys import PartsModelConfig
 from runner.store.jobs import Job
-from runner_base import machine
 from runner_base.errors import ConfigError
 from runner_base.result import Status
 
 Make = Callable[..., RunnerConfig]
-
-
-@pytest.fixture
-def parts(tiny_llama: Path, tmp_path: Path) -> Path:
-    return split_into(tiny_llama, tmp_path / "parts", 2)
 
 
 def planned(make_config: Make, task: TaskConfig, **groups: Any) -> PlannedJob:
@@ -48,16 +39,6 @@ def planned(make_config: Make, task: TaskConfig, **groups: Any) -> PlannedJob:
 def pool_of(plan: list[PlannedJob], folder: Path) -> WorkerPool:
     numbers, view = [*range(len(plan))], GridView([], 0)
     return WorkerPool(plan=plan, numbers=numbers, view=view, limits=WorkerLimits(2, 2), log_folder=folder)
-
-
-def test_each_job_without_a_shared_base_counts(make_config: Make, parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "cores", lambda: 4)
-    monkeypatch.setattr(machine, "gpu_models", list)
-    pipeline = planned(make_config, Gsm8kConfig(), model=PartsModelConfig(str(parts)))  # takes all cores
-    verify = planned(make_config, VerifyConfig(parts=str(parts)))  # takes one
-    assert worker_limits([verify, verify], [0, 1], "auto") == WorkerLimits(2, 2)
-    for plan in ([pipeline, verify], [verify, pipeline]):
-        assert worker_limits(plan, [0, 1], "auto") == WorkerLimits(1, 1)
 
 
 def test_a_job_waits_for_its_reference_if_the_grid_has_it(make_config: Make, tmp_path: Path) -> None:

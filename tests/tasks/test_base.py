@@ -7,14 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.config.tasks import TASKS
-from runner.options.parts.keys import ArchiveConfig, VerifyConfig
-from runner.run import check
 from runner.tasks.base import Task, Uses, task_of
 from runner.tasks.generate.keys import GenerateConfig
-from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
 KEYS = {
@@ -39,13 +35,6 @@ def test_every_task_keeps_the_contract(name: str, make_config: Make) -> None:
     assert callable(task.run)
     one_source = {Uses.weights, Uses.model_files, Uses.own_location} & task.USES
     assert len(one_source) == 1, "a task works on one model, from one place"
-
-
-def test_a_task_that_reads_parts_never_asks_for_the_model_group(make_config: Make) -> None:
-    absent = LocalModelConfig(name="nobody/no-such-model")  # looking for it would need the network, which no test has
-    for task in (VerifyConfig(parts="p"), ArchiveConfig(parts="p", output_dir="a")):
-        config = make_config(model=absent, task=task)
-        assert check(resolve(config)) == []
 
 
 def test_stdin_and_deliveries_are_the_tasks_own_word(tmp_path: Path) -> None:
