@@ -45,17 +45,7 @@ class KeyRules:
     """The rules for settings that other tools have written, which have the names of the runner's keys."""
 
     # The groups and keys in the order in which they are shown
-    order: Sequence[str] = (
-        "model",
-        "quantization",
-        "lora",
-        "rope",
-        "generation",
-        "task",
-        "tracking",
-        "profile",
-        "seed",
-    )
+    order: Sequence[str] = ("model", "quantization", "lora", "rope", "generation", "task", "seed")
     # For a key and its value the value that means the same
     written_alike: Mapping[tuple[str, str], str] = MappingProxyType({("task.check_invariance", "auto"): "0"})
     # What runs have that lack a key: those that were recorded before it existed
