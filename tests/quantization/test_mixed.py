@@ -14,8 +14,6 @@ from resolving import check_format, predict
 from runner.config.resolved import base_key
 from runner.config.root import RunnerConfig, semantic_keys
 from runner.estimates.amounts import may_have_independent_rows
-from runner.options.serve.keys import ServeConfig
-from runner.options.serve.name import served_name
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.quantization import CHOICES
@@ -175,11 +173,9 @@ def test_ids_without_the_keys_are_the_old_ones_and_mixes_have_their_own(make_con
     assert repr(Nf4Config()) == "Nf4Config(double_quant=True, compute_dtype=<Dtype.bfloat16: 'bfloat16'>)"
 
 
-def test_labels_tell_mixes_apart(make_config: Make) -> None:
+def test_labels_tell_mixes_apart() -> None:
     mix = Nf4Config(skip=["layers.0", "lm_head"], overrides={"down_proj": {"name": "int8", "threshold": 0}})
     assert mix.label == "nf4 (layers.0, lm_head: none; down_proj: int8)"
-    config = make_config(model=LocalConfig(name="models/tiny"), quantization=mix)
-    assert served_name(config, ServeConfig()) == "models/tiny+nf4-mixed"
 
 
 def test_quantization_none_with_overrides_is_not_plain(make_config: Make) -> None:
