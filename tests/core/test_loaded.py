@@ -68,7 +68,7 @@ def test_the_same_report_from_every_task(make_config: Make, task: str) -> None:
 
 
 def test_what_is_off_says_so(make_config: Make, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", logger="runner"):
+    with caplog.at_level("INFO", logger="runner_engine"):
         record = run(make_config(model=EMBEDDED, task=GenerateConfig(prompt="2+3=?")))
     metrics, facts = record.result.metrics, record.result.facts
     assert (facts["quantized"], facts["left_alone"], facts["lora"]) == ("none", "all 29 linear layers", "none")

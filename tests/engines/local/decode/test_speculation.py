@@ -209,7 +209,7 @@ def test_what_followed_before_is_guessed() -> None:
 def test_guesses_that_do_not_pay_pause_for_longer_each_time(
     engine_of: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", logger="runner")
+    caplog.set_level("INFO", logger="runner_engine")
     now = 0.0
     monkeypatch.setattr(time, "thread_time", lambda: now)
     monkeypatch.setattr(speculation, "_is_exact", lambda *_: True)
