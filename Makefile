@@ -79,7 +79,7 @@ AVX2 := matmul/test_four_bit test_own_memory decode/test_static_probe test_rates
 AVX2_MARKS := not slow
 AVX2_ALL := attention/test_attention decode/test_forward_scoring decode/test_scheduler decode/test_speculation
 test-avx2: $(STAMP) ## run engine tests in bfloat16 and few bits once more, as on a desktop processor without bfloat16 products
-	ONEDNN_MAX_CPU_ISA=AVX2 RUNNER_WITHOUT=avx512 $(BIN)/pytest -m "$(AVX2_MARKS)" -k "not f32 and not float32" $(AVX2:%=tests/engines/local/%.py)
+	ONEDNN_MAX_CPU_ISA=AVX2 RUNNER_WITHOUT=avx512 $(BIN)/pytest -m "$(AVX2_MARKS)" -k "not f32 and not float32" $(AVX2:%=tests/engine/%.py)
 
 sanitize: $(STAMP) ## run the engine's tests with kernels that AddressSanitizer and UndefinedBehaviorSanitizer watch
 	$(BIN)/python -m tools.sanitize $(ARGS)

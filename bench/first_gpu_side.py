@@ -65,7 +65,7 @@ def versions() -> None:
 
 def tests() -> None:
     """The engine's own tests that run on the device."""
-    options = "-q --maxfail=20 -W ignore -p no:cacheprovider -p no:benchmark tests/engines/local"
+    options = "-q --maxfail=20 -W ignore -p no:cacheprovider -p no:benchmark tests/engine"
     command = [sys.executable, "-m", "pytest", *options.split()]
     if (os.cpu_count() or 1) >= 8:
         command += ["-n", "6"]

@@ -155,7 +155,7 @@ def test_the_rules_of_the_source_tree(tree: Path) -> None:
     tests = ("tests/test_house.py", "tests/config/test_sampling.py")
     without_processes = "not import_nothing_heavy and not engine_needs"
     output_of([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", without_processes, *tests], tree)
-    registry = ["tests/quantization/test_registry.py", "-k", "every_choice and not loaded"]
+    registry = ["tests/engine/quantization/test_registry.py", "-k", "every_choice and not loaded"]
     assert "passed" in output_of([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *registry], tree)
 
 

@@ -16,8 +16,8 @@ from runner_base import machine
 
 FLAGS = "-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 LIBRARIES = ("libasan.so", "libubsan.so")
-LOCAL = "tests/engines/local"
-TESTS = (LOCAL, "tests/engines/test_sampling.py")
+LOCAL = "tests/engine"
+TESTS = (LOCAL, "tests/engine/decode/test_sampling.py")
 SHORT = (
     f"{LOCAL}/kernels/test_checks.py",
     f"{LOCAL}/kernels/test_shared_numbers.py",

@@ -19,7 +19,7 @@ from runner_engine.quantization import CHOICES, METHODS, SMALLEST, read_format
 from runner_engine.quantization.base import GENERAL_KEYS, CheckpointSource, Format, QuantizationConfig, Quantized
 from runner_engine.quantization.torchao import TorchaoInt8Config
 
-TESTS = Path(__file__).resolve().parents[1]
+TESTS = Path(__file__).resolve().parents[2]
 OTHERS = [choice for choice in CHOICES.values() if choice is not QuantizationConfig]
 STORED: dict[str, dict[str, Any]] = {  # quantization_config of a checkpoint of each choice
     "int8": {"quant_method": "bitsandbytes", "load_in_8bit": True},
@@ -177,7 +177,7 @@ def test_a_method_of_nobody_is_known_to_nobody() -> None:
 
 
 def test_every_choice_is_really_loaded_in_a_test() -> None:
-    # tests/models/test_stored_formats.py loads each of these
+    # tests/engine/models/test_stored_formats.py loads each of these
     used = {type(of.quantization).__name__ for of in FORMATS.values()}
     for file in TESTS.rglob("test_*.py"):
         nodes = list(ast.walk(ast.parse(file.read_text())))
@@ -185,7 +185,7 @@ def test_every_choice_is_really_loaded_in_a_test() -> None:
         loads = "load_base" in names or any(isinstance(it, ast.ImportFrom) and it.module == "loading" for it in nodes)
         used |= names if loads else set()
     unused = {choice.__name__ for choice in CHOICES.values()} - used
-    assert not unused, "load a model with it by load_base, such as in tests/models/test_quantization.py"
+    assert not unused, "load a model with it by load_base, such as in tests/engine/models/test_quantization.py"
 
 
 def test_a_choice_that_forgets_its_price_cannot_be_made() -> None:

@@ -20,7 +20,7 @@ from runner_base.errors import ConfigError
 from runner_engine.kernels import building, native
 from runner_engine.matmul.matrices import Workspace, multiply
 
-SUPPORT = Path(__file__).parents[2] / "support"
+SUPPORT = Path(__file__).parents[1] / "support"
 IS_X86 = "avx2" in CPU_FLAGS
 HAS_AVX512_BF16 = "avx512_bf16" in CPU_FLAGS
 X86 = {
