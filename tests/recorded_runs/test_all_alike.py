@@ -42,8 +42,8 @@ def test_of_several_answers_the_mean_says_whether_all_are_alike(
 def test_a_repeat_of_several_answers_is_counted_by_their_shares(store: Store, show: Any) -> None:
     """Every vote is the same in both, and 20 of 60 questions have another share of right answers."""
     for repeat, right in (("0", [8] * 60), ("1", [8] * 40 + [6] * 20)):
-        with_samples(store, "shares", f"base-{repeat}", {**NONE, "task.repeat": repeat}, right)
-    with_samples(store, "shares", "nf4", {**NF4, "task.repeat": "0"}, [8] * 60)
-    _, out, _ = show("shares", "--baseline", "quantization=none")
+        with_samples(store, "shares of answers", f"base-{repeat}", {**NONE, "task.repeat": repeat}, right)
+    with_samples(store, "shares of answers", "nf4", {**NF4, "task.repeat": "0"}, [8] * 60)
+    _, out, _ = show("shares of answers", "--baseline", "quantization=none")
     assert "20 of 60 questions have another share of right answers" in " ".join(out.split())
     assert "verdicts are not the same" not in out

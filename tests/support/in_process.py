@@ -36,7 +36,8 @@ from runner_base.signals import ENDING
 LATE = ("RUNNER_", "COLUMNS", "API_KEY", "MLFLOW_TRACKING_", "MLFLOW_EXPERIMENT_", "MLFLOW_HTTP_")
 # Modules that cache what they read outside of the process.
 REMEMBER = (
-    "runner_engine.checkpoints", "runner.config.data_sets", "runner_base.machine", "runner.datasets", "runner.engines.kinds", "runner.store",
+    "runner_engine.checkpoints", "runner.config.data_sets", "runner_base.machine", "runner.datasets", "runner.engines.kinds", "runner.options",
+    "runner.store",
 )  # fmt: skip
 # Warnings that Python ignores by default.
 IGNORED = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)

@@ -13,7 +13,15 @@ from stores import Store
 from runner.store.jobs import read_samples
 from runner_base.result import FinishReason
 
-SPATIAL_EDGES = {"full_connected": 12, "star": 6, "chain": 3}  # of four agents
+SPATIAL_EDGES = {
+    "full_connected": 12,
+    "star": 6,
+    "random": 6,
+    "layered": 4,
+    "chain": 3,
+    "debate": 0,
+    "direct_answer": 0,
+}
 
 
 def team(
