@@ -219,7 +219,9 @@ def test_a_statistic(run: Run, new_database: Callable[[Path], None], tmp_path: P
     two = ("model=stub", "task=words", f"task.prompt={'a ' * 50}", "generation.max_new_tokens=6,40")
     run("-m", "runner", "-m", *two, "hydra/launcher=basic")
     shown = run("-m", "runner_compare", "--baseline", "generation.max_new_tokens=6", COLUMNS="200")
-    assert re.search(r"max_new_tokens=40 vs generation\.max_new_tokens=6 +words +×5\.86 \[2\.68, 12\.8\] .* larger +41/7 ", shown), shown
+    assert re.search(
+        r"max_new_tokens=40 vs generation\.max_new_tokens=6 +words +×5\.86 \[2\.68, 12\.8\] .* larger +41/7 ", shown
+    ), shown
     assert re.search(r"measure +ratio +Holm +finding +words +p ", shown), shown
     assert "Ratios are of counts" in shown
 
