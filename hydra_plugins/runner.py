@@ -9,8 +9,6 @@ from typing import Any
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 
-from runner.config.hydra_options import hydra_options
-
 
 def _lazy_plugin(module: str, maker: str, name: str, kind: type[Any]) -> type[Any]:
     """Return a plugin class that imports its module at the first use: Hydra lists all plugins at each start."""
@@ -27,6 +25,8 @@ GridSweeper = _lazy_plugin("runner.grid.sweeper", "GridSweeper", "GridSweeper", 
 WorkerLauncher = _lazy_plugin(
     "runner.grid.launchers", "WorkerLauncher", "WorkerLauncher", Launcher
 )  # hydra/launcher=workers
-for _kind, _base in (("launcher", Launcher), ("sweeper", Sweeper)):
-    for _, _option in hydra_options(_kind):  # of the folders in runner/options/
-        globals()[_option.plugin] = _lazy_plugin(_option.module, _option.maker, _option.plugin, _base)
+# Of an option: where that is taken away, hydra/launcher and hydra/sweeper have no such config, and nothing asks for
+# these. Nothing of the runner is imported here, since every program that uses Hydra reads this file.
+RayLauncher = _lazy_plugin("runner.options.launchers.ray_launcher", "RayLauncher", "RayLauncher", Launcher)
+SlurmLauncher = _lazy_plugin("runner.options.launchers.slurm", "SlurmLauncher", "SlurmLauncher", Launcher)
+OptunaSearch = _lazy_plugin("runner.options.launchers.search", "OptunaSearch", "OptunaSearch", Sweeper)

@@ -15,11 +15,11 @@ KINDS = ("launcher", "sweeper")
 
 @dataclass(frozen=True)
 class HydraOption:
-    """A launcher or a sweeper: hydra/launcher=NAME or hydra/sweeper=NAME, where NAME is that of its entry point."""
+    """A launcher or a sweeper: hydra/launcher=NAME or hydra/sweeper=NAME, where NAME is that of its entry point.
 
-    plugin: str  # the class's name in hydra_plugins/runner.py
-    module: str  # imported at the first use
-    maker: str  # in that module
+    Its class for Hydra is in hydra_plugins/runner.py, and is imported at its first use.
+    """
+
     needs: tuple[str, ...]  # the modules of other packages without which there is no such choice
     settings: Callable[[], tuple[Any, tuple[str, ...]]]  # its keys, and those below which users may add their own
 

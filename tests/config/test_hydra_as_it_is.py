@@ -72,3 +72,10 @@ def test_nor_by_an_import(module: str, tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
+
+
+def test_other_programs_import_nothing_of_the_runner() -> None:
+    """Hydra reads the file of our plugins in every program that uses it."""
+    program = "import sys, hydra_plugins.runner; print([name for name in sys.modules if name.startswith('runner')])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr

@@ -1,4 +1,4 @@
-"""What the entry points of Ray, Slurm and Optuna name: where each begins, what it needs, and its keys."""
+"""What the entry points of Ray, Slurm and Optuna name: what each needs, and its keys."""
 
 from __future__ import annotations
 
@@ -38,18 +38,6 @@ def slurm_keys() -> tuple[Any, tuple[str, ...]]:
     return slurm, ()
 
 
-RAY = HydraOption(
-    "RayLauncher",
-    "runner.options.launchers.ray_launcher",
-    "RayLauncher",
-    ("ray",),
-    lambda: (RayLauncherConfig, ()),
-)
-SLURM = HydraOption(
-    "SlurmLauncher",
-    "runner.options.launchers.slurm",
-    "SlurmLauncher",
-    ("submitit", "hydra_plugins.hydra_submitit_launcher"),
-    slurm_keys,
-)
-OPTUNA = HydraOption("OptunaSearch", "runner.options.launchers.search", "OptunaSearch", ("optuna",), optuna_keys)
+RAY = HydraOption(("ray",), lambda: (RayLauncherConfig, ()))
+SLURM = HydraOption(("submitit", "hydra_plugins.hydra_submitit_launcher"), slurm_keys)
+OPTUNA = HydraOption(("optuna",), optuna_keys)
