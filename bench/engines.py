@@ -127,7 +127,7 @@ def run_counts(job: Job, counts: Sequence[int], python: str = sys.executable) ->
 
 def answer_of(job: Job, python: str, more: Mapping[str, str] | None) -> Any:
     """Run a job in a process of its own, and return what it has written."""
-    # importing the runner has set GOMP_SPINCOUNT here (see runner/__init__.py): all sides get it, or none
+    # importing the runner has set GOMP_SPINCOUNT here (see runner_base/__init__.py): all sides get it, or none
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment |= more or {}
     environment["RUNNER_NATIVE"] = "0" if "kernels" in job.off else "1"

@@ -1,22 +1,9 @@
 """runner: which model × quantization × LoRA × RoPE × generation setting, at what cost, and is the difference real?"""
 
-import os
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if os.name == "nt":  # locks, signals and mapped files are those of Unix
-    print(
-        "error: runner does not run on Windows itself. Install WSL2 (wsl --install) and run it there", file=sys.stderr
-    )
-    raise SystemExit(2)
-
-# At every matrix product, torch's CPU threads wait for each other in a spin loop. On a busy machine, the thread that
-# they wait for may have lost its core to a spinning one: a step then takes 14 times as long as when waiting threads go
-# to sleep after some microseconds. The threads' library reads the variable when it is loaded, so it is set here.
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
+import runner_base  # noqa: F401 – first of all: it refuses Windows, and says how torch's threads wait
 
 if TYPE_CHECKING:
     from runner.grid.rows import rows as grid
