@@ -92,6 +92,16 @@ def own_conf_folders() -> tuple[Path, ...]:
     return tuple(folder for folder in folders if folder is not None and folder.is_dir())
 
 
+@cache
+def own_conf_files() -> Mapping[str, Path]:
+    """Return which of these folders has a file, by the file's path below it: task/serve.yaml."""
+    return {
+        file.relative_to(folder).as_posix(): folder
+        for folder in own_conf_folders()
+        for file in sorted(folder.rglob("*.yaml"))
+    }
+
+
 def packages() -> dict[str, list[PlugIn]]:
     """Return the plug-ins by their package with its version."""
     by_package: dict[str, list[PlugIn]] = {}
@@ -143,7 +153,7 @@ def _found() -> tuple[PlugIn, ...]:
 
 def load_object(kind: str, name: str, base: type[T]) -> T:
     """Import the object of a plug-in, which is of this class; ConfigError names the package if that fails."""
-    it = own_options(kind)[name] if name in own_options(kind) else plug_ins(kind)[name]
+    it = own_options(kind).get(name) or plug_ins(kind)[name]
     loaded = _imported(it)
     if not isinstance(loaded, base):
         raise ConfigError(f"{it}: {it.place} is no {base.__name__} ({base.__module__}), but {_what(loaded)}")
@@ -154,7 +164,7 @@ def load_object(kind: str, name: str, base: type[T]) -> T:
 
 def load_class(kind: str, name: str, base: type[T]) -> type[T]:
     """Import the class of a plug-in, a subclass of this one; ConfigError names the package if that fails."""
-    it = own_options(kind)[name] if name in own_options(kind) else plug_ins(kind)[name]
+    it = own_options(kind).get(name) or plug_ins(kind)[name]
     loaded = _imported(it)
     if not (isinstance(loaded, type) and issubclass(loaded, base)):
         raise ConfigError(
@@ -197,9 +207,8 @@ class Choices(dict[str, type[T]]):
 
     def __init__(self, kind: str, base: type[T], own: Mapping[str, type[T]]) -> None:
         super().__init__(dict(own) | {name: load_class(kind, name, base) for name in own_options(kind)})
-        own = dict(self)
         self._kind, self._base = kind, base
-        self._own = frozenset(own)
+        self._own = frozenset(self)
         self._broken: set[str] = set()
 
     def names(self) -> list[str]:

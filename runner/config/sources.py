@@ -34,7 +34,7 @@ from runner.config.hydra_options import KINDS as HYDRA_KINDS
 from runner.config.hydra_options import HydraOption, hydra_options, is_installed
 from runner.config.root import RunnerConfig
 from runner.config.yaml_files import checked
-from runner_base.plugins import own_conf_folders, plug_ins
+from runner_base.plugins import own_conf_files, plug_ins
 
 # of a study's grid: sweeps by key, keys that advance together, combinations to leave out, a folder of model files
 GRID: dict[str, Any] = {"_target_": "hydra_plugins.runner.GridSweeper", "params": {}, "zip": [], "cases": []}
@@ -88,14 +88,12 @@ class CheckedFiles(FileConfigSource):
         found = super().list(config_path, results_filter)
         if results_filter is ObjectType.GROUP or self.path != str(CONF):
             return found
-        files = (file for folder in own_conf_folders() for file in Path(folder, config_path).glob("*.yaml"))
-        return sorted({*found, *(file.stem for file in files)})
+        split = (name.removesuffix(".yaml").rpartition("/") for name in own_conf_files())
+        return sorted({*found, *(name for group, _, name in split if group == config_path.strip("/"))})
 
     def _option(self, name: str) -> Path | None:
         """Return the folder conf/ of the option that has a file of this name, if this is the runner's conf/."""
-        if self.path != str(CONF) or os.path.exists(os.path.join(self.path, name)):
-            return None
-        return next((folder for folder in own_conf_folders() if (folder / name).is_file()), None)
+        return own_conf_files().get(name) if self.path == str(CONF) else None
 
 
 class CheckedPackage(ImportlibResourcesConfigSource):
