@@ -28,7 +28,7 @@ from runner.estimates.speed import Estimate, EstimateBasis
 from runner.options.advise.accuracies import Answer, RecordedAccuracy
 from runner.options.advise.candidates import Candidate
 from runner.options.advise.ranking import rank
-from runner_base.machine import MIB
+from runner_base import MIB
 from runner_engine.checkpoints.footprint import Footprint
 
 FORMATS = 3

@@ -35,7 +35,7 @@ from runner.options.advise.candidates import Candidate
 from runner.options.advise.ranking import rank
 from runner.store.tracking import flatten
 from runner.tasks.gsm8k.task import VERSION
-from runner_base.result import Answer, FinishReason, Record, Result, Sample, Status, Verdict
+from runner_base import Answer, FinishReason, Record, Result, Sample, Status, Verdict
 from runner_compare.metrics import score
 from runner_engine.quantization import CHOICES
 from runner_engine.settings.generation import GenerationConfig

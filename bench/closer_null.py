@@ -15,7 +15,7 @@ import numpy as np
 from files_null import LEAST, Line, draw
 from simulation import Limits, Rate, Table, begin
 
-from runner_base.result import Likelihood
+from runner_base import Likelihood
 from runner_compare.statistics.likelihoods import figures
 
 KINDS = ("even", "peaked", "mixed", "families")

@@ -30,8 +30,7 @@ from runner.config.root import RunnerConfig, TrackingConfig
 from runner.scorers.totals import score
 from runner.store import mlflow_store, tracking
 from runner.store.jobs import Recorder, claim, identify
-from runner_base.progress import Progress
-from runner_base.result import Answer, FinishReason, Record, Result, Sample, Status, Verdict
+from runner_base import Answer, FinishReason, Progress, Record, Result, Sample, Status, Verdict
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner_engine.settings.generation import GenerationConfig

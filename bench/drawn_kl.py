@@ -18,8 +18,7 @@ from commands import jobs
 
 from runner.store.jobs import read_samples
 from runner.store.top_k import TOP_K, TopKFile, read_top_k
-from runner_base import machine
-from runner_base.result import Likelihood
+from runner_base import Likelihood, machine
 
 TEXTS = Path(__file__).resolve().parents[1] / "experiments" / "real_texts.jsonl"
 

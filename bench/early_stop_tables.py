@@ -24,7 +24,7 @@ from simulation import GOOD, Limits, Rate, Solved, Table, answers, begin, disagr
 
 from runner.store.jobs import Job
 from runner.tasks.gsm8k.early_stop import EarlyStop
-from runner_base.result import Answer, FinishReason, Sample, Verdict
+from runner_base import Answer, FinishReason, Sample, Verdict
 from runner_compare.statistics.effects import Effect, Finding, judge, paired_accuracies, sequential_accuracies
 from runner_compare.statistics.margins import verdict_words
 from runner_compare.statistics.sequential import Decision

@@ -10,7 +10,7 @@ import torch
 from engines import Job, Outcome, greedy_engine
 from measuring import Run, answer, cut, read_job, sha256_ids, sha256_prompts
 
-from runner_base.dtypes import Dtype
+from runner_base import Dtype
 from runner_engine.decode import prefix_tree
 from runner_engine.decode.forward import Forward
 from runner_engine.local import engine as local_engine

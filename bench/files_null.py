@@ -30,7 +30,7 @@ from commands import jobs, printed
 from simulation import Drawn, Limits, Numbers, Rate, Table, begin
 
 from runner.store.jobs import read_samples
-from runner_base.result import Likelihood
+from runner_base import Likelihood
 from runner_compare.data import Run, TableRow, TextScore
 from runner_compare.files import KL, FileRow, FileTable, Kind, rank_files
 from runner_compare.files_table import tied_groups

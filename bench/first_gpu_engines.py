@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from engines import greedy_engine, random_prompts
 
-from runner_base.dtypes import Dtype
+from runner_base import Dtype
 from runner_engine.checkpoints import random_weights
 from runner_engine.decode import step_graphs
 from runner_engine.embedded import MODEL_DIR

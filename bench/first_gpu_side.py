@@ -31,8 +31,7 @@ from first_gpu_engines import (
     tokens_of,
 )
 
-from runner_base import machine
-from runner_base.dtypes import Dtype
+from runner_base import Dtype, machine
 from runner_engine.decode import step_graphs
 from runner_engine.sessions.contract import complete
 from runner_engine.settings.sampling import Sampling

@@ -34,8 +34,7 @@ from gguf_of import CALLED, gguf_of
 from peers import llamacpp_programs, llamacpp_python
 from quantization_table import with_interval
 
-from runner_base.dtypes import Dtype
-from runner_base.machine import MIB
+from runner_base import MIB, Dtype
 from runner_engine.checkpoints.gguf_file import read_header
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.embedded.problems import Split, problems

@@ -30,9 +30,7 @@ from latest import Figure, add_option, save
 from peers import xllamacpp_python
 
 from runner.config.resolved import resolve
-from runner_base import machine, processor
-from runner_base.dtypes import Dtype
-from runner_base.machine import MIB
+from runner_base import MIB, Dtype, machine, processor
 from runner_engine.local.engine import LocalEngine
 from runner_engine.quantization import CHOICES
 from runner_engine.sessions.base import Request

@@ -28,7 +28,7 @@ from runner.config.wording import PromptStyle
 from runner.datasets.asking import build_prompt, load_shots, stop_texts
 from runner.datasets.gsm8k import load_questions
 from runner.store.jobs import read_samples
-from runner_base.result import Sample
+from runner_base import Sample
 from runner_engine.embedded.problems import DISTINCT, Split, problems
 
 AWKWARD = ROOT / "tests" / "scorers" / "awkward_outputs.jsonl"

@@ -61,8 +61,7 @@ from runner.engines.kinds import kind_of
 from runner.options.remote.server import started_keys
 from runner.options.remote.vllm.engine import VllmEngine
 from runner.options.remote.vllm.keys import VllmConfig
-from runner_base import machine
-from runner_base.dtypes import Dtype
+from runner_base import Dtype, machine
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete
 

@@ -25,7 +25,7 @@ from engines import greedy_engine, head_line, markdown, model_folder, random_pro
 from latest import Figure, add_option, save
 from questions import add_questions, load_prompts
 
-from runner_base.dtypes import Dtype
+from runner_base import Dtype
 from runner_engine.decode.forward import Forward
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.sampling import Sampler

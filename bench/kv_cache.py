@@ -24,7 +24,7 @@ from scipy import stats
 
 from runner.config.gsm8k import Gsm8kConfig
 from runner.datasets.gsm8k import load_questions
-from runner_base.dtypes import Dtype
+from runner_base import Dtype
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Message, Request
 from runner_engine.sessions.contract import complete

@@ -22,7 +22,7 @@ import numpy as np
 from commands import samples_of
 from simulation import Drawn, Limits, Numbers, Rate, Table, begin
 
-from runner_base.result import Likelihood
+from runner_base import Likelihood
 from runner_compare.data import NotPaired, Run, TableRow, TextScore
 from runner_compare.likelihood import compare_likelihoods
 from runner_compare.metrics import LOG_LIKELIHOOD

@@ -33,7 +33,7 @@ from engines import (
     spread,
 )
 
-from runner_base.dtypes import Dtype
+from runner_base import Dtype
 from runner_engine.local.engine import LocalEngine
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import QuantizationConfig, WithByteRows

@@ -19,7 +19,7 @@ from engines import complete_random, greedy_engine, head_line, markdown, model_f
 from latest import Figure, add_option, save
 from stored_of import FORMATS, checkpoint_of
 
-from runner_base.dtypes import Dtype
+from runner_base import Dtype
 from runner_engine.devices.heap import Heap
 from runner_engine.local.engine import LocalEngine
 from runner_engine.matmul.quantized_layers import QuantizedLayers

@@ -26,7 +26,7 @@ from engines import head_line, markdown, spread
 
 from runner.store import published
 from runner.store.mlflow_store import store_from_options
-from runner_base.result import Record
+from runner_base import Record
 
 GRID = 100
 JOB = ("model=stub", "task.limit=5", "print=none")

@@ -23,7 +23,7 @@ from engines import greedy_engine, head_line, markdown, spread
 
 from runner.config.choices import choices_for
 from runner.config.compose import choose
-from runner_base.dtypes import Dtype
+from runner_base import Dtype
 from runner_engine.checkpoints import random_weights
 from runner_engine.decode.forward import Forward
 from runner_engine.decode.sampling import Sampler

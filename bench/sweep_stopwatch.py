@@ -30,7 +30,7 @@ from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.core.energy import Energy
 from runner.engines import open_engine
 from runner.speed.cells import Cell, Stopwatch, cells_of
-from runner_base.dtypes import Dtype
+from runner_base import Dtype
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.lora import LoraConfig

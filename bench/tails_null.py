@@ -27,8 +27,7 @@ from simulation import Limits, Rate, Table, options_of
 from runner.store.divergences import DIVERGENCES, read_divergences
 from runner.store.jobs import read_samples
 from runner.tasks.likelihood.tokens import texts_of
-from runner_base import machine
-from runner_base.result import Likelihood
+from runner_base import Likelihood, machine
 from runner_compare.metrics import DELTA_P_SHARES, KL_SHARES
 from runner_compare.statistics.likelihoods import figures
 from runner_compare.statistics.token_divergence import TextTokens, token_figures

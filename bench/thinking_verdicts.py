@@ -34,7 +34,7 @@ from gsm8k_vs_lmeval import ask_lm_eval, write_rows
 from peers import HARNESS, INSPECT, LIGHTEVAL, harness_python, inspect_python, lighteval_python
 
 from runner.scorers.verdicts import judge
-from runner_base.model_text import Answer, FinishReason
+from runner_base import Answer, FinishReason
 from runner_base.thinking import TAGS, Tag
 
 OUTPUTS = ROOT / "tests" / "scorers" / "thinking_outputs.jsonl"

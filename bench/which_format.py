@@ -26,8 +26,7 @@ from engines import Speeds, complete_random, head_line, markdown, model_folder, 
 from quantization_table import BASELINE, CONTROL, Line, control, engine_of, likelihoods, with_interval
 from stored_of import FORMATS, checkpoint_of
 
-from runner_base import machine
-from runner_base.errors import ConfigError
+from runner_base import ConfigError, machine
 from runner_engine.checkpoints import random_weights
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.quantization import CHOICES

@@ -30,7 +30,8 @@ def __getattr__(name: str) -> Any:
     if name in MODULE_OF:
         return getattr(import_module(MODULE_OF[name]), name)
     if not name.startswith("_"):
-        from runner_base.plugins import load_object, own_options
+        from runner_base import load_object
+        from runner_base.plugins import own_options
 
         if name in own_options("python"):
             return load_object("python", name, object)

@@ -21,10 +21,8 @@ from runner.config.plain_text import as_sweeper_keys, quote_texts
 from runner.config.root import RunnerConfig
 from runner.config.variables import variables_as_overrides
 from runner.core.typed import typed
-from runner_base import signals
-from runner_base.console import ForPeople, say
-from runner_base.entry import run_entry
-from runner_base.errors import ConfigError, exit_code_of
+from runner_base import ConfigError, exit_code_of, run_entry, say, signals
+from runner_base.console import ForPeople
 
 WANTS_TRACEBACK = "HYDRA_FULL_ERROR" in os.environ  # for debugging the runner itself
 

@@ -13,11 +13,8 @@ from runner.engines.kinds import kind_of
 from runner.scorers.added import add_metrics
 from runner.store import fetched_jobs, jobs, ledger
 from runner.tasks.base import Context, Inputs, Task, Uses, task_of, with_inputs
-from runner_base import signals
+from runner_base import Record, Status, signals, tell, write_atomically
 from runner_base.errors import check_output_folder, memory_errors_as_job_failed
-from runner_base.files import write_atomically
-from runner_base.progress import tell
-from runner_base.result import Record, Status
 from runner_engine import BaseCache
 
 

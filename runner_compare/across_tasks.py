@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runner_base.tables import Column, Use
+from runner_base import Column, Use
 from runner_compare.columns import accuracy_of, measured
 from runner_compare.data import ABSENT, Table, TableRow, label
 from runner_compare.effect_words import difference_of

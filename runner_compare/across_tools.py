@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from runner_base.console import say
-from runner_base.errors import ConfigError, few
+from runner_base import ConfigError, few, say
 from runner_compare.answer_votes import figures_of
 from runner_compare.data import ABSENT, Answers, Question, Run
 from runner_compare.lm_eval import FilesReader

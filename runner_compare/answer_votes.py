@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 from runner_compare.metrics import BY_ANSWERS
 from runner_compare.statistics.votes import all_at, majority_at, pass_at, sizes
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from runner_base.drawing import BAD, FRONT, GOOD, INK, MUTED, PAPER, Picture
+from runner_base import Picture
+from runner_base.drawing import BAD, FRONT, GOOD, INK, MUTED, PAPER
 from runner_compare.budgets import Setting, budget_of, by_size, settings_of
 from runner_compare.data import Table
 from runner_compare.pictures import MAX_PANELS, finish_pane, literal

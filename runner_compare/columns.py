@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from runner_base import Column, Use
 from runner_base.fields import NOTES
-from runner_base.tables import Column, Use, short_paths
+from runner_base.tables import short_paths
 from runner_compare.cut_offs import ENDS_LEGEND, bounds_of, ends_of
 from runner_compare.data import ABSENT, Run, Table, TableRow, label
 from runner_compare.effect_words import (

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from runner_base.console import say
-from runner_base.entry import run_entry
-from runner_base.errors import ConfigError, JobFailed, exit_code_of, few, unknown
+from runner_base import ConfigError, JobFailed, exit_code_of, few, run_entry, say, unknown
 from runner_compare import lm_eval
 from runner_compare.across_tools import OPTION, across_tools
 from runner_compare.answer_votes import Chance

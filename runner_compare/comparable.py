@@ -6,9 +6,7 @@ import argparse
 from collections import Counter
 from collections.abc import Sequence
 
-from runner_base.console import say
-from runner_base.errors import few
-from runner_base.texts import counted
+from runner_base import counted, few, say
 from runner_compare.data import Run, label
 from runner_compare.pairing import PROMPT_KEYS
 from runner_compare.selection import matches, parse_pairs

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from runner_base.texts import counted
+from runner_base import counted
 from runner_compare.data import TableRow
 from runner_compare.effect_words import margin_words, quantity, unit_of, value_of
 from runner_compare.metrics import BOUNDS

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner_base.errors import few
-from runner_base.result import Sample, Verdict
+from runner_base import Sample, Verdict, few
 from runner_compare.flips import Flip as Flip
 from runner_compare.flips import Flips as Flips
 from runner_compare.metrics import ACCURACY, BOUNDS, LOG_LIKELIHOODS, score

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runner_base.drawing import INK, PAPER, Picture
+from runner_base import Picture
+from runner_base.drawing import INK, PAPER
 from runner_compare.data import Table, TableRow
 from runner_compare.metrics import ENDS
 from runner_compare.pictures import (

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import combinations, permutations
 
-from runner_base.errors import ConfigError, few
+from runner_base import ConfigError, few
 from runner_base.files import shared_folder
 from runner_compare.data import NotPaired, Run, Table, TableRow
 from runner_compare.front import MEMORY_TOLERANCE, dominators_among_front

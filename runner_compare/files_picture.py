@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from runner_base.drawing import FRONT, MUTED, Picture
+from runner_base import Picture
+from runner_base.drawing import FRONT, MUTED
 from runner_compare.divergence_picture import KlPoint, draw_points
 from runner_compare.files import KL, FileTable, Kind
 from runner_compare.metrics import ENDS

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from itertools import combinations
 from typing import Any
 
-from runner_base.errors import few
+from runner_base import Column, Use, few
 from runner_base.machine import EXCLUSIVE
-from runner_base.tables import Column, Use
 from runner_compare.columns import USES, accuracy_of, margin_column, measured
 from runner_compare.data import ABSENT, MAX_NAMED, TableRow
 from runner_compare.effect_words import difference_of, records

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from runner_base.console import plain
+from runner_base import plain
 
 FORMULA = re.compile(r"^[\s']*[=+\-@]")  # with such a beginning, a program for sheets runs a cell as a formula
 TAG = re.compile(r"<(?=[a-zA-Z/!?])")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from runner_base.console import plain
+from runner_base import plain
 from runner_compare.data import TableRow
 from runner_compare.effect_words import quantity, unit_of
 from runner_compare.statistics.effects import Effect, Finding

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from runner_base.errors import ConfigError, unknown
+from runner_base import ConfigError, unknown
 from runner_compare.data import Requirement, Run, Table, TableRow
 from runner_compare.effect_words import asked_of, margin_decision, margin_words
 from runner_compare.known_ends import known_of

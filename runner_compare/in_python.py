@@ -10,11 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from runner_base import environment
-from runner_base.console import plain
-from runner_base.errors import ConfigError, JobFailed, unknown
-from runner_base.result import Record
-from runner_base.texts import counted
+from runner_base import ConfigError, JobFailed, Record, counted, environment, plain, unknown
 from runner_compare.command import comparison_of
 from runner_compare.data import NotPaired, Table
 from runner_compare.options import parser

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 
-from runner_base.texts import counted
+from runner_base import counted
 from runner_compare.data import ALONE_KEYS, NotPaired, Run
 from runner_compare.metrics import DELTA_P_SHARES, KL_SHARES, Pooling, described
 from runner_compare.pairing import repeats_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from runner_base.result import Likelihood
+from runner_base import Likelihood
 from runner_compare.data import NotPaired, Run, Texts, TooFew
 from runner_compare.mean_pairs import cluster_field, clusters_of
 from runner_compare.pairing import PROMPT_KEYS

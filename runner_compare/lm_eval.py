@@ -12,8 +12,7 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
-from runner_base.console import say
-from runner_base.errors import ConfigError, DataError, few, unknown
+from runner_base import ConfigError, DataError, few, say, unknown
 from runner_compare.answer_votes import Chance
 from runner_compare.data import CLUSTER, TEXT_END, Answers, Question, Run, Table, Texts
 from runner_compare.lm_eval_files import Results, find, read_documents

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from runner_base.errors import ConfigError, DataError
+from runner_base import ConfigError, DataError
 from runner_base.texts import read_json, read_json_lines
 from runner_compare.data import Question
 from runner_compare.metrics import Better

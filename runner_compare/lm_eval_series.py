@@ -7,8 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner_base.errors import DataError
-from runner_base.result import Likelihood
+from runner_base import DataError, Likelihood
 from runner_compare.data import Answers, Question, QuestionOutcome, Texts, TextScore
 from runner_compare.likelihood import sums_by_cluster
 from runner_compare.lm_eval_files import Document, Documents, Results, lines, question_and_answers

@@ -15,10 +15,7 @@ from functools import cache
 from string import Formatter
 from typing import Any
 
-from runner_base.console import say
-from runner_base.errors import ConfigError
-from runner_base.plugins import load_object, plug_ins
-from runner_base.result import Sample
+from runner_base import ConfigError, Sample, load_object, plug_ins, say
 from runner_compare.statistics.stats import RANKS
 
 UNITS = {"_tok_per_s": "tok/s", "_mib_per_s": "MiB/s", "_gb_per_s": "GB/s", "_gflop_per_s": "GFLOP/s",

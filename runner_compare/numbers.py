@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from runner_base.errors import ConfigError, unknown
+from runner_base import ConfigError, unknown
 from runner_compare.answer_votes import Chance
 from runner_compare.data import NotPaired, Run, TooFew
 from runner_compare.mean_pairs import cluster_field, clusters_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from runner_base.result import Likelihood
+from runner_base import Likelihood
 from runner_compare.answer_votes import Votes
 from runner_compare.statistics.stats import exact_interval
 

@@ -9,11 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from runner_base.console import console, plain, rich_table
-from runner_base.errors import cannot_write
+from runner_base import Column, Progress, cannot_write, plain
+from runner_base.console import console, rich_table
 from runner_base.printed_tables import print_fitted
-from runner_base.progress import Progress
-from runner_base.tables import NO_WIDTH, Column, say_item, say_lines
+from runner_base.tables import NO_WIDTH, say_item, say_lines
 from runner_compare import pictures
 from runner_compare.budget_pictures import budget_pictures
 from runner_compare.budgets import equal_tokens_record

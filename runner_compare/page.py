@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from runner_base.console import plain
-from runner_base.drawing import Picture
-from runner_base.tables import Column
+from runner_base import Column, Picture, plain
 from runner_compare.data import Flips, Table, label
 from runner_compare.files_picture import draw_files
 from runner_compare.pictures import JobPicture

@@ -9,8 +9,8 @@ from html import escape
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from runner_base.console import plain
-from runner_base.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, PAPER, Picture
+from runner_base import Picture, plain
+from runner_base.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, PAPER
 from runner_compare.data import Standing, Table, TableRow
 from runner_compare.effect_words import quantity, unit_of
 from runner_compare.metrics import METRICS, OF_QUESTION

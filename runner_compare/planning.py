@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from runner_base.errors import ConfigError, unknown
-from runner_base.tables import Column, Use
+from runner_base import Column, ConfigError, Use, unknown
 from runner_compare.data import ABSENT, QuestionPlan, Run, Table, TableRow
 from runner_compare.effect_words import quantity, unit_of
 from runner_compare.quantities import ACCURACIES

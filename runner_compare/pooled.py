@@ -10,8 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
-from runner_base.errors import ConfigError, few
-from runner_base.tables import Column, Use
+from runner_base import Column, ConfigError, Use, few
 from runner_compare.across_tasks import MODEL_KEYS
 from runner_compare.columns import effect_columns, naming
 from runner_compare.cut_offs import finding_of

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner_base import doors
-from runner_base.errors import ConfigError
+from runner_base import ConfigError, doors
 from runner_compare.data import Run, Table
 from runner_compare.reader import Reader
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from runner_base.console import plain
+from runner_base import plain
 from runner_compare.data import ABSENT, NotPaired, Question, Table, TableRow
 from runner_compare.reader import Reader
 from runner_compare.seeds import SEED

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from runner_base import doors
-from runner_base.tables import Column
+from runner_base import Column, doors
 from runner_compare.data import Run, Table
 from runner_compare.pictures import JobPicture
 from runner_compare.reader import Reader

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from runner_base.tables import Column
-from runner_base.texts import counted
+from runner_base import Column, counted
 from runner_compare.across_tasks import tables_across
 from runner_compare.columns import columns, ratio_columns, summary
 from runner_compare.data import Table, TableRow

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
-from runner_base.errors import ConfigError, few
-from runner_base.tables import Column, Use
+from runner_base import Column, ConfigError, Use, few
 from runner_compare import metrics
 from runner_compare.data import ABSENT, NotPaired, Run, Table, TableRow
 from runner_compare.metrics import ACCURACY, BOUNDS, OF_QUESTION

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 
-from runner_base.errors import ConfigError, unknown
+from runner_base import ConfigError, unknown
 from runner_compare.data import IDS, JOB_ID, Run, label
 from runner_compare.statistics.effects import RATIOS
 

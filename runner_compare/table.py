@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from runner_base.errors import ConfigError
-from runner_base.progress import Progress
+from runner_base import ConfigError, Progress
 from runner_compare import pairing
 from runner_compare.budgets import add_equal_tokens
 from runner_compare.conclusion import conclude

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from runner_base.tables import Column, Use
+from runner_base import Column, Use
 from runner_compare.columns import accuracy_of, naming
 from runner_compare.data import ABSENT, NotPaired, Run, Table, TableRow
 from runner_compare.effect_words import p_value

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
-from runner_base.errors import ConfigError
-from runner_base.tables import Column, Use
+from runner_base import Column, ConfigError, Use
 from runner_compare.columns import naming
 from runner_compare.data import ABSENT, Run, Table
 from runner_compare.llama_block import block

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from runner_base.errors import few
+from runner_base import few
 from runner_base.tables import short_paths
 from runner_compare.data import ABSENT, REPEAT, Flips, Table, TableRow, label
 from runner_compare.front import SPEED

@@ -8,10 +8,13 @@ import re
 import subprocess
 import sys
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import runner_base
 import runner_engine
 from runner.config.tasks import TASKS
 from runner_base.plugins import own_options
@@ -185,9 +188,23 @@ def test_few_names_cross_a_border(package: str) -> None:
     assert len(names) <= NAMES_OVER_BORDERS[package], sorted(names)
 
 
+DOORS = ((runner_base, ("runner_engine", "runner_compare", "runner")), (runner_engine, ("runner",)))
+
+
 def test_what_has_a_door_is_not_fetched_by_the_window() -> None:
-    windows = {f"runner_engine.{place}.{name}" for name, place in runner_engine.PLACES.items()}
-    assert sorted(windows & set(crossing("runner", "runner_engine"))) == []
+    for package, users in DOORS:
+        windows = {f"{package.__name__}.{place}.{name}" for name, place in package.PLACES.items()}
+        for user in users:
+            assert sorted(windows & set(crossing(user, package.__name__))) == []
+
+
+@pytest.mark.parametrize("package", [package for package, _ in DOORS])
+def test_each_name_of_a_door_says_what_it_is(package: Any) -> None:
+    lines = Path(package.__file__).read_text().splitlines()
+    for name, place in package.PLACES.items():
+        (line,) = [line for line in lines if line.startswith(f'    "{name}": "{place}",')]
+        assert "  # " in line
+        assert getattr(package, name) is getattr(import_module(f"{package.__name__}.{place}"), name)
 
 
 LONGEST = 350  # lines of a file, unless ARCHITECTURE.md gives the reason

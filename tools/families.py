@@ -192,7 +192,7 @@ def look(family: str, folder: Path) -> Outcome:
     """Build a family in an empty folder and decode with it."""
     from transformers import AutoModelForCausalLM
 
-    from runner_base.errors import ConfigError, one_line
+    from runner_base import ConfigError, one_line
 
     name = families()[family]
     if family in NOT_TINY:
@@ -223,7 +223,7 @@ def decode(folder: Path) -> tuple[list[list[int]], str, list[str]]:
     from runner.config.resolved import resolve
     from runner.config.root import NoTrackingConfig, RunnerConfig
     from runner.engines import open_engine
-    from runner_base.dtypes import Dtype
+    from runner_base import Dtype
     from runner_engine.quantization.base import QuantizationConfig
     from runner_engine.sessions.base import Request
     from runner_engine.sessions.contract import complete

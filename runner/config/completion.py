@@ -16,7 +16,7 @@ from runner.config import data_sets
 from runner.config.help import allowed
 from runner.config.messages import schema_keys
 from runner.config.questions import QuestionsConfig
-from runner_base.plugins import plug_ins
+from runner_base import plug_ins
 
 
 class CompletesValues(CompletionPlugin):

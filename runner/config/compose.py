@@ -32,7 +32,7 @@ from runner.config.messages import unknown_choice
 from runner.config.missing_keys import overrides_of_missing_keys
 from runner.config.root import RunnerConfig
 from runner.config.runner_hydra import hydra_of
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 
 MAX_KEPT = 1024  # combinations in memory at once; beyond that, the oldest is dropped
 

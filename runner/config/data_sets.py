@@ -27,7 +27,7 @@ from runner.config.messages import wrong_value
 from runner.config.questions import QuestionsConfig
 from runner.config.sources import source_at
 from runner.config.wording import FOR_EXPRESSIONS, for_letters
-from runner_base.errors import ConfigError, unknown
+from runner_base import ConfigError, unknown
 from runner_engine import LocalModelConfig
 
 GROUP = "dataset"

@@ -11,8 +11,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from runner.config.models import MODELS
 from runner.config.root import NoTrackingConfig, RunnerConfig, TrackingConfig
 from runner.config.tasks import TASKS
-from runner_base.fields import Names, Text
-from runner_base.plugins import Choices, PlugIn, plug_ins
+from runner_base import Text, plug_ins
+from runner_base.fields import Names
+from runner_base.plugins import Choices, PlugIn
 from runner_engine import CHOICES, ROPES, LoraConfig, PeftConfig
 from runner_engine.settings.generation import GENERATIONS
 from runner_engine.settings.lora import PthConfig

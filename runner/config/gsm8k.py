@@ -16,9 +16,8 @@ from runner.config.questions import (
 )
 from runner.config.task import Amount
 from runner.config.wording import PromptStyle, WordingConfig
-from runner_base.bounds import Takes, filled, least, within
-from runner_base.errors import check
-from runner_base.fields import HASHED, UNLESS_DEFAULT, DefaultAs, Inert, setting
+from runner_base import HASHED, UNLESS_DEFAULT, Inert, Takes, check, filled, least, setting, within
+from runner_base.fields import DefaultAs
 from runner_base.plugins import check_plug_in
 from runner_engine import GenerationConfig
 

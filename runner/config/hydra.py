@@ -29,11 +29,9 @@ from runner.config.groups import GROUPS, KeyType, key_types
 from runner.config.hydra_versions import register_resolver
 from runner.config.messages import schema_keys, unknown_choice, unknown_key, wrong_value
 from runner.config.root import RunnerConfig
-from runner_base.console import say
+from runner_base import ConfigError, RunnerError, plug_ins, say
 from runner_base.environment import variable
-from runner_base.errors import ConfigError, RunnerError
 from runner_base.fields import choice_of
-from runner_base.plugins import plug_ins
 
 # choices of hydra/launcher and hydra/sweeper from other packages; the part before _ names the extra that installs it
 EXTRAS = ("joblib", "submitit_local", "submitit_slurm", "ray", "optuna")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 
 RUN, SWEEP, SUBFOLDER = "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"
 OWN = {"hydra/launcher": "workers", "hydra/sweeper": "grid"}  # which write below output_dir alone

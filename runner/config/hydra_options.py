@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from runner_base.plugins import load_object, own_options
+from runner_base import load_object
+from runner_base.plugins import own_options
 
 KINDS = ("launcher", "sweeper")
 

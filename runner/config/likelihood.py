@@ -8,9 +8,7 @@ from typing import ClassVar
 from runner.config.questions import OTHER_JOB, WORDS_FOR_A_JOB, QuestionsConfig
 from runner.config.task import QUESTION_TOKENS, Amount
 from runner.config.wording import PromptStyle, WordingConfig
-from runner_base.bounds import least
-from runner_base.errors import check
-from runner_base.fields import UNLESS_DEFAULT, Inert, setting
+from runner_base import UNLESS_DEFAULT, Inert, check, least, setting
 from runner_engine import GenerationConfig, Workload
 
 KEPT = 64  # most probable tokens that a reference keeps at each position by default

@@ -9,7 +9,7 @@ from pathlib import Path
 from runner.config.choices import choices_for
 from runner.config.groups import GROUPS
 from runner.config.profiles import NONE
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 
 TASKS = {  # what others call a task
     **dict.fromkeys(("perplexity", "ppl", "wikitext", "loglikelihood", "logprobs", "kl", "kld"), "likelihood"),

@@ -10,9 +10,8 @@ from typing import Any, ClassVar
 
 from runner.config.prompts import Framing
 from runner.config.task import QUESTION_TOKENS, Amount, TaskConfig
-from runner_base.bounds import Takes, filled, least, within
-from runner_base.errors import ConfigError, check, check_least
-from runner_base.fields import HASHED, Inert, setting
+from runner_base import HASHED, ConfigError, Inert, Takes, check, filled, least, setting, within
+from runner_base.errors import check_least
 from runner_engine import GenerationConfig, Workload
 
 PROMPT_TOKENS = (64, 256)

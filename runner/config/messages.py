@@ -13,8 +13,8 @@ from runner.config.choices import CONF, choices_for
 from runner.config.groups import GROUPS, key_types
 from runner.config.meant import meant
 from runner.config.root import RunnerConfig
-from runner_base.errors import nearest, unknown
-from runner_base.plugins import plug_ins
+from runner_base import plug_ins, unknown
+from runner_base.errors import nearest
 
 # old names of choices and keys, and what to use instead
 RENAMED = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from runner_base.errors import ConfigError, one_line
+from runner_base import ConfigError, one_line
 from runner_engine import QuantizationConfig
 
 

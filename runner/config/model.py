@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from runner_base.bounds import least, within
-from runner_base.fields import UNLESS_DEFAULT, Inert, Text, setting
+from runner_base import UNLESS_DEFAULT, Inert, Text, least, setting, within
 from runner_engine.settings.model import ModelConfig as ModelConfig  # plug-ins have it from here
 
 

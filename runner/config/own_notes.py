@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 from runner_base.fields import NOTES
 
 NAME = re.compile(r"[A-Za-z_][\w-]*")  # what a store takes as a part of a name

@@ -21,7 +21,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from runner.config.groups import GROUPS, KeyType, key_types
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 
 FILES, REFERENCE = "files", "reference"  # what the command line calls two keys of the sweeper: a grid over model files
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""

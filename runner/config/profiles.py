@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.config.models import MODELS
-from runner_base.dtypes import Dtype
-from runner_base.errors import check
+from runner_base import Dtype, check
 from runner_engine import LocalModelConfig
 from runner_engine.settings.model import ModelConfig, local_model
 

@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from runner.config.task import QUESTION_TOKENS, Amount, TaskConfig
-from runner_base.bounds import filled, least
-from runner_base.errors import ConfigError, check
-from runner_base.fields import HASHED, Inert, Text, setting
+from runner_base import HASHED, ConfigError, Inert, Text, check, filled, least, setting
 from runner_engine import GenerationConfig
 
 

@@ -7,9 +7,7 @@ from dataclasses import dataclass, fields, replace
 from runner.config.extractors import Extractor, Gold
 from runner.config.task import QUESTION_TOKENS, Amount, TaskConfig
 from runner.config.wording import for_letters
-from runner_base.bounds import filled, least
-from runner_base.errors import ConfigError
-from runner_base.fields import HASHED, Inert, Text, setting
+from runner_base import HASHED, ConfigError, Inert, Text, filled, least, setting
 from runner_engine import GenerationConfig
 
 SELECTS = Inert("selects questions; the SHA-256 of the selected ones counts instead")

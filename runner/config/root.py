@@ -12,10 +12,9 @@ from runner.config.own_notes import check_notes
 from runner.config.profiles import NONE as NO_PROFILE
 from runner.config.profiles import check_profile
 from runner.config.task import TaskConfig
-from runner_base.bounds import check_keys, filled
-from runner_base.errors import ConfigError, check
-from runner_base.fields import MISSING, DefaultAs, Inert, UnlessDefault, choice_of, counts_of, default_of, setting
-from runner_base.plugins import check_plug_in, load_object
+from runner_base import MISSING, ConfigError, Inert, check, check_keys, filled, load_object, setting
+from runner_base.fields import DefaultAs, UnlessDefault, choice_of, counts_of, default_of
+from runner_base.plugins import check_plug_in
 from runner_base.texts import is_text
 from runner_compare.metrics import METRICS, Metric
 from runner_engine import GenerationConfig, LoraConfig, QuantizationConfig, RopeConfig

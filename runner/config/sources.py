@@ -34,7 +34,8 @@ from runner.config.hydra_options import KINDS as HYDRA_KINDS
 from runner.config.hydra_options import HydraOption, hydra_options, is_installed
 from runner.config.root import RunnerConfig
 from runner.config.yaml_files import checked
-from runner_base.plugins import own_conf_files, plug_ins
+from runner_base import plug_ins
+from runner_base.plugins import own_conf_files
 
 # of a study's grid: sweeps by key, keys that advance together, combinations to leave out, a folder of model files
 GRID: dict[str, Any] = {"_target_": "hydra_plugins.runner.GridSweeper", "params": {}, "zip": [], "cases": []}

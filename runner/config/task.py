@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from runner_base.bounds import check_keys
+from runner_base import check_keys
 from runner_engine import GenerationConfig, Workload
 
 TYPICAL_PROMPT_TOKENS = 512  # assumed while the prompts are not known yet

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from runner_base.plugins import load_object, own_options
+from runner_base import load_object
+from runner_base.plugins import own_options
 
 
 def variables_as_overrides(overrides: list[str], config: str = "config", folder: str | None = None) -> list[str]:

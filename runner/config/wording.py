@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
 
-from runner_base.errors import ConfigError, check, unknown
-from runner_base.fields import Text
+from runner_base import ConfigError, Text, check, unknown
 
 
 def for_letters(instruction: str) -> str:

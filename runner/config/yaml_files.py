@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from importlib.resources.abc import Traversable
 from typing import Any
 
-from runner_base.errors import ConfigError, one_line
+from runner_base import ConfigError, one_line
 
 MAX_VALUES = 100_000
 MAX_DEPTH = 32  # of lists and mappings within each other; a config has five

@@ -13,8 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from runner_base.result import Answer, FinishReason
-from runner_base.texts import counted
+from runner_base import Answer, FinishReason, counted
 from runner_compare.statistics.floor_effects import LIMIT
 from runner_compare.statistics.stats import exact_interval
 

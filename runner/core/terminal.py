@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from runner_base import signals
-from runner_base.console import plain, say
-from runner_base.texts import read_lines
+from runner_base import plain, read_lines, say, signals
 
 HISTORY_LINES = 1000
 SIGNAL_CHECK_S = 0.5

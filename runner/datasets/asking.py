@@ -13,7 +13,7 @@ from random import Random
 from runner.config.gsm8k import Gsm8kConfig
 from runner.config.wording import PromptStyle, WordingConfig
 from runner.datasets.gsm8k import Item, items_sha256, load_examples, load_train
-from runner_base.errors import ConfigError, check
+from runner_base import ConfigError, check
 from runner_engine import GenerationConfig, Message, Prompt
 
 TEXT = "Question: {question}\nAnswer:"

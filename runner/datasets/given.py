@@ -21,8 +21,8 @@ from runner.datasets.question_lists import named_places
 from runner.datasets.question_selection import QuestionSelection
 from runner.datasets.shapes import CHOICES, Keys, cluster_of
 from runner.scorers.letters import LETTERS
-from runner_base.errors import ConfigError, DataError, few
-from runner_base.texts import read_json_lines, read_text
+from runner_base import ConfigError, DataError, few, read_text
+from runner_base.texts import read_json_lines
 
 
 class Form(StrEnum):

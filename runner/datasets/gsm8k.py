@@ -23,8 +23,8 @@ from runner.datasets.question_lists import named_places
 from runner.datasets.question_selection import QuestionSelection, Row
 from runner.datasets.shapes import Keys, read_row
 from runner.scorers.numbers import plain_number
-from runner_base.errors import ConfigError, DataError, check, unknown
-from runner_base.texts import parse_json, read_json, read_lines
+from runner_base import ConfigError, DataError, check, parse_json, read_lines, unknown
+from runner_base.texts import read_json
 from runner_engine.embedded.problems import DISTINCT, Split, problem, template_name
 
 MAX_LIST_BYTES = 256 * 2**20  # a JSON list is parsed whole: SVAMP has 0.4 million bytes

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from runner.datasets.stdin import STDIN, read_stdin
-from runner_base.errors import ConfigError, DataError
-from runner_base.texts import read_text
+from runner_base import ConfigError, DataError, read_text
 
 AT = "@"
 

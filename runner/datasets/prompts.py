@@ -20,9 +20,7 @@ from runner.config.prompts import Framing, PromptsConfig
 from runner.datasets.one_prompt import file_of, text_of_prompt
 from runner.datasets.stdin import STDIN as STDIN
 from runner.datasets.stdin import read_stdin
-from runner_base.errors import ConfigError, DataError, reading, unknown
-from runner_base.result import Answer, Sample
-from runner_base.texts import parse_json, read_lines
+from runner_base import Answer, ConfigError, DataError, Sample, parse_json, read_lines, reading, unknown
 from runner_engine import Message, Prompt
 
 log = logging.getLogger(__name__)

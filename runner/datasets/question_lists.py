@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from runner_base.errors import ConfigError, DataError, few
-from runner_base.texts import parse_json, read_text
+from runner_base import ConfigError, DataError, few, parse_json, read_text
 
 ID = "id:"  # before an id that is a whole number, because a whole number alone is the number of a question
 DIGITS = 16  # of a hash, at least

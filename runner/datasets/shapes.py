@@ -21,7 +21,7 @@ from runner.config.questions import QuestionsConfig
 from runner.scorers.letters import LETTERS, gold_letter
 from runner.scorers.named import scorer_of
 from runner.scorers.numbers import gold_number
-from runner_base.errors import few
+from runner_base import few
 
 # GSM8K and many more · SVAMP, ASDiv · other spellings · MAWPS as published · GSM-Hard
 QUESTIONS = ("question", "Body+Question", "Question", "problem", "sQuestion", "input")

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from runner_base.errors import DataError, few, one_line
-from runner_base.texts import load_json, short
+from runner_base import DataError, few, load_json, one_line, short
 from runner_engine.checkpoints.weight_files import is_bare_name
 
 MAX_BYTES = 2 * 2**30  # unpacked, of the columns that are read: GSM8K has 5 million

@@ -16,11 +16,8 @@ from typing import Any
 
 from runner.estimates.sample import LONG_PROMPT, REPEATS, ROWS, SHORT_PROMPT, STEPS, CalibrationModel
 from runner.estimates.speed import EstimateBasis, Points, Speed, interpolate
-from runner_base import child, machine
-from runner_base.console import say
-from runner_base.errors import one_line
-from runner_base.files import replace_text
-from runner_base.texts import clock, read_cache
+from runner_base import child, clock, machine, one_line, replace_text, say
+from runner_base.texts import read_cache
 from runner_engine.checkpoints.pass_memory import PREFILL_TOKENS
 from runner_engine.settings.model import local_model
 

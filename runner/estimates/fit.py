@@ -9,8 +9,7 @@ from runner.config.resolved import ResolvedJob
 from runner.config.task import TYPICAL_PROMPT_TOKENS, with_possible_batch
 from runner.engines.kinds import kind_of
 from runner.engines.kinds.local import TYPICAL_ROWS
-from runner_base import machine, visible_gpus
-from runner_base.errors import ConfigError
+from runner_base import ConfigError, machine, visible_gpus
 from runner_engine import CHOICES, Footprint, RopeConfig
 from runner_engine.checkpoints.memory_check import limited
 from runner_engine.checkpoints.pass_memory import kv_number_bytes, most_rows

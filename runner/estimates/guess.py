@@ -10,8 +10,7 @@ from statistics import median
 
 from runner.config.root import RunnerConfig
 from runner.estimates.speed import EstimateBasis, Speed
-from runner_base import machine
-from runner_base.machine import MIB
+from runner_base import MIB, machine
 from runner_engine import Footprint
 from runner_engine.checkpoints.pass_memory import PREFILL_TOKENS
 

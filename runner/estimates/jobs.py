@@ -17,10 +17,7 @@ from runner.estimates.guess import Rates, rates_here
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.sample import CalibrationModel, calibration_model_of
 from runner.estimates.speed import Estimate, EstimateBasis, Speed
-from runner_base import machine
-from runner_base.console import say
-from runner_base.errors import RunnerError
-from runner_base.texts import clock
+from runner_base import RunnerError, clock, machine, say
 from runner_engine import ModelFiles, ToDownload, no_downloads
 from runner_engine.checkpoints.pass_memory import place_bytes
 from runner_engine.settings.model import local_model

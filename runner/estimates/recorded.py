@@ -17,8 +17,7 @@ from runner.config.task import Amount
 from runner.estimates.amounts import amounts_of
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.store.tracking import flatten, text_of
-from runner_base import machine
-from runner_base.result import Record, Status
+from runner_base import Record, Status, machine
 from runner_compare.statistics.answer_times import answer_times
 from runner_engine.checkpoints.pass_memory import MAX_ROWS
 

@@ -10,8 +10,7 @@ from typing import Any
 
 from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
-from runner_base import machine
-from runner_base.machine import MIB
+from runner_base import MIB, machine
 from runner_engine.checkpoints import random_weights
 from runner_engine.checkpoints.footprint import PACKED_SHARE
 from runner_engine.checkpoints.pass_memory import place_bytes

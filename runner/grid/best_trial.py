@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from runner.grid.plan import PlannedJob
 from runner.grid.question_plan import questions_there
 from runner.store import mlflow_store
-from runner_base.texts import counted
+from runner_base import counted
 from runner_compare.metrics import Metric, described
 
 # Trials that differ in one of these ask other questions: no offset leaves all of them behind

@@ -20,7 +20,7 @@ from hydra.core.override_parser.types import Glob, Override, RangeSweep
 from hydra.errors import HydraException
 
 from runner.config.plain_text import flat, parsed, sweep_of
-from runner_base.errors import ConfigError, unknown
+from runner_base import ConfigError, unknown
 
 MAX_JOBS = 1_000_000  # a larger grid is a typing error, and listing it would fill the memory
 PARAMS = "hydra.sweeper.params"

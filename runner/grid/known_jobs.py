@@ -11,8 +11,7 @@ from runner.store.jobs import claim
 from runner.store.mlflow_store import Store
 from runner.store.stored_runs import read_runs
 from runner.tasks.base import task_of
-from runner_base.errors import JobHeld, TrackingError
-from runner_base.progress import Progress
+from runner_base import JobHeld, Progress, TrackingError
 
 
 def find_known(plan: list[PlannedJob]) -> list[tuple[PlannedJob, Store, str]]:

@@ -23,9 +23,7 @@ from runner.grid.plan import Outcome, PlannedJob, State, objective, plan_all, wo
 from runner.grid.show import GridView, labels
 from runner.grid.trials import Trials
 from runner.grid.workers import WorkerPool
-from runner_base import visible_gpus
-from runner_base.errors import ConfigError, JobFailed
-from runner_base.result import Status
+from runner_base import ConfigError, JobFailed, Status, visible_gpus
 
 NO_PLAN = "plan=true: only hydra/sweeper=grid knows its jobs before it starts"
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.config.plain_text import FILES, REFERENCE, literal, quoted_name
-from runner_base.errors import ConfigError, RunnerError, few
-from runner_base.machine import MIB
+from runner_base import MIB, ConfigError, RunnerError, few
 from runner_engine.checkpoints import gguf_file, resolve
 from runner_engine.quantization import read_format
 

@@ -15,9 +15,8 @@ from runner.config.hydra import without_hydra
 from runner.core.typed import as_grid
 from runner.grid.plan import PlannedJob, State, plan_composed
 from runner.store.jobs import LOCK, Job
-from runner_base.errors import ConfigError
+from runner_base import ConfigError, counted
 from runner_base.files import is_held
-from runner_base.texts import counted
 
 KEEPS = "task.exact=false"  # then a likelihood job that names itself keeps what others are compared with
 

@@ -26,10 +26,8 @@ from runner.grid.plan import Outcome, PlannedJob, outcome_of_error, run_job
 from runner.report import brief
 from runner.store import pending_runs
 from runner.store.jobs import Job, claim
-from runner_base import progress
-from runner_base.console import keep_streams, say
-from runner_base.errors import ConfigError, EvidenceError, JobFailed, JobHeld
-from runner_base.result import Record, Status
+from runner_base import ConfigError, EvidenceError, JobFailed, JobHeld, Record, Status, progress, say
+from runner_base.console import keep_streams
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,7 @@ from pathlib import Path
 from runner.config.groups import GROUPS
 from runner.grid.plan import Outcome, PlannedJob
 from runner.grid.show import job_names, labels
-from runner_base.errors import RunnerError, few
-from runner_base.result import Record, Status
-from runner_base.texts import counted
+from runner_base import Record, RunnerError, Status, counted, few
 from runner_compare.metrics import ENDS, LOG_LIKELIHOOD, Better, described
 
 MAX_TITLE = 100  # characters: longer ones do not fit a column

@@ -12,9 +12,7 @@ from runner.grid.plan import Outcome, PlannedJob, State
 from runner.store import grid_runs, ledger, published, tracking
 from runner.store.mlflow_store import Store, store_of
 from runner.store.stored_runs import StoredRuns, read_runs
-from runner_base.errors import TrackingError
-from runner_base.result import Status
-from runner_base.uris import without_secrets
+from runner_base import Status, TrackingError, without_secrets
 
 log = logging.getLogger(__name__)
 

@@ -30,9 +30,8 @@ from runner.run import check, identify, must_start_anew, run
 from runner.store import ledger, mlflow_store
 from runner.store.jobs import Job
 from runner.tasks.base import Uses, task_of, with_inputs
-from runner_base import machine
-from runner_base.errors import INTERRUPTED, ConfigError, JobFailed, JobHeld, RunnerError, lost_gpu
-from runner_base.result import Record, Status
+from runner_base import INTERRUPTED, ConfigError, JobFailed, JobHeld, Record, RunnerError, Status, machine
+from runner_base.errors import lost_gpu
 from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_engine import BaseCache, ToDownload, no_downloads
 

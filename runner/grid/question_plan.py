@@ -17,8 +17,7 @@ from runner.datasets.gsm8k import load_questions
 from runner.estimates.jobs import JobEstimate
 from runner.grid.plan import PlannedJob, State
 from runner.store.jobs import Job, read_samples
-from runner_base.errors import EvidenceError, RunnerError
-from runner_base.texts import clock, counted
+from runner_base import EvidenceError, RunnerError, clock, counted
 from runner_compare.statistics.margins import points_of_margin, questions_needed
 from runner_compare.statistics.planning import expected_disagreement, smallest_detectable
 from runner_compare.statistics.sequential_plans import early_stop_detectable, early_stop_questions

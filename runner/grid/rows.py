@@ -21,7 +21,7 @@ from runner.grid.show import table_lines
 from runner.grid.sweeper import Grid, GridSweeper
 from runner.library.jobs import Overrides, as_a_command, command_words
 from runner.library.shown import GridRows
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 
 
 def rows(*overrides: Overrides, study: str | Path | None = None) -> GridRows:

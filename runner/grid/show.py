@@ -21,14 +21,11 @@ from runner.grid.plan import Outcome, PlannedJob, State, estimate_plan
 from runner.grid.question_plan import question_lines
 from runner.report import GridLine, brief, job_column, named_columns, naming_columns
 from runner.store import mlflow_store, published, run_table
-from runner_base import machine, visible_gpus
-from runner_base.console import console, plain, say
+from runner_base import Column, ProgressState, Status, Use, clock, counted, machine, plain, say, visible_gpus
+from runner_base.console import console
 from runner_base.files import shared_folder
 from runner_base.printed_tables import print_fitted
-from runner_base.progress import ProgressState
-from runner_base.result import Status
-from runner_base.tables import NO_WIDTH, Column, Use
-from runner_base.texts import clock, counted
+from runner_base.tables import NO_WIDTH
 
 REDRAW_EVERY_S = 0.25
 MODEL_NAME = "model.name"

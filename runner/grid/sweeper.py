@@ -26,12 +26,8 @@ from runner.grid.plan import Outcome, PlannedJob, State, mark_duplicates, plan_c
 from runner.grid.show import labels, show_failures, show_hints, show_plan, summary, table_lines
 from runner.report import show_grid
 from runner.store import grid_runs
-from runner_base import signals
-from runner_base.console import say
-from runner_base.errors import ConfigError, JobFailed, TrackingError, check_output_folder
-from runner_base.progress import Progress
-from runner_base.result import Status
-from runner_base.texts import counted
+from runner_base import ConfigError, JobFailed, Progress, Status, TrackingError, counted, say, signals
+from runner_base.errors import check_output_folder
 from runner_engine.checkpoints.resolve import sharing
 
 

@@ -9,9 +9,7 @@ from runner.grid.best_trial import Scored, doubt_lines
 from runner.grid.plan import Outcome, PlannedJob, objective
 from runner.grid.show import GridView, labels, show_hints, table_lines
 from runner.report import show_grid
-from runner_base.console import plain
-from runner_base.errors import RunnerError
-from runner_base.result import Record, Status
+from runner_base import Record, RunnerError, Status, plain
 
 
 @dataclass

@@ -14,12 +14,9 @@ from multiprocessing.connection import Connection
 from runner.config.root import RunnerConfig
 from runner.grid.forking import FORKS, run_in_copy
 from runner.grid.plan import Outcome, run_job
-from runner_base import child, progress, signals
+from runner_base import INTERRUPTED, ProgressState, Status, child, progress, signals
 from runner_base.console import ForPeople, keep_streams
-from runner_base.errors import INTERRUPTED
 from runner_base.loggers import log_progress
-from runner_base.progress import ProgressState
-from runner_base.result import Status
 from runner_engine import BaseCache
 from runner_engine.devices import gpu
 

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from runner.grid.gpu_sets import GpuSet
-from runner_base.progress import ProgressState
+from runner_base import ProgressState
 
 
 @dataclass

@@ -27,9 +27,7 @@ from runner.grid.executor import Executor
 from runner.grid.gpu_sets import GpuSet, GpuSets, largest
 from runner.grid.plan import Outcome, WorkerLimits, group
 from runner.grid.worker_process import Worker
-from runner_base import child
-from runner_base.progress import ProgressState
-from runner_base.result import Status
+from runner_base import ProgressState, Status, child
 from runner_base.visible_gpus import Gpu
 
 START = "from runner.grid.worker import main; main()"

@@ -12,8 +12,7 @@ from runner.config.plain_text import quote_texts, sweep_of
 from runner.config.variables import variables_as_overrides
 from runner.library.shown import ShownRecord
 from runner.run import run
-from runner_base import environment, signals
-from runner_base.errors import ConfigError
+from runner_base import ConfigError, environment, signals
 from runner_base.loggers import logging_progress
 
 Overrides = str | Sequence[str] | Mapping[str, Any]  # "task.limit=3", several of them, or {"task.limit": 3}

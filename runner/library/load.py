@@ -16,9 +16,7 @@ from runner.config.task import TaskConfig
 from runner.engines import open_engine
 from runner.engines.kinds import kind_of
 from runner.library.model import Model
-from runner_base import environment
-from runner_base.console import say
-from runner_base.errors import ConfigError, unknown
+from runner_base import ConfigError, environment, say, unknown
 from runner_engine import Driver, LocalModelConfig
 from runner_engine.checkpoints.gguf_file import is_gguf
 from runner_engine.checkpoints.no_model import is_bare, nothing_to_load

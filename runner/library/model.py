@@ -19,8 +19,7 @@ from typing import Any, Self, Unpack, overload
 from runner.config.root import RunnerConfig
 from runner.datasets.prompts import message_of, text_of
 from runner.library.arguments import LIMITS, Format, Settings, TextOrTurns, Texts, Turn
-from runner_base.errors import ConfigError, JobFailed, check, unknown
-from runner_base.result import FinishReason
+from runner_base import ConfigError, FinishReason, JobFailed, check, unknown
 from runner_engine import (
     Completion,
     Delta,

@@ -8,9 +8,7 @@ from html import escape
 from typing import Any
 
 from runner.report import brief, headline
-from runner_base import svg
-from runner_base.console import plain
-from runner_base.result import Record, Status
+from runner_base import Record, Status, plain, svg
 from runner_compare.metrics import ACCURACY, ENDS, LOG_LIKELIHOOD, described, grid_columns
 from runner_engine.models.loaded_lines import SHOWN, lines
 

@@ -13,9 +13,7 @@ from runner.store import published, tracking
 from runner.store.jobs import OLD, RESULT, Job
 from runner.store.mlflow_store import EXPERIMENT, Store
 from runner.store.stored_runs import FINISHED, JOB_ID, PARENT
-from runner_base.console import say
-from runner_base.errors import ConfigError, EvidenceError
-from runner_base.result import Record, Status
+from runner_base import ConfigError, EvidenceError, Record, Status, say
 from runner_compare.data import ENGINE, Run
 from runner_compare.statistics.earlier_votes import with_means
 

@@ -9,7 +9,8 @@ from typing import Any
 from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
 from runner.store.tracking import text_of
-from runner_base.fields import HASHED, DefaultAs, Inert, UnlessDefault, counts_of, default_of
+from runner_base import HASHED, Inert
+from runner_base.fields import DefaultAs, UnlessDefault, counts_of, default_of
 from runner_compare.key_rules import KeyRules
 
 

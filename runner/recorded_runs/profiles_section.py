@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from runner.config.profiles import NONE, PROFILES
-from runner_base.tables import Column, Use
+from runner_base import Column, Use
 from runner_compare.data import ABSENT, Run, Table
 from runner_compare.section import Section
 from runner_compare.wording import number

@@ -16,9 +16,7 @@ from typing import Any
 
 from runner.datasets.shapes import KNOWN_CHOICES
 from runner.store.jobs import Job
-from runner_base.console import say
-from runner_base.errors import ConfigError, cannot_write
-from runner_base.files import replace_text
+from runner_base import ConfigError, cannot_write, replace_text, say
 from runner_compare.data import Run, Table, TableRow
 from runner_compare.foreign_texts import in_markdown
 from runner_compare.wording import name_of

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runner.recorded_runs.publish import check_single_jobs, command_of, publish
-from runner_base.errors import cannot_write
-from runner_base.files import replace_text
+from runner_base import cannot_write, replace_text
 from runner_compare.data import ABSENT, Run, Table, TableRow
 from runner_compare.foreign_texts import in_markdown
 from runner_compare.metrics import described

@@ -22,10 +22,7 @@ from runner.store.stored_runs import (
     of_jobs_and_grid,
     search,
 )
-from runner_base.console import say
-from runner_base.errors import ConfigError, one_line
-from runner_base.result import Status
-from runner_base.texts import parse_json
+from runner_base import ConfigError, Status, one_line, parse_json, say
 from runner_compare.data import JOB_ID, Run
 
 LAST = "last"

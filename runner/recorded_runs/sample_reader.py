@@ -17,10 +17,8 @@ from runner.scorers.verdicts import rules_between
 from runner.store.divergences import DIVERGENCES, WORST_TOKENS, read_divergences
 from runner.store.jobs import read_samples
 from runner.store.stored_runs import download
-from runner_base.console import say
-from runner_base.errors import EvidenceError
-from runner_base.progress import Progress
-from runner_base.result import REPEATS, Sample, read_repeats
+from runner_base import EvidenceError, Progress, Sample, say
+from runner_base.result import REPEATS, read_repeats
 from runner_compare.data import EXTRACTOR, SCORER, TEXT_END, Run, question_of, side_of
 from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_compare.outcomes import Answers, Costs, Question, QuestionCost, QuestionOutcome, Texts, TextScore

@@ -7,7 +7,8 @@ from pathlib import Path
 from runner.recorded_runs.folder_runs import has_records
 from runner.store import moved
 from runner.store.mlflow_store import Store, store_from_options
-from runner_base.errors import ConfigError, refuse_password
+from runner_base import ConfigError
+from runner_base.errors import refuse_password
 
 
 def store_to_read(output_dir: Path, uri: str | None, experiment: str | None) -> Store | None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from runner_base.plugins import load_object, plug_ins
-from runner_base.result import Result, Sample
+from runner_base import Result, Sample, load_object, plug_ins
 from runner_compare.metrics import Metric
 
 

@@ -21,8 +21,7 @@ from runner.config.extractors import Extractor
 from runner.scorers.base import Scorer
 from runner.scorers.finding import last, last_box
 from runner.scorers.numbers import extract, plain_number
-from runner_base import child
-from runner_base.errors import ConfigError, JobFailed
+from runner_base import ConfigError, JobFailed, child
 
 PACKAGE = "math-verify"
 LONGEST = 1000  # characters of an expression

@@ -17,8 +17,8 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from runner_base import MIB
 from runner_base.child import describe_exit
-from runner_base.machine import MIB
 
 CPU_S, CLOCK_S = 0.5, 20.0  # an answer may take; the first decides, since it does not depend on what else runs here
 MEMORY_MIB = 1024

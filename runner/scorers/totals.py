@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from runner.core.sides import sides
-from runner_base.result import FinishReason, Sample, Verdict
+from runner_base import FinishReason, Sample, Verdict
 from runner_compare.metrics import ENDS
 from runner_compare.statistics.clustered_share import accuracy_figures, bounds_of_accuracy
 

@@ -10,7 +10,7 @@ from runner.config.extractors import Extractor
 from runner.scorers.letters import LETTERS, extract_letters
 from runner.scorers.named import scorer_of
 from runner.scorers.numbers import extract_all
-from runner_base.model_text import Answer, FinishReason, Verdict
+from runner_base import Answer, FinishReason, Verdict
 from runner_base.thinking import Parts
 
 _THINKING_REMOVED = "only what follows thinking is an answer, and a boxed expression that is no number is none"

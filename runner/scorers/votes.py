@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from runner.scorers.verdicts import Judgement
-from runner_base.result import Verdict
+from runner_base import Verdict
 from runner_compare.statistics.votes import all_at, majority_at, pass_at
 
 

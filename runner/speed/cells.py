@@ -12,8 +12,7 @@ from runner.config.measures import SweepConfig
 from runner.core.energy import Energy
 from runner.speed.real_prompts import RealPrompts
 from runner.speed.synthetic import VOCABULARY, synthetic_requests
-from runner_base import machine
-from runner_base.errors import is_memory_error, one_line
+from runner_base import is_memory_error, machine, one_line
 from runner_compare.statistics.stats import percentiles, relative_spread
 from runner_engine import Arithmetic, Completion, Engine, EngineReport, EngineStats, complete
 from runner_engine.devices import gpu

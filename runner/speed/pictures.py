@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner_base.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, Picture, save_pictures
+from runner_base import Picture
+from runner_base.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, save_pictures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

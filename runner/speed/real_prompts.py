@@ -20,7 +20,7 @@ from runner.datasets.gsm8k import describe as describe_questions
 from runner.datasets.gsm8k import load_questions
 from runner.datasets.prompts import Branched, build_prompt, holds_prompts, load_prompts, prompts_sha256
 from runner.datasets.prompts import describe as describe_file
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 from runner_engine import Completion, Engine, Prompt, Request
 
 MAX_PROMPTS = 1000  # of a data set: a sweep of the default size needs 126

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from math import inf
 
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 from runner_engine import EngineReport, Request
 
 VOCABULARY = 800  # almost every model has these ids; used if a server does not report its vocabulary

@@ -13,8 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from runner_base import signals
-from runner_base.progress import tell
+from runner_base import signals, tell
 
 ANSWER_S = 10  # a store that does not answer for so long is unreachable
 LOCK_S = 0.5  # a database that is locked for so long is waited for, as a server is

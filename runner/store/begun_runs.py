@@ -10,7 +10,7 @@ from typing import Any
 
 from runner.store import pending_runs
 from runner.store.stored_runs import JOB_ID
-from runner_base.result import Status
+from runner_base import Status
 
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"  # MLflow reads it for each request
 

@@ -15,7 +15,7 @@ from typing import Any
 from runner.scorers.divergence import Divergence
 from runner.store.lines import GrowingFile, damaged, read_evidence
 from runner.store.packed import ID, LOGPROB, NATS, packed, unpacked
-from runner_base.result import sealed, unsealed
+from runner_base import sealed, unsealed
 
 DIVERGENCES = "divergences.jsonl"
 WORST_TOKENS = "worst_tokens.jsonl"  # beside it, for people: the largest in their texts

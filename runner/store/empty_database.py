@@ -9,9 +9,9 @@ from contextlib import closing
 from importlib import metadata
 from pathlib import Path
 
+from runner_base import short_hash
 from runner_base.files import replace_with, user_cache
 from runner_base.kept import note_use, remove_unused
-from runner_base.texts import short_hash
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,7 @@ from runner.store.jobs import Job, read_samples
 from runner.store.mlflow_store import Store, clear_errors, open_store, store_of
 from runner.store.sent_jobs import put
 from runner.store.stored_runs import read_runs
-from runner_base.errors import EvidenceError, TrackingError, one_line
-from runner_base.result import Record, Status
+from runner_base import EvidenceError, Record, Status, TrackingError, one_line
 
 log = logging.getLogger(__name__)
 

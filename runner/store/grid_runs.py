@@ -15,12 +15,8 @@ from runner.store import begun_runs, pending_runs, published, tracking
 from runner.store.jobs import LOCK
 from runner.store.mlflow_store import Store, clear_errors, open_store, probe
 from runner.store.stored_runs import GRID, PARENT, StoredRuns, read_runs
-from runner_base import machine
-from runner_base.errors import TrackingError
-from runner_base.files import hold, is_held
-from runner_base.result import Status
-from runner_base.texts import short_hash
-from runner_base.uris import without_secrets
+from runner_base import Status, TrackingError, hold, machine, short_hash, without_secrets
+from runner_base.files import is_held
 
 log = logging.getLogger(__name__)
 

@@ -22,13 +22,22 @@ from runner.config.root import RunnerConfig, semantic_keys
 from runner.store.artifacts import first_changed
 from runner.store.lines import GrowingFile, damaged, is_file, read_evidence
 from runner.store.measurements import MEASUREMENTS
-from runner_base import machine
-from runner_base.console import say
-from runner_base.errors import EvidenceError, JobHeld, cannot_write
-from runner_base.files import hold, sync, write_atomically
-from runner_base.progress import Progress
-from runner_base.result import Record, Sample, Status
-from runner_base.texts import is_torn, short_hash
+from runner_base import (
+    EvidenceError,
+    JobHeld,
+    Progress,
+    Record,
+    Sample,
+    Status,
+    cannot_write,
+    hold,
+    machine,
+    say,
+    short_hash,
+    write_atomically,
+)
+from runner_base.files import sync
+from runner_base.texts import is_torn
 from runner_compare.statistics.earlier_votes import with_means
 
 log = logging.getLogger(__name__)

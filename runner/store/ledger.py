@@ -13,11 +13,19 @@ from pathlib import Path
 from runner.config.groups import packages_of
 from runner.config.root import RunnerConfig, measured_keys
 from runner.store import jobs, logged_models, mlflow_store, pending_runs, tracking, tracking_process
-from runner_base import errors, machine, signals
+from runner_base import (
+    Record,
+    Result,
+    RunnerError,
+    Status,
+    TrackingError,
+    cannot_write,
+    errors,
+    machine,
+    signals,
+    without_secrets,
+)
 from runner_base.console import PlainFormatter
-from runner_base.errors import RunnerError, TrackingError, cannot_write
-from runner_base.result import Record, Result, Status
-from runner_base.uris import without_secrets
 
 log = logging.getLogger(__name__)
 Tracker = tracking.Tracker | tracking_process.TrackerBeside

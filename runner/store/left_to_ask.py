@@ -9,8 +9,7 @@ from collections.abc import Mapping
 
 from runner.store import sibling_jobs
 from runner.store.jobs import Job, read_samples
-from runner_base.errors import EvidenceError
-from runner_base.result import Sample
+from runner_base import EvidenceError, Sample
 
 
 def left_to_ask(job: Job, questions: Mapping[int, str], answers_each: int) -> int:

@@ -9,8 +9,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
-from runner_base.errors import EvidenceError, JobFailed, cannot_write
-from runner_base.result import ANSWER_KEYS, Call
+from runner_base import Call, EvidenceError, JobFailed, cannot_write
+from runner_base.result import ANSWER_KEYS
 
 Line = TypeVar("Line")
 

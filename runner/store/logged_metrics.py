@@ -13,9 +13,7 @@ from typing import Any
 
 from runner.store.jobs import RESULT
 from runner.store.stored_runs import download
-from runner_base.console import say
-from runner_base.errors import one_line
-from runner_base.result import Record
+from runner_base import Record, one_line, say
 from runner_compare.metrics import ENDS, LOG_LIKELIHOOD, Better, described
 
 MOST = 40

@@ -15,8 +15,7 @@ from runner.config.model_names import adapter_name, short_name
 from runner.config.root import RunnerConfig, semantic_keys
 from runner.store import published
 from runner.store.mlflow_store import Store
-from runner_base.result import Record
-from runner_base.texts import short_hash
+from runner_base import Record, short_hash
 from runner_engine.settings.lora import adapter_of
 
 log = logging.getLogger(__name__)

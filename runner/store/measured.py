@@ -9,9 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from runner_base import machine
-from runner_base.errors import one_line
-from runner_base.files import write_atomically
+from runner_base import machine, one_line, write_atomically
 from runner_base.texts import checked, signed
 from runner_compare.metrics import OF_GUESSES, OF_PREFILL
 from runner_engine import Engine, EngineReport, EngineStats

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.store.lines import GrowingFile, read_evidence
-from runner_base import machine
-from runner_base.result import sealed, unsealed
-from runner_base.texts import short_hash
+from runner_base import machine, sealed, short_hash, unsealed
 
 MEASUREMENTS = "measurements.jsonl"
 PACKAGE = "runner-llm"

@@ -20,10 +20,10 @@ from runner.config.root import RunnerConfig
 from runner.core.later import uncollected
 from runner.store import answering, empty_database, moved, run_table
 from runner.store.waiting_client import WaitingClient
+from runner_base import ConfigError, TrackingError, cannot_write, hold, without_secrets
 from runner_base.environment import variable
-from runner_base.errors import ConfigError, TrackingError, cannot_write, refuse_password
-from runner_base.files import hold
-from runner_base.uris import sqlite_path, sqlite_uri, without_secrets
+from runner_base.errors import refuse_password
+from runner_base.uris import sqlite_path, sqlite_uri
 
 URI_VARIABLE, EXPERIMENT_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
 EXPERIMENT = "runner"

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from runner_base.files import write_atomically
-from runner_base.result import sealed, unsealed
+from runner_base import sealed, unsealed, write_atomically
 from runner_engine import Begun, Capability, Completion, Engine, RequestId
 
 PARTIAL = "partial.jsonl"

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.store.mlflow_store import Store, clear_errors, default_uri, find_store
-from runner_base.errors import RunnerError
-from runner_base.result import Status
+from runner_base import RunnerError, Status
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from runner_base.uris import without_secrets
+from runner_base import without_secrets
 from runner_compare.metrics import LOG_LIKELIHOOD
 
 VIEW = "runner"

@@ -10,8 +10,7 @@ from pathlib import Path
 from runner.config.root import RunnerConfig
 from runner.store import ledger, mlflow_store, tracking
 from runner.store.jobs import RESULT, SENT, Job, claim
-from runner_base.errors import EvidenceError, cannot_write
-from runner_base.result import Record, Status
+from runner_base import EvidenceError, Record, Status, cannot_write
 
 # of a record: where it was written and logged, which differs between hosts
 OF_THE_HOST = ("output_dir", "tracking.")

@@ -12,8 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from runner.store.jobs import OLD, Job, read_samples
-from runner_base.errors import EvidenceError, cannot_write, one_line
-from runner_base.result import Sample
+from runner_base import EvidenceError, Sample, cannot_write, one_line
 
 MARK = ".kin-"  # in a job's folder, followed by its sibling key
 

@@ -17,8 +17,7 @@ from runner.store.mlflow_store import (
     probe,
     set_mlflow_variables,
 )
-from runner_base.errors import ConfigError, unknown
-from runner_base.result import Status
+from runner_base import ConfigError, Status, unknown
 
 PARENT = "mlflow.parentRunId"
 GRID = "grid"

@@ -11,12 +11,7 @@ from typing import NoReturn
 from runner.store import fetched_jobs, ledger, mlflow_store
 from runner.store.jobs import OLD, Job, claim
 from runner.store.stored_runs import StoredRuns, read_runs
-from runner_base import signals
-from runner_base.console import plain, say
-from runner_base.entry import run_entry
-from runner_base.errors import ConfigError, RunnerError
-from runner_base.progress import Progress
-from runner_base.result import Record, Status
+from runner_base import ConfigError, Progress, Record, RunnerError, Status, plain, run_entry, say, signals
 
 
 def entry() -> NoReturn:

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 
 from runner.store.jobs import OLD, Job, read_samples
-from runner_base.errors import EvidenceError, cannot_write
-from runner_base.result import Answer, Sample
+from runner_base import Answer, EvidenceError, Sample, cannot_write
 from runner_engine import Begun, Engine, Request, RequestId
 
 MARK = ".thoughts-"  # in a job's folder, followed by its key and its budget

@@ -18,7 +18,7 @@ from typing import Any
 
 from runner.store.lines import GrowingFile, damaged, read_evidence
 from runner.store.packed import ID, LOGPROB, packed, unpacked
-from runner_base.result import sealed, unsealed
+from runner_base import sealed, unsealed
 
 TOP_K = "top_k.jsonl"
 

@@ -27,10 +27,8 @@ from runner.store import begun_runs, logged_metrics, logged_models, pending_runs
 from runner.store.jobs import Job
 from runner.store.mlflow_store import Store, clear_errors, one_message, open_store, probe
 from runner.store.stored_runs import JOB_ID, PARENT, StoredRuns, read_runs
-from runner_base.errors import TrackingError
-from runner_base.fields import NOTES, Inert, choice_of, counts_of, default_of
-from runner_base.result import Record, Status
-from runner_base.uris import without_secrets
+from runner_base import Inert, Record, Status, TrackingError, without_secrets
+from runner_base.fields import NOTES, choice_of, counts_of, default_of
 from runner_compare.metrics import Better, described
 from runner_engine.quantization.base import Quantized
 from runner_engine.settings.lora import adapter_of

@@ -21,9 +21,7 @@ from runner.core.later import put_off
 from runner.store import tracking
 from runner.store.jobs import Job
 from runner.store.mlflow_store import Store, clear_errors, import_mlflow, probe
-from runner_base import child, signals
-from runner_base.errors import RunnerError, TrackingError
-from runner_base.result import Record, Status
+from runner_base import Record, RunnerError, Status, TrackingError, child, signals
 
 # What MLflow imports and a job's run needs seldom or never: a fifth of the time that its modules take.
 UNUSED = ("fastapi", "mlflow.genai", "mlflow.models", "scipy")

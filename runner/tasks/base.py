@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar, cast
 from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner.store.jobs import Recorder
-from runner_base.result import Result
+from runner_base import Result
 from runner_engine import Completion, Engine, Request
 
 Own = TypeVar("Own")

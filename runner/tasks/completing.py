@@ -24,9 +24,7 @@ from runner.store.thoughts import Thoughts
 from runner.store.thoughts import mark as mark_thoughts
 from runner.tasks.asking import each_request, kept_words
 from runner.tasks.base import Context, RequestsBeside
-from runner_base.errors import JobFailed
-from runner_base.result import Sample
-from runner_base.texts import counted
+from runner_base import JobFailed, Sample, counted
 from runner_engine import Completion, Engine, EngineReport, Request, require
 from runner_engine.sessions.base import request_sha256
 

@@ -20,9 +20,8 @@ from runner.config.task import TaskConfig
 from runner.core.typed import as_grid
 from runner.engines.kinds import kind_of
 from runner.store.jobs import LOCK, Job, claim, identify
-from runner_base.errors import ConfigError, unknown
+from runner_base import ConfigError, Record, unknown
 from runner_base.files import is_held
-from runner_base.result import Record
 
 MODEL_GROUPS = ("model", "quantization", "lora", "rope")  # overrides of these choose another model
 SEED = "seed"

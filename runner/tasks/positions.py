@@ -10,8 +10,7 @@ from collections.abc import Iterable, Sequence
 from runner.config.resolved import ResolvedJob
 from runner.datasets.given import Form, Given
 from runner.engines.kinds import kind_of
-from runner_base.progress import tell
-from runner_base.result import Sample
+from runner_base import Sample, tell
 from runner_engine import Request
 from runner_engine.settings.rope import RopeDynamicConfig, RopeScalingConfig
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from runner_base.errors import DataError
+from runner_base import DataError
 from runner_compare.readers.shapes import Measured, Outline, Parser
 from runner_compare.readers.tool_run import ToolFile, ToolRun, params_of
 

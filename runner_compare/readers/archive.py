@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from runner_base.errors import DataError, one_line
+from runner_base import DataError, one_line
 from runner_compare.readers.files import MIB
 
 MAX_MEMBER_BYTES = 256 * MIB  # of one file in an archive, unpacked

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from runner_base.errors import DataError
+from runner_base import DataError
 from runner_compare.readers.several_answers import joined
 from runner_compare.readers.shapes import Outline, Parser
 from runner_compare.readers.tool_run import METRIC, ToolFile, ToolRun, ToolSample, check_samples_differ

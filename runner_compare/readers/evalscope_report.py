@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from runner_base.errors import DataError, few
+from runner_base import DataError, few
 from runner_compare.metrics import Better
 from runner_compare.readers.files import MIB, changed, file_name, lines_of, read_bytes
 from runner_compare.readers.several_answers import joined

@@ -10,8 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from runner_base.errors import DataError, few, one_line, reading
-from runner_base.texts import parse_json, read_lines
+from runner_base import DataError, few, one_line, parse_json, read_lines, reading
 
 MIB = 2**20
 MAX_FILE_BYTES = 1024 * MIB  # of a file that is read whole

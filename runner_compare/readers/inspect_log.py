@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from runner_base.errors import DataError, few
+from runner_base import DataError, few
 from runner_compare.answer_votes import Votes
 from runner_compare.metrics import Better
 from runner_compare.readers.archive import Archive

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Raw
 
-from runner_base.errors import DataError
+from runner_base import DataError
 from runner_base.progress import watched
 from runner_compare.readers.archive import Archive
 from runner_compare.readers.files import MIB, read_bytes

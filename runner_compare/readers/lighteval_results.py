@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from runner_base.errors import DataError
+from runner_base import DataError
 from runner_compare.metrics import Better
 from runner_compare.readers.files import file_name, read_parquet
 from runner_compare.readers.shapes import Outline, Parser, checked

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from runner_base.errors import DataError
+from runner_base import DataError
 from runner_compare.lm_eval_keys import text_of
 from runner_compare.readers.shapes import Count, Measured, Outline, Parser
 from runner_compare.readers.tool_run import ToolFile, ToolRun

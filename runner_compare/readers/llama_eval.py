@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from runner_base.errors import DataError
+from runner_base import DataError
 from runner_compare.readers.files import changed
 from runner_compare.readers.several_answers import joined
 from runner_compare.readers.shapes import Outline, Parser

@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from runner_base.console import plain, say
-from runner_base.errors import ConfigError, DataError, few, unknown
+from runner_base import ConfigError, DataError, few, plain, say, unknown
 from runner_compare import lm_eval, lm_eval_files
 from runner_compare.answer_votes import figures_of
 from runner_compare.data import CLUSTER, Run

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from runner_base.errors import DataError
+from runner_base import DataError
 from runner_compare.metrics import Better
 from runner_compare.readers.files import file_name, lines_of
 from runner_compare.readers.shapes import Count, Outline, Parser, checked

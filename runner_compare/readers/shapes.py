@@ -12,7 +12,7 @@ from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from runner_base.errors import DataError, one_line
+from runner_base import DataError, one_line
 from runner_compare.readers.files import MIB, parse
 
 Shape = TypeVar("Shape")

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner_base.errors import DataError
-from runner_base.result import Verdict
+from runner_base import DataError, Verdict
 from runner_compare.answer_votes import Votes
 from runner_compare.data import Answers, Question, QuestionOutcome, side_of
 from runner_compare.lm_eval_keys import text_of

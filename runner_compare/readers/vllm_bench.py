@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Raw
 
-from runner_base.errors import DataError
+from runner_base import DataError
 from runner_compare.readers.files import changed
 from runner_compare.readers.shapes import ANYTHING, LIST, OBJECT, Measured, Outline, Parser
 from runner_compare.readers.tool_run import ToolFile, ToolRun, params_of

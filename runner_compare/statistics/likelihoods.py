@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from statistics import NormalDist
 from typing import Any
 
-from runner_base.result import Likelihood
+from runner_base import Likelihood
 from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_compare.statistics.clustered_share import share_interval
 from runner_compare.statistics.ratios import MIN_TEXTS, paired_interval, ratio, ratio_interval

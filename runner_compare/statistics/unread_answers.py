@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from runner_base.errors import few
+from runner_base import few
 from runner_compare.metrics import number
 
 ENDED = "answers_ended"  # a metric: so many answers ended by themselves

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 from runner_engine.attention.parts import PartialAttention, Scaling, by_token, scores_of, wide_bmm
 from runner_engine.kv_cache.kv_cache import Heads
 

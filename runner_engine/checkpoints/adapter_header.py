@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from runner_base.errors import ConfigError
-from runner_base.texts import load_json
+from runner_base import ConfigError, load_json
 from runner_engine.checkpoints.resolve import ModelFiles, read_tensors
 
 KEY = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<side>[AB])\.weight")

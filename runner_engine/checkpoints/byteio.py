@@ -17,8 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from runner_base.errors import ConfigError, DataError, JobFailed, cannot_write, reading
-from runner_base.machine import MIB
+from runner_base import MIB, ConfigError, DataError, JobFailed, cannot_write, reading
 from runner_engine.checkpoints.weight_files import DTYPE_BITS, Tensor
 
 KEY = "task.output_dir"  # the key of every folder that this file writes to

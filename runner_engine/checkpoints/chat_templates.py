@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runner_base.errors import ConfigError, RunnerError
-from runner_base.texts import load_json
+from runner_base import ConfigError, RunnerError, load_json
 from runner_engine.checkpoints import gguf_file
 from runner_engine.checkpoints.resolve import ModelFiles
 

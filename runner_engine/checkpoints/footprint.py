@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil, exp, log2
 
-from runner_base import machine
-from runner_base.dtypes import BYTES, stored_dtype
-from runner_base.machine import MIB
+from runner_base import BYTES, MIB, machine
+from runner_base.dtypes import stored_dtype
 from runner_engine.checkpoints.gguf_file import bytes_beyond_file, kept_tensors, read_header
 from runner_engine.checkpoints.linear_layers import part_of, plain_layers
 from runner_engine.checkpoints.pass_memory import (

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runner_base import machine
-from runner_base.errors import ConfigError, DataError
+from runner_base import ConfigError, DataError, machine
 from runner_engine.checkpoints import gguf_file
 from runner_engine.checkpoints.linear_layers import Walk, linear_layers, walk_files
 from runner_engine.checkpoints.resolve import ResolvedModel

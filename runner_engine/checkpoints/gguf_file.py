@@ -15,8 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
-from runner_base.errors import DataError, reading
-from runner_base.texts import short
+from runner_base import DataError, reading, short
 from runner_engine.checkpoints.weight_files import MAX_DIMENSIONS, Tensor
 
 MAGIC = b"GGUF"

@@ -27,8 +27,7 @@ from huggingface_hub import errors as hub
 from huggingface_hub.file_download import http_get, repo_folder_name
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, silent_tqdm  # type: ignore[attr-defined]  # lazy
 
-from runner_base.errors import ConfigError, few
-from runner_base.progress import Progress
+from runner_base import ConfigError, Progress, few
 from runner_engine.checkpoints import hub_cache
 from runner_engine.checkpoints.hub_cache import COMMIT, File, Snapshot, Tree
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner_base.files import replace_text, replace_with
+from runner_base import replace_text
+from runner_base.files import replace_with
 from runner_engine.checkpoints import byteio, model_files
 
 COMMIT = re.compile(r"[0-9a-f]{40}")

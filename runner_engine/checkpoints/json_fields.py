@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from runner_base.errors import DataError
-from runner_base.texts import short
+from runner_base import DataError, short
 from runner_engine.checkpoints.byteio import algorithm_of
 from runner_engine.checkpoints.weight_files import is_bare_name
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner_base.errors import DataError
+from runner_base import DataError
 from runner_engine.checkpoints.weight_files import Checkpoint, Tensor
 
 LAYER_COUNT_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")

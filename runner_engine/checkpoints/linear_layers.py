@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 from runner_engine.checkpoints.resolve import ModelFiles
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.quantization.base import OTHER_LINEAR, QuantizationConfig

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from runner_base import machine, visible_gpus
-from runner_base.errors import ConfigError, DataError
-from runner_base.machine import MIB
+from runner_base import MIB, ConfigError, DataError, machine, visible_gpus
 from runner_engine.checkpoints.footprint import predict
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.quantization import SMALLEST

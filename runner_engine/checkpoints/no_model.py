@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
+from runner_base import ConfigError
 from runner_base.environment import variable
-from runner_base.errors import ConfigError
 from runner_base.texts import read_cache
 from runner_engine.checkpoints.model_files import SPLIT_FORMAT, SPLIT_MANIFEST
 

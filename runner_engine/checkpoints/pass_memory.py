@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from runner_base.dtypes import BYTES
+from runner_base import BYTES
 from runner_engine.settings.generation import KvCache
 from runner_engine.settings.sampling import SamplingKeys, active_parameters
 

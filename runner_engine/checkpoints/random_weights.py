@@ -15,9 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runner_base.errors import ConfigError, unknown
-from runner_base.files import hold
-from runner_base.progress import Progress
+from runner_base import ConfigError, Progress, hold, unknown
 from runner_engine.checkpoints.byteio import build_header, make_folder, require_room, write_file, write_json
 from runner_engine.checkpoints.weight_files import INDEX, Tensor
 from runner_engine.embedded import MODEL_DIR

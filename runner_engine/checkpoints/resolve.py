@@ -17,12 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from runner_base import machine
-from runner_base.dtypes import BYTES, Dtype, dtype_for
-from runner_base.errors import ConfigError, DataError, check
-from runner_base.files import replace_text
-from runner_base.machine import MIB
-from runner_base.texts import load_json, read_cache, short
+from runner_base import BYTES, MIB, ConfigError, DataError, Dtype, check, load_json, machine, replace_text, short
+from runner_base.dtypes import dtype_for
+from runner_base.texts import read_cache
 from runner_engine.checkpoints import gguf_file, model_files, no_model, random_weights, torch_archive, weight_files
 from runner_engine.checkpoints.byteio import file_sha256
 from runner_engine.checkpoints.gguf_names import cuts_single_digits

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runner_base.errors import DataError
-from runner_base.machine import MIB
+from runner_base import MIB, DataError
 
 WRAPPERS = ("model_state_dict", "state_dict", "module", "model")  # keys under which training scripts save the tensors
 SAVE_ANEW = "save the tensors again: torch.save(TENSORS, NEW)"

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner_base.errors import DataError, reading
-from runner_base.texts import load_json, parse_object, short
+from runner_base import DataError, load_json, reading, short
+from runner_base.texts import parse_object
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from runner_base.dtypes import BYTES, Dtype, stored_dtype
+from runner_base import BYTES, Dtype
+from runner_base.dtypes import stored_dtype
 from runner_engine.checkpoints.linear_layers import layer_of, part_of, sizes_of, walk
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.quantization.base import Format

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 import torch
 
-from runner_base.errors import MEMORY_ERRORS, is_memory_error
+from runner_base import is_memory_error
+from runner_base.errors import MEMORY_ERRORS
 from runner_engine.decode.forward import Forward
 from runner_engine.decode.rows import Row
 from runner_engine.devices.gpu import sent

@@ -17,9 +17,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from runner_base import signals
-from runner_base.errors import ConfigError
-from runner_base.result import Answer, FinishReason
+from runner_base import Answer, ConfigError, FinishReason, signals
 from runner_engine.decode.rows import NO_NUMBERS, NO_TOKEN, Row
 from runner_engine.decode.sampling import sampler_of
 from runner_engine.decode.stopping import Stopping

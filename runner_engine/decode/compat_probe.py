@@ -15,7 +15,7 @@ from torch import nn
 from transformers import DynamicCache
 from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
-from runner_base.errors import is_memory_error, one_line
+from runner_base import is_memory_error, one_line
 from runner_engine.attention.device_attention import is_wanted
 from runner_engine.attention.interface import Softmax, register, running
 from runner_engine.attention.page_trial import page_of

@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from runner_base.errors import ConfigError
-from runner_base.result import FinishReason
+from runner_base import ConfigError, FinishReason
 from runner_engine.attention.attention import PassLayout, PrefixUse, Span
 from runner_engine.attention.interface import running
 from runner_engine.decode.device_step import DeviceStep, StepRows

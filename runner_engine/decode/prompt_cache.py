@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from runner_base.machine import MIB
+from runner_base import MIB
 from runner_engine.kernels.shared_numbers import LANES
 from runner_engine.kv_cache.kv_cache import OwnKv
 from runner_engine.kv_cache.slots import Slots

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from runner_base.result import Answer, FinishReason
+from runner_base import Answer, FinishReason
 from runner_base.thinking import Tag, opened_by
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.kv_cache.kv_cache import rounded

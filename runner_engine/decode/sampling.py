@@ -18,7 +18,8 @@ from typing import NamedTuple
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper
 
-from runner_base.errors import is_memory_error, lost_gpu
+from runner_base import is_memory_error
+from runner_base.errors import lost_gpu
 from runner_engine.decode.rows import NO_TOKEN, NOT_SAMPLED, Row
 from runner_engine.devices.gpu import sent
 from runner_engine.kernels import native

@@ -13,9 +13,8 @@ import time
 from collections import deque
 from collections.abc import Collection, Sequence
 
-from runner_base import machine
-from runner_base.errors import MEMORY_ERRORS, is_memory_error
-from runner_base.result import FinishReason
+from runner_base import FinishReason, is_memory_error, machine
+from runner_base.errors import MEMORY_ERRORS
 from runner_engine.attention.attention import PrefixUse
 from runner_engine.decode.ahead import Ahead
 from runner_engine.decode.entering import Entering

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from runner_base.errors import MEMORY_ERRORS, is_memory_error
-from runner_base.result import FinishReason
+from runner_base import FinishReason, is_memory_error
+from runner_base.errors import MEMORY_ERRORS
 from runner_engine.decode.by_generate import Generated, score_without_cache
 from runner_engine.decode.forward import most_positions, score, scored
 from runner_engine.decode.rows import Row

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from runner_base.errors import ConfigError, is_memory_error, one_line
+from runner_base import ConfigError, is_memory_error, one_line
 from runner_engine.decode.by_generate import generate
 from runner_engine.decode.compat_probe import allowed_off
 from runner_engine.decode.rows import Row

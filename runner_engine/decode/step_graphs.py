@@ -14,8 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from runner_base.errors import is_memory_error, one_line
-from runner_base.texts import counted
+from runner_base import counted, is_memory_error, one_line
 from runner_engine.decode.host_reads import HostRead, NoHostReads
 
 log = logging.getLogger(__name__)

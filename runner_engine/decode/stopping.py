@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from runner_base.result import Answer, FinishReason
+from runner_base import Answer, FinishReason
 from runner_base.thinking import TAGS, Tags, is_part_of_tag, new_pieces, read
 from runner_engine.decode.rows import BROKEN_SAMPLING, NO_NUMBERS, NO_TOKEN, NOT_SAMPLED, Row
 from runner_engine.decode.sampling import leave_only

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from runner_base import MIB
 from runner_base.errors import lost_gpu
-from runner_base.machine import MIB
 
 if TYPE_CHECKING:
     import torch

@@ -21,8 +21,8 @@ from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 
-from runner_base import machine, processor
-from runner_base.files import hold, replace_with, user_cache
+from runner_base import hold, machine, processor
+from runner_base.files import replace_with, user_cache
 from runner_base.kept import note_use, remove_unused
 from runner_engine.kernels import prebuilt
 

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from runner_base import machine, processor
-from runner_base.errors import RunnerError
+from runner_base import RunnerError, machine, processor
 from runner_engine.kernels import building, prebuilt, shared_numbers
 from runner_engine.settings.sampling import PARAMETERS
 

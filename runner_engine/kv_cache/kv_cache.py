@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from runner_base.machine import MIB
+from runner_base import MIB
 from runner_engine.checkpoints.pass_memory import SCALE_BYTES, head_bytes
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import LANES, MAX_DIM, MAX_GROUP

@@ -13,8 +13,8 @@ from functools import cached_property
 
 import torch
 
+from runner_base import FinishReason
 from runner_base.processor import left_out
-from runner_base.result import FinishReason
 from runner_engine.attention import device_attention, shared_attention
 from runner_engine.checkpoints.footprint import PACKED_SHARE
 from runner_engine.checkpoints.resolve import ResolvedModel

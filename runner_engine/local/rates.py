@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from runner_base.machine import MIB
+from runner_base import MIB
 from runner_engine.checkpoints.pass_memory import head_bytes
 from runner_engine.kernels import native
 from runner_engine.matmul.onednn import by_onednn, packing_problem

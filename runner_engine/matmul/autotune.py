@@ -29,9 +29,7 @@ from typing import Any
 
 import torch
 
-from runner_base import machine
-from runner_base.errors import ConfigError
-from runner_base.files import hold
+from runner_base import ConfigError, hold, machine
 from runner_base.kept import keep, read
 from runner_base.processor import left_out
 from runner_engine.kernels import building

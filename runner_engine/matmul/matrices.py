@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from runner_base.machine import MIB
+from runner_base import MIB
 from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
 from runner_engine.kernels.native import FORMATS, Kernels, pointer, pointer_or_none
 from runner_engine.kernels.shared_numbers import SHIFT, Matrix, WeightFormat

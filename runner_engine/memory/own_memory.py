@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from runner_base.machine import MIB
+from runner_base import MIB
 from runner_engine.checkpoints.pass_memory import pass_bytes
 from runner_engine.models.inventory import gpus
 from runner_engine.models.load import Loaded

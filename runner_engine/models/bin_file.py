@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from runner_base.errors import ConfigError, DataError, reading
+from runner_base import ConfigError, DataError, reading
 from runner_engine.checkpoints import torch_archive
 from runner_engine.checkpoints.byteio import file_size
 from runner_engine.checkpoints.weight_files import DTYPE_BITS, DTYPE_NAMES, Tensor, WeightFile

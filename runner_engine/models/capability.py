@@ -7,9 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner_base import machine
-from runner_base.errors import ConfigError
-from runner_base.machine import MIB
+from runner_base import MIB, ConfigError, machine
 from runner_engine.checkpoints import formats, gguf_file, gguf_names
 from runner_engine.checkpoints.memory_check import limited
 from runner_engine.checkpoints.resolve import ModelFiles, ResolvedModel, for_transformers

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from runner_base.errors import DataError
+from runner_base import DataError
 from runner_engine.checkpoints.gguf_file import NOT_WEIGHTS, read_header
 from runner_engine.checkpoints.gguf_names import weight_name
 from runner_engine.checkpoints.weight_files import Tensor

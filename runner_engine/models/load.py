@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 
-from runner_base import machine
+from runner_base import ConfigError, DataError, Dtype, check, few, is_memory_error, machine, one_line
 from runner_base.console import IN_TABLE
-from runner_base.dtypes import Dtype, dtype_for, stored_dtype
-from runner_base.errors import ConfigError, DataError, check, few, is_memory_error, one_line
+from runner_base.dtypes import dtype_for, stored_dtype
 from runner_engine.checkpoints import formats
 from runner_engine.checkpoints.gguf_file import is_known, read_header
 from runner_engine.checkpoints.memory_check import check_memory

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from runner_base.errors import ConfigError, one_line
+from runner_base import ConfigError, one_line
 from runner_engine.checkpoints.gguf_file import read_header
 from runner_engine.checkpoints.resolve import for_transformers
 from runner_engine.models import gguf_tokenizer

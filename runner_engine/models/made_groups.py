@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from runner_base.errors import ConfigError, DataError
+from runner_base import ConfigError, DataError
 from runner_engine.models.grouped import GroupedLinear
 from runner_engine.models.layouts.made import RowsLayout, pack_stream
 from runner_engine.models.unfit import leave_unfit, reason_of

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 from runner_engine.models import made_groups
 from runner_engine.models.unfit import leave_unfit
 from runner_engine.quantization.base import QuantizationConfig

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 from runner_engine.checkpoints import torch_archive
 
 PICKLE_BYTES = 16 * 2**20  # how much of a rejected file is searched for the code that it would have called

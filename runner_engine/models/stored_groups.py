@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from runner_base.errors import ConfigError, DataError, few
+from runner_base import ConfigError, DataError, few
 from runner_engine.checkpoints.weight_files import Tensor, read_checkpoint
 from runner_engine.models.grouped import GroupedLinear
 from runner_engine.models.layouts.base import StoredLayout, Types, wrong

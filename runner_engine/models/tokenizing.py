@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runner_base.errors import ConfigError, one_line
+from runner_base import ConfigError, one_line
 
 MAX_GROWTH = 1000  # characters that one character may become before it is tokenized, or when tokens are decoded
 SHOWN = 200  # characters of a text in a message

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from runner_base.errors import ConfigError, few
+from runner_base import ConfigError, few
 from runner_engine.models.tokenizing import ids_of
 
 

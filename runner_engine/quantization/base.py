@@ -15,8 +15,7 @@ from enum import StrEnum
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from runner_base.errors import ConfigError
-from runner_base.fields import UNLESS_DEFAULT, Inert, setting
+from runner_base import UNLESS_DEFAULT, ConfigError, Inert, setting
 
 if TYPE_CHECKING:
     import torch

@@ -11,9 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from runner_base import machine
-from runner_base.dtypes import BYTES, Dtype
-from runner_base.errors import ConfigError, check, one_line
+from runner_base import BYTES, ConfigError, Dtype, check, machine, one_line
 from runner_engine.quantization.base import Format, Quantized
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from runner_base.errors import check
+from runner_base import check
 from runner_engine.quantization.base import CheckpointSource, QuantizationConfig, Quantized, WithByteRows
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 from runner_engine.quantization.base import CheckpointSource, Format, Quantized, WithByteRows
 
 BITS = range(2, 9)

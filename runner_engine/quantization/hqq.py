@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 from runner_engine.quantization.base import Format, WithByteRows
 from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
 from runner_engine.quantization.made_groups import CodedGroups, MadeGroupsConfig

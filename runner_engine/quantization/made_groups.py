@@ -6,7 +6,8 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from runner_base.errors import ConfigError, check_least
+from runner_base import ConfigError
+from runner_base.errors import check_least
 from runner_engine.quantization.base import DERIVED_LINEAR, OTHER_LINEAR, Quantized
 
 if TYPE_CHECKING:

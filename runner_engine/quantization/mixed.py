@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from runner_base.errors import ConfigError, few, unknown
+from runner_base import ConfigError, few, unknown
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import GENERAL_KEYS, MIX_KEYS, CheckpointSource, QuantizationConfig
 

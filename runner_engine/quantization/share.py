@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from runner_base.errors import ConfigError
+from runner_base import ConfigError, counted
 from runner_base.result import NOTED_BELOW
-from runner_base.texts import counted, quantized_in_words
+from runner_base.texts import quantized_in_words
 
 REFUSED_BELOW = 0.5  # and what is reached still less runs only with quantization.allow_partial=true
 KINDS_SHOWN = 3

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from runner_base.errors import ConfigError, check
+from runner_base import ConfigError, check
 from runner_base.result import Response
 from runner_base.thinking import opened_by
 from runner_engine.settings.sampling import OPEN, Sampling, is_number

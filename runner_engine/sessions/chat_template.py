@@ -24,9 +24,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from runner_base import child
-from runner_base.errors import ConfigError, check
-from runner_base.machine import MIB
+from runner_base import MIB, ConfigError, check, child
 from runner_engine.checkpoints.chat_templates import ALTERNATIVES, missing
 from runner_engine.sessions import template_child
 from runner_engine.sessions.base import NoChatTemplate

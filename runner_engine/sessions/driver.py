@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Self
 
-from runner_base.errors import INTERRUPTED, ConfigError, JobFailed, RunnerError
+from runner_base import INTERRUPTED, ConfigError, JobFailed, RunnerError
 from runner_engine.sessions.base import EngineReport, Request, RequestId
 from runner_engine.sessions.contract import Engine
 from runner_engine.sessions.session import Listener, Session, notify

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 from runner_engine.sessions.base import Capability, Completion, Event, Request, RequestId, require_among
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from runner_base.machine import MIB
+from runner_base import MIB
 
 TOTALS = ("load_s", "prefill_tokens", "shared_tokens", "prefill_s", "decode_tokens", "decode_s",
           "draft_tokens", "accepted_tokens")  # fmt: skip

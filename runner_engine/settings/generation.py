@@ -8,9 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from runner_base.bounds import check_keys, least
-from runner_base.errors import ConfigError, check
-from runner_base.fields import UNLESS_DEFAULT, Inert, Text, setting
+from runner_base import UNLESS_DEFAULT, ConfigError, Inert, Text, check, check_keys, least, setting
 from runner_engine.settings.sampling import NEUTRAL, PARAMETERS, SamplingKeys, active_parameters, check_sampling
 
 # Settings of a generation_config.json that are ignored here, each with the value that means off.

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from runner_base.bounds import check_keys, filled, least
-from runner_base.fields import HASHED, MISSING, setting
+from runner_base import HASHED, MISSING, check_keys, filled, least, setting
 
 
 @dataclass

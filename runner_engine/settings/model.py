@@ -7,10 +7,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from runner_base.bounds import check_keys, filled, within
-from runner_base.dtypes import Dtype
-from runner_base.errors import ConfigError, check
-from runner_base.fields import HASHED, MISSING, Inert, setting
+from runner_base import HASHED, MISSING, ConfigError, Dtype, Inert, check, check_keys, filled, setting, within
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.settings.generation import GenerationConfig, require_plain_kv
 from runner_engine.settings.lora import LoraConfig

@@ -6,9 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from runner_base.bounds import Takes, above, check_keys, least, within
-from runner_base.errors import check
-from runner_base.fields import MISSING, setting
+from runner_base import MISSING, Takes, above, check, check_keys, least, setting, within
 
 
 @dataclass

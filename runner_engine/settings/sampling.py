@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import Any, TypedDict, get_type_hints
 
-from runner_base.errors import check
+from runner_base import check
 from runner_base.fields import UnlessDefault
 
 

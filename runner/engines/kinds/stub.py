@@ -12,8 +12,7 @@ from runner.config.model import StubConfig
 from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import ModelKind
-from runner_base import signals
-from runner_base.result import Answer, FinishReason
+from runner_base import Answer, FinishReason, signals
 from runner_base.thinking import ends_in_thinking
 from runner_engine import (
     BaseCache,

@@ -18,8 +18,7 @@ from runner.estimates.recorded import FinishedJobs, with_defaults
 from runner.store.jobs import SAMPLES, read_samples
 from runner.store.tracking import flatten
 from runner.tasks.base import task_of
-from runner_base.errors import EvidenceError
-from runner_base.result import Record, Sample
+from runner_base import EvidenceError, Record, Sample
 from runner_compare.metrics import ACCURACY, score
 from runner_compare.statistics.clustered_share import share_interval
 from runner_compare.statistics.effects import Effect, paired_accuracies, unpaired_accuracies

@@ -18,7 +18,7 @@ from runner.estimates.speed import Estimate, EstimateBasis
 from runner.options.advise.accuracies import RecordedAccuracy
 from runner.options.advise.closeness import RecordedCloseness
 from runner.options.advise.machines import Machine
-from runner_base.errors import ConfigError, RunnerError, one_line
+from runner_base import ConfigError, RunnerError, one_line
 from runner_engine import no_downloads
 from runner_engine.checkpoints import formats
 from runner_engine.checkpoints.pass_memory import kv_number_bytes, most_rows

@@ -10,8 +10,7 @@ from runner.config.root import RunnerConfig
 from runner.estimates.recorded import FinishedJobs
 from runner.tasks.likelihood.reference import KEY
 from runner.tasks.named_job import MODEL_GROUPS, SCORING, overridden
-from runner_base.errors import ConfigError
-from runner_base.result import Record
+from runner_base import ConfigError, Record
 
 JOB_ID = re.compile(r"likelihood-[0-9a-f]{12}")
 KL = "kl_nats_per_token"

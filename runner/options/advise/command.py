@@ -21,11 +21,7 @@ from runner.options.advise.advice import MAX_RECOMMENDED, Advice, advise
 from runner.options.advise.candidates import COSTS, Candidate, Compose, UserLimits
 from runner.options.advise.machines import Machine, machine_of
 from runner.options.advise.ranking import TIGHT, UNKNOWN
-from runner_base import machine
-from runner_base.console import plain, say
-from runner_base.entry import run_entry
-from runner_base.errors import ConfigError, JobFailed, exit_code_of
-from runner_base.texts import clock
+from runner_base import ConfigError, JobFailed, clock, exit_code_of, machine, plain, run_entry, say
 
 NAME = "runner-advise"
 

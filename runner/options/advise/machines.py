@@ -12,7 +12,7 @@ from yaml import YAMLError
 
 from runner.config.yaml_files import checked
 from runner.estimates.guess import Rates
-from runner_base.errors import ConfigError, one_line, unknown
+from runner_base import ConfigError, one_line, unknown
 
 FILE = Path(__file__).with_name("machines.yaml")
 REACHED = 0.6  # share of bandwidth and matrix rate that plain weights reach

@@ -18,11 +18,7 @@ from runner.options.advise.candidates import Compose
 from runner.options.advise.knapsack import Choice, Option
 from runner.run import identify
 from runner.tasks.base import Context, task_of
-from runner_base import kept
-from runner_base.dtypes import BYTES
-from runner_base.errors import ConfigError
-from runner_base.machine import MIB
-from runner_base.progress import Progress
+from runner_base import BYTES, MIB, ConfigError, Progress, kept
 from runner_engine import QuantizationConfig, Request
 from runner_engine.checkpoints.linear_layers import block_of, first_number, linear_layers
 from runner_engine.checkpoints.weight_sizes import compute_dtype, weight_bytes

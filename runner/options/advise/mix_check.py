@@ -17,10 +17,7 @@ from runner.options.advise.candidates import Compose
 from runner.options.advise.knapsack import Choice, Option
 from runner.options.advise.mix import TEXTS, Limit, MixableModel, losses_of
 from runner.store.jobs import read_samples
-from runner_base.console import plain
-from runner_base.errors import ConfigError, JobFailed
-from runner_base.machine import MIB
-from runner_base.result import Likelihood, Record
+from runner_base import MIB, ConfigError, JobFailed, Likelihood, Record, plain
 from runner_compare.statistics.effects import Effect, Finding, judge
 from runner_compare.statistics.likelihoods import units
 from runner_compare.statistics.number_effects import paired_likelihoods

@@ -15,7 +15,7 @@ from runner.options.agents.train_questions import train_questions
 from runner.store.jobs import Job
 from runner.tasks import named_job
 from runner.tasks.base import Inputs, own_config
-from runner_base.errors import ConfigError, DataError
+from runner_base import ConfigError, DataError
 
 
 @dataclass

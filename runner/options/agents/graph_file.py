@@ -28,8 +28,7 @@ from numpy.typing import NDArray
 
 from runner.options.agents.graph import Edges, Graph, Kind
 from runner.options.agents.keys import MAX_ROUNDS, Mode
-from runner_base.errors import DataError, reading, unknown
-from runner_base.texts import load_json
+from runner_base import DataError, load_json, reading, unknown
 from runner_engine.checkpoints.json_fields import Fields
 
 VERSION = 2

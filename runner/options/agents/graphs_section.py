@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from runner_base.console import say
-from runner_base.errors import DataError
+from runner_base import Column, DataError, Use, say
 from runner_base.result import GRAPH, GRAPH_PICTURE
-from runner_base.tables import Column, Use
 from runner_compare.data import Run, Table
 from runner_compare.effect_words import p_value
 from runner_compare.pictures import JobPicture

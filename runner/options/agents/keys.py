@@ -8,9 +8,7 @@ from typing import ClassVar
 
 from runner.config.extractors import Gold
 from runner.config.questions import MAX_SAMPLES, QuestionsConfig, check_answers_differ
-from runner_base.bounds import Takes, above, filled, least, within
-from runner_base.errors import ConfigError, check
-from runner_base.fields import HASHED, UNLESS_DEFAULT, Inert, setting
+from runner_base import HASHED, UNLESS_DEFAULT, ConfigError, Inert, Takes, above, check, filled, least, setting, within
 from runner_engine import GenerationConfig
 
 

@@ -7,7 +7,7 @@ import math
 from runner.datasets.gsm8k import Item
 from runner.options.agents.keys import DecisionMethod
 from runner.options.agents.team import Answered, Discussion
-from runner_base.result import Answer, FinishReason, Sample, Verdict
+from runner_base import Answer, FinishReason, Sample, Verdict
 from runner_engine.sessions.base import prompt_sha256
 
 

@@ -16,8 +16,7 @@ from typing import Protocol, Self
 
 from runner.options.agents.sandbox import CodeOutcome
 from runner.options.agents.team import AgentCall, Answered, Discussion
-from runner_base import signals
-from runner_base.result import Call, FinishReason
+from runner_base import Call, FinishReason, signals
 from runner_engine import Begun, Completion, Event, Request, RequestId, Session, gather, stopped
 
 BATCHES = 8  # ready calls wait until they are an eighth of those that are under way

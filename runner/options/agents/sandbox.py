@@ -30,9 +30,8 @@ from runner.options.agents.left_folders import own_folder
 from runner.options.agents.sandbox_child import LONGEST_TEXT, MAX_DIGITS
 from runner.scorers.letters import plain_letter
 from runner.scorers.numbers import extract
+from runner_base import MIB, JobFailed
 from runner_base.child import describe_exit
-from runner_base.errors import JobFailed
-from runner_base.machine import MIB
 
 KIB = 1024
 NUMBER, LETTER = "number", "letter of a choice"  # what a program's answer has to be

@@ -30,12 +30,8 @@ from runner.store.measured import Measured, Measuring
 from runner.tasks.asking import kept_words
 from runner.tasks.base import Context, Uses
 from runner.tasks.completing import problems
-from runner_base import machine
-from runner_base.errors import JobFailed
-from runner_base.files import write_atomically
-from runner_base.progress import Progress
-from runner_base.result import CALLS, GRAPH, GRAPH_PICTURE, Call, Result, Sample, Verdict
-from runner_base.texts import counted
+from runner_base import Call, JobFailed, Progress, Result, Sample, Verdict, counted, machine, write_atomically
+from runner_base.result import CALLS, GRAPH, GRAPH_PICTURE
 from runner_compare.statistics.floor_effects import LIMIT, cut_off_words
 from runner_engine import Capability, Session, require
 from runner_engine.settings.lora import adapter_of

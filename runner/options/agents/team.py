@@ -21,7 +21,7 @@ from runner.options.agents.graph import Round
 from runner.options.agents.keys import DecisionMethod, Domain, Role
 from runner.options.agents.roles import AgentMessage, agent_message, answer_of, decision_messages, messages
 from runner.options.agents.sandbox import CodeOutcome
-from runner_base.result import Call, FinishReason
+from runner_base import Call, FinishReason
 from runner_engine import Message
 
 Sources = tuple[tuple[int, int], ...]  # round and agent of each message that is heard

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from runner.datasets.gsm8k import Item, check_made, load_questions
 from runner.options.agents.keys import AgentsConfig
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 
 
 def train_questions(task: AgentsConfig, items: list[Item]) -> tuple[list[Item], int]:

@@ -9,8 +9,7 @@ import re
 import sys
 from typing import NoReturn
 
-from runner_base.entry import run_entry
-from runner_base.errors import ConfigError, exit_code_of
+from runner_base import ConfigError, exit_code_of, run_entry
 
 NAME = "runner-lm-eval"
 MODEL = "runner"  # as lm-eval knows it

@@ -26,7 +26,7 @@ from runner.config.resolved import resolve
 from runner.engines import open_engine
 from runner.engines.kinds import kind_of
 from runner.library.load import configure
-from runner_base.errors import ConfigError, JobFailed, unknown
+from runner_base import ConfigError, JobFailed, unknown
 from runner_engine import Capability, Completion, Event, Request, Sampling, gather, require
 from runner_engine.models.load_tokenizer import load_tokenizer
 from runner_engine.models.tokenizing import ids_of

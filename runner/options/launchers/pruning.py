@@ -12,8 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from runner.grid.plan import PlannedJob
-from runner_base.errors import ConfigError
-from runner_base.result import Record
+from runner_base import ConfigError, Record
 from runner_compare.statistics.sequential import Decision
 
 if TYPE_CHECKING:

@@ -17,11 +17,7 @@ from runner.run import must_start_anew
 from runner.store import sent_jobs
 from runner.store.jobs import Job
 from runner.tasks.base import task_of
-from runner_base.bounds import check_keys, least
-from runner_base.console import say
-from runner_base.errors import JobHeld, RunnerError
-from runner_base.fields import setting
-from runner_base.result import Status
+from runner_base import JobHeld, RunnerError, Status, check_keys, least, say, setting
 
 POLL_S = 0.5
 MIB = 2**20

@@ -27,12 +27,9 @@ from runner.run import identify
 from runner.store.jobs import RESULT, Job
 from runner.store.sent_jobs import pack, unpack
 from runner.tasks.base import Uses, task_of
-from runner_base import progress, signals
-from runner_base.errors import INTERRUPTED, ConfigError, RunnerError
+from runner_base import INTERRUPTED, ConfigError, ProgressState, RunnerError, Status, progress, signals
 from runner_base.files import user_cache
 from runner_base.loggers import logging_progress
-from runner_base.progress import ProgressState
-from runner_base.result import Status
 
 TELL_EVERY_S = 0.5  # progress, and whether to stop
 SEND_EVERY_S = 10.0  # the samples of a running job

@@ -24,9 +24,7 @@ from runner.grid.launchers import PlanLauncher
 from runner.grid.plan import PlannedJob
 from runner.options.launchers.ray_grid import RayJobs, RayRequest
 from runner.options.launchers.ray_jobs import SharedFile
-from runner_base import signals
-from runner_base.errors import ConfigError
-from runner_base.files import write_atomically
+from runner_base import ConfigError, signals, write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -27,11 +27,9 @@ from runner.grid.plan import Outcome, plan_all
 from runner.grid.trials import Trials
 from runner.options.launchers import pruning
 from runner.options.launchers.search_space import SearchSettings, SearchSpace, corner, study_name
-from runner_base.console import plain, say
-from runner_base.errors import ConfigError, TrackingError, check_output_folder
-from runner_base.files import hold, is_held, write_atomically
-from runner_base.result import Status
-from runner_base.uris import without_secrets
+from runner_base import ConfigError, Status, TrackingError, hold, plain, say, without_secrets, write_atomically
+from runner_base.errors import check_output_folder
+from runner_base.files import is_held
 
 if TYPE_CHECKING:
     from optuna.study import Study

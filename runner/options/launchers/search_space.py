@@ -13,10 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Transformer
 
 from runner.config.plain_text import sweep_of
-from runner_base.bounds import check_keys, least, within
-from runner_base.errors import ConfigError, check, unknown
-from runner_base.fields import setting
-from runner_base.texts import short_hash
+from runner_base import ConfigError, check, check_keys, least, setting, short_hash, unknown, within
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -27,11 +27,7 @@ from submitit.core.utils import FailedJobError, UncompletedJobError
 from submitit.slurm.slurm import SlurmJobEnvironment
 
 from runner.grid.other_launchers import Death, job_line
-from runner_base import signals
-from runner_base.console import say
-from runner_base.errors import INTERRUPTED
-from runner_base.result import Status
-from runner_base.texts import counted
+from runner_base import INTERRUPTED, Status, counted, say, signals
 
 POLL_S = 1.0  # between two looks for results
 SQUEUE_S = 5.0  # between two calls of squeue, each about all jobs

@@ -9,10 +9,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from runner_base.console import plain
-from runner_base.entry import run_entry
-from runner_base.errors import ConfigError, OutputError, check, few, one_line
-from runner_base.texts import load_json
+from runner_base import ConfigError, check, few, load_json, one_line, plain, run_entry
+from runner_base.errors import OutputError
 from runner_engine.checkpoints.resolve import locate_config
 from runner_engine.embedded import LORA_PEFT_DIR, LORA_PTH_PATH
 from runner_engine.quantization import quiet_imports

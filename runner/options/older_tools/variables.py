@@ -17,9 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from runner.config import profiles
 from runner.config.compose import Composer, composer_of
 from runner.config.plain_text import quote_texts, sweep_of
-from runner_base.console import say
-from runner_base.errors import ConfigError
-from runner_base.uris import without_secrets
+from runner_base import ConfigError, say, without_secrets
 
 FLAGS = ("ENABLE_HYBRID", "FORCE_STUDENT_STUB", "STUDENT_LOAD_IN_4BIT", "STUDENT_FORCE_CPU")
 NAMES = (*FLAGS, "STUDENT_BASE_MODEL", "STUDENT_LORA_DIR", "STUDENT_MAX_NEW_TOKENS", "BASE_URL")

@@ -8,10 +8,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from runner.config.task import TaskConfig, absolute
-from runner_base.bounds import filled, least
-from runner_base.dtypes import Dtype
-from runner_base.errors import check
-from runner_base.fields import HASHED, MISSING, Inert, setting
+from runner_base import HASHED, MISSING, Dtype, Inert, check, filled, least, setting
 
 
 class Strategy(StrEnum):

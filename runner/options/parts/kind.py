@@ -16,12 +16,8 @@ from runner.options.parts.pipeline import CAPABILITIES
 from runner.options.parts.pipeline.ranks import first_rank, manifest_of, torchrun_rank
 from runner.options.parts.sharding.check import require_sound
 from runner.options.parts.sharding.manifest import MODEL_FILES
-from runner_base import machine
-from runner_base.dtypes import BYTES, Dtype, dtype_for
-from runner_base.errors import ConfigError, check
-from runner_base.machine import MIB
-from runner_base.progress import tell
-from runner_base.texts import counted
+from runner_base import BYTES, MIB, ConfigError, Dtype, check, counted, machine, tell
+from runner_base.dtypes import dtype_for
 from runner_engine import BaseCache, Capability, Engine, Footprint, Prompt, Request, Workload
 from runner_engine.checkpoints.resolve import read_settings
 from runner_engine.kernels import building

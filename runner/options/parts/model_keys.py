@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from runner_base.bounds import above, filled, least
-from runner_base.dtypes import Dtype
-from runner_base.fields import HASHED, MISSING, Inert, setting
+from runner_base import HASHED, MISSING, Dtype, Inert, above, filled, least, setting
 from runner_engine import GenerationConfig, LoraConfig, QuantizationConfig, RopeConfig
 from runner_engine.settings.generation import require_plain_kv
 from runner_engine.settings.model import Attention, ModelConfig, local_model, require_own_weights

@@ -16,7 +16,7 @@ from runner.options.parts.sharding.manifest import MANIFEST, UNFINISHED, partiti
 from runner.options.parts.sharding.partition_file import INLINE, Layer, Partition
 from runner.options.parts.sharding.restore import written_order
 from runner.options.parts.sharding.write import Target, copied
-from runner_base.errors import ConfigError, DataError
+from runner_base import ConfigError, DataError
 from runner_engine import Tensor
 from runner_engine.checkpoints import byteio
 from runner_engine.checkpoints.weight_files import DTYPE_BITS, DTYPE_NAMES, SINGLE, WEIGHT_SUFFIXES

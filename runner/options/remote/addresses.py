@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
+from runner_base import ConfigError, check
 from runner_base.addresses import is_loopback
-from runner_base.errors import ConfigError, check
 from runner_base.known_secrets import HIDDEN
 
 

@@ -17,8 +17,7 @@ from runner.engines.kinds import Encoded, ModelKind
 from runner.options.remote.engine import ApiEngine
 from runner.options.remote.keys import ApiConfig, Extensions
 from runner.options.remote.pool import ServerPool
-from runner_base.errors import ConfigError, JobFailed
-from runner_base.files import replace_text
+from runner_base import ConfigError, JobFailed, replace_text
 from runner_base.texts import read_cache
 from runner_engine import BaseCache, Capability, Engine, GenerationConfig, Prompt, Request
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runner.options.remote.model import RemoteModel
 from runner.options.remote.session import ApiSession
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 
 
 class ApiEngine(RemoteModel):

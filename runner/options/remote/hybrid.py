@@ -15,8 +15,7 @@ from runner.options.remote.engine import ApiEngine
 from runner.options.remote.keys import HybridConfig
 from runner.options.remote.reviews import read_verdict, review_of, revision_of
 from runner.options.remote.session import TICK_S
-from runner_base.errors import one_line
-from runner_base.result import Answer, Call, FinishReason
+from runner_base import Answer, Call, FinishReason, one_line
 from runner_engine import (
     Capability,
     Completion,

@@ -9,9 +9,8 @@ from typing import ClassVar, Self
 
 from runner.options.remote.addresses import addresses_of, check_addresses, is_in_domain
 from runner.options.remote.thinking_budget import ThinkingBudget, check_budget
-from runner_base.bounds import above, least, within
-from runner_base.errors import ConfigError, check
-from runner_base.fields import MISSING, UNLESS_DEFAULT, Inert, Names, setting
+from runner_base import MISSING, UNLESS_DEFAULT, ConfigError, Inert, above, check, least, setting, within
+from runner_base.fields import Names
 from runner_engine import GenerationConfig, LocalModelConfig, LoraConfig, QuantizationConfig, RopeConfig
 from runner_engine.settings.generation import require_plain_kv
 from runner_engine.settings.model import ModelConfig, require_own_weights

@@ -17,8 +17,7 @@ from runner.options.remote.server_text import token_count
 from runner.options.remote.thinking import BudgetCounts
 from runner.options.remote.thinking_budget import MARGIN
 from runner.options.remote.thinking_budget import PARAMETERS as BUDGETS
-from runner_base.errors import ConfigError, RunnerError
-from runner_base.texts import counted
+from runner_base import ConfigError, RunnerError, counted
 from runner_engine import Capability, EngineReport, EngineStats, Message, Request
 from runner_engine.sessions.thinking import tags_of
 from runner_engine.settings.sampling import PARAMETERS

@@ -20,7 +20,7 @@ from runner.options.remote.keys import ApiConfig, Extensions
 from runner.options.remote.loop import LoopThread
 from runner.options.remote.server import KEPT, ModelList, ServerConnection
 from runner.options.remote.server_text import token_count
-from runner_base.errors import ConfigError, JobFailed, RunnerError
+from runner_base import ConfigError, JobFailed, RunnerError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -17,7 +17,7 @@ import openai
 
 from runner.options.remote.faults import Fault, RequestRejected
 from runner.options.remote.keys import ApiConfig
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 from runner_engine import Message, Prompt, Request
 
 CACHED_PROMPTS = 1024  # their tokens are cached, because the choices of a question share a prompt

@@ -24,7 +24,7 @@ from runner.options.remote.keys import OPENAI_KEY_VARIABLE, ApiConfig, Extension
 from runner.options.remote.scoring import Scorer
 from runner.options.remote.server_text import Secret
 from runner.options.remote.wire import PLAIN_BYTES, guard
-from runner_base.errors import ConfigError, JobFailed, RunnerError
+from runner_base import ConfigError, JobFailed, RunnerError
 
 KEPT = "Completed answers are kept: run the same command to resume"
 for noisy in ("openai", "httpx2", "httpcore2"):  # they log a line for each request, and headers at the level DEBUG

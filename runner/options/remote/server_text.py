@@ -9,7 +9,7 @@ import json
 from urllib.parse import quote
 
 from runner.options.remote.faults import Miscounted
-from runner_base.errors import one_line
+from runner_base import one_line
 from runner_base.uris import HIDDEN
 
 MIN_SECRET_CHARACTERS = 8  # shorter keys, such as EMPTY, may be words of an answer

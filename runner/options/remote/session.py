@@ -19,8 +19,7 @@ from runner.options.remote.scoring import ScoredContinuation
 from runner.options.remote.server import KEPT, ServerConnection, unread
 from runner.options.remote.server_text import AnswerText, Secret
 from runner.options.remote.thinking import Usage, is_spent, thinking_of, usage_of
-from runner_base.errors import JobFailed, RunnerError
-from runner_base.model_text import Answer, FinishReason
+from runner_base import Answer, FinishReason, JobFailed, RunnerError
 from runner_base.thinking import Tags, ends_in_thinking, new_pieces, split
 from runner_engine import Completion, Delta, Event, Request, RequestId, Session
 from runner_engine.sessions.base import request_sha256

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from runner.options.remote.server_text import token_count
 from runner.options.remote.thinking_budget import MARGIN
-from runner_base.model_text import Answer, Ending, FinishReason
-from runner_base.texts import counted
+from runner_base import Answer, FinishReason, counted
+from runner_base.model_text import Ending
 
 IN_PROMPT = 1  # the line break that templates write behind an opening tag: vLLM counts it for the budget
 APART = ("reasoning_content", "reasoning")  # where servers send thinking; never in both

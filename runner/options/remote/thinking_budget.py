@@ -6,7 +6,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 from runner_engine import GenerationConfig
 
 # Servers count thinking, tags and answer in one limit: so many tokens more leave the answer its own limit, also if the

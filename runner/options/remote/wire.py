@@ -10,8 +10,7 @@ import httpx2
 
 from runner.options.remote.faults import Fault
 from runner.options.remote.keys import ApiConfig
-from runner_base.errors import ConfigError
-from runner_base.machine import MIB
+from runner_base import MIB, ConfigError
 
 BODY_MIB = 32  # of one answer, far above the longest one
 EVENT_MIB = 1  # of one event of a stream, which holds a few tokens

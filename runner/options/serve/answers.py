@@ -17,7 +17,7 @@ from runner.options.serve.gateway import ClientRequest, Gateway, Refusal
 from runner.options.serve.held_texts import HeldTexts
 from runner.options.serve.logprobs import MIN_LOGPROB, Token, chat_logprobs, text_logprobs
 from runner.options.serve.parsing import ParsedBody
-from runner_base.model_text import Answer
+from runner_base import Answer
 from runner_engine import Completion, Delta, Event, Request
 
 CONNECTION = "runner.connection"  # the key of a request's connection in its scope

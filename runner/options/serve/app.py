@@ -27,7 +27,7 @@ from runner.options.serve.guard import RequestGuard
 from runner.options.serve.parsing import ParsedBody, parse_body
 from runner.options.serve.shares import owner_of
 from runner.options.serve.tokens import tokens_of
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 from runner_engine.settings.sampling import PARAMETERS
 
 INPUTS = "\n    ".join(

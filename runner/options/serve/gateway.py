@@ -21,7 +21,7 @@ from runner.options.serve.counters import Counters
 from runner.options.serve.keys import ServeConfig
 from runner.options.serve.name import accepted_names, served_name
 from runner.options.serve.shares import Held, has_room
-from runner_base.errors import ConfigError, JobFailed, one_line
+from runner_base import ConfigError, JobFailed, one_line
 from runner_engine import Capability, Completion, Driver, EngineReport, Event, Request, RequestId
 from runner_engine.sessions.base import NotOffered
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from runner.config.task import TaskConfig
-from runner_base.bounds import above, filled, least, within
-from runner_base.fields import Inert, setting
+from runner_base import Inert, above, filled, least, setting, within
 
 LIMITS = Inert("a limit of what is served")
 

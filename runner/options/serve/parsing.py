@@ -28,7 +28,7 @@ from runner.options.serve.bodies import (
     TextBody,
 )
 from runner.options.serve.gateway import Gateway, Refusal
-from runner_base.errors import unknown
+from runner_base import unknown
 from runner_engine import Message, Prompt, Request, Sampling
 from runner_engine.settings.sampling import PARAMETERS
 

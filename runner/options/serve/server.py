@@ -18,7 +18,7 @@ from runner.options.serve.connection import connection_of
 from runner.options.serve.counters import Counters
 from runner.options.serve.gateway import Gateway
 from runner.options.serve.keys import ServeConfig
-from runner_base.errors import JobFailed
+from runner_base import JobFailed
 from runner_engine import Driver, EngineReport
 
 log = logging.getLogger(__name__)

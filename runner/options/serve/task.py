@@ -16,11 +16,8 @@ from runner.config.root import RunnerConfig
 from runner.options.serve.keys import ServeConfig
 from runner.options.serve.name import served_name
 from runner.tasks.base import Context, Inputs, Uses, own_config
-from runner_base import machine, signals
+from runner_base import ConfigError, Result, machine, say, signals
 from runner_base.addresses import is_loopback
-from runner_base.console import say
-from runner_base.errors import ConfigError
-from runner_base.result import Result
 from runner_engine import Driver
 
 VERSION = 1

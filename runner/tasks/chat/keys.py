@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from runner.config.task import Amount, TaskConfig
-from runner_base.bounds import filled
-from runner_base.fields import Inert, Text, setting
+from runner_base import Inert, Text, filled, setting
 from runner_engine import GenerationConfig
 
 

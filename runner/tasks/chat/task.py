@@ -22,12 +22,19 @@ from runner.store.measured import Measured
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.chat.keys import ChatConfig
 from runner.tasks.completing import sample_of
-from runner_base import machine
-from runner_base.console import plain, say
-from runner_base.errors import ConfigError, RunnerError, unknown
-from runner_base.files import write_atomically
-from runner_base.result import FinishReason, Result
-from runner_base.texts import counted, read_text
+from runner_base import (
+    ConfigError,
+    FinishReason,
+    Result,
+    RunnerError,
+    counted,
+    machine,
+    plain,
+    read_text,
+    say,
+    unknown,
+    write_atomically,
+)
 from runner_engine import (
     Capability,
     Completion,

@@ -7,9 +7,7 @@ from typing import ClassVar
 
 from runner.config.prompts import PromptsConfig
 from runner.config.task import absolute
-from runner_base.bounds import filled
-from runner_base.errors import check
-from runner_base.fields import Inert, Text, setting
+from runner_base import Inert, Text, check, filled, setting
 
 
 @dataclass

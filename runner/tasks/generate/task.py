@@ -33,9 +33,8 @@ from runner.tasks import positions
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.completing import complete_missing, sample_of
 from runner.tasks.generate.keys import GenerateConfig
-from runner_base.errors import ConfigError, EvidenceError, cannot_write, check
-from runner_base.files import write_atomically
-from runner_base.result import COMPLETIONS, Answer, Result, Sample
+from runner_base import Answer, ConfigError, EvidenceError, Result, Sample, cannot_write, check, write_atomically
+from runner_base.result import COMPLETIONS
 from runner_base.thought_tokens import thinking_totals
 from runner_engine import Request
 from runner_engine.settings.model import Attention, local_model

@@ -19,7 +19,7 @@ from runner.store.jobs import Recorder
 from runner.tasks.base import Context
 from runner.tasks.completing import Samples, refuse_foreign, refuse_other_prompts, to_ask
 from runner.tasks.gsm8k.judging import Judge
-from runner_base.result import Sample
+from runner_base import Sample
 from runner_engine import Completion, Engine, Request
 
 AGAIN = "again.jsonl"

@@ -25,8 +25,7 @@ from runner.store.jobs import Job, read_samples
 from runner.store.tracking import flatten
 from runner.tasks import named_job
 from runner.tasks.base import own_config
-from runner_base.errors import ConfigError
-from runner_base.result import Sample, Verdict
+from runner_base import ConfigError, Sample, Verdict
 from runner_compare.metrics import points
 from runner_compare.statistics.margins import MarginVerdict, margin_verdict, points_of_margin, verdict_words
 from runner_compare.statistics.sequential import Decision, Pairs, confidence_percent, level_of, level_words

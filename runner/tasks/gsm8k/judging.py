@@ -11,7 +11,7 @@ from runner.scorers.named import scorer_of
 from runner.scorers.verdicts import WHY_NOT, Judgement, judge
 from runner.scorers.votes import Vote, elect
 from runner.tasks.completing import Samples, sample_of
-from runner_base.result import FinishReason, Sample
+from runner_base import FinishReason, Sample
 from runner_engine import Completion
 
 

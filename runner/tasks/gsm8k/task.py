@@ -46,8 +46,7 @@ from runner.tasks.gsm8k.trust import (
     warnings,
 )
 from runner.tasks.named_job import overrides_of
-from runner_base.errors import check
-from runner_base.result import Result, Sample
+from runner_base import Result, Sample, check
 from runner_compare.statistics.floor_effects import LIMIT, cut_off_words
 from runner_compare.statistics.unread_answers import EXTRACTOR, SCORER, unread_note
 from runner_engine import Engine, EngineReport, Request, RequestId

@@ -18,9 +18,7 @@ from runner.tasks.base import Context
 from runner.tasks.completing import complete_beside
 from runner.tasks.gsm8k.asking_again import AGAIN, SecondAnswers
 from runner.tasks.gsm8k.judging import Judge, Judged
-from runner_base.errors import few
-from runner_base.result import FinishReason, Sample
-from runner_base.texts import counted
+from runner_base import FinishReason, Sample, counted, few
 from runner_base.thought_tokens import thinking_totals
 from runner_compare.statistics import effects
 from runner_compare.statistics.effects import Finding, paired_accuracies

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runner.config.likelihood import LikelihoodConfig
-from runner_base.errors import DataError
+from runner_base import DataError
 from runner_engine import Request
 
 

@@ -22,7 +22,7 @@ from runner.scorers.divergence import Divergence, diverge_whole
 from runner.tasks.base import Context, own_config
 from runner.tasks.likelihood.reference import KEY
 from runner.tasks.named_job import SCORING, is_id, overridden
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 from runner_engine import (
     Arithmetic,
     Capability,

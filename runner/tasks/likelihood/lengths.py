@@ -13,7 +13,7 @@ from typing import Any
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.resolved import ResolvedJob
 from runner.engines.kinds import kind_of
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 
 SPECIAL = 1  # a token that a tokenizer may put before a text
 TOKENIZER = "tokenizer.json"

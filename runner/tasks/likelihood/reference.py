@@ -15,8 +15,7 @@ from runner.store.jobs import Job, read_samples
 from runner.store.top_k import TOP_K, TopK, read_top_k
 from runner.tasks import named_job
 from runner.tasks.base import own_config
-from runner_base.errors import ConfigError, EvidenceError, few
-from runner_base.result import Sample
+from runner_base import ConfigError, EvidenceError, Sample, few
 from runner_engine import Completion, Request
 
 KEY = "task.reference"

@@ -34,7 +34,7 @@ from runner.tasks.likelihood.lengths import check_before_the_load, check_window
 from runner.tasks.likelihood.reference import TOP_K_HASH, ReferenceJob
 from runner.tasks.likelihood.tokens import add_token_figures, write_worst
 from runner.tasks.named_job import overrides_of, state
-from runner_base.result import Likelihood, Result, Sample
+from runner_base import Likelihood, Result, Sample
 from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_compare.statistics.likelihoods import WINDOWS, figures
 from runner_engine import Capability, Completion, Engine, EngineReport, Request

@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from runner.store.divergences import DIVERGENCES, WORST_TOKENS, TokenDivergences
-from runner_base.errors import cannot_write
-from runner_base.result import Result, Sample
+from runner_base import Result, Sample, cannot_write
 from runner_compare.statistics.token_divergence import TextTokens, token_figures
 from runner_engine import Request
 

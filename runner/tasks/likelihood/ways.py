@@ -20,8 +20,7 @@ from runner.tasks.base import own_config
 from runner.tasks.likelihood.exact import EXACT, EXACT_HASH, second_of
 from runner.tasks.likelihood.reference import KEY, TOP_K_HASH, find
 from runner.tasks.named_job import SCORING, is_id, job_of, overridden
-from runner_base import machine
-from runner_base.errors import RunnerError
+from runner_base import RunnerError, machine
 from runner_engine import Capability
 from runner_engine.checkpoints.pass_memory import shape_of
 

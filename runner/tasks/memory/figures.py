@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from statistics import linear_regression, median
 from typing import Any
 
-from runner_base.result import Result
+from runner_base import Result
 from runner_engine import Footprint, Workload
 
 AT_START = ("import", "load", "first pass")

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner_base.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, Picture, save_pictures
+from runner_base import Picture
+from runner_base.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, save_pictures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

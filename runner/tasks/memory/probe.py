@@ -25,8 +25,7 @@ from runner.config.root import RunnerConfig
 from runner.engines import open_engine
 from runner.engines.kinds import kind_of
 from runner.speed.synthetic import check_room, room_of, synthetic_requests
-from runner_base import child, machine
-from runner_base.errors import RunnerError, is_memory_error, one_line
+from runner_base import RunnerError, child, is_memory_error, machine, one_line
 from runner_engine import Capability, Completion, Engine, EngineReport, Session, Workload, complete, require
 from runner_engine.devices.mapped_files import resident_mib
 from runner_engine.sessions.base import FEWER_ROWS

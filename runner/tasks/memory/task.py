@@ -28,12 +28,9 @@ from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.memory.figures import AT_START, IN_POINTS, MemoryRepeat, summarize
 from runner.tasks.memory.kept_points import KeptPoints
 from runner.tasks.memory.pictures import MODULE, POINTS
-from runner_base import child, errors, machine
+from runner_base import ConfigError, JobFailed, Progress, Result, child, errors, machine, write_atomically
 from runner_base.drawing import draw_in_process, draw_missing
-from runner_base.errors import ConfigError, JobFailed
-from runner_base.files import write_atomically
-from runner_base.progress import Progress
-from runner_base.result import RepeatLog, Result
+from runner_base.result import RepeatLog
 from runner_engine import Capability, Workload
 from runner_engine.sessions.base import require_among
 

@@ -32,11 +32,9 @@ from runner.store.measurements import notes_on
 from runner.tasks.asking import kept_words
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.sweep.kept_cells import KeptCells
-from runner_base import machine
+from runner_base import JobFailed, Result, machine, write_atomically
 from runner_base.drawing import draw_in_process, draw_missing
-from runner_base.errors import JobFailed
-from runner_base.files import write_atomically
-from runner_base.result import RepeatLog, Result
+from runner_base.result import RepeatLog
 from runner_engine import Capability, require
 from runner_engine.sessions.base import FEWER_ROWS
 

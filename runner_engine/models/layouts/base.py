@@ -15,7 +15,7 @@ from typing import ClassVar, Self
 import torch
 from torch import nn
 
-from runner_base.errors import DataError
+from runner_base import DataError
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.quantization.grouped import GroupSettings
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner_base.errors import ConfigError, one_line
-from runner_base.texts import load_json
+from runner_base import ConfigError, load_json, one_line
 from runner_engine.checkpoints.adapter_header import adapter_shapes
 from runner_engine.settings.lora import PeftConfig
 

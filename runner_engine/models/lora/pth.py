@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from runner_base.errors import ConfigError, few
+from runner_base import ConfigError, few
 from runner_engine.models.lora.peft import AdapterReport, delta_norm
 from runner_engine.models.pickled import load_tensors
 from runner_engine.settings.lora import PthConfig

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 from runner_engine.checkpoints.positions import positions_under
 from runner_engine.models import capability
 from runner_engine.models.inventory import Described

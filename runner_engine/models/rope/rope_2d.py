@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 from runner_engine.settings.rope import Rope2dConfig
 
 INNER = (

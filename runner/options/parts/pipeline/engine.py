@@ -27,9 +27,7 @@ from runner.options.parts.pipeline.ranks import first_rank, manifest_of
 from runner.options.parts.pipeline.stage_worker import StageWorker
 from runner.options.parts.pipeline.transport import Packet, PacketType, PeerGone, Transport
 from runner.options.parts.sharding.load_part import load_tokenizer
-from runner_base import signals
-from runner_base.errors import JobFailed, RunnerError, one_line
-from runner_base.result import FinishReason
+from runner_base import FinishReason, JobFailed, RunnerError, one_line, signals
 from runner_engine import EngineReport, EngineStats, Event, Request, RequestId, Session
 from runner_engine.decode.rows import Admission, Row, own_generation, stop_tokens
 from runner_engine.decode.stopping import Stopping

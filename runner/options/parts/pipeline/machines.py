@@ -21,7 +21,7 @@ from fcntl import ioctl
 from hmac import compare_digest
 
 from runner.options.parts.pipeline.ranks import ProcessRank
-from runner_base.console import say
+from runner_base import say
 
 BEAT_S = 1.0
 SILENT_S = 20.0  # longer than a network takes to repair itself; within it TCP sends again what was lost

@@ -38,8 +38,7 @@ from runner.options.parts.pipeline.ranks import ProcessRank, manifest_of
 from runner.options.parts.pipeline.stage_worker import StageWorker
 from runner.options.parts.pipeline.transport import PacketType, PeerGone, Transport
 from runner.options.parts.sharding.strategies import parts_of
-from runner_base import child, errors, signals
-from runner_base.errors import JobFailed, RunnerError
+from runner_base import JobFailed, RunnerError, child, errors, signals
 
 STAGE_PROCESS = "runner.options.parts.pipeline.stage_process"
 LOOPBACK = "127.0.0.1"

@@ -9,7 +9,7 @@ from runner.config.root import RunnerConfig
 from runner.options.parts.model_keys import parts_model
 from runner.options.parts.sharding.manifest import Manifest, PartEntry, read_manifest
 from runner.options.parts.sharding.strategies import part_cuts
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from runner_base.errors import check
+from runner_base import check
 from runner_engine import Sampling
 from runner_engine.decode.rows import Row
 from runner_engine.decode.sampling import Sampler, generator_of

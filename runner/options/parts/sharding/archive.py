@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.options.parts.sharding.manifest import PartEntry
-from runner_base import machine
-from runner_base.errors import ConfigError, DataError
+from runner_base import ConfigError, DataError, machine
 from runner_engine.checkpoints import byteio
 from runner_engine.checkpoints.weight_files import MAX_HEADER_BYTES, WeightFile, parse_header, read_weight_file
 

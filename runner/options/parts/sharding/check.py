@@ -15,7 +15,7 @@ from runner.options.parts.sharding import partition_file
 from runner.options.parts.sharding.archive import Advance, Read, open_part, read_header
 from runner.options.parts.sharding.manifest import SOURCE_HEADERS, Manifest, PartEntry
 from runner.options.parts.sharding.partition_file import INLINE, Inline, Layer, Partition, TensorReference
-from runner_base.errors import ConfigError, DataError
+from runner_base import ConfigError, DataError
 from runner_engine import Tensor
 from runner_engine.checkpoints import byteio
 from runner_engine.checkpoints.json_fields import ListedFile

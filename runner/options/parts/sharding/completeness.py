@@ -8,7 +8,7 @@ from runner.options.parts.sharding.archive import Advance
 from runner.options.parts.sharding.check import CheckedPart, check_files, check_part, source_headers
 from runner.options.parts.sharding.manifest import MANIFEST, Manifest, Totals
 from runner.options.parts.sharding.write import Meter, OpenProgress
-from runner_base.errors import DataError
+from runner_base import DataError
 from runner_engine import Tensor
 from runner_engine.checkpoints import byteio
 from runner_engine.checkpoints.weight_files import Checkpoint

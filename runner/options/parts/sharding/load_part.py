@@ -19,7 +19,7 @@ import torch
 from runner.options.parts.sharding.check import require_sound
 from runner.options.parts.sharding.manifest import INSTEAD, MODEL_FILES, Manifest, PartEntry, read_manifest
 from runner.options.parts.sharding.stage import Stage
-from runner_base.errors import ConfigError, DataError, one_line
+from runner_base import ConfigError, DataError, one_line
 from runner_engine.models.load_tokenizer import load_tokenizer as load_model_tokenizer
 from runner_engine.quantization import quiet_imports
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner_base.errors import ConfigError, DataError
-from runner_base.texts import load_json
+from runner_base import ConfigError, DataError, load_json
 from runner_engine import Tensor
 from runner_engine.checkpoints import byteio, model_files
 from runner_engine.checkpoints.json_fields import Fields, ListedFile

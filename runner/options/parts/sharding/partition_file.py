@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner_base.errors import ConfigError, DataError
+from runner_base import ConfigError, DataError
 from runner_base.texts import parse_object
 from runner_engine import Tensor
 from runner_engine.checkpoints import byteio

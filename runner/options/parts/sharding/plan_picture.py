@@ -9,7 +9,7 @@ import shlex
 from typing import Any
 
 from runner.options.parts.sharding.strategies import PlannedPart
-from runner_base.machine import MIB
+from runner_base import MIB
 from runner_base.svg import box, document, text
 
 COLOURS = {

@@ -12,7 +12,7 @@ from runner.options.parts.sharding.check import CheckedPart, source_headers
 from runner.options.parts.sharding.completeness import parts_by_tensor
 from runner.options.parts.sharding.manifest import MODEL_FILES, Manifest
 from runner.options.parts.sharding.write import Target, copied
-from runner_base.errors import DataError, JobFailed
+from runner_base import DataError, JobFailed
 from runner_engine import Tensor
 from runner_engine.checkpoints import byteio
 from runner_engine.checkpoints.weight_files import DTYPE_BITS, INDEX, SINGLE

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from runner_base.errors import DataError
+from runner_base import DataError
 
 
 class PassState(StrEnum):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from runner.options.parts.keys import SplitConfig, Strategy
 from runner.options.parts.sharding.manifest import Manifest
-from runner_base.errors import ConfigError
+from runner_base import ConfigError
 from runner_engine import Tensor
 from runner_engine.checkpoints.layout import Layout, layer_type
 from runner_engine.checkpoints.weight_files import DTYPE_BITS

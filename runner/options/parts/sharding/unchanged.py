@@ -26,8 +26,7 @@ from runner.options.parts.sharding.manifest import (
     partition_name,
 )
 from runner.options.parts.sharding.strategies import PlannedPart
-from runner_base.errors import ConfigError, DataError, reading
-from runner_base.texts import load_json
+from runner_base import ConfigError, DataError, load_json, reading
 from runner_engine.checkpoints import byteio
 from runner_engine.checkpoints.layout import Layout
 from runner_engine.checkpoints.weight_files import Checkpoint, WeightFile

@@ -30,8 +30,8 @@ from runner.options.parts.sharding.manifest import (
 from runner.options.parts.sharding.partition_file import INLINE, REFERENCE, with_numbers
 from runner.options.parts.sharding.strategies import PlannedPart
 from runner.options.parts.sharding.unchanged import KEY, Plan
+from runner_base import Progress
 from runner_base.files import hold_folder
-from runner_base.progress import Progress
 from runner_engine import Tensor
 from runner_engine.checkpoints import byteio
 from runner_engine.checkpoints.layout import layer_type

@@ -28,12 +28,8 @@ from runner.options.parts.sharding.manifest import (
 from runner.options.parts.sharding.write import Meter, copied
 from runner.store.artifacts import promise
 from runner.tasks.base import Context, Inputs, Uses, own_config
-from runner_base import machine
-from runner_base.errors import ConfigError
+from runner_base import MIB, ConfigError, Result, load_json, machine
 from runner_base.files import hold_folder
-from runner_base.machine import MIB
-from runner_base.result import Result
-from runner_base.texts import load_json
 from runner_engine.checkpoints import byteio
 
 VERSION = 1

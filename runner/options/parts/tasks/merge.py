@@ -21,12 +21,8 @@ from runner.options.parts.sharding.manifest import MANIFEST, Manifest, read_mani
 from runner.options.parts.sharding.write import Meter, Target
 from runner.store.artifacts import promise
 from runner.tasks.base import Context, Inputs, Uses, own_config
-from runner_base import machine
-from runner_base.dtypes import Dtype
-from runner_base.errors import ConfigError
+from runner_base import MIB, ConfigError, Dtype, Result, machine
 from runner_base.files import hold_folder
-from runner_base.machine import MIB
-from runner_base.result import Result
 from runner_engine.checkpoints import byteio
 
 VERSION = 2

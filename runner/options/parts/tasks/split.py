@@ -31,12 +31,7 @@ from runner.options.parts.sharding.unchanged import Plan, file_state, sha256_of
 from runner.store.artifacts import promise
 from runner.store.jobs import Job
 from runner.tasks.base import Context, Inputs, Uses, own_config
-from runner_base import machine
-from runner_base.errors import ConfigError
-from runner_base.files import write_atomically
-from runner_base.machine import MIB
-from runner_base.progress import Progress, tell
-from runner_base.result import Result
+from runner_base import MIB, ConfigError, Progress, Result, machine, tell, write_atomically
 from runner_engine import LocalModelConfig
 from runner_engine.checkpoints import random_weights, resolve
 from runner_engine.checkpoints.layout import find_layers

@@ -16,10 +16,7 @@ from runner.options.parts.sharding.completeness import coverage_problems, source
 from runner.options.parts.sharding.manifest import MANIFEST, Manifest, read_manifest
 from runner.options.parts.sharding.write import Meter
 from runner.tasks.base import Context, Inputs, Uses, own_config
-from runner_base import machine
-from runner_base.errors import ConfigError
-from runner_base.machine import MIB
-from runner_base.result import Result
+from runner_base import MIB, ConfigError, Result, machine
 from runner_engine import LocalModelConfig
 from runner_engine.checkpoints import resolve
 from runner_engine.checkpoints.weight_files import Checkpoint, read_checkpoint

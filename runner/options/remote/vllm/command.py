@@ -10,8 +10,8 @@ from runner.config.resolved import ResolvedJob
 from runner.options.remote.vllm.environment import Environment, environment_of
 from runner.options.remote.vllm.gpus import batch_invariant
 from runner.options.remote.vllm.keys import VllmConfig, vllm_model
+from runner_base import load_json
 from runner_base.dtypes import dtype_for
-from runner_base.texts import load_json
 from runner_engine import ModelFiles
 
 ADAPTER = "adapter"  # the name under which the server has it

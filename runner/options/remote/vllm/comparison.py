@@ -20,11 +20,7 @@ from runner.config.resolved import ResolvedJob
 from runner.options.remote.vllm.command import dtype_of
 from runner.options.remote.vllm.environment import environment_of
 from runner.options.remote.vllm.keys import vllm_model
-from runner_base import child, kept, machine
-from runner_base.dtypes import BYTES
-from runner_base.errors import ConfigError, one_line
-from runner_base.machine import MIB
-from runner_base.progress import tell
+from runner_base import BYTES, MIB, ConfigError, child, kept, machine, one_line, tell
 from runner_engine.checkpoints.resolve import file_bytes
 from runner_engine.embedded.problems import Split, problems
 

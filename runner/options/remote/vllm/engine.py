@@ -20,7 +20,7 @@ from runner.options.remote.vllm.command import ADAPTER, flags_shown, name_of
 from runner.options.remote.vllm.gpus import batch_invariant
 from runner.options.remote.vllm.keys import VllmConfig, vllm_model
 from runner.options.remote.vllm.server import VllmServer
-from runner_base.errors import ConfigError, JobFailed, RunnerError
+from runner_base import ConfigError, JobFailed, RunnerError
 from runner_engine import BaseCache, Capability, EngineReport, Request, complete
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import runner
 from runner.options.remote.vllm.keys import VllmConfig
-from runner_base.errors import ConfigError, one_line
+from runner_base import ConfigError, one_line
 
 OLDEST = (0, 14)  # with --default-chat-template-kwargs and the scores of a prompt's tokens; 0.32 is tested
 PROBE_S = 60.0

@@ -6,10 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from runner.options.remote.thinking_budget import ThinkingBudget, check_budget
-from runner_base.bounds import above, filled, least, within
-from runner_base.dtypes import Dtype
-from runner_base.errors import ConfigError, check
-from runner_base.fields import HASHED, MISSING, Inert, setting
+from runner_base import HASHED, MISSING, ConfigError, Dtype, Inert, above, check, filled, least, setting, within
 from runner_engine import GenerationConfig, LoraConfig, QuantizationConfig, RopeConfig
 from runner_engine.settings.generation import require_plain_kv
 from runner_engine.settings.lora import adapter_of

@@ -15,11 +15,8 @@ from runner.options.remote.vllm.engine import VllmEngine
 from runner.options.remote.vllm.environment import Environment, environment_of
 from runner.options.remote.vllm.gpus import batch_invariant, memory_mib
 from runner.options.remote.vllm.keys import WORDS, VllmConfig, vllm_model
-from runner_base import machine
-from runner_base.dtypes import BYTES, stored_dtype
-from runner_base.errors import ConfigError, check
-from runner_base.machine import MIB
-from runner_base.texts import counted
+from runner_base import BYTES, MIB, ConfigError, check, counted, machine
+from runner_base.dtypes import stored_dtype
 from runner_engine import BaseCache, Capability, Engine, Prompt
 from runner_engine.checkpoints import adapter_header, chat_templates
 from runner_engine.checkpoints.resolve import file_bytes

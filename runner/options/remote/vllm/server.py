@@ -22,9 +22,7 @@ from runner.options.remote.vllm import keeper
 from runner.options.remote.vllm.command import name_of, options_of, variables_of
 from runner.options.remote.vllm.environment import environment_of
 from runner.options.remote.vllm.keys import vllm_model
-from runner_base import child
-from runner_base.errors import ConfigError, JobFailed, RunnerError, one_line
-from runner_base.progress import Progress, tell
+from runner_base import ConfigError, JobFailed, Progress, RunnerError, child, one_line, tell
 
 LOOPBACK = "127.0.0.1"
 LOG = "vllm.log"
