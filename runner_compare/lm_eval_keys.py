@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from runner_compare.lm_eval_files import Results
+from runner_compare.readers import text_of
 
 OURS, OUR_MODEL = "runner", "embedded"  # the backend of runner-lm-eval, and its default model
 FOLDER_KEY = "output_dir"  # names a run but does not make it another experiment, as with ours
@@ -73,8 +73,3 @@ def arguments_of(arguments: Any) -> dict[str, Any]:
         pairs = (part.split("=", 1) for part in arguments.split(",") if "=" in part)
         return {key.strip(): TYPED.get(value.lower(), value) for key, value in pairs}
     return arguments if isinstance(arguments, dict) else {}
-
-
-def text_of(value: Any) -> str:
-    """Return a value as MLflow's params store it."""
-    return value if isinstance(value, str) else json.dumps(value, default=str)

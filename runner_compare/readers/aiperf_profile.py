@@ -8,8 +8,7 @@ from typing import Any
 import msgspec
 
 from runner_base import DataError
-from runner_compare.readers.shapes import Measured, Outline, Parser
-from runner_compare.readers.tool_run import ToolFile, ToolRun, params_of
+from runner_compare.readers import Measured, Outline, Parser, ToolFile, ToolRun, params_of
 
 TOOL = "AIPerf"
 OF_PHASE = ("type", "concurrency", "rate", "requests", "duration")

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from runner_base import DataError, one_line
-from runner_compare.readers.files import MIB
+from runner_compare.readers import MIB
 
 MAX_MEMBER_BYTES = 256 * MIB  # of one file in an archive, unpacked
 MAX_ARCHIVE_BYTES = 16 * 1024 * MIB  # of all files in an archive, unpacked, ...

@@ -12,9 +12,7 @@ from pathlib import Path
 import msgspec
 
 from runner_base import DataError
-from runner_compare.readers.several_answers import joined
-from runner_compare.readers.shapes import Outline, Parser
-from runner_compare.readers.tool_run import METRIC, ToolFile, ToolRun, ToolSample, check_samples_differ
+from runner_compare.readers import METRIC, Outline, Parser, ToolFile, ToolRun, ToolSample, check_samples_differ, joined
 
 TOOL = "EvalPlus"
 ENDING = "_eval_results"

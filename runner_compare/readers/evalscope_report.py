@@ -18,20 +18,27 @@ import msgspec
 import yaml
 
 from runner_base import DataError, few
-from runner_compare.metrics import Better
-from runner_compare.readers.files import MIB, changed, file_name, lines_of, read_bytes
-from runner_compare.readers.several_answers import joined
-from runner_compare.readers.shapes import Count, Outline, Parser, checked
-from runner_compare.readers.tool_run import (
+from runner_compare.readers import (
     LONGEST_TEXT,
     METRIC,
+    MIB,
+    Better,
+    Count,
+    Outline,
+    Parser,
     ToolFile,
     ToolRun,
     ToolSample,
     as_number,
+    changed,
     check_samples_differ,
+    checked,
     family_of,
+    file_name,
+    joined,
+    lines_of,
     params_of,
+    read_bytes,
 )
 
 TOOL = "evalscope"

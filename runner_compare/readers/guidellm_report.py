@@ -9,9 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from runner_base import DataError
-from runner_compare.readers.files import in_words
-from runner_compare.readers.shapes import Count, Measured, Outline, Parser
-from runner_compare.readers.tool_run import ToolFile, ToolRun, params_of
+from runner_compare.readers import Count, Measured, Outline, Parser, ToolFile, ToolRun, in_words, params_of
 
 TOOL = "GuideLLM"
 VERSION = 2  # of the report; since GuideLLM 0.7

@@ -17,12 +17,22 @@ import msgspec
 
 from runner_base import DataError, few
 from runner_compare.answer_votes import Votes
-from runner_compare.metrics import Better
+from runner_compare.readers import (
+    METRIC,
+    NULL,
+    Better,
+    Count,
+    Outline,
+    Parser,
+    ToolFile,
+    ToolRun,
+    ToolSample,
+    check_mean,
+    params_of,
+    votes_of,
+)
 from runner_compare.readers.archive import Archive
 from runner_compare.readers.inspect_samples import SUFFIX, Epoch, Samples
-from runner_compare.readers.several_answers import votes_of
-from runner_compare.readers.shapes import NULL, Count, Outline, Parser
-from runner_compare.readers.tool_run import METRIC, ToolFile, ToolRun, ToolSample, check_mean, params_of
 
 TOOL = "inspect_ai"
 MEANS = ("accuracy", "mean")  # figures of a header that are the mean of the samples' numbers

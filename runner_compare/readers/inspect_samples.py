@@ -17,10 +17,19 @@ from msgspec import Raw
 
 from runner_base import DataError
 from runner_base.progress import watched
+from runner_compare.readers import (
+    ANYTHING,
+    LONGEST_TEXT,
+    MIB,
+    NULL,
+    Outline,
+    Parser,
+    SampleTexts,
+    as_number,
+    family_of,
+    read_bytes,
+)
 from runner_compare.readers.archive import Archive
-from runner_compare.readers.files import MIB, read_bytes
-from runner_compare.readers.shapes import ANYTHING, NULL, Outline, Parser
-from runner_compare.readers.tool_run import LONGEST_TEXT, SampleTexts, as_number, family_of
 
 SUFFIX = ".eval"
 FOLDER = "samples/"  # in an archive

@@ -18,20 +18,23 @@ import msgspec
 from msgspec import Raw
 
 from runner_base import DataError
-from runner_compare.metrics import Better
-from runner_compare.readers.files import file_name, read_parquet
-from runner_compare.readers.shapes import Outline, Parser, checked
-from runner_compare.readers.tool_run import (
+from runner_compare.readers import (
     LONGEST_TEXT,
     METRIC,
+    Better,
+    Outline,
+    Parser,
     ToolFile,
     ToolRun,
     ToolSample,
     as_number,
     check_mean,
     check_samples_differ,
+    checked,
     family_of,
+    file_name,
     params_of,
+    read_parquet,
 )
 
 TOOL = "lighteval"

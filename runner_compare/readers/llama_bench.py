@@ -12,9 +12,7 @@ from typing import Annotated, Any
 import msgspec
 
 from runner_base import DataError
-from runner_compare.lm_eval_keys import text_of
-from runner_compare.readers.shapes import Count, Measured, Outline, Parser
-from runner_compare.readers.tool_run import ToolFile, ToolRun
+from runner_compare.readers import Count, Measured, Outline, Parser, ToolFile, ToolRun, text_of
 
 TOOL = "llama-bench"
 OF_TEST = ("n_prompt", "n_gen", "n_depth", "test_time")

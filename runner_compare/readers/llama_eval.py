@@ -11,16 +11,17 @@ from typing import Any
 import msgspec
 
 from runner_base import DataError
-from runner_compare.readers.files import changed
-from runner_compare.readers.several_answers import joined
-from runner_compare.readers.shapes import Outline, Parser
-from runner_compare.readers.tool_run import (
+from runner_compare.readers import (
     LONGEST_TEXT,
     METRIC,
+    Outline,
+    Parser,
     ToolFile,
     ToolRun,
     ToolSample,
+    changed,
     check_samples_differ,
+    joined,
     params_of,
 )
 

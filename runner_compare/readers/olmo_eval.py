@@ -15,18 +15,22 @@ from typing import Any
 import msgspec
 
 from runner_base import DataError
-from runner_compare.metrics import Better
-from runner_compare.readers.files import file_name, lines_of
-from runner_compare.readers.shapes import Count, Outline, Parser, checked
-from runner_compare.readers.tool_run import (
+from runner_compare.readers import (
     LONGEST_TEXT,
     METRIC,
+    Better,
+    Count,
+    Outline,
+    Parser,
     ToolFile,
     ToolRun,
     ToolSample,
     as_number,
     check_mean,
     check_samples_differ,
+    checked,
+    file_name,
+    lines_of,
     params_of,
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,7 +12,6 @@ from typing import Any, NamedTuple
 from runner_base import DataError, Verdict
 from runner_compare.answer_votes import Votes
 from runner_compare.data import Answers, Question, QuestionOutcome, side_of
-from runner_compare.lm_eval_keys import text_of
 from runner_compare.metrics import Better
 
 LONGEST_TEXT = 4000  # characters of an answer that are kept: its end, as the page of samples shows
@@ -116,6 +116,11 @@ def family_of(fields: Any, cluster: str | None) -> tuple[str | None, tuple[str, 
 
 def _names_family(value: object) -> bool:
     return isinstance(value, str | int) and not isinstance(value, bool)
+
+
+def text_of(value: Any) -> str:
+    """Return a value as MLflow's params store it."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def params_of(group: str, values: Any) -> dict[str, str]:

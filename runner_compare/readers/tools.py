@@ -7,8 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from runner_compare.readers.shapes import Outline
-from runner_compare.readers.tool_run import ToolFile
+from runner_compare.readers import Outline, ToolFile
 
 # in the order in which a file is shown to them: the module's name, and the tool's
 TOOLS = {

@@ -15,9 +15,18 @@ import msgspec
 from msgspec import Raw
 
 from runner_base import DataError
-from runner_compare.readers.files import changed
-from runner_compare.readers.shapes import ANYTHING, LIST, OBJECT, Measured, Outline, Parser
-from runner_compare.readers.tool_run import ToolFile, ToolRun, params_of
+from runner_compare.readers import (
+    ANYTHING,
+    LIST,
+    OBJECT,
+    Measured,
+    Outline,
+    Parser,
+    ToolFile,
+    ToolRun,
+    changed,
+    params_of,
+)
 
 TOOL = "vllm"
 LATENCY, THROUGHPUT, SERVE = "vllm latency", "vllm throughput", "vllm serve"
