@@ -10,22 +10,21 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from typing import Any
 
-from starlette.responses import JSONResponse, StreamingResponse
+from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from runner.options.serve.gateway import ClientRequest, Gateway, Refusal
+from runner.options.serve.gateway import ClientRequest, Gateway
 from runner.options.serve.held_texts import HeldTexts
 from runner.options.serve.logprobs import MIN_LOGPROB, Token, chat_logprobs, text_logprobs
 from runner.options.serve.parsing import ParsedBody
+from runner.options.serve.refusals import Refusal, error_body
 from runner_base import Answer
 from runner_engine import Completion, Delta, Event, Request
 
 CONNECTION = "runner.connection"  # the key of a request's connection in its scope
 LAST_WORDS_S = 1.0  # time for the last chunk of a stream that has timed out
-MAX_ERROR_CHARACTERS = 2000
 REASONING = "reasoning_content"  # the name of thinking: DeepSeek's, SGLang's and llama.cpp's; vLLM's is `reasoning`
 SHORT_CHARACTERS = 16_384  # an answer of fewer characters is written in the event loop
-KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
 class ClientAnswer(ABC):
@@ -322,22 +321,3 @@ class Stream(StreamingResponse):
                 self.client.gateway.counters.broken += 1
                 scope[CONNECTION].abort()
                 await send({"type": "http.response.body"})  # returns when the connection has ended
-
-
-def error_body(error: Refusal) -> dict[str, Any]:
-    """Return an error in OpenAI's format."""
-    kind = KINDS.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
-    message = error.message  # it may quote a long text of the client's
-    if len(message) > MAX_ERROR_CHARACTERS:
-        message = f"{message[: MAX_ERROR_CHARACTERS // 2]} … {message[-MAX_ERROR_CHARACTERS // 2 :]}"
-    return {"message": message, "type": kind, "param": error.param, "code": error.code}
-
-
-def error_response(error: Refusal) -> JSONResponse:
-    """Return the answer to a refused request."""
-    headers = {} if error.retry_s is None else {"retry-after": str(error.retry_s)}
-    headers |= {"www-authenticate": "Bearer"} if error.status == 401 else {}
-    headers |= (
-        {"connection": "close"} if error.closes or error.status in (408, 413) else {}
-    )  # the rest of the body is not read
-    return JSONResponse({"error": error_body(error)}, error.status, headers)

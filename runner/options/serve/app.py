@@ -19,12 +19,13 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from runner.options.serve import described
-from runner.options.serve.answers import ChatAnswer, ClientAnswer, Stream, TextAnswer, error_response
+from runner.options.serve.answers import ChatAnswer, ClientAnswer, Stream, TextAnswer
 from runner.options.serve.bodies import ChatBody, GenerateBody, TextBody, TokenizeBody
 from runner.options.serve.described import post
-from runner.options.serve.gateway import ClientGone, ClientRequest, Gateway, Refusal
+from runner.options.serve.gateway import ClientRequest, Gateway
 from runner.options.serve.guard import RequestGuard
 from runner.options.serve.parsing import ParsedBody, parse_body
+from runner.options.serve.refusals import ClientGone, Refusal, error_response
 from runner.options.serve.shares import owner_of
 from runner.options.serve.tokens import tokens_of
 from runner_base import ConfigError
@@ -52,12 +53,12 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
     for kind in (Refusal, ConfigError, AnyHTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, refuse)
     page = HTMLResponse(PAGE.replace("{{model}}", escape(gateway.model)), headers=_page_headers(PAGE))
-    task, answers = gateway.task, "the answer; with stream=true, server-sent events"
+    limits, answers = gateway.limits, "the answer; with stream=true, server-sent events"
     chat_example = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 32, "temperature": 0.7}
     once = {"prompt": "Once upon a time"}
 
     @app.post(
-        "/v1/chat/completions", **post(ChatBody, "Answer a conversation, as OpenAI does", task, chat_example, answers)
+        "/v1/chat/completions", **post(ChatBody, "Answer a conversation, as OpenAI does", limits, chat_example, answers)
     )
     async def chat(request: Request) -> Response:
         return await _answer(ChatAnswer(gateway, await _read_body(ChatBody, request, gateway)), request)
@@ -65,14 +66,14 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
     @app.post(
         "/v1/completions",
         **post(
-            TextBody, "Complete or score a text or token ids, as OpenAI does", task,
+            TextBody, "Complete or score a text or token ids, as OpenAI does", limits,
             once | {"max_tokens": 32, "stop": ["\n"]}, answers,
         ),
     )  # fmt: skip
     async def complete(request: Request) -> Response:
         return await _answer(TextAnswer(gateway, await _read_body(TextBody, request, gateway)), request)
 
-    @app.post("/generate", **post(GenerateBody, "Complete a text", task, once | {"max_new_tokens": 32}, answers))
+    @app.post("/generate", **post(GenerateBody, "Complete a text", limits, once | {"max_new_tokens": 32}, answers))
     async def generate(request: Request) -> Response:
         answer = TextAnswer(gateway, await _read_body(GenerateBody, request, gateway))
         with ClientRequest(gateway, owner_of(request.scope)) as client, _watched(request, client):
@@ -82,7 +83,7 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
     @app.post(
         "/tokenize",
         **post(
-            TokenizeBody, "The tokens of a text or of a conversation, as vLLM returns them", task,
+            TokenizeBody, "The tokens of a text or of a conversation, as vLLM returns them", limits,
             once, "the tokens and their text", waits=False,
         ),
     )  # fmt: skip
@@ -125,7 +126,7 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
     async def show_page() -> Response:
         return page
 
-    description = described.openapi(app, task)
+    description = described.openapi(app, limits)
     manual = HTMLResponse(described.page(description), headers=_page_headers(described.PAGE))
     return RequestGuard(app, gateway, key, host)
 
@@ -166,8 +167,8 @@ def _watched(request: Request, client: ClientRequest) -> Iterator[None]:
 
 
 def _model(gateway: Gateway) -> dict[str, Any]:
-    room = {"max_model_len": int(gateway.room)} if gateway.room < 1e9 else {}
-    return {"id": gateway.model, "object": "model", "created": gateway.created, "owned_by": "runner"} | room
+    model = {"id": gateway.model, "object": "model", "created": gateway.created, "owned_by": "runner"}
+    return model | gateway.limits.described_room
 
 
 def _refusal(error: Exception) -> Refusal:

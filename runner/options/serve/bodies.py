@@ -11,9 +11,9 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field, create_model
 from pydantic.fields import FieldInfo
 
+from runner.options.serve.limits import MAX_MESSAGES, MAX_STOP_CHARACTERS, MAX_STOPS, MAX_TOP
 from runner_engine.settings.sampling import PARAMETERS, SEED, Parameter
 
-MAX_STOPS, MAX_STOP_CHARACTERS, MAX_TOP, MAX_MESSAGES = 16, 1000, 20, 10_000
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 LEFT_OUT = "left out: the server's generation group decides"
 MODEL, MESSAGES = "the name in /v1/models; left out: the model that is served", "the conversation so far"

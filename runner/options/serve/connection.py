@@ -12,21 +12,19 @@ import h11
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from runner.options.serve.answers import CONNECTION, error_body
-from runner.options.serve.gateway import Refusal
-from runner.options.serve.keys import ServeConfig
+from runner.options.serve.answers import CONNECTION
+from runner.options.serve.limits import HEADER_S, READ_BYTES_PER_S, Limits
+from runner.options.serve.refusals import Refusal, error_body
 
 READ_BYTES = 16 * 1024  # of a connection at once: a body may come in chunks of one byte, and each takes time
-HEADER_S = 20.0  # time limit for a request's header, from its first byte
-READ_BYTES_PER_S = 1024  # a client that reads less of its answer has stopped reading
 
 
 class Connection(H11Protocol):
     """uvicorn's, read in small parts so that it never blocks the event loop for long, and with limits."""
 
-    def __init__(self, task: ServeConfig, **uvicorns: Any) -> None:
+    def __init__(self, limits: Limits, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
-        self.task, self.app = task, self._with_connection(self.app)
+        self.limits, self.app = limits, self._with_connection(self.app)
         self._waiting: asyncio.TimerHandle | None = None  # until it is closed, while no request is under way
         self._writing: asyncio.TimerHandle | None = None  # until the next look at how much was read of the answer
         self._since = self.loop.time()  # when it began to wait for a request
@@ -43,21 +41,22 @@ class Connection(H11Protocol):
         transport.set_write_buffer_limits(high=0)  # so that each unread byte starts the time limit
         super().connection_made(transport)
         others = [one for one in self.connections if one is not self and not one.transport.is_closing()]
-        if len(others) < self.task.max_connections:
-            self._wait(self.task.idle_s)
-        elif waiting := [one for one in others if isinstance(one, Connection) and one.is_waiting]:
+        refusal = self.limits.connections_refused(len(others))
+        if refusal is not None:
+            waiting = [one for one in others if isinstance(one, Connection) and one.is_waiting]
+            if not waiting:
+                self._refuse(refusal)
+                return
             # first those without any request so far: a silent stranger must not take the place of a client
             min(waiting, key=lambda one: (one.cycle is not None, one._since))._end()
-            self._wait(self.task.idle_s)
-        else:
-            self._refuse(len(others))
+        self._wait(self.limits.task.idle_s)
 
     def data_received(self, data: bytes) -> None:
         """Take a part of a request; the rest of its header must follow soon."""
         super().data_received(data)
         if self.is_waiting and not self._has_begun and not self.transport.is_closing():
             self._has_begun = True
-            self._wait(min(HEADER_S, self.task.idle_s))
+            self._wait(min(HEADER_S, self.limits.task.idle_s))
         elif not self.is_waiting:
             self._stop_waiting()
 
@@ -71,7 +70,7 @@ class Connection(H11Protocol):
         if self.conn.their_state is h11.SEND_BODY and self.is_waiting:
             self.transport.close()
         elif self.is_waiting:
-            self._wait(self.task.idle_s)
+            self._wait(self.limits.task.idle_s)
         else:
             self._stop_waiting()
 
@@ -124,11 +123,11 @@ class Connection(H11Protocol):
     def _watch_reader(self) -> None:
         unread = self.transport.get_write_buffer_size()
         self._stop_writing()
-        self._writing = self.loop.call_later(self.task.write_s, self._check_reader, unread)
+        self._writing = self.loop.call_later(self.limits.task.write_s, self._check_reader, unread)
 
     def _check_reader(self, unread: int) -> None:
         """End the connection if too little was read since the last look; nothing is added while it is paused."""
-        if unread - self.transport.get_write_buffer_size() < READ_BYTES_PER_S * self.task.write_s:
+        if unread - self.transport.get_write_buffer_size() < READ_BYTES_PER_S * self.limits.task.write_s:
             self.abort()
         else:
             self._watch_reader()
@@ -138,10 +137,8 @@ class Connection(H11Protocol):
             self._writing.cancel()
         self._writing = None
 
-    def _refuse(self, others: int) -> None:
+    def _refuse(self, refusal: Refusal) -> None:
         """Answer that there are too many connections, without reading a request."""
-        most = f"{others} connections are open, {self.task.max_connections} at most (task.max_connections)"
-        refusal = Refusal(503, f"{most}: try again later", code="too_many_connections")
         body = json.dumps({"error": error_body(refusal)}).encode()
         head = (
             "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
@@ -151,11 +148,11 @@ class Connection(H11Protocol):
         self.transport.close()
 
 
-def connection_of(task: ServeConfig) -> type[Connection]:
+def connection_of(limits: Limits) -> type[Connection]:
     """Return the class of a server's connections, as uvicorn wants it."""
 
-    class OfTask(Connection):
+    class OfServer(Connection):
         def __init__(self, **uvicorns: Any) -> None:
-            super().__init__(task, **uvicorns)
+            super().__init__(limits, **uvicorns)
 
-    return OfTask
+    return OfServer

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from runner.options.serve.bodies import ChatBody, GenerateBody, TextBody, TokenizeBody
-from runner.options.serve.keys import ServeConfig
+from runner.options.serve.limits import Limits
 from runner.options.serve.parsing import LABELS, NEUTRAL
 from runner.options.serve.tokens import NEUTRAL as NEUTRAL_TO_TOKENS
 
@@ -24,10 +24,9 @@ BODIES: dict[type[BaseModel], dict[str, tuple[Any, ...]]] = {  # and the paramet
     TokenizeBody: NEUTRAL_TO_TOKENS,
 }
 PAGE = (Path(__file__).parent / "docs.html").read_text(encoding="utf-8")
-NEW_TOKENS = ("max_tokens", "max_completion_tokens", "max_new_tokens")
 
 
-def openapi(app: FastAPI, task: ServeConfig) -> Schema:
+def openapi(app: FastAPI, limits: Limits) -> Schema:
     """Return FastAPI's description of all paths, with the bodies that this server reads itself."""
     described: Schema = app.openapi()
     _, definitions = models_json_schema(
@@ -35,7 +34,7 @@ def openapi(app: FastAPI, task: ServeConfig) -> Schema:
     )
     schemas: Schema = definitions["$defs"]
     for body, neutral in BODIES.items():
-        _complete(schemas[body.__name__], neutral, task)
+        _complete(schemas[body.__name__], neutral, limits)
     described["components"] = {
         "schemas": schemas,
         "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "if the server has one"}},
@@ -45,7 +44,7 @@ def openapi(app: FastAPI, task: ServeConfig) -> Schema:
 
 
 def post(
-    body: type[BaseModel], summary: str, task: ServeConfig, example: Schema, answer: str, waits: bool = True
+    body: type[BaseModel], summary: str, limits: Limits, example: Schema, answer: str, waits: bool = True
 ) -> dict[str, Any]:
     """Return how FastAPI describes a path whose body this server reads itself; waits: its answer can take too long."""
     statuses = {
@@ -53,12 +52,7 @@ def post(
         400: "the request cannot be served: the error names the parameter and the reason",
         401: "the key is missing or wrong",
         404: "this server has another model",
-        413: f"the body has more than {task.max_body_kib} KiB (task.max_body_kib)",
-        429: f"{task.max_open} completions are under way or waiting (task.max_open): try again after Retry-After",
-        503: "the server is being stopped",
-    }
-    if waits:
-        statuses[504] = f"the answer was not complete after {task.timeout_s:g} s (task.timeout_s)"
+    } | limits.statuses(waits)
     content = {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}, "example": example}
     return {
         "summary": summary,
@@ -67,20 +61,12 @@ def post(
     }
 
 
-def _complete(schema: Schema, neutral: dict[str, tuple[Any, ...]], task: ServeConfig) -> None:
+def _complete(schema: Schema, neutral: dict[str, tuple[Any, ...]], limits: Limits) -> None:
     """Add this server's limits, and the parameters that are accepted only if they have no effect."""
     properties: Schema = schema["properties"]
     for name, parameter in properties.items():
         parameter.pop("title", None)
-        kinds = parameter.get("anyOf", [])
-        if name == "n":
-            kinds[0]["maximum"] = task.max_open
-        elif name in NEW_TOKENS:
-            kinds[0]["maximum"] = task.max_new_tokens
-        elif name == "prompt":
-            for kind in kinds:
-                if kind.get("items", {}).get("type") in ("string", "array"):
-                    kind["maxItems"] = task.max_open
+        limits.describe(name, parameter.get("anyOf", []))
     if neutral:
         note = "accepted only if it has no effect"
         properties |= {name: {"enum": [*values, None], "description": note} for name, values in neutral.items()}

@@ -19,8 +19,10 @@ from runner.config.root import RunnerConfig
 from runner.core.sides import sides
 from runner.options.serve.counters import Counters
 from runner.options.serve.keys import ServeConfig
+from runner.options.serve.limits import Limits
 from runner.options.serve.name import accepted_names, served_name
-from runner.options.serve.shares import Held, has_room
+from runner.options.serve.refusals import ClientGone, Refusal
+from runner.options.serve.shares import Held
 from runner_base import ConfigError, JobFailed, one_line
 from runner_engine import Capability, Completion, Driver, EngineReport, Event, Request, RequestId
 from runner_engine.sessions.base import NotOffered
@@ -31,23 +33,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Refusal(Exception):
-    """A request that is not served: the status and the reason."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        param: str | None = None,
-        code: str | None = None,
-        retry_s: int | None = None,
-        closes: bool = False,
-    ) -> None:
-        super().__init__(message)
-        self.status, self.message, self.param, self.code, self.retry_s = status, message, param, code, retry_s
-        self.closes = closes  # whether the connection is closed after the answer
-
-
 class Gateway:
     """Admits requests while there is room, and holds the state that they share."""
 
@@ -55,7 +40,7 @@ class Gateway:
         self.config, self.task, self.driver, self.report = config, task, driver, report
         self.engine, self.counters = driver.engine, Counters()
         self.capabilities = self.engine.capabilities
-        self.room = report.metrics.get("max_positions", math.inf)
+        self.limits = Limits(task, report.metrics.get("max_positions", math.inf))
         self.is_draining, self.created = False, int(time.time())
         self.loop = asyncio.get_running_loop()
         self.model, self._names = served_name(config, task), accepted_names(config, task)
@@ -81,18 +66,6 @@ class Gateway:
         if not {Capability.logprobs, Capability.token_ids, Capability.tokenizer} <= self.capabilities:
             raise Refusal(400, f"this model does not offer {Capability.logprobs.value}", "logprobs")
 
-    def check_rows(self, rows: int) -> None:
-        """Refuse more completions in one request than the server has open at once."""
-        most = self.task.max_open
-        if rows > most:
-            raise Refusal(400, f"{rows} completions in one request: this server takes {most} (task.max_open)", "n")
-
-    def check_room(self, tokens: int) -> None:
-        """Refuse a prompt of more tokens than the model has room for."""
-        if tokens > self.room + 1:  # the last token of a prompt that is only scored needs no room
-            reason = f"the prompt has {tokens} tokens, the model has room for {self.room:.0f}"
-            raise Refusal(400, reason, "prompt", "context_length_exceeded")
-
     async def in_thread(self, work: Callable[P, T], *values: P.args, **named: P.kwargs) -> T:
         """Run work in another thread, because other clients should not wait for it."""
         return await self.loop.run_in_executor(self._threads, partial(work, *values, **named))
@@ -105,7 +78,7 @@ class Gateway:
         ids = self.engine.encode(request)[1]
         if not ids:
             raise Refusal(400, "the prompt is empty", "prompt")
-        self.check_room(len(ids))
+        self.limits.check_prompt(len(ids))
         return tuple(ids)
 
     def token_text(self, token: int) -> str:
@@ -122,16 +95,9 @@ class Gateway:
     def admit(self, rows: int, owner: str) -> None:
         """Refuse new completions if the server is stopping, or full and the client has its share of it."""
         if self.is_draining:
-            raise Refusal(
-                503, "the server is being stopped and takes no new requests", retry_s=math.ceil(self.task.drain_s)
-            )
-        self.check_rows(rows)
-        most, now = self.task.max_open, self.open
-        if not has_room(most, (Held(client.owner, client.places) for client in self.clients), owner, rows):
-            raise Refusal(
-                429, f"{now} completions are under way or waiting, {most} at most: try again later",
-                code="rate_limit_exceeded", retry_s=self._wait_s(),
-            )  # fmt: skip
+            raise self.limits.stopping()
+        held = [Held(client.owner, client.places) for client in self.clients]
+        self.limits.check_places(rows, owner, held, self._wait_s())
 
     def _wait_s(self) -> int:
         """Guess when there is room, from the duration of the last answers."""
@@ -143,7 +109,7 @@ class Gateway:
         error = completion.error or "the completion ended in an error"
         if not completion.prompt_tokens:
             return Refusal(400, error, "prompt")
-        if completion.prompt_tokens >= self.room:
+        if completion.prompt_tokens >= self.limits.room:
             return Refusal(400, error, "prompt", "context_length_exceeded")
         return Refusal(500, error)
 
@@ -261,8 +227,7 @@ class ClientRequest:
         self.events.put_nowait(ClientGone(ClientGone.STATUS, "the client has left"))
 
     def _time_out(self) -> None:
-        limit = f"{self.gateway.task.timeout_s:g} s (task.timeout_s)"
-        self.events.put_nowait(Refusal(504, f"the answer was not complete after {limit}: it was cancelled"))
+        self.events.put_nowait(self.gateway.limits.timed_out())
         self._cancel()  # now, since a client that does not read may never take the event
         self.places = 0
 
@@ -283,9 +248,3 @@ class ClientRequest:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-
-
-class ClientGone(Refusal):
-    """The client has left, so nobody waits for the answer."""
-
-    STATUS = 499

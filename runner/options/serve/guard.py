@@ -11,12 +11,12 @@ from contextlib import suppress
 from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from runner.options.serve.answers import error_response
-from runner.options.serve.gateway import ClientGone, Gateway, Refusal
+from runner.options.serve.gateway import Gateway
+from runner.options.serve.limits import BODY_S, Limits
+from runner.options.serve.refusals import ClientGone, Refusal, error_response
 
 OPEN_PATHS = ("/", "/health", "/docs", "/openapi.json")  # need no key: they reveal nothing about requests
 COUNTED_PATHS = ("/v1/chat/completions", "/v1/completions", "/generate")
-BODY_S = 60.0  # time limit for a body to arrive
 # Limits for reading the rest of a body after its answer, so that the answer reaches a client that is still sending.
 DRAIN_BYTES, DRAIN_S, SILENCE_S = 64 * 1024 * 1024, 30.0, 2.0
 STRANGER_BYTES = 64 * 1024  # the same for a client without the key
@@ -28,7 +28,6 @@ class RequestGuard:
     def __init__(self, app: ASGIApp, gateway: Gateway, key: str | None, host: str) -> None:
         self.app, self.gateway, self.key = app, gateway, key
         self.names = {"localhost", "127.0.0.1", "[::1]", host.lower(), f"[{host.lower()}]"}
-        self.most_bytes = gateway.task.max_body_kib * 1024
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on to the application, or refuse it."""
@@ -37,7 +36,7 @@ class RequestGuard:
             return
         started, path = time.perf_counter(), scope["path"]
         status, ended = 0, False
-        body = LimitedBody(scope, receive, self.most_bytes)
+        body = LimitedBody(scope, receive, self.gateway.limits)
 
         async def count(message: Message) -> None:
             nonlocal status, ended
@@ -77,16 +76,15 @@ class RequestGuard:
             if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self.key.encode()):
                 action = "send the header `Authorization: Bearer KEY` with the server's key"
                 return Refusal(401, f"the key is missing or wrong: {action}", code="invalid_api_key")
-        length = headers.get(b"content-length", b"0")
-        return too_large(self.most_bytes) if length.isdigit() and int(length[:20]) > self.most_bytes else None
+        return self.gateway.limits.declared_body_refused(headers)
 
 
 class LimitedBody:
     """The body of a request while it arrives: it is refused if it is too large or too slow."""
 
-    def __init__(self, scope: Scope, receive: Receive, most_bytes: int) -> None:
+    def __init__(self, scope: Scope, receive: Receive, limits: Limits) -> None:
         headers = dict(scope["headers"])
-        self._receive, self.most_bytes = receive, most_bytes
+        self._receive, self.limits = receive, limits
         self._size, self._deadline = 0, time.monotonic() + BODY_S
         length = headers.get(b"content-length", b"0")
         self.is_incomplete = length != b"0" or b"transfer-encoding" in headers
@@ -102,8 +100,9 @@ class LimitedBody:
             self.is_incomplete = False  # give up on the rest
             raise HTTPException(408, f"the body did not arrive within {BODY_S:g} s") from None
         self._take(message)
-        if self._size > self.most_bytes:
-            raise HTTPException(413, too_large(self.most_bytes).message)
+        refusal = self.limits.body_refused(self._size)
+        if refusal is not None:
+            raise HTTPException(refusal.status, refusal.message)
         return message
 
     async def drain(self, most: int) -> None:
@@ -121,8 +120,3 @@ class LimitedBody:
         self._size += len(message.get("body", b""))
         self._is_whole = not message.get("more_body")  # also true of a disconnect
         self.is_incomplete = self.is_incomplete and not self._is_whole
-
-
-def too_large(most_bytes: int) -> Refusal:
-    """Return the refusal for too large a body."""
-    return Refusal(413, f"the body is too large: this server takes {most_bytes // 1024} KiB (task.max_body_kib)")

@@ -14,10 +14,6 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from runner.options.serve.bodies import (
-    MAX_MESSAGES,
-    MAX_STOP_CHARACTERS,
-    MAX_STOPS,
-    MAX_TOP,
     ROLES,
     ChatBody,
     ChatMessage,
@@ -27,7 +23,9 @@ from runner.options.serve.bodies import (
     StreamOptions,
     TextBody,
 )
-from runner.options.serve.gateway import Gateway, Refusal
+from runner.options.serve.gateway import Gateway
+from runner.options.serve.limits import stops_refused
+from runner.options.serve.refusals import Refusal
 from runner_base import unknown
 from runner_engine import Message, Prompt, Request, Sampling
 from runner_engine.settings.sampling import PARAMETERS
@@ -79,7 +77,7 @@ def parse_body(
 ) -> ParsedBody:
     """Parse the body of a request, which is slow for a large one; sizes are checked first."""
     value = json_of(data, content_type)
-    _check_sizes(value, gateway)
+    gateway.limits.check_sizes(value)
     body = validated(kind, value)
     if isinstance(body, ChatBody):
         return parse_chat(body, gateway)
@@ -106,35 +104,6 @@ def json_of(data: bytes, content_type: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Refusal(400, "the body must be a JSON object, with Content-Type: application/json")
     return value
-
-
-def check_messages(messages: Any) -> None:
-    """Refuse conversations that are too long."""
-    if isinstance(messages, list) and len(messages) > MAX_MESSAGES:
-        raise Refusal(400, f"messages: {len(messages)} are too many, this server takes {MAX_MESSAGES}", "messages")
-
-
-def _check_sizes(value: dict[str, Any], gateway: Gateway) -> None:
-    """Refuse lists that are too long, before their elements are checked."""
-    prompt, stop, messages = value.get("prompt"), value.get("stop"), value.get("messages")
-    prompts = prompt if isinstance(prompt, list) and not (prompt and isinstance(prompt[0], int)) else [prompt]
-    n = value.get("n")
-    n = n if isinstance(n, int) else 1
-    gateway.check_rows(n)  # by itself: the product may have more digits than Python writes
-    gateway.check_rows(len(prompts) * n)
-    for one in prompts:
-        if isinstance(one, list):
-            gateway.check_room(len(one))
-    check_messages(messages)
-    stops = stop if isinstance(stop, list) else [stop]
-    if len(stops) > MAX_STOPS:
-        raise _stops_refused()
-    if any(isinstance(one, str) and len(one) > MAX_STOP_CHARACTERS for one in stops):
-        raise Refusal(400, f"stop: a text has more than {MAX_STOP_CHARACTERS} characters", "stop")
-
-
-def _stops_refused() -> Refusal:
-    return Refusal(400, f"stop: give up to {MAX_STOPS} texts, none of them empty", "stop")
 
 
 def validated(kind: type[Body], value: dict[str, Any]) -> Body:
@@ -210,16 +179,20 @@ def _request(
     random_id: int | None,
 ) -> Request:
     """Return the engine's request; with a seed, random numbers depend on the prompt's position, not on the id."""
-    most = gateway.task.max_new_tokens
-    if limit is not None and not 1 <= limit <= most:
-        need = f"this server gives at most {most} (task.max_new_tokens)" if limit > most else "must be 1 or more"
-        raise Refusal(400, f"{key}={limit}: {need}", key)
+    if limit is not None:
+        gateway.limits.check_new_tokens(key, limit)
     if not prompt:
         raise Refusal(400, "prompt is empty", "prompt")
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
-    if not all(stops) or len(stops) > MAX_STOPS:
-        raise _stops_refused()
-    new_tokens = min(gateway.config.generation.max_new_tokens, most) if limit is None else limit
+    gateway.limits.check_stops(stops)
+    if not all(stops):
+        raise stops_refused()
+    new_tokens = limit
+    if new_tokens is None:
+        new_tokens = min(gateway.config.generation.max_new_tokens, gateway.task.max_new_tokens)
+    thinking_tokens = body.thinking_token_budget if isinstance(body, OpenAIBody) else None
+    if thinking_tokens is not None:
+        gateway.limits.check_thinking(thinking_tokens, new_tokens)
     drawn = {name: getattr(body, name) for name in PARAMETERS}
     drawn["top_k"] = 0 if drawn["top_k"] == -1 else drawn["top_k"]  # vLLM's value for all tokens
     return Request(
@@ -227,7 +200,7 @@ def _request(
         prompt,
         tuple(stops),
         new_tokens,
-        thinking_tokens=_budget(body, most - new_tokens) if isinstance(body, OpenAIBody) else None,
+        thinking_tokens=thinking_tokens,
         ignore_eos=bool(body.ignore_eos),
         recurring=True,
         sampling=Sampling(**drawn, seed=body.seed),
@@ -237,20 +210,10 @@ def _request(
     )
 
 
-def _budget(body: OpenAIBody, room: int) -> int | None:
-    """Return the most tokens of thinking, which come on top of those of the answer."""
-    budget = body.thinking_token_budget
-    if budget is not None and not 0 <= budget <= room:
-        need = f"the answer leaves {room} tokens of those that this server gives (task.max_new_tokens)"
-        need = "must be 0 or more" if budget < 0 else need
-        raise Refusal(400, f"thinking_token_budget={budget}: {need}", "thinking_token_budget")
-    return budget
-
-
 def _with_scores(parsed: ParsedBody, gateway: Gateway, name: str) -> ParsedBody:
     """Check whether the requested log-probabilities can be computed."""
-    if parsed.top is not None and not 0 <= parsed.top <= MAX_TOP:
-        raise Refusal(400, f"{name}={parsed.top}: must lie in 0..{MAX_TOP}", name)
+    if parsed.top is not None:
+        gateway.limits.check_top(name, parsed.top)
     if parsed.needs_ids:
         gateway.check_scores()
     return parsed

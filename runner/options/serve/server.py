@@ -66,7 +66,7 @@ class Server:
         settings = uvicorn.Config(
             application(gateway, key, self.task.host), log_config=None, access_log=False, lifespan="off", ws="none",
             timeout_keep_alive=math.ceil(self.task.idle_s), timeout_graceful_shutdown=CLOSING_S, server_header=False,
-            http=connection_of(self.task), proxy_headers=False, backlog=ACCEPT_AT_ONCE,
+            http=connection_of(gateway.limits), proxy_headers=False, backlog=ACCEPT_AT_ONCE,
         )  # fmt: skip
         server = uvicorn.Server(settings)
         serving = asyncio.ensure_future(server.serve([listener]))

@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 from runner.options.serve.bodies import TokenizeBody
-from runner.options.serve.gateway import Gateway, Refusal
-from runner.options.serve.parsing import check_messages, json_of, message_of, refuse_extra, validated
+from runner.options.serve.gateway import Gateway
+from runner.options.serve.parsing import json_of, message_of, refuse_extra, validated
+from runner.options.serve.refusals import Refusal
 from runner_engine import Capability, Request
 
 # vLLM's parameters that this server lacks, and the values at which they have no effect.
@@ -20,7 +21,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 def tokens_of(data: bytes, content_type: str, gateway: Gateway) -> bytes:
     """Return the tokens of a prompt or a chat, and their text, as JSON; slow for a long text."""
     value = json_of(data, content_type)
-    check_messages(value.get("messages"))
+    gateway.limits.check_messages(value.get("messages"))
     body = validated(TokenizeBody, value)
     refuse_extra(body, NEUTRAL)
     gateway.check_model(body.model)
@@ -36,5 +37,4 @@ def tokens_of(data: bytes, content_type: str, gateway: Gateway) -> bytes:
         if ids[: len(special)] != special:
             raise Refusal(400, "add_special_tokens=false: this tokenizer puts special tokens behind the text", "prompt")
         ids = ids[len(special) :]
-    room = {"max_model_len": int(gateway.room)} if gateway.room < 1e9 else {}
-    return json.dumps({"tokens": ids, "count": len(ids), "prompt": rendered} | room).encode()
+    return json.dumps({"tokens": ids, "count": len(ids), "prompt": rendered} | gateway.limits.described_room).encode()

@@ -19,6 +19,8 @@ from serving import FLOAT32, WAIT_S, Serving, first_line, serving
 from starlette.types import Message
 
 from runner.options.serve import guard
+from runner.options.serve.keys import ServeConfig
+from runner.options.serve.limits import Limits
 
 pytestmark = pytest.mark.slow  # as a group
 LONG = {"prompt": "Once", "max_tokens": 900, "ignore_eos": True}  # seconds of work
@@ -151,7 +153,7 @@ def test_a_slow_body_is_refused_after_its_time_limit(monkeypatch: pytest.MonkeyP
         return {"type": "http.request", "body": b" ", "more_body": True}
 
     async def read() -> None:
-        body = guard.LimitedBody({"headers": [(b"content-length", b"1000")]}, drip, 1000)
+        body = guard.LimitedBody({"headers": [(b"content-length", b"1000")]}, drip, Limits(ServeConfig()))
         while True:
             await body.receive()
 

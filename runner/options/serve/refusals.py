@@ -1,0 +1,54 @@
+"""Why a request is not served: the status and the reason, and how a client gets them, in OpenAI's format."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+MAX_ERROR_CHARACTERS = 2000
+KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+class Refusal(Exception):
+    """A request that is not served: the status and the reason."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        retry_s: int | None = None,
+        closes: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code, self.retry_s = status, message, param, code, retry_s
+        self.closes = closes  # whether the connection is closed after the answer
+
+
+class ClientGone(Refusal):
+    """The client has left, so nobody waits for the answer."""
+
+    STATUS = 499
+
+
+def error_body(error: Refusal) -> dict[str, Any]:
+    """Return an error in OpenAI's format."""
+    kind = KINDS.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
+    message = error.message  # it may quote a long text of the client's
+    if len(message) > MAX_ERROR_CHARACTERS:
+        message = f"{message[: MAX_ERROR_CHARACTERS // 2]} … {message[-MAX_ERROR_CHARACTERS // 2 :]}"
+    return {"message": message, "type": kind, "param": error.param, "code": error.code}
+
+
+def error_response(error: Refusal) -> JSONResponse:
+    """Return the answer to a refused request."""
+    headers = {}
+    if error.retry_s is not None:
+        headers["retry-after"] = str(error.retry_s)
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if error.closes or error.status in (408, 413):  # the rest of the body is not read
+        headers["connection"] = "close"
+    return JSONResponse({"error": error_body(error)}, error.status, headers)
