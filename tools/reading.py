@@ -108,12 +108,7 @@ CHANGES = (
         8,
         1_200,
         ("config/task", "serving/gateway", "serving/guard", "serving/described"),
-        (
-            "runner/options/serve/keys",
-            "runner/options/serve/gateway",
-            "runner/options/serve/guard",
-            "runner/options/serve/described",
-        ),
+        ("runner/options/serve/keys", "runner/options/serve/limits"),
     ),
 )
 
