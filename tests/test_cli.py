@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ from disks import mount_tmpfs
 from grids import wait_for
 from impatient import impatient
 
+from runner.config.tasks import TASKS
 from runner_engine.quantization import CHOICES
 
 Run = Callable[..., Any]  # the fixture `runner`: takes arguments, returns a finished command
 NewDatabase = Callable[[Path], None]
 STUB = ("model=stub", "task.limit=5")
+LIMITED = sorted(name for name, task in TASKS.items() if "limit" in {key.name for key in fields(task)})
 WHOLE = ("model=stub", "task.limit=400")
 SLOW = (*WHOLE, "model.delay_s=0.25")  # the same job, which takes 100 s
 
@@ -50,17 +53,16 @@ SLOW = (*WHOLE, "model.delay_s=0.25")  # the same job, which takes 100 s
         (["task.split=tset", *STUB], "Did you mean test? Choices: hard, hard5, test, train, valid"),
         (["lora=peft", "lora.path=./nope"], "lora.path=./nope: adapter path does not exist: "),
         (["-m", "quantization=none,int9"], "quantization=int9: no choice for quantization 'int9'."),
-        (["task=chat", "task.limit=5"], "task.limit: no key 'task.limit'. Choices: task.load, task.system. task.limit is a key of other tasks: agents, gsm8k, likelihood"),
+        (["task=chat", "task.limit=5"], f"task.limit: no key 'task.limit'. Choices: task.load, task.system. task.limit is a key of other tasks: {', '.join(LIMITED)}\n"),
         (["task=pipeline", "task.parts=parts"], "task=pipeline is now task=generate model=parts model.name=FOLDER, with model.stages"),
         (["-m", "task.limt=1,2"], "task.limt: no key 'task.limt'. Did you mean task.limit?"),
         (["-cn", "nope"], "Cannot find primary config 'nope'"),
         (["foo"], "foo: not a valid override: write KEY=VALUE or GROUP=CHOICE"),
         (["seed=;"], """seed=;: the value cannot be read: text with special characters needs quotes inside the shell's: "seed=';'\""""),
         (["task.data=a,b.jsonl"], """To sweep over it, add --multirun (-m). If it is one text, put it in quotes inside the shell's: "task.data='a,b.jsonl'\""""),
-        (["task=split", "num_parts=2"], "num_parts: no group or key 'num_parts'. Did you mean task.num_parts? Choices: "),
+        (["task=sweep", "new_tokens=2"], "new_tokens: no group or key 'new_tokens'. Did you mean task.new_tokens? Choices: "),
         (["quantization.name=nf4", *STUB], "quantization.name=nf4: the name of a choice is not a key: use quantization=nf4. Choices for quantization: auto_round, "),
         (["batch_size=2"], "Did you mean generation.batch_size or task.batch_size?"),
-        (["model.num_parts=2"], "model.num_parts: no key 'model.num_parts'. Did you mean task.num_parts?"),
         (["task=likelihood", "task.stride=2000"], "task.stride=2000: must be below task.window=1024"),
         (["task=likelihood", "task.reference=quantization=noen"], "task.reference=quantization=noen: quantization=noen: no choice for quantization 'noen'. Did you mean none?"),
         (["task=likelihood", "task.reference=likelihood-0123456789ab", *STUB], "A reference is run with task.keep_top_k=64: there is none yet"),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from runner.config.tasks import TASKS
 
 Run = Callable[..., Any]
 TEXTS = ["blue", "green", "red", "white"]
@@ -17,6 +20,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "arc": QUESTION | {"id": "M_1", "choices": {"text": TEXTS, "label": ["1", "2", "3", "4"]}, "answerKey": "2"},
 }
 ASKED = "Which colour has grass?\nA. blue\nB. green\nC. red\nD. white\n\n"
+ASKING = [name for name, task in TASKS.items() if "choices_key" in {key.name for key in fields(task)}]
 LETTER = "Solve it step by step. End with '#### ' and the letter."
 
 
@@ -51,7 +55,7 @@ def test_a_file_of_this_shape_is_asked_for_a_letter(runner: Run, tmp_path: Path,
     assert [json.loads(line)["gold"] for line in samples.read_text().splitlines()] == ["B", "B"]
 
 
-@pytest.mark.parametrize("task", ["gsm8k", "likelihood", "agents"])
+@pytest.mark.parametrize("task", ASKING)
 def test_other_choices_are_one_message_that_names_the_key(runner: Run, tmp_path: Path, task: str) -> None:
     data = written(tmp_path, "odd", QUESTION | {"choices": TEXTS, "answer": "green"})
     done = runner("model=stub", f"task={task}", data)

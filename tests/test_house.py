@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from quick_commands import heavy_imports
 
 import runner_base
 import runner_engine
@@ -260,25 +261,6 @@ def test_only_the_store_touches_mlflow() -> None:
     }
 
 
-HEAVY = (
-    "torch",
-    "transformers",
-    "mlflow",
-    "scipy",
-    "pandas",
-    "datasets",
-    "bitsandbytes",
-    "torchao",
-    "gguf",
-    "peft",
-    "accelerate",
-    "matplotlib",
-    "fastapi",
-    "uvicorn",
-    "openai",
-)
-
-
 @pytest.mark.parametrize(
     "code",
     [
@@ -286,8 +268,6 @@ HEAVY = (
         "sys.argv = ['runner', '--cfg', 'job']; from runner.__main__ import entry; entry()",
         "sys.argv = ['runner', '-sc', 'query=bash']; os.environ['COMP_LINE'] = 'runner quant';"
         "os.environ['COMP_POINT'] = '12'; from runner.__main__ import entry; entry()",
-        "sys.argv = ['runner-advise', 'model=qwen25_7b_instruct', '--machine', 'laptop_8gb'];"
-        "from runner.options.advise import entry; entry()",
         "sys.argv = ['runner-compare', '--help']; from runner_compare import entry; entry()",
         f"import runner.run, {', '.join(sorted(kind.module for kind in TASKS.values()))}",
         "sys.argv = ['runner', 'task=likelihood', 'quantization=nf4', 'task.reference=quantization=none', 'plan=quick'];"
@@ -295,18 +275,10 @@ HEAVY = (
         "sys.argv = ['runner', '-m', 'quantization=nf4', 'task.early_stop_vs=quantization=none', 'plan=quick'];"
         "from runner.__main__ import entry; entry()",
     ],
-    ids=["help", "cfg", "completion", "advise", "compare-help", "tasks", "plan", "plan-early-stop"],
+    ids=["help", "cfg", "completion", "compare-help", "tasks", "plan", "plan-early-stop"],
 )
 def test_quick_commands_import_nothing_heavy(code: str, tmp_path: Path) -> None:
-    program = f"""
-import atexit, os, sys
-heavy = {HEAVY!r}
-atexit.register(lambda: print("HEAVY", [name for name in heavy if name in sys.modules]))
-{code}
-"""
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "HEAVY []" in done.stdout
+    assert heavy_imports(code, tmp_path) == []
 
 
 @pytest.mark.slow

@@ -14,6 +14,8 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from hydra._internal.hydra import Hydra
@@ -139,17 +141,14 @@ def _check(program: str, arguments: list[str]) -> None:
 
 
 def _parse(program: str) -> Callable[[list[str]], object]:
-    if program == "runner-compare":
-        from runner_compare.options import parser
-    elif program == "runner-advise":
-        from runner.options.advise.command import parser
-
-        return parser().parse_intermixed_args
-    elif program == "runner-sync":
-        from runner.store.sync import parser
-    else:
-        from runner.options.older_tools.convert_lora import parser
-    return parser().parse_args
+    """Return how an installed program parses its arguments: its module has a parser, or a module beside it does."""
+    (script,) = entry_points(group="console_scripts", name=program)
+    for module in (f"{script.module}.options", f"{script.module}.command", script.module):
+        with contextlib.suppress(ModuleNotFoundError):
+            if (parser := getattr(import_module(module), "parser", None)) is not None:
+                parse: Callable[[list[str]], object] = parser().parse_intermixed_args
+                return parse
+    raise LookupError(f"{program} has no parser")
 
 
 def _check_runner(arguments: list[str]) -> None:

@@ -15,7 +15,7 @@ TASKS = {  # what others call a task
     **dict.fromkeys(("perplexity", "ppl", "wikitext", "loglikelihood", "logprobs", "kl", "kld"), "likelihood"),
     **dict.fromkeys(("bench", "benchmark", "speed", "throughput", "latency"), "sweep"),
     **dict.fromkeys(("complete", "completion", "completions", "prompt", "infer", "inference"), "generate"),
-    **dict.fromkeys(("server", "api"), "serve"),
+    **dict.fromkeys(("server", "api"), "serve"),  # of an option
 }
 MADE = {8: ("int8", "int8_dynamic", "torchao_int8", "torchao_float8"), 4: ("nf4", "fp4")}
 IN_GROUPS = ("hqq", "torchao_intx")  # quantization.bits=2…8
@@ -80,7 +80,8 @@ def _quantization(name: str) -> str:
 
 
 def _task(name: str) -> str:
-    if (task := TASKS.get(name.lower())) is not None:
+    task = TASKS.get(name.lower())
+    if task in choices_for("task"):
         return f"use task={task}"
     if name in choices_for("dataset"):
         return f"a data set is named by its task: use task=gsm8k task.data={name}"

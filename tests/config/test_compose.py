@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.base import Node
 from omegaconf.basecontainer import BaseContainer
+from options_here import studies
 
 from runner.config import compose as compose_module
 from runner.config.choices import CONF, own_files
@@ -154,7 +155,7 @@ def test_any_mixture(data: st.DataObject, loader: ConfigLoader, started: dict[st
     assert_equal(loader, started[data.draw(st.sampled_from(sorted(MASTERS)))], lines)
 
 
-@pytest.mark.parametrize("file", sorted((CONF.parent / "experiments").glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", studies(), ids=lambda file: file.stem)
 def test_every_study(file: Path, loader: ConfigLoader) -> None:
     own = loader_of(create_config_search_path(str(file.parent)))
     pair = start(own, [f"hydra.searchpath=[file://{CONF}]"], file.stem)  # the groups stand in this folder alone

@@ -65,10 +65,11 @@ def test_values_choices_and_comments_stand_beside_a_key() -> None:
 
 
 def test_the_help_of_the_program_has_it(runner: Callable[..., Any]) -> None:
-    done = runner("task=split", "--help")
+    done = runner("task=generate", "--help")
     assert done.code == 0
     assert (
-        "  task.compare=state                    # how to find unchanged parts: state (of the files) | con" in done.out
+        "  task.format=chat                      # chat (the model's chat template) | raw (the text unchanged)"
+        in done.out
     )
     assert "== Groups (group=choice) ==" in done.out
     assert done.out.rstrip().endswith("runner-advise --help")

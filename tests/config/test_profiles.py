@@ -12,7 +12,6 @@ from runner.config.compose import compose
 from runner.config.hydra import to_config
 from runner.config.profiles import PROFILES, TEACHER_ONLY, notes
 from runner.config.root import RunnerConfig, semantic_keys
-from runner.config.variables import variables_as_overrides
 from runner_base.errors import ConfigError
 from runner_engine.settings.model import LocalModelConfig, local_model
 
@@ -57,12 +56,3 @@ def test_a_choice_of_model_that_it_cannot_reach_is_refused(make_config: Callable
 def test_it_is_said_where_a_gpu_is_meant_and_none_is_there() -> None:
     assert notes("standard", "cpu")[0].startswith("profile=standard expects a GPU")
     assert notes("standard", "cuda") == notes("low_memory", "cpu") == notes("none", "cpu") == []
-
-
-def test_variables_do_not_win_over_a_profile(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"STUDENT_LOAD_IN_4BIT": "0", "STUDENT_FORCE_CPU": "0", "STUDENT_MAX_NEW_TOKENS": "9"}.items():
-        monkeypatch.setenv(name, value)
-    limit = ["generation.max_new_tokens=9"]
-    assert variables_as_overrides(["profile=low_memory"]) == limit
-    assert variables_as_overrides([], "memory_profiles", "experiments") == limit
-    assert variables_as_overrides(["profile=none"]) == ["quantization=none", "model.device=auto", *limit]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
+from options_here import studies
 
 from runner.config.choices import CONF, own_files
 from runner.config.compose import compose, composer_of
@@ -64,7 +65,7 @@ def test_every_choice_composes(choice: str) -> None:
     assert getattr(config, group).name
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", studies(), ids=lambda file: file.stem)
 def test_every_study_composes(file: Path) -> None:
     study = composer_of(file.stem, str(file.parent)).compose([])
     assert study.hydra.mode.name == "MULTIRUN", "a study runs as a grid without -m"

@@ -1,5 +1,6 @@
 """The answers that are written down in recorded/ are those of today: see commands.txt.
 
+Commands of an option of the runner stand beside its tests, in a folder golden/ of tests/options/NAME/, and go with them.
 `GOLDEN=record pytest tests/golden` writes them down anew: a difference is a defect, or is meant and has a reason in the
 commit that records it.
 """
@@ -18,7 +19,8 @@ from golden import TEXTS, TREE, Case, Place, differences, parse, pretty, referri
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
-CASES = parse((HERE / "commands.txt").read_text())
+LISTS = (HERE / "commands.txt", *sorted((HERE.parent / "options").glob("**/golden/commands.txt")))
+CASES = [case for commands in LISTS for case in parse(commands)]
 SUM = {"question": "Tom has 5 eggs. Tom buys 6 more. How many eggs does Tom have?", "answer": "5+6=11\n#### 11"}
 CHOICE = {"question": "What is 2+2?", "choices": ["3", "4"], "answer": "B"}
 STUDY = """
@@ -60,16 +62,16 @@ def test_answers_are_as_recorded(case: Case, tmp_path: Path) -> None:
             (folder / name).unlink()
         left = place.left()
         now = json.loads(json.dumps(referring(answers, left["jobs"]) | left))
-    file = HERE / "recorded" / case.file
     if os.environ.get("GOLDEN") == "record":
-        file.write_text(pretty(now) + "\n")
+        case.file.write_text(pretty(now) + "\n")
         pytest.skip("recorded")
-    found = [*differences(json.loads(file.read_text()), now)]
+    found = [*differences(json.loads(case.file.read_text()), now)]
     assert not found, f"{len(found)} differences, such as:\n" + "\n".join(found[:30])
 
 
 def test_every_record_has_its_case() -> None:
-    assert {case.file for case in CASES} == {path.name for path in (HERE / "recorded").iterdir()}
+    recorded = {path for commands in LISTS for path in (commands.parent / "recorded").iterdir()}
+    assert {case.file for case in CASES} == recorded
 
 
 def test_differences_are_found() -> None:

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import hidden_packages
 import pytest
 import warm_process
 from grids import FAULTS, mlflow_runs, results, samples, wait_for, without_time
@@ -280,26 +281,6 @@ def test_a_signal_keeps_what_was_done(
 # ----------------------------------------------------------------------------------------- what is not supported
 
 
-@pytest.mark.slow
-def test_slurm_composes_and_reports_that_it_is_missing(
-    runner: Callable[..., Any], python_for: Callable[[str], str], tmp_path: Path
-) -> None:
-    python_for("submitit_local")
-    slurm = ("hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu", "model=stub")
-    shown = runner(*slurm, "--cfg", "hydra", "--package", "hydra.launcher")
-    assert shown.code == 0, shown.err
-    assert "SlurmLauncher" in shown.out
-    assert "partition: gpu" in shown.out
-    done = runner("-m", *slurm, PATH=os.path.dirname(sys.executable))  # also where Slurm is installed
-    assert (done.code, done.out) == (2, "")
-    assert done.err.splitlines() == [
-        "1 job: 1 to do",
-        "error: hydra/launcher=submitit_slurm could not start the jobs: "
-        'Could not detect "srun", are you indeed on a slurm cluster?',
-    ]
-    assert [(run.is_grid, run.status) for run in mlflow_runs(tmp_path)] == [(True, "FAILED")]
-
-
 @pytest.mark.parametrize(
     ("launcher", "setting", "message"),
     [
@@ -317,48 +298,9 @@ def test_settings_that_only_our_launcher_supports_are_rejected(
     assert done.err == f"1 job: 1 to do\nerror: {message}\n"
 
 
-# Makes Python find no launcher or sweeper of another package, as if none were installed.
-HIDDEN = """
-import pkgutil
-
-iterate = pkgutil.iter_modules
-
-
-def without_extras(path=None, prefix=""):
-    return [module for module in iterate(path, prefix) if not module.name.startswith("hydra_plugins.hydra_")]
-
-
-pkgutil.iter_modules = without_extras
-
-import sys
-
-
-class Hide:
-    def find_spec(self, name, path=None, target=None):
-        if name.startswith("hydra_plugins.hydra_"):
-            raise ModuleNotFoundError(name)
-
-
-sys.meta_path.insert(0, Hide())
-sys.modules["optuna"] = sys.modules["ray"] = None
-"""
-
-
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize(
-    ("choice", "extra"),
-    [
-        ("hydra/launcher=joblib", "joblib"),
-        ("hydra/launcher=submitit_local", "submitit"),
-        ("hydra/launcher=submitit_slurm", "submitit"),
-        ("hydra/launcher=ray", "ray"),
-        ("hydra/sweeper=optuna", "optuna"),
-    ],
+    ("choice", "extra"), [("hydra/launcher=joblib", "joblib"), ("hydra/launcher=submitit_local", "submitit")]
 )
 def test_a_missing_package_is_named(runner: Callable[..., Any], tmp_path: Path, choice: str, extra: str) -> None:
-    (tmp_path / "hide").mkdir()
-    (tmp_path / "hide" / "sitecustomize.py").write_text(HIDDEN)
-    done = runner("-m", choice, "model=stub", PYTHONPATH=str(tmp_path / "hide"))
-    assert (done.code, done.out) == (2, "")
-    install = f"pip install 'runner-llm[{extra}]'"
-    assert done.err == f"error: {choice} comes in a package that is not installed here: {install}\n"
+    hidden_packages.assert_named(runner, tmp_path, choice, extra)

@@ -1,16 +1,23 @@
-"""A folder for hostile files, and the checks after each command that reads them."""
+"""A folder for hostile files, and the checks after each command that reads them: the fixtures `arena` and `run_job`."""
 
 from __future__ import annotations
 
 import resource
 import warnings
 from collections.abc import Callable
+from contextlib import chdir
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import corpus
+import pytest
 
 from runner.__main__ import message_of
+from runner.config.choices import CONF
+from runner.config.compose import composer_of
+from runner.config.hydra import to_config, without_hydra
+from runner.run import run
 from runner.store import sync
 from runner_compare import command
 from runner_compare.options import parser
@@ -47,21 +54,20 @@ class Arena:
 
     def give(self, *arguments: str, module: str = "runner", fails: bool | None = True) -> str:
         """Run a command in the folder, check what must not happen, and return its error."""
+        if module == "runner":
+            return self.refusal(partial(self._run_job, list(arguments)), fails)
+        if module == "compare":
+            return self.refusal(lambda: command.compare(parser().parse_args(arguments), self.scratch), fails)
+        return self.refusal(lambda: sync.sync(sync.parser().parse_args(arguments)), fails)
+
+    def refusal(self, work: Callable[[], object], fails: bool | None = True) -> str:
+        """Do something with the files in the folder, check what must not happen, and return its error."""
         before, memory = self.elsewhere(), peak_mib()
         message = ""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                if module == "runner":
-                    self._run_job(list(arguments))
-                elif module == "convert":
-                    from runner.options.older_tools import convert_lora  # an option, which only its own tests need
-
-                    convert_lora.convert(convert_lora.parser().parse_args(arguments))
-                elif module == "compare":
-                    command.compare(parser().parse_args(arguments), self.scratch)
-                else:
-                    sync.sync(sync.parser().parse_args(arguments))
+                work()
         except SystemExit as error:
             message = str(error)
         except Exception as error:
@@ -85,3 +91,29 @@ class Arena:
         assert not self.mark.exists(), "code of the corpus ran"
         assert self.elsewhere() == before, "written outside of its folder"
         return output
+
+
+@pytest.fixture(scope="module")
+def run_job(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Return a function that composes and runs one job; it runs one here, so that all libraries are imported."""
+
+    def call(arguments: list[str]) -> None:
+        with chdir(CONF):  # the combinations of choices are kept for each working folder
+            composed = composer_of().compose([*arguments, "tracking=none"])
+        record = run(to_config(*without_hydra(composed)))
+        if record.error:
+            raise SystemExit(record.error)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warm = f"output_dir={tmp_path_factory.mktemp('warm')}"
+        call(["model=embedded", "lora=pth", "lora.path=embedded", *GSM8K, warm])
+        call(["model=embedded", "lora=peft", "lora.path=embedded", *GSM8K, warm])
+    return call
+
+
+@pytest.fixture
+def arena(tmp_path: Path, run_job: Run, runner: Start, monkeypatch: pytest.MonkeyPatch) -> Arena:
+    made = Arena(tmp_path, run_job, runner)
+    monkeypatch.chdir(made.folder)
+    return made

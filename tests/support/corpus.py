@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 import torch
 from pyarrow import parquet
 from safetensors.torch import save_file
@@ -198,3 +199,8 @@ def put_adapter(folder: Path, **settings: Any) -> Path:
         {name.format("A"): torch.ones(1, 4), name.format("B"): torch.ones(4, 1)}, adapter / "adapter_model.safetensors"
     )
     return adapter
+
+
+def many(corpus_of: dict[str, Any]) -> pytest.MarkDecorator:
+    """Run a test once for each of these files."""
+    return pytest.mark.parametrize("case", corpus_of)

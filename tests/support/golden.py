@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,9 @@ from serving import Serving, serving
 from stored import read_together
 
 TREE = Path(__file__).parents[2]
-MODULES = {
-    "runner": "runner",
-    "runner-compare": "runner_compare",
-    "runner-sync": "runner.store.sync",
-    "runner-convert-lora": "runner.options.older_tools.convert_lora",
+MODULES = {  # of the programs that are installed
+    script.name: script.module.removesuffix(".__main__")
+    for script in metadata.distribution("runner-llm").entry_points.select(group="console_scripts")
 }
 TEXTS = {
     "$Q3": "Ann has 3 apples. Ann buys 4 more. Then Ann gives away 2 apples. How many apples does Ann have now? "
@@ -65,23 +64,24 @@ class Case:
     """Some commands that run one after another in one folder."""
 
     name: str
+    recorded: Path  # the folder with the answers
     commands: list[str] = field(default_factory=list)
 
     @property
-    def file(self) -> str:
-        """The name of the file in which its answers are written down."""
-        return re.sub(r"\W+", "_", self.name).strip("_") + ".json"
+    def file(self) -> Path:
+        """The file in which its answers are written down."""
+        return self.recorded / (re.sub(r"\W+", "_", self.name).strip("_") + ".json")
 
 
-def parse(text: str) -> list[Case]:
-    """Read a list of cases."""
+def parse(file: Path) -> list[Case]:
+    """Read a list of cases, whose answers are in the folder beside it."""
     cases: list[Case] = []
-    for line in text.splitlines():
+    for line in file.read_text().splitlines():
         depth = len(line) - len(line.lstrip())
         if not line.strip() or line.startswith("#"):
             continue
         if not depth:
-            cases.append(Case(line))
+            cases.append(Case(line, file.parent / "recorded"))
         elif depth == 4:
             cases[-1].commands.append(line.strip())
         else:

@@ -51,7 +51,6 @@ MODULES = (
     "runner.grid.sweeper",
     "runner.grid.workers",
     "runner.grid.worker",
-    "runner.options.launchers.search",
     "runner_compare.command",
     "runner.store.sync",
     "runner.tasks.gsm8k.task",

@@ -274,12 +274,6 @@ def test_what_does_not_go_together(
         load(make_config, file)
 
 
-def test_splitting_it_is_refused(runner: Callable[..., Any], files: dict[str, Path]) -> None:
-    done = runner("model=local", f"model.name={files['F32']}", "task=split", "task.output_dir=parts", "tracking=none")
-    assert done.code == 2
-    assert "task=split cuts safetensors and .bin, this is a .gguf file" in done.err
-
-
 # -------------------------------------------------------------------------------------------------- identity
 
 

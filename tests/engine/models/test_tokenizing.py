@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import change_tokenizer
-from serving import FLOAT32, serving
+from odd_tokenizers import BAD, SAID, save_runaway, with_tokenizer
 
 from runner import load
 from runner_base.errors import ConfigError
@@ -17,24 +15,12 @@ from runner_engine.embedded import MODEL_DIR
 from runner_engine.models.load_tokenizer import load_tokenizer
 from runner_engine.models.tokenizing import check_growth, growth
 
-BAD = "x" * 40
-SAID = "cannot cut this text into tokens (the library gave up: Onig: Regex search error: retry-limit-in-match over): "
 MAKE_TEN = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10}
-
-
-def with_tokenizer(folder: Path, **steps: Any) -> Path:
-    shutil.copytree(MODEL_DIR, folder)
-    change_tokenizer(folder, lambda tokenizer: tokenizer.update(steps))
-    return folder
 
 
 @pytest.fixture(scope="module")
 def runaway(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded model, with a pattern that tries 2 ** N ways on N letters x."""
-    split = {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated", "invert": False}
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    pre = {"type": "Sequence", "pretokenizers": [split, level]}
-    return with_tokenizer(tmp_path_factory.mktemp("runaway") / "model", pre_tokenizer=pre)
+    return save_runaway(tmp_path_factory.mktemp("runaway") / "model")
 
 
 def test_a_text_that_no_tokens_come_of_is_named_and_others_go_on(runaway: Path) -> None:
@@ -61,28 +47,6 @@ def test_a_job_ends_in_one_message(runner: Callable[..., Any], runaway: Path) ->
     assert done.code == 2
     assert SAID in done.err
     assert "Traceback" not in done.err
-
-
-@pytest.mark.slow
-def test_one_prompt_does_not_end_a_server(runaway: Path, tmp_path: Path) -> None:
-    with serving(
-        tmp_path, *FLOAT32, "model=local", f"model.name={runaway}", "model.device=cpu", "tracking=none"
-    ) as server:
-        for body in (
-            {"prompt": BAD},
-            {"prompt": ["7", BAD]},
-            {"prompt": BAD, "logprobs": 1},
-            {"prompt": BAD, "stream": True},
-        ):
-            status, answer = server.ask("/v1/completions", body)
-            assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
-            assert SAID in answer["error"]["message"]
-        assert server.ask("/tokenize", {"prompt": BAD})[0] == 400
-        chat = {"messages": [{"role": "user", "content": BAD}]}
-        assert server.ask("/v1/chat/completions", chat)[0] == 400
-        assert server.ask("/v1/completions", {"prompt": "7", "max_tokens": 2})[0] == 200
-        server.until(lambda now: now["runner_open"] == 0)
-        assert "Traceback" not in server.err
 
 
 @pytest.mark.parametrize(

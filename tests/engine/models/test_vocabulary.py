@@ -10,39 +10,22 @@ from typing import Any
 
 import pytest
 from checkpoints import change_tokenizer
+from odd_tokenizers import EXTRA, FAR, save_beyond
 from opening import local_engine
-from serving import FLOAT32, serving
 
 from runner import Model, load
 from runner.config.resolved import resolve
 from runner.engines.kinds.local import KIND
 from runner_base.errors import ConfigError
-from runner_engine.embedded import MODEL_DIR
 from runner_engine.sessions.base import Request
 from runner_engine.settings.model import LocalModelConfig
 
-EXTRA, FAR = "<extra>", "<far>"
-IDS = {EXTRA: 896, FAR: 500_000_000}
 REFUSED = rf"896 is not a token of .*: its ids go from 0 to 895.* has 898 tokens, of which this is '{EXTRA}'"
 
 
 @pytest.fixture(scope="module")
 def beyond(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded model, with two tokens for which it has no embedding."""
-    folder = tmp_path_factory.mktemp("beyond") / "model"
-    shutil.copytree(MODEL_DIR, folder)
-
-    def add(tokenizer: dict[str, Any]) -> None:
-        tokenizer["model"]["vocab"] |= IDS
-        tokenizer["added_tokens"] += [added(token, number) for token, number in IDS.items()]
-
-    change_tokenizer(folder, add)
-    return folder
-
-
-def added(token: str, number: int) -> dict[str, Any]:
-    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
-    return {"id": number, "content": token, **plain}
+    return save_beyond(tmp_path_factory.mktemp("beyond") / "model")
 
 
 @pytest.fixture(scope="module", params=["auto", "sdpa"])
@@ -114,21 +97,3 @@ def test_padding_that_has_no_embedding_does_not_matter(beyond: Path, tmp_path: P
     with load(folder, device="cpu", attention="sdpa") as odd, load(device="cpu", attention="sdpa") as plain:
         assert odd.report.facts["decoding"] == plain.report.facts["decoding"] == "static batching"
         assert odd.generate(prompts) == plain.generate(prompts)
-
-
-@pytest.mark.slow
-def test_a_server_says_400_and_goes_on(beyond: Path, tmp_path: Path) -> None:
-    with serving(tmp_path, *FLOAT32, "model=auto", f"model.name={beyond}", "model.device=cpu") as server:
-        text = f"Tom has {EXTRA} pens"
-        for path, body in (
-            ("/v1/completions", {"prompt": text}),
-            ("/v1/completions", {"prompt": [3, 896]}),
-            ("/v1/completions", {"prompt": text, "echo": True, "logprobs": 1, "max_tokens": 0}),
-            ("/v1/chat/completions", {"messages": [{"role": "user", "content": text}]}),
-        ):
-            status, answer = server.ask(path, body)
-            assert (status, f"'{EXTRA}'" in str(answer), "896 is not a token" in str(answer)) == (400, True, True), (
-                answer
-            )
-        assert server.ask("/v1/completions", {"prompt": "7", "max_tokens": 2})[0] == 200
-        assert "Traceback" not in server.err

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from answered import record_job
+from quick_commands import heavy_imports
 
 from runner.config.gsm8k import Gsm8kConfig
 from runner.options import advise
@@ -220,3 +221,8 @@ def test_a_choice_that_misses_the_experts_is_not_recommended(data: Any, tmp_path
     (nf4,) = advice["recommended"]
     assert nf4["memory"]["weight_mib"] == pytest.approx(6.38, abs=0.01)
     assert ["quantizes only 5.9 %" in note for note in nf4["notes"]] == [True]
+
+
+def test_it_imports_nothing_heavy(tmp_path: Path) -> None:
+    arguments = "sys.argv = ['runner-advise', 'model=qwen25_7b_instruct', '--machine', 'laptop_8gb']"
+    assert heavy_imports(f"{arguments}; from runner.options.advise import entry; entry()", tmp_path) == []

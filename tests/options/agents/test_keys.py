@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
+from runner.config.compose import compose
 from runner.config.extractors import Gold
+from runner.config.hydra import config_errors
 from runner.config.root import semantic_keys
 from runner.options.agents.keys import AgentsConfig, Attack, Baseline, DecisionMethod, Method, Mode, dropped_agents
 from runner_base.errors import ConfigError
@@ -147,3 +149,9 @@ def test_what_a_method_asks_and_how_it_is_scored() -> None:
     stays = AgentsConfig(method=Method.agent_dropout, node_pruning_rate=0.0, **keys)
     assert (stays.train_questions, stays.questions) == (40, 50 * 9)
     assert [dropped_agents(2, 0.9), dropped_agents(1, 0.2), dropped_agents(8, 0.25)] == [1, 0, 2]
+
+
+def test_another_seed_takes_the_place_of_repeats() -> None:
+    message = "^task.repeat: only task=gsm8k and task=likelihood have it: with another seed"
+    with pytest.raises(ConfigError, match=message), config_errors():
+        compose(["task=agents", "task.repeat=1"])

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from runner.config.compose import composer_of
+from runner.config.variables import variables_as_overrides
 from runner.options.older_tools.variables import NAMES, Chosen, model_of, translate
 from runner_base import environment
 from runner_base.errors import ConfigError
@@ -184,3 +185,12 @@ def test_mistakes_and_silence(tmp_path: Path, runner: Callable[..., Any]) -> Non
 
 def test_a_file_of_variables_may_hold_each_of_them() -> None:
     assert set(NAMES) <= set(environment.NAMES)
+
+
+def test_variables_do_not_win_over_a_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"STUDENT_LOAD_IN_4BIT": "0", "STUDENT_FORCE_CPU": "0", "STUDENT_MAX_NEW_TOKENS": "9"}.items():
+        monkeypatch.setenv(name, value)
+    limit = ["generation.max_new_tokens=9"]
+    assert variables_as_overrides(["profile=low_memory"]) == limit
+    assert variables_as_overrides([], "memory_profiles", "experiments") == limit
+    assert variables_as_overrides(["profile=none"]) == ["quantization=none", "model.device=auto", *limit]

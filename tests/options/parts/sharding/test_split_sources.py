@@ -14,6 +14,8 @@ import torch
 from checkpoints import FAMILIES, LAYERS, assert_same, load_all
 from safetensors import safe_open
 from tasking import work
+from tiny_gguf import save_original, write
+from transformers import LlamaForCausalLM
 
 from runner.config.root import RunnerConfig
 from runner.options.parts.keys import Checksums, SplitConfig, Strategy
@@ -164,3 +166,11 @@ def test_every_strategy_on_disk(strategy: Strategy, tmp_path: Path, run_split: S
         ]
         assert manifest["tied"] == [{"tensor": "model.embed_tokens.weight", "parts": [0], "as": "head"}]
         assert (manifest["embedding"], manifest["head"], manifest["norm"]) == ([0], [0], [3])
+
+
+def test_a_gguf_file_is_refused(runner: Callable[..., Any], tmp_path: Path) -> None:
+    model = LlamaForCausalLM.from_pretrained(save_original(tmp_path / "original"))
+    file = write(tmp_path / "F32.gguf", model, "F32")
+    done = runner("model=local", f"model.name={file}", "task=split", "task.output_dir=parts", "tracking=none")
+    assert done.code == 2
+    assert "task=split cuts safetensors and .bin, this is a .gguf file" in done.err

@@ -573,3 +573,12 @@ def test_random_weights_are_planned_before_they_are_made(tmp_path: Path, runner:
     assert planned.code == 0, planned.err
     assert "norm, tied head" in planned.out
     assert not (tmp_path / "cache").exists()
+
+
+def test_the_help_has_its_keys(runner: Callable[..., Any]) -> None:
+    done = runner("task=split", "--help")
+    assert done.code == 0
+    assert (
+        "  task.compare=state                    # how to find unchanged parts: state (of the files) | con" in done.out
+    )
+    assert max(map(len, done.out.partition("== Keys")[2].splitlines())) <= 120
