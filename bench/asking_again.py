@@ -23,6 +23,7 @@ from runner.engines.kinds import kind_of
 from runner.store.jobs import Job, Recorder
 from runner.tasks.asking import each_request
 from runner.tasks.base import Context
+from runner.tasks.collecting.samples import sample_of
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.asking_again import AskingAgain
 from runner.tasks.gsm8k.judging import Judge
@@ -54,7 +55,7 @@ class Work:
         judge = Judge(self.inputs.task, self.items)
 
         def listen(*choices: Completion) -> None:
-            recorder.sample(judge(*choices))
+            recorder.sample(judge(sample_of(*choices)))
 
         with tempfile.TemporaryDirectory() as folder:
             recorder = Recorder(Job("job", Path(folder)))

@@ -10,7 +10,7 @@ from runner.config.resolved import ResolvedJob, resolve
 from runner.config.root import RunnerConfig
 from runner.engines import open_engine
 from runner.engines.kinds import kind_of
-from runner.scorers.added import add_metrics
+from runner.scorers import add_metrics
 from runner.store import fetched_jobs, jobs, ledger
 from runner.tasks.base import Context, Inputs, Task, Uses, task_of, with_inputs
 from runner_base import Record, Status, signals, tell, write_atomically

@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     from runner_base.texts import read_text as read_text
     from runner_base.texts import short as short
     from runner_base.texts import short_hash as short_hash
+    from runner_base.thinking import Parts as Parts
     from runner_base.uris import without_secrets as without_secrets
 
 PLACES = {
@@ -133,6 +134,7 @@ PLACES = {
     "Answer": "model_text",  # what a model wrote: thinking, and the text without it
     "FinishReason": "model_text",  # why an answer ended: stop, length
     "Verdict": "model_text",  # what was found in an answer, and whether it is right
+    "Parts": "thinking",  # an answer in two: what a model thought, and what it answered
     "Likelihood": "result",  # how likely a model finds a text
     "sealed": "result",  # a line of JSON with its checksum
     "unsealed": "result",  # reads such a line, and notices a change

@@ -219,7 +219,7 @@ def test_long_files_have_a_reason() -> None:
 
 
 # the contract, and helpers that are no tasks
-SHARED_BY_TASKS = {"asked_prompts", "asking", "base", "completing", "named_job", "positions"}
+SHARED_BY_TASKS = {"asked_prompts", "asking", "base", "collecting", "completing", "named_job", "positions"}
 
 
 def test_tasks_never_import_each_other() -> None:

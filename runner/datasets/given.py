@@ -20,7 +20,7 @@ from runner.datasets.prompts import text_of
 from runner.datasets.question_lists import named_places
 from runner.datasets.question_selection import QuestionSelection
 from runner.datasets.shapes import CHOICES, Keys, cluster_of
-from runner.scorers.letters import LETTERS
+from runner.scorers import LETTERS
 from runner_base import ConfigError, DataError, few, read_text
 from runner_base.texts import read_json_lines
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from runner.datasets.gsm8k import Item
 from runner.datasets.shapes import with_choices
-from runner.scorers.letters import LETTERS
+from runner.scorers import LETTERS
 from runner_base import ConfigError
 
 FEW = 8  # questions: fewer can have the same right letter by chance

@@ -18,9 +18,7 @@ from typing import Any
 
 from runner.config.extractors import Extractor
 from runner.config.questions import QuestionsConfig
-from runner.scorers.letters import LETTERS, gold_letter
-from runner.scorers.named import scorer_of
-from runner.scorers.numbers import gold_number
+from runner.scorers import LETTERS, gold_letter, gold_number, scorer_of
 from runner_base import few
 
 # GSM8K and many more · SVAMP, ASDiv · other spellings · MAWPS as published · GSM-Hard

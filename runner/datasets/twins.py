@@ -20,7 +20,7 @@ from functools import lru_cache
 from random import Random
 
 from runner.datasets.gsm8k import Item
-from runner.scorers.numbers import plain_number
+from runner.scorers import plain_number
 from runner_engine.embedded.problems import Split, twin
 
 EMBEDDED = "embedded"

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from runner.recorded_runs.key_rules import SchemaRules
 from runner.recorded_runs.sample_numbers import NUMBERS, read_numbers
-from runner.scorers.verdicts import rules_between
+from runner.scorers import rules_between
 from runner.store.divergences import DIVERGENCES, WORST_TOKENS, read_divergences
 from runner.store.jobs import read_samples
 from runner.store.stored_runs import download

@@ -18,9 +18,9 @@ from importlib.metadata import version
 from importlib.util import find_spec
 
 from runner.config.extractors import Extractor
+from runner.scorers import numbers
 from runner.scorers.base import Scorer
-from runner.scorers.finding import last, last_box
-from runner.scorers.numbers import extract, plain_number
+from runner.scorers.extracting import extract, last, last_box
 from runner_base import ConfigError, JobFailed, child
 
 PACKAGE = "math-verify"
@@ -109,7 +109,7 @@ def free(text: str) -> str | None:
     lines = text.strip().splitlines()
     if lines and not re.search(r"[a-zA-Z]{3,}", lines[-1]):
         return _kept(lines[-1])
-    return extract(text, Extractor.flexible)
+    return extract(text, numbers, Extractor.flexible)
 
 
 def _content(formula: re.Match[str]) -> str:
@@ -134,9 +134,9 @@ def compared(answer: str, among: tuple[str, ...]) -> tuple[int | None, str]:
     if _is_too_deep(answer):
         return None, f"is nested more than {DEEPEST} deep"
     with suppress(ValueError):  # it is the usual case that all are numbers
-        number = plain_number(answer)
-        numbers = [plain_number(one) for one in among]
-        return (numbers.index(number) if number in numbers else None), ""
+        number = numbers.plain_number(answer)
+        others = [numbers.plain_number(other) for other in among]
+        return (others.index(number) if number in others else None), ""
     return PROCESS.ask(answer, among)
 
 

@@ -1,19 +1,16 @@
-"""Finds an answer that is the letter of a choice, by the same rules as a number."""
+"""How the letter of a choice is written in answers: a notation of extracting.py, as numbers are."""
 
 from __future__ import annotations
 
 import re
 
-from runner.config.extractors import Extractor
-from runner.scorers.finding import last, last_box
-
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _GLUE = r"(?:\\f?boxed\{|\\text\{|[\s*_`$\\(\[{:=\"'])*"  # before the letter: **B**, (B), \text{B}
 _LETTER = r"(?P<letter>[A-Z])(?![A-Za-z0-9_'])"
-_STRICT = re.compile(rf"\#\#\#\#{_GLUE}{_LETTER}")
-_THE_ANSWER_IS = re.compile(rf"\b(?i:answer\s+is){_GLUE}{_LETTER}")
+MARKED = re.compile(rf"\#\#\#\#{_GLUE}{_LETTER}")
+SAID = re.compile(rf"\b(?i:answer\s+is){_GLUE}{_LETTER}")
 # In "A pen" and "I have", A and I are words, not letters of choices.
-_WITHIN = re.compile(rf"(?<![A-Za-z0-9_']){_LETTER}(?!(?<=[AI])\s+[a-z])")
+WITHIN = re.compile(rf"(?<![A-Za-z0-9_']){_LETTER}(?!(?<=[AI])\s+[a-z])")
 _FIRST = re.compile(r"\(?(?P<letter>[A-Z])[).:]\s")
 _ALONE = re.compile(r"\(?(?P<letter>[A-Za-z])[).:]?")
 
@@ -36,15 +33,14 @@ def plain_letter(text: str) -> str | None:
 
 def replaced_letter(text: str, letter: str, by: str) -> str:
     """Return a text with another letter wherever this one stands as a choice."""
-    return _WITHIN.sub(lambda match: by if match["letter"] == letter else match[0], text)
+    return WITHIN.sub(lambda match: by if match["letter"] == letter else match[0], text)
 
 
-def extract_letters(text: str) -> dict[Extractor, str | None]:
-    """Return each rule's answer: the first after ####; the last of the text, in \\boxed{}, after `answer is`."""
-    matches = {
-        Extractor.strict: _STRICT.search(text),
-        Extractor.flexible: last(_WITHIN.finditer(text)),
-        Extractor.boxed: last(_WITHIN.finditer(last_box(text))),
-        Extractor.the_answer_is: last(_THE_ANSWER_IS.finditer(text)),
-    }
-    return {extractor: match["letter"] if match else None for extractor, match in matches.items()}
+def readable(text: str) -> str:
+    """Return a text as the patterns read it: as it is."""
+    return text
+
+
+def plain(match: re.Match[str]) -> str:
+    """Return the letter that was found."""
+    return match["letter"]

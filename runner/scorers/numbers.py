@@ -1,19 +1,14 @@
-"""Finds an answer that is a number, by one of several rules, and writes it in a form that can be compared exactly.
+"""How numbers are written in answers, and the one form of each that can be compared exactly.
 
-`strict` and `flexible` are the two filters of lm-evaluation-harness's gsm8k task, with these differences: a number is
-compared as a number (18.00 is 18), and notations that its patterns miss or misread are read: currencies, fractions,
-scientific notation, other scripts. tests/scorers/test_lm_eval.py compares the two, and gives the reason for each
-difference.
+A notation of extracting.py. Currencies, fractions, scientific notation, other scripts and LaTeX are read.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from fractions import Fraction
-
-from runner.config.extractors import Extractor
-from runner.scorers.finding import last, last_box, with_boxes
 
 # Repetitions that could match the same characters are bounded: a megabyte of any text takes linear time.
 _CURRENCY = r"(?:(?:US|CA|AU|NZ|HK|[CAS])?\$|[€£¥₹₩₽]|USD|EUR|GBP|JPY|CNY|RMB|INR|CAD|AUD|CHF|Rs\.?)"
@@ -43,11 +38,11 @@ def _number(spaced: str) -> str:
 
 _GLUE = r"(?:\\f?boxed\{|[\s*_`$\\(\[{~≈=:+])*"  # between the words and the number: **18**, \(18\), = 18
 _AFTER = rf"{_GLUE} (?:{_number(_SPACED)})"
-_STRICT = re.compile(rf"\#\#\#\#{_AFTER}", re.VERBOSE)
-_THE_ANSWER_IS = re.compile(rf"\banswer\s+is\b{_AFTER}", re.VERBOSE | re.IGNORECASE)
+MARKED = re.compile(rf"\#\#\#\#{_AFTER}", re.VERBOSE)
+SAID = re.compile(rf"\banswer\s+is\b{_AFTER}", re.VERBOSE | re.IGNORECASE)
 _ALONE = re.compile(_number(_SPACED), re.VERBOSE)
 # In 10-5 the hyphen is not a sign; in x2 the 2 is not a number, and neither is the 3 in 1.2.3.
-_WITHIN = re.compile(rf"(?<![A-Za-z0-9_]) (?<![0-9]\.) (?:{_number(_SPACED_SURELY)})", re.VERBOSE)
+WITHIN = re.compile(rf"(?<![A-Za-z0-9_]) (?<![0-9]\.) (?:{_number(_SPACED_SURELY)})", re.VERBOSE)
 
 # In a box: words, an equation's left side and a unit may stand around the one number. A single letter that follows it
 # without a space is a variable: 3x is no number, 3 m and 3cm are.
@@ -87,46 +82,66 @@ def gold_number(answer: str, after: str | None = None) -> str:
     The mark is `####`, or the given words, which must then occur.
     """
     if after is not None:
-        match = re.match(_AFTER, _readable(answer.rpartition(after)[2]), re.VERBOSE) if after in answer else None
+        match = re.match(_AFTER, _translated(answer.rpartition(after)[2]), re.VERBOSE) if after in answer else None
         if match is None:
             raise ValueError(f"the answer has no number after {after!r}")
-        return _plain(match)
-    text = _readable(answer)
-    if marked := last(_STRICT.finditer(text)):
-        return _plain(marked)
+        return plain(match)
+    text = _translated(answer)
+    if marked := [*MARKED.finditer(text)]:
+        return plain(marked[-1])
     if "####" not in text and (alone := _ALONE.fullmatch(text.strip())):
-        return _plain(alone)
+        return plain(alone)
     raise ValueError("the answer is not a number, and has no '#### NUMBER'")
-
-
-def extract(text: str, extractor: Extractor) -> str | None:
-    """Return the answer's number in plain form, or None."""
-    return extract_all(text)[extractor]
-
-
-def extract_all(text: str) -> dict[Extractor, str | None]:
-    """Return each rule's answer: the first after ####; the last of the text, in \\boxed{}, after `answer is`."""
-    text = with_boxes(_readable(text), _in_box)
-    matches = {
-        Extractor.strict: _STRICT.search(text),
-        Extractor.flexible: last(_WITHIN.finditer(text)),
-        Extractor.boxed: last(_WITHIN.finditer(last_box(text))),
-        Extractor.the_answer_is: last(_THE_ANSWER_IS.finditer(text)),
-    }
-    return {extractor: _plain(match) if match else None for extractor, match in matches.items()}
 
 
 def replaced_number(text: str, number: str, by: str) -> str:
     """Return a text with another number wherever this one stands, in whatever notation."""
-    return _WITHIN.sub(lambda match: by if _plain(match) == number else match[0], _readable(text))
+    return WITHIN.sub(lambda match: by if plain(match) == number else match[0], _translated(text))
 
 
 def plain_number(text: str) -> str:
     """Return a number without separators, currency and redundant zeros: `$70,000.0` is `70000`, `2/6` is `1/3`."""
-    match = _ALONE.fullmatch(_readable(text).strip())
+    match = _ALONE.fullmatch(_translated(text).strip())
     if match is None:
         raise ValueError(f"not a number: {text[:80]!r}")
-    return _plain(match)
+    return plain(match)
+
+
+def readable(text: str) -> str:
+    """Return a text as the patterns read it: in one notation, with plain numbers in its boxes."""
+    return _with_boxes(_translated(text), _in_box)
+
+
+def plain(match: re.Match[str]) -> str:
+    """Return a match as a decimal, or as a fraction in lowest terms if no decimal equals it."""
+    negative = "-" in (match["sign"] or "")
+    if match["top"]:
+        value = Fraction(int(match["top"]), int(match["bottom"]))
+        value += int(match["whole"] or 0) if value < 1 else 0  # 2 3/4 is one number, 12 24/2 are two
+        return _signed(negative, _decimal(value) or str(value))
+    whole = re.sub(r"[^0-9]", "", match["digits"] or "")
+    rest = match["rest"] or match["only"] or ""
+    exponent = int(match["e"] or match["ten"] or 0)
+    digits, point = whole + rest, len(whole) + exponent
+    digits, point = ("0" * -point + digits, 0) if point < 0 else (digits.ljust(point, "0"), point)
+    return _signed(negative, _trimmed(digits[:point], digits[point:]))
+
+
+def _with_boxes(text: str, read: Callable[[str], str | None]) -> str:
+    """Return a text with what `read` finds in each outermost \\boxed{} in place of its content, if anything."""
+    pieces: list[str] = []
+    copied, depth, begin, is_box = 0, 0, 0, False
+    for brace in re.compile(r"(?:\\f?boxed)?\{|\}").finditer(text):
+        if brace[0] == "}":
+            depth = max(0, depth - 1)
+            if is_box and depth == 0:
+                pieces += [text[copied:begin], read(text[begin : brace.start()]) or ""]
+                copied, is_box = brace.start(), False
+        elif is_box:
+            depth += 1
+        elif brace[0] != "{":
+            depth, begin, is_box = 1, brace.end(), True
+    return "".join([*pieces, text[copied:]])
 
 
 def _in_box(content: str) -> str | None:
@@ -136,10 +151,10 @@ def _in_box(content: str) -> str | None:
     while (bare := _WRAPPER.sub(r" \1 ", content)) != content:
         content = bare
     match = _BOXED.fullmatch(_BLANK.sub(" ", content).replace("\\approx", "≈").strip("${} "))
-    return _plain(match) if match else None
+    return plain(match) if match else None
 
 
-def _readable(text: str) -> str:
+def _translated(text: str) -> str:
     """Translate digits, signs, separators and fractions of other scripts and LaTeX to what the patterns read."""
     if not text.isascii():
         text = re.sub(r"\d", lambda digit: str(unicodedata.decimal(digit[0])), text).translate(_ASCII)
@@ -154,21 +169,6 @@ def _readable(text: str) -> str:
 def _vulgar(match: re.Match[str]) -> str:
     fraction = unicodedata.normalize("NFKC", match[2]).replace("\N{FRACTION SLASH}", "/")
     return f"{match[1]} {fraction}" if match[1] else fraction
-
-
-def _plain(match: re.Match[str]) -> str:
-    """Return a match as a decimal, or as a fraction in lowest terms if no decimal equals it."""
-    negative = "-" in (match["sign"] or "")
-    if match["top"]:
-        value = Fraction(int(match["top"]), int(match["bottom"]))
-        value += int(match["whole"] or 0) if value < 1 else 0  # 2 3/4 is one number, 12 24/2 are two
-        return _signed(negative, _decimal(value) or str(value))
-    whole = re.sub(r"[^0-9]", "", match["digits"] or "")
-    rest = match["rest"] or match["only"] or ""
-    exponent = int(match["e"] or match["ten"] or 0)
-    digits, point = whole + rest, len(whole) + exponent
-    digits, point = ("0" * -point + digits, 0) if point < 0 else (digits.ljust(point, "0"), point)
-    return _signed(negative, _trimmed(digits[:point], digits[point:]))
 
 
 def _decimal(value: Fraction) -> str | None:

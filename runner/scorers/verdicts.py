@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from runner.config.extractors import Extractor
-from runner.scorers.letters import LETTERS, extract_letters
-from runner.scorers.named import scorer_of
-from runner.scorers.numbers import extract_all
-from runner_base import Answer, FinishReason, Verdict
-from runner_base.thinking import Parts
+from runner.scorers.reading import read
+from runner_base import Answer, FinishReason, Parts, Verdict
 
 _THINKING_REMOVED = "only what follows thinking is an answer, and a boxed expression that is no number is none"
 WHY_NOT = "why_not"
@@ -43,37 +37,29 @@ class Judgement:
         return {WHY_NOT: self.why_not} if self.why_not else {}
 
 
-def judge(one: Answer, gold: str, scorer: str | None = None) -> Judgement:
+def judge(answer: Answer, gold: str, scorer: str | None = None) -> Judgement:
     """Judge an answer: one that is cut off is not a wrong answer.
 
     Only what follows the thinking is read; a text that ended while the model was thinking is cut off.
     """
-    parts, why_not = one.parts, ""
-    is_whole = one.finish_reason is FinishReason.stop
-    is_right: Callable[[str, str], bool] = operator.eq
-    if scorer is None:
-        rules = (extract_letters if gold in LETTERS else extract_all)(parts.answer)
-        found = {each.value: answer for each, answer in rules.items()}
-        marked = found | {Extractor.flexible.value: found[Extractor.strict]}
-    else:
-        rule = scorer_of(scorer)
-        answer = None if parts.is_open else (rule.find if is_whole else rule.find_in_cut_off)(parts.answer)
-        found = marked = {scorer: answer}
-        is_right, why_not = rule.is_right, "" if answer is None else rule.why_not(answer, gold)
-    cut_off = {way: parts.is_open or (not is_whole and answer is None) for way, answer in marked.items()}
+    parts = answer.parts
+    is_whole = answer.finish_reason is FinishReason.stop
+    reading = read(parts, gold, is_whole, scorer)
+    cut_off = {way: parts.is_open or not (is_whole or is_marked) for way, is_marked in reading.marked.items()}
 
-    def verdict(way: str, answer: str | None) -> Verdict:
-        if one.finish_reason is FinishReason.error:
+    def verdict(way: str, found: str | None) -> Verdict:
+        if answer.finish_reason is FinishReason.error:
             return Verdict.cut_off
         # in an answer that was cut off `flexible` may take a step; without thinking that counts, as for lm-eval
         may_be_right = not (cut_off[way] and parts.has_thinking)
-        if may_be_right and answer is not None and is_right(answer, gold):
+        if may_be_right and found is not None and reading.is_right(found, gold):
             return Verdict.correct
         if cut_off[way]:
             return Verdict.cut_off
-        return Verdict.no_answer if answer is None else Verdict.wrong
+        return Verdict.no_answer if found is None else Verdict.wrong
 
-    return Judgement(found, {way: verdict(way, answer) for way, answer in found.items()}, cut_off, parts, why_not)
+    verdicts = {way: verdict(way, found) for way, found in reading.found.items()}
+    return Judgement(reading.found, verdicts, cut_off, parts, reading.why_not(gold))
 
 
 def rules_between(task: str, versions: tuple[str, str]) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner.scorers.divergence import Divergence
+from runner.scorers import Divergence
 from runner.store.lines import GrowingFile, damaged, read_evidence
 from runner.store.packed import ID, LOGPROB, NATS, packed, unpacked
 from runner_base import sealed, unsealed

@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, Protocol
 
 from runner.core.sides import answered_by
-from runner.scorers.totals import cost_and_sides
+from runner.scorers import cost_and_sides
 from runner.store import sibling_jobs
 from runner.store.jobs import Recorder
 from runner.store.measured import Measured, Measuring
@@ -24,6 +24,7 @@ from runner.store.thoughts import Thoughts
 from runner.store.thoughts import mark as mark_thoughts
 from runner.tasks.asking import each_request, kept_words
 from runner.tasks.base import Context, RequestsBeside
+from runner.tasks.collecting.samples import Judge, sample_of
 from runner_base import JobFailed, Sample, counted
 from runner_engine import Completion, Engine, EngineReport, Request, require
 from runner_engine.sessions.base import request_sha256
@@ -53,37 +54,6 @@ class Completed:
         return self.measured.tables if self.measured else {}
 
 
-class Samples:
-    """How a task makes its samples, and which of those on disk are its own."""
-
-    def __call__(self, *choices: Completion) -> Sample:
-        """Return all completions of a request as a sample without a verdict."""
-        first = next((one for one in choices if one.error is not None), choices[0])
-        costs = [it.cost_usd for it in choices if it.cost_usd is not None]
-        several = len(choices) > 1
-        return Sample.of(
-            first,
-            answer=first.answer.without_tokens() if several else first.answer,
-            index=int(first.id),
-            # some servers report it with the first choice only
-            prompt_tokens=max(one.prompt_tokens for one in choices),
-            seconds=round(max(one.seconds for one in choices), 6),
-            choices=[it.answer for it in choices] if several else None,
-            cost_usd=sum(costs) if costs else None,
-        )
-
-    def rejection_reason(self, sample: Sample) -> str | None:
-        """Say why a sample on disk does not belong to this job; None if it does."""
-        return None
-
-    def adopted(self, sample: Sample) -> Sample | None:
-        """Return another job's sample as one of this job; None if it cannot be one."""
-        return None
-
-
-sample_of = Samples()  # of a task that judges nothing
-
-
 class StopRule(Protocol):
     """Looks at samples in the order of the questions, whichever came first, and decides when they are enough."""
 
@@ -101,7 +71,7 @@ def complete_missing(
     what: str,
     requests: list[Request],
     context: Context,
-    samples: Samples,
+    judge: Judge,
     news: Callable[[Sample], dict[str, str]] = lambda _: {},
     look: Callable[[Engine, EngineReport], None] = lambda *_: None,
     watch: StopRule | None = None,
@@ -117,7 +87,7 @@ def complete_missing(
     """
     recorder = context.recorder
     sibling_jobs.mark(recorder.job)
-    refuse_foreign(recorder, requests, samples)
+    refuse_foreign(recorder, requests, judge)
     todo = to_ask(requests, context)
     asked = {int(request.id) for request in todo}
     settled = {index: sample for index, sample in recorder.samples.items() if index not in asked}
@@ -125,7 +95,7 @@ def complete_missing(
     done.measured = earlier = Measured.read(recorder.folder) if settled else None
     reused: dict[int, Sample] = {}
     if todo and context.config.rerun not in (True, "all"):
-        reused, done.notes = sibling_jobs.reusable(recorder.job, asked, samples.adopted)
+        reused, done.notes = sibling_jobs.reusable(recorder.job, asked, judge.adopted)
         todo = [request for request in todo if request.id not in reused]
     enough = watch.begin(settled | reused) if watch is not None else None
     if enough is not None:
@@ -158,7 +128,7 @@ def complete_missing(
 
             def record(*choices: Completion) -> bool:
                 nonlocal ended, enough, last_news
-                sample = samples(*choices)
+                sample = judge(sample_of(*choices), *choices)
                 recorder.sample(sample)
                 measuring.keep_now_and_then()
                 ended += 1
@@ -214,7 +184,7 @@ def complete_beside(
     requests: list[Request],
     context: Context,
     file: str,
-    samples: Samples,
+    judge: Judge,
     batch_size: int | None = None,
 ) -> tuple[list[Sample], list[str]]:
     """Complete requests besides the job's questions, into a file of their own; return all samples and their problems.
@@ -223,7 +193,7 @@ def complete_beside(
     """
     recorder = Recorder(context.recorder.job, file)
     try:
-        refuse_foreign(recorder, requests, samples)
+        refuse_foreign(recorder, requests, judge)
         todo = to_ask(requests, context, recorder)
         if todo:
             engine = context.engine
@@ -234,7 +204,7 @@ def complete_beside(
                 ended = count(len(requests) - len(todo) + 1)
 
                 def record(*choices: Completion) -> None:
-                    recorder.sample(samples(*choices))
+                    recorder.sample(judge(sample_of(*choices), *choices))
                     bar.show(next(ended))
 
                 each_request(engine, todo, record, batch_size)
@@ -311,12 +281,12 @@ def unanswered(samples: list[Sample]) -> list[str]:
     ]
 
 
-def refuse_foreign(recorder: Recorder, requests: list[Request], samples: Samples) -> None:
+def refuse_foreign(recorder: Recorder, requests: list[Request], judge: Judge) -> None:
     """Reject samples on disk that do not belong to this job, or that it would judge differently."""
     asked = {request.id for request in requests}
     for index, sample in recorder.samples.items():
         foreign = f"is sample {index}, and this job has {len(requests)} prompts" if index not in asked else None
-        recorder.verify(index, foreign or samples.rejection_reason(sample))
+        recorder.verify(index, foreign or judge.rejection_reason(sample))
 
 
 def refuse_other_prompts(recorder: Recorder, requests: list[Request], engine: Engine) -> None:

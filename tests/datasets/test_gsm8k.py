@@ -8,7 +8,7 @@ import pytest
 from runner.config.extractors import Extractor
 from runner.config.gsm8k import Gsm8kConfig
 from runner.datasets.gsm8k import Item, load_examples, load_questions
-from runner.scorers.numbers import extract
+from runner.scorers import extract, numbers
 from runner_base.errors import ConfigError, DataError
 
 
@@ -145,4 +145,4 @@ def test_real_gsm8k_when_it_is_at_hand() -> None:
     assert len(items) == 1319
     assert items[0].gold == "18"
     shots = examples(Gsm8kConfig(data=str(folder), shots=5))
-    assert all(extract(shot.answer, Extractor.strict) == shot.gold for shot in shots)
+    assert all(extract(shot.answer, numbers, Extractor.strict) == shot.gold for shot in shots)

@@ -15,7 +15,8 @@ from runner.config.gsm8k import Gsm8kConfig
 from runner.datasets.gsm8k import Item, load_questions
 from runner.datasets.rotations import rotated, same_letter_words
 from runner.datasets.shapes import GPQA
-from runner.scorers.letters import LETTERS, extract_letters
+from runner.scorers import extract_all, letters
+from runner.scorers.letters import LETTERS
 from runner_base.errors import ConfigError
 
 Load = Callable[..., list[Item]]
@@ -90,9 +91,9 @@ def test_ten_choices_as_in_mmlu_pro(load: Load) -> None:
     "text", ["#### {}", "#### ({})", "The answer is {}.", "so \\boxed{{{}}}", "**{}**", "({}) that"]
 )
 def test_letters_beyond_j_are_found(letter: str, text: str) -> None:
-    found = set(extract_letters(text.format(letter)).values()) - {None}
+    found = set(extract_all(text.format(letter), letters).values()) - {None}
     assert found == {letter}
-    assert extract_letters(f"I think it is {letter}")[Extractor.flexible] == letter
+    assert extract_all(f"I think it is {letter}", letters)[Extractor.flexible] == letter
 
 
 def test_rotations_keep_the_right_text_and_are_one_cluster(load: Load) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from runner.config.extractors import OF_NUMBERS, Extractor
-from runner.scorers.letters import extract_letters, gold_letter, plain_letter, replaced_letter
+from runner.scorers import letters
+from runner.scorers.extracting import extract_all
+from runner.scorers.letters import gold_letter, plain_letter, replaced_letter
 from runner.scorers.verdicts import judge
 from runner_base.result import Answer, FinishReason, Verdict
 
@@ -29,7 +31,7 @@ from runner_base.result import Answer, FinishReason, Verdict
 def test_what_each_rule_finds(
     text: str, strict: str | None, flexible: str | None, boxed: str | None, the_answer_is: str | None
 ) -> None:
-    assert [*extract_letters(text).values()] == [strict, flexible, boxed, the_answer_is]
+    assert [*extract_all(text, letters).values()] == [strict, flexible, boxed, the_answer_is]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,7 @@ def test_letters_and_numbers_are_judged_by_their_own_rules() -> None:
 @pytest.mark.parametrize("piece", ["#### ", "the answer is ", "A ", " *("])
 def test_a_long_text_of_anything_ends(piece: str) -> None:
     """A pattern whose time grew with the square of the length would take many minutes here."""
-    assert set(extract_letters("####" + piece * (600_000 // len(piece)))) == set(OF_NUMBERS)
+    assert set(extract_all("####" + piece * (600_000 // len(piece)), letters)) == set(OF_NUMBERS)
 
 
 @pytest.mark.parametrize(

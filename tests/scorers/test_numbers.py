@@ -10,13 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.config.extractors import OF_NUMBERS, Extractor
-from runner.scorers.numbers import extract, extract_all, gold_number, plain_number, replaced_number
+from runner.scorers import extracting, numbers
+from runner.scorers.numbers import gold_number, plain_number, replaced_number
 from runner.scorers.verdicts import judge
 from runner_base.result import Answer, FinishReason, Verdict
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "gsm8k"
 THIN, NARROW = "\N{THIN SPACE}", "\N{NARROW NO-BREAK SPACE}"
 NUMBERS = st.one_of(st.integers(-(10**12), 10**12), st.decimals(-(10**9), 10**9, places=3))
+
+
+def extract(text: str, extractor: Extractor) -> str | None:
+    return extracting.extract(text, numbers, extractor)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +182,7 @@ def test_scientific_notation_is_exact(mantissa: Decimal, power: int) -> None:
 
 @given(st.text())
 def test_any_text_is_read_without_an_error(text: str) -> None:
-    for number in extract_all(f"#### {text} \\boxed{{{text}}} answer is {text}").values():
+    for number in extracting.extract_all(f"#### {text} \\boxed{{{text}}} answer is {text}", numbers).values():
         assert number is None or plain_number(number) == number
 
 
@@ -199,7 +204,7 @@ PIECES = [
 def test_a_long_text_of_anything_ends(piece: str) -> None:
     """A pattern whose time grew with the square of the length would take many minutes here."""
     for head in ("", "####", "answer is"):
-        assert set(extract_all(head + piece * (200_000 // len(piece)))) == set(OF_NUMBERS)
+        assert set(extracting.extract_all(head + piece * (200_000 // len(piece)), numbers)) == set(OF_NUMBERS)
 
 
 def test_gold_answers() -> None:

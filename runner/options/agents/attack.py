@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from runner.options.agents.keys import Attack
 from runner.options.agents.roles import AgentMessage, agent_message
 from runner.options.agents.sandbox import CodeOutcome, CodeStatus
-from runner.scorers.letters import LETTERS, replaced_letter
-from runner.scorers.numbers import replaced_number
+from runner.scorers import LETTERS, replaced_letter, replaced_number
 
 LARGEST_ERROR = 9  # a false number is this much larger than the right one, at most
 FEWEST_CHOICES = 4  # assumed where the question itself holds the choices, so that nobody has counted them

@@ -15,8 +15,8 @@ from runner.config.extractors import Extractor
 from runner.options.agents.keys import Domain, Role
 from runner.options.agents.sandbox import CodeOutcome
 from runner.options.agents.wording import Wording, wording_of
-from runner.scorers.letters import extract_letters
-from runner.scorers.numbers import extract
+from runner.scorers import extract, extract_all, numbers
+from runner.scorers import letters as letter_notation
 from runner_engine import Message
 
 ROLES = tuple(Role)
@@ -47,8 +47,8 @@ def answer_of(
     if role is not None and role.writes_code:
         return code.answer if code else None
     if not letters:
-        return extract(text, Extractor.flexible if is_whole else Extractor.strict)
-    found = extract_letters(text)
+        return extract(text, numbers, Extractor.flexible if is_whole else Extractor.strict)
+    found = extract_all(text, letter_notation)
     rules = (Extractor.the_answer_is, Extractor.strict, Extractor.boxed, Extractor.flexible)
     return next((found[rule] for rule in rules if found[rule]), None) if is_whole else found[Extractor.strict]
 

@@ -28,8 +28,7 @@ from runner.config.extractors import Extractor
 from runner.options.agents import sandbox_child, syscalls
 from runner.options.agents.left_folders import own_folder
 from runner.options.agents.sandbox_child import LONGEST_TEXT, MAX_DIGITS
-from runner.scorers.letters import plain_letter
-from runner.scorers.numbers import extract
+from runner.scorers import extract, numbers, plain_letter
 from runner_base import MIB, JobFailed
 from runner_base.child import describe_exit
 
@@ -210,7 +209,7 @@ class Sandbox:
                 why = why or "it wrote into the pipe for its answer"
             return _failed(why or f"it {describe_exit(exit_code)} before it had an answer"), frozenset()
         held, answer, why, printed = (field[:most] for field, most in zip(fields, _FIELDS.values(), strict=True))
-        found = (plain_letter(answer) if letters else extract(answer, Extractor.flexible)) if answer else None
+        found = (plain_letter(answer) if letters else extract(answer, numbers, Extractor.flexible)) if answer else None
         if found is not None and len(found) > MAX_DIGITS:
             found, why = None, f"`answer` has more than {MAX_DIGITS} digits"
         if found is None:

@@ -25,7 +25,7 @@ from runner.options.agents.play import Player
 from runner.options.agents.sandbox import Sandbox, SandboxLimits
 from runner.options.agents.tally import AttackTally, Tally, attacked_edges
 from runner.options.agents.team import Discussion, SampledDiscussion
-from runner.scorers.totals import score_without_left_out
+from runner.scorers import score_without_left_out
 from runner.store.measured import Measured, Measuring
 from runner.tasks.asking import kept_words
 from runner.tasks.base import Context, Uses

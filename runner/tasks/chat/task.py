@@ -17,11 +17,11 @@ from runner.config.root import RunnerConfig
 from runner.core import terminal
 from runner.core.sides import answered_by
 from runner.datasets.prompts import read_conversation
-from runner.scorers.totals import cost_and_sides, count_completions
+from runner.scorers import cost_and_sides, count_completions
 from runner.store.measured import Measured
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.chat.keys import ChatConfig
-from runner.tasks.completing import sample_of
+from runner.tasks.collecting.samples import sample_of
 from runner_base import (
     ConfigError,
     FinishReason,

@@ -27,11 +27,12 @@ from runner.datasets.prompts import (
     prompts_sha256,
 )
 from runner.engines.kinds import kind_of
-from runner.scorers.totals import count_completions
+from runner.scorers import count_completions
 from runner.store.jobs import Job, read_samples
 from runner.tasks import positions
 from runner.tasks.base import Context, Inputs, Uses, own_config
-from runner.tasks.completing import complete_missing, sample_of
+from runner.tasks.collecting.samples import UNJUDGED
+from runner.tasks.completing import complete_missing
 from runner.tasks.generate.keys import GenerateConfig
 from runner_base import Answer, ConfigError, EvidenceError, Result, Sample, cannot_write, check, write_atomically
 from runner_base.result import COMPLETIONS
@@ -93,7 +94,7 @@ def run(inputs: Prompts, context: Context) -> Result:
     requests = [build_request(task, index, given) for index, given in enumerate(prompts)]
     if task.debug:
         log_prompt(context.resolved, requests[0])
-    done = complete_missing("generate", requests, context, sample_of)
+    done = complete_missing("generate", requests, context, UNJUDGED)
     if task.debug:
         log_completion(recorder.samples[0])
     write_atomically(recorder.folder / COMPLETIONS, completions(prompts, recorder.samples))

@@ -17,7 +17,8 @@ from dataclasses import replace
 
 from runner.store.jobs import Recorder
 from runner.tasks.base import Context
-from runner.tasks.completing import Samples, refuse_foreign, refuse_other_prompts, to_ask
+from runner.tasks.collecting.samples import Unjudged, sample_of
+from runner.tasks.completing import refuse_foreign, refuse_other_prompts, to_ask
 from runner.tasks.gsm8k.judging import Judge
 from runner_base import Sample
 from runner_engine import Completion, Engine, Request
@@ -35,9 +36,9 @@ class AskingAgain:
 
     def __init__(self, requests: list[Request], context: Context, judge: Judge) -> None:
         self.requests, self.first = requests, context.recorder
-        self.samples = SecondAnswers(judge, self.first.done)
+        self.judge = SecondAnswers(judge, self.first.done)
         self.recorder = Recorder(context.recorder.job, AGAIN)
-        refuse_foreign(self.recorder, requests, self.samples)
+        refuse_foreign(self.recorder, requests, self.judge)
         is_alone = context.config.generation.batch_size == 1
         self.waiting = [] if is_alone else to_ask(requests, context, self.recorder)
         self.context = context
@@ -59,7 +60,7 @@ class AskingAgain:
     def record(self, *choices: Completion) -> None:
         """Record the answers of a second row."""
         choices = tuple(replace(it, id=int(str(it.id).removeprefix(PREFIX))) for it in choices)
-        self.recorder.sample(self.samples(*choices))
+        self.recorder.sample(self.judge(sample_of(*choices)))
 
     def answers(self) -> list[Sample]:
         """Return the answers that there are, those of earlier starts too."""
@@ -70,15 +71,15 @@ class AskingAgain:
         self.recorder.close()
 
 
-class SecondAnswers(Samples):
+class SecondAnswers(Unjudged):
     """Answers to questions that were asked before: each must belong to its question's first one, if there is one."""
 
     def __init__(self, judge: Judge, first: Mapping[int, Sample]) -> None:
         self.judge, self.first = judge, first
 
-    def __call__(self, *choices: Completion) -> Sample:
-        """Return the completions of a question as a judged sample."""
-        return self.judge(*choices)
+    def __call__(self, sample: Sample, *_completions: object) -> Sample:
+        """Return a new sample with its verdict."""
+        return self.judge(sample)
 
     def rejection_reason(self, sample: Sample) -> str | None:
         """Say why a second answer does not belong to its question's first one; None if it does."""

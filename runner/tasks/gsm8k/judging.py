@@ -4,15 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
-from runner.config.gsm8k import Gsm8kConfig
-from runner.datasets.gsm8k import Item
-from runner.scorers.named import scorer_of
-from runner.scorers.verdicts import WHY_NOT, Judgement, judge
-from runner.scorers.votes import Vote, elect
-from runner.tasks.completing import Samples, sample_of
+from runner.scorers import WHY_NOT, Judgement, Vote, elect, judge, scorer_of
 from runner_base import FinishReason, Sample
-from runner_engine import Completion
+
+
+class Question(Protocol):
+    """What must be known of a question."""
+
+    @property
+    def question(self) -> str:
+        """Its text."""
+
+    @property
+    def gold(self) -> str:
+        """The right answer."""
+
+    @property
+    def cluster(self) -> str | None:
+        """The family of questions that it belongs to."""
+
+    @property
+    def left_out(self) -> bool:
+        """It does not count in the score."""
+
+
+class JudgingKeys(Protocol):
+    """The keys of the task that say how its answers are judged."""
+
+    samples: int  # answers to each question
+
+    @property
+    def gold_scorer(self) -> str | None:
+        """The scorer that judges; None: the extractors."""
+
+    @property
+    def judged_by(self) -> str:
+        """The extractor or scorer whose verdict counts."""
+
+    @property
+    def ways_to_judge(self) -> list[str]:
+        """The extractors, or the scorer, that answers are kept of."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +57,16 @@ class Judged:
     votes: Mapping[str, Vote]  # by extractor or scorer
 
 
-class Judge(Samples):
-    """Makes judged samples of completions, and keeps what was found in them for the reports."""
+class Judge:
+    """Gives samples their verdicts, and keeps what was found in them for the reports."""
 
-    def __init__(self, task: Gsm8kConfig, items: Mapping[int, Item]) -> None:
+    def __init__(self, task: JudgingKeys, items: Mapping[int, Question]) -> None:
         self.task, self.items = task, items
         self._judged: dict[int, Judged] = {}  # by the number of the question: what was judged last
 
-    def __call__(self, *choices: Completion) -> Sample:
-        """Return the completions of a question as a judged sample."""
-        return self.judged(sample_of(*choices)).sample
+    def __call__(self, sample: Sample, *_completions: object) -> Sample:
+        """Return a new sample with its question and its verdict."""
+        return self.judged(sample).sample
 
     def rejection_reason(self, sample: Sample) -> str | None:
         """Say why a sample does not belong to this job; None if it does."""
@@ -44,8 +77,8 @@ class Judge(Samples):
             return f"holds {len(sample.answers)} answers, and this job asks for {self.task.samples}"
         today = self.judged(sample).sample
         # whether an expression can be compared in time may depend on what else the machine does
-        is_same = today == sample or any(WHY_NOT in (it.extracted or {}) for it in (*today.answers, *sample.answers))
-        return None if is_same else "was judged differently than its text is today"
+        is_uncertain = any(WHY_NOT in (answer.extracted or {}) for answer in (*today.answers, *sample.answers))
+        return None if today == sample or is_uncertain else "was judged differently than its text is today"
 
     def adopted(self, sample: Sample) -> Sample | None:
         """Return another job's sample as one of this job, judged anew; None if it answers another question.
@@ -62,26 +95,30 @@ class Judge(Samples):
         known = self._judged.get(sample.index)
         if known is not None and known.sample == sample:
             return known
-        item, task = self.items[sample.index], self.task
-        scorer = task.gold_scorer
-        judgements = [judge(one, item.gold, scorer) for one in sample.answers]
-        among = () if scorer is None else (scorer_of(scorer).among,)
-        votes = {way: elect(judgements, way, *among) for way in task.ways_to_judge}
-        choices = [
-            replace(answer, extracted=one.found | one.reasons, verdict=one.verdicts[task.judged_by])
-            for answer, one in zip(sample.answers, judgements, strict=True)
+        item, way = self.items[sample.index], self.task.judged_by
+        judgements = [judge(answer, item.gold, self.task.gold_scorer) for answer in sample.answers]
+        votes = self._votes(judgements)
+        answers = [
+            replace(answer, extracted=judgement.found | judgement.reasons, verdict=judgement.verdicts[way])
+            for answer, judgement in zip(sample.answers, judgements, strict=True)
         ]
-        elected = votes[task.judged_by]
-        answer = choices[elected.winner]
+        answer = answers[votes[way].winner]
         if sample.choices is not None:
             answer = replace(
                 answer.without_tokens(),
                 finish_reason=FinishReason.error if sample.failed else answer.finish_reason,
-                extracted={way: vote.answer for way, vote in votes.items()},
-                verdict=elected.verdict,
+                extracted={name: vote.answer for name, vote in votes.items()},
+                verdict=votes[way].verdict,
             )
-            sample = replace(sample, choices=choices)
+            sample = replace(sample, choices=answers)
         sample = replace(sample, question=item.question, gold=item.gold, cluster=item.cluster, left_out=item.left_out)
         sample = replace(sample, answer=answer)
         self._judged[sample.index] = judged = Judged(sample, judgements, votes)
         return judged
+
+    def _votes(self, judgements: Sequence[Judgement]) -> dict[str, Vote]:
+        """Return the votes of a question's answers, by extractor or scorer."""
+        scorer = self.task.gold_scorer
+        if scorer is None:
+            return {way: elect(judgements, way) for way in self.task.ways_to_judge}
+        return {way: elect(judgements, way, scorer_of(scorer).among) for way in self.task.ways_to_judge}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from runner.config.gsm8k import Gsm8kConfig
 from runner.datasets.gsm8k import Item
-from runner.scorers.letters import LETTERS
+from runner.scorers import LETTERS
 from runner.tasks.gsm8k.judging import Judged
 from runner.tasks.gsm8k.trust import CheckOutcome
 from runner_compare.metrics import ENDS, points

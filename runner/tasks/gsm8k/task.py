@@ -19,9 +19,7 @@ from runner.datasets.chosen import by_number, choice_words, hashes_of_choice, nu
 from runner.datasets.gsm8k import Item, describe, items_sha256, load_questions
 from runner.datasets.rotations import rotated, same_letter_words
 from runner.datasets.twins import twins_of
-from runner.scorers.expressions import PACKAGE, require_package
-from runner.scorers.named import scorer_of
-from runner.scorers.totals import score_without_left_out
+from runner.scorers import PACKAGE, require_package, score_without_left_out, scorer_of
 from runner.store.jobs import Job
 from runner.store.left_to_ask import left_to_ask
 from runner.tasks import positions

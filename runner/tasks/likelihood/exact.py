@@ -18,7 +18,7 @@ from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.engines import open_engine
 from runner.engines.kinds import kind_of
-from runner.scorers.divergence import Divergence, diverge_whole
+from runner.scorers import Divergence, diverge_whole
 from runner.tasks.base import Context, own_config
 from runner.tasks.likelihood.reference import KEY
 from runner.tasks.named_job import SCORING, is_id, overridden

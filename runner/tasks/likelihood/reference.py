@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from runner.config.likelihood import KEPT, LikelihoodConfig
 from runner.config.root import RunnerConfig
-from runner.scorers.divergence import Divergence, diverge, diverge_with_drawn
+from runner.scorers import Divergence, diverge, diverge_with_drawn
 from runner.store.jobs import Job, read_samples
 from runner.store.top_k import TOP_K, TopK, read_top_k
 from runner.tasks import named_job

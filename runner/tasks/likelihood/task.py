@@ -20,13 +20,14 @@ from runner.datasets.chosen import cluster_hashes
 from runner.datasets.given import Form, Given, category_hashes, given_sha256, load_given
 from runner.datasets.gsm8k import describe
 from runner.engines.kinds import kind_of
-from runner.scorers.divergence import Divergence
+from runner.scorers import Divergence
 from runner.store.divergences import DivergenceFile, TokenDivergences, read_divergences
 from runner.store.jobs import Job
 from runner.store.top_k import TopK, TopKFile
 from runner.tasks import positions
 from runner.tasks.base import Context, Inputs, Uses, own_config
-from runner.tasks.completing import Samples, complete_missing, order_of_repeat, sample_of
+from runner.tasks.collecting.samples import Unjudged
+from runner.tasks.completing import complete_missing, order_of_repeat
 from runner.tasks.likelihood import prompts, ways
 from runner.tasks.likelihood.continuations import Continuation, windows
 from runner.tasks.likelihood.exact import SideBySide, token_counts
@@ -236,7 +237,7 @@ def texts_of(inputs: Texts) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------ samples
 
 
-class Scoring(Samples):
+class Scoring(Unjudged):
     """Turns completions into samples, and checks which samples on disk belong to this job."""
 
     def __init__(
@@ -256,12 +257,12 @@ class Scoring(Samples):
                        for it in self.pieces.values() if it.question is None), default=0)  # fmt: skip
         check_window(self.task, longest, report.metrics.get("max_positions", math.inf))
 
-    def __call__(self, *choices: Completion) -> Sample:
+    def __call__(self, sample: Sample, *completions: Completion) -> Sample:
         """Return the sample of a continuation; the tokens that a reference keeps are written to disk first."""
-        (completion,) = choices
-        piece = self.pieces[int(completion.id)]
+        (completion,) = completions
+        piece = self.pieces[sample.index]
         sample = replace(
-            sample_of(completion),
+            sample,
             question=piece.question,
             gold=piece.gold,
             cluster=piece.cluster,

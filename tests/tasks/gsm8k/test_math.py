@@ -18,7 +18,7 @@ from runner.config.hydra import to_config
 from runner.config.root import RunnerConfig
 from runner.datasets.shapes import Keys, read_row
 from runner.scorers.expressions import PROCESS
-from runner.scorers.named import scorer_of
+from runner.scorers.reading import scorer_of
 from runner.store.jobs import Job, Recorder
 from runner.tasks.gsm8k import task as gsm8k
 from runner_base.errors import ConfigError

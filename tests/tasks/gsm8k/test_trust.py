@@ -19,7 +19,8 @@ from runner.config.root import RunnerConfig, semantic_keys
 from runner.config.wording import PromptStyle
 from runner.datasets.gsm8k import load_questions
 from runner.run import run
-from runner.scorers import numbers
+from runner.scorers import extracting
+from runner.scorers.extracting import Notation
 from runner.store.jobs import Job, Recorder, read_samples
 from runner.tasks.asked_prompts import look_at_prompts
 from runner.tasks.gsm8k import task as gsm8k
@@ -329,11 +330,11 @@ def test_each_answer_is_read_once_from_its_completion_to_the_report_and_once_at_
     """Verdict, votes, early stop, number of answers and trust report read what was found first."""
     read: list[str] = []
 
-    def extract_all(text: str) -> dict[Extractor, str | None]:
+    def extract_all(text: str, notation: Notation) -> dict[Extractor, str | None]:
         read.append(text)
-        return numbers.extract_all(text)
+        return extracting.extract_all(text, notation)
 
-    monkeypatch.setattr("runner.scorers.verdicts.extract_all", extract_all)
+    monkeypatch.setattr("runner.scorers.reading.extract_all", extract_all)
     config = make_config(task=Gsm8kConfig(limit=3, samples=samples), generation=GenerationConfig(temperature=1.0))
     answers = {number: [(f"#### {choice}", FinishReason.stop) for choice in range(samples)] for number in range(3)}
     for _ in range(2):

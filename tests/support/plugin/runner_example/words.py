@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from runner.config.root import RunnerConfig
 from runner.tasks.base import Context, Inputs, Uses, own_config
-from runner.tasks.completing import complete_missing, sample_of
+from runner.tasks.collecting.samples import UNJUDGED
+from runner.tasks.completing import complete_missing
 from runner_base.result import Result
 from runner_engine.sessions.base import Request
 from runner_example.words_config import WordsConfig
@@ -30,6 +31,6 @@ def prepare(config: RunnerConfig) -> WordsInputs:
 
 def run(inputs: WordsInputs, context: Context) -> Result:
     """Ask once, and count."""
-    done = complete_missing("words", [Request(0, inputs.prompt)], context, sample_of)
+    done = complete_missing("words", [Request(0, inputs.prompt)], context, UNJUDGED)
     words = sum(len(sample.answer.text.split()) for sample in done.samples)
     return Result({"words": words, **done.metrics}, facts=done.facts, notes=done.notes, problems=done.problems)

@@ -1,0 +1,1 @@
+"""How the answers to a job's questions are collected: the steps of completing.py."""
