@@ -84,7 +84,7 @@ RECIPES = recipes()
 
 
 def test_each_recipe_has_an_example_in_few_sources() -> None:
-    assert len(RECIPES) == 11
+    assert len(RECIPES) == 12
     for title, edits in RECIPES.items():
         sources = {edit.file for edit in edits if edit.file.startswith(SOURCES)}
         assert edits, title
@@ -170,6 +170,12 @@ def test_a_model(run: Run) -> None:
 def test_a_data_set(run: Run) -> None:
     shown = run("-m", "runner", "model=stub", "task.data=colours", "task.show_prompt=1", "plan=true")
     assert "A. green" in shown
+
+
+def test_an_extractor(job: Job) -> None:
+    metrics = job("model=stub", "task.limit=2", "task.extractor=last_line")["metrics"]
+    assert metrics["accuracy"] == metrics["accuracy/last_line"]
+    assert metrics["answers_found/last_line"] <= metrics["answers_found/flexible"]
 
 
 @pytest.mark.thorough
