@@ -11,8 +11,8 @@ from engines import Job, Outcome, greedy_engine
 from measuring import Run, answer, cut, read_job, sha256_ids, sha256_prompts
 
 from runner_base import Dtype
-from runner_engine.decode import prefix_tree
 from runner_engine.decode.forward import Forward
+from runner_engine.kv_cache import prefix_tree
 from runner_engine.local import engine as local_engine
 from runner_engine.quantization import CHOICES
 from runner_engine.sessions.base import Request
@@ -23,7 +23,7 @@ from runner_engine.settings.model import Attention, LocalModelConfig
 def switch_off(parts: Sequence[str]) -> None:
     """Switch parts of our engine off in this process; `kernels` and `packed` are variables of the environment."""
     left_out: dict[str, list[tuple[Any, str, Any]]] = {
-        "share": [(prefix_tree, "share", lambda prompts, parent=None: [parent] * len(prompts))],
+        "share": [(prefix_tree, "share", lambda prompts, parent=None, *_: [parent] * len(prompts))],
         "fused": [(local_engine, "probe_fused_forward", lambda *_: None)],
     }
     for part in set(parts) - {"kernels", "packed"}:

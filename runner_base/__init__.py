@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from runner_base.dtypes import Dtype as Dtype
     from runner_base.entry import run_entry as run_entry
     from runner_base.errors import INTERRUPTED as INTERRUPTED
+    from runner_base.errors import MEMORY_ERRORS as MEMORY_ERRORS
     from runner_base.errors import ConfigError as ConfigError
     from runner_base.errors import DataError as DataError
     from runner_base.errors import EvidenceError as EvidenceError
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from runner_base.files import replace_text as replace_text
     from runner_base.files import write_atomically as write_atomically
     from runner_base.machine import MIB as MIB
+    from runner_base.machine import trim as trim
     from runner_base.model_text import Answer as Answer
     from runner_base.model_text import FinishReason as FinishReason
     from runner_base.model_text import Verdict as Verdict
@@ -105,6 +107,7 @@ PLACES = {
     "reading": "errors",  # a context in which an unreadable file is a DataError
     "cannot_write": "errors",  # the error for a failed write: a full disk, or a bad folder
     "is_memory_error": "errors",  # whether memory ran out
+    "MEMORY_ERRORS": "errors",  # the classes of errors that may tell of it
     "exit_code_of": "errors",  # the exit code of an error
     "run_entry": "entry",  # runs a command, and shows its errors as one message
     # keys of the schema
@@ -161,6 +164,7 @@ PLACES = {
     "Use": "tables",  # what a column is for: tables show columns in this order
     "Picture": "drawing",  # a picture as SVG
     "MIB": "machine",  # bytes of a MiB
+    "trim": "machine",  # gives freed memory back to the system
 }
 __all__ = [*PLACES]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from runner.speed.cells import ENOUGH_TO_TELL, Cell
-from runner_base import is_memory_error
-from runner_base.errors import MEMORY_ERRORS
+from runner_base import MEMORY_ERRORS, is_memory_error
 from runner_compare.statistics.stats import relative_spread
 from runner_engine import Arithmetic
 from runner_engine.sessions.arithmetic import Rates

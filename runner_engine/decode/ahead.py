@@ -13,8 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
-from runner_base import is_memory_error
-from runner_base.errors import MEMORY_ERRORS
+from runner_base import MEMORY_ERRORS, is_memory_error
 from runner_engine.decode.forward import Forward
 from runner_engine.decode.rows import Row
 from runner_engine.devices.gpu import sent
@@ -72,7 +71,7 @@ class Ahead:
 
     def _is_worth_it(self, own: Slots, rows: Sequence[Row]) -> bool:
         """Whether the step may begin: it has room already, and not all rows end for certain."""
-        has_room = own.holds([row.places + 1 for row in rows])
+        has_room = own.holds([row.kv.places + 1 for row in rows])
         return has_room and os.environ.get(SWITCH) != "0" and any(len(row.tokens) + 1 < row.limit for row in rows)
 
     def _begin(self, picked: torch.Tensor, own: Slots, rows: Sequence[Row], reading: Sequence[Row]) -> None:
@@ -87,4 +86,4 @@ class Ahead:
             return
         self._line_of = {row: line for line, row in enumerate(rows)}
         for slot, row in enumerate(rows):
-            own.fill(slot, row.places + 1)  # so that a row that moves takes it along
+            own.fill(slot, row.kv.places + 1)  # so that a row that moves takes it along

@@ -25,6 +25,7 @@ from runner_engine.decode.rows import Row
 from runner_engine.kernels.shared_numbers import LANES
 from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.kv_cache.prefix import Prefix
+from runner_engine.kv_cache.row_kv import RowKv
 from runner_engine.kv_cache.shared_kv import own_kv
 from runner_engine.kv_cache.windows import MASK_PROBE, Unknown, Window, probing_masks
 from runner_engine.matmul.matrices import LayerWeights
@@ -229,11 +230,11 @@ def _scheduled_logits(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:
     forward = Forward(model, heads)
     forward.short_span = 1  # so that this short prompt is read as a span, like a long one
     prefix = Prefix(ids[:PREFIX])
-    row = Row(Request(0, ()), ids[:-1], "", 1, prefix=prefix)
+    row = Row(Request(0, ()), ids[:-1], "", 1, kv=RowKv(prefix))
     forward.read_prefix(prefix, PREFIX)
     own = own_kv(heads, forward.kernels, [PREFIX + SUFFIX + 1], [prefix])
     read = forward.read_prompts(own, [TokenSpan(row, 0, row.pending)])
-    row.places, row.tokens = SUFFIX, ids[-1:]
+    row.kv.places, row.tokens = SUFFIX, ids[-1:]
     return torch.cat((read, forward.step(own, [row], forward.uses_of([row])))).float()
 
 
@@ -316,13 +317,13 @@ def _trial_logits(forward: Forward, ids: list[int], prefix_length: int = PREFIX)
     """
     prefix = Prefix(ids[:prefix_length])
     forward.read_prefix(prefix, prefix_length)
-    rows = [Row(Request(0, ()), ids[:-1], "", 1, prefix=prefix), Row(Request(1, ()), ids[3:-1], "", 1)]
+    rows = [Row(Request(0, ()), ids[:-1], "", 1, kv=RowKv(prefix)), Row(Request(1, ()), ids[3:-1], "", 1)]
     forward.short_span = len(rows[1].pending)
     own = own_kv(forward.heads, forward.kernels, [len(ids)] * len(rows))
     pieces = [TokenSpan(row, slot, row.pending, targets=row.pending) for slot, row in enumerate(rows)]
     read = forward.read_prompts(own, pieces)
     for row in rows:
-        row.places, row.tokens = len(row.pending), ids[-1:]
+        row.kv.places, row.tokens = len(row.pending), ids[-1:]
     return torch.cat((read, forward.step(own, rows, forward.uses_of(rows))))
 
 
@@ -332,16 +333,16 @@ def gives_same_logits_together(forward: Forward, vocab_size: int) -> bool:
     trial.fused = forward.fused
     generator = torch.Generator().manual_seed(2)
     ids = torch.randint(0, vocab_size, (SUFFIX + CHECKED,), generator=generator).tolist()
-    row = Row(Request(0, ()), ids[:SUFFIX], "", CHECKED, prefix=Prefix(ids[:PREFIX]))
-    assert row.prefix is not None
-    trial.read_prefix(row.prefix, PREFIX)
-    own = own_kv(trial.heads, trial.kernels, [len(ids)], [row.prefix])
+    row = Row(Request(0, ()), ids[:SUFFIX], "", CHECKED, kv=RowKv(Prefix(ids[:PREFIX])))
+    assert row.kv.prefix is not None
+    trial.read_prefix(row.kv.prefix, PREFIX)
+    own = own_kv(trial.heads, trial.kernels, [len(ids)], [row.kv.prefix])
     trial.read_prompts(own, [TokenSpan(row, 0, row.pending)])
-    first = row.places = len(row.pending)
+    first = row.kv.places = len(row.pending)
     alone = []
     for token in ids[SUFFIX:]:
         row.tokens.append(token)
         alone.append(trial.step(own, [row], trial.uses_of([row])))
-        row.places += 1
+        row.kv.places += 1
     together = trial.read_prompts(own, [TokenSpan(row, 0, row.tokens, first, targets=row.tokens)])
     return torch.equal(torch.cat(alone), together)

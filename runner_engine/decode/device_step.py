@@ -218,18 +218,18 @@ class DeviceStep:
             read.append(blocks := own.blocks)
             prefixes, common = self._read_once(rows, count)
             seen = [1] * len(prefixes) + [0] * (MOST_PREFIXES - len(prefixes))
-            seen_by = dict.fromkeys((row.prefix for row in rows), seen)
+            seen_by = dict.fromkeys((row.kv.prefix for row in rows), seen)
         else:
             prefixes, seen_by = _prefixes(rows)
-        places = 0 if self.by_length else _rounded_places(max(row.places for row in rows) + 1, own.capacity)
+        places = 0 if self.by_length else _rounded_places(max(row.kv.places for row in rows) + 1, own.capacity)
         if len(self._table) < count:
             self._table, self._read = self._table.new_zeros(own.slots, self._table.shape[1]), []
         self._forget_others([*read, *(prefix.kv for prefix in prefixes)])
         lines = [
-            [token, position, row.places, *seen_by[row.prefix]]
+            [token, position, row.kv.places, *seen_by[row.kv.prefix]]
             for token, position, row in zip(ids, positions, rows, strict=True)
         ]
-        filling = [(row.shared + row.places, row.places) for row in step.reading[: count - len(rows)]]
+        filling = [(row.kv.shared + row.kv.places, row.kv.places) for row in step.reading[: count - len(rows)]]
         filling += [(0, 0)] * (count - len(rows) - len(filling))
         lines += [[0, *filled, *[0] * MOST_PREFIXES] for filled in filling]
         put(torch.tensor(lines), self._table[:count])
@@ -253,9 +253,9 @@ class DeviceStep:
         heads = self.heads
         if any(heads.windows):
             return [], 0
-        paths = [prefix.path for prefix in {row.prefix: row.prefix for row in rows if row.prefix}.values()]
+        paths = [prefix.path for prefix in {row.kv.prefix: row.kv.prefix for row in rows if row.kv.prefix}.values()]
         shared = [some[0] for some in zip(*paths, strict=False) if len({*some}) == 1][:MOST_PREFIXES]
-        pages = shared[-1].length // heads.page if shared and all(row.prefix for row in rows) else 0
+        pages = shared[-1].length // heads.page if shared and all(row.kv.prefix for row in rows) else 0
         bytes_of_token = heads.bytes_per_token // heads.layers
         if count * pages * heads.page * bytes_of_token < MOST_READ:
             return [], 0
@@ -284,7 +284,7 @@ class DeviceStep:
 
 def _prefixes(rows: Sequence[Row]) -> tuple[list[Prefix], dict[Prefix | None, list[int]]]:
     """Return all prefixes of rows, and which of them a row sees, by its deepest one: a 1 for each, filled up by 0."""
-    deepest = dict.fromkeys(row.prefix for row in rows)
+    deepest = dict.fromkeys(row.kv.prefix for row in rows)
     paths = {prefix: prefix.path if prefix else [] for prefix in deepest}
     prefixes = sorted(
         dict.fromkeys(one for path in paths.values() for one in path), key=lambda one: (one.start, id(one))

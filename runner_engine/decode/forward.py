@@ -1,31 +1,26 @@
-"""Forward passes of the scheduler: flat lists of tokens, their layout for attention, scoring of continuations."""
+"""Forward passes of the scheduler: flat lists of tokens, and their layout for attention."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from runner_base import ConfigError, FinishReason
+from runner_base import ConfigError
 from runner_engine.attention.attention import PassLayout, PrefixUse, Span
 from runner_engine.attention.interface import running
-from runner_engine.decode.device_step import DeviceStep, StepRows
+from runner_engine.decode.device_step import MOST_PREFIXES, DeviceStep, StepRows
 from runner_engine.decode.fused_forward import FusedForward
-from runner_engine.decode.other_tokens import draw_others, numbers
-from runner_engine.decode.rows import NO_NUMBERS, Row
+from runner_engine.decode.rows import Row
 from runner_engine.kv_cache.kv_cache import Heads, OwnKv, kernels_for
 from runner_engine.kv_cache.prefix import Prefix
 from runner_engine.kv_cache.shared_kv import SharedKv
 from runner_engine.kv_cache.slots import Slots
 from runner_engine.models.vocabulary import rows_of
-from runner_engine.sessions.base import Completion
 
 SHORT_SPAN = 192  # tokens; with kernels, a shorter prompt is attended to token by token, as in decoding
-MAX_LOGITS = {"cpu": 2**26, "cuda": 2**28}  # numbers that one pass may return for scoring
-AT_ONCE = 2**22  # of these, converted to float32 log-probabilities at once
 
 
 @dataclass
@@ -72,6 +67,21 @@ class Forward:
         self.fused: FusedForward | None = None  # runs a pass in a single call where possible
         self.most_tokens = self.most_logits = 0  # the largest pass so far: its tokens, and its rows of logits
 
+    @property
+    def most_prefixes(self) -> int | None:
+        """How many prefixes a step can read for all of its rows; None: any number."""
+        return None if self.device_step is None else MOST_PREFIXES
+
+    @property
+    def recorded(self) -> str:
+        """How many steps were recorded ones, or why none was; empty where steps are not recorded."""
+        return "" if self.device_step is None else self.device_step.graphs.summary
+
+    def forget_recorded(self) -> None:
+        """Free recorded steps and their memory."""
+        if self.device_step is not None:
+            self.device_step.forget()
+
     def read_prefix(self, prefix: Prefix, most: int) -> int:
         """Compute keys and values of at most `most` next tokens of a prefix; return how many."""
         into = prefix.partial or SharedKv.empty(self.heads, len(prefix.tokens), self.kernels)
@@ -104,14 +114,14 @@ class Forward:
             if is_long:
                 spans.append(Span(first, first + count, piece.slot, before))
             ids += piece.ids
-            start = piece.row.shared + before
+            start = piece.row.kv.shared + before
             positions += range(start, start + count)
             slots += [piece.slot] * count
             places += range(before, before + count)
             seen += [0] * count if is_long else range(before + 1, before + count + 1)
             of_row += [number] * count
             kept += range(len(ids) - piece.wanted, len(ids))
-        uses = self._uses([piece.row.path for piece in pieces], of_row)
+        uses = self._uses([piece.row.kv.path for piece in pieces], of_row)
         kinds = (self._ints(slots), self._ints(places), self._ints(seen))
         logits = self._forward(
             PassLayout(self.heads, self.kernels, own, *kinds, uses, spans), ids, positions, kept or [len(ids) - 1]
@@ -122,7 +132,7 @@ class Forward:
         """Return the prefixes of rows for passes with one token each; valid until the rows change."""
         if self.device_step is not None and self.device_step.fits(rows):
             return []  # it finds them itself
-        return self._uses([row.path for row in rows], range(len(rows)))
+        return self._uses([row.kv.path for row in rows], range(len(rows)))
 
     def step(self, own: OwnKv, rows: Sequence[Row], uses: list[PrefixUse], reading: Sequence[Row] = ()) -> torch.Tensor:
         """Send the last token of each row, in the slots 0 … n-1; return the logits [n, V].
@@ -134,7 +144,7 @@ class Forward:
         if self.device_step is not None and self.device_step.fits(rows):
             assert isinstance(own, Slots)
             return self._forward(StepRows(own, rows, reading), ids, positions, None)
-        places = [row.places for row in rows]
+        places = [row.kv.places for row in rows]
         kinds = (self._ints(range(len(rows))), self._ints(places), self._ints([place + 1 for place in places]))
         return self._forward(
             PassLayout(self.heads, self.kernels, own, *kinds, uses, is_step=True), ids, positions, None
@@ -200,88 +210,6 @@ class Forward:
                 **before,
             )
         logits: torch.Tensor = output.logits[0]
-        if keep is not None and len(logits) != len(
-            keep
-        ):  # a model that does not know the key hands it on, and gives all
-            logits = logits[keep]
+        if keep is not None and len(logits) != len(keep):
+            logits = logits[keep]  # a model that does not know the key hands it on, and gives all
         return logits
-
-
-# ------------------------------------------------------------------------------------------------ scoring
-
-
-def score(row: Row, logits: torch.Tensor, targets: Sequence[int]) -> None:
-    """Score the next tokens of a row's continuation by the logits [n, V] before each."""
-    step = max(AT_ONCE // logits.shape[-1], 1)
-    for first in range(0, len(targets), step):
-        wanted = torch.tensor(targets[first : first + step], device=logits.device)
-        scores = logits[first : first + step].float().log_softmax(dim=-1)
-        if row.request.on_logprobs is not None:
-            row.request.on_logprobs(len(row.scores.logprobs), scores)
-        if row.request.score_token_ids:
-            some = row.request.score_token_ids[len(row.scores.logprobs) :][: len(wanted)]
-            row.scores.score_token_logprobs += scores.gather(
-                1, torch.tensor([list(ids) for ids in some], device=scores.device)
-            ).tolist()
-            row.scores.min_logprobs += scores.amin(dim=-1).tolist()
-        row.scores.logprobs += scores.gather(1, wanted[:, None])[:, 0].tolist()
-        row.scores.greedy += (scores.argmax(dim=-1) == wanted).tolist()
-        if row.request.top_logprobs:
-            best = scores.topk(min(row.request.top_logprobs, scores.shape[-1]), dim=-1)
-            row.scores.top_logprobs += _pairs(best.indices, best.values)
-        if row.request.drawn_tokens and row.request.top_logprobs < scores.shape[-1]:
-            uniform = numbers(row.request, len(row.scores.drawn_logprobs), len(wanted)).to(scores.device)
-            drawn = draw_others(scores, best.indices, uniform)
-            row.scores.drawn_logprobs += _pairs(drawn, scores.gather(1, drawn))
-
-
-def _pairs(tokens: torch.Tensor, values: torch.Tensor) -> list[list[tuple[int, float]]]:
-    """Return the tokens of each position, each with its value."""
-    return [list(zip(*both, strict=True)) for both in zip(tokens.tolist(), values.tolist(), strict=True)]
-
-
-def scored(row: Row, seconds: float) -> Completion:
-    """Return the answer to a request with a continuation."""
-    row.tokens, row.first_token_s = row.given or [], seconds
-    if any(map(math.isnan, row.scores.logprobs)):
-        row.error = NO_NUMBERS
-        row.scores.clear()
-    return row.completion(FinishReason.error if row.error else FinishReason.stop, seconds)
-
-
-def most_positions(device: torch.device, vocab_size: int) -> int:
-    """Return how many rows of logits one pass may return for scoring."""
-    return max(MAX_LOGITS.get(device.type, 2**26) // max(vocab_size, 1), 1)
-
-
-def next_piece(row: Row, slot: int, tokens: int, logits: int, short_span: int) -> TokenSpan:
-    """Return the next piece of a row's pending tokens, with at most `tokens` tokens and `logits` scored targets.
-
-    Of an answer that was begun, the tokens are read in short spans after the prompt, which attend as in decoding; where
-    no span is short, all are read together.
-    """
-    pending, start = row.pending, row.places
-    end = min(start + tokens, len(pending))
-    if row.given is None:
-        prompt = len(pending) - len(row.tokens)
-        if row.tokens and 1 < short_span <= len(pending) - start:
-            end = min(end, prompt if start < prompt else start + short_span - 1)
-        return TokenSpan(row, slot, pending[start:end], start, is_last=end == len(pending))
-    scored_from = len(pending) - len(row.given)  # the token that the continuation's first one follows
-    end = min(end, max(start, scored_from) + logits)
-    targets = row.given[max(start - scored_from, 0) : max(end - scored_from, 0)]
-    return TokenSpan(row, slot, pending[start:end], start, targets, end == len(pending))
-
-
-def read_and_score(forward: Forward, own: OwnKv, pieces: Sequence[TokenSpan]) -> torch.Tensor:
-    """Read pieces in one pass and score continuations; return the logits [n, V] of other prompts that end here."""
-    logits = forward.read_prompts(own, pieces)
-    first = 0
-    others: list[int] = []
-    for piece in pieces:
-        if piece.targets:
-            score(piece.row, logits[first : first + piece.wanted], piece.targets)
-        else:
-            others += range(first, first + piece.wanted)
-        first += piece.wanted
-    return logits if len(others) == first else logits[others]

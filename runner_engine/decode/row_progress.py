@@ -37,7 +37,7 @@ class RowProgress:
         token_s = stats.decode_s / max(stats.decode_tokens, 1)
         done = 0.0
         for row in active:
-            passed_s = prompt_s * (len(row.prompt) - row.shared) + token_s * len(row.tokens)
+            passed_s = prompt_s * (len(row.prompt) - row.kv.shared) + token_s * len(row.tokens)
             left_s = token_s * min(usual, row.limit - len(row.tokens))
             done += min(passed_s / max(passed_s + left_s, 1e-9), MOST) / max(row.request.n, 1)
         return done

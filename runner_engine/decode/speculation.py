@@ -191,7 +191,7 @@ class Speculation:
     ) -> list[tuple[Row, int]]:
         """Read each row's last token with its guess; return the new tokens, row by row and in order."""
         pieces = [
-            TokenSpan(row, slot, [row.tokens[-1], *draft], row.places, targets=[*draft, NO_TOKEN])
+            TokenSpan(row, slot, [row.tokens[-1], *draft], row.kv.places, targets=[*draft, NO_TOKEN])
             for slot, (row, draft) in enumerate(zip(rows, drafts, strict=True))
         ]
         logits = forward.read_prompts(own, pieces)
@@ -207,8 +207,8 @@ class Speculation:
             right = next((at for at, guess in enumerate(draft) if of_row[at] != guess), len(draft))
             if draft:
                 self._lookups[row].learn(len(draft), right)
-            own.fill(slot, row.places + len(draft) + 1)  # places of wrong guesses will be overwritten
-            row.places += right + 1
+            own.fill(slot, row.kv.places + len(draft) + 1)  # places of wrong guesses will be overwritten
+            row.kv.places += right + 1
             new += [(row, token) for token in of_row[: right + 1]]
             self.stats.draft_tokens += len(draft)
             self.stats.accepted_tokens += right

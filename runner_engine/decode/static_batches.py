@@ -14,12 +14,11 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from runner_base import FinishReason, is_memory_error
-from runner_base.errors import MEMORY_ERRORS
+from runner_base import MEMORY_ERRORS, FinishReason, is_memory_error
 from runner_engine.decode.by_generate import Generated, score_without_cache
-from runner_engine.decode.forward import most_positions, score, scored
 from runner_engine.decode.rows import Row
 from runner_engine.decode.sampling import sampler_of
+from runner_engine.decode.scoring import most_positions, score, scored
 from runner_engine.decode.stopping import Stopping
 from runner_engine.memory.memory import MemoryGuard, release_failed_pass
 from runner_engine.memory.own_memory import note_cache, note_pass

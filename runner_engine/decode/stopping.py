@@ -64,30 +64,30 @@ class Stopping:
 
     def force(self, logits: torch.Tensor, rows: Iterable[Row], places: Sequence[int] | None = None) -> None:
         """Leave rows whose budget of thinking is spent one token to choose from; places: their lines in the logits."""
-        with_budget = [(at, row) for at, row in enumerate(rows) if row.budget is not None]
+        with_budget = [(at, row) for at, row in enumerate(rows) if row.thought.budget is not None]
         forced = {at if places is None else places[at]: self.forced(row) for at, row in with_budget}
         leave_only(logits, {at: token for at, token in forced.items() if token is not None})
 
     def drop_impossible(self, row: Row) -> None:
         """Drop the tokens that a row was begun with from where its own budget would have ended the thinking."""
-        self.thoughts.follow(row.thought, row.tokens, row.in_thinking)
+        self.thoughts.follow(row.thought, row.tokens)
         del row.tokens[row.thought.seen :]
 
     def forced(self, row: Row) -> int | None:
         """Return the token that must come next; None if the model chooses."""
-        self.thoughts.follow(row.thought, row.tokens, row.in_thinking)
+        self.thoughts.follow(row.thought, row.tokens)
         return row.thought.forced[0] if row.thought.forced else None
 
     def finish_reason(self, row: Row) -> FinishReason | None:
         """Return why the row ends after its last token, or None if it goes on."""
         tokens, request, thought = row.tokens, row.request, row.thought
-        self.thoughts.follow(thought, tokens, row.in_thinking)
+        self.thoughts.follow(thought, tokens)
         if not request.ignore_eos:
             if tokens[-1] in self.stops and not thought.forced:
                 return FinishReason.stop
             if request.stop and thought.tag is None and self._is_stopped(row):
                 return FinishReason.stop
-        budget = row.budget if thought.tag is None else None
+        budget = thought.budget if thought.tag is None else None
         if budget is not None and len(tokens) - thought.answer_from >= budget.answer_tokens:
             return FinishReason.length
         return FinishReason.length if len(tokens) >= row.limit else None
@@ -111,7 +111,7 @@ class Stopping:
     def answer(self, row: Row, reason: FinishReason) -> Answer:
         """Return a row's thinking and its answer, without the stop token, cut before the first stop text."""
         thought = row.thought
-        self.thoughts.follow(thought, row.tokens, row.in_thinking)
+        self.thoughts.follow(thought, row.tokens)
         if row.request.is_raw:
             return Answer.read(self.whole_text(row), row.tokens, reason, ())
         return Answer.read(
@@ -119,7 +119,7 @@ class Stopping:
             row.tokens,
             reason,
             self.tags,
-            in_thinking=row.in_thinking,
+            in_thinking=row.thought.in_thinking,
             is_spent=thought.is_spent,
             closed=thought.closed,
             thinking_tokens=thought.used,
@@ -135,9 +135,9 @@ class Stopping:
 
     def _answer_begin(self, row: Row, text: str) -> int:
         """Return where the answer begins in a row's text, behind blanks; its end if the row is still thinking."""
-        if not (row.request.stop and (row.in_thinking or row.thought.spans > 1 or row.thought.is_undecided)):
+        if not (row.request.stop and (row.thought.in_thinking or row.thought.spans > 1 or row.thought.is_undecided)):
             return 0
-        last = read(text, self.tags, row.in_thinking, closed=row.thought.closed).spans[-1]
+        last = read(text, self.tags, row.thought.in_thinking, closed=row.thought.closed).spans[-1]
         return len(text) if last.is_thinking else len(text) - len(text[last.start :].lstrip())
 
     def _text(self, tokens: Sequence[int]) -> str:
@@ -150,7 +150,7 @@ class Stopping:
     def new_deltas(self, row: Row, is_over: bool = False) -> list[Delta]:
         """Return the text since the last delta that no later token can change or cut, without tags."""
         text, request = self.whole_text(row), row.request
-        tags, in_thinking = ((), False) if request.is_raw else (self.tags, row.in_thinking)
+        tags, in_thinking = ((), False) if request.is_raw else (self.tags, row.thought.in_thinking)
         pieces, row.sent = new_pieces(text, row.sent, tags, in_thinking, is_over, request.stop, row.thought.closed)
         return [Delta(request.id, row.choice, piece.text, piece.is_thinking) for piece in pieces]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from runner_base import MIB
-from runner_engine.checkpoints.pass_memory import SCALE_BYTES, head_bytes
+from runner_engine.checkpoints.pass_memory import SCALE_BYTES, head_bytes, most_rows
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import LANES, MAX_DIM, MAX_GROUP
 from runner_engine.kv_cache import int8_kv
@@ -67,6 +67,11 @@ class Heads:
     def bytes_per_token(self) -> int:
         """Keys and values of one token in all layers."""
         return 2 * self.layers * self.kv_heads * head_bytes(self.dim, self.dtype.itemsize, self.kv_cache)
+
+    @property
+    def most_rows(self) -> int:
+        """How many rows may decode at once."""
+        return most_rows(self.device.type, self.stored_dtype.itemsize)
 
     def kernel(self, name: str) -> str:
         """Return the name of a kernel that reads or writes keys and values as they are stored."""

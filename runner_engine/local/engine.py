@@ -29,9 +29,8 @@ from runner_engine.decode.compat_probe import (
 from runner_engine.decode.fast_layers import FastLayers, choices_for, ways_of
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.norms import GpuNorms
-from runner_engine.decode.prefix_tree import ConversationCache
-from runner_engine.decode.prompt_cache import PromptCache
-from runner_engine.decode.rows import Admission, Row, own_generation, stop_tokens
+from runner_engine.decode.request_encoder import RequestEncoder, own_generation, stop_tokens
+from runner_engine.decode.rows import Row
 from runner_engine.decode.scheduler import Scheduler
 from runner_engine.decode.speculation import Speculation
 from runner_engine.decode.static_batches import BY_GENERATE, Batching, StaticBatches
@@ -39,13 +38,15 @@ from runner_engine.decode.static_probe import probe_batching
 from runner_engine.decode.stopping import Stopping
 from runner_engine.devices import gpu
 from runner_engine.kv_cache.kv_cache import Heads, kernels_for
+from runner_engine.kv_cache.prefix_tree import ConversationCache
+from runner_engine.kv_cache.prompt_cache import PromptCache
 from runner_engine.local.base_cache import BaseCache
 from runner_engine.local.capabilities import capabilities_of
 from runner_engine.local.kept_trials import KeptTrials
 from runner_engine.local.rates import arithmetic_of
 from runner_engine.matmul.autotune import Choice
 from runner_engine.matmul.products import requested
-from runner_engine.memory.own_memory import note_cuda, restart_cuda
+from runner_engine.memory.own_memory import PeakMemory, note_cuda, restart_cuda
 from runner_engine.models.load import Loaded, adapt, load_base, release
 from runner_engine.models.vocabulary import rows_of
 from runner_engine.sessions.arithmetic import Arithmetic
@@ -117,11 +118,11 @@ class LocalEngine:
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
-        return self.admission.encode(request)
+        return self.encoder.encode(request)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids as part of a longer text, with special tokens."""
-        return self.admission.decode(ids)
+        return self.encoder.decode(ids)
 
     def open(self, batch_size: int | None = None) -> LocalSession:
         """Open a session for requests; one thread at a time may step the sessions of an engine."""
@@ -145,18 +146,20 @@ class LocalEngine:
             self._bases.clear()
         self._loaded = self._heads = self._rejection = self._batching = None
         self._fast_layers = self.fused = self._products = self._shared_attention = None
-        vars(self).pop("admission", None), vars(self).pop("_trials", None)
+        vars(self).pop("encoder", None), vars(self).pop("_trials", None)
         gpu.free_unused()
 
     # --------------------------------------------------------------------------------- what its sessions need
 
     @cached_property
-    def admission(self) -> Admission:
+    def encoder(self) -> RequestEncoder:
         """Turns requests into rows; all sessions share it and its tokenizer."""
         loaded = self.loaded
         window = getattr(loaded.model.config.get_text_config(), "sliding_window", None)  # branches cannot slide
         room, own = loaded.metrics["max_positions"], own_generation(loaded.model)
-        return Admission(self.spec, loaded.tokenizer, self.spec.model.name, room, window, own, rows_of(loaded.model))
+        return RequestEncoder(
+            self.spec, loaded.tokenizer, self.spec.model.name, room, window, own, rows_of(loaded.model)
+        )
 
     @cached_property
     def _trials(self) -> KeptTrials:
@@ -245,8 +248,8 @@ class LocalSession(Session):
 
     def __init__(self, engine: LocalEngine, loaded: Loaded, batch_size: int | None) -> None:
         super().__init__(engine.capabilities)
-        self.engine, self.loaded, self.admission = engine, loaded, engine.admission
-        self.stopping = Stopping(loaded.tokenizer, stop_tokens(loaded.model, loaded.tokenizer), self.admission.tags)
+        self.engine, self.loaded, self.encoder = engine, loaded, engine.encoder
+        self.stopping = Stopping(loaded.tokenizer, stop_tokens(loaded.model, loaded.tokenizer), self.encoder.tags)
         self.size = batch_size or engine.spec.generation.batch_size
         # checked here and not for each request: during a pass, the model's attention has another name
         self.branches_rejection = (
@@ -263,12 +266,12 @@ class LocalSession(Session):
 
     def mention(self, requests: Sequence[Request]) -> None:
         """Let the prompts of requests that are answered already count where new ones look for shared beginnings."""
-        self.mentioned += [ids for one in requests for ids in [self.admission.encode(one)[1]] * one.n]
+        self.mentioned += [ids for one in requests for ids in [self.encoder.encode(one)[1]] * one.n]
 
     def _admit(self, request: Request) -> list[Row]:
         if request.branches and self.branches_rejection is not None:
             raise self.branches_rejection
-        return self.admission.rows(request)
+        return self.encoder.rows(request)
 
     def _advance(self, arrived: list[list[Row]], cancelled: set[RequestId]) -> list[Event]:
         events: list[Event] = []
@@ -329,8 +332,12 @@ class LocalSession(Session):
             if self.scheduler is None:
                 self.engine.install_fast_kernels(self.loaded, heads)
                 shared = self.engine.conversations, self.engine.prompts, self.engine.speculation
-                self.scheduler = Scheduler(self.loaded, heads, self.engine.stats, self.stopping, self.size, *shared)
-                self.scheduler.forward.fused = self.engine.fused
+                vocab_size = int(self.loaded.metrics["vocab_size"])
+                peaks = PeakMemory(self.engine.stats, self.loaded)
+                self.scheduler = Scheduler(
+                    self.loaded.model, heads, vocab_size, self.engine.stats, peaks, self.stopping, self.size, *shared
+                )
+                self.scheduler.decoder.forward.fused = self.engine.fused
             self.scheduler.add(fitting, self.mentioned)
             self.mentioned = []
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from runner_base import machine
-from runner_engine.checkpoints.pass_memory import pass_bytes, place_bytes
+from runner_engine.checkpoints.pass_memory import PREFILL_TOKENS, pass_bytes, place_bytes
 from runner_engine.memory.own_memory import int_settings
 from runner_engine.models.capability import gpu_free_mib
 
@@ -62,9 +62,10 @@ class MemoryGuard:
             if spare * machine.MIB < pass_bytes(self._settings, self._itemsize, rows, rows):
                 raise MemoryError(f"{self.free_mib:.0f} MiB of main memory are left")
 
-    def most_tokens(self, most: int) -> int:
-        """Return how many tokens of prompts one pass may read, at most `most`."""
+    def most_tokens(self) -> int:
+        """Return how many tokens of prompts one pass may read."""
         self.look()
+        most = PREFILL_TOKENS.get(self.device.type, PREFILL_TOKENS["cpu"])
         each = max(pass_bytes(self._settings, self._itemsize, 0, 1), 1)
         return int(min(most, max((self.free_mib - MARGIN_MIB) * machine.MIB / each, 1)))
 

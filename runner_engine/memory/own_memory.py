@@ -40,6 +40,21 @@ def note_pass(stats: EngineStats, loaded: Loaded, tokens: int, logits: int) -> N
     stats.peak_activation_bytes = numbers + int(loaded.metrics.get("unpacked_mib", 0.0) * MIB)
 
 
+class PeakMemory:
+    """Notes the peaks of a loaded model's keys, values and passes in the counts of its engine."""
+
+    def __init__(self, stats: EngineStats, loaded: Loaded) -> None:
+        self.stats, self.loaded = stats, loaded
+
+    def note_kv(self, nbytes: int) -> None:
+        """Note how many bytes of keys and values are stored now."""
+        note_kv(self.stats, nbytes)
+
+    def note_pass(self, tokens: int, logits: int) -> None:
+        """Note the size of a pass: how many tokens it read, and after how many of them it computed logits."""
+        note_pass(self.stats, self.loaded, tokens, logits)
+
+
 def int_settings(model: Any) -> dict[str, Any]:
     """Return a model's sizes; of a multimodal model, those of its language model."""
     settings: dict[str, Any] = model.config.get_text_config().to_dict()

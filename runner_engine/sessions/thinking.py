@@ -36,10 +36,11 @@ class Budget(NamedTuple):
 
 @dataclass
 class Thought:
-    """How far a row is."""
+    """How far a row is between thinking and answer."""
 
-    tag: Tag | None = None  # in whose thinking it is; at first the one that ended the prompt
-    budget: Budget | None = None
+    opened_by: Tag | None = None  # the prompt ended in this opening tag
+    budget: Budget | None = None  # None: it thinks as long as it wants
+    tag: Tag | None = field(init=False)  # in whose thinking it is now
     forced: list[int] = field(default_factory=list)  # the tokens that come next
     is_spent: bool = False  # the budget has ended a thinking
     closed: list[tuple[int, int]] = field(default_factory=list)  # where in the text, tags included
@@ -50,6 +51,18 @@ class Thought:
     begins_at: int = 0  # tokens before the thinking that is open
     forced_at: int = 0  # tokens before the ones that were forced last
     is_undecided: bool = False  # whether the last token was a tag depends on the next one
+
+    def __post_init__(self) -> None:
+        self.tag = self.opened_by
+
+    def at_start(self) -> Thought:
+        """Return where the row stood before its first token."""
+        return Thought(self.opened_by, self.budget)
+
+    @property
+    def in_thinking(self) -> bool:
+        """Whether the row's text begins within the thinking."""
+        return self.opened_by is not None
 
     @property
     def used(self) -> int:
@@ -66,7 +79,7 @@ class ThoughtReader:
         self._may_end: dict[int, bool] = {}  # whether a token may be the last one of a tag
         self._ends: dict[tuple[Tag, str | None], list[int]] = {}
 
-    def follow(self, thought: Thought, tokens: Sequence[int], in_thinking: bool) -> None:
+    def follow(self, thought: Thought, tokens: Sequence[int]) -> None:
         """Look at the tokens that have come; afterwards `thought` says where the row stands, and what must follow.
 
         It stops before a token that is not the one that had to come: an answer may begin with those of another budget.
@@ -78,10 +91,10 @@ class ThoughtReader:
             return
         self._force(thought, tokens)
         while thought.seen < len(tokens) and thought.forced[:1] in ([], [tokens[thought.seen]]):
-            self._look(thought, tokens, in_thinking)
+            self._look(thought, tokens)
             self._force(thought, tokens)
 
-    def _look(self, thought: Thought, tokens: Sequence[int], in_thinking: bool) -> None:
+    def _look(self, thought: Thought, tokens: Sequence[int]) -> None:
         """Look at one more token."""
         token = tokens[thought.seen]
         thought.seen += 1
@@ -94,7 +107,7 @@ class ThoughtReader:
         was_undecided, text = thought.is_undecided, self.raw_text(tokens[: thought.seen])
         if is_end and thought.tag is not None and (at := text.rfind(thought.tag.closing)) >= 0:
             thought.closed.append((at, at + len(thought.tag.closing)))
-        found = read(text, self.tags, in_thinking, is_whole=False, closed=thought.closed)
+        found = read(text, self.tags, thought.in_thinking, is_whole=False, closed=thought.closed)
         thought.is_undecided = found.is_undecided
         if len(found.spans) == thought.spans:
             return

@@ -130,8 +130,8 @@ def test_late_requests_use_the_beginnings_that_are_there(engine: LocalEngine) ->
         assert completions(drain(session))[9, 0].answer.token_ids == expected
         assert isinstance(session, LocalSession)
         assert session.scheduler is not None
-        assert session.scheduler.prefixes._alive == {}, "nothing is held for those that have ended"
-        assert session.scheduler.own is None
+        assert session.scheduler.kv.prefixes._alive == {}, "nothing is held for those that have ended"
+        assert session.scheduler.kv.own is None
 
 
 def test_requests_that_come_one_by_one_answer_as_alone(any_engine: LocalEngine) -> None:

@@ -88,8 +88,8 @@ def test_beginnings_are_shared_as_among_all_choices(make_config: Callable[..., R
             done += session.step()
             scheduler = session.scheduler
             assert scheduler is not None
-            rows = [*scheduler.active, *scheduler.reading, *scheduler.waiting]
-            lengths = [row.shared for row in rows if row.request.id == second.id]
+            rows = [*scheduler.rows.in_slots, *scheduler.rows.waiting]
+            lengths = [row.kv.shared for row in rows if row.request.id == second.id]
             while not session.idle:
                 done += session.step()
         return lengths, [it for it in done if isinstance(it, Completion) and it.id == second.id]

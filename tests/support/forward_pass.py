@@ -9,6 +9,7 @@ from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.rows import Row
 from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.kv_cache.prefix import Prefix
+from runner_engine.kv_cache.row_kv import RowKv
 from runner_engine.kv_cache.shared_kv import own_kv
 from runner_engine.local.engine import LocalEngine
 from runner_engine.models.load import Loaded
@@ -38,7 +39,7 @@ def all_logits(forward: Forward, with_prefix: bool) -> torch.Tensor:
     prompts = [torch.randint(0, 60, (length,)).tolist() for length in LENGTHS]
     own = own_kv(forward.heads, forward.kernels, [64] * len(prompts))
     rows = [
-        Row(Request(number, ()), prefix.tokens + ids, "", 9, prefix=prefix)
+        Row(Request(number, ()), prefix.tokens + ids, "", 9, kv=RowKv(prefix))
         if with_prefix and number % 2
         else Row(Request(number, ()), ids, "", 9)
         for number, ids in enumerate(prompts)
@@ -46,10 +47,10 @@ def all_logits(forward: Forward, with_prefix: bool) -> torch.Tensor:
     going, entering = rows[:4], rows[4:]
     read = forward.read_prompts(own, [TokenSpan(row, slot, row.pending) for slot, row in enumerate(going)])
     for row in going:
-        row.places, row.tokens = len(row.pending), [3]
-    pieces = [TokenSpan(row, slot, [3], row.places) for slot, row in enumerate(going)]
+        row.kv.places, row.tokens = len(row.pending), [3]
+    pieces = [TokenSpan(row, slot, [3], row.kv.places) for slot, row in enumerate(going)]
     pieces += [TokenSpan(row, slot, row.pending) for slot, row in enumerate(entering, start=4)]
     mixed = forward.read_prompts(own, pieces)
     for row in rows:
-        row.places, row.tokens = row.places + 1 if row.tokens else len(row.pending), [*row.tokens, 5]
+        row.kv.places, row.tokens = row.kv.places + 1 if row.tokens else len(row.pending), [*row.tokens, 5]
     return torch.cat((read, mixed, forward.step(own, rows, forward.uses_of(rows)))).float()

@@ -18,6 +18,7 @@ from runner_engine.decode.forward import Forward, TokenSpan
 from runner_engine.decode.rows import Row
 from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.kv_cache.prefix import Prefix
+from runner_engine.kv_cache.row_kv import RowKv
 from runner_engine.kv_cache.shared_kv import own_kv
 from runner_engine.kv_cache.slots import Slots
 from runner_engine.models.load import Loaded
@@ -69,23 +70,23 @@ class Decoding:
         ends = [IDS[at : at + 3 + at % 7] for at in (100, 111, 135, 147)]
         starts = [IDS[: TRUNK + BRANCH]] * 2 + [IDS[:TRUNK]] * 2
         self.rows = [
-            Row(Request(number, ()), [*start, *end], "", 50, prefix=branch if number < 2 else trunk)
+            Row(Request(number, ()), [*start, *end], "", 50, kv=RowKv(branch if number < 2 else trunk))
             for number, (start, end) in enumerate(zip(starts, ends, strict=True))
         ]
         self.rows.append(Row(Request(9, ()), IDS[200:230], "", 50))
-        self.long = Row(Request(10, ()), IDS[:TRUNK] + IDS[300:360], "", 50, prefix=trunk)
+        self.long = Row(Request(10, ()), IDS[:TRUNK] + IDS[300:360], "", 50, kv=RowKv(trunk))
         for prefix in (trunk, branch):
             self.forward.read_prefix(prefix, 1000)
-        self.own = own_kv(heads, self.forward.kernels, [128] * 8, [row.prefix for row in (*self.rows, self.long)])
+        self.own = own_kv(heads, self.forward.kernels, [128] * 8, [row.kv.prefix for row in (*self.rows, self.long)])
         assert isinstance(self.own, Slots)
         pieces = [TokenSpan(row, slot, row.pending) for slot, row in enumerate([*self.rows])]
         first = self.forward.read_prompts(self.own, pieces).argmax(dim=-1).tolist()
         self.forward.read_prompts(self.own, [TokenSpan(self.long, 5, self.long.pending[:30], is_last=False)])
-        self.long.places = 30
+        self.long.kv.places = 30
         self.own.fill(len(self.rows), 30)
         for slot, (row, token) in enumerate(zip(self.rows, first, strict=True)):
-            row.tokens, row.places = [token], len(row.pending)
-            self.own.fill(slot, row.places)
+            row.tokens, row.kv.places = [token], len(row.pending)
+            self.own.fill(slot, row.kv.places)
 
     def step(self) -> torch.Tensor:
         """Decode one more token of each row."""
@@ -93,8 +94,8 @@ class Decoding:
         logits = logits.clone()
         for slot, (row, token) in enumerate(zip(self.rows, logits.argmax(dim=-1).tolist(), strict=True)):
             row.tokens.append(token)
-            row.places += 1
-            self.own.fill(slot, row.places)
+            row.kv.places += 1
+            self.own.fill(slot, row.kv.places)
         return logits
 
     def finish(self) -> torch.Tensor:

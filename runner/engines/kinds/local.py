@@ -125,16 +125,16 @@ class Local(ModelKind):
 
     def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
         """Render and tokenize prompts, with the tokenizer alone."""
-        from runner_engine.decode.rows import admission_of  # imports torch
+        from runner_engine.decode.request_encoder import request_encoder_of  # imports torch
 
-        admission = admission_of(resolved)
-        return [admission.encode(Request(0, prompt)) for prompt in prompts]
+        encoder = request_encoder_of(resolved)
+        return [encoder.encode(Request(0, prompt)) for prompt in prompts]
 
     def decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
         """Return what gives the text of token ids, with the tokenizer alone."""
-        from runner_engine.decode.rows import admission_of  # imports torch
+        from runner_engine.decode.request_encoder import request_encoder_of  # imports torch
 
-        return admission_of(resolved).decode
+        return request_encoder_of(resolved).decode
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
         """Return all capabilities; branches need rope_2d and an attention with a mask."""

@@ -18,7 +18,7 @@ from runner.config.resolved import ResolvedJob
 from runner_base import machine
 from runner_engine import QuantizationConfig, Request
 from runner_engine.checkpoints.linear_layers import block_of
-from runner_engine.decode.rows import Admission
+from runner_engine.decode.request_encoder import RequestEncoder
 from runner_engine.models import mixing
 from runner_engine.models.load import load_base
 
@@ -38,10 +38,10 @@ def measure(
     loaded.model.float()
     torch.set_num_threads(resolved.files.model.threads or machine.threads_for(loaded.model.num_parameters()))
     stored = getattr(torch, resolved.files.dtype)
-    admission = Admission(resolved.spec, loaded.tokenizer, resolved.config.model.name, float("inf"))
+    encoder = RequestEncoder(resolved.spec, loaded.tokenizer, resolved.config.model.name, float("inf"))
     texts = []
     for request in requests:
-        for row in admission.rows(request):
+        for row in encoder.rows(request):
             begin = max(len(row.prompt), 1)
             texts.append(([*row.prompt, *(row.given or [])][: begin + MOST_TOKENS], begin))
     reading = _Reading(loaded.model, [it for it in texts if len(it[0]) > it[1]], loaded.device)

@@ -75,12 +75,12 @@ class PartsKind(ModelKind):
     def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
         """Render and tokenize prompts, with the tokenizer alone."""
         from runner.options.parts.sharding.load_part import load_tokenizer
-        from runner_engine.decode.rows import Admission  # imports torch
+        from runner_engine.decode.request_encoder import RequestEncoder  # imports torch
 
         config, folder = resolved.config, manifest_of(resolved.config).folder
         rows = read_settings(folder / MODEL_FILES).get("vocab_size", math.inf)
-        admission = Admission(spec_of(config), load_tokenizer(folder), config.model.name, math.inf, vocab_size=rows)
-        return [admission.encode(Request(0, prompt)) for prompt in prompts]
+        encoder = RequestEncoder(spec_of(config), load_tokenizer(folder), config.model.name, math.inf, vocab_size=rows)
+        return [encoder.encode(Request(0, prompt)) for prompt in prompts]
 
     def open_engine(self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None) -> Engine:
         """Return the pipeline engine."""

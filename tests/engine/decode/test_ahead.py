@@ -22,6 +22,7 @@ from runner_engine.decode.device_step import DeviceStep, StepRows
 from runner_engine.decode.forward import Forward
 from runner_engine.decode.rows import Row
 from runner_engine.kernels import native
+from runner_engine.kv_cache.row_kv import RowKv
 from runner_engine.kv_cache.slots import Slots
 from runner_engine.local.engine import LocalEngine, LocalSession
 from runner_engine.sessions import contract
@@ -133,7 +134,7 @@ def test_rows_are_cancelled_between_steps(both_ways: Callable[[Work], Any]) -> N
                 done += [event for event in session.step() if isinstance(event, Completion)]
                 if step == 4:
                     assert session.scheduler is not None
-                    for row in session.scheduler.active[:2]:
+                    for row in session.scheduler.rows.active[:2]:
                         session.cancel(row.request.id)
                 if session.idle:
                     break
@@ -237,7 +238,7 @@ def test_a_token_without_an_embedding_is_told_of(
             session.submit(requests(ignore_eos=True)[number])
             session.step()
             assert session.scheduler is not None
-            session.scheduler.forward.rows = largest
+            session.scheduler.decoder.forward.rows = largest
             with pytest.raises(ConfigError) as error:
                 contract.gather(session, [], lambda _: True)
         said.append(str(error.value))
@@ -305,7 +306,7 @@ def test_a_gpu_copies_the_tokens_before_the_next_step_and_the_host_waits_after_i
     forward: Any = SimpleNamespace(step_of_picked=note("step", torch.zeros(2, 3)))
     own: Any = object.__new__(Slots)
     own.capacity, own.filled = 8, [1, 1]
-    rows = [Row(Request(number, ()), [1], "", 9, places=1) for number in range(2)]
+    rows = [Row(Request(number, ()), [1], "", 9, kv=RowKv(places=1)) for number in range(2)]
     assert Ahead(forward).read(picked, own, rows, []) == [5, 6]
     assert work == ["copy", "record", "step", "wait"]
     assert own.filled == [2, 2]

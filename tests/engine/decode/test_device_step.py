@@ -161,7 +161,7 @@ def test_rows_with_many_prefixes_get_copies_of_them_or_have_their_pages(
 
     def counted(self: DeviceStep, step: Any, *rest: Any) -> torch.Tensor:
         steps.append(len(step.rows))
-        attended.update(prefix for row in step.rows for prefix in row.path)
+        attended.update(prefix for row in step.rows for prefix in row.kv.path)
         if isinstance(step.own, PagedSlots):
             pages.append(sum(map(len, step.own.shared.values())))
         return call(self, step, *rest)

@@ -26,6 +26,7 @@ from runner_engine.decode.rows import Row
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import WeightFormat
 from runner_engine.kv_cache.prefix import Prefix
+from runner_engine.kv_cache.row_kv import RowKv
 from runner_engine.kv_cache.shared_kv import own_kv
 from runner_engine.local.engine import LocalEngine
 from runner_engine.models.gguf_blocks import GgufLinear
@@ -91,10 +92,10 @@ def test_many_rows_on_one_prefix_have_the_logits_that_few_have(
 
     def last_step(prompts: list[list[int]]) -> torch.Tensor:
         own = own_kv(heads, forward.kernels, [64] * len(prompts))
-        rows = [Row(Request(at, ()), prefix.tokens + ids, "", 9, prefix=prefix) for at, ids in enumerate(prompts)]
+        rows = [Row(Request(at, ()), prefix.tokens + ids, "", 9, kv=RowKv(prefix)) for at, ids in enumerate(prompts)]
         forward.read_prompts(own, [TokenSpan(row, slot, row.pending) for slot, row in enumerate(rows)])
         for row in rows:
-            row.places, row.tokens = len(row.pending), [5]
+            row.kv.places, row.tokens = len(row.pending), [5]
         forward.fused = fused
         logits = forward.step(own, rows, forward.uses_of(rows))
         forward.fused = None
@@ -235,19 +236,19 @@ def test_tokens_of_a_row_leave_together_what_they_leave_alone(
     others = [Row(Request(number, ()), [number, 7, 9], "", 99) for number in range(2)]
     for length, count in ((10, 9), (505, 6), (505, 20)):
         ids = torch.randint(0, 60, (length + count,)).tolist()
-        row = Row(Request(9, ()), [*prefix.tokens, *ids[:length]], "", 99, prefix=prefix)
+        row = Row(Request(9, ()), [*prefix.tokens, *ids[:length]], "", 99, kv=RowKv(prefix))
         own = own_kv(forward.heads, forward.kernels, [128, 600, 128])
         rows = [others[0], row, others[1]]
         forward.read_prompts(own, [TokenSpan(one, slot, one.pending) for slot, one in enumerate(rows)])
         for one in rows:
-            one.places, one.tokens = len(one.pending), []
-        start, alone = row.places, []
+            one.kv.places, one.tokens = len(one.pending), []
+        start, alone = row.kv.places, []
         for token in ids[length:]:
             for one in rows:
                 one.tokens.append(token)
             alone.append(forward.step(own, rows, forward.uses_of(rows))[1])
             for one in rows:
-                one.places += 1
+                one.kv.places += 1
         together = forward.read_prompts(own, [TokenSpan(row, 1, row.tokens, start, targets=row.tokens)])
         assert torch.equal(torch.stack(alone), together)
 

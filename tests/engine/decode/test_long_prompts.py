@@ -15,9 +15,10 @@ from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.attention.attention import PassLayout
 from runner_engine.checkpoints import pass_memory
-from runner_engine.decode import prefix_tree, room
+from runner_engine.decode import kv_budget
 from runner_engine.decode.forward import Forward
 from runner_engine.kernels import native
+from runner_engine.kv_cache import prefix_tree
 from runner_engine.kv_cache.kv_cache import kernels_for
 from runner_engine.local.engine import LocalEngine, LocalSession
 from runner_engine.sessions import contract
@@ -87,7 +88,7 @@ def test_one_long_request_leaves_the_rows_to_short_ones(
     expected = alone(engine, [*SHORT, LONG, GIVEN])
     monkeypatch.setitem(pass_memory.PREFILL_TOKENS, "cpu", MOST)
     # without kernels, as where RUNNER_ATTENTION=sdpa is set, every slot is as long as the longest
-    monkeypatch.setattr(room, "room_tokens", lambda heads, *_: 40_000 if kernels_for(heads) is None else 1700)
+    monkeypatch.setattr(kv_budget, "room_tokens", lambda heads, *_: 40_000 if kernels_for(heads) is None else 1700)
     engine.stats.peak_rows = 0
     passes.clear()
     done = {one.id: one for one in contract.complete(engine, [*SHORT, LONG, GIVEN])}
@@ -113,12 +114,12 @@ def test_nobody_waits_for_a_long_prompt(engine: LocalEngine, monkeypatch: pytest
         events += session.step()
         assert session.scheduler is not None
         running, places = session.scheduler, []
-        assert [row.request.id for row in running.reading] == ["long", "other"]
+        assert [row.request.id for row in running.rows.reading] == ["long", "other"]
         session.cancel("other")
-        while running.active:
-            places.append(running.active[0].places)
+        while running.rows.active:
+            places.append(running.rows.active[0].kv.places)
             events += session.step()
-        assert running.reading, "they are done before the long prompt is read"
+        assert running.rows.reading, "they are done before the long prompt is read"
         assert places[-1] - places[0] >= len(places) // 2 - 1
         while not session.idle:
             events += session.step()
@@ -148,8 +149,8 @@ def test_a_long_beginning_is_read_in_pieces(
                 session.submit(request)
             events += [*session.step(), *session.step()]
             assert session.scheduler is not None
-            prefixes, [row, *_] = session.scheduler.prefixes, session.scheduler.active
-            assert row.places > len(row.prompt), "it decodes between the pieces"
+            prefixes, [row, *_] = session.scheduler.kv.prefixes, session.scheduler.rows.active
+            assert row.kv.places > len(row.prompt), "it decodes between the pieces"
             assert 0 < prefixes.tokens < len(beginning)
             for request in sharing if is_cancelled else ():
                 session.cancel(request.id)

@@ -25,6 +25,7 @@ from runner_engine.decode.step_graphs import RECORD_AT
 from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.kv_cache.paged_slots import PagedSlots
 from runner_engine.kv_cache.prefix import Prefix
+from runner_engine.kv_cache.row_kv import RowKv
 from runner_engine.kv_cache.shared_kv import SharedKv, own_kv
 from runner_engine.kv_cache.slots import Slots
 from runner_engine.local.engine import LocalEngine
@@ -166,7 +167,7 @@ def operations_of(prefixes: int, page: int, layers: int = 3) -> int:
     deepest: Prefix | None = None
     for _ in range(prefixes):
         deepest = Prefix([1] * 300, deepest, kv=SharedKv.empty(heads, 300, None))
-    rows = [Row(Request(0, ()), [1] * (300 * prefixes + 10), "", 50, prefix=deepest, tokens=[1]) for _ in range(4)]
+    rows = [Row(Request(0, ()), [1] * (300 * prefixes + 10), "", 50, kv=RowKv(deepest), tokens=[1]) for _ in range(4)]
     own = own_kv(heads, None, [512] * 4, [deepest] * 4)
     assert isinstance(own, Slots)
     step = DeviceStep(model, heads)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason
 from runner_base.thinking import may_begin_tag
-from runner_engine.decode.rows import Admission, Row
+from runner_engine.decode.request_encoder import RequestEncoder
+from runner_engine.decode.rows import Row
 from runner_engine.decode.stopping import Stopping
 from runner_engine.sessions.base import Message, Request
 from runner_engine.settings.model import LocalModelConfig
@@ -36,7 +37,7 @@ def test_the_chat_template_reads_what_the_user_gives_it(tokenizer: Any, make_con
 
     def rendered(**values: Any) -> str:
         config = make_config(model=LocalModelConfig(name=str(tiny_llama), chat_template_kwargs=values))
-        text, _ = Admission(config, thinking, "it", 100).encode(Request(0, (Message("user", "Hi"),)))
+        text, _ = RequestEncoder(config, thinking, "it", 100).encode(Request(0, (Message("user", "Hi"),)))
         assert isinstance(text, str)
         return text
 
@@ -110,7 +111,7 @@ def test_a_row_knows_that_its_prompt_has_begun_the_thinking(tokenizer: Any, make
     config = make_config(model=LocalModelConfig(name=str(tiny_llama)))
     request = Request(0, (Message("user", "Hi"),), n=2)
     for used, in_thinking in ((thinking, True), (tokenizer, False)):
-        rows = Admission(config, used, "it", 1000).rows(request)
-        assert [row.in_thinking for row in rows] == [in_thinking] * 2
+        rows = RequestEncoder(config, used, "it", 1000).rows(request)
+        assert [row.thought.in_thinking for row in rows] == [in_thinking] * 2
         rows[0].tokens = used("#### 7", add_special_tokens=False)["input_ids"]
         assert Stopping(used).answer(rows[0], FinishReason.stop).parts.is_open == in_thinking

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.result import Answer, FinishReason
-from runner_engine.decode import prefix_tree
+from runner_engine.kv_cache import prefix_tree
 from runner_engine.kv_cache.prefix import Prefix
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner_engine.sessions import contract

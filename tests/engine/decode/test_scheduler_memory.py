@@ -21,7 +21,7 @@ from runner_base import machine
 from runner_base.dtypes import Dtype
 from runner_base.result import FinishReason
 from runner_engine.attention.attention import PassLayout
-from runner_engine.decode import room, sampling
+from runner_engine.decode import kv_budget, sampling
 from runner_engine.decode.forward import Forward
 from runner_engine.decode.sampling import Sampler
 from runner_engine.decode.scheduler import Scheduler
@@ -62,7 +62,7 @@ def forwards(through: Callable[[int, Scheduler, list[int]], None]) -> Iterator[N
 
     def init(self: Scheduler, *arguments: Any) -> None:
         begin(self, *arguments)
-        streams[id(self.forward)] = self
+        streams[id(self.decoder.forward)] = self
 
     def forward(self: Forward, what: PassLayout, ids: list[int], positions: list[int], keep: Any) -> torch.Tensor:
         nonlocal count
@@ -87,7 +87,7 @@ def test_out_of_memory_at_any_pass_changes_no_answer(engine: Engine, failing: se
 
     def fail(number: int, running: Scheduler, ids: list[int]) -> None:
         if number in failing:
-            alive.append(len(running.active))
+            alive.append(len(running.rows.active))
             raise torch.OutOfMemoryError(CUDA_SAYS)
 
     with forwards(fail):
@@ -107,7 +107,7 @@ def test_prompts_that_do_not_fit_together_enter_by_halves(engine: Engine) -> Non
 
     def fail(number: int, running: Scheduler, ids: list[int]) -> None:
         nonlocal failed
-        if running.own is not None and not running.active and failed < 2:
+        if running.kv.own is not None and not running.rows.active and failed < 2:
             failed += 1
             raise MemoryError
 
@@ -150,9 +150,9 @@ def test_no_more_rows_at_once_than_there_is_memory_for(engine: Engine, room: int
     seen = []
 
     def fail(number: int, running: Scheduler, ids: list[int]) -> None:
-        if len(running.active) > room:
+        if len(running.rows.active) > room:
             raise error
-        seen.append(len(running.active))
+        seen.append(len(running.rows.active))
 
     with forwards(fail):
         assert complete(engine, requests()) == expected
@@ -217,9 +217,9 @@ def test_a_row_that_does_not_fit_alone_is_an_error_of_its_own(engine: Engine) ->
     alone = PROMPTS.index("y")
 
     def fail(number: int, running: Scheduler, ids: list[int]) -> None:
-        if ids[-1] == poison and running.own is not None and 1 <= len(ids) <= 2 and not running.active:
+        if ids[-1] == poison and running.kv.own is not None and 1 <= len(ids) <= 2 and not running.rows.active:
             raise torch.OutOfMemoryError(CUDA_SAYS)
-        if len(running.active) > 0 and any(row.request.id == alone for row in running.active):
+        if len(running.rows.active) > 0 and any(row.request.id == alone for row in running.rows.active):
             raise torch.OutOfMemoryError(CUDA_SAYS)
 
     with forwards(fail):
@@ -249,16 +249,16 @@ def test_other_errors_go_on_their_way(engine: Engine) -> None:
 def test_rows_at_once_stay_within_the_budget(engine: Engine, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prefixes and the needs of all rows stay within the budget; a row that needs more than the budget runs alone."""
     expected = complete(engine, requests())
-    monkeypatch.setattr(room, "room_tokens", lambda *_: tokens)
+    monkeypatch.setattr(kv_budget, "room_tokens", lambda *_: tokens)
     most = 0
 
     def look(number: int, running: Scheduler, ids: list[int]) -> None:
         nonlocal most
-        rows = running.active
+        rows = running.rows.active
         most = max(most, len(rows))
-        held = {id(one): len(one.tokens) for row in rows for one in (row.prefix.path if row.prefix else [])}
+        held = {id(one): len(one.tokens) for row in rows for one in (row.kv.path if row.kv.prefix else [])}
         assert len(rows) <= 1 or sum(row.need for row in rows) + sum(held.values()) <= tokens
-        assert len(rows) <= 1 or running._cost([row.need for row in rows]) <= tokens
+        assert len(rows) <= 1 or running.kv.cost([row.need for row in rows]) <= tokens
 
     with forwards(look):
         assert complete(engine, requests()) == expected
@@ -268,7 +268,7 @@ def test_rows_at_once_stay_within_the_budget(engine: Engine, tokens: int, monkey
 
 def test_a_batch_that_was_asked_for_and_does_not_fit_is_said(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = complete(engine, requests())
-    monkeypatch.setattr(room, "room_tokens", lambda *_: 400)
+    monkeypatch.setattr(kv_budget, "room_tokens", lambda *_: 400)
     assert complete(engine, requests(), batch_size=2) == expected
     assert engine.stats.notes == []
     complete(engine, requests(), batch_size=12)
@@ -284,7 +284,7 @@ def test_a_sweep_does_not_call_half_a_batch_a_whole_one(
     task = SweepConfig(batch_sizes=[2, 6], prompt_tokens=[20], new_tokens=4, warmup=0, repeats=2)
 
     def fail(number: int, running: Scheduler, ids: list[int]) -> None:
-        if len(running.active) > 4:
+        if len(running.rows.active) > 4:
             raise torch.OutOfMemoryError(CUDA_SAYS)
 
     with forwards(fail):
@@ -312,7 +312,7 @@ def test_rows_are_set_back_before_the_kernel_ends_the_process(engine: Engine, fr
     expected = complete(engine, requests())
 
     def take(number: int, running: Scheduler, ids: list[int]) -> None:
-        free_mib[-1] = 10.0 if len(running.active) > 3 else 10_000.0
+        free_mib[-1] = 10.0 if len(running.rows.active) > 3 else 10_000.0
 
     with forwards(take):
         assert complete(engine, requests()) == expected
@@ -329,7 +329,7 @@ def test_rows_wait_while_others_take_the_memory_and_enter_when_it_is_back(
 
     def take(number: int, running: Scheduler, ids: list[int]) -> None:
         is_short = number < 10
-        rows[is_short] = max(rows.get(is_short, 0), len(running.active))
+        rows[is_short] = max(rows.get(is_short, 0), len(running.rows.active))
         free_mib[-1] = 0.2 if is_short else 10_000.0
 
     free_mib[-1] = 0.2

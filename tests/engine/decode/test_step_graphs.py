@@ -40,7 +40,7 @@ def test_recorded_steps_are_replayed_until_what_they_read_moves(
     for decoding in (usual, ours):  # the rows on the branch end, so its keys are not read any more
         decoding.leave(0)
         decoding.leave(1)
-    assert not any(row.prefix and row.prefix.parent for row in ours.rows)
+    assert not any(row.kv.prefix and row.kv.prefix.parent for row in ours.rows)
     assert_close(ours.step(), usual.step())
     assert not step.graphs.recordings
 

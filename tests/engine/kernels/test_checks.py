@@ -133,7 +133,7 @@ def test_an_answer_that_its_own_embedding_lacks() -> None:
             forward.fused = FusedForward(model, HEADS, POSITIONS, KERNELS, {})
         row = Row(Request(0, ()), [1, 2], "", 4)
         forward.read_prompts(own, [TokenSpan(row, 0, row.pending)])
-        row.places, row.tokens = 2, [VOCABULARY]
+        row.kv.places, row.tokens = 2, [VOCABULARY]
         with pytest.raises(ConfigError, match="answered with token 50, and its embedding ends at 49"):
             forward.step(own, [row], [])
 

@@ -17,15 +17,14 @@ from attending import (
 )
 
 from runner_engine.attention.attention import PassLayout
-from runner_engine.decode.prefix_tree import ConversationCache
-from runner_engine.decode.rows import Row
 from runner_engine.kernels import native
 from runner_engine.kv_cache import int8_kv
 from runner_engine.kv_cache.kv_arenas import KvArenas
 from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.kv_cache.prefix import Prefix
+from runner_engine.kv_cache.prefix_tree import ConversationCache
+from runner_engine.kv_cache.row_kv import RowKv
 from runner_engine.kv_cache.shared_kv import own_kv
-from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import KvCache
 
 __all__ = ["on_the_device_of_the_way"]
@@ -102,9 +101,8 @@ def test_a_conversation_keeps_the_bits_of_its_row(dtype: torch.dtype, way: str) 
     own = own_kv(heads, kernels, [40])
     given = [one[:, 21:].transpose(0, 1) for one in (keys, values)]
     own.write(0, given[0], given[1], ints([0] * 40), ints(list(range(40))))
-    row = Row(Request(0, ()), list(range(61)), "", 1, prefix=prefix, places=40, tokens=[7])
     conversations = ConversationCache()
-    conversations.keep(row, own, 0, 10_000)
+    conversations.keep([*range(61), 7], RowKv(prefix, places=40), own, 0, 10_000)
     kept = conversations.find([*range(61), 7, 8])
     assert kept is not None
     assert kept.length == 61

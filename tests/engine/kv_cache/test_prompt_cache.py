@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.machine import MIB
-from runner_engine.decode import prefix_tree, prompt_cache
 from runner_engine.decode.stopping import Stopping
 from runner_engine.kernels import native, shared_numbers
+from runner_engine.kv_cache import prefix_tree, prompt_cache
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig

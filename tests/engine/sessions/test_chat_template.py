@@ -12,7 +12,7 @@ import pytest
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from runner_base.errors import ConfigError
-from runner_engine.decode.rows import Admission
+from runner_engine.decode.request_encoder import RequestEncoder
 from runner_engine.sessions import chat_template, template_child
 from runner_engine.sessions.base import Message, Request
 from runner_engine.sessions.chat_template import ChatTemplate, RenderLimits
@@ -152,13 +152,13 @@ def test_other_requests_do_not_wait_for_a_template(
         return template_child.TEXT, "rendered"
 
     monkeypatch.setattr(chat_template._renderers, "render", render)
-    admission = Admission(make_config(model=LocalModelConfig(name=str(tiny_llama))), tokenizer, "it", 100)
+    encoder = RequestEncoder(make_config(model=LocalModelConfig(name=str(tiny_llama))), tokenizer, "it", 100)
     with ThreadPoolExecutor(2) as pool:
-        chat = pool.submit(admission.encode, Request(0, (Message("user", "Hi"),)))
+        chat = pool.submit(encoder.encode, Request(0, (Message("user", "Hi"),)))
         assert has_begun.wait(WAIT_S)
-        plain = pool.submit(admission.encode, Request(1, "7 pens"))
+        plain = pool.submit(encoder.encode, Request(1, "7 pens"))
         assert plain.result(WAIT_S)[0] == "7 pens"
-        assert pool.submit(admission.decode, [5, 6]).result(WAIT_S)
+        assert pool.submit(encoder.decode, [5, 6]).result(WAIT_S)
         assert not chat.done()
         may_end.set()
         assert chat.result(WAIT_S)[0] == "rendered"

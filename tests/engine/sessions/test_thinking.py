@@ -26,7 +26,7 @@ from runner_engine.embedded import MODEL_DIR
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Begun, Completion, Delta, Event, Request
 from runner_engine.sessions.contract import Engine, complete, gather
-from runner_engine.sessions.thinking import MOST_PARTIAL, Budget, end_tokens, tags_of
+from runner_engine.sessions.thinking import MOST_PARTIAL, Budget, Thought, end_tokens, tags_of
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.sampling import Sampling
@@ -222,7 +222,7 @@ def spelled(tokenizer: Any, text: str, **keys: Any) -> tuple[Stopping, Row]:
 def test_a_row_knows_what_it_is_doing(
     tokenizer: Any, text: str, opened: Tag | None, thinking: str | None, answer: str, ending: Ending | None
 ) -> None:
-    stopping, row = spelled(tokenizer, text, opened_by=opened)
+    stopping, row = spelled(tokenizer, text, thought=Thought(opened))
     made = stopping.answer(row, FinishReason.stop)
     assert (made.thinking, made.text, made.ending) == (thinking, answer, ending)
     assert (row.thought.tag is not None) == (ending is Ending.cut_off_thinking)
@@ -242,7 +242,7 @@ def test_a_budget_ends_behind_a_whole_character(tokenizer: Any) -> None:
     tokens = tokenizer("aé", add_special_tokens=False)["input_ids"]
     assert len(tokens) == 3, "the letter é is two tokens here"
     stopping = Stopping(tokenizer)
-    row = Row(Request(0, "x"), [1], "", 1000, opened_by=TAGS[0], budget=Budget(2, 9))
+    row = Row(Request(0, "x"), [1], "", 1000, thought=Thought(TAGS[0], Budget(2, 9)))
     row.tokens = tokens[:2]
     assert stopping.forced(row) is None
     row.tokens = tokens
@@ -278,10 +278,10 @@ def test_wrong_settings_are_named(keys: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize("before", ['it says "', "first <think>", "```\n<think> in code ", "as `"])
 def test_an_end_that_was_forced_counts_whatever_stands_before_it(tokenizer: Any, before: str) -> None:
     stopping = Stopping(tokenizer)
-    row = Row(Request(0, "x", deltas=True), [1], "", 1000, opened_by=TAGS[0])
+    row = Row(Request(0, "x", deltas=True), [1], "", 1000, thought=Thought(TAGS[0]))
     row.tokens = tokenizer(before, add_special_tokens=False)["input_ids"]
     most = len(row.tokens)
-    row.budget = row.thought.budget = Budget(most, 9)
+    row.thought.budget = Budget(most, 9)
     deltas: list[Delta] = []
     while (token := stopping.forced(row)) is not None:
         row.tokens.append(token)

@@ -29,7 +29,8 @@ from runner.options.parts.pipeline.transport import Packet, PacketType, PeerGone
 from runner.options.parts.sharding.load_part import load_tokenizer
 from runner_base import FinishReason, JobFailed, RunnerError, one_line, signals
 from runner_engine import EngineReport, EngineStats, Event, Request, RequestId, Session
-from runner_engine.decode.rows import Admission, Row, own_generation, stop_tokens
+from runner_engine.decode.request_encoder import RequestEncoder, own_generation, stop_tokens
+from runner_engine.decode.rows import Row
 from runner_engine.decode.stopping import Stopping
 from runner_engine.models.rope.choices import max_positions
 from runner_engine.models.vocabulary import padding_of
@@ -77,11 +78,11 @@ class PipelineEngine:
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
-        return self.stages.admission.encode(request)
+        return self.stages.encoder.encode(request)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text that token ids have within a longer text, including special tokens."""
-        return self.stages.admission.decode(ids)
+        return self.stages.encoder.decode(ids)
 
     def open(self, batch_size: int | None = None) -> PipelineSession:
         """Open a session; only one may be open at a time."""
@@ -134,7 +135,7 @@ class PipelineSession(Session):
         stages.at_rest = False
 
     def _admit(self, request: Request) -> list[Row]:
-        return self.stages.admission.rows(request)
+        return self.stages.encoder.rows(request)
 
     def _advance(self, arrived: list[list[Row]], cancelled: set[RequestId]) -> list[Event]:
         batches = self.stages.micro_batches
@@ -182,8 +183,8 @@ class LoadedStages:
         room, vocab_size = max_positions(model.config), model.config.get_text_config().vocab_size
         tokenizer = self.tokenizer
         spec, name = spec_of(config), model_config.name
-        self.admission = Admission(spec, tokenizer, name, room, own=self.own, vocab_size=vocab_size)
-        stopping = Stopping(tokenizer, stop_tokens(model, tokenizer), self.admission.tags)
+        self.encoder = RequestEncoder(spec, tokenizer, name, room, own=self.own, vocab_size=vocab_size)
+        stopping = Stopping(tokenizer, stop_tokens(model, tokenizer), self.encoder.tags)
         pad = padding_of(tokenizer, vocab_size)
         self.micro_batches = MicroBatches(self.depth, self.send, self.receive, stats, stopping, pad)
         self.micro_batches.fixed_rows = model_config.micro_batch

@@ -24,7 +24,7 @@ from runner_base import ConfigError, JobFailed, RunnerError
 from runner_engine import BaseCache, Capability, EngineReport, Request, complete
 
 if TYPE_CHECKING:
-    from runner_engine.decode.rows import Admission
+    from runner_engine.decode.request_encoder import RequestEncoder
 
 EVENT_TOKENS = 16  # in an event of a stream that nobody watches: each event costs the runner a quarter of a millisecond
 RETRIES = 6  # a server that has failed takes seconds to end, and only its end says why
@@ -80,17 +80,17 @@ class VllmEngine(ApiEngine):
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         """Return the prompt as the server renders it, with the tokenizer that it reads, too, and its token ids."""
-        return self._admission.encode(request)
+        return self._encoder.encode(request)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids as part of a longer text."""
-        return self._admission.decode(ids)
+        return self._encoder.decode(ids)
 
     @cached_property
-    def _admission(self) -> Admission:
-        from runner_engine.decode.rows import admission_of  # imports torch
+    def _encoder(self) -> RequestEncoder:
+        from runner_engine.decode.request_encoder import request_encoder_of  # imports torch
 
-        return admission_of(self._resolved)
+        return request_encoder_of(self._resolved)
 
     def gone(self) -> RunnerError | None:
         """Return how the server ended, if it did."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner_engine.decode.prefix_tree import DEEPEST, MIN_SAVED, MIN_TOKENS, SCORED, share
 from runner_engine.kv_cache.prefix import Prefix
+from runner_engine.kv_cache.prefix_tree import DEEPEST, MIN_SAVED, MIN_TOKENS, SCORED, share
 
 Prompts = list[list[int]]
 pieces = st.lists(st.integers(0, 2), max_size=6)  # few different tokens: beginnings in common are likely

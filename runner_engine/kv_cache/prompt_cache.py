@@ -14,17 +14,14 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING
 
 import torch
 
 from runner_base import MIB
 from runner_engine.kernels.shared_numbers import LANES
 from runner_engine.kv_cache.kv_cache import OwnKv
+from runner_engine.kv_cache.row_kv import RowKv
 from runner_engine.kv_cache.slots import Slots
-
-if TYPE_CHECKING:
-    from runner_engine.decode.rows import Row
 
 SHARE_OF_BUDGET = 0.125  # of the scheduler's tokens
 MAX_MIB = 256  # even with much memory: a server's memory should not grow for long
@@ -62,47 +59,43 @@ class PromptCache:
         self._blocks.clear()
         self._known.clear()
 
-    def find(self, row: Row) -> None:
-        """Note in a row which blocks hold the beginning of its pending tokens; valid until the next `keep`.
+    def find(self, row_kv: RowKv, prompt: list[int], pending: list[int]) -> None:
+        """Note for a row which blocks hold the beginning of its pending tokens; valid until the next `keep`.
 
         The last token always remains to be computed.
         """
-        row.blocks, row.copied = [], 0
-        if not row.request.recurring or row.given is not None:
-            return
-        tokens = row.pending
-        end, start = len(tokens) - 1, 0
-        parent: Parent = _digest(row.prompt[: row.shared])
+        end, start = len(pending) - 1, 0
+        parent: Parent = _digest(prompt[: row_kv.shared])
         blocks: list[_Block] = []
         while start < end:
-            block = self._known.get((parent, tuple(tokens[start : min(start + LANES, end)])))
+            block = self._known.get((parent, tuple(pending[start : min(start + LANES, end)])))
             if block is None:
                 break
             blocks.append(block)
             start, parent = min(start + LANES, end), block.number
         self._touch(blocks)
-        row.blocks, row.copied = [block.at for block in blocks], start
+        row_kv.blocks, row_kv.copied = [block.at for block in blocks], start
 
-    def copy(self, row: Row, own: OwnKv, slot: int) -> None:
+    def copy(self, row_kv: RowKv, own: OwnKv, slot: int) -> None:
         """Copy the blocks that `find` noted into the first places of a row's slot."""
-        if row.blocks and self._store is not None:
-            chosen = torch.tensor(row.blocks, device=own.heads.device)
-            for mine, theirs in self._pairs(own, slot):
-                theirs[:, : len(row.blocks)] = mine[chosen].transpose(0, 1)
+        if row_kv.blocks and self._store is not None:
+            chosen = torch.tensor(row_kv.blocks, device=own.heads.device)
+            for kept, of_slot in self._pairs(own, slot):
+                of_slot[:, : len(row_kv.blocks)] = kept[chosen].transpose(0, 1)
 
-    def keep(self, row: Row, own: OwnKv, slot: int, budget_tokens: int) -> None:
+    def keep(
+        self, row_kv: RowKv, prompt: list[int], answer: list[int], own: OwnKv, slot: int, budget_tokens: int
+    ) -> None:
         """Keep the keys and values of a row: of its whole prompt, and of its answer in whole blocks."""
-        if not row.request.recurring or row.error is not None:
-            return
-        tokens = (row.prompt + row.tokens)[row.shared : row.shared + row.places]
+        tokens = (prompt + answer)[row_kv.shared : row_kv.shared + row_kv.places]
         if self._store is None:
             slots = int(min(budget_tokens * SHARE_OF_BUDGET, MAX_MIB * MIB / own.heads.bytes_per_token)) // LANES
             if not slots:
                 return
             self._store = Slots(own.heads, slots, LANES)
-        prompt_end = len(row.prompt) - row.shared - 1  # so many tokens are looked up when the same prompt comes again
+        prompt_end = len(prompt) - row_kv.shared - 1  # so many tokens are looked up when the same prompt comes again
         wanted = max(len(tokens) // LANES, -(-prompt_end // LANES))
-        parent: Parent = _digest(row.prompt[: row.shared])
+        parent: Parent = _digest(prompt[: row_kv.shared])
         used: list[_Block] = []
         new: list[tuple[int, int]] = []  # block of the slot, and of the store
         for at in range(min(wanted, self._store.slots)):
@@ -123,15 +116,15 @@ class PromptCache:
             parent = block.number
         self._touch(used)
         if new:
-            ours, stored = (torch.tensor(some, device=own.heads.device) for some in zip(*new, strict=True))
-            for mine, theirs in self._pairs(own, slot):
-                mine[stored] = theirs[:, ours].transpose(0, 1)
+            in_slot, in_store = (torch.tensor(blocks, device=own.heads.device) for blocks in zip(*new, strict=True))
+            for kept, of_slot in self._pairs(own, slot):
+                kept[in_store] = of_slot[:, in_slot].transpose(0, 1)
 
     def _pairs(self, own: OwnKv, slot: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Go through all keys and values: the store's [block, KVH, LANES, W], and a slot's [KVH, block, LANES, W]."""
         assert self._store is not None
-        for mine, theirs in zip((*self._store.keys, *self._store.values), own.tensors(slot), strict=True):
-            yield mine, theirs.view(own.heads.kv_heads, -1, LANES, own.heads.stored_width)
+        for kept, of_slot in zip((*self._store.keys, *self._store.values), own.tensors(slot), strict=True):
+            yield kept, of_slot.view(own.heads.kv_heads, -1, LANES, own.heads.stored_width)
 
     def _new_block(self) -> _Block:
         """Return a free block; if there is none, the one that was used longest ago is replaced."""

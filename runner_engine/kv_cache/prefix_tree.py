@@ -9,18 +9,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 import torch
 
-from runner_engine.decode.device_step import MOST_PREFIXES
-from runner_engine.decode.forward import Forward
-from runner_engine.decode.rows import Row
-from runner_engine.kv_cache.kv_cache import OwnKv
+from runner_engine.kv_cache.kv_cache import Heads, OwnKv
 from runner_engine.kv_cache.paged_slots import PagedSlots
 from runner_engine.kv_cache.prefix import Prefix
+from runner_engine.kv_cache.row_kv import RowKv
 from runner_engine.kv_cache.shared_kv import SharedKv
 from runner_engine.kv_cache.slots import Slots
-from runner_engine.sessions.stats import EngineStats
 
 MIN_TOKENS = 32  # separate attention to a shorter prefix costs more than it saves
 MIN_SAVED = 128  # tokens that a prefix must save
@@ -73,14 +71,14 @@ class ConversationCache:
     def __init__(self) -> None:
         self._conversations: list[Prefix] = []  # the latest at the end
 
-    def keep(self, row: Row, own: OwnKv, slot: int, budget_tokens: int) -> None:
+    def keep(self, tokens: list[int], row_kv: RowKv, own: OwnKv, slot: int, budget_tokens: int) -> None:
         """Keep the keys and values of a row: of all its tokens but the last, which the model has not read."""
-        kv = SharedKv.empty(own.heads, row.shared + row.places, own.kernels)
+        kv = SharedKv.empty(own.heads, row_kv.shared + row_kv.places, own.kernels)
         for layer in range(own.heads.layers):
-            parts = [*(prefix.kv.stored(layer) for prefix in row.path), own.stored(layer, slot, row.places)]
+            parts = [*(prefix.kv.stored(layer) for prefix in row_kv.path), own.stored(layer, slot, row_kv.places)]
             keys, values = (torch.cat(some, dim=1) for some in zip(*parts, strict=True))
             kv.store.put_stored(layer, keys, values)
-        self.add((row.prompt + row.tokens)[: kv.length], kv, budget_tokens)
+        self.add(tokens[: kv.length], kv, budget_tokens)
 
     def add(self, tokens: list[int], kv: SharedKv, budget_tokens: int) -> None:
         """Keep a conversation; it replaces the ones that it continues."""
@@ -106,63 +104,68 @@ class ConversationCache:
         return Prefix(best.tokens[:length], kv=best.kv.beginning(length))
 
 
-class Prefixes:
-    """All prefixes of the scheduler's rows, and how many tokens they hold."""
+class NewPrompt(NamedTuple):
+    """A prompt whose prefixes are looked for."""
 
-    def __init__(self, forward: Forward, stats: EngineStats, conversations: ConversationCache) -> None:
-        self.forward, self.stats, self.conversations = forward, stats, conversations
+    tokens: list[int]
+    kv: RowKv
+    is_scored: bool
+
+
+class Prefixes:
+    """All prefixes of the scheduler's rows, and how many tokens they hold.
+
+    most_attended: how many prefixes a decoding step reads for all of its rows; None: any number.
+    """
+
+    def __init__(self, heads: Heads, most_attended: int | None, conversations: ConversationCache) -> None:
+        self.heads, self.most_attended, self.conversations = heads, most_attended, conversations
         self.tokens = 0  # whose keys and values are stored
         self._alive: dict[tuple[Prefix | None, int], list[Prefix]] = {}  # by parent and first token
 
-    def arrange(self, rows: Sequence[Row], mentioned: Sequence[list[int]] = ()) -> list[Row]:
-        """Find the prefixes of new rows; return the rows grouped by prefix, the longest first.
+    def arrange(self, prompts: Sequence[NewPrompt], mentioned: Sequence[list[int]] = ()) -> list[tuple[int, ...]]:
+        """Find the prefixes of new prompts; return the numbers of each one's, which sort prompts by common beginnings.
 
         A prefix may be shared with prompts that are only mentioned.
         """
-        groups: dict[Prefix | None, list[Row]] = {}
-        for row in rows:
-            row.prefix = self.conversations.find(row.prompt)
-            if row.prefix is None:
-                groups.setdefault(self._deepest(row.prompt), []).append(row)
-        for parent, some in groups.items():
+        groups: dict[Prefix | None, list[NewPrompt]] = {}
+        for prompt in prompts:
+            prompt.kv.prefix = self.conversations.find(prompt.tokens)
+            if prompt.kv.prefix is None:
+                groups.setdefault(self._deepest(prompt.tokens), []).append(prompt)
+        for parent, group in groups.items():
             others = mentioned if parent is None else ()
-            are_scored = all(row.given is not None for row in some)
-            prompts = [*(row.prompt for row in some), *others]
-            for row, prefix in zip(some, share(prompts, parent, are_scored), strict=False):
-                row.prefix = prefix
-        roots: dict[int, int] = {}
-        places: dict[int, tuple[int, ...]] = {}
-        heads = self.forward.heads
-        if self.forward.device_step is not None and not heads.in_pages:
-            self._copy_some(rows)
-        for row in rows:
-            row.rest = row.shared % heads.page if heads.in_pages else 0
-            for one in row.needed:
-                if not one.users:
-                    self._alive.setdefault((one.parent, one.tokens[0]), []).append(one)
-                    one.in_pages = one.pages(heads.page) * heads.page if heads.in_pages else 0
-                    self.tokens += one.held  # of a conversation
-                one.users += 1
-            places[id(row)] = tuple(roots.setdefault(id(one), len(roots)) for one in row.needed)
-        return sorted(rows, key=lambda row: (places[id(row)], -row.need))
+            are_scored = all(prompt.is_scored for prompt in group)
+            deepest = share([*(prompt.tokens for prompt in group), *others], parent, are_scored)
+            for prompt, prefix in zip(group, deepest, strict=False):
+                prompt.kv.prefix = prefix
+        if self.most_attended is not None and not self.heads.in_pages:
+            self._copy_some([prompt.kv for prompt in prompts], self.most_attended)
+        number_of: dict[int, int] = {}
+        for prompt in prompts:
+            self._use(prompt.kv)
+        return [
+            tuple(number_of.setdefault(id(prefix), len(number_of)) for prefix in prompt.kv.needed) for prompt in prompts
+        ]
 
-    def compute(self, row: Row, most: int) -> bool:
-        """Compute keys and values of a row's prefixes; return whether all are complete.
+    def _use(self, row_kv: RowKv) -> None:
+        """Count a row among the users of its prefixes."""
+        page = self.heads.page if self.heads.in_pages else 0
+        row_kv.rest = row_kv.shared % page if page else 0
+        for prefix in row_kv.needed:
+            if not prefix.users:
+                self._alive.setdefault((prefix.parent, prefix.tokens[0]), []).append(prefix)
+                prefix.in_pages = prefix.pages(page) * page if page else 0
+                self.tokens += prefix.held  # of a conversation
+            prefix.users += 1
 
-        A prefix of more than `most` tokens is read in one pass at each call, since other rows are decoding.
-        """
-        for prefix in row.needed:
-            if prefix.kv is None:
-                count = self.forward.read_prefix(prefix, most)
-                self.tokens += count + (prefix.in_pages if prefix.kv is not None else 0)
-                self.stats.prefill_tokens += count
-            if prefix.kv is None:
-                return False
-        return True
+    def note_read(self, prefix: Prefix, tokens: int) -> None:
+        """Note that so many more tokens of a prefix were computed."""
+        self.tokens += tokens + (prefix.in_pages if prefix.kv is not None else 0)
 
-    def release(self, row: Row) -> None:
+    def release(self, row_kv: RowKv) -> None:
         """Free the prefixes of a row that no other row uses."""
-        for prefix in row.needed:
+        for prefix in row_kv.needed:
             prefix.users -= 1
             if prefix.users:
                 continue
@@ -180,45 +183,45 @@ class Prefixes:
                 prefix.forget()
         self.tokens = 0
 
-    def _copy_some(self, rows: Sequence[Row]) -> None:
+    def _copy_some(self, rows: Sequence[RowKv], most: int) -> None:
         """Where rows have more prefixes than a step attends to, let them get copies of those that few of them have."""
-        users = Counter(one for row in rows for one in row.path)
-        new = sorted((one for one in users if not one.users), key=lambda one: one.start)  # parents come first
-        attended = sum(not one.is_copied for some in self._alive.values() for one in some)
-        spare, kept = MOST_PREFIXES - attended, new
+        users = Counter(prefix for row in rows for prefix in row.path)
+        new = sorted((prefix for prefix in users if not prefix.users), key=lambda prefix: prefix.start)  # parents first
+        attended = sum(not prefix.is_copied for prefixes in self._alive.values() for prefix in prefixes)
+        spare, kept = most - attended, new
         if len(new) > spare:
-            often = [one for one in new if users[one] * MOST_PREFIXES >= len(rows)]  # so are their parents
+            often = [prefix for prefix in new if users[prefix] * most >= len(rows)]  # so are their parents
             kept = often[: max(spare, 0)]
-        for one in new:
-            one.is_copied = one not in kept or (one.parent is not None and one.parent.is_copied)
+        for prefix in new:
+            prefix.is_copied = prefix not in kept or (prefix.parent is not None and prefix.parent.is_copied)
         for row in rows:
             if row.prefix is not None and row.prefix.attended is not row.prefix:
                 row.source, row.prefix = row.prefix, row.prefix.attended
 
-    def find_copy(self, row: Row) -> None:
+    def find_copy(self, row_kv: RowKv) -> None:
         """Note in a row how many of its own tokens a copy has, if these are more than it has found elsewhere."""
-        length = row.source.length - row.shared if row.source else 0
-        if length > row.copied:
-            row.blocks, row.copied = [], length
+        length = row_kv.source.length - row_kv.shared if row_kv.source else 0
+        if length > row_kv.copied:
+            row_kv.blocks, row_kv.copied = [], length
 
-    def copy(self, entering: Sequence[tuple[int, Row]], own: OwnKv) -> None:
+    def copy(self, entering: Sequence[tuple[int, RowKv]], own: OwnKv) -> None:
         """Copy prefixes into the slots of rows that enter: into neighbouring ones at once."""
         if isinstance(own, PagedSlots):
             for _, run in groupby(enumerate(entering), key=lambda at: (at[1][1].prefix, at[1][0] - at[0])):
-                some = [one for _, one in run]
-                own.begin(some[0][0], len(some), some[0][1].prefix)
+                slots = [slot_and_kv for _, slot_and_kv in run]
+                own.begin(slots[0][0], len(slots), slots[0][1].prefix)
             return
-        wanted = [(slot, row) for slot, row in entering if row.source is not None and not row.blocks]
+        wanted = [(slot, row_kv) for slot, row_kv in entering if row_kv.source is not None and not row_kv.blocks]
         for _, run in groupby(enumerate(wanted), key=lambda at: (at[1][1].source, at[1][1].prefix, at[1][0] - at[0])):
-            some = [one for _, one in run]
-            (first, row), (last, _) = some[0], some[-1]
+            slots = [slot_and_kv for _, slot_and_kv in run]
+            (first, row_kv), (last, _) = slots[0], slots[-1]
             assert isinstance(own, Slots)
-            for prefix in row.needed[len(row.path) :]:
-                at = prefix.start - row.shared
+            for prefix in row_kv.needed[len(row_kv.path) :]:
+                at = prefix.start - row_kv.shared
                 for layer in range(own.heads.layers):
                     stored = prefix.kv.stored(layer)
-                    for mine, theirs in zip((own.keys[layer], own.values[layer]), stored, strict=True):
-                        mine[first : last + 1, :, at : at + theirs.shape[1]] = theirs
+                    for slot_tensor, copied in zip((own.keys[layer], own.values[layer]), stored, strict=True):
+                        slot_tensor[first : last + 1, :, at : at + copied.shape[1]] = copied
 
     def _deepest(self, prompt: Sequence[int]) -> Prefix | None:
         """Return the deepest known prefix that a prompt begins with; the prompt's last token stays its own."""

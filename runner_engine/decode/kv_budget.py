@@ -1,0 +1,155 @@
+"""The scheduler's part of memory: where rows have their keys and values, and how many more tokens there is room for.
+
+Rows share prefixes (a prefix tree), get copies of what earlier prompts left (a prompt cache, conversations), and have
+places of their own in one store, which exists while there are rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from runner_engine.decode.forward import Forward
+from runner_engine.decode.rows import Row, RowsUnderWay
+from runner_engine.kv_cache.kv_cache import OwnKv, room_tokens
+from runner_engine.kv_cache.paged_slots import PagedSlots
+from runner_engine.kv_cache.prefix_tree import ConversationCache, Prefixes
+from runner_engine.kv_cache.prompt_cache import PromptCache
+from runner_engine.kv_cache.shared_kv import own_cost, own_kv
+from runner_engine.memory.memory import MemoryGuard, release_failed_pass
+from runner_engine.sessions.stats import EngineStats
+
+GROWN = 8  # a budget has grown if it is larger by one in so many tokens
+
+
+class KvBudget:
+    """Keys and values of a scheduler's rows, within a budget of tokens that follows free memory."""
+
+    def __init__(
+        self, forward: Forward, stats: EngineStats, conversations: ConversationCache, prompts: PromptCache
+    ) -> None:
+        self.forward, self.heads, self.stats = forward, forward.heads, stats
+        self.conversations, self.prompts = conversations, prompts
+        self.prefixes = Prefixes(self.heads, forward.most_prefixes, conversations)
+        self.memory = MemoryGuard(forward.model, self.heads.device)
+        self.cost = partial(own_cost, self.heads, forward.kernels)  # of rows with such needs, in tokens
+        self.own: OwnKv | None = None  # the rows' own keys and values, by slot
+        self.tokens = 0  # the budget: whose keys and values may be stored
+        self._measured_s = 0.0  # when the free memory was measured from which the budget was computed
+
+    def reset(self) -> None:
+        """Forget the store; a GPU's stays, for its recorded steps."""
+        if self.heads.device.type != "cuda":
+            self.own = None
+
+    # ------------------------------------------------------------------------------------------------ how much
+
+    def set_budget(self) -> bool:
+        """Set the budget to a share of memory that is free now, as other programs use it; return whether it grew."""
+        before = self.tokens
+        held = 0 if self.own is None else self.own.held
+        self.tokens = room_tokens(self.heads, held + self.prefixes.tokens)
+        return self.tokens > before + before // GROWN
+
+    def is_outdated(self) -> bool:
+        """Whether free memory was measured since the last time, so that the budget is to be set again."""
+        self.memory.look()
+        is_outdated = self.memory.looked_s != self._measured_s
+        self._measured_s = self.memory.looked_s
+        return is_outdated
+
+    def check_memory(self, rows: int) -> None:
+        """Raise MemoryError if the next token of so many rows may not fit; unused arenas are freed first."""
+        try:
+            self.memory.check(rows)
+        except MemoryError:
+            if self.own is None or not self.own.keep_spare(0):
+                raise
+            self.memory.forget()
+            self.memory.check(rows)
+
+    def fits(self, row: Row, others: Sequence[Row]) -> bool:
+        """Whether the budget has room for another row with its prefixes."""
+        missing = sum(prefix.size - prefix.held for prefix in row.kv.needed)
+        needs = [other.need for other in others]
+        return self.cost([*needs, row.need]) + self.prefixes.tokens + missing <= self.tokens
+
+    def stored(self, rows: Sequence[Row]) -> int:
+        """Return of how many tokens keys and values are stored: of all prefixes, and of these rows."""
+        return self.prefixes.tokens + sum(row.kv.places for row in rows)
+
+    # ------------------------------------------------------------------------------------------- rows come and go
+
+    def find_copies(self, row: Row) -> None:
+        """Note in a row which of its pending tokens earlier prompts, or a prefix, have left."""
+        row.kv.blocks, row.kv.copied = [], 0
+        if row.request.recurring and row.given is None:
+            self.prompts.find(row.kv, row.prompt, row.pending)
+        self.prefixes.find_copy(row.kv)
+
+    def make_room(self, rows: RowsUnderWay, whole: Sequence[Row], long: Sequence[Row], most_rows: int) -> OwnKv:
+        """Make a slot for each row that enters: behind the active rows, or for long prompts, behind `reading`."""
+        if self.own is None:
+            self.own = own_kv(self.heads, self.forward.kernels)
+        if isinstance(self.own, PagedSlots):
+            self.own.expect({prefix for row in (*whole, *long) for prefix in row.kv.path})
+        before_long = [*rows.active, *whole, *rows.reading]
+        all_rows = [*before_long, *long]
+        to_come = len(rows.waiting)
+        self._insert(self.own, before_long, len(rows.active), len(whole), min(most_rows, len(before_long) + to_come))
+        self._insert(self.own, all_rows, len(before_long), len(long), min(most_rows, len(all_rows) + to_come))
+        cost = self.cost([row.need for row in all_rows])
+        self.own.keep_spare(min(cost, max(self.tokens - self.prefixes.tokens - cost, 0)))
+        return self.own
+
+    def _insert(self, own: OwnKv, rows: Sequence[Row], at: int, count: int, expected: int) -> None:
+        """Insert `count` of the rows, from `at` on, into the store; expected: how many rows may come to be in it."""
+        if not count:
+            return
+        needs = [row.need for row in rows]
+        expected = min(expected, self.tokens // self.cost([max(*needs, 1)]))
+        own.enter(at, count, needs, [row.kv.rest + len(row.pending) for row in rows], max(expected, len(rows)))
+
+    def begin(self, entering: Sequence[tuple[int, Row]]) -> None:
+        """Copy into the slots of rows that enter what was found for them."""
+        assert self.own is not None
+        self.prefixes.copy([(slot, row.kv) for slot, row in entering], self.own)
+        for slot, row in entering:
+            self.prompts.copy(row.kv, self.own, slot)
+            row.kv.places = row.kv.copied
+            self.stats.shared_tokens += row.kv.shared + row.kv.copied
+
+    def lengthen(self, rows: Sequence[Row]) -> OwnKv:
+        """Make room for the next token of each row."""
+        assert self.own is not None
+        self.own.lengthen(max(row.kv.places for row in rows) + 1, max(row.need for row in rows))
+        return self.own
+
+    def keep(self, row: Row, slot: int) -> None:
+        """Keep what later prompts can use of a row that ends."""
+        assert self.own is not None
+        if row.error is not None:
+            return
+        if row.request.keep:
+            self.conversations.keep(row.prompt + row.tokens, row.kv, self.own, slot, self.tokens)
+        if row.request.recurring:
+            self.prompts.keep(row.kv, row.prompt, row.tokens, self.own, slot, self.tokens)
+
+    def leave(self, slot: int, rows: int, is_sound: bool) -> None:
+        """Free a slot; the last one of so many rows moves into it. is_sound: it has no NaN."""
+        assert self.own is not None
+        self.own.leave(slot, rows, is_sound)
+
+    def release(self, row: Row) -> None:
+        """Free the prefixes that only this row has used."""
+        self.prefixes.release(row.kv)
+
+    def free(self, error: BaseException) -> None:
+        """Free everything after a pass that has failed: all that is needed is computed again."""
+        self.own = None
+        self.prefixes.forget()
+        self.conversations.forget()
+        self.prompts.forget()
+        self.forward.forget_recorded()
+        release_failed_pass(error, self.heads.device)
+        self.memory.forget()
