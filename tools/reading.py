@@ -78,9 +78,9 @@ CHANGES = (
         (f"{DECODE}/scheduler", f"{DECODE}/entering", f"{DECODE}/room", f"{DECODE}/forward"),
         (
             "runner_engine/decode/scheduler",
-            "runner_engine/decode/entering",
-            "runner_engine/decode/room",
-            "runner_engine/decode/forward",
+            "runner_engine/decode/admission",
+            "runner_engine/decode/kv_budget",
+            "runner_engine/decode/decoder",
         ),
     ),
     Change(

@@ -30,7 +30,7 @@ SHORT = (
 LEFT_OUT = (
     f"{LOCAL}/test_engine.py::test_chat_goes_through_the_template",
     f"{LOCAL}/decode/test_forward_scoring.py::test_a_text_is_tokenized_together_with_what_it_follows",
-    f"{LOCAL}/decode/test_prefix_tree_conversations.py::test_the_next_turn_computes_only_what_is_new",
+    f"{LOCAL}/kv_cache/test_prefix_tree_conversations.py::test_the_next_turn_computes_only_what_is_new",
 )
 
 

@@ -18,7 +18,7 @@ from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason
-from runner_engine.decode import forward
+from runner_engine.decode import scoring
 from runner_engine.local.engine import LocalEngine
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.sessions import contract
@@ -158,8 +158,8 @@ def test_a_continuation_too_long_for_one_pass_goes_in_pieces(
     text = (SYSTEM + "".join(QUESTIONS)) * 4
     asked = [Request(cut, text[:cut], continuation=text[cut : cut + 300]) for cut in (1, 40, 240, 241)]
     short = Request("short", "Short", continuation="er")
-    monkeypatch.setattr(forward, "MAX_LOGITS", {"cpu": 50 * 259})
-    monkeypatch.setattr(forward, "AT_ONCE", 7 * 259)
+    monkeypatch.setattr(scoring, "MAX_LOGITS", {"cpu": 50 * 259})
+    monkeypatch.setattr(scoring, "AT_ONCE", 7 * 259)
     engine = local_engine(configure(make_config, folder, attention))
     done = {one.id: one for one in contract.complete(engine, [*asked, short])}
     for request in (*asked, short):
@@ -304,7 +304,7 @@ def test_equal_seeds_and_names_draw_the_same_whatever_the_id_is(make_config: Mak
 def test_further_token_ids_are_scored_in_place_of_the_continuations_tokens(
     make_config: Make, saved_family: Saved, attention: Attention, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forward, "AT_ONCE", 7 * 259)  # some places at a time
+    monkeypatch.setattr(scoring, "AT_ONCE", 7 * 259)  # some places at a time
     engine = local_engine(configure(make_config, saved_family("llama", max_position_embeddings=512), attention))
     asked = Request("top", "A first question", continuation=", and what is said then", top_logprobs=5)
     (most_probable,) = contract.complete(engine, [asked])
