@@ -10,9 +10,10 @@ from typing import Any
 from runner_base.thinking import opened_by
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.decode.rows import Row
+from runner_engine.models.load import Loaded
 from runner_engine.models.load_tokenizer import load_tokenizer
 from runner_engine.models.tokenizing import ids_of, text_of
-from runner_engine.models.vocabulary import check_ids
+from runner_engine.models.vocabulary import check_ids, rows_of
 from runner_engine.sessions.base import Message, Request, check_scored, request_sha256
 from runner_engine.sessions.chat_template import ChatTemplate, template_values
 from runner_engine.sessions.thinking import MOST_OPENING, MOST_PARTIAL, Budget, Thought, end_tokens, tags_of
@@ -186,6 +187,13 @@ def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     declared = getattr(model.generation_config, "eos_token_id", None)
     several = declared if isinstance(declared, list) else [declared]
     return frozenset(token for token in [tokenizer.eos_token_id, *several] if token is not None)
+
+
+def request_encoder_for(loaded: Loaded, spec: ModelSpec) -> RequestEncoder:
+    """Return what turns requests to a loaded model into rows."""
+    window = getattr(loaded.model.config.get_text_config(), "sliding_window", None)  # branches cannot slide
+    room, own, vocab_size = loaded.metrics["max_positions"], own_generation(loaded.model), rows_of(loaded.model)
+    return RequestEncoder(spec, loaded.tokenizer, spec.model.name, room, window, own, vocab_size)
 
 
 def request_encoder_of(resolved: ResolvedModel) -> RequestEncoder:

@@ -29,7 +29,7 @@ from runner_engine.decode.compat_probe import (
 from runner_engine.decode.fast_layers import FastLayers, choices_for, ways_of
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.norms import GpuNorms
-from runner_engine.decode.request_encoder import RequestEncoder, own_generation, stop_tokens
+from runner_engine.decode.request_encoder import RequestEncoder, own_generation, request_encoder_for, stop_tokens
 from runner_engine.decode.rows import Row
 from runner_engine.decode.scheduler import Scheduler
 from runner_engine.decode.speculation import Speculation
@@ -48,7 +48,6 @@ from runner_engine.matmul.autotune import Choice
 from runner_engine.matmul.products import requested
 from runner_engine.memory.own_memory import PeakMemory, note_cuda, restart_cuda
 from runner_engine.models.load import Loaded, adapt, load_base, release
-from runner_engine.models.vocabulary import rows_of
 from runner_engine.sessions.arithmetic import Arithmetic
 from runner_engine.sessions.base import Capability, EngineReport, Event, Request, RequestId
 from runner_engine.sessions.session import Session
@@ -154,12 +153,7 @@ class LocalEngine:
     @cached_property
     def encoder(self) -> RequestEncoder:
         """Turns requests into rows; all sessions share it and its tokenizer."""
-        loaded = self.loaded
-        window = getattr(loaded.model.config.get_text_config(), "sliding_window", None)  # branches cannot slide
-        room, own = loaded.metrics["max_positions"], own_generation(loaded.model)
-        return RequestEncoder(
-            self.spec, loaded.tokenizer, self.spec.model.name, room, window, own, rows_of(loaded.model)
-        )
+        return request_encoder_for(self.loaded, self.spec)
 
     @cached_property
     def _trials(self) -> KeptTrials:
