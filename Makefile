@@ -109,10 +109,10 @@ vllm:             ## install vLLM's CPU build into .vllm, for the tests and benc
 # A benchmark is a script that names its own command; the other files in bench/ are helpers of theirs.
 bench: $(STAMP)   ## list the benchmarks, or run one: make bench NAME=ragged ARGS="--requests 16"
 ifdef NAME
-	$(BIN)/python bench/$(NAME).py $(ARGS)
+	$(BIN)/python $(firstword $(wildcard bench/$(NAME).py bench/*/$(NAME).py) bench/$(NAME).py) $(ARGS)
 else
-	@for script in bench/*.py; do name=$$(basename $$script .py); \
-	  grep -q "python bench/$$name.py" $$script || continue; \
+	@for script in bench/*.py bench/*/*.py; do name=$$(basename $$script .py); \
+	  grep -q "python $$script" $$script || continue; \
 	  printf "make bench NAME=%-16s %s\n" $$name "$$(sed -nE '1{s/^"""//;s/[:.]? `python bench.*//;p}' $$script)"; done
 endif
 

@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from commands import jobs
-
 from runner.store.jobs import read_samples
 from runner.store.top_k import TOP_K, TopKFile, read_top_k
 from runner_base import Likelihood, machine
+from tools.commands import jobs
 
 TEXTS = Path(__file__).resolve().parents[1] / "experiments" / "real_texts.jsonl"
 

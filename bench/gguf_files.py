@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from commands import printed
 from engines import ROOT, greedy_engine, head_line, markdown
 from gguf_of import CALLED, gguf_of
 from peers import llamacpp_programs, llamacpp_python
@@ -40,6 +39,7 @@ from runner_engine.embedded import MODEL_DIR
 from runner_engine.embedded.problems import Split, problems
 from runner_engine.quantization import CHOICES
 from runner_engine.settings.model import LocalModelConfig
+from tools.commands import printed
 
 TYPES = (
     "Q2_K", "IQ3_S", "IQ3_M", "Q3_K_S", "Q3_K_M", "Q3_K_L", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_1",

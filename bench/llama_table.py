@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commands import printed
 from engines import ROOT, head_line, markdown
 from gguf_files import CONTEXT, TRIES, base_tokens, run
 from peers import llamacpp_programs
+
+from tools.commands import printed
 
 TYPES = ("Q8_0", "Q5_K_M", "Q4_0", "Q2_K")
 REFERENCE = "F32"

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from commands import jobs
+from tools.commands import jobs
 
 SHAPES = ("smollm2_135m", "qwen2_05b_instruct", "llama32_1b")
 QUANTIZATIONS = ("none", "int8", "nf4")

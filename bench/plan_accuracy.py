@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from commands import jobs
 from latest import Figure, add_option, save
 
 from runner.config.compose import compose
@@ -24,6 +23,7 @@ from runner.estimates.jobs import estimate_words
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.grid.plan import estimate_plan, plan_job
 from runner_base import machine
+from tools.commands import jobs
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = ROOT / "experiments" / "real_texts.jsonl"

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from commands import printed
 from engines import (
     Speeds,
     complete_random,
@@ -39,6 +38,7 @@ from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import QuantizationConfig, WithByteRows
 from runner_engine.settings.generation import KvCache
 from runner_engine.settings.model import LocalModelConfig
+from tools.commands import printed
 
 BASELINE, CONTROL = "none", "none again"
 REFERENCE = "quantization=none generation.kv_cache=as_model model.dtype=auto"

@@ -16,14 +16,13 @@ import time
 from pathlib import Path
 from statistics import median
 
-from commands import jobs
-
 from runner.config.compose import compose
 from runner.config.hydra import to_config
 from runner.config.resolved import resolve
 from runner.estimates.jobs import estimate
 from runner.estimates.speed import EstimateBasis
 from runner_base import machine
+from tools.commands import jobs
 
 MODELS = "smollm2_135m,qwen2_05b_instruct,llama32_1b"
 QUANTIZATIONS = "none,int8,nf4"

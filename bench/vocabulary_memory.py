@@ -11,9 +11,10 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from commands import jobs
 from gguf_start import SIZES, make
 from latest import Figure, add_option, save
+
+from tools.commands import jobs
 
 WIDTH, LAYERS = 576, 4  # as wide as SmolLM2-135M
 VOCABULARIES = [name for name in SIZES if name.endswith("bytes")]

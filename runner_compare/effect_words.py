@@ -26,7 +26,7 @@ def p_value(p: float) -> str:
 
 FEWER = ", ".join(f"{factor:g} times below {samples}" for samples, factor in reversed(CAUTION_BELOW.items()))
 CAUTIOUS = f"{CAUTION:g} times ({FEWER} samples)"
-RARE = "about 4 in n"  # of fewer, often none or one is among n (bench/likelihood_null.py)
+RARE = "about 4 in n"  # of fewer, often none or one is among n (bench/compare/likelihood_null.py)
 OF_FLIPS = (
     f"(up to {FLIPS:,} flips; p is {CAUTIOUS} the share that reaches the sum, or as many times the larger p of t-tests "
     f"with and without the differences' skewness, if that is larger); of a kind of {{}} rarer than {RARE} too few may "

@@ -31,9 +31,13 @@ from runner.config.runner_hydra import hydra_of
 from tools.figures import sourceless
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("*.md", "docs/*.md", "experiments/README.md", "bench/README.md", "runner_engine/embedded/README.md")
+PAGES = (
+    "*.md", "docs/*.md", "experiments/README.md", "bench/README.md", "bench/*/README.md",
+    "runner_engine/embedded/README.md",
+)  # fmt: skip
 UNRENEWED = (  # by tools.run_docs: histories, designs, and pages that other tools write
-    "CHANGELOG.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "bench/README.md", "runner_engine/embedded/README.md",
+    "CHANGELOG.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "bench/README.md", "bench/compare/README.md",
+    "runner_engine/embedded/README.md",
     "docs/families.md",
 )  # fmt: skip
 COMMAND = re.compile(

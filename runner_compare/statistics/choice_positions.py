@@ -3,7 +3,7 @@
 Without position bias it does not matter in which of its orders a question got which answer: what was chosen, as a text,
 can be permuted among the orders. So the test permutes it, and is exact for any number of questions, any accuracy and
 any noise. Its statistic is the sum over positions of the squared difference between how often each was chosen and how
-often it would be on average over all permutations (bench/position_null.py).
+often it would be on average over all permutations (bench/compare/position_null.py).
 """
 
 from __future__ import annotations

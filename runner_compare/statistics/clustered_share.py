@@ -49,7 +49,7 @@ def bounds_of_accuracy(
 
     The shares of right answers to each question if all answers that were cut off are wrong, and if all are right: the
     truth is between these two. The lower end of one's interval and the upper end of the other's hold it with at least
-    95 %, whatever the answers would have been: so each end has to hold by itself (bench/bounds_null.py).
+    95 %, whatever the answers would have been: so each end has to hold by itself (bench/compare/bounds_null.py).
     """
     if list(at_worst) == list(at_best):
         return {}
@@ -83,8 +83,8 @@ def clustered_share_interval(
 
     It joins two, at Student's quantile for as many clusters as have both kinds of answers: Wilson's for as many
     independent questions as the clusters are worth, and Hall's, without the skewness of a few clusters with all the
-    wrong answers. It is never wider than Wilson's for clusters whose questions all agree (bench/cluster_null.py,
-    bench/answer_means_null.py).
+    wrong answers. It is never wider than Wilson's for clusters whose questions all agree (cluster_null.py,
+    bench/compare/answer_means_null.py).
     """
     sums, sizes = ratios.cluster_sums(list(map(float, shares)), clusters)
     n, count = len(shares), len(sums)

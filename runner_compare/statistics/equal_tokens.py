@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 RESAMPLES = 4000
 AT_ONCE = 2_000_000  # numbers of a block of resamples: they fit the cache
-MIN_QUESTIONS = 50  # or families: of fewer, the interval covers too little (bench/equal_tokens_null.py)
+MIN_QUESTIONS = 50  # or families: of fewer, the interval covers too little (bench/compare/equal_tokens_null.py)
 FEW = 8  # over n: by this share the interval is wider, as curves bend within the noise of few questions
 MIN_DIFFERING = 20  # questions: of fewer, the observed differences say too little of those to come
 LEAST_GAP = 0.1  # of a verdict between two budgets: less is hardly a difference

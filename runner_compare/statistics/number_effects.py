@@ -15,7 +15,9 @@ from runner_compare.statistics.over_runs import MIN_RUNS, RatioOfRuns, runs_need
 from runner_compare.statistics.planning import samples_to_detect
 
 MIN_REPEATS = 2  # a side, in one process: a single one has no range
-MIN_DIFFERING = 20  # questions: of fewer, the sizes of the observed differences say too little (bench/numbers_null.py)
+MIN_DIFFERING = (
+    20  # questions: of fewer, the sizes of the observed differences say too little (bench/compare/numbers_null.py)
+)
 
 
 def paired_likelihoods(differences: Sequence[float], sizes: Sequence[float], unit: str) -> Effect:

@@ -6,7 +6,7 @@ that time), so they do not show how far the next process may be from them. Each 
 The test and the interval are Student's t on the logarithms of the runs, with Welch's standard error and the degrees of
 freedom of the smaller side (Hsu, 1938): with normal noise the level holds for any two spreads and any numbers of runs.
 Welch's own degrees of freedom do not hold it for 3 and 10 runs, one spread for both sides does not hold it for unequal
-noise (bench/runs_null.py). If runs have two modes, it happens with a probability of up to 2 / 2^runs that all runs of
+noise (runs_null.py). If runs have two modes, it happens with a probability of up to 2 / 2^runs that all runs of
 one side are of one mode and all of the other side of the other. No p is below that.
 """
 
@@ -81,7 +81,7 @@ def median_interval(values: Sequence[float], alpha: float = ALPHA) -> tuple[floa
     """Return the exact interval of the median of processes, whatever their noise is; None for too few of them.
 
     Its ends are runs: of six, the slowest and the fastest. Student's t would not do for a single job: where one run in
-    ten is much slower, six often have none such (bench/gates_null.py). Of a ratio of two jobs that cancels.
+    ten is much slower, six often have none such (bench/compare/gates_null.py). Of a ratio of two jobs that cancels.
     """
     from scipy.special import bdtr
 

@@ -3,7 +3,7 @@
 Another seed gives other answers and, in a team that learns, another graph. So a mean over jobs has two errors: other
 questions would give another mean, and so would other seeds. Each has its own bound, by Student's t with its own degrees
 of freedom, and the squares of both are added. Satterthwaite's rule, with one bound for both, was tried: of two or three
-seeds with a few points between them it covers the truth too seldom (bench/team_tokens.py). What single answers vary by
+seeds with a few points between them it covers the truth too seldom (team_tokens.py). What single answers vary by
 is in both, so the error is rather too large than too small. One seed shows nothing about others: then only questions
 count.
 """
@@ -23,7 +23,7 @@ from runner_compare.statistics.stats import ALPHA, POWER, edge, student_quantile
 MANY = 10**6  # degrees of freedom that are as good as any number
 LEAST_P = 1e-300  # of which the normal quantile is finite
 
-MIN_FREEDOM = 4  # of what seeds vary by: fewer seeds do not show what they could detect (bench/power_null.py)
+MIN_FREEDOM = 4  # of what seeds vary by: fewer seeds do not show what they could detect (bench/compare/power_null.py)
 DRAWS = 20_000  # of questions and seeds: a power has an error of 0.3 points
 
 Cells = Sequence[Sequence[float]]  # a row for each seed, and in each row a value for each question

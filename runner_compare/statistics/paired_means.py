@@ -31,7 +31,7 @@ class MeanDifference:
     of these is of (unseen_kind.py). Against no difference, flips of the clusters' signs are a third way: they are
     exact if neither side is better. The interval has the differences that are not rejected. So few clusters and many
     are compared in the same way, and what rare clusters with all the losses could hide is allowed for
-    (bench/cluster_null.py).
+    (bench/compare/cluster_null.py).
     """
 
     n: int

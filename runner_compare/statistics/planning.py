@@ -18,8 +18,8 @@ def can_plan_from(units: float) -> bool:
     """Whether so many families of questions, or texts, say enough about how they differ to plan a number from them.
 
     Unequal families count as fewer, and texts of several tasks by the degrees of freedom of their mean. With fewer, a
-    plan takes the differences that it has not seen for small, and too often decides nothing (bench/cluster_null.py,
-    bench/pool_texts_null.py).
+    plan takes the differences that it has not seen for small, and too often decides nothing (cluster_null.py,
+    bench/compare/pool_texts_null.py).
     """
     return units >= MIN_UNITS_PLANNED
 
@@ -30,7 +30,7 @@ def expected_disagreement(discordant: float, n: float) -> float:
     Of questions in families, or with several answers each, both counts are in the independent pairs they are worth.
 
     It is the mean of Jeffreys' posterior. The observed share itself plans too few questions after a small sample: of 20
-    questions with no disagreement it would follow that there will never be any (bench/margin_null.py).
+    questions with no disagreement it would follow that there will never be any (bench/compare/margin_null.py).
     """
     assert 0 <= discordant <= n
     return (discordant + 0.5) / (n + 1)

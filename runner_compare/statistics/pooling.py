@@ -125,7 +125,7 @@ def mean_p(tasks: Sequence[PairedVerdicts], finest: int = FINEST) -> float:
     """Return the two-sided p of the mean difference: that of the flips, or of the interval if only the flips reject.
 
     The flips alone reject up to 5.6 % if tasks differ in opposite directions, and would reject means that the interval
-    does not exclude (bench/pool_null.py).
+    does not exclude (bench/compare/pool_null.py).
     """
     p = weighted_flip_p(tasks, finest)
     return p if p >= ALPHA else max(p, mean_difference_p(tasks, 0.0))

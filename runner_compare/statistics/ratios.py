@@ -20,8 +20,8 @@ EXACT_FLIPS = 14  # up to so many samples all sign flips are counted
 ROUNDING = 1e-12  # as a share of the largest sum: closer sums count as equal
 SIGNS_AT_ONCE = 100_000  # so many are drawn together: they fit the cache
 CAUTION = 2.0  # factor on p: by itself, either test calls too many equal pairs with skewed differences different
-CAUTION_BELOW = {80: 4.0, 200: 3.0}  # samples, which show too little of a heavy tail (bench/likelihood_null.py)
-MIN_TEXTS = 50  # of fewer, neither test keeps its level if differences are skewed (bench/likelihood_null.py)
+CAUTION_BELOW = {80: 4.0, 200: 3.0}  # samples, which show too little of a heavy tail (bench/compare/likelihood_null.py)
+MIN_TEXTS = 50  # of fewer, neither test keeps its level if differences are skewed (bench/compare/likelihood_null.py)
 
 
 def cluster_sums(
@@ -163,7 +163,7 @@ def cautious_p(
     Flips are exact if differences are symmetric. If a few samples differ strongly in one direction, they call too many
     equal pairs different. Hall's test removes the observed skewness, which few samples understate. The two are wrong
     about different pairs: from MIN_TEXTS samples on, that many times the larger p keeps the level, also of lognormal
-    differences (bench/likelihood_null.py). What no sample shows is beyond any of them: a kind of text rarer than about
+    differences (likelihood_null.py). What no sample shows is beyond any of them: a kind of text rarer than about
     four in n.
     Student's test is that of the interval, which would otherwise include 0 beside some findings.
     """

@@ -9,7 +9,7 @@ at 1 ever reaches 2 / level with a probability of level / 2 at most, however oft
 does is excluded. A second gambler does the same from above: so the intervals contain the true difference at every look
 with a probability of 1 - level at least. Several shares are played in parallel, since the best one depends on the
 difference; they begin at a tenth, since smaller ones decide few more close cases and take up to a quarter more
-questions for clear ones. A Beta mixture of the binomial has a similar power (bench/early_stop_null.py), but gives no
+questions for clear ones. A Beta mixture of the binomial has a similar power (early_stop_null.py), but gives no
 interval.
 
 The smaller m is, the more is won against it: so the values that are not excluded form an interval, and an excluded

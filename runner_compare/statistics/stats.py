@@ -107,7 +107,7 @@ def paired_difference_p(b: int, c: int, n: int, difference: float) -> float:
     they are few and skewed, and the exact binomial test of that kind is used, too: a true difference of -m needs at
     least m of all pairs that succeeded only the second time. If they are too few, -m is excluded from above; it is not
     excluded from below unless they are too many. With McNemar's test, errors are within the level in all tables of up
-    to 200 pairs, at any disagreement (bench/paired_levels.py).
+    to 200 pairs, at any disagreement (bench/compare/paired_levels.py).
     """
     from scipy.special import bdtr
 
@@ -160,7 +160,7 @@ def unpaired_difference_interval(k1: int, n1: int, k2: int, n2: int, alpha: floa
 
     Newcombe's way (method 10, Statistics in Medicine 17, 1998) to join the intervals of two shares, in closed form and
     never beyond -1 or 1, with Clopper and Pearson's ends instead of Wilson's. With those it misses in up to 3.9 % at
-    one end where shares differ by up to 20 points, and with these in at most 2.5 % (bench/bounds_null.py).
+    one end where shares differ by up to 20 points, and with these in at most 2.5 % (bench/compare/bounds_null.py).
     """
     if not n1 or not n2:
         return -1.0, 1.0
@@ -190,7 +190,7 @@ def detectable_difference(n: int, discordant_rate: float, alpha: float = ALPHA) 
     Connor's formula (Biometrics 43, 1987), corrected for continuity because the exact test is stricter:
     n·d - 1 = z(alpha/2)·√(n·r) + z(power)·√(n·(r - d²)). With a difference of d, more pairs are discordant than the
     observed rate r0: at worst all of it adds to the discordant pairs that noise makes, r = r0 + d. If the difference
-    replaces some of these, the power is higher (bench/compare_null.py tries both).
+    replaces some of these, the power is higher (bench/compare/compare_null.py tries both).
     """
     assert 0 <= discordant_rate <= 1
     z_alpha, z_power = _two_sided_z(alpha), NormalDist().inv_cdf(POWER)

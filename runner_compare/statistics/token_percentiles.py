@@ -3,7 +3,7 @@
 Percentiles are those of llama-perplexity: between two tokens, linear. An interval ends where the tokens beyond it could
 no longer be, or just be, as many as the percentile says: the share that they are of each text is a number between 0 and
 1, and its mean over texts has Gaffke's bound (bounded_means.py), which adds one text that lies wholly beyond. So the
-interval also holds where a rare kind of text has the whole tail (bench/tails_null.py), and there is none where a kind
+interval also holds where a rare kind of text has the whole tail (tails_null.py), and there is none where a kind
 that is in none of the texts could have it: of so few texts nobody can know the percentile.
 """
 

@@ -11,7 +11,8 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _bench_is_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
+    bench = Path(__file__).parents[2] / "bench"
+    monkeypatch.setattr(sys, "path", [str(bench), str(bench / "compare"), *sys.path])
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ With task.early_stop_margin a job stops once it is decided whether it is as good
 A job decides at 5 % divided by the comparisons of its grid, and Holm leaves its verdict alone: one question multiplies
 the capital by 1.9 at most, so p at the stop is hardly below the level, and Holm's steps need all p at once.
 runner-compare uses the same test for such jobs, stopped or not: a test for a single look does not hold its level where
-a job stopped because p was small (bench/early_stop_tables.py).
+a job stopped because p was small (bench/compare/early_stop_tables.py).
 
 Pairs are tested in the order of the questions, whichever answers came first: short answers come early, and are right
 more often than long ones. So neither speed nor a kill changes where a job stops.

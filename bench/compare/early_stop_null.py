@@ -1,4 +1,4 @@
-"""How often is an early stop wrong, and how soon is a difference decided? `python bench/early_stop_null.py`.
+"""How often is an early stop wrong, and how soon is a difference decided? `python bench/compare/early_stop_null.py`.
 
 Two jobs answer the same 1,319 questions (see simulation.answers). The bets of `task.early_stop_vs` are checked after
 every question, and the job stops when they have decided. Equal jobs are the null: every decision on them is false. Then

@@ -1,4 +1,4 @@
-"""How often is a comparison of likelihoods wrong? `python bench/likelihood_null.py [--pairs 300] [--seed 0]`.
+"""How often is a comparison of likelihoods wrong? `python bench/compare/likelihood_null.py [--pairs 300] [--seed 0]`.
 
 First, few and skewed texts: the differences of two quantizations of the embedded model from plain weights on 250 texts,
 centred and drawn again with repetition, and exponential and lognormal parts without any noise around them, in both
@@ -19,7 +19,6 @@ import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from commands import samples_of
 from simulation import Drawn, Limits, Numbers, Rate, Table, begin
 
 from runner_base import Likelihood
@@ -31,6 +30,7 @@ from runner_compare.statistics.likelihoods import figures
 from runner_compare.statistics.number_effects import paired_likelihoods
 from runner_compare.statistics.ratios import CAUTION, caution, ratio_interval
 from runner_compare.statistics.stats import ALPHA
+from tools.commands import samples_of
 
 FEW = (10, 20, 50, 100)
 TAILS = (50, 60, 100, 200)  # texts

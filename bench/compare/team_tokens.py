@@ -1,4 +1,4 @@
-"""Do the intervals of tokens and seeds hold? `python bench/team_tokens.py [--pairs 400] [--seed 0]`.
+"""Do the intervals of tokens and seeds hold? `python bench/compare/team_tokens.py [--pairs 400] [--seed 0]`.
 
 A job answers questions of which some are harder; hard ones take other numbers of tokens; and jobs with another seed are
 apart in accuracy and tokens. The accuracy, the tokens of a question and the right answers per 1,000 tokens are known,

@@ -1,4 +1,4 @@
-"""Does accuracy at equal tokens find what is not there? `python bench/equal_tokens_null.py [--draws 400] [--seed 0]`.
+"""Does accuracy at equal tokens find what is not there? `python bench/compare/equal_tokens_null.py`.
 
 Each setting thinks as long as a question needs it, up to its budget; then the answer is as good as the thought was. The
 truth of a case comes from many questions. First both settings are the same: how often are they called different? Then

@@ -1,4 +1,4 @@
-"""Do the planned questions have their power? `python bench/planning_null.py [--pairs 4000] [--seed 0]`.
+"""Do the planned questions have their power? `python bench/compare/planning_null.py [--pairs 4000] [--seed 0]`.
 
 First a true difference comes on top of the disagreement of equal runs, whose rate is known: n questions are drawn, as
 many as "about n would do" says, alone and as one of five comparisons of a table. Then a first sample of few questions

@@ -1,4 +1,4 @@
-"""Does the Pareto front take noise for a finding? `python bench/front_null.py [--draws 400] [--seed 0]`.
+"""Does the Pareto front take noise for a finding? `python bench/compare/front_null.py [--draws 400] [--seed 0]`.
 
 The same setting five times under five names: answers of equal accuracy to the same questions, speeds with noise from
 run to run, memory that differs a little. A line counts the tables in which any row is called dominated. Then a cheap

@@ -1,4 +1,4 @@
-"""How often does a search prune wrongly? `python bench/prune_null.py [--searches 400] [--trials 20]`.
+"""How often does a search prune wrongly? `python bench/compare/prune_null.py [--searches 400] [--trials 20]`.
 
 All trials of a search are equally good: each answers each question right with the same probability, by chance alone.
 Each is compared with the best trial so far while it runs, as hydra.sweeper.prune=true does it. Counted are the searches

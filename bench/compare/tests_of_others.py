@@ -1,4 +1,4 @@
-"""How often are other tools' tests wrong? `python bench/tests_of_others.py [--pairs 2000] [--seed 0]`.
+"""How often are other tools' tests wrong? `python bench/compare/tests_of_others.py [--pairs 2000] [--seed 0]`.
 
 Two runs solve the same questions: first equally many on average, then one loses a known number of points. The same
 pairs are tested three times: as lm-evaluation-harness does (`scripts/model_comparator.py`: a z of the accuracies and

@@ -1,4 +1,4 @@
-"""How often is a comparison of numbers (F1, BLEU, Brier, lengths) wrong? `python bench/numbers_null.py`.
+"""How often is a comparison of numbers (F1, BLEU, Brier, lengths) wrong? `python bench/compare/numbers_null.py`.
 
 Each question has a number on each side. F1 is 0 or 1 for most questions, and differs in 5 or 40 % of them; BLEU is 0
 for most; Brier scores all differ; lengths have a heavy tail (lognormal), and differ in 5 % of the questions or in all.
@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from commands import samples_of
 from simulation import Drawn, Limits, Numbers, Rate, Table, options_of
 
 from runner_compare.data import QuestionOutcome, Run
 from runner_compare.numbers import compare_numbers
 from runner_compare.statistics.effects import Effect, Finding, judge
+from tools.commands import samples_of
 
 QUESTIONS = [50, 200, 1000]
 LOST = 0.03  # of the questions, where one side loses everything
@@ -156,7 +156,7 @@ def main() -> int:
     (generator, started), limits = (np.random.default_rng(options.seed), time.perf_counter()), Limits()
     kinds = KINDS | {"length, real": drawn_again(real_lengths())}
     questions = " ".join(map(str, options.questions))
-    print(f"python bench/numbers_null.py --pairs {options.pairs} --seed {options.seed} --questions {questions}")
+    print(f"python bench/compare/numbers_null.py --pairs {options.pairs} --seed {options.seed} --questions {questions}")
     heads = "n", f"{'number':18}", "false verdicts %", "misses, all moved %", "misses, 3 % fall %", "detects"
     table = Table(f"{options.pairs:,} pairs a line and side", *heads, "found, all moved %", "found, few fall %")
     for n in options.questions:

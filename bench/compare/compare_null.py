@@ -1,4 +1,4 @@
-"""How often is the printed verdict wrong, and does it have the stated power? `python bench/compare_null.py`.
+"""How often is the printed verdict wrong, and does it have the stated power? `python bench/compare/compare_null.py`.
 
 Two runs answer the same n questions (see simulation.answers). Equal accuracies are the null: every verdict on it but
 "no difference shown" is false. Then they are as far apart as the smallest difference that n questions and this much

@@ -1,4 +1,4 @@
-"""How often is *as good within the margin* wrong, and do plans hold? `python bench/margin_null.py`.
+"""How often is *as good within the margin* wrong, and do plans hold? `python bench/compare/margin_null.py`.
 
 Pairs of runs are drawn whose true difference is exactly minus the margin, the worst that may not be called as good:
 runner-compare's own verdict calls how many of them so? Then equal runs are drawn with as many questions as
@@ -13,12 +13,12 @@ import sys
 from functools import cache
 
 import numpy as np
-from commands import samples_of
 from simulation import GOOD, Limits, Rate, Solved, Table, begin
 
 from runner_compare.statistics.effects import judge, paired_accuracies
 from runner_compare.statistics.margins import questions_needed
 from runner_compare.statistics.stats import POWER
+from tools.commands import samples_of
 
 QUESTIONS = [50, 100, 200, 500, 1319]
 DISCORDANT = [0.02, 0.05, 0.1, 0.2, 0.4]

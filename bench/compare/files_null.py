@@ -1,4 +1,4 @@
-"""Are the ranks of model files true? `python bench/files_null.py [--draws 300] [--seed 0]`.
+"""Are the ranks of model files true? `python bench/compare/files_null.py [--draws 300] [--seed 0]`.
 
 Model files score the same texts of unequal length. The KL of a file over a text is its tokens times the file's true KL
 a token, times a part that all files share (texts that are hard for each of them) and a part of its own, both of mean 1.
@@ -26,7 +26,6 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from commands import jobs, printed
 from simulation import Drawn, Limits, Numbers, Rate, Table, begin
 
 from runner.store.jobs import read_samples
@@ -34,6 +33,7 @@ from runner_base import Likelihood
 from runner_compare.data import Run, TableRow, TextScore
 from runner_compare.files import KL, FileRow, FileTable, Kind, rank_files
 from runner_compare.files_table import tied_groups
+from tools.commands import jobs, printed
 
 EVEN, PEAKED, EXTREME = 0.5, 1.0, 1.5  # sigma of a lognormal part
 SIGMAS = {"peaked": (PEAKED,), "mixed": (EVEN, PEAKED), "extreme": (EVEN, EXTREME)}  # of the files in turn
@@ -119,7 +119,7 @@ def real_texts() -> tuple[Numbers, Numbers]:
     """Return the KL of five files of the embedded model over each text, as shares of their means, and the tokens."""
     files, tokens = [], np.empty(0)
     with tempfile.TemporaryDirectory() as folder:
-        place, here = Path(folder), os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+        place, here = Path(folder), os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
         printed("tools.embedded_gguf", "models", cwd=place, env=here)
         keys = f"-m files=models task=likelihood task.limit={REAL_TEXTS} tracking=none workers=1"
         for job in jobs(*keys.split(), cwd=place, env=here):

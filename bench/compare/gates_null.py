@@ -1,4 +1,4 @@
-"""How often does a gate pass where the truth does not? `python bench/gates_null.py [--pairs 1000]`.
+"""How often does a gate pass where the truth does not? `python bench/compare/gates_null.py [--pairs 1000]`.
 
 Each job has a metric of which the truth is known and just what `--require` excludes, or is well inside the limit. The
 gates are runner-compare's own. Metrics: an accuracy, the percentile of a divergence over texts (ordinary ones, and with

@@ -1,4 +1,4 @@
-"""How many questions does the mean over samples save? `python bench/mean_of_samples.py [--pairs 400] [--seed 0]`.
+"""How many questions does the mean over samples save? `python bench/compare/mean_of_samples.py`.
 
 Each run answers each question eight times. First runs are drawn: a question has a chance of being solved that depends
 on its difficulty, and the two runs' chances differ, too. Equal runs show the false positives, and runs that differ the
@@ -14,12 +14,12 @@ import sys
 from collections.abc import Callable
 
 import numpy as np
-from commands import samples_of
 from simulation import Limits, Rate, Table, begin
 
 from runner_compare.statistics.effects import Effect, Finding, judge, paired_accuracies
 from runner_compare.statistics.mean_effects import paired_means
 from runner_compare.statistics.stats import POWER
+from tools.commands import samples_of
 
 QUESTIONS, ANSWERS = (50, 200), 8
 GAP = 0.05

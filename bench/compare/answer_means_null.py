@@ -1,4 +1,4 @@
-"""Does the interval of a mean over several answers hold? `python bench/answer_means_null.py [--pairs 400] [--seed 0]`.
+"""Does the interval of a mean over several answers hold? `python bench/compare/answer_means_null.py`.
 
 Each question has a chance of a right answer, drawn as a kind of questions says, and so many answers are drawn from it.
 The truth is the mean chance over all such questions. Shown is how often the 95 % interval that a job, the comparison

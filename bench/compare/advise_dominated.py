@@ -1,4 +1,4 @@
-"""How often is the first advice dominated? `python bench/advise_dominated.py [--draws 2000] [--seed 0]`.
+"""How often is the first advice dominated? `python bench/compare/advise_dominated.py [--draws 2000] [--seed 0]`.
 
 The true speed, memory and accuracy of three number formats of one model are drawn. Records of them have noise: 10 % of
 the time, 3 % of the memory, and the answers to 200 questions. Each figure is recorded or only predicted: a prediction

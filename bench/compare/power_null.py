@@ -1,10 +1,10 @@
-"""Is the power what is printed? `python bench/power_null.py [--pairs 400] [--seed 0]`.
+"""Is the power what is printed? `python bench/compare/power_null.py [--pairs 400] [--seed 0]`.
 
 A first pair of equal runs says which loss could be detected with 80 % power. Then pairs with just that loss are drawn
 and compared as runner-compare does, and the losses that are found are counted: in families of questions, with several
 answers to each question, over seeds, and of numbers. The loss is spread evenly over all answers, or it takes whole
 families (of numbers: a few questions that get the worst number), as the sentence says. Before the first pair either
-nothing differs, or a tenth of the answers do, or families differ as models do (bench/cluster_null.py).
+nothing differs, or a tenth of the answers do, or families differ as models do (bench/compare/cluster_null.py).
 
 A first pair says a loss with a noise of its own: two first pairs of one kind say losses that differ, and the power at
 each is another one. What is promised is the mean over them. With few first pairs that noise, which the intervals below

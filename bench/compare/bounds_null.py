@@ -1,4 +1,4 @@
-"""Do the bounds hold where answers are cut off, and is the suggested limit enough? `python bench/bounds_null.py`.
+"""Do the bounds hold where answers are cut off? `python bench/compare/bounds_null.py`.
 
 Each question has an answer that a model would give without a limit, right or wrong, and its length; hard questions take
 longer. A limit cuts off the longest answers. Bounds: the interval *without limit* has to hold the true accuracy; the

@@ -1,4 +1,4 @@
-"""Does runner-advise prefer a worse candidate? `python bench/advise_null.py [--draws 400] [--seed 0]`.
+"""Does runner-advise prefer a worse candidate? `python bench/compare/advise_null.py [--draws 400] [--seed 0]`.
 
 Sets of records are drawn, written to disk and read by the product's own code. Four candidates (three number formats of
 a named model, and a smaller model) have known true accuracies, and times that are drawn. Half of the candidates have a

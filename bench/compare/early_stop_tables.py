@@ -1,4 +1,4 @@
-"""Does the verdict of a job that stops early stand in its table? `python bench/early_stop_tables.py [--pairs 2000]`.
+"""Does the verdict of a job that stops early stand in its table? `python bench/compare/early_stop_tables.py`.
 
 A grid has k jobs that are compared with one baseline while they run (`task.early_stop_vs`), and answers 500 questions
 (see simulation.answers). The task's own code runs each job, at 5 %/k, and runner-compare's own code judges the k pairs

@@ -1,4 +1,4 @@
-"""Does runner-advise call a file closer that is not? `python bench/closer_null.py [--draws 300] [--seed 0]`.
+"""Does runner-advise call a file closer that is not? `python bench/compare/closer_null.py [--draws 300] [--seed 0]`.
 
 `closer to REFERENCE` is said of two candidates whose recorded intervals of KL do not overlap. Here five files have the
 same true KL, so each such claim is wrong; and then one is truly farther by a half, which is to be found. Texts, lengths

@@ -1,4 +1,4 @@
-"""Is a verdict over several tasks of likelihoods true? `python bench/pool_texts_null.py [--pairs 200] [--seed 0]`.
+"""Is a verdict over several tasks of likelihoods true? `python bench/compare/pool_texts_null.py`.
 
 Two runs score the texts of several tasks of unequal size, spread and skewness: those of likelihood_null.py, and real
 differences of two quantizations, centred and drawn again. Their true differences are: none anywhere; opposite ones, so

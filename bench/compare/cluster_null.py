@@ -1,4 +1,4 @@
-"""How often is a comparison of families of questions wrong? `python bench/cluster_null.py [--pairs 300] [--seed 0]`.
+"""How often is a comparison of families of questions wrong? `python bench/compare/cluster_null.py`.
 
 Questions come in families (twins, or questions about one text) of equal or unequal size. Whether a run solves a
 question depends on its family, on how well this run does with the family, on the question, and on chance. First both

@@ -1,4 +1,4 @@
-"""Is a finding rightly called no larger than the noise? `python bench/noise_floor_null.py [--tables 500] [--seed 0]`.
+"""Is a finding rightly called no larger than the noise? `python bench/compare/noise_floor_null.py`.
 
 A baseline is run again once or three times (task.repeat=1, 2, 3), and a setting is compared with it. First the setting
 changes nothing: it is one more run of the baseline. Then it is worse by 3, 5 or 10 points. With a drift, each run is

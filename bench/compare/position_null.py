@@ -1,4 +1,4 @@
-"""How often is position bias found where there is none? `python bench/position_null.py [--runs 1000] [--seed 0]`.
+"""How often is position bias found where there is none? `python bench/compare/position_null.py`.
 
 Questions with four or ten choices are asked in rotations. A model without bias chooses by the text: the right one with
 the question's own probability, else a wrong one that this question makes attractive; each answer is drawn anew, and

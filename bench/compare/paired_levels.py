@@ -1,4 +1,4 @@
-"""How often is anything wrong that is said of a table of accuracies with a margin? `python bench/paired_levels.py`.
+"""How often is anything wrong that is said of a table? `python bench/compare/paired_levels.py`.
 
 First, nothing is drawn: for n questions, the chance of any wrong word about one comparison (the finding, or the verdict
 about the margin) is summed over all tables of wins and losses, at true differences of 0, minus half the margin and

@@ -1,4 +1,4 @@
-"""Is a verdict over several tasks true, and does it see what no single task shows? `python bench/pool_null.py`.
+"""Is a verdict over several tasks true, and does it see what no single task shows? `python bench/compare/pool_null.py`.
 
 Two runs answer the questions of several tasks of unequal size, base rate and disagreement. Their true differences are:
 none anywhere; opposite ones, so that the weighted mean is 0; minus the margin in the mean, the same in all tasks or all

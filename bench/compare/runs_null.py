@@ -1,4 +1,4 @@
-"""Is a difference between two processes taken for one between two settings? `python bench/runs_null.py [--pairs 4000]`.
+"""Is a difference between two processes taken for one between two settings? `python bench/compare/runs_null.py`.
 
 Two jobs are drawn whose speeds differ by nothing but noise: each run, that is each process, has an error of its own
 (3 %, of several shapes), and its five repeats another one (2 %). Counted is how often a difference is named although

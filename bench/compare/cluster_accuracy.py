@@ -1,4 +1,4 @@
-"""Does the interval of an accuracy hold for families? `python bench/cluster_accuracy.py [--pairs 400] [--seed 0]`.
+"""Does the interval of an accuracy hold for families? `python bench/compare/cluster_accuracy.py`.
 
 Questions are drawn in families as in cluster_null.py, for runs of known accuracy over all such families. Shown is how
 often the 95 % interval of a job contains the truth: the one by families, which a job with task.cluster reports, and as

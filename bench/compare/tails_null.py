@@ -1,4 +1,4 @@
-"""How often do the intervals of the table of tokens miss? `python bench/tails_null.py [JOB_FOLDER …] [--draws 1000]`.
+"""How often do the intervals of the table of tokens miss? `python bench/compare/tails_null.py`.
 
 Each simulated job draws texts with repetition from a population in which every figure is known, and the product's own
 code makes its figures. A population has the texts of a real job, which compared a model's whole distributions with a
@@ -21,7 +21,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from commands import jobs
 from simulation import Limits, Rate, Table, options_of
 
 from runner.store.divergences import DIVERGENCES, read_divergences
@@ -33,6 +32,7 @@ from runner_compare.statistics.likelihoods import figures
 from runner_compare.statistics.token_divergence import TextTokens, token_figures
 from runner_compare.statistics.token_percentiles import TokenValues
 from runner_engine.embedded import MODEL_DIR
+from tools.commands import jobs
 
 TEXTS = (50, 100, 200)
 MEANS = ("kl_nats_per_token", "top_1_agreement", "delta_p_mean", "delta_p_rms", "ln_ppl_ratio")
@@ -158,7 +158,8 @@ def main() -> int:
     options = parser.parse_args()
     started, limits, generator = time.perf_counter(), Limits(), np.random.default_rng(options.seed)
     only = " --rare" if options.rare else ""
-    print(f"python bench/tails_null.py --draws {options.draws} --seed {options.seed}{only} {len(options.jobs)} jobs")
+    arguments = f"--draws {options.draws} --seed {options.seed}{only} {len(options.jobs)} jobs"
+    print(f"python bench/compare/tails_null.py {arguments}")
     print(machine.name())
     if options.rare:
         limits.missed += rare_kinds(generator, options.draws)
