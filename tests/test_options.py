@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
-import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from copied_tree import CopiedTree, copy_tree
 from plug_in_packages import write_package
 
 pytestmark = [pytest.mark.thorough, pytest.mark.slow]
@@ -19,12 +17,20 @@ ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = sorted(path.parent.name for path in (ROOT / "runner" / "options").glob("*/__init__.py"))
 KINDS = {"runner.tasks": "task", "runner.models": "model"}  # groups of entry points whose names are choices
 DISTRIBUTION = "runner-llm"
-# of the tests that stay: the rules of the source tree, the schema, and answers as they are recorded
+# The tests that stay, all but the thorough ones, which takes as long as `make test`; RUNNER_REST=sample runs a few minutes
+# of them: the rules of the source tree, the schema, the command line, plans, the comparison of jobs, recorded answers.
 SAMPLE = (
     "tests/test_house.py",
     "tests/config",
-    "tests/golden/test_golden.py::test_answers_are_as_recorded[gsm8k/defaults]",
+    "tests/test_cli.py",
+    "tests/test_plugins.py",
+    "tests/tasks/test_base.py",
+    "tests/grid/test_plan.py",
+    "tests/recorded_runs/test_key_rules.py",
+    "tests/golden/test_golden.py",
+    "tests/options",
 )
+REST = SAMPLE if os.environ.get("RUNNER_REST") == "sample" else ("tests",)
 
 
 def entry_points_of(pyproject: Path) -> dict[str, dict[str, str]]:
@@ -40,12 +46,7 @@ def is_of(option: str, place: str) -> bool:
 
 def copy_without(option: str, folder: Path) -> None:
     """Copy the project's files but those of an option and its tests, with its entry points left out and installed."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    gone = re.compile(rf"(runner|tests)/options/({option}|\w+/with_{option})/")
-    for name in filter(None, listed.split("\0")):
-        if not gone.match(name) and (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    copy_tree(folder, rf"(runner|tests)/options/({option}|\w+/with_{option})/")
     lines = (folder / "pyproject.toml").read_text().splitlines(keepends=True)
     left = [line for line in lines if not re.search(rf'= "runner\.options\.{option}\b', line)]
     assert len(left) < len(lines), f"{option} has no entry point"
@@ -60,29 +61,12 @@ def copy_without(option: str, folder: Path) -> None:
     metadata.write_text(metadata.read_text().replace(DISTRIBUTION.replace("-", "_"), DISTRIBUTION))
 
 
-class Without:
+class Without(CopiedTree):
     """The project without an option."""
 
     def __init__(self, option: str, folder: Path) -> None:
-        self.option, self.folder = option, folder
-
-    def run(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a module of the copy with Python."""
-        path = os.pathsep.join(map(str, (self.folder, self.folder / "installed")))
-        return subprocess.run(
-            [sys.executable, "-m", *arguments],
-            cwd=cwd or self.folder, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-
-    def output_of(self, *arguments: str, cwd: Path | None = None) -> str:
-        """Return what a module prints when it succeeds."""
-        done = self.run(*arguments, cwd=cwd)
-        assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
-        return done.stdout
-
-    def test(self, *arguments: str) -> str:
-        """Run pytest in the copy."""
-        return self.output_of("pytest", "-q", "-p", "no:cacheprovider", *arguments)
+        super().__init__(folder, [folder / "installed"])
+        self.option = option
 
 
 @pytest.fixture(scope="module", params=OPTIONS)
@@ -102,7 +86,9 @@ def test_the_copy_is_what_runs(without: Without) -> None:
 
 
 def test_all_other_tests_can_be_collected(without: Without) -> None:
-    assert re.search(r"\d{4} tests collected", without.test("--collect-only", "tests"))
+    done = without.run_tests("--collect-only", "tests")
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert re.search(r"\d{4} tests collected", done.stdout)
 
 
 def test_quick_commands_and_a_job_work(without: Without, tmp_path: Path) -> None:
@@ -122,5 +108,8 @@ def test_its_choices_are_unknown(without: Without, tmp_path: Path) -> None:
                 assert f"{KINDS[group]}={name}: no choice for {KINDS[group]} '{name}'" in done.stderr
 
 
-def test_a_sample_of_the_other_tests_passes(without: Without) -> None:
-    assert " passed" in without.test("-n", "2", *SAMPLE)
+def test_the_other_tests_pass(without: Without) -> None:
+    """RUNNER_REST=sample pytest tests/test_options.py -k OPTION: a few minutes for one option."""
+    done = without.run_tests("-n", "2", "--dist", "worksteal", "-m", "not thorough", *REST)
+    assert done.returncode == 0, done.stdout[-20000:]
+    print(done.stdout.splitlines()[-1])
