@@ -6,7 +6,7 @@ from runner_base import Column, Use
 from runner_compare.columns import accuracy_of, measured
 from runner_compare.data import ABSENT, Table, TableRow, label
 from runner_compare.effect_words import difference_of
-from runner_compare.section import added_sections
+from runner_compare.sections import every_section
 
 MODEL_KEYS = ("model.", "quantization.", "lora.", "rope.")
 MEASURED_COLUMNS = ("kl_nats_per_token", "top_1_agreement", "model_mib", "decode_tok_per_s")
@@ -15,7 +15,7 @@ MEASURED_COLUMNS = ("kl_nats_per_token", "top_1_agreement", "model_mib", "decode
 def tables_across(tables: list[Table]) -> dict[str, list[Column]]:
     """Return the columns of each table over several tasks that has something to compare, by its title."""
     titled = {"accuracy and likelihood": accuracy_and_likelihood(tables)}
-    for section in added_sections():
+    for section in every_section():
         titled |= section.across(tables)
     return {title: columns for title, columns in titled.items() if columns}
 

@@ -10,7 +10,7 @@ from functools import partial
 from runner_base import Column, Use
 from runner_base.fields import NOTES
 from runner_base.tables import short_paths
-from runner_compare.cut_offs import ENDS_LEGEND, bounds_of, ends_of
+from runner_compare.cut_offs import ends_of
 from runner_compare.data import ABSENT, Run, Table, TableRow, label
 from runner_compare.effect_words import (
     METHODS,
@@ -34,11 +34,11 @@ from runner_compare.metrics import (
     OF_SCORED,
     SHOWN_IF_ANY,
     described,
-    of_all_answers,
     of_plug_ins,
 )
+from runner_compare.section import Slot
+from runner_compare.sections import every_section
 from runner_compare.statistics.effects import Effect
-from runner_compare.statistics.ratios import MIN_TEXTS
 from runner_compare.wording import front_rule, number, versus
 
 USES = {"kl_nats_per_token": Use.result, "model_mib": Use.memory, "decode_tok_per_s": Use.speed,
@@ -48,10 +48,6 @@ OF_LIKELIHOODS = {"kl_nats_per_token": 0, "top_1_agreement": 0, "acc": 0, "acc_n
                   "bits_per_byte": 4, "weight_mib": 2, "model_mib": 0, "peak_rss_mib": 4, "prefill_tok_per_s": 0,
                   "load_s": 1}  # fmt: skip
 WITH_INTERVAL = ("kl_nats_per_token",)
-ANSWERS_LEGEND = (
-    "Of several answers to each question, accuracy and Δ are the mean over all; pass@k: one of k is right; maj@k: the "
-    "vote of k is (a tie is shared)."
-)
 HOW_FRONT = "How the Pareto front is found: --explain."
 LONGEST = 60  # characters of a value
 
@@ -99,15 +95,11 @@ def _of_accuracies(table: Table) -> list[Column]:
         Column("n", [_asked(row.run) for row in rows]),
         Column("accuracy", list(map(accuracy_of, rows)), use=Use.result),
     ]
-    if any(row.run.bounds for row in rows):
-        columns.append(Column("accuracy\nwithout limit", [bounds_of(row) for row in rows], drop_order=1))
+    columns += _of_sections(table, Slot.accuracy)
     if table.baseline:
         *test, smallest = effect_columns(rows, "points")
         columns += [*test, Column("wins/losses\n/ties", _cells(rows, pairs_of)), smallest]
-    for key in of_all_answers(row.run.metrics for row in rows):
-        columns.append(measured(key, [row.run for row in rows], 1))
-    if any(row.tokens for row in rows):
-        columns.append(Column("correct per\n1,000 tokens", [_per_1000(row) for row in rows]))
+    columns += _of_sections(table, Slot.comparison)
     for name, drop_order in OF_SCORED.items():
         values = [row.run.metrics.get(name) for row in rows]
         if any(values) if name in SHOWN_IF_ANY else any(value is not None for value in values):
@@ -119,6 +111,10 @@ def _of_accuracies(table: Table) -> list[Column]:
         head = "Pareto" + "\nwithout speed" * bool(table.without_speed)
         columns.append(Column(head, [_front(row) for row in rows], False, use=Use.verdict))
     return columns
+
+
+def _of_sections(table: Table, slot: Slot) -> list[Column]:
+    return [column for section in every_section() for column in section.columns(table).get(slot, [])]
 
 
 def _of_likelihoods(table: Table, unit: str) -> list[Column]:
@@ -207,13 +203,6 @@ def _asked(run: Run) -> str:
     return number(run.score[1] / seeds) + f" × {each} answers" * (each > 1) + seeds_words
 
 
-def _per_1000(row: TableRow) -> str:
-    if row.tokens is None:
-        return ABSENT
-    value, low, high = row.tokens.correct_per_1000
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]".replace("inf", "∞")
-
-
 def _front(row: TableRow) -> str:
     if row.off_front:
         return "left out"
@@ -253,17 +242,8 @@ def _with_interval(run: Run, name: str, form: str) -> str:
 
 def summary(table: Table, with_front: bool = True) -> str:
     """Return the legend under a table with comparisons, and how the Pareto front is found."""
-    compared = [row for row in table.rows if not row.is_repeat] if not table.only_repeats else table.rows
-    effects = [it for row in compared for it in row.effects]
-    parts = [legend(effects), ENDS_LEGEND * any(it.ends for it in effects)]
-    parts.append(ANSWERS_LEGEND * bool(of_all_answers(row.run.metrics for row in table.rows)))
-    if table.unit == "token" and any(row.effect for row in table.rows):
-        parts.append(
-            "KL is the divergence of the row from the reference, over whole distributions, or over the tokens that the "
-            "reference kept, with task.exact=false and where the two models do not fit beside each other; its interval "
-            f"is of the same kind, from {MIN_TEXTS} texts on, and holds for kinds of text with much of the divergence "
-            "if they are not rarer than about 10 in n."
-        )
+    effects = [it for row in table.compared for it in row.effects]
+    parts = [legend(effects), *(section.legend(table) for section in every_section())]
     if table.axes:
         parts.append(front_rule(table) if with_front else HOW_FRONT)
     return " ".join(filter(None, parts))

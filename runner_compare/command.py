@@ -19,24 +19,25 @@ from runner_compare.answer_votes import Chance
 from runner_compare.comparable import newest_comparable
 from runner_compare.data import CLUSTER, JOB_ID, NotPaired, Run, Table, label
 from runner_compare.files import file_table
-from runner_compare.gates import Term, check, failures, margins_with, parse_requirements
 from runner_compare.numbers import with_number
 from runner_compare.options import LLAMA, parser
 from runner_compare.output import FORMATS, save
 from runner_compare.pairing import find_flips
-from runner_compare.planning import parse_aim, plan_questions
 from runner_compare.pooled import PooledTable, pooled_tables
 from runner_compare.reader import Reader
 from runner_compare.readers import load as other_tools
 from runner_compare.records import Records, open_records
 from runner_compare.scores import metrics_of_scores
-from runner_compare.section import added_sections
-from runner_compare.sections import Comparison
+from runner_compare.sections import every_section
+from runner_compare.sections.flips import FlipsOfTable
+from runner_compare.sections.gates import Term, check, failures, margins_with, parse_requirements
+from runner_compare.sections.planning import parse_aim, plan_questions
+from runner_compare.sections.tokens import write_llama
 from runner_compare.seeds import check_seeds
 from runner_compare.selection import newest, parse_keys, parse_margins, parse_pairs, pick, select, where
+from runner_compare.shown import Comparison
 from runner_compare.statistics.pooling import Weights
 from runner_compare.table import ComparisonOptions, tabulate
-from runner_compare.token_tables import write_llama
 from runner_compare.wording import TEAM
 
 FOLDER = "comparison"  # of the files that --log adds
@@ -169,7 +170,7 @@ def load_files(options: argparse.Namespace) -> tuple[list[Run], Reader]:
 
 def name_teams(runs: list[Run], reader: Reader) -> list[Run]:
     """Give the runs of teams the parameter `team`; ConfigError if there are none."""
-    for section in added_sections():
+    for section in every_section():
         runs = [*section.named(runs, reader)]
     if not any(TEAM in run.params for run in runs):
         raise ConfigError("--teams names teams of task=agents, and there is no such job among these")
@@ -296,7 +297,7 @@ def tabulate_flips(options: argparse.Namespace, runs: list[Run], every_run: list
     note = next((row.note for row in table.rows if row.note), None)
     if note is not None or not table.scored:
         raise ConfigError(f"--flips {words}: {note or f'task {first.task} has no verdicts'}")
-    table.flips = [find_flips(second, first, reader)]
+    table.of(FlipsOfTable).pairs = [find_flips(second, first, reader)]
     return table
 
 

@@ -10,19 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner_base import counted
-from runner_compare.data import TableRow
 from runner_compare.effect_words import margin_words, quantity, unit_of, value_of
-from runner_compare.metrics import BOUNDS
 from runner_compare.statistics.effects import Effect, Finding
 from runner_compare.statistics.floor_effects import LIMIT
 from runner_compare.statistics.margins import MarginVerdict, verdict_words
 
 UNDECIDED = "undecided"
 ENDS = ("at_worst", "at_best")
-ENDS_LEGEND = (
-    "Without limit: if answers that were cut off are wrong … right (those of the baseline the reverse), with "
-    "an interval around both ends. Only what both ends show is a finding: Holm is that of the larger p."
-)
 
 
 def finding_of(it: Effect) -> str:
@@ -75,19 +69,6 @@ def ends_of(it: Effect) -> str:
     low, high = it.ends
     write = quantity(it).write
     return f"{write(low.value)} … {write(high.value)} [{write(low.low)}, {write(high.high)}]"
-
-
-def bounds_of(row: TableRow) -> str:
-    """Return a row's accuracy without a limit of tokens: if all that was cut off is wrong … right, and its interval."""
-    it = row.run.bounds
-    if it is None:
-        return ""
-    return f"{100 * it.at_worst:.1f} … {100 * it.at_best:.1f} % [{100 * it.low:.1f}, {100 * it.high:.1f}]"
-
-
-def bounds_record(row: TableRow) -> dict[str, float]:
-    """Return the metrics of an accuracy without a limit of tokens; nothing if no answer was cut off."""
-    return dict(zip(BOUNDS, row.run.bounds, strict=True)) if row.run.bounds else {}
 
 
 def ends_record(it: Effect) -> dict[str, Any]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from runner_base import Sample, Verdict, few
-from runner_compare.flips import Flip as Flip
-from runner_compare.flips import Flips as Flips
 from runner_compare.metrics import ACCURACY, BOUNDS, LOG_LIKELIHOODS, score
 from runner_compare.outcomes import Answers as Answers
 from runner_compare.outcomes import Bounds as Bounds
@@ -16,10 +14,10 @@ from runner_compare.outcomes import QuestionOutcome as QuestionOutcome
 from runner_compare.outcomes import Texts as Texts
 from runner_compare.outcomes import TextScore as TextScore
 from runner_compare.statistics.effects import Effect
-from runner_compare.statistics.equal_tokens import CurvesCompared
 from runner_compare.statistics.over_runs import MIN_RUNS
 from runner_compare.statistics.stats import wilson_interval
-from runner_compare.statistics.token_costs import Estimate, TokenCost, TokenSaving
+
+Kept = TypeVar("Kept")
 
 ABSENT = "–"
 JOB_ID = "job_id"
@@ -155,28 +153,6 @@ class Standing:
 
 
 @dataclass
-class QuestionPlan:
-    """How many questions a comparison needs."""
-
-    asked: int  # so far
-    disagreement: float | None  # the share of questions so far that only one of the two solved
-    needed: int | None = None  # in all
-    further: int | None = None
-    further_s: float | None = None  # how long the further ones take at the row's measured speed
-    reason: str = ""  # why there is no number
-
-
-@dataclass
-class Requirement:
-    """Whether a row satisfies one requirement."""
-
-    requirement: str
-    job_id: str
-    met: bool
-    reason: str
-
-
-@dataclass
 class TableRow:
     """One run of a table: the config keys in which the runs differ, and how it compares."""
 
@@ -194,12 +170,7 @@ class TableRow:
     dominated_by: str | None = None
     dominated_in: list[str] = field(default_factory=list)  # the axes in which the dominating row is better beyond noise
     accuracy_behind: float = 0.0  # by how much the dominating row is more accurate, as a comparison of the two says
-    plan: QuestionPlan | None = None  # the questions that its comparison needs, if asked for
     off_front: str | None = None  # why its speed and memory are not considered
-    tokens: TokenCost | None = None  # what its questions cost
-    saving: TokenSaving | None = None  # of its baseline's tokens
-    right_answer: Estimate | None = None  # the tokens that a right answer costs, with the wrong ones
-    thinking: Effect | None = None  # how many tokens more than its baseline it thinks
 
     @property
     def effect(self) -> Effect | None:
@@ -231,12 +202,13 @@ class Table:
     dominated: str = ""  # a sentence: which rows are dominated, by which, in which axes
     without_memory: list[str] = field(default_factory=list)  # jobs without the memory metric: memory is not an axis
     without_speed: list[str] = field(default_factory=list)  # jobs with too few runs to know the noise of their speed
-    flips: list[Flips] = field(default_factory=list)
-    added: dict[str, list[Any]] = field(default_factory=dict)  # by section: what sections of other packages show
-    equal_tokens: list[CurvesCompared] = field(default_factory=list)  # of settings with several budgets of thinking
-    remarks: list[str] = field(default_factory=list)  # answers cut off; more than 5 % of such tables may be wrong
-    plan_title: str = ""  # what the rows' plans are for
-    requirements: list[Requirement] = field(default_factory=list)  # of every row, met or not
+    remarks: list[str] = field(default_factory=list)  # more than 5 % of such tables may be wrong; what is quantized
+    kept: dict[type, Any] = field(default_factory=dict)  # what sections have computed, each by a class of its own
+
+    def of(self, kind: type[Kept]) -> Kept:
+        """Return what a section keeps with the table; an empty one before it has computed anything."""
+        kept: Kept = self.kept.setdefault(kind, kind())
+        return kept
 
     @property
     def scored(self) -> bool:
@@ -255,6 +227,11 @@ class Table:
         return [row for row in self.rows if not row.is_baseline and not row.is_repeat]
 
     @property
+    def compared(self) -> list[TableRow]:
+        """The rows whose comparisons the legend explains: repeats of a baseline only where nothing else is compared."""
+        return self.rows if self.only_repeats else [row for row in self.rows if not row.is_repeat]
+
+    @property
     def only_repeats(self) -> bool:
         """Whether the baseline is compared with nothing but itself."""
         return all(row.is_repeat for row in self.rows if row.effects)
@@ -268,12 +245,6 @@ class Table:
     def has_ratios(self) -> bool:
         """Whether repeats were compared."""
         return any(row.ratios for row in self.rows)
-
-    @property
-    def sentences(self) -> list[str]:
-        """The findings of the comparisons and of the front, in words."""
-        of_rows = (text for row in self.rows for text in (row.sentence, row.saving.words if row.saving else ""))
-        return [it for it in (*of_rows, *self.remarks, *self.front_sentences) if it]
 
     @property
     def front_sentences(self) -> list[str]:

@@ -15,9 +15,9 @@ from runner_compare.command import comparison_of
 from runner_compare.data import NotPaired, Table
 from runner_compare.options import parser
 from runner_compare.output import FORMATS, flat_lines
-from runner_compare.page import escape, write_table
+from runner_compare.page_parts import escape, write_table
 from runner_compare.pictures import draw
-from runner_compare.sections import Comparison, sections
+from runner_compare.shown import Comparison, shown
 
 OF_THE_COMMAND = ("help", "format", "save", "log", "publish", "benchmark", "explain")  # where the command writes
 LONGEST_REPR = 200
@@ -44,7 +44,7 @@ class ComparedRuns:
     @property
     def sentences(self) -> list[str]:
         """All that is said about the rows."""
-        return [sentence for section in sections(self.comparison) for sentence, _ in section.sentences]
+        return [sentence for part in shown(self.comparison) for sentence, _ in part.sentences]
 
     def to_df(self) -> Any:
         """Return a pandas.DataFrame with a line for each row and the columns of --format csv."""
@@ -67,17 +67,17 @@ class ComparedRuns:
 
     def _repr_html_(self) -> str:
         out = io.StringIO()
-        for section in sections(self.comparison):
-            out.write(f"<h4>{escape(section.title)}</h4>\n")
-            if section.conclusion:
-                out.write(f"<p><b>{escape(section.conclusion)}</b></p>\n")
-            for image in _images(section.table) if section.table else ():
+        for part in shown(self.comparison):
+            out.write(f"<h4>{escape(part.title)}</h4>\n")
+            if part.conclusion:
+                out.write(f"<p><b>{escape(part.conclusion)}</b></p>\n")
+            for image in _images(part.table) if part.table else ():
                 out.write(image)
-            for grid in section.grids:
+            for grid in part.grids:
                 rows = max((len(column.cells) for column in grid.columns), default=0)
                 out.write(f"<p>{escape(grid.title)}</p>\n" if grid.title else "")
                 write_table(grid.columns, grid.classes or [""] * rows, out)
-            out.write("<ul>\n" + "".join(f"<li>{escape(text)}</li>\n" for text, _ in section.sentences) + "</ul>\n")
+            out.write("<ul>\n" + "".join(f"<li>{escape(text)}</li>\n" for text, _ in part.sentences) + "</ul>\n")
         return out.getvalue()
 
 

@@ -5,55 +5,46 @@ from __future__ import annotations
 import csv
 import json
 import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from runner_base import Column, Progress, cannot_write, plain
-from runner_base.console import console, rich_table
+from runner_base import Column, Picture, Progress, cannot_write, plain
+from runner_base.console import console
 from runner_base.printed_tables import print_fitted
 from runner_base.tables import NO_WIDTH, say_item, say_lines
 from runner_compare import pictures
-from runner_compare.budget_pictures import budget_pictures
-from runner_compare.budgets import equal_tokens_record
 from runner_compare.columns import summary
 from runner_compare.cut_offs import flat_ends
-from runner_compare.data import Flips, Table
-from runner_compare.divergence_picture import divergence_pictures
+from runner_compare.data import Table
 from runner_compare.files_picture import draw_files
 from runner_compare.files_table import file_columns, file_records
 from runner_compare.foreign_texts import in_markdown, in_sheet
 from runner_compare.forest import forest
 from runner_compare.metrics import ACCURACY
 from runner_compare.page import Part, write_page
-from runner_compare.pairing import find_flips
 from runner_compare.quantities import ACCURACIES, DIFFERENCES, REPEATS
 from runner_compare.reader import Reader
-from runner_compare.row_records import effect_records, pooled_record, row_record
+from runner_compare.row_records import core_record, effect_records, pooled_record, row_record
 from runner_compare.samples_page import write_samples_page
-from runner_compare.section import added_sections
-from runner_compare.sections import Comparison, sections
-from runner_compare.token_tables import worst_of
-from runner_compare.wording import flips_headline, flips_names, verdict
+from runner_compare.sections import every_section
+from runner_compare.shown import Comparison, sentences_of, shown
 
-FLIPS_A_PAIR, PAIRS = 50, 20  # the most that the page shows: lost ones, won ones, and pairs of runs
-COSTS = ("tokens", "saved", "thinking", "right_answer_costs")  # of a row's record, each a line of its own in a CSV
 SAMPLES_PAGE = "samples.html"
 RATIO = ("ratio", "ratio_low", "ratio_high", "runs", "p_holm", "finding", "verdict")
 
 
-def _rich(it: Comparison, out: TextIO) -> None:
+def _rich(comparison: Comparison, out: TextIO) -> None:
     from rich.text import Text
 
     terminal = console(out, width_elsewhere=NO_WIDTH)
-    for section in sections(it):
-        table = section.table
-        if section.is_headed:
-            runs = f": {section.runs}" if section.runs else ""
-            say_lines(terminal, Text.assemble((plain(section.title), "bold"), runs))
-        if section.conclusion:
-            say_lines(terminal, section.conclusion, style="bold")
-        for grid in section.grids:
+    for part in shown(comparison):
+        table = part.table
+        if part.is_headed:
+            runs = f": {part.runs}" if part.runs else ""
+            say_lines(terminal, Text.assemble((plain(part.title), "bold"), runs))
+        if part.conclusion:
+            say_lines(terminal, part.conclusion, style="bold")
+        for grid in part.grids:
             if grid.title:
                 say_lines(terminal, grid.title)
             print_fitted(
@@ -67,66 +58,32 @@ def _rich(it: Comparison, out: TextIO) -> None:
             )
         for line, style in forest(table.rows, table.keys, terminal.width, out.encoding) if table else []:
             terminal.print(Text(line, style), soft_wrap=True)
-        for sentence, _ in section.sentences:
+        for sentence, _ in part.sentences:
             say_item(terminal, sentence)
-        legend = summary(table, it.explain) if table else section.legend
+        legend = summary(table, comparison.explain) if table else part.legend
         if legend or table:
             say_lines(terminal, f"{legend}\n" if legend else "", style="dim")
         if table:
-            _rich_flips(table, out)
+            for section in every_section():
+                section.terminal(table, out)
 
 
-def _rich_flips(table: Table, out: TextIO) -> None:
-    """Print each question with both answers side by side, the baseline's on the left."""
-    from rich.text import Text
-
-    def styled(*parts: str | tuple[str, str]) -> Text:
-        return Text.assemble(*((plain(it[0]), it[1]) if isinstance(it, tuple) else plain(it) for it in parts))
-
-    terminal = console(out, width_elsewhere=120)
-    for flips in table.flips:
-        ours, theirs = flips_names(flips, table)
-        terminal.print(flips_headline(flips, table), style="bold")
-        for flip in flips.questions:
-            mark, style = ("won", "green") if flip.won else ("lost", "red")
-            gold = (f"gold {flip.gold}", "bold")
-            terminal.print(styled("\n", (mark, style), (f" #{flip.index} ", "bold"), f"{flip.question}  ", gold))
-            grid = rich_table("SIMPLE", show_edge=False, padding=(0, 1, 0, 0), expand=True, header_style="")
-            for name, side in ((theirs, flip.theirs), (ours, flip.ours)):
-                grid.add_column(styled((name, "bold"), f"  {verdict(side)}"), ratio=1, overflow="fold")
-            grid.add_row(flip.theirs["text"], flip.ours["text"])
-            terminal.print(grid)
-        terminal.print()
-
-
-def _markdown(it: Comparison, out: TextIO) -> None:
+def _markdown(comparison: Comparison, out: TextIO) -> None:
     """Write the tables as Markdown."""
-    for section in sections(it):
-        out.write(f"### {in_markdown(section.title)}\n\n")
-        if section.conclusion:
-            out.write(f"**{in_markdown(section.conclusion)}**\n\n")
-        for grid in section.grids:
+    for part in shown(comparison):
+        out.write(f"### {in_markdown(part.title)}\n\n")
+        if part.conclusion:
+            out.write(f"**{in_markdown(part.conclusion)}**\n\n")
+        for grid in part.grids:
             if grid.title:
                 out.write(f"{in_markdown(grid.title)}:\n\n")
             _markdown_grid(grid.columns, out)
-        out.writelines(f"- {in_markdown(sentence)}\n" for sentence, _ in section.sentences)
-        out.writelines(f"- {in_markdown(sentence)}\n" for sentence in section.failed)
-        if section.legend:
-            out.write(f"\n{in_markdown(section.legend)}\n\n")
-        if section.table:
-            _markdown_flips(section.table, out)
-
-
-def _markdown_flips(table: Table, out: TextIO) -> None:
-    for flips in table.flips:
-        out.write(f"#### {in_markdown(flips_headline(flips, table))}\n\n")
-        for flip in flips.questions:
-            mark, index = "won" if flip.won else "lost", in_markdown(str(flip.index))
-            question = f"{in_markdown(flip.question)} Gold: {in_markdown(flip.gold)}"
-            out.write(f"- **{mark}, question {index}:** {question}\n")
-            for name, side in zip(flips_names(flips, table), (flip.ours, flip.theirs), strict=True):
-                out.write(f"  - {in_markdown(name)}: {in_markdown(verdict(side))}; says: {in_markdown(side['text'])}\n")
-        out.write("\n")
+        out.writelines(f"- {in_markdown(sentence)}\n" for sentence, _ in part.sentences)
+        out.writelines(f"- {in_markdown(sentence)}\n" for sentence in part.failed)
+        if part.legend:
+            out.write(f"\n{in_markdown(part.legend)}\n\n")
+        if part.table:
+            out.writelines(section.markdown(part.table) for section in every_section())
 
 
 def _markdown_grid(columns_shown: list[Column], out: TextIO) -> None:
@@ -151,17 +108,14 @@ def _json(comparison: Comparison, out: TextIO) -> None:
             "pareto_axes": [ACCURACY[0], *table.axes] if table.axes else [],
             "pareto_noise": table.noise,
             "rows": [row_record(table, row) for row in table.rows],
-            "sentences": table.sentences,
-            **({"flips": [asdict(it) for it in table.flips]} if table.flips else {}),
-            **({"equal_tokens": [equal_tokens_record(it) for it in table.equal_tokens]} if table.equal_tokens else {}),
-            **{key: value for section in added_sections() for key, value in section.record(table).items()},
+            "sentences": sentences_of(table),
+            **{key: value for section in every_section() for key, value in section.record(table).items()},
         }
         for table in tables
     ]
-    whole: dict[str, Any] = {
-        "tables": content,
-        "requirements": [asdict(it) for table in tables for it in table.requirements],
-    }
+    whole: dict[str, Any] = {"tables": content}
+    for section in every_section():
+        whole |= section.record_across(tables)
     if comparison.files is not None:
         whole["files"] = file_records(comparison.files)
     if comparison.pooled:
@@ -199,24 +153,21 @@ def flat_lines(comparison: Comparison) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for table in comparison.tables:
         for row in table.rows:
-            line = row_record(table, row)
+            line = core_record(table, row)
             config, metrics = line.pop("config"), line.pop("metrics")
             effect = {
                 key: value for kind in DIFFERENCES for key, value in (line.pop(kind.record_key, None) or {}).items()
             }
             del line["standing"]
-            line.pop("seeds", None)
-            costs = {f"{name}_{key}": it for name in COSTS for key, it in line.pop(name, {}).items()}
             effect |= flat_ends(effect.pop("without_limit", {}))
-            plan = line.pop("plan") or {}
-            line |= {f"plan_{key}": value for key, value in plan.items()}
             line["dominated_in"] = " ".join(line["dominated_in"])
             ratios = {
                 f"{name}/{value['measure']}": value.get(name)
                 for value in line.pop(REPEATS.record_key)
                 for name in RATIO
             }
-            lines.append({**line, **config, **metrics, **costs, **ratios, **effect})
+            added = {key: value for section in every_section() for key, value in section.sheet(table, row).items()}
+            lines.append({**line, **config, **metrics, **added, **ratios, **effect})
     for of_pooled in comparison.pooled:
         for row in of_pooled.rows:
             effects = [value for value in effect_records(row).values() if isinstance(value, dict)]
@@ -233,11 +184,8 @@ def save(comparison: Comparison, folder: Path, reader: Reader, options: dict[str
     """Write the files and return their names."""
     tables, files = comparison.tables, comparison.files
     with Progress(None, "drawing"):
-        drawn_of = [[*pictures.draw(table), *budget_pictures(table), *divergence_pictures(table)] for table in tables]
-        parts = [
-            (table, figures, table.flips or flips_of(table, reader))
-            for table, figures in zip(tables, drawn_of, strict=True)
-        ]
+        parts = [(table, pictures.draw(table) + _figures(table)) for table in tables]
+        below = {id(table): "".join(section.page(table, reader) for section in every_section()) for table in tables}
     names: list[str] = []
 
     def path(name: str) -> Path:
@@ -246,12 +194,12 @@ def save(comparison: Comparison, folder: Path, reader: Reader, options: dict[str
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        drawn = [(section, table, section.pictures(table)) for section in added_sections() for table in tables]
+        drawn = [(section, table, section.pictures(table)) for section in every_section() for table in tables]
         page: list[Part] = []
-        for table, figures, flips in parts:
+        for table, figures in parts:
             of_sections = [picture for _, of_table, some in drawn if of_table is table for picture in some]
-            of_jobs = [it for section in added_sections() for it in section.pictures_of_jobs(table, reader)]
-            page.append((table, [*figures, *of_sections, *of_jobs], flips, worst_of(table, reader)))
+            of_jobs = [it for section in every_section() for it in section.pictures_of_jobs(table, reader)]
+            page.append((table, [*figures, *of_sections, *of_jobs], below[id(table)]))
         scored = [table for table in tables if table.scored]
         with path("comparison.html").open("w", encoding="utf-8") as out:
             write_page(comparison, page, options, out, SAMPLES_PAGE if scored else "")
@@ -261,15 +209,15 @@ def save(comparison: Comparison, folder: Path, reader: Reader, options: dict[str
         for name, write in (("md", _markdown), ("csv", _csv), ("json", _json)):
             with path(f"comparison.{name}").open("w", encoding="utf-8", newline="") as out:
                 write(comparison, out)
-        several = sum(bool(figures) for _, figures, _ in parts) > 1
+        several = sum(bool(figures) for _, figures in parts) > 1
         for figure in draw_files(files) if files is not None else []:
             path(f"{figure.name}.png").write_bytes(figure.png())
             path(f"{figure.name}.svg").write_text(figure.svg(), encoding="utf-8")
-        for section in added_sections():
+        for section in every_section():
             of_section = [picture for added, _, some in drawn if added is section for picture in some]
             for number, picture in enumerate(of_section, 1):
                 path(f"{section.stem}_{number}.svg").write_bytes(picture.file)
-        for table, figures, _ in parts:
+        for table, figures in parts:
             for figure in figures:
                 stem = f"{figure.name}_{table.task}" if several else figure.name
                 path(f"{stem}.png").write_bytes(figure.png())
@@ -279,9 +227,5 @@ def save(comparison: Comparison, folder: Path, reader: Reader, options: dict[str
     return names
 
 
-def flips_of(table: Table, reader: Reader) -> list[Flips]:
-    """Return the flips that a page shows under a table: those of the first paired comparisons."""
-    effects = [(row, row.effect.counts) for row in table.rows if row.effect]
-    flipped = [row for row, counts in effects if counts.get("wins") or counts.get("losses")]
-    flipped = [row for row in flipped if not row.run.over_seeds][:PAIRS]  # whose answers are those of several jobs
-    return [find_flips(row.run, row.baseline.run, reader, FLIPS_A_PAIR) for row in flipped if row.baseline]
+def _figures(table: Table) -> list[Picture]:
+    return [figure for section in every_section() for figure in section.figures(table)]

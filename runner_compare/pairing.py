@@ -18,14 +18,13 @@ from runner_compare.data import (
     SCORER,
     Answers,
     Bounds,
-    Flip,
-    Flips,
     NotPaired,
     Question,
     Run,
     group,
     label,
 )
+from runner_compare.flips import Flip, Flips
 from runner_compare.mean_pairs import Pairs, cluster_field, compare_means, has_means
 from runner_compare.metrics import BY_REPEATS
 from runner_compare.reader import Reader

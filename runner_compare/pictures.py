@@ -1,4 +1,4 @@
-"""Draws the comparison: accuracies with intervals, also over tokens, and the front of accuracy, memory and speed."""
+"""Draws the comparison: accuracies with intervals, and the front of accuracy, memory and speed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner_base import Picture, plain
 from runner_base.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, PAPER
 from runner_compare.data import Standing, Table, TableRow
 from runner_compare.effect_words import quantity, unit_of
-from runner_compare.metrics import METRICS, OF_QUESTION
+from runner_compare.metrics import METRICS
 from runner_compare.quantities import ACCURACIES
 from runner_compare.statistics.effects import Effect, Finding
 from runner_compare.statistics.margins import MarginVerdict
@@ -64,52 +64,7 @@ def draw(table: Table) -> list[Picture]:
             "speed over runs, and the range of noise of memory; line: the front of the two axes of a pane, as measured"
         )
         pictures.insert(0, Picture("pareto", title, lambda: pareto(table)))
-    if len(_over_tokens(table)) > 1:
-        title = (
-            "accuracy over the tokens of a question, prompt and new ones of all calls; bars: 95 % intervals of both; "
-            "hollow: the baseline; line: the rows that no other row beats in both, as measured"
-        )
-        pictures.append(Picture("tokens", title, lambda: tokens(table)))
     return pictures
-
-
-def _over_tokens(table: Table) -> list[tuple[float, float, TableRow]]:
-    """Return tokens per question and accuracy of each row that has both."""
-    return [
-        (sum(row.run.metrics[key] for key in OF_QUESTION), 100 * row.run.interval[0], row)
-        for row in table.rows
-        if row.run.interval and row.run.metrics.keys() >= set(OF_QUESTION)
-    ]
-
-
-def tokens(table: Table) -> Figure:
-    """Draw accuracy over tokens per question, with a pane for each set of questions."""
-    from matplotlib.figure import Figure
-
-    all_points = _over_tokens(table)
-    panels = list(dict.fromkeys(row.panel for *_, row in all_points))[:MAX_PANELS]
-    figure = Figure(figsize=(8.6, 0.4 + 3.6 * len(panels)), layout="constrained")
-    labels = []
-    for pane, panel in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
-        points = [it for it in all_points if it[2].panel == panel]
-        points.sort(key=lambda it: it[2].is_baseline)  # the baseline on top
-        panel_keys = {part.partition("=")[0] for part in panel}
-        front = _front_of([(x, y) for x, y, _ in points], sign=-1)
-        for x, y, row in points:
-            colour = FRONT if (x, y) in front else MUTED
-            ends = row.tokens.tokens_a_question if row.tokens else None
-            _point(pane, x, y, row, ends, colour, row.is_baseline)
-        keys = [key for key in table.keys if key not in panel_keys]
-        names = names_of([row for *_, row in all_points if row.panel == panel], keys)
-        if len(points) > MAX_LABELS or longest(names) > LONGEST_AT_DOT:  # they would cover each other
-            names = numbered(pane, names)
-        labels.append(_annotated(pane, points, names, front))
-        finish_pane(pane, front)
-        pane.set_title(literal(", ".join(panel)), loc="left")
-        pane.set_xlabel("prompt and new tokens a question")
-        pane.set_ylabel("accuracy, %")
-    separate(figure, labels)
-    return figure
 
 
 def by_row(table: Table) -> Figure:
@@ -254,7 +209,7 @@ def separate(figure: Figure, labels: Sequence[Sequence[Annotation]]) -> None:
             placed.append(box)
 
 
-def _point(
+def draw_point(
     pane: Axes, x: float, y: float, row: TableRow, ends: Estimate | Standing | None, colour: str, is_hollow: bool
 ) -> None:
     """Draw a point of a row, and as bars how far noise alone may move it: in accuracy, and between the ends of x."""
@@ -274,14 +229,14 @@ def _front_pane(pane: Axes, rows: list[TableRow], axis: str, names: Mapping[str,
     sign = METRICS[axis].better.value
     points = [(row.standing[axis].value, 100 * row.run.interval[0], row) for row in rows if row.run.interval]
     for x, y, row in points:
-        _point(pane, x, y, row, row.standing[axis], FRONT if row.on_front else MUTED, not row.on_front)
+        draw_point(pane, x, y, row, row.standing[axis], FRONT if row.on_front else MUTED, not row.on_front)
     shown = [it for it in points if it[2].run.run_id in names]
-    labels = _annotated(pane, shown, names, [(x, y) for x, y, row in points if row.on_front])
-    finish_pane(pane, _front_of([(x, y) for x, y, _ in points], sign))
+    labels = name_points(pane, shown, names, [(x, y) for x, y, row in points if row.on_front])
+    finish_pane(pane, front_of([(x, y) for x, y, _ in points], sign))
     return labels
 
 
-def _annotated(
+def name_points(
     pane: Axes,
     points: list[tuple[float, float, TableRow]],
     names: Mapping[str, str],
@@ -304,7 +259,7 @@ def annotated(pane: Axes, words: str, place: tuple[float, float], colour: str, *
     return pane.annotate(words, place, (0, LABEL_OFFSETS[0]), **usual | how)
 
 
-def _front_of(points: list[tuple[float, float]], sign: int) -> list[tuple[float, float]]:
+def front_of(points: list[tuple[float, float]], sign: int) -> list[tuple[float, float]]:
     """Return the points that no other one beats in both, from the best x on; sign: the direction of better x."""
     front: list[tuple[float, float]] = []
     for x, y in sorted(points, key=lambda point: (-sign * point[0], -point[1])):

@@ -6,24 +6,36 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from runner_compare.cut_offs import bounds_record, ends_record
+from runner_compare.cut_offs import ends_record
 from runner_compare.data import Table, TableRow
 from runner_compare.effect_words import quantity, records
 from runner_compare.metrics import ACCURACY
 from runner_compare.pooled import PooledTable
 from runner_compare.quantities import REPEATS
-from runner_compare.seeds import seed_records
-from runner_compare.thinking import has_thinking, right_answer_record, thinking_record
-from runner_compare.token_costs import cost_record
-from runner_compare.token_savings import saving_record
+from runner_compare.sections import every_section
+
+# of the keys of a row in JSON that sections add, and of `note`; further ones follow
+ORDER = ("plan", "note", "seeds", "tokens", "thinking", "right_answer_costs", "saved")
 
 
 def row_record(table: Table, row: TableRow) -> dict[str, Any]:
+    """Return a row as plain data, with what sections add to it."""
+    record = core_record(table, row)
+    added = {"note": record.pop("note")}
+    for section in every_section():
+        added |= section.row_record(table, row)
+    first = {key: added.pop(key) for key in ORDER if key in added}
+    return record | first | added
+
+
+def core_record(table: Table, row: TableRow) -> dict[str, Any]:
     """Return a row as plain data: its ids, config, metrics and comparisons."""
     run = row.run
     metrics = dict(sorted(run.metrics.items()))
     if run.interval:  # as every table has it
-        metrics |= dict(zip(ACCURACY, run.interval, strict=True)) | bounds_record(row)
+        metrics |= dict(zip(ACCURACY, run.interval, strict=True))
+        for section in every_section():
+            metrics |= section.row_metrics(row)
     return {
         "task": table.task,
         "job_id": run.job_id,
@@ -38,13 +50,7 @@ def row_record(table: Table, row: TableRow) -> dict[str, Any]:
         "dominated_in": row.dominated_in,
         "standing": {axis: asdict(it) for axis, it in row.standing.items()},
         "off_front": row.off_front,
-        "plan": asdict(row.plan) if row.plan else None,
         "note": row.note,
-        **({"seeds": seed_records(run)} if run.over_seeds else {}),
-        **({"tokens": cost_record(row.tokens)} if row.tokens else {}),
-        **({"thinking": thinking_record(row.thinking)} if row.thinking else {}),
-        **({"right_answer_costs": right_answer_record(row)} if has_thinking(table) else {}),
-        **({"saved": saving_record(row, row.saving)} if row.saving else {}),
     }
 
 

@@ -1,26 +1,30 @@
-"""A feature of the comparison: what it reads, and what it adds to tables, sentences, the record and the page.
-
-Packages add sections of their own by entry points of the group `runner_compare.sections`.
-"""
+"""A feature of the comparison: what it computes, and what it adds to tables, sentences, JSON, CSV, pictures, pages."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from typing import Any
+from enum import Enum, auto
+from typing import Any, TextIO
 
-from runner_base import Column, doors
-from runner_compare.data import Run, Table
+from runner_base import Column, Picture
+from runner_compare.data import Run, Table, TableRow
 from runner_compare.pictures import JobPicture
 from runner_compare.reader import Reader
 
-GROUP = "runner_compare.sections"
+
+class Slot(Enum):
+    """Where the columns of a section stand in a task's table of accuracies."""
+
+    accuracy = auto()  # beside the accuracy
+    comparison = auto()  # after the comparison with the baseline
 
 
 class Section:
     """What one feature adds; what a subclass leaves out adds nothing."""
 
-    stem = ""  # of the files of its pictures, which are numbered
+    stem = ""  # of the files of its pictures by jobs, which are numbered
+
+    # ---- runs
 
     def named(self, runs: Sequence[Run], reader: Reader) -> Sequence[Run]:
         """Return the runs with what names teams in words (--teams)."""
@@ -31,7 +35,13 @@ class Section:
         return False
 
     def add(self, table: Table, reader: Reader) -> None:
-        """Read what the section shows, and keep it in the table under the section's class."""
+        """Compute what the section shows, and keep it in the table (`table.kept`)."""
+
+    # ---- tables and sentences
+
+    def columns(self, table: Table) -> dict[Slot, list[Column]]:
+        """Return further columns of a task's table of accuracies."""
+        return {}
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
         """Return the columns of further tables below a task's, by their titles."""
@@ -41,9 +51,50 @@ class Section:
         """Return the columns of tables over several tasks, by their titles."""
         return {}
 
+    def row_sentences(self, table: Table, row: TableRow) -> list[str]:
+        """Return what is said after the finding about a row."""
+        return []
+
+    def sentences(self, table: Table) -> list[str]:
+        """Return what is said about a table, after the findings about its rows."""
+        return []
+
+    def failed(self, table: Table) -> list[str]:
+        """Return a line for each requirement that a table does not meet."""
+        return []
+
+    def legend(self, table: Table) -> str:
+        """Return what explains the columns of the section."""
+        return ""
+
+    # ---- JSON and CSV
+
     def record(self, table: Table) -> dict[str, Any]:
         """Return further keys of a table in JSON."""
         return {}
+
+    def record_across(self, tables: Sequence[Table]) -> dict[str, Any]:
+        """Return further keys of the whole comparison in JSON."""
+        return {}
+
+    def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
+        """Return further keys of a row in JSON; their order is that of `row_records.ORDER`."""
+        return {}
+
+    def row_metrics(self, row: TableRow) -> dict[str, float]:
+        """Return further metrics of a row with an accuracy in JSON."""
+        return {}
+
+    def sheet(self, table: Table, row: TableRow) -> dict[str, Any]:
+        """Return further columns of a row in CSV: the parts of its record, each under a name of its own."""
+        records = self.row_record(table, row).items()
+        return {f"{key}_{part}": value for key, record in records if record for part, value in record.items()}
+
+    # ---- pictures and pages
+
+    def figures(self, table: Table) -> list[Picture]:
+        """Return pictures of a table that are drawn here."""
+        return []
 
     def pictures(self, table: Table) -> list[JobPicture]:
         """Return pictures that are saved as files of their own and shown on the page."""
@@ -53,8 +104,13 @@ class Section:
         """Return pictures that jobs have drawn, for the page."""
         return []
 
+    def page(self, table: Table, reader: Reader) -> str:
+        """Return the part of a page below a table's pictures, as HTML."""
+        return ""
 
-@cache
-def added_sections() -> tuple[Section, ...]:
-    """Return the sections of installed packages, in the order of their names."""
-    return tuple(doors.load(GROUP, name, Section) for name in sorted(doors.entries(GROUP)))
+    def terminal(self, table: Table, out: TextIO) -> None:
+        """Print what a terminal shows below a table."""
+
+    def markdown(self, table: Table) -> str:
+        """Return what Markdown shows below a table."""
+        return ""

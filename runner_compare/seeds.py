@@ -7,38 +7,21 @@ and beside it how far the seeds are apart.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from statistics import fmean, stdev
-from typing import Any
+from dataclasses import replace
+from statistics import fmean
 
-from runner_base import Column, ConfigError, Use, few
+from runner_base import ConfigError, few
 from runner_compare import metrics
-from runner_compare.data import ABSENT, NotPaired, Run, Table, TableRow
-from runner_compare.metrics import ACCURACY, BOUNDS, OF_QUESTION
+from runner_compare.data import NotPaired, Run, Table, TableRow
+from runner_compare.metrics import ACCURACY, BOUNDS
 from runner_compare.reader import Reader
 from runner_compare.statistics.effects import Effect
 from runner_compare.statistics.over_seeds import guaranteed_over_seeds, over_seeds, share_over_seeds
-from runner_compare.wording import assignments
 
 SEED = "seed"
 OPTION = "--seeds"
 EDGES_COUNTED = tuple(f"{kind}_edges_{when}" for kind in ("spatial", "temporal") for when in ("before", "after"))
 EDGES = EDGES_COUNTED[1::2]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """How far the values of several seeds are apart."""
-
-    mean: float
-    deviation: float  # the standard deviation of the seeds' values
-    least: float
-    most: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Compute it from one value for each of at least two seeds."""
-        return cls(fmean(values), stdev(values), min(values), max(values))
 
 
 def without_seed(keys: Sequence[str]) -> list[str]:
@@ -130,63 +113,9 @@ def accuracies(run: Run, at: str = "") -> list[float]:
     return [getattr(it.bounds, at) if at and it.bounds else it.interval[0] for it in every if it.interval is not None]
 
 
-def spreads(run: Run) -> dict[str, Spread]:
-    """Return how far the seeds are apart in accuracy, in tokens a question and in edges, as far as these are known."""
-    found = {"accuracy": Spread.of(accuracies(run))}
-    if all(part.metrics.keys() >= set(OF_QUESTION) for part in run.parts):
-        found["tokens_a_question"] = Spread.of([sum(part.metrics[key] for key in OF_QUESTION) for part in run.parts])
-    for key in EDGES:
-        if all(key in part.metrics for part in run.parts):
-            found[key] = Spread.of([part.metrics[key] for part in run.parts])
-    return found
-
-
 def rows_with_seeds(table: Table) -> list[TableRow]:
     """Return the rows that stand for several seeds."""
     return [row for row in table.rows if row.run.over_seeds]
-
-
-def seed_columns(table: Table) -> list[Column]:
-    """Return the columns of the table of spreads: a line for each row that stands for several seeds."""
-    rows = rows_with_seeds(table)
-    found = [spreads(row.run) for row in rows]
-    heads = {"accuracy": "accuracy of a seed, %", "tokens_a_question": "tokens a question"}
-    heads |= {key: f"{key.partition('_')[0]} edges left" for key in EDGES}
-    columns = [
-        Column("over seeds", [assignments(row, table.keys) or ABSENT for row in rows], False, use=Use.setting),
-        Column(
-            "seeds", [", ".join(str(part.value(SEED)) for part in row.run.parts) for row in rows], False, use=Use.result
-        ),
-    ]
-    for key, head in heads.items():
-        factor, form = (100, ".1f") if key == "accuracy" else (1, ",.1f")
-        if any(key in of_row for of_row in found):
-            cells = [_written(of_row.get(key), factor, form) for of_row in found]
-            columns.append(Column(f"{head}\nmean ± SD (least–most)", cells, use=Use.result))
-    return columns
-
-
-def _written(it: Spread | None, factor: float, form: str) -> str:
-    if it is None:
-        return ABSENT
-    values = it.mean, it.deviation, it.least, it.most
-    return "{} ± {} ({}–{})".format(*(format(factor * value, form) for value in values))
-
-
-def seed_records(run: Run) -> list[dict[str, Any]]:
-    """Return the figures of each seed as plain data."""
-    return [
-        {
-            "seed": part.value(SEED),
-            "job_id": part.job_id,
-            "accuracy": accuracy,
-            "tokens_a_question": sum(part.metrics[key] for key in OF_QUESTION)
-            if part.metrics.keys() >= set(OF_QUESTION)
-            else None,
-            **{key: part.metrics.get(key) for key in EDGES},
-        }
-        for part, accuracy in zip(run.parts, accuracies(run), strict=True)
-    ]
 
 
 def check_seeds(tables: Sequence[Table]) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 
 from runner_base import ConfigError, Progress
 from runner_compare import pairing
-from runner_compare.budgets import add_equal_tokens
 from runner_compare.conclusion import conclude
 from runner_compare.data import JOB_ID, REPEAT, NotPaired, Run, Table, TableRow, TooFew, group, label
 from runner_compare.effect_words import error_budget
@@ -18,7 +17,7 @@ from runner_compare.noise_floor import beside_noise, repeats_among
 from runner_compare.numbers import compare_numbers
 from runner_compare.reached import beside_reach
 from runner_compare.reader import Reader
-from runner_compare.section import added_sections
+from runner_compare.sections import every_section
 from runner_compare.seeds import (
     row_of,
     rows_over_seeds,
@@ -32,11 +31,7 @@ from runner_compare.selection import listed, matches
 from runner_compare.statistics.clustered_share import accuracy_figures, bounds_of_accuracy
 from runner_compare.statistics.effects import Effect, Method, judge
 from runner_compare.statistics.floor_effects import what_tells_more, why_more_would_not_decide
-from runner_compare.thinking import add_thinking
-from runner_compare.token_costs import add_token_costs
-from runner_compare.token_savings import add_savings
-from runner_compare.training_seeds import training_sentence
-from runner_compare.wording import TEAM, cut_off_sentences, dominated, natural, unread_sentence
+from runner_compare.wording import TEAM, dominated, natural
 
 QUESTION_KEYS = (
     "task.data",
@@ -77,8 +72,7 @@ def tabulate(runs: list[Run], choice: ComparisonOptions, reader: Reader) -> Tabl
     varying = choice.by or rules.differing_keys(configs)
     varying = without_seed(varying) if choice.seeds else varying
     if any(TEAM in run.params for run in runs):
-        named = added_sections()
-        varying = [key for key in varying if not any(section.stands_for(key) for section in named)]
+        varying = [key for key in varying if not any(section.stands_for(key) for section in every_section())]
     keys = choice.by or distinguishing_keys(varying, configs)
     question_keys = [key for key in QUESTION_KEYS if key in keys]
     rows = [
@@ -98,12 +92,8 @@ def tabulate(runs: list[Run], choice: ComparisonOptions, reader: Reader) -> Tabl
         _compare(table, varying, choice, reader)
     if not rows_with_seeds(table):  # the front counts questions only
         mark_front(table, reader, choice.tolerance, choice.margins)
-    costs_of = add_token_costs(table, reader)
     arrange(table)
-    add_savings(table, costs_of)
-    add_thinking(table, reader)
-    add_equal_tokens(table, reader)
-    for section in added_sections():
+    for section in every_section():
         section.add(table, reader)
     return table
 
@@ -204,7 +194,6 @@ def arrange(table: Table) -> None:
 
     table.rows.sort(key=sort_key)
     write_findings(table.rows, table.keys, table.settings)
-    table.remarks += [*cut_off_sentences(table), *filter(None, [unread_sentence(table), training_sentence(table)])]
     table.conclusion = conclude(table.settings)
     table.dominated = dominated(table)
 

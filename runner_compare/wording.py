@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from runner_base import few
 from runner_base.tables import short_paths
-from runner_compare.data import ABSENT, REPEAT, Flips, Table, TableRow, label
+from runner_compare.data import ABSENT, REPEAT, Table, TableRow, label
 from runner_compare.front import SPEED
 from runner_compare.metrics import FRONT, points
-from runner_compare.statistics.floor_effects import cut_off_words
 from runner_compare.statistics.sequential import level_of
 from runner_compare.statistics.stats import ALPHA
-from runner_compare.statistics.unread_answers import unread_note
 
 TEAM = "team"  # what a team of agents is, in words: with --teams
-MAX_DOMINATED_ROWS = 8  # the most rows that a sentence names
+MAX_NAMES = 8  # the most rows that a sentence names
 
 
 def natural(value: str | None) -> tuple[int, float, str]:
@@ -126,7 +123,7 @@ def dominated(table: Table) -> str:
     rows = [row for row in table.rows if row.dominated_by]
     if not rows:
         return ""
-    shown = [_dominated(row, table) for row in rows[:MAX_DOMINATED_ROWS]]
+    shown = [_dominated(row, table) for row in rows[:MAX_NAMES]]
     more = f"; and {len(rows) - len(shown)} more" if len(shown) < len(rows) else ""
     left_out = " (speed left out)" * bool(table.without_speed)
     return f"dominated beyond noise{left_out}: {'; '.join(shown)}{more}"
@@ -147,37 +144,3 @@ def _dominated(row: TableRow, table: Table) -> str:
     if table.without_speed:  # so that nobody takes a slower row for a better one
         better.append(f"{FRONT[SPEED]} ×{other.run.metrics[SPEED] / row.run.metrics[SPEED]:.2f}, not tested")
     return f"{ours} by {theirs} ({', '.join(better)})"
-
-
-def cut_off_sentences(table: Table) -> list[str]:
-    """Say in which rows answers were cut off by the limit of tokens; rows with the same words share a sentence."""
-    words = {row.run.run_id: cut_off_words(row.run.metrics, row.run.params) for row in table.rows}
-    names: dict[str, list[str]] = {}
-    for row in table.rows:
-        names.setdefault(words[row.run.run_id], []).append(name_of(row, table.keys))
-    return [f"{few(names[text], MAX_DOMINATED_ROWS)}: {text}" for text in names if text]
-
-
-def unread_sentence(table: Table) -> str:
-    """Say of which rows the rule that judged has read few answers; empty if of none."""
-    return unread_note((name_of(row, table.keys), row.run.metrics, row.run.params) for row in table.rows)
-
-
-def verdict(side: dict[str, str]) -> str:
-    """Return the outcome of one side of a flip: `wrong: 12`, `no answer: –`."""
-    return f"{side['verdict'].replace('_', ' ')}: {side['answer']}"
-
-
-def flips_names(flips: Flips, table: Table) -> tuple[str, str]:
-    """Return the names of the run and its baseline."""
-    return sides(table.row(flips.job_id), table.keys)[:2]
-
-
-def flips_headline(flips: Flips, table: Table) -> str:
-    """Return the headline of a list of flips, with the counts of all four outcomes."""
-    cut = len(flips.questions) < flips.won + flips.lost
-    return (
-        f"{versus(table.row(flips.job_id), table.keys)}: {flips.lost} lost, {flips.won} won, "
-        f"{flips.both_right} right in both, {flips.both_wrong} wrong in both"
-        f"{f' (the first {len(flips.questions)} flips)' if cut else ''}"
-    )

@@ -17,8 +17,8 @@ from simulation import Limits, Rate, Table, begin
 
 from runner_compare.data import Run, TableRow
 from runner_compare.data import Table as Compared
-from runner_compare.gates import check, parse_requirements
 from runner_compare.metrics import KL_SHARES
+from runner_compare.sections.gates import Requirements, check, parse_requirements
 from runner_compare.statistics.token_percentiles import TokenValues
 
 Generator = np.random.Generator
@@ -82,7 +82,7 @@ def passes(gate: str, run: Run) -> bool:
     """Whether a row passes."""
     table = Compared("any", [], [TableRow(run, {})])
     check([table], parse_requirements([gate], [run]))
-    return all(it.met for it in table.requirements)
+    return all(it.met for it in table.of(Requirements).of_rows)
 
 
 def value_passes(gate: str, run: Run) -> bool:

@@ -8,8 +8,8 @@ import pytest
 from compared import KEYS, rows_of
 
 from runner_base.errors import ConfigError
-from runner_compare.data import Requirement, Table
-from runner_compare.gates import check, failures, margins_with, parse_requirements
+from runner_compare.data import Table
+from runner_compare.sections.gates import Requirement, Requirements, check, failures, margins_with, parse_requirements
 from runner_compare.statistics.effects import Effect, paired_accuracies, sequential_accuracies
 from runner_compare.statistics.number_effects import Measured, paired_likelihoods, ratio_of_measurements
 
@@ -25,7 +25,7 @@ def outcomes(text: str, *effects: Effect | str, metrics: dict[str, float] | None
         row.run.metrics = {"weight_mib": 0.2} | (metrics or {})
     table = Table("gsm8k", KEYS, rows)
     check([table], parse_requirements([text], [row.run for row in rows]))
-    return table.requirements
+    return table.of(Requirements).of_rows
 
 
 @pytest.mark.parametrize(
@@ -60,10 +60,12 @@ def test_a_margin_of_points_is_about_tables_of_accuracies_where_there_are_some()
     ]
     terms = parse_requirements(["margin=2"], [row.run for table in tables for row in table.rows])
     check(tables, terms)
-    assert [len(table.requirements) for table in tables] == [1, 0], "likelihoods have no points"
+    assert [len(table.of(Requirements).of_rows) for table in tables] == [1, 0], "likelihoods have no points"
     assert failures(tables) == []
     check(tables[1:], terms)
-    assert [it.met for it in tables[1].requirements] == [False], "without accuracies nothing shows the margin"
+    assert [it.met for it in tables[1].of(Requirements).of_rows] == [False], (
+        "without accuracies nothing shows the margin"
+    )
     tables[0] = Table("gsm8k", KEYS, rows_of("other questions", margins={"accuracy": 0.02}))
     check(tables, terms)
     assert len(failures(tables)) == 2, "a row that could not be compared is no reason to leave a margin out"
@@ -145,7 +147,7 @@ def test_a_speed_passes_over_six_runs_of_its_job() -> None:
     def decided(text: str) -> Requirement:
         table = Table("gsm8k", KEYS, rows)
         check([table], parse_requirements([text], [run]))
-        (outcome,) = table.requirements
+        (outcome,) = table.of(Requirements).of_rows
         return outcome
 
     one = decided("decode_tok_per_s>=100")

@@ -7,7 +7,7 @@ from compared import KEYS, rows_of
 
 from runner_base.errors import ConfigError
 from runner_compare.data import Table
-from runner_compare.planning import duration, parse_aim, plan_questions
+from runner_compare.sections.planning import Plans, QuestionPlan, duration, parse_aim, plan_questions
 from runner_compare.statistics.effects import Effect, paired_accuracies, sequential_accuracies, unpaired_accuracies
 from runner_compare.statistics.margins import questions_needed
 from runner_compare.statistics.number_effects import paired_likelihoods
@@ -33,6 +33,11 @@ def planned(aim: str, *effects: Effect) -> Table:
     return table
 
 
+def plans_of(table: Table) -> list[QuestionPlan]:
+    """The plans of a table's rows, in their order."""
+    return list(table.of(Plans).of_rows.values())
+
+
 def test_a_row_needs_what_its_own_disagreement_asks_for() -> None:
     expected = expected_disagreement(20, 200)
     for aim, needed in (
@@ -40,15 +45,13 @@ def test_a_row_needs_what_its_own_disagreement_asks_for() -> None:
         ("detect=3", questions_to_detect(expected, 0.03, 0.05 / 2)),
     ):
         table = planned(aim, paired_accuracies(10, 10, 200), paired_accuracies(30, 30, 200))
-        few, many = (row.plan for row in table.rows[1:])
-        assert few is not None
-        assert many is not None
+        few, many = plans_of(table)
         assert needed is not None
         assert (few.asked, few.disagreement, few.needed, few.further) == (200, 0.1, needed, needed - 200)
         assert few.further_s == pytest.approx((needed - 200) * (40 + 60) / 200)
         assert many.needed is not None
         assert many.needed > needed
-    assert table.plan_title == (
+    assert table.of(Plans).title == (
         "questions in all to detect a difference of 3 points with 80 % power, if apart from it runs disagree as often "
         "as so far"
     )
@@ -56,14 +59,13 @@ def test_a_row_needs_what_its_own_disagreement_asks_for() -> None:
 
 def test_likelihoods_count_samples_and_what_cannot_be_planned_says_why() -> None:
     likelihood = paired_likelihoods([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7, "token")
-    (_, row) = planned("margin=0.01nats", likelihood).rows
-    assert row.plan is not None
+    (plan,) = plans_of(planned("margin=0.01nats", likelihood))
     texts = [0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7
     bend, tails = skewness(*texts) / 21**0.5, kurtosis(*texts)
     error = likelihood.counts["error"]
-    assert row.plan.needed == samples_to_detect(error, 21, 0.01, bend=bend, tails=tails, upward=True)
-    rows = planned("margin=2", sequential_accuracies([(True, True)] * 9), unpaired_accuracies(9, 10, 8, 10)).rows
-    assert [row.plan.reason for row in rows if row.plan] == [
+    assert plan.needed == samples_to_detect(error, 21, 0.01, bend=bend, tails=tails, upward=True)
+    table = planned("margin=2", sequential_accuracies([(True, True)] * 9), unpaired_accuracies(9, 10, 8, 10))
+    assert [plan.reason for plan in plans_of(table)] == [
         "it was compared while it ran",
         "the comparison is unpaired",
     ]
@@ -74,7 +76,7 @@ def test_likelihoods_count_samples_and_what_cannot_be_planned_says_why() -> None
 def test_a_run_without_measured_speeds_has_no_time() -> None:
     table = Table("gsm8k", KEYS, rows_of(paired_accuracies(10, 10, 200)))
     plan_questions([table], parse_aim(["margin=2"]))
-    assert [row.plan.further_s for row in table.rows if row.plan] == [None]
+    assert [plan.further_s for plan in plans_of(table)] == [None]
     assert [duration(it) for it in (None, 0, 0.2, 12.4, 200, 9000)] == ["–", "0 s", "<1 s", "12 s", "3.3 min", "2.5 h"]
 
 

@@ -9,7 +9,7 @@ from compared import KEYS, rows_of
 
 from runner_compare.conclusion import conclude
 from runner_compare.data import Table
-from runner_compare.gates import check, parse_requirements
+from runner_compare.sections.gates import Requirements, check, parse_requirements
 from runner_compare.statistics.effects import Effect, Finding, paired_accuracies
 from runner_compare.statistics.margins import MarginVerdict
 
@@ -72,7 +72,7 @@ def agrees(it: Effect, points: int) -> None:
     assert high < -100 * margin + ROUNDING or it.verdict is not MarginVerdict.worse_by_more, text
     table = Table("any", KEYS, rows)
     check([table], parse_requirements([f"margin={points} finding!=worse"], [row.run for row in rows]))
-    assert [one.met for one in table.requirements] == [is_met, it.finding is not Finding.worse], text
+    assert [one.met for one in table.of(Requirements).of_rows] == [is_met, it.finding is not Finding.worse], text
 
 
 @pytest.mark.parametrize("points", MARGINS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runner_compare.data import Run, Table, TableRow
-from runner_compare.training_seeds import seeded_keys, training_sentence
+from runner_compare.sections.training_seeds import seeded_keys, training_sentence
 
 
 def table(*params: dict[str, str], over_seeds: bool = False) -> Table:

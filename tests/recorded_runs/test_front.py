@@ -14,6 +14,7 @@ from stores import INT8, NF4, NONE, Store, marks
 from runner_compare.data import Run, Table, TableRow
 from runner_compare.front import mark_front
 from runner_compare.repeated_runs import values_of
+from runner_compare.shown import sentences_of
 from runner_compare.wording import dominated, front_rule
 
 pytestmark = [
@@ -264,7 +265,7 @@ def test_a_row_measured_beside_others_or_elsewhere_dominates_nothing() -> None:
     mark_front(table, tolerance=0.2, margins=WIDE)
     assert [one.on_front for one in rows] == [True, False, None, None]
     assert rows[1].dominated_by == "a"
-    assert table.sentences == [
+    assert sentences_of(table) == [
         "the Pareto front counts 2 of 4 runs: speed counts only where a job had a process and the machine "
         "to itself, on one kind of machine. Left out: c (measured beside other work on 1.7 of 2 cores), d (measured on "
         "another machine: a quicker one). To count them, run the jobs again on an idle machine with workers=1 "

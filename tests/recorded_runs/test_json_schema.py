@@ -15,7 +15,7 @@ from stores import NF4, NONE, Store, marks
 
 from runner_compare.data import Table
 from runner_compare.output import FORMATS
-from runner_compare.sections import Comparison
+from runner_compare.shown import Comparison
 from runner_compare.statistics.number_effects import paired_likelihoods
 
 pytestmark = [

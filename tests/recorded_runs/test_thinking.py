@@ -14,9 +14,9 @@ from stores import NF4, NONE, Store, marks
 from thinking_jobs import ANSWER_TOKENS, PROMPT_TOKENS, thinking_job
 
 from runner_compare.data import Run
+from runner_compare.sections.thinking import right_answer_costs
 from runner_compare.statistics.stats import wilson_interval
 from runner_compare.statistics.token_costs import Estimate, TokenCells, TokenCost
-from runner_compare.thinking import right_answer_costs
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),

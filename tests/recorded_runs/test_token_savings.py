@@ -12,7 +12,7 @@ from stores import Store, marks
 from team_jobs import team
 
 from runner_compare.data import Run
-from runner_compare.token_savings import graph_words
+from runner_compare.sections.savings import graph_words
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from runner_base import Column, DataError, Use, say
@@ -13,9 +13,9 @@ from runner_compare.effect_words import p_value
 from runner_compare.pictures import JobPicture
 from runner_compare.reader import Reader
 from runner_compare.section import Section
+from runner_compare.sections.savings import graph_words
 from runner_compare.seeds import rows_with_seeds
 from runner_compare.statistics.survival import EdgeOfSeed, EdgesOfSeed, SurvivalTable, survival_of
-from runner_compare.token_savings import graph_words
 from runner_compare.wording import name_of
 
 if TYPE_CHECKING:
@@ -25,6 +25,13 @@ SURVIVAL = "survival"  # in JSON, and of the files of its pictures
 OF_TEAMS = "spatial_edges_after"  # a metric that only teams of agents have
 MOST_GRAPHS = 24  # that the page shows
 LEARNED = "train_questions"  # a metric that only jobs have whose graph was trained
+
+
+@dataclass
+class SurvivalOfTable:
+    """How often edges survived, for each row that stands for several seeds."""
+
+    found: list[SurvivalTable] = field(default_factory=list)
 
 
 class GraphsSection(Section):
@@ -38,7 +45,7 @@ class GraphsSection(Section):
             if all(LEARNED in part.metrics for part in row.run.parts):
                 found = survival_in(row.run, reader)
                 if found is not None:
-                    table.added.setdefault(SURVIVAL, []).append(found)
+                    _survival(table).append(found)
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
         """Return the tables of edges by their titles."""
@@ -79,7 +86,7 @@ class GraphsSection(Section):
 
 
 def _survival(table: Table) -> list[SurvivalTable]:
-    return table.added.get(SURVIVAL, [])
+    return table.of(SurvivalOfTable).found
 
 
 def survival_in(run: Run, reader: Reader) -> SurvivalTable | None:

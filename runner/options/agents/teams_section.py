@@ -13,7 +13,7 @@ from runner.options.agents.keys import OF_TEAM, AgentsConfig
 from runner_compare.data import Run, label
 from runner_compare.reader import Reader
 from runner_compare.section import Section
-from runner_compare.token_savings import NULL, graph_kind
+from runner_compare.sections.savings import NULL, graph_kind
 from runner_compare.wording import TEAM
 
 KEYS = {f"task.{name}" for name in OF_TEAM}

@@ -6,14 +6,16 @@ import math
 import operator
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from runner_base import ConfigError, unknown
-from runner_compare.data import Requirement, Run, Table, TableRow
+from runner_compare.data import Run, Table, TableRow
 from runner_compare.effect_words import asked_of, margin_decision, margin_words
 from runner_compare.known_ends import known_of
 from runner_compare.metrics import UNITS
 from runner_compare.reader import Reader
+from runner_compare.section import Section
 from runner_compare.selection import parse_margins
 from runner_compare.statistics.effects import RATIOS, Finding
 from runner_compare.statistics.margins import MarginVerdict
@@ -31,6 +33,35 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 EXAMPLE = "e.g. 'margin=2 finding!=worse accuracy>=0.8 model_mib<4000 kl_p95<0.5nats'"
 SHOWN_GOOD = (MarginVerdict.better, MarginVerdict.as_good, MarginVerdict.worse_but_within)
 FINDINGS = {it.name: it for it in Finding}
+
+
+@dataclass
+class Requirement:
+    """Whether a row satisfies one requirement."""
+
+    requirement: str
+    job_id: str
+    met: bool
+    reason: str
+
+
+@dataclass
+class Requirements:
+    """The requirements of a table's rows, met or not."""
+
+    of_rows: list[Requirement] = field(default_factory=list)
+
+
+class Gates(Section):
+    """What each row has to satisfy."""
+
+    def failed(self, table: Table) -> list[str]:
+        """Return a line for each requirement that is not met."""
+        return failures([table])
+
+    def record_across(self, tables: Sequence[Table]) -> dict[str, Any]:
+        """Return all requirements."""
+        return {"requirements": [asdict(checked) for table in tables for checked in table.of(Requirements).of_rows]}
 
 
 @dataclass(frozen=True)
@@ -136,13 +167,13 @@ def check(tables: Sequence[Table], terms: Sequence[Term], reader: Reader | None 
     """Check each row that is no baseline; ConfigError if there is none."""
     of_tables = {it.measure for table in tables for row in table.settings for it in row.effects}
     for table in tables:
-        table.requirements = [
+        table.of(Requirements).of_rows = [
             _outcome(term, row, table, reader)
             for row in table.settings
             for term in terms
             if not _is_of_other_tables(term, row, of_tables)
         ]
-    if terms and not any(table.requirements for table in tables):
+    if terms and not any(table.of(Requirements).of_rows for table in tables):
         raise ConfigError(f"{OPTION}: there is no row to check: every run that was chosen is a baseline")
 
 
@@ -155,7 +186,8 @@ def _is_of_other_tables(term: Term, row: TableRow, of_tables: set[str]) -> bool:
 
 def failures(tables: Sequence[Table]) -> list[str]:
     """Return a line for each requirement that is not met."""
-    return [f"requirement failed: {it.reason}" for table in tables for it in table.requirements if not it.met]
+    checked = [requirement for table in tables for requirement in table.of(Requirements).of_rows]
+    return [f"requirement failed: {requirement.reason}" for requirement in checked if not requirement.met]
 
 
 def _outcome(term: Term, row: TableRow, table: Table, reader: Reader | None) -> Requirement:
@@ -219,3 +251,6 @@ def _about_metric(term: Term, row: TableRow, reader: Reader | None) -> tuple[boo
     if compare(end, limit):
         return True, interval
     return False, f"{interval}{', not shown' if compare(other, limit) else ''}, required {term.text}"
+
+
+SECTION = Gates()

@@ -9,11 +9,21 @@ from __future__ import annotations
 import re
 
 from runner_compare.data import Table, label
+from runner_compare.section import Section
 from runner_compare.seeds import rows_with_seeds
 
 DECLARED = ("training_seed", "train_seed")  # the last part of a key
 OF_WEIGHTS = ("model.name", "lora.path")
 SEED = re.compile(r"(?<![a-z])seed[-_=.]?\d+", re.IGNORECASE)
+
+
+class TrainingSeeds(Section):
+    """Rows that are training runs of one recipe."""
+
+    def sentences(self, table: Table) -> list[str]:
+        """Say what a finding between such rows is about."""
+        text = training_sentence(table)
+        return [text] if text else []
 
 
 def training_sentence(table: Table) -> str:
@@ -44,3 +54,6 @@ def seeded_keys(table: Table) -> list[str]:
         if any(len(names) > 1 for names in recipes.values()):
             found.append(key)
     return found
+
+
+SECTION = TrainingSeeds()

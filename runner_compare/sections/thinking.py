@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runner_base import Column, Use
@@ -13,15 +13,52 @@ from runner_compare.effect_words import p_value
 from runner_compare.metrics import BY_ANSWERS, described
 from runner_compare.numbers import compare_numbers
 from runner_compare.reader import Reader
+from runner_compare.section import Section
+from runner_compare.sections.token_costs import estimate_record, right_answer_tokens
 from runner_compare.statistics.answer_times import answer_times
 from runner_compare.statistics.effects import Effect, Finding, judge
-from runner_compare.token_costs import estimate_record, right_answer_tokens
+from runner_compare.statistics.token_costs import Estimate
 from runner_compare.wording import versus
 
 TOKENS = "thinking_tokens"  # the number of a question
 THINKING = "thinking_tokens_per_answer"  # a metric that only jobs have whose model thought
 BUDGET = "generation.thinking_tokens"
 MAX_ROWS = 8  # with a finding that the sentence names
+TITLE = "thinking, and what a right answer costs: the tokens and seconds of all answers for each right one"
+
+
+@dataclass
+class ThinkingOfRows:
+    """What is known of the rows of models that think, by run id."""
+
+    effects: dict[str, Effect] = field(default_factory=dict)  # how many tokens more than its baseline a row thinks
+    right_answers: dict[str, Estimate] = field(default_factory=dict)  # the tokens of a right answer, with wrong ones
+
+
+class Thinking(Section):
+    """How long rows think, and what a right answer costs."""
+
+    def add(self, table: Table, reader: Reader) -> None:
+        """Compare the thinking tokens of the rows, and count those of a right answer."""
+        add_thinking(table, reader)
+
+    def tables(self, table: Table) -> dict[str, list[Column]]:
+        """Return the table of thinking by its title."""
+        return {TITLE: thinking_columns(table)} if has_thinking(table) else {}
+
+    def sentences(self, table: Table) -> list[str]:
+        """Say who thinks longer."""
+        return [sentence(table)] if table.of(ThinkingOfRows).effects else []
+
+    def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
+        """Return a row's difference in thinking tokens, and what a right answer costs it."""
+        record: dict[str, Any] = {}
+        effect = table.of(ThinkingOfRows).effects.get(row.run.run_id)
+        if effect is not None:
+            record["thinking"] = thinking_record(effect)
+        if has_thinking(table):
+            record["right_answer_costs"] = right_answer_record(table, row)
+        return record
 
 
 def has_thinking(table: Table) -> bool:
@@ -30,9 +67,12 @@ def has_thinking(table: Table) -> bool:
 
 
 def add_thinking(table: Table, reader: Reader) -> None:
-    """Compare the thinking tokens of each row with its baseline's on the same questions, and say it in one line."""
+    """Compare the thinking tokens of each row with its baseline's on the same questions."""
+    kept = table.of(ThinkingOfRows)
     for row in table.rows if has_thinking(table) else ():
-        row.right_answer = right_answer_tokens(row.run, reader)
+        tokens = right_answer_tokens(row.run, reader)
+        if tokens is not None:
+            kept.right_answers[row.run.run_id] = tokens
     for row in table.rows:
         if row.baseline is None or row.effect is None or _budget(row) != _budget(row.baseline):
             continue  # of unlike budgets one knows who thinks longer
@@ -40,12 +80,18 @@ def add_thinking(table: Table, reader: Reader) -> None:
         if any(it.over_seeds for it in sides) or all(THINKING not in it.metrics for it in sides):
             continue
         try:
-            it = compare_numbers(sides[0], sides[1], reader)
+            effect = compare_numbers(sides[0], sides[1], reader)
         except NotPaired:
             continue  # few questions, or nobody counted the tokens: the rows have their means, and no test
-        row.thinking = it if it.counts["mean"] or it.counts["baseline_mean"] else None
-    judge([row.thinking for row in table.rows if row.thinking and not row.is_repeat])
-    table.remarks += [sentence(table)] if any(row.thinking for row in table.rows) else []
+        if effect.counts["mean"] or effect.counts["baseline_mean"]:
+            kept.effects[row.run.run_id] = effect
+    judge([effect for _, effect in _compared(table)])
+
+
+def _compared(table: Table) -> list[tuple[TableRow, Effect]]:
+    """Return the rows whose thinking was compared, without repeats of a baseline."""
+    effects = table.of(ThinkingOfRows).effects
+    return [(row, effects[row.run.run_id]) for row in table.rows if row.run.run_id in effects and not row.is_repeat]
 
 
 def _budget(row: TableRow) -> str:
@@ -54,21 +100,21 @@ def _budget(row: TableRow) -> str:
 
 def sentence(table: Table) -> str:
     """Say which rows think longer or shorter than their baselines, and of which that is not shown."""
-    rows = [row for row in table.rows if row.thinking and not row.is_repeat]
-    found = [row for row in rows if row.thinking and row.thinking.finding is not Finding.open]
-    still_open = [row for row in rows if row not in found]
-    parts = [f"{versus(row, table.keys)}: {_difference(row)}" for row in found[:MAX_ROWS]]
-    parts += [f"{len(found) - MAX_ROWS} more differ"] * (len(found) > MAX_ROWS)
+    compared = _compared(table)
+    found = [(row, effect) for row, effect in compared if effect.finding is not Finding.open]
+    still_open = [(row, effect) for row, effect in compared if effect.finding is Finding.open]
+    parts = [f"{versus(row, table.keys)}: {_difference(effect)}" for row, effect in found[:MAX_ROWS]]
+    if len(found) > MAX_ROWS:
+        parts.append(f"{len(found) - MAX_ROWS} more differ")
     if still_open:
-        largest = max(still_open, key=lambda row: abs(row.thinking.value) if row.thinking else 0.0)
+        row, largest = max(still_open, key=lambda pair: abs(pair[1].value))
         several = f" in {len(still_open)} comparisons, the largest" if len(still_open) > 1 else ""
-        parts.append(f"{Finding.open}{several}: {versus(largest, table.keys)} ({_difference(largest)})")
+        parts.append(f"{Finding.open}{several}: {versus(row, table.keys)} ({_difference(largest)})")
     return f"thinking tokens of an answer: {'; '.join(parts)}"
 
 
-def _difference(row: TableRow) -> str:
-    assert row.thinking is not None
-    it, mean = row.thinking, row.thinking.counts["baseline_mean"]
+def _difference(it: Effect) -> str:
+    mean = it.counts["baseline_mean"]
     words = {Finding.larger: "thinks longer, ", Finding.smaller: "thinks shorter, "}.get(it.finding, "")
     share = f", {100 * it.value / mean:+.0f} % of {mean:,.1f}".replace("-", "−") if mean else ""
     value, low, high = (
@@ -122,20 +168,22 @@ def right_answers(run: Run) -> float | None:
     return metrics.get("correct_all", metrics.get("correct"))
 
 
-def right_answer_record(row: TableRow) -> dict[str, float | None]:
+def right_answer_record(table: Table, row: TableRow) -> dict[str, float | None]:
     """Return what a right answer costs as plain data, with the interval of its tokens if that is known."""
     costs: dict[str, float | None] = {**right_answer_costs(row.run)}
-    if row.right_answer is None or "tokens" not in costs:
+    tokens = table.of(ThinkingOfRows).right_answers.get(row.run.run_id)
+    if tokens is None or "tokens" not in costs:
         return costs
-    return costs | {key: it for key, it in estimate_record("tokens", row.right_answer).items() if key != "tokens"}
+    return costs | {key: end for key, end in estimate_record("tokens", tokens).items() if key != "tokens"}
 
 
-def _tokens_written(row: TableRow) -> str:
+def _tokens_written(table: Table, row: TableRow) -> str:
     """Return the tokens that a right answer costs, with their interval."""
     written = _written(right_answer_costs(row.run).get("tokens"), ",.1f")
-    if row.right_answer is None or written == ABSENT:
+    tokens = table.of(ThinkingOfRows).right_answers.get(row.run.run_id)
+    if tokens is None or written == ABSENT:
         return written
-    return f"{written} [{row.right_answer.low:,.1f}, {row.right_answer.high:,.1f}]".replace("inf", "∞")
+    return f"{written} [{tokens.low:,.1f}, {tokens.high:,.1f}]".replace("inf", "∞")
 
 
 def thinking_columns(table: Table) -> list[Column]:
@@ -151,7 +199,8 @@ def thinking_columns(table: Table) -> list[Column]:
     for key, head, form in (("tokens", "tokens", ",.1f"), ("seconds", "s", ".3g"), ("usd", "USD", ".3g")):
         if any(key in it for it in costs):
             cells = [_written(it.get(key), form) for it in costs]
-            cells = list(map(_tokens_written, rows)) if key == "tokens" else cells
+            if key == "tokens":
+                cells = [_tokens_written(table, row) for row in rows]
             shown.append(Column(f"{head} /right\nanswer", cells, use=Use.result))
     ks = sorted({int(row.run.metrics["answers_each"]) for row in rows if "answers_each" in row.run.metrics})
     for key in BY_ANSWERS:
@@ -167,3 +216,6 @@ def _of_metric(rows: Sequence[TableRow], key: str) -> Column:
 
 def _written(value: float | None, form: str) -> str:
     return ABSENT if value is None else format(value, form)
+
+
+SECTION = Thinking()

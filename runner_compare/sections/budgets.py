@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from runner_base import Picture
 from runner_compare.data import NotPaired, Table, TableRow
 from runner_compare.effect_words import p_value
 from runner_compare.metrics import points
 from runner_compare.outcomes import Costs
 from runner_compare.reader import Reader
+from runner_compare.section import Section
+from runner_compare.sections.budget_pictures import budget_pictures
+from runner_compare.sections.budget_settings import Setting, settings_of
+from runner_compare.sections.token_costs import estimate_record
 from runner_compare.statistics.equal_tokens import (
     MIN_QUESTIONS,
     Curve,
@@ -20,58 +25,35 @@ from runner_compare.statistics.equal_tokens import (
     judge_equal_tokens,
 )
 from runner_compare.statistics.token_costs import Estimate
-from runner_compare.thinking import BUDGET
-from runner_compare.token_costs import estimate_record
-from runner_compare.wording import assignments, is_its_own_name, natural
-
-NO_BUDGET = (None, "null", "None")
-UNLIMITED = "no limit"
+from runner_compare.wording import is_its_own_name
 
 
 @dataclass
-class Setting:
-    """The rows that differ in the budget only, from the smallest to none."""
+class EqualTokensOfTable:
+    """The comparisons of a table's settings at equal tokens."""
 
-    rows: list[TableRow]
-    keys: list[str]  # of the table, without the budget
-
-    @property
-    def config(self) -> dict[str, str | None]:
-        """The values of its keys."""
-        return {key: self.rows[0].config[key] for key in self.keys}
-
-    @property
-    def budgets(self) -> list[str]:
-        """The budgets in words."""
-        return [budget_of(row) for row in self.rows]
-
-    def name(self, keys: Sequence[str] | None = None) -> str:
-        """Name it by its keys, or by some of them."""
-        return assignments(self.rows[0], list(self.keys if keys is None else keys)) or "the setting"
+    compared: list[CurvesCompared] = field(default_factory=list)
 
 
-def budget_of(row: TableRow) -> str:
-    """Return a row's budget of thinking tokens in words."""
-    budget = row.config.get(BUDGET, row.run.value(BUDGET))
-    return UNLIMITED if budget in NO_BUDGET else str(budget)
+class Budgets(Section):
+    """Settings with several budgets of thinking."""
 
+    def add(self, table: Table, reader: Reader) -> None:
+        """Compare the settings at equal tokens."""
+        add_equal_tokens(table, reader)
 
-def by_size(budget: str) -> tuple[object, ...]:
-    """Return a sort key: no limit comes last."""
-    return budget == UNLIMITED, natural(budget)
+    def sentences(self, table: Table) -> list[str]:
+        """Return the findings in words."""
+        return [compared.words for compared in table.of(EqualTokensOfTable).compared]
 
+    def record(self, table: Table) -> dict[str, Any]:
+        """Return the comparisons as plain data."""
+        records = [equal_tokens_record(compared) for compared in table.of(EqualTokensOfTable).compared]
+        return {"equal_tokens": records} if records else {}
 
-def settings_of(table: Table) -> list[Setting]:
-    """Return the settings of a table that have several budgets."""
-    if BUDGET not in table.keys or not table.scored:
-        return []
-    keys = [key for key in table.keys if key != BUDGET]
-    groups: dict[tuple[str | None, ...], list[TableRow]] = {}
-    for row in table.rows:
-        if row.run.interval and not row.is_repeat:
-            groups.setdefault(tuple(row.config[key] for key in keys), []).append(row)
-    ordered = (sorted(rows, key=lambda row: by_size(budget_of(row))) for rows in groups.values())
-    return [Setting(rows, keys) for rows in ordered if len({budget_of(row) for row in rows}) == len(rows) > 1]
+    def figures(self, table: Table) -> list[Picture]:
+        """Return the picture of accuracy over the budgets."""
+        return budget_pictures(table)
 
 
 def add_equal_tokens(table: Table, reader: Reader) -> None:
@@ -80,16 +62,16 @@ def add_equal_tokens(table: Table, reader: Reader) -> None:
     of_row = {row.run.run_id: it for it in settings for row in it.rows}
     costs: dict[str, Costs | str] = {}
     sides: list[tuple[Setting, Setting]] = []
+    compared = table.of(EqualTokensOfTable).compared
     for one in settings:
         baselines = [row.baseline for row in one.rows if row.baseline is not None]
         base = of_row.get(baselines[0].run.run_id) if baselines else None
         if base is not None and base is not one and all(of_row.get(row.run.run_id) is base for row in baselines):
             sides.append((one, base))
-            table.equal_tokens.append(_compare(one, base, costs, reader))
-    judge_equal_tokens([it.result for it in table.equal_tokens if it.result])
-    for it, (ours, theirs) in zip(table.equal_tokens, sides, strict=True):
+            compared.append(_compare(one, base, costs, reader))
+    judge_equal_tokens([it.result for it in compared if it.result])
+    for it, (ours, theirs) in zip(compared, sides, strict=True):
         it.words = _sentence(it, ours, theirs)
-        table.remarks.append(it.words)
 
 
 def _compare(ours: Setting, theirs: Setting, costs: dict[str, Costs | str], reader: Reader) -> CurvesCompared:
@@ -210,3 +192,6 @@ def _result_record(it: EqualTokens, budgets: Sequence[str]) -> dict[str, Any]:
         ],
         "outside": [budgets[at] for at in it.outside],
     }
+
+
+SECTION = Budgets()

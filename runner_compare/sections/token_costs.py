@@ -4,20 +4,57 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
-from runner_compare.data import NotPaired, Question, Run, Table
+from runner_base import Column, Picture
+from runner_compare.data import ABSENT, NotPaired, Question, Run, Table, TableRow
 from runner_compare.metrics import ENDS, OF_CALLS, OF_QUESTION
 from runner_compare.outcomes import Costs
 from runner_compare.reader import Reader
+from runner_compare.section import Section, Slot
+from runner_compare.sections.token_pictures import token_pictures
 from runner_compare.statistics.token_costs import PER, Estimate, TokenCells, TokenCost
 
 
-def add_token_costs(table: Table, reader: Reader) -> dict[str, list[Costs]]:
-    """Give each row of teams its costs, and return those of its questions by run id: one table for each seed."""
-    costs_of: dict[str, list[Costs]] = {}
+@dataclass
+class CostsOfRows:
+    """What the rows of teams cost, by run id: each row, and its questions in a table for each seed."""
+
+    of_rows: dict[str, TokenCost] = field(default_factory=dict)
+    of_questions: dict[str, list[Costs]] = field(default_factory=dict)
+
+
+class TokenCosts(Section):
+    """What the answers of teams cost in tokens."""
+
+    def add(self, table: Table, reader: Reader) -> None:
+        """Read the costs."""
+        add_token_costs(table, reader)
+
+    def columns(self, table: Table) -> dict[Slot, list[Column]]:
+        """Return how many right answers each row has for its tokens."""
+        costs = table.of(CostsOfRows).of_rows
+        if not costs:
+            return {}
+        cells = [_per_1000(costs.get(row.run.run_id)) for row in table.rows]
+        return {Slot.comparison: [Column("correct per\n1,000 tokens", cells)]}
+
+    def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
+        """Return a row's costs."""
+        cost = table.of(CostsOfRows).of_rows.get(row.run.run_id)
+        return {"tokens": cost_record(cost)} if cost else {}
+
+    def figures(self, table: Table) -> list[Picture]:
+        """Return the picture of accuracy over tokens."""
+        costs = table.of(CostsOfRows).of_rows
+        return token_pictures(table, {run_id: cost.tokens_a_question for run_id, cost in costs.items()})
+
+
+def add_token_costs(table: Table, reader: Reader) -> None:
+    """Read what each row of teams cost, and each of its questions."""
+    kept = table.of(CostsOfRows)
     for row in table.rows:
         if row.run.interval is None or not row.run.metrics.keys() >= set(OF_QUESTION):
             continue  # only questions that take many calls have recorded what each of them cost
@@ -25,9 +62,17 @@ def add_token_costs(table: Table, reader: Reader) -> dict[str, list[Costs]]:
             costs = costs_by_seed(row.run, reader)
         except NotPaired:
             continue  # its samples are gone: the row has its metrics, and no interval of its tokens
-        costs_of[row.run.run_id] = costs
-        row.tokens = TokenCost.of(cells_of(costs, sorted(costs[0])), Estimate(*row.run.interval))
-    return costs_of
+        kept.of_questions[row.run.run_id] = costs
+        cost = TokenCost.of(cells_of(costs, sorted(costs[0])), Estimate(*row.run.interval))
+        if cost is not None:
+            kept.of_rows[row.run.run_id] = cost
+
+
+def _per_1000(cost: TokenCost | None) -> str:
+    if cost is None:
+        return ABSENT
+    value, low, high = cost.correct_per_1000
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]".replace("inf", "∞")
 
 
 def right_answer_tokens(run: Run, reader: Reader) -> Estimate | None:
@@ -82,3 +127,6 @@ def estimate_record(key: str, it: Estimate) -> dict[str, float | None]:
     """Return a value and the ends of its interval under their keys in JSON."""
     ends = {f"{key}{end}": value for end, value in zip(ENDS, it, strict=True)}
     return {name: value if abs(value) != float("inf") else None for name, value in ends.items()}
+
+
+SECTION = TokenCosts()

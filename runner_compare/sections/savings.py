@@ -4,29 +4,60 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runner_compare.cut_offs import finding_of
 from runner_compare.data import Run, Table, TableRow
 from runner_compare.effect_words import p_value, quantity
 from runner_compare.outcomes import Costs
+from runner_compare.reader import Reader
+from runner_compare.section import Section
+from runner_compare.sections.token_costs import CostsOfRows, cells_of, estimate_record, training_tokens
 from runner_compare.statistics.stats import ALPHA, holm
 from runner_compare.statistics.token_costs import Estimate, TokenFinding, TokenSaving
-from runner_compare.token_costs import cells_of, estimate_record, training_tokens
 from runner_compare.wording import sides
 
 KINDS = ("spatial", "temporal")
 NULL = (None, "null", "None", "")
 
 
+@dataclass
+class SavingsOfRows:
+    """What the rows of teams save of their baselines' tokens, by run id."""
+
+    of_rows: dict[str, TokenSaving] = field(default_factory=dict)
+
+
+class Savings(Section):
+    """What teams save of their baselines' tokens."""
+
+    def add(self, table: Table, reader: Reader) -> None:
+        """Compare the tokens of the questions, which the section of costs has read."""
+        add_savings(table, table.of(CostsOfRows).of_questions)
+
+    def row_sentences(self, table: Table, row: TableRow) -> list[str]:
+        """Return what a row saves, in words."""
+        saving = table.of(SavingsOfRows).of_rows.get(row.run.run_id)
+        return [saving.words] if saving else []
+
+    def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
+        """Return what a row saves."""
+        saving = table.of(SavingsOfRows).of_rows.get(row.run.run_id)
+        return {"saved": saving_record(row, saving)} if saving else {}
+
+
 def add_savings(table: Table, costs_of: Mapping[str, Sequence[Costs]]) -> None:
     """Compare the tokens of each row with its baseline's on the questions that both answered, and word the findings."""
+    of_rows = table.of(SavingsOfRows).of_rows
     compared = []
     for row in table.rows:
-        if row.baseline is not None:
-            row.saving = saving_of(row.run, row.baseline.run, costs_of)
-            compared += [(row, row.saving)] if row.saving else []
+        if row.baseline is None:
+            continue
+        saving = saving_of(row.run, row.baseline.run, costs_of)
+        if saving is not None:
+            of_rows[row.run.run_id] = saving
+            compared.append((row, saving))
     for (_, saving), p_holm in zip(compared, holm([it.p for _, it in compared]), strict=True):
         saving.p_holm = p_holm
         if p_holm < ALPHA:
@@ -157,3 +188,6 @@ def saving_record(row: TableRow, it: TokenSaving) -> dict[str, Any]:
         "training_tokens": it.training_tokens,
         **estimate_record("paid_back_after", after or Estimate(math.inf, math.inf, math.inf)),
     }
+
+
+SECTION = Savings()

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from runner_base import Picture
 from runner_base.drawing import BAD, FRONT, GOOD, INK, MUTED, PAPER
-from runner_compare.budgets import Setting, budget_of, by_size, settings_of
 from runner_compare.data import Table
 from runner_compare.pictures import MAX_PANELS, finish_pane, literal
-from runner_compare.thinking import tokens_of_question
+from runner_compare.sections.budget_settings import Setting, budget_of, by_size, settings_of
+from runner_compare.sections.thinking import tokens_of_question
 from runner_compare.wording import short_names
 
 if TYPE_CHECKING:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from runner_base import Column, ConfigError, Use, unknown
-from runner_compare.data import ABSENT, QuestionPlan, Run, Table, TableRow
+from runner_compare.data import ABSENT, Run, Table, TableRow
 from runner_compare.effect_words import quantity, unit_of
 from runner_compare.quantities import ACCURACIES
+from runner_compare.section import Section
 from runner_compare.selection import parse_margins
 from runner_compare.statistics.answer_times import answer_times
 from runner_compare.statistics.effects import Effect, Method
@@ -23,6 +25,40 @@ UNPLANNED = {  # why there is no plan for an effect of this method
     Method.over_seeds: "seeds count, too, and more questions do not show more of them",
     Method.mean_flips: "it is unknown for families of questions and for several answers to a question",
 }
+
+
+@dataclass(frozen=True)
+class QuestionPlan:
+    """How many questions a comparison needs."""
+
+    asked: int  # so far
+    disagreement: float | None  # the share of questions so far that only one of the two solved
+    needed: int | None = None  # in all
+    further: int | None = None
+    further_s: float | None = None  # how long the further ones take at the row's measured speed
+    reason: str = ""  # why there is no number
+
+
+@dataclass
+class Plans:
+    """The plans of a table's rows, by run id, and what they are for."""
+
+    title: str = ""
+    of_rows: dict[str, QuestionPlan] = field(default_factory=dict)
+
+
+class Planning(Section):
+    """How many questions each comparison needs, if that was asked for."""
+
+    def tables(self, table: Table) -> dict[str, list[Column]]:
+        """Return the table of plans by its title."""
+        plans = table.of(Plans)
+        return {plans.title: plan_columns(table)} if plans.of_rows else {}
+
+    def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
+        """Return a row's plan."""
+        plan = table.of(Plans).of_rows.get(row.run.run_id)
+        return {"plan": asdict(plan) if plan else None}
 
 
 @dataclass(frozen=True)
@@ -64,11 +100,12 @@ def parse_aim(words: Sequence[str]) -> PlanAim:
 def plan_questions(tables: Sequence[Table], aim: PlanAim) -> None:
     """Plan the questions of each comparison; ConfigError if there is none of this kind."""
     for table in tables:
-        table.plan_title = _title(table, aim)
+        plans = table.of(Plans)
+        plans.title = _title(table, aim)
         for row in table.settings:
             if row.effect is not None and _size(row.effect, aim) is not None:
-                row.plan = _plan(row, row.effect, aim)
-    if not any(row.plan for table in tables for row in table.rows):
+                plans.of_rows[row.run.run_id] = _plan(row, row.effect, aim)
+    if not any(table.of(Plans).of_rows for table in tables):
         raise ConfigError(f"{OPTION}: no row was compared in {' or '.join(aim.margins | aim.differences)}")
 
 
@@ -124,7 +161,8 @@ def _title(table: Table, aim: PlanAim) -> str:
 
 def plan_columns(table: Table) -> list[Column]:
     """Return the columns of the plan: a line for each row that has one."""
-    lines = [(row, row.plan) for row in table.rows if row.plan]
+    plans = table.of(Plans).of_rows
+    lines = [(row, plans[row.run.run_id]) for row in table.rows if row.run.run_id in plans]
     rates = [plan.disagreement for _, plan in lines]
     return [
         Column("plan", [name_of(row, table.keys) for row, _ in lines], False, use=Use.setting),
@@ -148,3 +186,6 @@ def duration(seconds: float | None) -> str:
         if seconds >= length:
             return f"{seconds / length:.1f} {unit}"
     return f"{seconds:.0f} s" if seconds >= 1 or not seconds else "<1 s"
+
+
+SECTION = Planning()

@@ -5,14 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from io import StringIO
 from typing import Any, TextIO
 
-from runner_base import Column, ConfigError, Use
+from runner_base import Column, ConfigError, Picture, Use
 from runner_compare.columns import naming
 from runner_compare.data import ABSENT, Run, Table
+from runner_compare.divergence_picture import divergence_pictures
 from runner_compare.llama_block import block
 from runner_compare.metrics import KL_SHARES, described
+from runner_compare.page_parts import escape
 from runner_compare.reader import Reader
+from runner_compare.section import Section
+from runner_compare.statistics.ratios import MIN_TEXTS
 from runner_compare.statistics.token_divergence import AT_MOST, CHIEF, categories_of, figure_in_words
 from runner_compare.wording import name_of
 
@@ -32,6 +37,38 @@ NO_BLOCK = (
     "--format llama: no run has compared whole distributions with a reference, or an earlier version has: run it with "
     "task.reference=OVERRIDES task.exact=true, and with rerun=all if it has run before"
 )
+
+WORST_HEADS = ("KL, nats", "text", "reference: p, first choice", "here: p, first choice", "sample")
+LEGEND = (
+    "KL is the divergence of the row from the reference, over whole distributions, or over the tokens that the "
+    "reference kept, with task.exact=false and where the two models do not fit beside each other; its interval "
+    f"is of the same kind, from {MIN_TEXTS} texts on, and holds for kinds of text with much of the divergence "
+    "if they are not rarer than about 10 in n."
+)
+
+
+class Tokens(Section):
+    """The divergence from a reference, token by token."""
+
+    def tables(self, table: Table) -> dict[str, list[Column]]:
+        """Return the table of tokens and that of categories of texts, by their titles."""
+        if not has_tokens(table):
+            return {}
+        titled = {TITLE: token_columns(table)}
+        of_categories = category_columns(table)
+        return titled | ({BY_CATEGORY: of_categories} if of_categories else {})
+
+    def legend(self, table: Table) -> str:
+        """Return what KL is."""
+        return LEGEND if table.unit == "token" and any(row.effect for row in table.rows) else ""
+
+    def figures(self, table: Table) -> list[Picture]:
+        """Return the picture of KL over what weights take."""
+        return divergence_pictures(table)
+
+    def page(self, table: Table, reader: Reader) -> str:
+        """Return the worst tokens of each run that has kept them."""
+        return "".join(worst_tokens(of_run) for of_run in worst_of(table, reader))
 
 
 def has_tokens(table: Table) -> bool:
@@ -144,3 +181,22 @@ def _in_words(it: dict[str, Any]) -> dict[str, str]:
 
 def _share(logprob: float | None) -> str:
     return ABSENT if logprob is None else f"{100 * math.exp(logprob):.3g} %"
+
+
+def worst_tokens(worst: WorstTokens) -> str:
+    """Return a run's tokens with the largest divergence as HTML, each marked in its text."""
+    words = f"{len(worst.tokens)} worst tokens: {worst.name}"
+    out = StringIO()
+    out.write(f'<details><summary>{escape(words)}</summary>\n<div class="wide">\n<table>\n<thead><tr>')
+    out.writelines(f"<th>{escape(head)}</th>" for head in WORST_HEADS)
+    out.write("</tr></thead>\n<tbody>\n")
+    for it in worst.tokens:
+        text = f'{escape(it["before"])}<b class="worse">{escape(it["token"])}</b>{escape(it["after"])}'
+        out.write(f'<tr><th scope="row" class=n>{escape(it["nats"])}</th><td class="context">{text}</td>')
+        out.writelines(f"<td>{escape(it[key])}</td>" for key in ("reference", "here", "sample"))
+        out.write("</tr>\n")
+    out.write("</tbody>\n</table>\n</div>\n</details>\n")
+    return out.getvalue()
+
+
+SECTION = Tokens()

@@ -1,0 +1,36 @@
+"""The features of the comparison, each a `Section` in a module of its own, in the order in which they are shown.
+
+Packages add sections of their own by entry points of the group `runner_compare.sections`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+
+from runner_base import doors
+from runner_compare.section import Section
+
+GROUP = "runner_compare.sections"
+NAMES = (
+    "cut_offs",  # what answers that were cut off leave open
+    "several_answers",  # several answers to a question: the mean, pass@k, the vote
+    "unread_answers",  # of which rows the rule that judged has read few answers
+    "training_seeds",  # rows that are training runs of one recipe
+    "planning",  # --plan-questions: how many questions a comparison needs
+    "token_costs",  # what the answers of teams cost in tokens
+    "savings",  # what a team saves of its baseline's tokens
+    "thinking",  # how long rows think, and what a right answer costs
+    "budgets",  # settings with several budgets of thinking, at equal tokens
+    "tokens",  # divergence from a reference token by token
+    "seeds",  # --seeds: how far seeds are apart
+    "gates",  # --require: what each row has to satisfy
+    "flips",  # --flips: the questions that only one of two runs solved
+)
+
+
+@cache
+def every_section() -> tuple[Section, ...]:
+    """Return the sections of this package and, in the order of their names, those of others."""
+    own = (import_module(f"{__name__}.{name}").SECTION for name in NAMES)
+    return *own, *(doors.load(GROUP, name, Section) for name in sorted(doors.entries(GROUP)))
