@@ -17,6 +17,7 @@ from runner_compare import lm_eval
 from runner_compare.across_tools import OPTION, across_tools
 from runner_compare.answer_votes import Chance
 from runner_compare.comparable import newest_comparable
+from runner_compare.comparison import Comparison
 from runner_compare.data import CLUSTER, JOB_ID, NotPaired, Run, Table, label
 from runner_compare.files import file_table
 from runner_compare.numbers import with_number
@@ -29,13 +30,14 @@ from runner_compare.readers import load as other_tools
 from runner_compare.records import Records, open_records
 from runner_compare.scores import metrics_of_scores
 from runner_compare.sections import every_section
+from runner_compare.sections.files import ComparedFiles
 from runner_compare.sections.flips import FlipsOfTable
 from runner_compare.sections.gates import Term, check, failures, margins_with, parse_requirements
 from runner_compare.sections.planning import parse_aim, plan_questions
+from runner_compare.sections.pooled import PooledVerdicts
 from runner_compare.sections.tokens import write_llama
 from runner_compare.seeds import check_seeds
 from runner_compare.selection import newest, parse_keys, parse_margins, parse_pairs, pick, select, where
-from runner_compare.shown import Comparison
 from runner_compare.statistics.pooling import Weights
 from runner_compare.table import ComparisonOptions, tabulate
 from runner_compare.wording import TEAM
@@ -123,9 +125,12 @@ def comparison_of(options: argparse.Namespace, scratch: Path) -> Compared:
     if aim is not None:
         plan_questions(tables, aim)
     check(tables, terms, reader)
-    files = file_table(runs, reader, options.baseline, margins, _tolerance(options)) if options.files else None
-    pooled = pool_tasks(options, tables, runs, reader, margins) if options.pool else []
-    return Compared(Comparison(tables, pooled, files, options.explain), reader, records, target)
+    comparison = Comparison(tables, options.explain)
+    if options.files:
+        comparison.of(ComparedFiles).table = file_table(runs, reader, options.baseline, margins, _tolerance(options))
+    if options.pool:
+        comparison.of(PooledVerdicts).tables = pool_tasks(options, tables, runs, reader, margins)
+    return Compared(comparison, reader, records, target)
 
 
 def compare(options: argparse.Namespace, scratch: Path) -> int:

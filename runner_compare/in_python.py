@@ -12,12 +12,13 @@ from typing import Any, NoReturn, Protocol
 
 from runner_base import ConfigError, JobFailed, Record, counted, environment, plain, unknown
 from runner_compare.command import comparison_of
+from runner_compare.comparison import Comparison
 from runner_compare.data import NotPaired, Table
 from runner_compare.options import parser
 from runner_compare.output import FORMATS, flat_lines
 from runner_compare.page_parts import escape, write_table
 from runner_compare.pictures import draw
-from runner_compare.shown import Comparison, shown
+from runner_compare.shown import shown
 
 OF_THE_COMMAND = ("help", "format", "save", "log", "publish", "benchmark", "explain")  # where the command writes
 LONGEST_REPR = 200

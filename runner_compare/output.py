@@ -14,20 +14,19 @@ from runner_base.printed_tables import print_fitted
 from runner_base.tables import NO_WIDTH, say_item, say_lines
 from runner_compare import pictures
 from runner_compare.columns import summary
+from runner_compare.comparison import Comparison
 from runner_compare.cut_offs import flat_ends
 from runner_compare.data import Table
-from runner_compare.files_picture import draw_files
-from runner_compare.files_table import file_columns, file_records
 from runner_compare.foreign_texts import in_markdown, in_sheet
 from runner_compare.forest import forest
 from runner_compare.metrics import ACCURACY
 from runner_compare.page import Part, write_page
 from runner_compare.quantities import ACCURACIES, DIFFERENCES, REPEATS
 from runner_compare.reader import Reader
-from runner_compare.row_records import core_record, effect_records, pooled_record, row_record
+from runner_compare.row_records import core_record, row_record
 from runner_compare.samples_page import write_samples_page
 from runner_compare.sections import every_section
-from runner_compare.shown import Comparison, sentences_of, shown
+from runner_compare.shown import alone_parts, sentences_of, shown
 
 SAMPLES_PAGE = "samples.html"
 RATIO = ("ratio", "ratio_low", "ratio_high", "runs", "p_holm", "finding", "verdict")
@@ -115,11 +114,7 @@ def _json(comparison: Comparison, out: TextIO) -> None:
     ]
     whole: dict[str, Any] = {"tables": content}
     for section in every_section():
-        whole |= section.record_across(tables)
-    if comparison.files is not None:
-        whole["files"] = file_records(comparison.files)
-    if comparison.pooled:
-        whole["pooled"] = [pooled_record(table) for table in comparison.pooled]
+        whole |= section.record_across(comparison)
     text = json.dumps(whole, indent=2, ensure_ascii=False)
     out.write(re.sub(r"[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
 
@@ -127,13 +122,11 @@ def _json(comparison: Comparison, out: TextIO) -> None:
 def _csv(comparison: Comparison, out: TextIO) -> None:
     """Write one sheet for all tables: the columns of every task, empty if a run has no such number."""
     tables = comparison.tables
-    if (files := comparison.files) is not None:
-        columns_of_files = file_columns(files)
-        writer_of_files = csv.writer(out, lineterminator="\n")
-        writer_of_files.writerow([in_sheet(" ".join(it.head.split())) for it in columns_of_files])
-        writer_of_files.writerows(
-            map(in_sheet, line) for line in zip(*(it.cells for it in columns_of_files), strict=True)
-        )
+    writer = csv.writer(out, lineterminator="\n")
+    if alone := alone_parts(comparison):
+        columns = alone[0].grids[0].columns
+        writer.writerow([in_sheet(" ".join(column.head.split())) for column in columns])
+        writer.writerows(map(in_sheet, line) for line in zip(*(column.cells for column in columns), strict=True))
         return
     lines = flat_lines(comparison)
     first = ["task", "job_id", *(key for table in tables for key in table.keys)]
@@ -143,7 +136,6 @@ def _csv(comparison: Comparison, out: TextIO) -> None:
     if not any(table.baseline for table in tables):
         last = of_front
     names = list(dict.fromkeys([*first, *middle, *last]))
-    writer = csv.writer(out, lineterminator="\n")
     writer.writerow(map(in_sheet, names))
     writer.writerows([in_sheet(line.get(name)) for name in names] for line in lines)
 
@@ -168,12 +160,8 @@ def flat_lines(comparison: Comparison) -> list[dict[str, Any]]:
             }
             added = {key: value for section in every_section() for key, value in section.sheet(table, row).items()}
             lines.append({**line, **config, **metrics, **added, **ratios, **effect})
-    for of_pooled in comparison.pooled:
-        for row in of_pooled.rows:
-            effects = [value for value in effect_records(row).values() if isinstance(value, dict)]
-            ends = flat_ends(effects[0].pop("without_limit", {})) if effects else {}
-            sets = {"pooled_over": "; ".join(of_pooled.sets), "weights": of_pooled.weights.value, "note": row.note}
-            lines.append({"task": "pooled", **row.config, **sets, **(effects[0] if effects else {}), **ends})
+    for section in every_section():
+        lines += section.lines(comparison)
     return lines
 
 
@@ -182,7 +170,7 @@ FORMATS = {"table": _rich, "markdown": _markdown, "json": _json, "csv": _csv}
 
 def save(comparison: Comparison, folder: Path, reader: Reader, options: dict[str, str]) -> list[str]:
     """Write the files and return their names."""
-    tables, files = comparison.tables, comparison.files
+    tables = comparison.tables
     with Progress(None, "drawing"):
         parts = [(table, pictures.draw(table) + _figures(table)) for table in tables]
         below = {id(table): "".join(section.page(table, reader) for section in every_section()) for table in tables}
@@ -210,7 +198,7 @@ def save(comparison: Comparison, folder: Path, reader: Reader, options: dict[str
             with path(f"comparison.{name}").open("w", encoding="utf-8", newline="") as out:
                 write(comparison, out)
         several = sum(bool(figures) for _, figures in parts) > 1
-        for figure in draw_files(files) if files is not None else []:
+        for figure in (figure for section in every_section() for figure in section.figures_across(comparison)):
             path(f"{figure.name}.png").write_bytes(figure.png())
             path(f"{figure.name}.svg").write_text(figure.svg(), encoding="utf-8")
         for section in every_section():

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TextIO
 
 from runner_base import Picture
+from runner_compare.comparison import Comparison, Shown, class_of
 from runner_compare.data import Table, label
-from runner_compare.files_picture import draw_files
 from runner_compare.page_parts import escape, write_table
 from runner_compare.pictures import JobPicture
-from runner_compare.shown import Comparison, Shown, class_of, of_files, of_pooled, of_table
+from runner_compare.sections import every_section
+from runner_compare.shown import of_table
 from runner_compare.statistics.effects import Finding
 
 STYLE = Path(__file__).with_name("page.css")
@@ -34,10 +35,9 @@ def write_page(
     out.write(f'<p class="asked">{" · ".join(words)}</p>\n')
     if samples:
         out.write(f'<p><a href="{samples}">Every question and every answer, with filters</a></p>\n')
-    if comparison.files is not None:
-        _write(of_files(comparison.files), draw_files(comparison.files), out)
-    for pooled in comparison.pooled:  # the one verdict comes before the tables that it is made of
-        _write(of_pooled(pooled), [], out)
+    for section in every_section():  # one verdict over several tables comes before those that it is made of
+        for part in section.parts(comparison):
+            _write(part, section.figures_across(comparison), out)
     for table, figures, below in parts:
         _write(of_table(table), figures, out, below)
     out.write("</body>\n</html>\n")

@@ -10,8 +10,6 @@ from runner_compare.cut_offs import ends_record
 from runner_compare.data import Table, TableRow
 from runner_compare.effect_words import quantity, records
 from runner_compare.metrics import ACCURACY
-from runner_compare.pooled import PooledTable
-from runner_compare.quantities import REPEATS
 from runner_compare.sections import every_section
 
 # of the keys of a row in JSON that sections add, and of `note`; further ones follow
@@ -60,28 +58,3 @@ def effect_records(row: TableRow) -> dict[str, Any]:
     if row.effect is not None and (ends := ends_record(row.effect)):
         found[quantity(row.effect).record_key] |= ends
     return found
-
-
-def pooled_record(table: PooledTable) -> dict[str, Any]:
-    """Return a pooled table as plain data: for each setting the difference on each set, and the pooled one."""
-    return {
-        "unit": table.unit,
-        "weights": table.weights.value,
-        "baseline": table.baseline,
-        "setting_keys": table.keys,
-        "sets": table.sets,
-        "rows": [
-            {
-                "config": row.config,
-                "differences": {
-                    name: {"job_id": it.run.job_id, "difference": it.effect.value, "finding": it.effect.finding}
-                    for name, it in zip(table.sets, table.cells[row.run.job_id], strict=True)
-                    if it is not None and it.effect is not None
-                },
-                **{key: value for key, value in effect_records(row).items() if key != REPEATS.record_key},
-                "note": row.note,
-            }
-            for row in table.rows
-        ],
-        "sentences": table.sentences,
-    }

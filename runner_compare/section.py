@@ -7,6 +7,7 @@ from enum import Enum, auto
 from typing import Any, TextIO
 
 from runner_base import Column, Picture
+from runner_compare.comparison import Comparison, Shown
 from runner_compare.data import Run, Table, TableRow
 from runner_compare.pictures import JobPicture
 from runner_compare.reader import Reader
@@ -23,6 +24,7 @@ class Section:
     """What one feature adds; what a subclass leaves out adds nothing."""
 
     stem = ""  # of the files of its pictures by jobs, which are numbered
+    is_alone = False  # whether its parts, where it has any, are shown in place of the tables
 
     # ---- runs
 
@@ -51,6 +53,10 @@ class Section:
         """Return the columns of tables over several tasks, by their titles."""
         return {}
 
+    def parts(self, comparison: Comparison) -> list[Shown]:
+        """Return what is shown over several tasks."""
+        return []
+
     def row_sentences(self, table: Table, row: TableRow) -> list[str]:
         """Return what is said after the finding about a row."""
         return []
@@ -73,7 +79,7 @@ class Section:
         """Return further keys of a table in JSON."""
         return {}
 
-    def record_across(self, tables: Sequence[Table]) -> dict[str, Any]:
+    def record_across(self, comparison: Comparison) -> dict[str, Any]:
         """Return further keys of the whole comparison in JSON."""
         return {}
 
@@ -90,10 +96,18 @@ class Section:
         records = self.row_record(table, row).items()
         return {f"{key}_{part}": value for key, record in records if record for part, value in record.items()}
 
+    def lines(self, comparison: Comparison) -> list[dict[str, Any]]:
+        """Return further lines of CSV, below those of the tables."""
+        return []
+
     # ---- pictures and pages
 
     def figures(self, table: Table) -> list[Picture]:
         """Return pictures of a table that are drawn here."""
+        return []
+
+    def figures_across(self, comparison: Comparison) -> list[Picture]:
+        """Return pictures of what is shown over several tasks."""
         return []
 
     def pictures(self, table: Table) -> list[JobPicture]:

@@ -25,6 +25,8 @@ NAMES = (
     "tokens",  # divergence from a reference token by token
     "seeds",  # --seeds: how far seeds are apart
     "gates",  # --require: what each row has to satisfy
+    "files",  # --files: a line for each model file in place of the tables
+    "pooled",  # --pool: one verdict for each setting over several tasks
     "flips",  # --flips: the questions that only one of two runs solved
 )
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from runner_base import ConfigError, unknown
+from runner_compare.comparison import Comparison
 from runner_compare.data import Run, Table, TableRow
 from runner_compare.effect_words import asked_of, margin_decision, margin_words
 from runner_compare.known_ends import known_of
@@ -59,9 +60,10 @@ class Gates(Section):
         """Return a line for each requirement that is not met."""
         return failures([table])
 
-    def record_across(self, tables: Sequence[Table]) -> dict[str, Any]:
+    def record_across(self, comparison: Comparison) -> dict[str, Any]:
         """Return all requirements."""
-        return {"requirements": [asdict(checked) for table in tables for checked in table.of(Requirements).of_rows]}
+        checked = [requirement for table in comparison.tables for requirement in table.of(Requirements).of_rows]
+        return {"requirements": [asdict(requirement) for requirement in checked]}
 
 
 @dataclass(frozen=True)

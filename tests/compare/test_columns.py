@@ -8,9 +8,9 @@ import re
 import pytest
 from compared import example
 
+from runner_compare.comparison import Comparison
 from runner_compare.data import Table
 from runner_compare.output import FORMATS
-from runner_compare.shown import Comparison
 from runner_compare.statistics.effects import judge
 
 

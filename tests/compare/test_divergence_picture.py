@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
+from runner_compare.comparison import Comparison
 from runner_compare.data import Run, Table, TableRow
 from runner_compare.divergence_picture import divergence_pictures
 from runner_compare.output import save
-from runner_compare.shown import Comparison
 
 KLS = {"none": None, "int8": (2.4e-5, 1.6e-5, 3.6e-5), "nf4": (1.1e-3, 6.9e-4, 1.7e-3), "twin": (0.0, 0.0, 0.0)}
 WEIGHTS = {"none": 6.07, "int8": 3.29, "nf4": 1.92, "twin": 6.07}

@@ -7,10 +7,10 @@ import io
 import pytest
 from compared import KEYS, rows_of
 
+from runner_compare.comparison import Comparison
 from runner_compare.data import Table
 from runner_compare.forest import forest
 from runner_compare.output import FORMATS
-from runner_compare.shown import Comparison
 from runner_compare.statistics.effects import paired_accuracies
 
 
