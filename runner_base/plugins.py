@@ -9,20 +9,18 @@ shown and recorded: a job with one has the id that it would have if the option s
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
-from runner_base.console import say
 from runner_base.doors import distributions
 from runner_base.errors import ConfigError, unknown
 from runner_base.fields import choice_of
 
 T = TypeVar("T")
-D = TypeVar("D")
 
 KINDS = {
     "quantization": "runner.quantizations",
@@ -197,64 +195,3 @@ def _imported(it: PlugIn) -> Any:
 
 def _what(loaded: object) -> str:
     return f"the class {loaded.__name__}" if isinstance(loaded, type) else f"an object of class {type(loaded).__name__}"
-
-
-class Choices(dict[str, type[T]]):
-    """The choices of a group by name: the runner's own, its options, and those of plug-ins, imported when asked for.
-
-    Iterating yields the runner's own and the plug-ins that were asked for before; `names` has all.
-    """
-
-    def __init__(self, kind: str, base: type[T], own: Mapping[str, type[T]]) -> None:
-        super().__init__(dict(own) | {name: load_class(kind, name, base) for name in own_options(kind)})
-        self._kind, self._base = kind, base
-        self._own = frozenset(self)
-        self._broken: set[str] = set()
-
-    def names(self) -> list[str]:
-        """Return the names of all choices; one of the runner's own hides a plug-in's."""
-        return sorted({*self._own, *plug_ins(self._kind)})
-
-    def plug_in(self, name: str) -> PlugIn | None:
-        """Return the plug-in that a choice is from; None for one of the runner's own."""
-        return None if name in self._own else plug_ins(self._kind).get(name)
-
-    def of(self, choice: type[Any]) -> PlugIn | None:
-        """Return the plug-in that a class is from; None for one of the runner's own."""
-        if any(choice is self[name] for name in self._own):
-            return None
-        return next((self.plug_in(name) for name in plug_ins(self._kind) if self.get(name) is choice), None)
-
-    def from_plug_ins(self) -> Iterator[type[T]]:
-        """Yield the choices of all plug-ins; one that cannot be imported is left out, with a warning."""
-        for name in plug_ins(self._kind):
-            if name not in self._own and (choice := self.get(name)) is not None:
-                yield choice
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._own or name in plug_ins(self._kind)
-
-    def __missing__(self, name: str) -> type[T]:
-        if self.plug_in(name) is None:
-            raise KeyError(name)
-        self[name] = choice = load_class(self._kind, name, self._base)
-        return choice
-
-    @overload
-    def get(self, name: str, default: None = None, /) -> type[T] | None: ...
-    @overload
-    def get(self, name: str, default: type[T], /) -> type[T]: ...
-    @overload
-    def get(self, name: str, default: D, /) -> type[T] | D: ...
-
-    def get(self, name: str, default: Any = None, /) -> Any:
-        """Return a choice; the default if there is none, or, with a warning, if it cannot be imported."""
-        try:
-            return self[name]
-        except KeyError:
-            return default
-        except ConfigError as error:
-            if name not in self._broken:
-                self._broken.add(name)
-                say(f"warning: {error}")
-            return default

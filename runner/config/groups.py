@@ -12,8 +12,9 @@ from runner.config.models import MODELS
 from runner.config.root import NoTrackingConfig, RunnerConfig, TrackingConfig
 from runner.config.tasks import TASKS
 from runner_base import Text, plug_ins
+from runner_base.choices import Choices
 from runner_base.fields import Names
-from runner_base.plugins import Choices, PlugIn
+from runner_base.plugins import PlugIn
 from runner_engine import CHOICES, ROPES, LoraConfig, PeftConfig
 from runner_engine.settings.generation import GENERATIONS
 from runner_engine.settings.lora import PthConfig
@@ -72,14 +73,29 @@ def _plug_ins_of(config: RunnerConfig) -> Iterator[tuple[str, PlugIn]]:
 
 def key_types() -> dict[str, KeyType]:
     """Return the type of each key of the schemas; of plug-ins', only those that were asked for."""
-    return _key_types(tuple(len(schemas) for schemas in GROUPS.values()))
+    types: dict[str, KeyType] = {}
+    for group in (*GROUPS, ""):
+        types |= _key_types_of(group)
+    return types
+
+
+def key_type(key: str) -> KeyType | None:
+    """Return the type of a key; None if no schema has it. Schemas of other groups than the key's are not imported."""
+    group, dot, _ = key.partition(".")
+    return _key_types_of(group if dot and group in GROUPS else "").get(key)
+
+
+def _key_types_of(group: str) -> dict[str, KeyType]:
+    """Return the type of each key of a group, or of the keys above the groups."""
+    return _key_types(group, len(GROUPS.get(group, ())))
 
 
 @cache
-def _key_types(_loaded: tuple[int, ...]) -> dict[str, KeyType]:
+def _key_types(group: str, _loaded: int) -> dict[str, KeyType]:
     types: dict[str, KeyType] = {}
-    schemas = [(f"{group}.", schema) for group, choices in GROUPS.items() for schema in choices.values()]
-    schemas.append(("", RunnerConfig))
+    schemas: list[tuple[str, type[Any]]] = [("", RunnerConfig)]
+    if group:
+        schemas = [(f"{group}.", schema) for schema in GROUPS[group].values()]
     for prefix, schema in schemas:
         hints = get_type_hints(schema, include_extras=True)
         for name, hint in ((item.name, hints[item.name]) for item in fields(schema)):

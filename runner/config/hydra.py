@@ -25,7 +25,7 @@ from omegaconf.errors import (
 
 from runner.config import data_sets, profiles
 from runner.config.choices import file_of, own_files
-from runner.config.groups import GROUPS, KeyType, key_types
+from runner.config.groups import GROUPS, KeyType, key_type
 from runner.config.hydra_versions import register_resolver
 from runner.config.messages import schema_keys, unknown_choice, unknown_key, wrong_value
 from runner.config.root import RunnerConfig
@@ -173,7 +173,7 @@ def _in_quotes(key: str, value: str) -> str:
 
 def _several(key: str, value: str) -> str:
     """Say what to type for several values of a key without a grid."""
-    kind = key_types().get(key, KeyType())
+    kind = key_type(key) or KeyType()
     fix = (
         f". If it is one text, put it in quotes inside the shell's: {_in_quotes(key, value)}" if kind.is_string else ""
     )

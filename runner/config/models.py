@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from runner.config.model import StubConfig
-from runner_base.plugins import Choices
-from runner_engine import LocalModelConfig
-from runner_engine.settings.model import LocalConfig, ModelConfig
+from runner_base.choices import Choices
+from runner_engine.settings.model import ModelConfig
 
-_OWN: dict[str, type[ModelConfig]] = {
-    "model": LocalModelConfig,
-    "local": LocalConfig,
-    "stub": StubConfig,
+PLACES = {
+    "model": "runner_engine.settings.model:LocalModelConfig",
+    "local": "runner_engine.settings.model:LocalConfig",
+    "stub": "runner.config.model:StubConfig",
 }
-MODELS = Choices("model", ModelConfig, _OWN)
+MODELS = Choices("model", ModelConfig, PLACES)

@@ -20,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
-from runner.config.groups import GROUPS, KeyType, key_types
+from runner.config.groups import GROUPS, KeyType, key_type
 from runner_base import ConfigError
 
 FILES, REFERENCE = "files", "reference"  # what the command line calls two keys of the sweeper: a grid over model files
@@ -67,13 +67,13 @@ def quote_text(argument: str) -> str:
         return (
             f"{before}{QuotedString(value, Quote.single).with_quotes()}"  # parsed as a sweep when the grid is expanded
         )
-    kind = key_types().get(key, KeyType())
+    kind = key_type(key) or KeyType()
     return f"{before}{_values(value, kind)}" if kind.is_string or not value.isascii() else argument
 
 
 def sweep_of(key: str, value: Any) -> str:
     """Write an entry of a study's sweep as an override; a YAML list is a sweep, unless the key itself holds a list."""
-    kind = key_types().get(key.lstrip("+"), KeyType())
+    kind = key_type(key.lstrip("+")) or KeyType()
     if kind.is_list or isinstance(value, str | Mapping) or not isinstance(value, Iterable):
         return quote_text(f"{key}={'null' if value is None else value}")
     return f"{key}={','.join(_element(it, kind) for it in value)}"
@@ -83,7 +83,7 @@ def flat(params: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any
     """Yield each key of a sweep and its values: `{task: {limit: "1,2"}}` sweeps over task.limit."""
     for name, value in params.items():
         key = f"{prefix}{name}"
-        if isinstance(value, Mapping) and (key in GROUPS or key not in key_types()):
+        if isinstance(value, Mapping) and (key in GROUPS or key_type(key) is None):
             yield from flat(value, f"{key}.")
         else:
             yield key, value

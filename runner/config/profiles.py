@@ -5,7 +5,7 @@ A profile's settings for the weights are here, since they go to the model's own 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,14 +36,24 @@ PROFILES = {
 }
 
 
-def nodes(models: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield a config node, by name and content, for each profile and each of these choices of the group model."""
-    for name, profile in PROFILES.items():
-        for choice in models:
-            schema = MODELS.get(choice, LocalModelConfig)
-            if profile.weights and schema.has_weights:
-                keys = dict(profile.weights)
-                yield f"{name}_{choice}", {"model": {schema.local_part: keys} if schema.local_part else keys}
+def node_of(name: str, models: Collection[str]) -> dict[str, Any] | None:
+    """Return what PROFILE_MODEL sets, where MODEL is one of these choices; None if it sets nothing."""
+    for profile_name, profile in PROFILES.items():
+        choice = name.removeprefix(f"{profile_name}_")
+        if not profile.weights or choice == name or choice not in models:
+            continue
+        schema = MODELS.get(choice, LocalModelConfig)
+        if not schema.has_weights:
+            return None
+        keys = dict(profile.weights)
+        return {"model": {schema.local_part: keys} if schema.local_part else keys}
+    return None
+
+
+def nodes(models: Collection[str]) -> list[str]:
+    """Return the names of all these; imports the schema of each kind of model."""
+    pairs = (f"{profile}_{choice}" for profile in PROFILES for choice in models)
+    return [name for name in pairs if node_of(name, models) is not None]
 
 
 def keys_set_by(profile: str) -> list[str]:

@@ -12,11 +12,9 @@ from runner.config.own_notes import check_notes
 from runner.config.profiles import NONE as NO_PROFILE
 from runner.config.profiles import check_profile
 from runner.config.task import TaskConfig
-from runner_base import MISSING, ConfigError, Inert, check, check_keys, filled, load_object, setting
+from runner_base import MISSING, ConfigError, Inert, check, check_keys, filled, setting
 from runner_base.fields import DefaultAs, UnlessDefault, choice_of, counts_of, default_of
-from runner_base.plugins import check_plug_in
 from runner_base.texts import is_text
-from runner_compare.metrics import METRICS, Metric
 from runner_engine import GenerationConfig, LoraConfig, QuantizationConfig, RopeConfig
 from runner_engine.quantization.mixed import Mix
 from runner_engine.settings.model import ModelConfig
@@ -91,13 +89,10 @@ class RunnerConfig:
 
     def __post_init__(self) -> None:
         check(0 <= self.seed < 2**63, "seed", self.seed, "must be a whole number from 0 to 2^63 - 1")
-        for name in self.metrics:
-            check_plug_in("metrics", "metric", name)
-            check(
-                name not in METRICS, "metrics", name, "the runner has a metric of this name: the plug-in needs another"
-            )
-            need = "it is computed by the tasks that have it, and not from samples: leave it out"
-            check(load_object("metric", name, Metric).of_samples is not None, "metrics", name, need)
+        if self.metrics:
+            from runner.config.added_metrics import check_added  # with the table of all metrics
+
+            check_added(self.metrics)
         need = f"task={self.task.name} keeps no samples that a metric could be computed from: leave it out"
         check(not self.metrics or self.task.keeps_samples, "metrics", self.metrics, need)
         check(self.rerun in (True, False, "failed", "all"), "rerun", self.rerun, "use false, failed or all (= true)")

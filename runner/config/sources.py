@@ -40,6 +40,7 @@ from runner_base.plugins import own_conf_files
 # of a study's grid: sweeps by key, keys that advance together, combinations to leave out, a folder of model files
 GRID: dict[str, Any] = {"_target_": "hydra_plugins.runner.GridSweeper", "params": {}, "zip": [], "cases": []}
 GRID |= {"exclude": [], "files": None, "reference": None}
+OF_PROFILES = "hydra/profile/"  # PROFILE_MODEL below it: the keys that a profile sets
 WORKERS = {"_target_": "hydra_plugins.runner.WorkerLauncher", "fresh": False}
 
 
@@ -111,9 +112,9 @@ class StructuredConfigSource(structured_config_source.StructuredConfigSource):
     def load_config(self, config_path: str) -> ConfigResult:
         """Make a config of our own, or load Hydra's."""
         path = config_path.removesuffix(".yaml")
-        if (make := own_configs().get(path)) is None:
+        if (make := own_config(path)) is None:
             return super().load_config(config_path)
-        package = "_global_" if path.startswith("hydra/profile/") else None
+        package = "_global_" if path.startswith(OF_PROFILES) else None
         return ConfigResult("runner", f"{self.scheme()}://{self.path}", make(), {"package": package})
 
     def is_group(self, config_path: str) -> bool:
@@ -122,12 +123,15 @@ class StructuredConfigSource(structured_config_source.StructuredConfigSource):
 
     def is_config(self, config_path: str) -> bool:
         """Whether there is a config with this path."""
-        return config_path.rstrip("/").removesuffix(".yaml") in own_configs() or super().is_config(config_path)
+        path = config_path.rstrip("/").removesuffix(".yaml")
+        return own_config(path) is not None or super().is_config(config_path)
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> builtins.list[str]:
         """Return the names of the configs, groups or both in a group."""
         found = {*super().list(config_path, results_filter)} if super().is_group(config_path) else set()
         configs = [] if results_filter is ObjectType.GROUP else [*own_configs()]
+        if configs and config_path.strip("/") == OF_PROFILES.strip("/"):
+            configs += [f"{OF_PROFILES}{name}" for name in profiles.nodes(_models())]
         groups = [] if results_filter is ObjectType.CONFIG else [*own_groups()]
         split = (path.rpartition("/") for path in (*configs, *groups))
         return sorted(found | {name for group, _, name in split if group == config_path.strip("/")})
@@ -144,12 +148,26 @@ def _ours(source: ConfigSource) -> ConfigSource:
     return source if kind is None else kind(source.provider, source.full_path())
 
 
+def own_config(path: str) -> Callable[[], DictConfig] | None:
+    """Return what makes one of the runner's own configs; None if there is none of this path."""
+    if not path.startswith(OF_PROFILES):
+        return own_configs().get(path)
+    of_weights = profiles.node_of(path.removeprefix(OF_PROFILES), _models())
+    return None if of_weights is None else partial(_with_own_keys, of_weights)
+
+
+@cache
+def _models() -> frozenset[str]:
+    """Return the choices of the group model whose keys a profile may set: those of plug-ins are their own."""
+    return frozenset(choices_for("model")) - plug_ins("model").keys()
+
+
 @cache
 def own_configs() -> dict[str, Callable[[], DictConfig]]:
-    """Return the runner's own configs by path; each is made when Hydra reads it, and plug-ins are imported then.
+    """Return the runner's own configs by path, without those of profiles; each is made when Hydra reads it.
 
-    A job uses a few of the schemas, and making all of them takes a tenth of the time of `--cfg job`. They are under
-    hydra/, because `--help` and tab completion list only groups outside of it.
+    A job uses a few of the schemas: their classes are imported then, also those of plug-ins. They are under hydra/,
+    because `--help` and tab completion list only groups outside of it.
     """
     configs: dict[str, Callable[[], DictConfig]] = {
         "hydra/schema/runner": partial(_with_own_keys, RunnerConfig),
@@ -158,8 +176,6 @@ def own_configs() -> dict[str, Callable[[], DictConfig]]:
     }
     for group in GROUPS:
         configs |= {f"hydra/schema/{group}/{name}": partial(_schema, group, name) for name in names_of(group)}
-    for name, of_weights in profiles.nodes([it for it in choices_for("model") if it not in plug_ins("model")]):
-        configs[f"hydra/profile/{name}"] = partial(_with_own_keys, of_weights)
     for kind in HYDRA_KINDS:
         for name, option in hydra_options(kind):
             if all(map(is_installed, option.needs)):
@@ -170,7 +186,7 @@ def own_configs() -> dict[str, Callable[[], DictConfig]]:
 @cache
 def own_groups() -> frozenset[str]:
     """Return the groups of the runner's own configs, and the groups above these."""
-    parents = {path.rpartition("/")[0] for path in own_configs()}
+    parents = {path.rpartition("/")[0] for path in (*own_configs(), OF_PROFILES)}
     return frozenset(parents | {parent.rpartition("/")[0] for parent in parents} - {""})
 
 

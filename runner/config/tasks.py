@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from runner.config.gsm8k import Gsm8kConfig
-from runner.config.likelihood import LikelihoodConfig
-from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.task import TaskConfig
-from runner_base.plugins import Choices
+from runner_base.choices import Choices
 
-_OWN: dict[str, type[TaskConfig]] = {
-    "gsm8k": Gsm8kConfig,
-    "likelihood": LikelihoodConfig,
-    "sweep": SweepConfig,
-    "memory": MemoryConfig,
+PLACES = {
+    "gsm8k": "runner.config.gsm8k:Gsm8kConfig",
+    "likelihood": "runner.config.likelihood:LikelihoodConfig",
+    "sweep": "runner.config.measures:SweepConfig",
+    "memory": "runner.config.measures:MemoryConfig",
 }
-TASKS = Choices("task", TaskConfig, _OWN)
+TASKS = Choices("task", TaskConfig, PLACES)

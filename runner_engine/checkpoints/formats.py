@@ -11,7 +11,7 @@ from runner_base import ConfigError, DataError, machine
 from runner_engine.checkpoints import gguf_file
 from runner_engine.checkpoints.linear_layers import Walk, linear_layers, walk_files
 from runner_engine.checkpoints.resolve import ResolvedModel
-from runner_engine.quantization import METHODS, share
+from runner_engine.quantization import methods, share
 from runner_engine.quantization.base import CheckpointSource, Format, QuantizationConfig
 from runner_engine.quantization.mixed import HEAD
 from runner_engine.quantization.refused import REASONS
@@ -51,7 +51,7 @@ def check(resolved: ResolvedModel) -> None:
     if not stored.known:
         raise ConfigError(
             f"{where} is quantized already, with quant_method={stored.method or '(none named)'}, which the runner "
-            f"cannot check (it can {', '.join(METHODS)}): use the original checkpoint, with quantization=nf4 or int8"
+            f"cannot check (it can {', '.join(methods())}): use the original checkpoint, with quantization=nf4 or int8"
         )
     if stored.refusal:
         raise ConfigError(f"{where} is {stored}, which cannot be loaded: {stored.refusal}")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from runner_base import MIB, ConfigError, DataError, machine, visible_gpus
 from runner_engine.checkpoints.footprint import predict
 from runner_engine.checkpoints.resolve import ResolvedModel
-from runner_engine.quantization import SMALLEST
+from runner_engine.quantization import CHOICES, SMALLEST
 from runner_engine.quantization.base import CheckpointSource
 
 SPREAD_SHARE = 0.8  # of the memory of several GPUs that a model can fill: layers are not cut
@@ -52,7 +52,7 @@ def check_memory(resolved: ResolvedModel, rooms_mib: Mapping[str, float]) -> lis
 
 def _smaller(resolved: ResolvedModel, free_mib: float) -> list[str]:
     """Return the smallest quantization as a fix, if the weights would then fit."""
-    spec, smallest = resolved.spec, SMALLEST()
+    spec, smallest = resolved.spec, CHOICES[SMALLEST]()
     if spec.quantization.source is not CheckpointSource.plain or spec.lora.merges:
         return []
     predicted = predict(resolved.quantized_by(smallest), spec.workload)

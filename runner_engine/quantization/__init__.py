@@ -4,50 +4,40 @@ from __future__ import annotations
 
 from typing import Any
 
-from runner_base.plugins import Choices
+from runner_base.choices import Choices
 from runner_engine.quantization.base import Format, QuantizationConfig
-from runner_engine.quantization.bitnet import BitnetConfig
-from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
-from runner_engine.quantization.float4 import Mxfp4Config, Nvfp4Config
-from runner_engine.quantization.float8 import FbgemmFp8Config, Float8Config, FloatQuantizedConfig
-from runner_engine.quantization.gguf import GgufConfig
-from runner_engine.quantization.grouped import AutoRoundConfig, AwqConfig, GptqConfig
-from runner_engine.quantization.hqq import HqqConfig
-from runner_engine.quantization.int_quantized import IntQuantizedConfig
-from runner_engine.quantization.pack_quantized import PackQuantizedConfig
-from runner_engine.quantization.torchao import (
-    Int8DynamicConfig,
-    TorchaoFloat8Config,
-    TorchaoInt8Config,
-    TorchaoIntxConfig,
-)
 
-_OWN: dict[str, type[QuantizationConfig]] = {
-    "none": QuantizationConfig,
-    "int8": Int8Config,
-    "nf4": Nf4Config,
-    "fp4": Fp4Config,
-    "gptq": GptqConfig,
-    "awq": AwqConfig,
-    "auto_round": AutoRoundConfig,
-    "pack_quantized": PackQuantizedConfig,
-    "int_quantized": IntQuantizedConfig,
-    "float_quantized": FloatQuantizedConfig,
-    "fp8": Float8Config,
-    "fbgemm_fp8": FbgemmFp8Config,
-    "nvfp4_pack_quantized": Nvfp4Config,
-    "mxfp4_pack_quantized": Mxfp4Config,
-    "bitnet": BitnetConfig,
-    "int8_dynamic": Int8DynamicConfig,
-    "torchao_int8": TorchaoInt8Config,
-    "torchao_float8": TorchaoFloat8Config,
-    "torchao_intx": TorchaoIntxConfig,
-    "hqq": HqqConfig,
-    "gguf": GgufConfig,
+PLACES = {  # the module and the class of each choice
+    "none": "base:QuantizationConfig",
+    "int8": "bitsandbytes:Int8Config",
+    "nf4": "bitsandbytes:Nf4Config",
+    "fp4": "bitsandbytes:Fp4Config",
+    "gptq": "grouped:GptqConfig",
+    "awq": "grouped:AwqConfig",
+    "auto_round": "grouped:AutoRoundConfig",
+    "pack_quantized": "pack_quantized:PackQuantizedConfig",
+    "int_quantized": "int_quantized:IntQuantizedConfig",
+    "float_quantized": "float8:FloatQuantizedConfig",
+    "fp8": "float8:Float8Config",
+    "fbgemm_fp8": "float8:FbgemmFp8Config",
+    "nvfp4_pack_quantized": "float4:Nvfp4Config",
+    "mxfp4_pack_quantized": "float4:Mxfp4Config",
+    "bitnet": "bitnet:BitnetConfig",
+    "int8_dynamic": "torchao:Int8DynamicConfig",
+    "torchao_int8": "torchao:TorchaoInt8Config",
+    "torchao_float8": "torchao:TorchaoFloat8Config",
+    "torchao_intx": "torchao:TorchaoIntxConfig",
+    "hqq": "hqq:HqqConfig",
+    "gguf": "gguf:GgufConfig",
 }
-CHOICES = Choices("quantization", QuantizationConfig, _OWN)
-SMALLEST = Nf4Config  # of those that quantize a plain checkpoint: what to use when memory is short
-METHODS = tuple(dict.fromkeys(choice.method for choice in _OWN.values() if choice.method))
+CHOICES = Choices("quantization", QuantizationConfig, {name: f"{__name__}.{place}" for name, place in PLACES.items()})
+SMALLEST = "nf4"  # of those that quantize a plain checkpoint: what to use when memory is short
+
+
+def methods() -> tuple[str, ...]:
+    """Return the quant_method of each choice that names one in a config.json."""
+    own = [CHOICES[name] for name in PLACES]
+    return tuple(dict.fromkeys(choice.method for choice in own if choice.method))
 
 
 def read_format(settings: dict[str, Any]) -> Format | None:

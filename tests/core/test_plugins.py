@@ -10,8 +10,8 @@ import pytest
 from plug_in_packages import write_package
 
 from runner_base import doors, plugins
+from runner_base.choices import Choices
 from runner_base.errors import ConfigError
-from runner_base.plugins import Choices
 from runner_compare.metrics import Metric
 from runner_engine.quantization.base import QuantizationConfig
 
@@ -49,7 +49,9 @@ def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
 
 
 def choices(**own: type[QuantizationConfig]) -> Choices[QuantizationConfig]:
-    return Choices("quantization", QuantizationConfig, own)
+    return Choices(
+        "quantization", QuantizationConfig, {name: f"{kind.__module__}:{kind.__name__}" for name, kind in own.items()}
+    )
 
 
 def test_a_name_is_known_before_its_module_is_imported(add: Add) -> None:

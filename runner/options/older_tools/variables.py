@@ -17,10 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from runner.config import profiles
 from runner.config.compose import Composer, composer_of
 from runner.config.plain_text import quote_texts, sweep_of
+from runner.options.older_tools.names import FLAGS, NAMES
 from runner_base import ConfigError, say, without_secrets
-
-FLAGS = ("ENABLE_HYBRID", "FORCE_STUDENT_STUB", "STUDENT_LOAD_IN_4BIT", "STUDENT_FORCE_CPU")
-NAMES = (*FLAGS, "STUDENT_BASE_MODEL", "STUDENT_LORA_DIR", "STUDENT_MAX_NEW_TOKENS", "BASE_URL")
 
 
 @dataclass(frozen=True)
@@ -138,10 +136,8 @@ def _choose_model(values: Mapping[str, str], it: Translation, look: Look) -> Non
         it.becomes("STUDENT_BASE_MODEL", base, "model=auto", f"model.name={base}")
 
 
-def variables_as_overrides(overrides: list[str], config: str = "config", folder: str | None = None) -> list[str]:
+def overrides_of_variables(overrides: list[str], config: str, folder: str | None) -> list[str]:
     """Return overrides from the environment for keys that the given ones do not set; each is printed on stderr."""
-    if not any(os.environ.get(name) for name in NAMES):
-        return []
     asked = {line.partition("=")[0].lstrip("+~"): line for line in overrides}
     composer = composer_of(config, folder)
     if swept_profiles := _swept(composer, "profile"):

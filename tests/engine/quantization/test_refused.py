@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from runner.config.root import RunnerConfig
 from runner_base.errors import ConfigError
-from runner_engine.quantization import METHODS
+from runner_engine.quantization import methods
 from runner_engine.quantization.refused import REASONS
 from runner_engine.settings.model import LocalConfig
 
@@ -36,7 +36,7 @@ def test_a_refused_method_is_named_with_its_reason(
 def test_no_method_is_both_refused_and_loaded_and_transformers_knows_each() -> None:
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
-    assert not REASONS.keys() & set(METHODS)
+    assert not REASONS.keys() & set(methods())
     assert REASONS.keys() <= AUTO_QUANTIZATION_CONFIG_MAPPING.keys()
 
 

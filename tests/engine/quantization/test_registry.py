@@ -15,7 +15,7 @@ from stored_formats import FORMATS
 from runner.config.choices import CONF
 from runner.config.groups import GROUPS
 from runner_base.dtypes import BYTES
-from runner_engine.quantization import CHOICES, METHODS, SMALLEST, read_format
+from runner_engine.quantization import CHOICES, SMALLEST, methods, read_format
 from runner_engine.quantization.base import GENERAL_KEYS, CheckpointSource, Format, QuantizationConfig, Quantized
 from runner_engine.quantization.torchao import TorchaoInt8Config
 
@@ -128,7 +128,7 @@ def test_every_choice_knows_its_own_checkpoints(choice: type[QuantizationConfig]
     assert (stored.matched, stored.known) == (True, True)
     assert isinstance(stored.config, Quantized)
     assert stored.config.keys.keys() == choice().keys.keys()
-    assert choice.method in METHODS
+    assert choice.method in methods()
 
 
 def test_of_two_choices_of_a_library_the_one_that_fits_reads_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,4 +198,4 @@ def test_a_choice_that_forgets_its_price_cannot_be_made() -> None:
 
 def test_the_smallest_is_the_smallest() -> None:
     prices = {choice: sum(choice().price(1024, 1024 * 1024, 2)) for choice in CHOICES.values()}
-    assert prices[SMALLEST] == min(prices.values())
+    assert prices[CHOICES[SMALLEST]] == min(prices.values())

@@ -11,7 +11,8 @@ import yaml
 
 from runner.config.compose import composer_of
 from runner.config.variables import variables_as_overrides
-from runner.options.older_tools.variables import NAMES, Chosen, model_of, translate
+from runner.options.older_tools.names import NAMES
+from runner.options.older_tools.variables import Chosen, model_of, translate
 from runner_base import environment
 from runner_base.errors import ConfigError
 

@@ -1,0 +1,18 @@
+"""metrics – the names of plug-ins' metrics, which are computed from a job's samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from runner_base import check, load_object
+from runner_base.plugins import check_plug_in
+from runner_compare.metrics import METRICS, Metric
+
+
+def check_added(names: Iterable[str]) -> None:
+    """Reject a metric that no plug-in adds, or that is not computed from samples."""
+    for name in names:
+        check_plug_in("metrics", "metric", name)
+        check(name not in METRICS, "metrics", name, "the runner has a metric of this name: the plug-in needs another")
+        need = "it is computed by the tasks that have it, and not from samples: leave it out"
+        check(load_object("metric", name, Metric).of_samples is not None, "metrics", name, need)
