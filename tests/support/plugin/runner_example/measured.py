@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from runner_base.result import Sample
+from runner_base import Sample
 from runner_compare.metrics import Better, Metric, Pooling
 
 
