@@ -1,7 +1,7 @@
 """`runner-compare`: compares runs side by side, and says which differences are real.
 
 The steps (command.py): load the runs → choose some (selection.py) → pool them, find each one's baseline and compare,
-by the answers to the same questions or by repeats (table.py, pairing.py) → show the findings (wording.py, output.py,
+by the answers to the same questions or by repeats (table.py, ways) → show the findings (wording.py, output.py,
 page.py, pictures.py). It never imports torch, and writes only what --save and --log ask for.
 """
 

@@ -13,7 +13,6 @@ from runner_base.tables import short_paths
 from runner_compare.cut_offs import ends_of
 from runner_compare.data import ABSENT, Run, Table, TableRow, label
 from runner_compare.effect_words import (
-    METHODS,
     UNTESTED,
     detectable,
     difference_of,
@@ -36,9 +35,10 @@ from runner_compare.metrics import (
     described,
     of_plug_ins,
 )
+from runner_compare.quantities import METHODS
 from runner_compare.section import Slot
 from runner_compare.sections import every_section
-from runner_compare.statistics.effects import Effect
+from runner_compare.statistics import Decision
 from runner_compare.wording import front_rule, number, versus
 
 USES = {"kl_nats_per_token": Use.result, "model_mib": Use.memory, "decode_tok_per_s": Use.speed,
@@ -164,7 +164,7 @@ def margin_column(rows: Sequence[TableRow | None]) -> list[Column]:
     return [column]
 
 
-def _cells(rows: list[TableRow], text: Callable[[Effect], str]) -> list[str]:
+def _cells(rows: list[TableRow], text: Callable[[Decision], str]) -> list[str]:
     return [text(row.effect) if row.effect else "" for row in rows]
 
 

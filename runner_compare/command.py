@@ -23,7 +23,6 @@ from runner_compare.files import file_table
 from runner_compare.numbers import with_number
 from runner_compare.options import LLAMA, parser
 from runner_compare.output import FORMATS, save
-from runner_compare.pairing import find_flips
 from runner_compare.pooled import PooledTable, pooled_tables
 from runner_compare.reader import Reader
 from runner_compare.readers import load as other_tools
@@ -31,7 +30,7 @@ from runner_compare.records import Records, open_records
 from runner_compare.scores import metrics_of_scores
 from runner_compare.sections import every_section
 from runner_compare.sections.files import ComparedFiles
-from runner_compare.sections.flips import FlipsOfTable
+from runner_compare.sections.flips import FlipsOfTable, find_flips
 from runner_compare.sections.gates import Term, check, failures, margins_with, parse_requirements
 from runner_compare.sections.planning import parse_aim, plan_questions
 from runner_compare.sections.pooled import PooledVerdicts

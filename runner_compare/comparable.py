@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from runner_base import counted, few, say
 from runner_compare.data import Run, label
-from runner_compare.pairing import PROMPT_KEYS
 from runner_compare.selection import matches, parse_pairs
+from runner_compare.ways import PROMPT_KEYS
 
 SERVER = "model.base_url"
 # Runs that differ in one of these have other questions or prompts; a table may have several splits.

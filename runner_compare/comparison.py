@@ -7,7 +7,7 @@ from typing import Any
 
 from runner_base import Column
 from runner_compare.data import Kept, Table, TableRow
-from runner_compare.statistics.effects import Finding
+from runner_compare.statistics import Finding
 
 Said = tuple[str, Finding | None]  # a sentence, with the finding that it words
 

@@ -11,9 +11,7 @@ from runner_compare.data import TableRow
 from runner_compare.effect_words import asked_of, if_alike, quantity, unit_of
 from runner_compare.findings import joined, label, range_of
 from runner_compare.quantities import LIKELIHOODS, Quantity, what_shows_more
-from runner_compare.statistics.effects import Effect
-from runner_compare.statistics.margins import MarginVerdict
-from runner_compare.statistics.stats import ALPHA
+from runner_compare.statistics import Decision, MarginVerdict
 from runner_compare.wording import about
 
 TARGETS = (0.05, 0.02, 0.01, 0.005)  # differences of accuracies for which a number of questions is given
@@ -21,7 +19,7 @@ TARGETS = (0.05, 0.02, 0.01, 0.005)  # differences of accuracies for which a num
 
 def conclude(rows: Sequence[TableRow]) -> str:
     """Return what may be concluded over all rows; empty if nothing was to be compared."""
-    families: dict[str, list[Effect]] = {}
+    families: dict[str, list[Decision]] = {}
     for it in (it for row in rows for it in row.effects):
         families.setdefault("repeats" if it.is_ratio else it.measure, []).append(it)
     parts = [_of_family(family) for family in families.values()]
@@ -33,7 +31,7 @@ def conclude(rows: Sequence[TableRow]) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _of_family(family: Sequence[Effect]) -> str:
+def _of_family(family: Sequence[Decision]) -> str:
     counts = Counter(map(label, sorted(family, key=_rank)))
     total, undecided = len(family), [it for it in family if is_open(it)]
     if len(undecided) == total:
@@ -46,7 +44,7 @@ def _of_family(family: Sequence[Effect]) -> str:
     return text + _what_would_decide(undecided)
 
 
-def _rank(it: Effect) -> tuple[int, str]:
+def _rank(it: Decision) -> tuple[int, str]:
     """Return a sort key: better rows first, undecided ones last, so that the words about them can follow."""
     verdicts = [
         MarginVerdict.better,
@@ -59,7 +57,7 @@ def _rank(it: Effect) -> tuple[int, str]:
     return (verdicts.index(it.verdict) if it.verdict in verdicts else len(verdicts)), str(it.finding)
 
 
-def _what_would_decide(undecided: Sequence[Effect]) -> str:
+def _what_would_decide(undecided: Sequence[Decision]) -> str:
     """Say what the undecided comparisons could have shown, and how many questions would decide."""
     if not undecided or any(it.is_ratio for it in undecided):
         return ""
@@ -73,7 +71,7 @@ def _what_would_decide(undecided: Sequence[Effect]) -> str:
         if most is None or None in needed:
             return ""
         return f" (about {about(most)} {counted} in all would decide {if_alike(undecided[0])})"
-    if any(it.detects is None for it in undecided):  # it stopped early: the number of questions was not planned
+    if any(not it.test.knows_power for it in undecided):  # it stopped early: the number of questions was not planned
         return ""
     asked = range_of([f"{it.n:,}" for it in sorted(undecided, key=lambda it: it.n)])
     if any(it.detectable is None for it in undecided):
@@ -88,17 +86,17 @@ def _what_would_decide(undecided: Sequence[Effect]) -> str:
     return f": {could}{_enough(undecided, of)}"
 
 
-def _enough(undecided: Sequence[Effect], of: Quantity) -> str:
+def _enough(undecided: Sequence[Decision], of: Quantity) -> str:
     """Say how many questions would detect a smaller difference, in the comparison that needs most of them."""
     if of is LIKELIHOODS:
         return ""  # no difference in nats is small for every model
     hardest = max(undecided, key=lambda it: math.inf if it.detectable is None else it.detectable)
-    if hardest.needs_to_detect is None:
+    if not hardest.can_plan_detection:
         return what_shows_more(hardest)
     for target in TARGETS:
         if hardest.detectable is not None and target >= hardest.detectable:
             continue
-        needed = hardest.needs_to_detect(target, ALPHA / hardest.comparisons)
+        needed = hardest.test.needs_to_detect(target, hardest.level)
         if needed is not None and needed > hardest.n:
             return f"; about {about(needed)} would do for {100 * target:g}"
     return ""

@@ -11,20 +11,20 @@ from typing import Any
 
 from runner_base import counted
 from runner_compare.effect_words import margin_words, quantity, unit_of, value_of
-from runner_compare.statistics.effects import Effect, Finding
+from runner_compare.statistics import Decision, Finding, MarginVerdict
 from runner_compare.statistics.floor_effects import LIMIT
-from runner_compare.statistics.margins import MarginVerdict, verdict_words
+from runner_compare.statistics.margins import verdict_words
 
 UNDECIDED = "undecided"
 ENDS = ("at_worst", "at_best")
 
 
-def finding_of(it: Effect) -> str:
+def finding_of(it: Decision) -> str:
     """Return the finding of a comparison for people: where cut-off answers decide it, it is undecided."""
     return UNDECIDED if it.hinges_on_cut_off and it.finding is Finding.open else str(it.finding)
 
 
-def sentence_of_ends(it: Effect) -> str:
+def sentence_of_ends(it: Decision) -> str:
     """Say whether what is found holds whatever was cut off; empty if nothing was cut off, or nothing is found."""
     if it.ends is None:
         return it.unplanned * it.hinges_on_cut_off
@@ -38,12 +38,12 @@ def sentence_of_ends(it: Effect) -> str:
     )
 
 
-def is_open(it: Effect) -> bool:
+def is_open(it: Decision) -> bool:
     """Whether neither a difference nor anything about a margin is shown."""
     return it.finding is Finding.open and it.verdict in (None, MarginVerdict.undecided)
 
 
-def _as_counted(it: Effect) -> str:
+def _as_counted(it: Decision) -> str:
     was = it.as_counted
     assert was is not None
     if was.verdict not in (None, MarginVerdict.undecided, it.verdict):
@@ -51,18 +51,18 @@ def _as_counted(it: Effect) -> str:
     return str(was.finding)
 
 
-def _how_many(it: Effect) -> str:
+def _how_many(it: Decision) -> str:
     """Return how many answers of each side were cut off: `12 of 200 here, 3 of 200 in the baseline`."""
     each = it.counts.get("samples") or 1
     sides = zip(it.cut_off, (it.n, it.baseline_n), ("here", "in the baseline"), strict=True)
     return ", ".join(f"{cut:,} of {counted(n * each, 'answer')} {where}" for cut, n, where in sides if cut)
 
 
-def _from_to(it: Effect) -> str:
+def _from_to(it: Decision) -> str:
     return f"{ends_of(it)} {unit_of(it)}"
 
 
-def ends_of(it: Effect) -> str:
+def ends_of(it: Decision) -> str:
     """Return the differences at both ends, with the interval around both."""
     if it.ends is None:
         return value_of(it)
@@ -71,7 +71,7 @@ def ends_of(it: Effect) -> str:
     return f"{write(low.value)} … {write(high.value)} [{write(low.low)}, {write(high.high)}]"
 
 
-def ends_record(it: Effect) -> dict[str, Any]:
+def ends_record(it: Decision) -> dict[str, Any]:
     """Return both ends of a comparison as plain data; nothing if no answer was cut off."""
     was = it.as_counted
     if it.ends is None or was is None:
@@ -89,7 +89,7 @@ def ends_record(it: Effect) -> dict[str, Any]:
     }
 
 
-def _end_record(it: Effect) -> dict[str, Any]:
+def _end_record(it: Decision) -> dict[str, Any]:
     ends = {"difference": it.value, "difference_low": it.low, "difference_high": it.high}
     return ends | {"p": it.p, "p_holm": it.p_holm, "finding": it.finding, "verdict": it.verdict}
 

@@ -13,8 +13,7 @@ from runner_compare.outcomes import Question as Question
 from runner_compare.outcomes import QuestionOutcome as QuestionOutcome
 from runner_compare.outcomes import Texts as Texts
 from runner_compare.outcomes import TextScore as TextScore
-from runner_compare.statistics.effects import Effect
-from runner_compare.statistics.over_runs import MIN_RUNS
+from runner_compare.statistics import MIN_RUNS, Decision
 from runner_compare.statistics.stats import wilson_interval
 
 Kept = TypeVar("Kept")
@@ -161,7 +160,7 @@ class TableRow:
     is_baseline: bool = False
     is_repeat: bool = False  # the baseline again: its difference is noise
     baseline: TableRow | None = None  # the row that it was compared with
-    effects: list[Effect] = field(default_factory=list)  # one, or one for each repeated measure
+    effects: list[Decision] = field(default_factory=list)  # one, or one for each repeated measure
     note: str | None = None  # why there is no comparison
     sentence: str = ""  # what the comparison shows, in words; of rows that show the same, the first one has it
     panel: tuple[str, ...] = ()  # the keys of its set of questions, if the rows differ in these
@@ -173,12 +172,16 @@ class TableRow:
     off_front: str | None = None  # why its speed and memory are not considered
 
     @property
-    def effect(self) -> Effect | None:
+    def effect(self) -> Decision | None:
         """The difference to its baseline in accuracy or log-likelihood; None if it was not compared."""
         return next((it for it in self.effects if not it.is_ratio), None)
 
+    def note_beside(self, *remarks: str | None) -> None:
+        """Add remarks to the difference to its baseline."""
+        self.effects = [it if it.is_ratio else it.noting(*remarks) for it in self.effects]
+
     @property
-    def ratios(self) -> list[Effect]:
+    def ratios(self) -> list[Decision]:
         """The comparisons of its repeats, one for each measure."""
         return [it for it in self.effects if it.is_ratio]
 

@@ -5,17 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from runner_compare.data import ABSENT, TableRow
-from runner_compare.quantities import ACCURACIES, FIELDS, LIKELIHOODS, NUMBERS, REPEATS, Quantity
-from runner_compare.statistics.effects import Effect, Finding, Method, most_wrong
-from runner_compare.statistics.margins import MarginVerdict, points_of_margin, verdict_words
-from runner_compare.statistics.over_runs import MIN_RUNS
-from runner_compare.statistics.ratios import CAUTION, CAUTION_BELOW, FLIPS
+from runner_compare.quantities import ACCURACIES, FIELDS, LIKELIHOODS, METHODS, REPEATS, Quantity
+from runner_compare.statistics import ALPHA, Decision, Effect, Finding, MarginVerdict, Method, most_wrong
+from runner_compare.statistics.margins import points_of_margin, verdict_words
 from runner_compare.statistics.sequential import level_words
-from runner_compare.statistics.stats import ALPHA
 from runner_compare.wording import about
 
 
@@ -24,85 +20,9 @@ def p_value(p: float) -> str:
     return "<0.0001" if p < 0.0001 else "1.0" if p > 0.995 else f"{p:.2g}"
 
 
-FEWER = ", ".join(f"{factor:g} times below {samples}" for samples, factor in reversed(CAUTION_BELOW.items()))
-CAUTIOUS = f"{CAUTION:g} times ({FEWER} samples)"
-RARE = "about 4 in n"  # of fewer, often none or one is among n (bench/compare/likelihood_null.py)
-OF_FLIPS = (
-    f"(up to {FLIPS:,} flips; p is {CAUTIOUS} the share that reaches the sum, or as many times the larger p of t-tests "
-    f"with and without the differences' skewness, if that is larger); of a kind of {{}} rarer than {RARE} too few may "
-    "be among these, and no test allows for it;"
-)
 UNTESTED = "within these processes only"
 OF_TABLE = "{comparisons} of this table"  # in a legend
 NO_INTERVAL = "one run each, no interval"
-
-
-@dataclass(frozen=True)
-class MethodWords:
-    """The words for effects of one method; {…}: the fields and counts of an effect."""
-
-    quantity: Quantity
-    sample: str = "{n:,}"  # the sample size
-    pairs: str = ""  # the outcomes of the pairs, if not as of its quantity
-    interval: str = "95 % interval"
-    legend: str = ""
-
-
-METHODS = {
-    Method.mcnemar: MethodWords(ACCURACIES),
-    Method.weighted_flips: MethodWords(
-        ACCURACIES,
-        legend="where sets count the same, p is McNemar's with weights, or the interval's if that is larger;",
-    ),
-    Method.fisher: MethodWords(
-        ACCURACIES,
-        sample="{n:,} and {baseline_n:,}, Fisher's exact test",
-        pairs="unpaired",
-        legend="rows without wins are unpaired (Newcombe's interval with exact ends, Fisher's exact test);",
-    ),
-    Method.mean_flips: MethodWords(
-        ACCURACIES,
-        sample="{n:,}{grouping}",
-        legend="of means of samples, and of families of questions, p flips the signs of the differences of whole "
-        "questions or families, and intervals count these: p is the largest of the flips', of Student's t, and of a "
-        "likelihood that allows for a kind of which none is among these and that is all lost;",
-    ),
-    Method.over_seeds: MethodWords(
-        ACCURACIES,
-        sample="{n:,}{grouping}",
-        legend="of means over seeds, p and interval count the questions, and the seeds by Student's t;",
-    ),
-    Method.sequential: MethodWords(
-        ACCURACIES,
-        interval="always-valid {confidence:g} % interval",
-        legend="where a run was compared while it ran, p and interval come from bets and hold at every look;",
-    ),
-    Method.sign_flips: MethodWords(
-        LIKELIHOODS,
-        sample="{n:,}, {size:,} {unit}s",
-        legend="p: signs of the samples' differences are flipped, each summed over its {unit}s, so that samples count "
-        + OF_FLIPS.format("text"),
-    ),
-    Method.number_flips: MethodWords(
-        NUMBERS,
-        sample="{questions:,}{grouping}",
-        legend="p: signs of the questions' differences are flipped " + OF_FLIPS.format("question"),
-    ),
-    Method.student_t: MethodWords(
-        REPEATS,
-        sample="{n}/{baseline_n}",
-        legend=f"With {MIN_RUNS} runs a side or more, each in a process of its own, they are of geometric means over "
-        "runs (a run counts by the median of its repeats), with an interval that holds 95 %; p and interval: Student's "
-        "t over the runs' logarithms; Holm over the comparisons of one figure, {alpha:g} decides.",
-    ),
-    Method.too_few_runs: MethodWords(
-        REPEATS,
-        sample="{n}/{baseline_n}",
-        legend=f"With fewer than {MIN_RUNS} runs a side they are of medians over the repeats of one run each, and "
-        "the brackets are the range of these repeats (of one repeat there is none): they hold within these processes "
-        "only, and nothing is tested.",
-    ),
-}
 
 
 def fill(template: str, it: Effect) -> str:
@@ -110,7 +30,7 @@ def fill(template: str, it: Effect) -> str:
     return template.format(**vars(it), **it.counts)
 
 
-def asked_of(it: Effect) -> str:
+def asked_of(it: Decision) -> str:
     """Return what an effect is over: questions, samples of text, or runs."""
     return "runs of each" if it.is_ratio else "samples" if quantity(it) is LIKELIHOODS else "questions"
 
@@ -129,8 +49,9 @@ def records(row: TableRow) -> dict[str, Any]:
     """Return a row's effects as plain data, each under the key of its quantity."""
     record_by_key: dict[str, Any] = {ACCURACIES.record_key: None, REPEATS.record_key: []}
     for it in row.effects:
-        fields = {**vars(it), **it.counts, "baseline_job_id": row.baseline.run.job_id if row.baseline else None}
-        record = {key: fields[FIELDS.get(key, key)] for key in quantity(it).keys.split()}
+        record = {key: _recorded(it, FIELDS.get(key, key)) for key in quantity(it).keys.split()}
+        if "baseline_job_id" in record:
+            record["baseline_job_id"] = row.baseline.run.job_id if row.baseline else None
         if not it.is_tested:
             record |= {"p": None, "p_holm": None}
         if has_no_interval(it):
@@ -142,7 +63,12 @@ def records(row: TableRow) -> dict[str, Any]:
     return record_by_key
 
 
-def error_budget(effects: Sequence[Effect]) -> str:
+def _recorded(decision: Decision, name: str) -> Any:
+    """Return what a record has of a decision: a count of its method, or a field."""
+    return decision.counts[name] if name in decision.counts else getattr(decision, name, None)
+
+
+def error_budget(effects: Sequence[Decision]) -> str:
     """Return a sentence if more than 5 % of such tables may have a wrong finding, and empty otherwise."""
     of_accuracy = [it for it in effects if quantity(it) is ACCURACIES]
     share = most_wrong(of_accuracy)
@@ -161,7 +87,7 @@ def error_budget(effects: Sequence[Effect]) -> str:
     return f"the findings of this table may be wrong in up to {100 * min(1.0, share):.2g} % of such tables: {text}"
 
 
-def margin_words(it: Effect) -> str:
+def margin_words(it: Decision) -> str:
     """Return the margin with its unit: `2 points`, `0.01 nats/token`."""
     assert it.margin is not None
     of = quantity(it)
@@ -170,7 +96,7 @@ def margin_words(it: Effect) -> str:
     return f"{100 * it.margin:g} %" if it.is_ratio else f"{it.margin:g} {unit_of(it)}"
 
 
-def margin_decision(it: Effect) -> str:
+def margin_decision(it: Decision) -> str:
     """Return what is decided about the margin, e.g. `as good within 2 points`."""
     assert it.verdict is not None
     if it.verdict is MarginVerdict.undecided and it.finding is not Finding.open:
@@ -179,12 +105,12 @@ def margin_decision(it: Effect) -> str:
     return verdict_words(it.verdict, margin_words(it)) + needed
 
 
-def if_alike(it: Effect) -> str:
+def if_alike(it: Decision) -> str:
     """Return what a number of questions that would decide supposes of the truth."""
     return "if neither is better" + " and they disagree as often" * (quantity(it) is ACCURACIES)
 
 
-def _would_decide(it: Effect) -> str:
+def _would_decide(it: Decision) -> str:
     """Say how many questions would decide; of several tasks, how many more and how they are spread."""
     needed, asked = it.needed or 0, asked_of(it)
     if "tasks" not in it.counts:
@@ -219,7 +145,7 @@ RATIO_MARGIN_LEGEND = (
 )
 
 
-def legend(effects: Sequence[Effect]) -> str:
+def legend(effects: Sequence[Decision]) -> str:
     """Return the legend of a table's effects."""
     parts = []
     for of in dict.fromkeys(words.quantity for words in METHODS.values()):
@@ -265,14 +191,14 @@ def difference_of(row: TableRow) -> str:
     return value_of(row.effect)
 
 
-def pairs_of(it: Effect) -> str:
+def pairs_of(it: Decision) -> str:
     """Return the numbers of won, lost and tied pairs."""
     words = METHODS[it.method]
     return fill(words.pairs or words.quantity.pairs, it)
 
 
-def detectable(it: Effect) -> str:
+def detectable(it: Decision) -> str:
     """Return the minimum detectable difference."""
-    if it.detects is None:
+    if not it.test.knows_power:
         return ABSENT
     return f"≥{ABSENT if it.detectable is None else quantity(it).write_detectable(it.detectable)}"

@@ -18,15 +18,14 @@ from runner_base.files import shared_folder
 from runner_compare.data import NotPaired, Run, Table, TableRow
 from runner_compare.front import MEMORY_TOLERANCE, dominators_among_front
 from runner_compare.key_rules import KeyRules
-from runner_compare.likelihood import sums_by_cluster, text_clusters
 from runner_compare.mean_pairs import cluster_field
 from runner_compare.reader import Reader
 from runner_compare.selection import matches, parse_pairs
-from runner_compare.statistics import stats
+from runner_compare.statistics import ALPHA, MIN_TEXTS, stats
 from runner_compare.statistics.likelihoods import units
-from runner_compare.statistics.ratios import MIN_TEXTS, paired_p, ratio
-from runner_compare.statistics.stats import ALPHA
+from runner_compare.statistics.ratios import paired_p, ratio
 from runner_compare.table import ComparisonOptions, tabulate
+from runner_compare.ways.likelihoods import sums_by_cluster, text_clusters
 
 KL = "kl_nats_per_token"
 MODEL_SHA256 = "model_sha256"

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from runner_compare.cut_offs import finding_of, is_open, sentence_of_ends
 from runner_compare.data import TableRow
 from runner_compare.effect_words import (
-    METHODS,
     asked_of,
     comparisons_of,
     fill,
@@ -18,11 +17,10 @@ from runner_compare.effect_words import (
     quantity,
     unit_of,
 )
-from runner_compare.quantities import at_worst, what_shows_more
-from runner_compare.statistics.effects import Effect, Finding, Method
-from runner_compare.statistics.margins import MarginVerdict, verdict_words
+from runner_compare.quantities import METHODS, at_worst, what_shows_more
+from runner_compare.statistics import ALPHA, Decision, Finding, MarginVerdict, Method
+from runner_compare.statistics.margins import verdict_words
 from runner_compare.statistics.over_runs import CLEAR_DIFFERENCE, MAX_RUNS, fewest_runs, runs_needed
-from runner_compare.statistics.stats import ALPHA
 from runner_compare.wording import about, assignments, sides, versus
 
 MAX_NAMES = 8  # that a sentence for several rows lists
@@ -83,29 +81,29 @@ def _names(rows: Sequence[TableRow], keys: list[str], largest: int) -> tuple[str
     return f"{joined([*names[:MAX_NAMES], *more])} vs {theirs}{f' on {shared}' * bool(shared)}", names[largest]
 
 
-def _limits(effects: Sequence[Effect], largest: Effect, unit: str) -> list[str]:
+def _limits(effects: Sequence[Decision], largest: Decision, unit: str) -> list[str]:
     """Say which differences could have been shown, if none is, and what is shown about the margin."""
     has_margin = largest.verdict not in (None, MarginVerdict.better)
     margin = _of_margin(effects) if has_margin else ""
     more = largest.tells_more
     if largest.finding is not Finding.open or largest.hinges_on_cut_off:
         return [margin]
-    if largest.detects is None and (has_margin or not largest.unplanned):
+    if not largest.test.knows_power and (has_margin or not largest.unplanned):
         return [f"{margin or 'undecided'} after {largest.n:,} questions", more]
     if largest.unplanned:
         why = f"{largest.unplanned}, so more questions would not decide" * all(map(is_open, effects))
         return [why, margin, more]
-    if any(it.detectable is None for it in effects if it.detects is not None):
+    if any(it.detectable is None for it in effects if it.test.knows_power):
         return [f"{largest.n:,} questions are too few to show any difference", margin, more]
     return [f"{_power(effects, largest, unit)}{what_shows_more(largest)}", margin, more]
 
 
-def _power(effects: Sequence[Effect], largest: Effect, unit: str) -> str:
+def _power(effects: Sequence[Decision], largest: Decision, unit: str) -> str:
     """Say which differences could have been shown, and which ones if few have all of the difference."""
     of = quantity(largest)
     evenly = sorted(it.detectable for it in effects if it.detectable is not None)
     sizes = f"{of.power} power to detect {range_of([of.write_detectable(one) for one in evenly])} {unit}"
-    if largest.detects_at_worst is None:
+    if not largest.test.has_worst_case:
         return sizes
     if any(it.detectable_at_worst is None for it in effects):
         return f"{sizes} (none {at_worst(largest)})"
@@ -113,7 +111,7 @@ def _power(effects: Sequence[Effect], largest: Effect, unit: str) -> str:
     return f"{sizes} ({range_of([of.write_detectable(one) for one in at_most])} {at_worst(largest)})"
 
 
-def _adjusted(it: Effect) -> str:
+def _adjusted(it: Decision) -> str:
     """Return the p that decides: Holm's of the table, or that of a run's own share of the 5 %."""
     if it.early_stop_comparisons is None:
         return f"Holm {p_value(it.p_holm)}"
@@ -133,7 +131,7 @@ def _what_it_says(row: TableRow, keys: list[str]) -> tuple[object, ...] | None:
         it.n,
         it.baseline_n,
         it.verdict,
-        it.detects is None,
+        it.test.knows_power,
         it.unplanned,
         it.tells_more,
         it.remark,
@@ -141,7 +139,7 @@ def _what_it_says(row: TableRow, keys: list[str]) -> tuple[object, ...] | None:
     )
 
 
-def _of_margin(effects: Sequence[Effect]) -> str:
+def _of_margin(effects: Sequence[Decision]) -> str:
     """Return what all of these effects show about the margin, with the questions that would decide."""
     if len(effects) == 1:
         return margin_decision(effects[0])
@@ -153,7 +151,7 @@ def _of_margin(effects: Sequence[Effect]) -> str:
     return f"{shown} ({if_alike(effects[0])}, about {count} would decide)"
 
 
-def label(it: Effect) -> str:
+def label(it: Decision) -> str:
     """Return what is shown of one row, to follow `is` or `are`."""
     if it.verdict is None or it.verdict is MarginVerdict.better:
         return "undecided" if it.finding is Finding.open else str(it.finding)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from runner_base import plain
 from runner_compare.data import TableRow
 from runner_compare.effect_words import quantity, unit_of
-from runner_compare.statistics.effects import Effect, Finding
+from runner_compare.statistics import Decision, Finding
 from runner_compare.wording import short_names
 
 MAX_ROWS, MAX_WIDTH, MIN_WIDTH = 40, 61, 24  # width: of the plot, in characters
@@ -48,7 +48,7 @@ def forest(rows: Sequence[TableRow], keys: list[str], width: int, encoding: str 
 
 
 def _plot(
-    compared: list[tuple[TableRow, Effect]], keys: list[str], unit: str, width: int, marks: Marks
+    compared: list[tuple[TableRow, Decision]], keys: list[str], unit: str, width: int, marks: Marks
 ) -> list[tuple[str, str]]:
     shown = compared[:MAX_ROWS]
     longest = max(MIN_NAME, width - 2 - MIDDLE_WIDTH)
@@ -80,7 +80,7 @@ def _plot(
     return [(line.rstrip(), style) for line, style in lines]
 
 
-def _interval(it: Effect, column: Callable[[float], int], margins: list[float], width: int, marks: Marks) -> str:
+def _interval(it: Decision, column: Callable[[float], int], margins: list[float], width: int, marks: Marks) -> str:
     cells = [" "] * width
     for value, mark in [*((one, marks.margin) for one in margins), (0.0, marks.zero)]:
         cells[column(value)] = mark
@@ -93,7 +93,7 @@ def _interval(it: Effect, column: Callable[[float], int], margins: list[float], 
     return "".join(cells)
 
 
-def _scale(values: list[float], column: Callable[[float], int], width: int, it: Effect, marks: Marks) -> str:
+def _scale(values: list[float], column: Callable[[float], int], width: int, it: Decision, marks: Marks) -> str:
     """Return a line with the values below their columns; of two without room, the first one counts."""
     cells = [" "] * width
     for value in dict.fromkeys(values):
@@ -104,7 +104,7 @@ def _scale(values: list[float], column: Callable[[float], int], width: int, it: 
     return "".join(cells)
 
 
-def _number(value: float, it: Effect) -> str:
+def _number(value: float, it: Decision) -> str:
     """Return a value of the scale, as short as it can be."""
     text = quantity(it).write(value) if value else "0"
     number, point, fraction = text.partition(".")

@@ -24,11 +24,9 @@ from runner_compare.front_accuracy import PairsOfRuns
 from runner_compare.metrics import ACCURACY, FRONT, METRICS, Better
 from runner_compare.reader import Reader
 from runner_compare.repeated_runs import contention, machine_of, values_of
-from runner_compare.statistics import stats
-from runner_compare.statistics.effects import RATIOS
-from runner_compare.statistics.over_runs import MIN_RUNS, RatioOfRuns, fewest_runs
-from runner_compare.statistics.sequential import Decision
-from runner_compare.statistics.stats import ALPHA
+from runner_compare.statistics import ALPHA, MIN_RUNS, RATIOS, stats
+from runner_compare.statistics.over_runs import RatioOfRuns, fewest_runs
+from runner_compare.statistics.sequential import Side
 
 MEMORY, SPEED = FRONT
 LEVEL = ALPHA / 2  # of "better" over all pairs, in each of the two measured axes: accuracy and speed
@@ -160,22 +158,22 @@ class Dominance:
         is_plain = self.accuracies.is_plain(one) and self.accuracies.is_plain(other)
         if is_plain and correct / n <= their_correct / their_n - margin:
             return Relation(False, False)
-        effect = self.accuracies.effect(one, other)
-        if effect is None or effect.p_at is None:
+        compared = self.accuracies.effect(one, other)
+        if compared is None:
             return Relation(False, False)
-        value, effect = effect.value, effect.ends[0] if effect.ends else effect  # at worst, where answers were cut off
-        assert effect.p_at is not None
-        if effect.early_stop_comparisons is not None and effect.side_of is not None:
+        test = compared.ends[0] if compared.ends else compared.test  # at worst, where answers were cut off
+        effect = test.effect
+        if effect.early_stop_comparisons is not None:
             # Its share was fixed before it ran: what its bets have decided stands, whatever else the table has.
             self.shares[frozenset((one.run_id, other.run_id))] = effect.early_stop_comparisons
-            is_better = effect.side_of(0.0) is Decision.better
-            is_worse = effect.side_of(0.0) is Decision.worse
-            is_within = effect.side_of(-margin) is Decision.better
+            is_better = test.side_of(0.0) is Side.better
+            is_worse = test.side_of(0.0) is Side.worse
+            is_within = test.side_of(-margin) is Side.better
         else:
             is_better = effect.value > 0 and effect.p * self.pairs < LEVEL
             is_worse = effect.value < 0 and effect.p < ALPHA
-            is_within = effect.value > -margin and not is_worse and effect.p_at(-margin) * self.pairs < ALPHA
-        return Relation(is_better, is_better or (is_within and not is_worse), value)
+            is_within = effect.value > -margin and not is_worse and test.p_at(-margin) * self.pairs < ALPHA
+        return Relation(is_better, is_better or (is_within and not is_worse), compared.effect.value)
 
 
 def _mark(rows: list[TableRow], dominance: Dominance) -> None:

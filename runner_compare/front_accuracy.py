@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 from runner_compare.data import Answers, NotPaired, Question, Run
 from runner_compare.mean_pairs import has_means
-from runner_compare.pairing import compare_answers, unpaired_scores
 from runner_compare.reader import Reader
-from runner_compare.statistics.effects import Effect, paired_accuracies
+from runner_compare.statistics import Compared, McNemar
+from runner_compare.ways import Asked
+from runner_compare.ways.verdicts import compare_answers, unpaired_scores
 
 
 class Bits(NamedTuple):
@@ -35,12 +36,12 @@ class PairsOfRuns:
     """Compares the accuracies of any two runs; without a reader by their counts alone."""
 
     def __init__(self, reader: Reader | None, compared_keys: Sequence[str]) -> None:
-        self.reader, self.compared_keys = reader, compared_keys
+        self.reader, self.asked = reader, Asked(compared_keys)
         self._bits: dict[str, Bits | None] = {}  # None: its samples are missing
         self._answers: dict[str, Answers] = {}  # of runs that are more than one verdict for each question
         self._sets: dict[tuple[Question, ...], int] = {}
 
-    def effect(self, one: Run, other: Run) -> Effect | None:
+    def effect(self, one: Run, other: Run) -> Compared | None:
         """Return the difference of the first run from the second; None if the two cannot be compared."""
         if not (self.is_plain(one) and self.is_plain(other)):
             return self._as_compared(one, other)
@@ -50,7 +51,7 @@ class PairsOfRuns:
             return _unpaired((correct, n), one.bounds, (their_correct, their_n), other.bounds)
         counted, low, high = (_paired(ours.won(theirs, end), theirs.won(ours, -end), n) for end in (0, -1, 1))
         cut_off = ours.cut_off.bit_count(), theirs.cut_off.bit_count()
-        return counted.with_ends(cut_off, low, high) if any(cut_off) else counted
+        return Compared(counted, cut_off, (low, high)) if any(cut_off) else Compared(counted)
 
     def is_plain(self, run: Run) -> bool:
         """Whether a run has one verdict for each question, and the questions belong to no families."""
@@ -59,12 +60,12 @@ class PairsOfRuns:
         self._read(run)
         return run.run_id not in self._answers
 
-    def _as_compared(self, one: Run, other: Run) -> Effect | None:
+    def _as_compared(self, one: Run, other: Run) -> Compared | None:
         if self.reader is None:
             return None
         try:
             sides = [self._answers.get(run.run_id) or self.reader.of_baseline(run) for run in (one, other)]
-            return compare_answers(one, other, (sides[0], sides[1]), self.reader, self.compared_keys)
+            return compare_answers(one, other, (sides[0], sides[1]), self.reader, self.asked)
         except NotPaired:
             return None
 
@@ -87,4 +88,4 @@ class PairsOfRuns:
 
 
 # among many rows the same counts occur often
-_paired, _unpaired = cache(paired_accuracies), cache(unpaired_scores)
+_paired, _unpaired = cache(McNemar), cache(unpaired_scores)

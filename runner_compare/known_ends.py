@@ -15,11 +15,11 @@ from statistics import median
 from runner_base import counted
 from runner_compare.data import ALONE_KEYS, NotPaired, Run
 from runner_compare.metrics import DELTA_P_SHARES, KL_SHARES, Pooling, described
-from runner_compare.pairing import repeats_of
 from runner_compare.reader import Reader
 from runner_compare.repeated_runs import measured, values_of
 from runner_compare.statistics.over_runs import fewest_runs_alone, median_interval
 from runner_compare.statistics.token_percentiles import texts_needed
+from runner_compare.ways.repeats import repeats_of
 
 AT_MOST = "_at_most"  # of a figure that is a lower bound: the upper one
 SHARES = KL_SHARES | DELTA_P_SHARES

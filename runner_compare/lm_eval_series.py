@@ -9,13 +9,13 @@ from pathlib import Path
 
 from runner_base import DataError, Likelihood
 from runner_compare.data import Answers, Question, QuestionOutcome, Texts, TextScore
-from runner_compare.likelihood import sums_by_cluster
 from runner_compare.lm_eval_files import Document, Documents, Results, lines, question_and_answers
 from runner_compare.metrics import LOG_LIKELIHOODS, Better
 from runner_compare.numbers import mean_of, number_of
 from runner_compare.readers.tool_run import as_number, side_with_question
 from runner_compare.statistics.clustered_share import accuracy_figures
 from runner_compare.statistics.ratios import ratio, ratio_interval
+from runner_compare.ways.likelihoods import sums_by_cluster
 
 OF_TEXTS = ("perplexity",)  # metrics that hold a document's log-likelihood
 OF_BYTES = ("bits_per_byte", "byte_perplexity", "word_perplexity")  # metrics that hold it with the size to divide by

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runner_compare.data import CLUSTER, NotPaired, QuestionOutcome, Run, TooFew
-from runner_compare.statistics.effects import Effect
-from runner_compare.statistics.mean_effects import paired_means
+from runner_compare.statistics import MeanFlips
 from runner_compare.statistics.paired_means import MIN_CLUSTERS
 
 Pairs = Sequence[tuple[QuestionOutcome, QuestionOutcome]]
@@ -17,14 +16,14 @@ def has_means(pairs: Pairs) -> bool:
     return any(it.cluster is not None or it.samples > 1 for pair in pairs for it in pair)
 
 
-def compare_means(pairs: Pairs, field: str) -> Effect:
+def compare_means(pairs: Pairs, field: str) -> MeanFlips:
     """Compare the shares of right answers to each question; `field` names what the families of questions share."""
     clusters = clusters_of([(ours.cluster, theirs.cluster) for ours, theirs in pairs], field)
     count = len(pairs) if clusters is None else len(set(clusters))
     if count < MIN_CLUSTERS:
         what = "questions" if clusters is None else f"families by {field}"
         raise TooFew(f"too few {what} to test: {count}, at least {MIN_CLUSTERS}")
-    return paired_means(
+    return MeanFlips(
         [ours.mean - theirs.mean for ours, theirs in pairs],
         clusters,
         "" if clusters is None else field,

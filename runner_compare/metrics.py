@@ -84,12 +84,6 @@ def number(value: float) -> str:
     return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
 
 
-def points(difference: float) -> str:
-    """Return a fraction as signed percentage points: −0.4, 0.0, +1.3."""
-    text = f"{100 * difference:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
-
-
 def _metric(key: str, label: str = "", form: str = "", **special: Any) -> Metric:
     """Describe a metric; what is not given follows from the unit."""
     suffix = next((suffix for suffix in UNITS if key.endswith(suffix)), "")
@@ -386,10 +380,6 @@ HEADLINES = ("best_decode_tok_per_s", "best_output_tok_per_s", "best_ttft_s", "b
              "weight_mib", "peak_rss_mib", "load_s", "prefill_tok_per_s", "decode_tok_per_s", "seconds")  # fmt: skip
 # The axes of the Pareto front besides the accuracy, and their names there.
 FRONT = {"model_mib": "memory", "decode_tok_per_s": "speed"}
-# Runs without verdicts are compared by the repeats of these metrics.
-BY_REPEATS = ("cuda_peak_mib", "peak_over_baseline_mib", "peak_rss_mib", "steady_rss_mib", "load_s",
-              "decode_tok_per_s", "output_tok_per_s", "ttft_s", "prompt_tok_per_s", "total_tok_per_s",
-              "batch_latency_s")  # fmt: skip
 
 
 # `1 answers` in a line of a job's table: the word's beginning, and what becomes another end

@@ -11,10 +11,9 @@ from dataclasses import replace
 
 from runner_compare.data import REPEAT, NotPaired, Run, TableRow
 from runner_compare.effect_words import quantity, unit_of
-from runner_compare.pairing import compare_pair
 from runner_compare.reader import Reader
-from runner_compare.statistics.effects import Effect, Finding, judge
-from runner_compare.statistics.stats import ALPHA
+from runner_compare.statistics import ALPHA, Effect, Finding
+from runner_compare.ways.verdicts import compare_pair
 
 MAX_EARLIER_RUNS = 3  # runs of the same job that are read: each may have to be fetched
 
@@ -26,18 +25,17 @@ def repeats_among(candidates: Sequence[Run], baseline: dict[str, str]) -> set[st
 
 
 def beside_noise(rows: Sequence[TableRow], reader: Reader) -> None:
-    """Judge the repeats, each by itself, and say beside each finding what the baseline's noise is, if it matters."""
+    """Say beside each finding what the baseline's noise is, if it matters."""
     floors: dict[str, list[Effect]] = {}
     for row in rows:
         if row.is_repeat and row.effect is not None and row.baseline is not None:
-            judge(row.effects)
-            row.effect.remark = _joined(row.effect.remark, _changed(row.effect))
+            row.note_beside(_changed(row.effect))
             floors.setdefault(row.baseline.run.run_id, []).append(row.effect)
     for row in rows:
         effect, base = row.effect, row.baseline
         if row.is_repeat or base is None or effect is None or effect.finding is Finding.open:
             continue
-        effect.remark = _joined(effect.remark, *map(_changed_when_asked_again, (base.run, row.run))) or None
+        row.note_beside(*map(_changed_when_asked_again, (base.run, row.run)))
         noise = [it for it in floors.get(base.run.run_id, []) if it.measure == effect.measure]
         noise += earlier_effects(base.run, reader) if base.run.score and not base.run.parts else []
         largest = max(noise, key=lambda it: abs(it.value), default=None)
@@ -45,9 +43,9 @@ def beside_noise(rows: Sequence[TableRow], reader: Reader) -> None:
             continue
         size = f"{quantity(largest).write(abs(largest.value)).removeprefix('+')} {unit_of(largest)}"
         if abs(effect.value) <= abs(largest.value):
-            effect.remark = _joined(effect.remark, f"no larger than the baseline's difference from itself ({size})")
+            row.note_beside(f"no larger than the baseline's difference from itself ({size})")
         elif min(it.p for it in noise) * len(noise) < ALPHA:
-            effect.remark = _joined(effect.remark, f"the baseline differs from itself, too, beyond chance ({size})")
+            row.note_beside(f"the baseline differs from itself, too, beyond chance ({size})")
 
 
 def earlier_effects(base: Run, reader: Reader) -> list[Effect]:
@@ -59,7 +57,7 @@ def earlier_effects(base: Run, reader: Reader) -> list[Effect]:
         # The job's folder has the newest run's files: this run's are only in MLflow.
         older = replace(run, job_id=f"{run.job_id}@{run.run_id[:8]}", folder="")
         try:
-            effects.append(compare_pair(older, base, reader))
+            effects.append(compare_pair(older, base, reader).effect)
         except NotPaired:
             continue  # an earlier run without its samples says nothing about noise
     return effects
@@ -81,7 +79,3 @@ def _changed_when_asked_again(run: Run) -> str | None:
     return (
         f"{changed:.0f} of {asked:.0f} answers of {run.job_id} change when asked again" if changed and asked else None
     )
-
-
-def _joined(*remarks: str | None) -> str:
-    return "; ".join(filter(None, remarks))

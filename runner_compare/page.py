@@ -14,7 +14,7 @@ from runner_compare.page_parts import escape, write_table
 from runner_compare.pictures import JobPicture
 from runner_compare.sections import every_section
 from runner_compare.shown import of_table
-from runner_compare.statistics.effects import Finding
+from runner_compare.statistics import Finding
 
 STYLE = Path(__file__).with_name("page.css")
 

@@ -15,8 +15,7 @@ from runner_compare.data import Standing, Table, TableRow
 from runner_compare.effect_words import quantity, unit_of
 from runner_compare.metrics import METRICS
 from runner_compare.quantities import ACCURACIES
-from runner_compare.statistics.effects import Effect, Finding
-from runner_compare.statistics.margins import MarginVerdict
+from runner_compare.statistics import Decision, Finding, MarginVerdict
 from runner_compare.statistics.token_costs import Estimate
 from runner_compare.wording import short_names
 
@@ -121,7 +120,7 @@ def _forest(pane: Axes, rows: list[TableRow]) -> None:
     pane.set_title(f"difference to the baseline, {unit_of(effects[0][1])}", loc="left")
 
 
-def _colour(it: Effect) -> str:
+def _colour(it: Decision) -> str:
     if it.verdict in (MarginVerdict.as_good, MarginVerdict.worse_but_within):
         return FRONT
     return {Finding.better: GOOD, Finding.worse: BAD}.get(it.finding, MUTED)

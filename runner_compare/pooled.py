@@ -19,22 +19,27 @@ from runner_compare.effect_words import legend, margin_decision, quantity
 from runner_compare.findings import sentence
 from runner_compare.key_rules import KeyRules, distinguishing_keys
 from runner_compare.reader import Reader
-from runner_compare.statistics.effects import Effect, Finding, Method, judge
-from runner_compare.statistics.margins import MarginVerdict
-from runner_compare.statistics.pooling import (
-    PairedTexts,
-    PairedVerdicts,
-    Weights,
+from runner_compare.statistics import (
+    Compared,
+    Decision,
+    Finding,
+    MarginVerdict,
+    McNemar,
+    Method,
+    PooledTexts,
+    SignFlips,
+    Test,
+    judge,
     pooled_accuracies,
-    pooled_likelihoods,
 )
+from runner_compare.statistics.pooling import PairedTexts, PairedVerdicts, Weights
 from runner_compare.table import QUESTION_KEYS
 from runner_compare.wording import assignments, natural
 
 # The config keys that say which questions were asked and how they were scored; metric and filter are lm-eval's
 SET_KEYS = ("task.name", *QUESTION_KEYS, "task.subset", "task.metric", "task.filter")
 SHARED = 0.01  # two sets with a larger share of questions in common are not pooled: these would count twice
-CANNOT_BE_POOLED = {
+CANNOT_BE_POOLED: dict[str, str] = {
     Method.fisher: "is not paired",
     Method.sequential: "stopped early, and a test for a single look does not hold there",
     Method.over_seeds: "is a mean over seeds, and these are not pooled",
@@ -130,6 +135,7 @@ def _pooled_table(
     )
     table = PooledTable(unit, weights, rows[0][0].baseline, keys, names, [])
     overlaps = _Overlaps(reader)
+    comparisons: list[tuple[TableRow, Compared]] = []
     for number, setting in enumerate(settings):
         found = [
             [row for one, row in compared if one == wanted and tuple(map(row.run.value, keys)) == setting]
@@ -140,12 +146,13 @@ def _pooled_table(
         table.cells[line.run.job_id] = [rows_of_set[0] if rows_of_set else None for rows_of_set in found]
         if line.note is None:
             effects = [row.effect for (row,) in found if row.effect is not None]
-            effect = pooled_effect(effects, weights)
-            if all(it.unplanned for it in effects):
-                effect = effect.without_plan(effects[0].unplanned)
-            line.effects = [replace(effect, remark=unlike(effects, names))]
+            unplanned = effects[0].unplanned if all(it.unplanned for it in effects) else ""
+            pooled = pooled_comparison(effects, weights)
+            comparisons.append((line, replace(pooled, unplanned=unplanned, remark=unlike(effects, names))))
         table.rows.append(line)
-    judge((it for row in table.rows for it in row.effects), margins)
+    decisions = judge([pooled for _, pooled in comparisons], margins)
+    for (row, _), decision in zip(comparisons, decisions, strict=True):
+        row.effects = [decision]
     for row in table.rows:
         row.sentence = _sentence(row, keys, len(sets), table.cells[row.run.job_id])
     return table
@@ -235,23 +242,30 @@ class _Overlaps:
         return self.questions_of[run.run_id]
 
 
-def pooled_effect(effects: Sequence[Effect], weights: Weights) -> Effect:
-    """Pool the effects of one setting on all sets of questions."""
-    if effects[0].method is Method.sign_flips:
-        texts = [it.texts for it in effects if it.texts is not None]
-        return pooled_likelihoods([PairedTexts(*one) for one in texts], effects[0].counts["unit"], weights)
-    effect = pooled_accuracies(
-        [PairedVerdicts(it.counts["wins"], it.counts["losses"], it.n, it.counts["baseline_correct"]) for it in effects],
-        weights,
-    )
+def pooled_comparison(effects: Sequence[Decision], weights: Weights) -> Compared:
+    """Pool the comparisons of one setting on all sets of questions."""
+    whole = pooled_test([it.test for it in effects], weights)
     if not any(it.ends for it in effects):
-        return effect
-    low, high = (pooled_effect([it.ends[end] if it.ends else it for it in effects], weights) for end in (0, 1))
-    ours, theirs = (sum(counts) for counts in zip(*(it.cut_off for it in effects), strict=True))
-    return effect.with_ends((ours, theirs), low, high)
+        return Compared(whole)
+    worst, best = (
+        pooled_test([it.ends[end].test if it.ends else it.test for it in effects], weights) for end in (0, 1)
+    )
+    cut_off, baseline_cut_off = (sum(counts) for counts in zip(*(it.cut_off for it in effects), strict=True))
+    return Compared(whole, (cut_off, baseline_cut_off), (worst, best))
 
 
-def unlike(effects: Sequence[Effect], names: Sequence[str]) -> str | None:
+def pooled_test(tests: Sequence[Test], weights: Weights) -> Test:
+    """Return the test of all sets of questions together."""
+    texts = [test for test in tests if isinstance(test, SignFlips)]
+    if texts:
+        return PooledTexts([PairedTexts(test.differences, test.sizes) for test in texts], texts[0].unit, weights)
+    verdicts = [test for test in tests if isinstance(test, McNemar)]
+    return pooled_accuracies(
+        [PairedVerdicts(test.wins, test.losses, test.n, test.baseline_correct) for test in verdicts], weights
+    )
+
+
+def unlike(effects: Sequence[Decision], names: Sequence[str]) -> str | None:
     """Say on which sets a setting is shown to be worse, or better, by themselves; None if on none."""
     shown: dict[str, list[str]] = {}
     for it, name in sorted(zip(effects, names, strict=True), key=lambda pair: pair[0].value):
@@ -270,11 +284,12 @@ def _sentence(row: TableRow, keys: list[str], count: int, cells: Sequence[TableR
     effect = row.effect
     assert effect is not None
     if any(cell is not None and cell.effect is not None and _is_against(cell.effect, effect) for cell in cells):
-        effect.remark = f"the sets differ, and the mean does not hold for each of them: {effect.remark}"
+        remark = f"the sets differ, and the mean does not hold for each of them: {effect.remark}"
+        row.effects = [replace(effect, remark=remark)]
     return sentence(row, keys).replace(" (n=", f" over {count} sets (n=", 1)
 
 
-def _is_against(of_set: Effect, pooled: Effect) -> bool:
+def _is_against(of_set: Decision, pooled: Decision) -> bool:
     """Whether a set by itself shows another finding than all of them together, or a loss beyond the margin."""
     is_beyond = of_set.verdict is MarginVerdict.worse_by_more and pooled.verdict is not MarginVerdict.worse_by_more
     return is_beyond or of_set.finding not in (Finding.open, pooled.finding)

@@ -1,4 +1,4 @@
-"""What is compared: accuracies, likelihoods, other numbers and repeats, with the words, keys and formats of each."""
+"""What is compared, and by which methods: words, keys and formats of each quantity, and the words of each method."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runner_compare.metrics import points
-from runner_compare.statistics.effects import Effect
+from runner_compare.statistics import CAUTION, CAUTION_BELOW, FLIPS, MIN_RUNS, Decision, Method
+
+
+def points(difference: float) -> str:
+    """Return a fraction as signed percentage points: −0.4, 0.0, +1.3."""
+    text = f"{100 * difference:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
 def nats(value: float) -> str:
@@ -107,7 +112,86 @@ FIELDS = {
 }
 
 
-def what_shows_more(it: Effect) -> str:
+FEWER = ", ".join(f"{factor:g} times below {samples}" for samples, factor in reversed(CAUTION_BELOW.items()))
+CAUTIOUS = f"{CAUTION:g} times ({FEWER} samples)"
+RARE = "about 4 in n"  # of fewer, often none or one is among n (bench/compare/likelihood_null.py)
+OF_FLIPS = (
+    f"(up to {FLIPS:,} flips; p is {CAUTIOUS} the share that reaches the sum, or as many times the larger p of t-tests "
+    f"with and without the differences' skewness, if that is larger); of a kind of {{}} rarer than {RARE} too few may "
+    "be among these, and no test allows for it;"
+)
+
+
+@dataclass(frozen=True)
+class MethodWords:
+    """The words for effects of one method; {…}: the fields and counts of an effect."""
+
+    quantity: Quantity
+    sample: str = "{n:,}"  # the sample size
+    pairs: str = ""  # the outcomes of the pairs, if not as of its quantity
+    interval: str = "95 % interval"
+    legend: str = ""
+
+
+# by the name that an effect has
+METHODS: dict[str, MethodWords] = {
+    Method.mcnemar: MethodWords(ACCURACIES),
+    Method.weighted_flips: MethodWords(
+        ACCURACIES,
+        legend="where sets count the same, p is McNemar's with weights, or the interval's if that is larger;",
+    ),
+    Method.fisher: MethodWords(
+        ACCURACIES,
+        sample="{n:,} and {baseline_n:,}, Fisher's exact test",
+        pairs="unpaired",
+        legend="rows without wins are unpaired (Newcombe's interval with exact ends, Fisher's exact test);",
+    ),
+    Method.mean_flips: MethodWords(
+        ACCURACIES,
+        sample="{n:,}{grouping}",
+        legend="of means of samples, and of families of questions, p flips the signs of the differences of whole "
+        "questions or families, and intervals count these: p is the largest of the flips', of Student's t, and of a "
+        "likelihood that allows for a kind of which none is among these and that is all lost;",
+    ),
+    Method.over_seeds: MethodWords(
+        ACCURACIES,
+        sample="{n:,}{grouping}",
+        legend="of means over seeds, p and interval count the questions, and the seeds by Student's t;",
+    ),
+    Method.sequential: MethodWords(
+        ACCURACIES,
+        interval="always-valid {confidence:g} % interval",
+        legend="where a run was compared while it ran, p and interval come from bets and hold at every look;",
+    ),
+    Method.sign_flips: MethodWords(
+        LIKELIHOODS,
+        sample="{n:,}, {size:,} {unit}s",
+        legend="p: signs of the samples' differences are flipped, each summed over its {unit}s, so that samples count "
+        + OF_FLIPS.format("text"),
+    ),
+    Method.number_flips: MethodWords(
+        NUMBERS,
+        sample="{questions:,}{grouping}",
+        legend="p: signs of the questions' differences are flipped " + OF_FLIPS.format("question"),
+    ),
+    Method.student_t: MethodWords(
+        REPEATS,
+        sample="{n}/{baseline_n}",
+        legend=f"With {MIN_RUNS} runs a side or more, each in a process of its own, they are of geometric means over "
+        "runs (a run counts by the median of its repeats), with an interval that holds 95 %; p and interval: Student's "
+        "t over the runs' logarithms; Holm over the comparisons of one figure, {alpha:g} decides.",
+    ),
+    Method.too_few_runs: MethodWords(
+        REPEATS,
+        sample="{n}/{baseline_n}",
+        legend=f"With fewer than {MIN_RUNS} runs a side they are of medians over the repeats of one run each, and "
+        "the brackets are the range of these repeats (of one repeat there is none): they hold within these processes "
+        "only, and nothing is tested.",
+    ),
+}
+
+
+def what_shows_more(it: Decision) -> str:
     """Say what few families, or few questions with several answers each, lack; empty for others."""
     if not it.counts.get("few"):
         return ""
@@ -115,7 +199,7 @@ def what_shows_more(it: Effect) -> str:
     return f"; more {whole} show smaller differences, more {part} each hardly do"
 
 
-def at_worst(it: Effect) -> str:
+def at_worst(it: Decision) -> str:
     """Say where a difference would lie that is the hardest to detect."""
     if it.counts.get("clusters"):
         return "if whole families are lost"

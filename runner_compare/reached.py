@@ -16,8 +16,8 @@ def beside_reach(table: Table) -> None:
     """Say with each finding which side is quantized in name more than in fact; once where a row has none."""
     for row in table.rows:
         words = _of_row(row)
-        for effect in row.effects if row.effect is not None else []:
-            effect.remark = "; ".join(filter(None, (effect.remark, *words))) or None
+        if row.effect is not None:
+            row.effects = [it.noting(*words) for it in row.effects]
         if row.effect is None and not row.is_baseline:
             table.remarks += [it for it in words if it not in table.remarks]
 

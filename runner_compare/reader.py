@@ -13,7 +13,7 @@ from runner_compare.outcomes import Answers, Costs, Question, Texts
 from runner_compare.seed_answers import mean_answers
 from runner_compare.statistics.token_divergence import TextTokens
 
-SAMPLES = "samples.jsonl"
+SAMPLES, REPEATS = "samples.jsonl", "repeats.jsonl"
 NOT_THERE = "is neither in its folder nor in MLflow"
 
 
@@ -97,3 +97,8 @@ class Reader:
 def no_samples(run: Run, why: str = NOT_THERE) -> NotPaired:
     """Return the error about a run whose answers are not there."""
     return NotPaired(f"no samples: {SAMPLES} of {run.job_id} {why}")
+
+
+def no_repeats(run: Run) -> NotPaired:
+    """Return the error about a run whose repeats are not there."""
+    return NotPaired(f"no repeats: {REPEATS} of {run.job_id} {NOT_THERE}, or not whole")

@@ -7,7 +7,7 @@ from statistics import median
 from runner_base.machine import EXCLUSIVE
 from runner_compare.data import Run
 from runner_compare.metrics import pool
-from runner_compare.statistics.number_effects import Measured
+from runner_compare.statistics import Measured
 
 MAX_RUNS = 20  # the latest ones of a job count
 

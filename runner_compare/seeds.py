@@ -15,8 +15,7 @@ from runner_compare import metrics
 from runner_compare.data import NotPaired, Run, Table, TableRow
 from runner_compare.metrics import ACCURACY, BOUNDS
 from runner_compare.reader import Reader
-from runner_compare.statistics.effects import Effect
-from runner_compare.statistics.over_seeds import guaranteed_over_seeds, over_seeds, share_over_seeds
+from runner_compare.statistics.over_seeds import guaranteed_over_seeds, share_over_seeds
 
 SEED = "seed"
 OPTION = "--seeds"
@@ -91,26 +90,6 @@ def together(members: list[Run]) -> Run:
 def shared_values(configs: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """Return the keys and values that all configs share."""
     return {key: value for key, value in configs[0].items() if all(config.get(key) == value for config in configs)}
-
-
-def with_seeds(effect: Effect, run: Run, base: Run) -> Effect:
-    """Return the effect with what seeds add to its error, if one of the two runs has several."""
-    if not (run.over_seeds or base.over_seeds):
-        return effect
-    whole = over_seeds(effect, accuracies(run), accuracies(base))
-    if effect.ends is None:
-        return whole
-    low, high = effect.ends
-    low = over_seeds(low, accuracies(run, at="at_worst"), accuracies(base, at="at_best"))
-    return whole.with_ends(
-        effect.cut_off, low, over_seeds(high, accuracies(run, at="at_best"), accuracies(base, at="at_worst"))
-    )
-
-
-def accuracies(run: Run, at: str = "") -> list[float]:
-    """Return the accuracy of each seed, or that `at_worst` or `at_best` of what was cut off."""
-    every = run.parts or [run]
-    return [getattr(it.bounds, at) if at and it.bounds else it.interval[0] for it in every if it.interval is not None]
 
 
 def rows_with_seeds(table: Table) -> list[TableRow]:

@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from runner_base import ConfigError, unknown
 from runner_compare.data import IDS, JOB_ID, Run, label
-from runner_compare.statistics.effects import RATIOS
+from runner_compare.statistics import RATIOS
 
 # a token, or the unreadable rest
 TOKEN = re.compile(r"""('[^']*'|"[^"]*"|<=|>=|!=|==|[=<>(),]|[^\s'"=<>!(),]+)|(\S.*)""", re.DOTALL)

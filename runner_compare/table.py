@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from runner_base import ConfigError, Progress
-from runner_compare import pairing
+from runner_compare.baselines import both_values, find_baseline, named_groups, scoring
 from runner_compare.conclusion import conclude
-from runner_compare.data import JOB_ID, REPEAT, NotPaired, Run, Table, TableRow, TooFew, group, label
+from runner_compare.data import JOB_ID, REPEAT, NotPaired, Run, Table, TableRow, group, label
 from runner_compare.effect_words import error_budget
 from runner_compare.findings import write_findings
 from runner_compare.front import mark_front
 from runner_compare.key_rules import KeyRules, distinguishing_keys
-from runner_compare.likelihood import compare_likelihoods
 from runner_compare.noise_floor import beside_noise, repeats_among
-from runner_compare.numbers import compare_numbers
 from runner_compare.reached import beside_reach
 from runner_compare.reader import Reader
 from runner_compare.sections import every_section
@@ -24,13 +23,13 @@ from runner_compare.seeds import (
     rows_with_seeds,
     shared_values,
     together,
-    with_seeds,
     without_seed,
 )
 from runner_compare.selection import listed, matches
+from runner_compare.statistics import Compared, Effect, Method, judge
 from runner_compare.statistics.clustered_share import accuracy_figures, bounds_of_accuracy
-from runner_compare.statistics.effects import Effect, Method, judge
 from runner_compare.statistics.floor_effects import what_tells_more, why_more_would_not_decide
+from runner_compare.ways import Asked, compare, noting
 from runner_compare.wording import TEAM, dominated, natural
 
 QUESTION_KEYS = (
@@ -109,24 +108,28 @@ def _compare(table: Table, varying: list[str], choice: ComparisonOptions, reader
     for run_id in repeats:
         rows[run_id].is_repeat = True
     varying = [key for key in varying if key != REPEAT]
+    compared: dict[str, list[Compared]] = {}
     with Progress(len(rows), "comparing") as bar:
         for row in table.rows:
             bar.advance(1)
             if row.is_baseline:
                 continue
             try:
-                base = choice.base or pairing.find_baseline(row.run, candidates, choice.baseline, varying)
+                base = choice.base or find_baseline(row.run, candidates, choice.baseline, varying)
                 row.baseline = rows[base.run_id]
-                row.effects = effects_of(row.run, base, choice, reader)
-                sides = [row.run.metrics, base.metrics]
-                if why := why_more_would_not_decide(sides):
-                    row.effects = [it.without_plan(why) for it in row.effects]
-                row.effects = [replace(it, tells_more=_what_tells_more(it, row.run, base)) for it in row.effects]
+                compared[row.run.run_id] = compared_with(row.run, base, choice, reader)
             except NotPaired as reason:
                 row.note = str(reason)
-    all_effects = [it for row in table.rows if not row.is_repeat for it in row.effects]
-    judge(all_effects, choice.margins, choice.metrics)
-    table.remarks = [error_budget(all_effects)]
+    settings = [row for row in table.rows if row.run.run_id in compared and not row.is_repeat]
+    of_table = [it for row in settings for it in compared[row.run.run_id]]
+    decisions = judge(of_table, choice.margins, choice.metrics)
+    table.remarks = [error_budget(decisions)]
+    left = iter(decisions)
+    for row in settings:
+        row.effects = list(islice(left, len(compared[row.run.run_id])))
+    for row in table.rows:
+        if row.is_repeat:  # each is judged by itself
+            row.effects = judge(compared.get(row.run.run_id, []))
     beside_noise(table.rows, reader)
     beside_reach(table)
 
@@ -140,41 +143,38 @@ def _what_tells_more(it: Effect, run: Run, base: Run) -> str:
     return what_tells_more([side.interval[0] if side.interval else None for side in sides])
 
 
-def effects_of(run: Run, base: Run, choice: ComparisonOptions, reader: Reader) -> list[Effect]:
-    """Compare a run with its baseline: by likelihoods or verdicts if it has them, else by what its runs measured."""
+def compared_with(run: Run, base: Run, choice: ComparisonOptions, reader: Reader) -> list[Compared]:
+    """Compare a run with its baseline, and note what else a reader of the comparison has to know."""
     compared_keys = [*choice.baseline, *choice.by]
     if choice.base:
         compared_keys = reader.key_rules.differing_keys([run.params, base.params])
     other_differences = also_differ(run, base, choice, reader.key_rules) if choice.by else None
-    if run.number:
-        effect = compare_numbers(run, base, reader)
-    elif run.unit:
-        effect = compare_likelihoods(run, base, reader, compared_keys)
-    elif run.score is None:
-        return pairing.compare_repeats(run, base, reader)
-    else:
-        try:
-            effect = with_seeds(pairing.compare_pair(run, base, reader, compared_keys), run, base)
-        except NotPaired as reason:
-            if not choice.unpaired or isinstance(reason, TooFew) or run.over_seeds or base.over_seeds:
-                raise
-            effect = pairing.compare_unpaired(run, base, str(reason))
-    effect.remark = "; ".join(filter(None, (effect.remark, other_differences, reader.remark(run, base)))) or None
-    return [effect]
+    sides = [run, base]
+    why = why_more_would_not_decide([side.metrics for side in sides])
+    return [
+        compared
+        if compared.effect.is_ratio
+        else replace(
+            noting(compared, other_differences, reader.remark(run, base)),
+            unplanned=why,
+            tells_more=_what_tells_more(compared.effect, run, base),
+        )
+        for compared in compare(run, base, reader, Asked(compared_keys, choice.unpaired))
+    ]
 
 
 def also_differ(run: Run, base: Run, choice: ComparisonOptions, rules: KeyRules) -> str | None:
     """Say in which keys two configurations differ besides the keys of --by."""
     named = {*choice.by, *choice.baseline}
-    chosen = pairing.named_groups(named)
+    chosen = named_groups(named)
     keys = rules.differing_keys([run.params, base.params])
     keys = [key for key in keys if key not in named and group(key) not in chosen]
-    return f"they also differ in {pairing.both_values(run, base, keys)}" if keys else None
+    return f"they also differ in {both_values(run, base, keys)}" if keys else None
 
 
 def arrange(table: Table) -> None:
     """Put each baseline right above the rows that are compared with it, and write the findings."""
-    inner = pairing.named_groups(table.baseline)
+    inner = named_groups(table.baseline)
     baseline_is_one_run = JOB_ID in table.baseline  # one run that all others are compared with comes first
     outer = [
         key
@@ -212,7 +212,7 @@ def _pooled(members: list[Run], by: list[str], reader: Reader) -> Run:
     differing = reader.key_rules.differing_keys([run.params for run in members])
     differences = "; ".join(f"{label(key)}: {listed(run.value(key) for run in members)}" for key in differing)
     where = f"--by {','.join(map(label, by))}: the {len(members)} runs of {names}"
-    if len({pairing.scoring(run) for run in members}) > 1:
+    if len({scoring(run) for run in members}) > 1:
         raise ConfigError(f"{where} were scored by different rules and cannot be pooled ({differences or 'versions'})")
     if not all(run.score for run in members):
         raise ConfigError(f"{where} cannot be pooled: not all of them counted right answers")

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from runner_base.tables import short_paths
 from runner_compare.data import ABSENT, REPEAT, Table, TableRow, label
 from runner_compare.front import SPEED
-from runner_compare.metrics import FRONT, points
+from runner_compare.metrics import FRONT
+from runner_compare.quantities import points
+from runner_compare.statistics import ALPHA
 from runner_compare.statistics.sequential import level_of
-from runner_compare.statistics.stats import ALPHA
 
 TEAM = "team"  # what a team of agents is, in words: with --teams
 MAX_NAMES = 8  # the most rows that a sentence names

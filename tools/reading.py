@@ -89,11 +89,10 @@ CHANGES = (
         1_800,
         ("core/effects", "core/number_effects", "compare/pairing", "compare/findings", "compare/table"),
         (
-            "runner_compare/statistics/effects",
-            "runner_compare/statistics/number_effects",
-            "runner_compare/pairing",
-            "runner_compare/findings",
-            "runner_compare/table",
+            "runner_compare/statistics/methods/fisher",
+            "runner_compare/quantities",
+            "runner_compare/ways/repeats",
+            "runner_compare/ways/__init__",
         ),
     ),
     Change(

@@ -23,11 +23,11 @@ from simulation import GOOD, NORMAL, Drawn, Limits, Numbers, Rate, Solved, Table
 
 from runner.core.finishing import WANTED, Finishing, Length
 from runner_compare.data import Run
-from runner_compare.pairing import compare_pair
+from runner_compare.statistics import Decision, Finding, judge
 from runner_compare.statistics.clustered_share import bounds_of_accuracy
-from runner_compare.statistics.effects import Effect, Finding, judge
 from runner_compare.statistics.over_seeds import guaranteed_over_seeds, share_over_seeds
 from runner_compare.statistics.stats import exact_interval, unpaired_difference_interval, wilson_interval
+from runner_compare.ways.verdicts import compare_pair
 
 CUT_OFF = (0.05, 0.2, 0.5)  # the shares that are cut off
 SETTINGS = [(50, 0.7), (200, 0.9), (200, 0.5), (1319, 0.8)]  # questions, true accuracy
@@ -156,14 +156,12 @@ def bounds(generator: np.random.Generator, pairs: int, limits: Limits) -> list[R
 
 def compared(
     generator: np.random.Generator, reader: Drawn, accuracies: tuple[float, float], shares: tuple[float, float]
-) -> Effect:
+) -> Decision:
     """Return the judged difference of two runs with such shares of answers cut off."""
     solved, lengths = drawn(generator, len(reader.questions), list(accuracies), HARDER[-1])
     base, run = (added(reader, *it) for it in zip(("base", "run"), solved, lengths, shares, strict=True))
-    effect = compare_pair(run, base, reader)
-    effect.needs = None  # not of interest here, and it takes long
-    judge([effect], {effect.measure: MARGIN})
-    return effect
+    (decision,) = judge([compare_pair(run, base, reader)], {"accuracy": MARGIN})
+    return decision
 
 
 def added(reader: Drawn, name: str, solved: Solved, lengths: Numbers, share: float) -> Run:

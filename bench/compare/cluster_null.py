@@ -22,12 +22,8 @@ import numpy as np
 from simulation import GOOD, NORMAL, Drawn, Limits, Numbers, Rate, Solved, Table, begin
 
 from runner_compare.data import NotPaired
-from runner_compare.pairing import compare_pair
-from runner_compare.statistics import ratios
-from runner_compare.statistics.effects import Effect, Finding, judge
-from runner_compare.statistics.margins import MarginVerdict
-from runner_compare.statistics.mean_effects import paired_means
-from runner_compare.statistics.stats import ALPHA
+from runner_compare.statistics import ALPHA, Decision, Finding, MarginVerdict, MeanFlips, judge, ratios
+from runner_compare.ways.verdicts import compare_pair
 
 OF_FAMILY, OF_RUN, OF_QUESTION, CHANCE = 1.0, 0.7, 1.0, 0.7  # standard deviations
 SETTINGS = [  # families, questions a family on average, unequal, accuracy, gap in points
@@ -69,26 +65,23 @@ def answers(
     return solved, family
 
 
-def verdict(solved: Sequence[Solved], family: Families | None, margin: float | None = None) -> Effect | None:
+def verdict(solved: Sequence[Solved], family: Families | None, margin: float | None = None) -> Decision | None:
     """Compare the second run with the first; None if there are too few families."""
     reader, names = Drawn(len(solved[0])), None if family is None else [f"family {it}" for it in family]
     runs = [reader.add(f"run-{number}", line, names) for number, line in enumerate(solved)]
     try:
-        it = compare_pair(runs[1], runs[0], reader)
+        compared = compare_pair(runs[1], runs[0], reader)
     except NotPaired:
         return None
-    plan, it.needs, it.detects, it.detects_at_worst = it.needs, None, None, None  # judging does not plan: it takes long
-    judge([it], {} if margin is None else {it.measure: margin})
-    it.needs = plan
-    return it
+    (decision,) = judge([compared], {} if margin is None else {compared.effect.measure: margin})
+    return decision
 
 
 def wrong(differences: Numbers, clusters: Families | None = None, samples: int = 1) -> tuple[bool, bool, bool]:
     """Whether a true difference of 0 is called one, whether the interval misses it, and what flips alone would call."""
     sums = differences if clusters is None else np.bincount(clusters, weights=differences)
-    it = paired_means(differences.tolist(), None if clusters is None else clusters.tolist(), "family", samples)
-    it.needs = it.detects = it.detects_at_worst = None
-    judge([it])
+    test = MeanFlips(differences.tolist(), None if clusters is None else clusters.tolist(), "family", samples)
+    (it,) = judge([test])
     return it.finding is not Finding.open, not it.low <= 0 <= it.high, ratios.sign_flip_p(sums.tolist()) < ALPHA
 
 
@@ -152,9 +145,9 @@ def planned(
     solved, family = answers(generator, families, mean, unequal, [accuracy, accuracy])
     first = verdict(solved, family)
     assert first is not None
-    if first.needs is None:
+    if not first.can_plan:
         return None
-    needed = first.needs(margin, ALPHA)
+    needed = first.test.needs(margin, ALPHA)
     assert needed is not None
     times = needed / len(family)
     it = verdict(*answers(generator, max(6, round(families * times)), mean, unequal, [accuracy, accuracy]), margin)

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from simulation import Limits, Rate, Solved, Table, answers, begin, disagreement
 
-from runner_compare.statistics.sequential import Decision, Pairs, p_of
-from runner_compare.statistics.stats import ALPHA, mcnemar_exact
+from runner_compare.statistics import ALPHA
+from runner_compare.statistics.sequential import Pairs, Side, p_of
+from runner_compare.statistics.stats import mcnemar_exact
 
 QUESTIONS = 1319  # of GSM8K's test split
 NULLS = [(0.1, 0.8), (0.3, 0.5), (0.5, 0.0), (0.5, 0.8), (0.7, 0.8), (0.9, 0.8), (0.9, 0.95)]  # accuracy, rho
@@ -40,7 +41,7 @@ class Rule:
         self.decides = decides
         self.known = np.full((QUESTIONS + 1, QUESTIONS + 1), -1, dtype=np.int8)  # by wins and losses; -1: not asked yet
 
-    def stop(self, ours: Solved, theirs: Solved) -> tuple[int, Decision]:
+    def stop(self, ours: Solved, theirs: Solved) -> tuple[int, Side]:
         """Return after how many questions a job stops, and its decision; ties change nothing."""
         differing = np.flatnonzero(ours != theirs)
         wins = np.cumsum(ours[differing])
@@ -49,9 +50,9 @@ class Rule:
             self.known[wins[look], losses[look]] = self.decides(int(wins[look]), int(losses[look]))
         stops = self.known[wins, losses] > 0
         if not stops.any():
-            return len(ours), Decision.open
+            return len(ours), Side.open
         first = int(stops.argmax())
-        return int(differing[first]) + 1, Decision.better if wins[first] > losses[first] else Decision.worse
+        return int(differing[first]) + 1, Side.better if wins[first] > losses[first] else Side.worse
 
 
 def jeffreys_decides(wins: int, losses: int) -> bool:
@@ -76,8 +77,8 @@ class Stopped:
     def job(self, ours: Solved, theirs: Solved, rule: Rule) -> None:
         """Apply the rule to one job after every question."""
         asked, decision = rule.stop(ours, theirs)
-        self.better += decision is Decision.better
-        self.worse += decision is Decision.worse
+        self.better += decision is Side.better
+        self.worse += decision is Side.worse
         self.asked.append(asked)
 
 
@@ -138,7 +139,7 @@ def covered(generator: np.random.Generator, pairs: int) -> list[Rate]:
                 np.cumsum(ours == theirs).tolist(),
                 strict=True,
             )
-            missed += Pairs(looks=list(looks)).side_of(difference) is not Decision.open
+            missed += Pairs(looks=list(looks)).side_of(difference) is not Side.open
         rates.append(Rate(missed, pairs))
         table.row(accuracy, rho, f"{100 * difference:.0f}", rates[-1])
     return rates

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import statistics
 import sys
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,16 +26,16 @@ from simulation import GOOD, Limits, Rate, Solved, Table, answers, begin, disagr
 from runner.store.jobs import Job
 from runner.tasks.gsm8k.early_stop import EarlyStop
 from runner_base import Answer, FinishReason, Sample, Verdict
-from runner_compare.statistics.effects import Effect, Finding, judge, paired_accuracies, sequential_accuracies
+from runner_compare.statistics import Bets, Finding, McNemar, Test, judge
 from runner_compare.statistics.margins import verdict_words
-from runner_compare.statistics.sequential import Decision
+from runner_compare.statistics.sequential import Side
 
 QUESTIONS = 500
 JOBS = (1, 2, 5)  # of a grid, besides the baseline
 SETTINGS = [(0.6, 0.8), (0.5, 0.5)]  # accuracy, rho: as quantization changes a model, as another prompt does
 POINTS = 20  # by which jobs are worse
 OF_MARGINS = [(2, 1319, 0.9, 0.95), (5, 1319, 0.6, 0.8), (5, 1319, 0.5, 0.5)]  # points, questions, accuracy, rho
-FOUND = {Decision.better: Finding.better, Decision.worse: Finding.worse, Decision.open: Finding.open}
+FOUND = {Side.better: Finding.better, Side.worse: Finding.worse, Side.open: Finding.open}
 MARKS = {
     solves: Sample(Answer("", [], FinishReason.stop, verdict=verdict), "sha", 1, 0.0, index=0)
     for solves, verdict in ((False, Verdict.wrong), (True, Verdict.correct))
@@ -51,22 +52,18 @@ def job_of(ours: Solved, theirs: Solved, comparisons: int, margin: float | None 
     return job
 
 
-def effect_of(asked: int, ours: Solved, theirs: Solved, comparisons: int | None) -> Effect:
+def effect_of(asked: int, ours: Solved, theirs: Solved, comparisons: int | None) -> Bets:
     """Return the bets on the questions that a job has asked, as the table makes them."""
-    pairs = zip(ours[:asked].tolist(), theirs[:asked].tolist(), strict=True)
-    return sequential_accuracies(pairs, comparisons)
+    pairs = list(zip(ours[:asked].tolist(), theirs[:asked].tolist(), strict=True))
+    return Bets(pairs, comparisons)
 
 
-@lru_cache(maxsize=1 << 16)
-def _one_look(wins: int, losses: int, questions: int) -> Effect:
-    effect = paired_accuracies(wins, losses, questions)
-    effect.detects = effect.needs = None  # nothing here asks for them, and they take most of the time
-    return effect
+_one_look = lru_cache(maxsize=1 << 16)(McNemar)
 
 
-def effect_of_all(ours: Solved, theirs: Solved) -> Effect:
-    """Return the effect on all questions by McNemar's and Tango's tests: an own one, since judging writes into it."""
-    return replace(_one_look(int((ours & ~theirs).sum()), int((theirs & ~ours).sum()), len(ours)))
+def effect_of_all(ours: Solved, theirs: Solved) -> McNemar:
+    """Return McNemar's and Tango's tests of all questions."""
+    return _one_look(int((ours & ~theirs).sum()), int((theirs & ~ours).sum()), len(ours))
 
 
 @dataclass
@@ -77,11 +74,10 @@ class Tables:
     decided: int = 0  # jobs that said better or worse
     kept: int = 0  # of these, those whose table says the same
 
-    def add(self, decisions: list[Decision], effects: list[Effect]) -> None:
+    def add(self, decisions: list[Side], tests: Sequence[Test]) -> None:
         """Judge a table as runner-compare does, with what its jobs have decided."""
-        judge(effects)
         said = [FOUND[decision] for decision in decisions]
-        findings = [effect.finding for effect in effects]
+        findings = [decision.finding for decision in judge(tests)]
         self.wrong.append(any(it is not Finding.open for it in (*said, *findings)))
         self.decided += sum(it is not Finding.open for it in said)
         self.kept += sum(
@@ -94,15 +90,16 @@ class Tables:
         return f"{self.kept} of {self.decided}"
 
 
-def table_before(runs: list[Solved], theirs: Solved) -> tuple[list[Decision], list[Effect]]:
+def table_before(runs: list[Solved], theirs: Solved) -> tuple[list[Side], list[Test]]:
     """Return decisions and effects by the rule before: 5 % for each job, McNemar's test if it has not stopped."""
-    decisions, effects = [], []
+    decisions: list[Side] = []
+    tests: list[Test] = []
     for ours in runs:
         asked, decision = BETS.stop(ours, theirs)
-        is_open = decision is Decision.open
-        effects.append(effect_of_all(ours, theirs) if is_open else effect_of(asked, ours, theirs, None))
+        is_open = decision is Side.open
+        tests.append(effect_of_all(ours, theirs) if is_open else effect_of(asked, ours, theirs, None))
         decisions.append(decision)
-    return decisions, effects
+    return decisions, tests
 
 
 def tables(
@@ -153,10 +150,8 @@ def about_margin(
     for _ in range(count):
         ours, theirs = answers(generator, questions, accuracies, rho)
         job = job_of(ours, theirs, 1, margin)
-        effect = effect_of(job.asked, ours, theirs, 1)
-        tango = effect_of_all(ours, theirs)
-        for one in (effect, tango):
-            judge([one], {"accuracy": margin})
+        (effect,) = judge([effect_of(job.asked, ours, theirs, 1)], {"accuracy": margin})
+        (tango,) = judge([effect_of_all(ours, theirs)], {"accuracy": margin})
         as_good += effect.verdict in GOOD
         by_tango += tango.verdict in GOOD
         asked.append(job.asked)

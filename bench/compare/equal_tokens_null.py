@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from simulation import Limits, Rate, Table, begin
 
-from runner_compare.statistics.effects import Finding
+from runner_compare.statistics import Finding
 from runner_compare.statistics.equal_tokens import Curve, EqualTokens, at_equal_tokens, judge_equal_tokens
 
 BUDGETS = (0, 16, 32, 64, 128, None)

@@ -23,13 +23,11 @@ from simulation import Drawn, Limits, Numbers, Rate, Table, begin
 
 from runner_base import Likelihood
 from runner_compare.data import NotPaired, Run, TableRow, TextScore
-from runner_compare.likelihood import compare_likelihoods
 from runner_compare.metrics import LOG_LIKELIHOOD
-from runner_compare.statistics.effects import Finding, judge
+from runner_compare.statistics import ALPHA, CAUTION, Finding, SignFlips, judge
 from runner_compare.statistics.likelihoods import figures
-from runner_compare.statistics.number_effects import paired_likelihoods
-from runner_compare.statistics.ratios import CAUTION, caution, ratio_interval
-from runner_compare.statistics.stats import ALPHA
+from runner_compare.statistics.ratios import caution, ratio_interval
+from runner_compare.ways import Asked, compare
 from tools.commands import samples_of
 
 FEW = (10, 20, 50, 100)
@@ -101,11 +99,10 @@ def verdicts(nats_by_run: Sequence[Numbers], tokens: Numbers) -> list[TableRow]:
             for unit, (value, count) in enumerate(parts)
         }
     try:
-        rows = [TableRow(run, {}, effects=[compare_likelihoods(run, runs[0], reader)]) for run in runs[1:]]
+        compared = [it for run in runs[1:] for it in compare(run, runs[0], reader, Asked())]
     except NotPaired:
         return []
-    judge(it for row in rows for it in row.effects)
-    return rows
+    return [TableRow(run, {}, effects=[it]) for run, it in zip(runs[1:], judge(compared), strict=True)]
 
 
 def claims(rows: Sequence[TableRow]) -> bool:
@@ -232,8 +229,8 @@ def kl_intervals(generator: np.random.Generator, draws: int, real: dict[str, tup
 
 def called_different(differences: Numbers, tokens: Numbers) -> tuple[bool, bool]:
     """Whether equal runs are called different, and whether they were with twice the larger p for any number."""
-    it = paired_likelihoods(differences.tolist(), tokens.tolist(), "token")
-    return it.p < ALPHA, it.p < ALPHA * caution(len(tokens)) / CAUTION
+    it = SignFlips(differences.tolist(), tokens.tolist(), "token")
+    return it.effect.p < ALPHA, it.effect.p < ALPHA * caution(len(tokens)) / CAUTION
 
 
 def lognormal_differences(generator: np.random.Generator, draws: int) -> list[Rate]:

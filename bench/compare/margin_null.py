@@ -15,9 +15,8 @@ from functools import cache
 import numpy as np
 from simulation import GOOD, Limits, Rate, Solved, Table, begin
 
-from runner_compare.statistics.effects import judge, paired_accuracies
+from runner_compare.statistics import POWER, McNemar, judge
 from runner_compare.statistics.margins import questions_needed
-from runner_compare.statistics.stats import POWER
 from tools.commands import samples_of
 
 QUESTIONS = [50, 100, 200, 500, 1319]
@@ -29,10 +28,8 @@ REAL_QUESTIONS = 600
 @cache
 def is_as_good(wins: int, losses: int, n: int, margin: float) -> bool:
     """Return the verdict on one table of pairs; the same tables are drawn again and again."""
-    effect = paired_accuracies(wins, losses, n)
-    effect.needs = None  # not of interest here, and it takes long
-    judge([effect], {effect.measure: margin})
-    return effect.verdict in GOOD
+    (decision,) = judge([McNemar(wins, losses, n)], {"accuracy": margin})
+    return decision.verdict in GOOD
 
 
 def rate_of(tables: np.ndarray[tuple[int, ...], np.dtype[np.int64]], n: int, margin: float) -> Rate:

@@ -17,8 +17,8 @@ from simulation import NORMAL, Drawn, Limits, Rate, Solved, Table, begin
 
 from runner_compare.data import TableRow
 from runner_compare.noise_floor import beside_noise
-from runner_compare.pairing import compare_pair
-from runner_compare.statistics.effects import Finding, judge
+from runner_compare.statistics import Finding, judge
+from runner_compare.ways.verdicts import compare_pair
 
 SETTINGS = [(200, 0.7, 0.99), (200, 0.7, 0.8), (1319, 0.9, 0.95)]  # questions, accuracy, rho as in simulation.answers
 REPEATS = (1, 3)
@@ -44,10 +44,10 @@ def verdict(solved: Solved) -> TableRow:
     reader = Drawn(solved.shape[1])
     runs = [reader.add(f"run-{number}", line) for number, line in enumerate(solved)]
     base = TableRow(runs[0], {}, is_baseline=True)
-    rows = [TableRow(run, {}, baseline=base, effects=[compare_pair(run, runs[0], reader)]) for run in runs[1:]]
+    compared = [(run, judge([compare_pair(run, runs[0], reader)])) for run in runs[1:]]  # each by itself
+    rows = [TableRow(run, {}, baseline=base, effects=decisions) for run, decisions in compared]
     for row in rows[:-1]:
         row.is_repeat = True
-    judge(rows[-1].effects)
     beside_noise([base, *rows], reader)
     return rows[-1]
 

@@ -19,8 +19,8 @@ import numpy as np
 from simulation import Drawn, Limits, Numbers, Rate, Table, options_of
 
 from runner_compare.data import QuestionOutcome, Run
-from runner_compare.numbers import compare_numbers
-from runner_compare.statistics.effects import Effect, Finding, judge
+from runner_compare.statistics import Decision, Finding, judge
+from runner_compare.ways.numbers import compare_numbers
 from tools.commands import samples_of
 
 QUESTIONS = [50, 200, 1000]
@@ -31,7 +31,7 @@ MANY = 200_000  # questions that show the mean of a kind
 Draw = Callable[[np.random.Generator, int], tuple[Numbers, Numbers]]
 
 
-def verdict(ours: Numbers, theirs: Numbers, better: int = 1) -> Effect:
+def verdict(ours: Numbers, theirs: Numbers, better: int = 1) -> Decision:
     """Compare two runs by the number of each question."""
     reader, runs = Drawn(), []
     for name, values in (("ours", ours), ("theirs", theirs)):
@@ -40,9 +40,8 @@ def verdict(ours: Numbers, theirs: Numbers, better: int = 1) -> Effect:
             (index, f"question {index}", ""): QuestionOutcome(False, "", number=value)
             for index, value in enumerate(values.tolist())
         }
-    it = compare_numbers(runs[0], runs[1], reader)
-    judge([it])
-    return it
+    (decision,) = judge([compare_numbers(runs[0], runs[1], reader)])
+    return decision
 
 
 def redrawn(generator: np.random.Generator, values: Numbers, others: Numbers, share: float) -> tuple[Numbers, Numbers]:

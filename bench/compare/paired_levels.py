@@ -18,9 +18,8 @@ import numpy as np
 from scipy.special import bdtr, gammaln, ndtr
 from simulation import Limits, Rate, Table, begin
 
-from runner_compare.statistics.effects import Finding, judge, paired_accuracies
-from runner_compare.statistics.margins import MarginVerdict
-from runner_compare.statistics.stats import ALPHA, half_step
+from runner_compare.statistics import ALPHA, Finding, MarginVerdict, McNemar, judge
+from runner_compare.statistics.stats import half_step
 
 QUESTIONS = [10, 20, 40, 60, 100, 200]
 MARGINS = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2]
@@ -112,10 +111,7 @@ def drawn(generator: np.random.Generator, count: int) -> tuple[Rate, Rate, Rate]
     wrong = good = found = 0
     for at in range(count):
         tables = np.concatenate([equal[at], worse[at]])[:, :2].tolist()
-        rows = [paired_accuracies(wins, losses, N) for wins, losses in tables]
-        for it in rows:
-            it.detects = it.needs = None  # not of interest here, and it takes long
-        judge(rows, {"accuracy": MARGIN})
+        rows = judge([McNemar(wins, losses, N) for wins, losses in tables], {"accuracy": MARGIN})
         alike, lost = rows[:ROWS], rows[ROWS:]
         wrong += (
             any(it.finding is not Finding.open or it.verdict is MarginVerdict.worse_by_more for it in alike)

@@ -20,14 +20,13 @@ import numpy as np
 from likelihood_null import REAL_TEXTS, real_texts
 from simulation import GOOD, Limits, Numbers, Rate, Table, begin
 
-from runner_compare.statistics.effects import Effect, Finding, judge, paired_accuracies
-from runner_compare.statistics.margins import MarginVerdict, questions_needed
-from runner_compare.statistics.number_effects import paired_likelihoods
+from runner_compare.statistics import ALPHA, POWER, Finding, MarginVerdict, McNemar, SignFlips, judge
+from runner_compare.statistics.margins import questions_needed
 from runner_compare.statistics.planning import expected_disagreement, questions_to_detect, samples_to_detect
 from runner_compare.statistics.ratios import ratio_error
 from runner_compare.statistics.sequential import log_capitals
 from runner_compare.statistics.sequential_plans import early_stop_detectable, early_stop_questions
-from runner_compare.statistics.stats import ALPHA, POWER, detectable_difference, mcnemar_exact
+from runner_compare.statistics.stats import detectable_difference, mcnemar_exact
 
 KNOWN = [(0.0, 0.05), (0.02, 0.05), (0.1, 0.05), (0.1, 0.02), (0.2, 0.05), (0.4, 0.1)]  # disagreement, difference
 FAMILY = 5
@@ -57,10 +56,8 @@ ERRORS = 3.2  # the difference of skewed texts, in standard errors of 200 of the
 @cache
 def shows(wins: int, losses: int, n: int, comparisons: int, margin: float | None) -> bool:
     """Whether the verdict on a table is `worse`, or with a margin that the row is as good."""
-    effect = paired_accuracies(wins, losses, n)
-    effect.needs = effect.detects = None  # not of interest here, and they take long
-    others = [paired_accuracies(1, 1, n) for _ in range(comparisons - 1)]
-    judge([effect, *others], {} if margin is None else {effect.measure: margin})
+    others = [McNemar(1, 1, n) for _ in range(comparisons - 1)]
+    effect, *_ = judge([McNemar(wins, losses, n), *others], {} if margin is None else {"accuracy": margin})
     if margin is None:
         return effect.finding is Finding.worse
     return effect.verdict in GOOD
@@ -89,11 +86,9 @@ def known(generator: np.random.Generator, pairs: int) -> list[Rate]:
 @cache
 def plan(wins: int, losses: int, n: int, margin: bool, is_control: bool) -> int:
     """Return the planned questions after a first sample."""
-    effect = paired_accuracies(wins, losses, n)
-    assert effect.needs is not None
-    assert effect.needs_to_detect is not None
+    test = McNemar(wins, losses, n)
     if not is_control:
-        needed = (effect.needs if margin else effect.needs_to_detect)(SIZE, ALPHA)
+        needed = (test.needs if margin else test.needs_to_detect)(SIZE, ALPHA)
     elif margin:
         needed = questions_needed(SIZE, expected_disagreement(wins + losses, n))
     else:
@@ -184,8 +179,8 @@ def of_likelihoods(generator: np.random.Generator) -> list[Rate]:
             n = samples_to_detect(ratio_error(*pair(FIRST_TEXTS, 0.0)), FIRST_TEXTS, SHIFT)
             assert n is not None
             planned.append(n)
-            effect = paired_likelihoods(*pair(n, 0.0 if margin else SHIFT), "token")
-            judge([effect], {effect.measure: SHIFT} if margin else {})
+            test = SignFlips(*pair(n, 0.0 if margin else SHIFT), "token")
+            (effect,) = judge([test], {"log_likelihood": SHIFT} if margin else {})
             as_good = effect.verdict in (MarginVerdict.as_good, MarginVerdict.better)
             hits += as_good if margin else effect.finding is Finding.worse
         rates.append(Rate(hits, TEXTS))
@@ -206,10 +201,10 @@ def of_skewed_likelihoods(generator: np.random.Generator, pairs: int) -> tuple[l
     for name, (differences, tokens) in real_texts().items():
         shift = ERRORS * ratio_error(differences.tolist(), tokens.tolist()) * (REAL_TEXTS / 200) ** 0.5
 
-        def pair(n: int, moved: float, all_texts: tuple[Numbers, Numbers] = (differences, tokens)) -> Effect:
+        def pair(n: int, moved: float, all_texts: tuple[Numbers, Numbers] = (differences, tokens)) -> SignFlips:
             chosen = generator.integers(REAL_TEXTS, size=n)
             sizes = all_texts[1][chosen]
-            return paired_likelihoods((all_texts[0][chosen] + moved * sizes).tolist(), sizes.tolist(), "token")
+            return SignFlips((all_texts[0][chosen] + moved * sizes).tolist(), sizes.tolist(), "token")
 
         for first in FIRST_SKEWED:
             for what, moved in (("as good", 0.0), ("worse", -shift), ("better", shift)):
@@ -217,13 +212,10 @@ def of_skewed_likelihoods(generator: np.random.Generator, pairs: int) -> tuple[l
                 for _ in range(pairs):
                     seen = pair(first, 0.0)
                     needs = seen.needs if what == "as good" else seen.needs_to_detect
-                    assert needs is not None
                     n = needs(shift, ALPHA)
                     assert n is not None
                     planned.append(n)
-                    effect = pair(n, moved)
-                    effect.needs = effect.detects = None  # not of interest here, and they take long
-                    judge([effect], {effect.measure: shift} if what == "as good" else {})
+                    (effect,) = judge([pair(n, moved)], {"log_likelihood": shift} if what == "as good" else {})
                     as_good = effect.verdict in (MarginVerdict.as_good, MarginVerdict.better)
                     hits += as_good if what == "as good" else str(effect.finding) == what
                 rate = Rate(hits, pairs)

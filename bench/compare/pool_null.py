@@ -22,10 +22,10 @@ from typing import NamedTuple
 import numpy as np
 from simulation import GOOD, Limits, Rate, Table, begin
 
-from runner_compare.statistics.effects import Effect, Finding, judge
+from runner_compare.statistics import ALPHA, POWER, Finding, judge, pooled_accuracies
 from runner_compare.statistics.margins import questions_needed
-from runner_compare.statistics.pooling import PairedVerdicts, Weights, mean_difference_interval, pooled_accuracies
-from runner_compare.statistics.stats import ALPHA, POWER, holm, mcnemar_exact
+from runner_compare.statistics.pooling import PairedVerdicts, Weights, mean_difference_interval
+from runner_compare.statistics.stats import holm, mcnemar_exact
 
 MARGIN, FAMILY = 0.02, 4
 KNOWN = 40  # times as many questions as a task has: their disagreement is as good as known
@@ -101,20 +101,12 @@ def draw(
 mcnemar = lru_cache(maxsize=None)(mcnemar_exact)
 
 
-def pooled(tasks: Sequence[PairedVerdicts], weights: Weights) -> Effect:
-    """Return the product's effect, without plans for more questions or other differences, which take long."""
-    effect = pooled_accuracies(tasks, weights, FINEST)
-    effect.needs = effect.detects = None
-    return effect
-
-
 def look(drawn: Iterator[list[PairedVerdicts]], weights: Weights, truth: float, margin: bool = False) -> Seen:
     """Count the verdicts on drawn pairs of runs."""
     seen = Seen()
     for tasks in drawn:
-        effect = pooled(tasks, weights)
+        (effect,) = judge([pooled_accuracies(tasks, weights, FINEST)], {"accuracy": MARGIN} if margin else None)
         low, high = effect.low, effect.high
-        judge([effect], {"accuracy": MARGIN} if margin else None)
         seen.better += effect.finding is Finding.better
         seen.worse += effect.finding is Finding.worse
         seen.as_good += effect.verdict in GOOD
@@ -183,8 +175,7 @@ def family(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
     for (name, tasks), weights in product(SETTINGS.items(), Weights):
         wrong, equal = 0, [chances(task, 0.0) for task in tasks]
         for settings in zip(*(draw(generator, tasks, equal, pairs) for _ in range(FAMILY)), strict=True):
-            effects = [pooled(one, weights) for one in settings]
-            judge(effects)
+            effects = judge([pooled_accuracies(one, weights, FINEST) for one in settings])
             wrong += any(it.finding is not Finding.open for it in effects)
         limits.false.append(Rate(wrong, pairs))
         table.row(name, weights, limits.false[-1])
@@ -197,8 +188,7 @@ def power(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
     table = Table(title, *HEADS, "points", "everywhere: pooled %", single, "in one: pooled", single)
     for (name, tasks), weights in product(SETTINGS.items(), Weights):
         typical = [PairedVerdicts(0, round(task.n * task.disagree), task.n) for task in tasks]
-        said = pooled_accuracies(typical, weights, FINEST).detects
-        gap = said(ALPHA) if said is not None else None
+        gap = pooled_accuracies(typical, weights, FINEST).detects(ALPHA)
         if gap is None or any(task.base < gap for task in tasks):
             table.row(name, weights, "more than the smallest base rate")
             continue
@@ -228,8 +218,7 @@ def decides(generator: np.random.Generator, tasks: Sequence[Task], margin: float
 def planned(discordant: tuple[int, ...], ns: tuple[int, ...], margin: float) -> int:
     """Return the planned number of questions over all tasks."""
     tasks = [PairedVerdicts(0, count, n) for count, n in zip(discordant, ns, strict=True)]
-    needed = pooled_accuracies(tasks, Weights.tasks, FINEST).needs
-    count = needed(margin, ALPHA) if needed is not None else None
+    count = pooled_accuracies(tasks, Weights.tasks, FINEST).needs(margin, ALPHA)
     assert count is not None
     return int(count)
 

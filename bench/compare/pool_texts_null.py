@@ -20,12 +20,9 @@ import numpy as np
 from likelihood_null import drawn_differences, real_texts
 from simulation import Limits, Numbers, Rate, Table, begin
 
-from runner_compare.statistics import ratios
-from runner_compare.statistics.effects import Effect, Finding, judge
-from runner_compare.statistics.margins import MarginVerdict
-from runner_compare.statistics.number_effects import paired_likelihoods
-from runner_compare.statistics.pooling import PairedTexts, Weights, pooled_likelihoods
-from runner_compare.statistics.stats import ALPHA, student_quantile
+from runner_compare.statistics import ALPHA, Decision, Finding, MarginVerdict, PooledTexts, SignFlips, judge, ratios
+from runner_compare.statistics.pooling import PairedTexts, Weights
+from runner_compare.statistics.stats import student_quantile
 
 NF4, FP4 = "nf4 − none", "fp4 − none"  # real texts
 
@@ -77,20 +74,16 @@ def opposite(texts: Texts, weights: Weights) -> list[float]:
     return [size, *[0.0] * (len(texts) - 2), -size * share[0] / share[-1]]
 
 
-def verdict(texts: Texts, weights: Weights, margin: float | None = None) -> Effect:
+def verdict(texts: Texts, weights: Weights, margin: float | None = None) -> Decision:
     """Return what runner-compare --pool says, with --margin if there is one."""
     tasks = [PairedTexts(differences.tolist(), tokens.tolist()) for differences, tokens in texts]
-    it = pooled_likelihoods(tasks, "token", weights)
-    judge([it], {} if margin is None else {it.measure: margin})
-    return it
+    (decision,) = judge([PooledTexts(tasks, "token", weights)], {} if margin is None else {"log_likelihood": margin})
+    return decision
 
 
 def singles(texts: Texts, finding: Finding) -> bool:
     """Whether any single task shows this finding, Holm over the tasks."""
-    effects = [paired_likelihoods(differences.tolist(), tokens.tolist(), "token") for differences, tokens in texts]
-    for it in effects:
-        it.needs = it.detects = None  # not of interest here, and they take long
-    judge(effects)
+    effects = judge([SignFlips(differences.tolist(), tokens.tolist(), "token") for differences, tokens in texts])
     return any(it.finding is finding for it in effects)
 
 
@@ -154,9 +147,9 @@ def planned(
     had, growth, decided = sum(task.n for task in tasks), list[float](), 0
     for _ in range(pairs):
         first = verdict(draw(generator, tasks, real), weights)
-        if first.needs is None:
+        if not first.can_plan:
             continue
-        needed = first.needs(margin, ALPHA)
+        needed = first.test.needs(margin, ALPHA)
         assert needed is not None
         growth.append(needed / had)
         larger = [task._replace(n=max(2, math.ceil(task.n * needed / had))) for task in tasks]

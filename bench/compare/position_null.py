@@ -18,8 +18,8 @@ import numpy as np
 from simulation import Limits, Rate, Table, begin
 
 from runner.datasets.rotations import shifts_of
+from runner_compare.statistics import ALPHA
 from runner_compare.statistics.choice_positions import AskedInOrders, position_bias
-from runner_compare.statistics.stats import ALPHA
 
 SETTINGS = [  # questions, choices, orders, accuracy, how alike the answers to a question are, all right ones under A
     (10, 4, 4, 0.4, 0.5, False),

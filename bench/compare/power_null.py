@@ -25,11 +25,9 @@ from cluster_null import answers as family_answers
 from numbers_null import KINDS, LOWER, MANY, lost, verdict
 from simulation import Limits, Numbers, Rate, Table, begin
 
-from runner_compare.statistics.effects import Effect, Finding, judge
-from runner_compare.statistics.mean_effects import paired_means
-from runner_compare.statistics.over_seeds import over_seeds
+from runner_compare.statistics import ALPHA, Finding, MeanFlips, OverSeeds, Test, judge
 from runner_compare.statistics.paired_means import MeanDifference, mean_ps
-from runner_compare.statistics.stats import ALPHA, student_p
+from runner_compare.statistics.stats import student_p
 
 FIRST = 40  # first pairs a line: each says another loss
 FAMILIES = (10, 25, 40, 59, 60, 100)
@@ -40,12 +38,10 @@ NUMBERS_OF = (50, 200)
 TRUTHS, TRUTH_SIZES, TRUTH_DRAWS = 60, (6, 10, 20, 40, 59, 60, 100), 2_000
 
 
-def compared(differences: Numbers, families: Families | None, samples: int = 1) -> Effect:
+def compared(differences: Numbers, families: Families | None, samples: int = 1) -> MeanFlips:
     """Compare by means, as runner-compare does."""
     names = None if families is None else families.tolist()
-    it = paired_means(differences.tolist(), names, "family" * (families is not None), samples)
-    it.needs = None  # not of interest here
-    return it
+    return MeanFlips(differences.tolist(), names, "family" * (families is not None), samples)
 
 
 def noise(generator: np.random.Generator, questions: int, samples: int, rate: float) -> Numbers:
@@ -68,17 +64,15 @@ def with_loss(
     )
 
 
-def promise(it: Effect, whole: bool) -> float | None:
+def promise(it: Test, whole: bool) -> float | None:
     """Return what a comparison could detect by its own words."""
-    detects = it.detects_at_worst if whole else it.detects
-    return None if detects is None else detects(ALPHA)
+    return it.detects_at_worst(ALPHA) if whole else it.detects(ALPHA)
 
 
-def is_found(it: Effect) -> bool:
+def is_found(it: Test) -> bool:
     """Whether a loss is found."""
-    it.detects = it.detects_at_worst = None
-    judge([it])
-    return it.finding is Finding.worse
+    (decision,) = judge([it])
+    return decision.finding is Finding.worse
 
 
 def of_means(generator: np.random.Generator, pairs: int) -> list[Rate]:
@@ -111,14 +105,14 @@ def of_means(generator: np.random.Generator, pairs: int) -> list[Rate]:
     return rates
 
 
-def over_five_seeds(generator: np.random.Generator, loss: float) -> Effect:
+def over_five_seeds(generator: np.random.Generator, loss: float) -> OverSeeds:
     """Compare the means over seeds of two runs, of which one loses so much."""
     sides = []
     for lower in (loss, 0.0):
         accuracies = (0.7 - lower + SEED_SPREAD * generator.standard_normal(SEEDS)).clip(0, 1)
         sides.append((generator.random((SEEDS, SEED_QUESTIONS)) < accuracies[:, None]).astype(float))
     by_question = compared(sides[0].mean(axis=0) - sides[1].mean(axis=0), None, SEEDS)
-    return over_seeds(by_question, *(side.mean(axis=1).tolist() for side in sides))
+    return OverSeeds(by_question, *(side.mean(axis=1).tolist() for side in sides))
 
 
 def of_seeds(generator: np.random.Generator, pairs: int) -> list[Rate]:

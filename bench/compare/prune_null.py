@@ -13,7 +13,7 @@ import time
 import numpy as np
 from simulation import Rate, Table, options_of
 
-from runner_compare.statistics.sequential import Decision, Pairs, level_of
+from runner_compare.statistics.sequential import Pairs, Side, level_of
 
 
 def main() -> int:
@@ -49,9 +49,9 @@ def prunes(
         pairs = Pairs(level_of((wanted or trials) - 1), None)
         for mine, theirs in zip(verdicts.tolist(), best.tolist(), strict=True):
             pairs.add(mine, theirs)
-            if pairs.decision is not Decision.open:
+            if pairs.decision is not Side.open:
                 break
-        found.append(pairs.decision is Decision.worse)
+        found.append(pairs.decision is Side.worse)
         if not found[-1] and verdicts.mean() > best.mean():
             best = verdicts
     return found

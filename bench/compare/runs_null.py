@@ -16,10 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 from simulation import GOOD, Limits, Rate, Table, begin
 
-from runner_compare.statistics.effects import RATIOS, Effect, Finding, judge
-from runner_compare.statistics.number_effects import Measured, ratio_of_measurements
-from runner_compare.statistics.over_runs import CLEAR_DIFFERENCE, MIN_RUNS, runs_needed
-from runner_compare.statistics.stats import ALPHA, POWER
+from runner_compare.statistics import ALPHA, MIN_RUNS, POWER, RATIOS, Decision, Finding, Measured, StudentT, judge
+from runner_compare.statistics.over_runs import CLEAR_DIFFERENCE, runs_needed
 
 BETWEEN, WITHIN, REPEATS = 0.03, 0.02, 5  # noise of a run's and of a repeat's logarithm; repeats of a run
 SHAPES = ("normal", "skewed", "outliers", "two modes", "unequal")
@@ -61,12 +59,10 @@ def jobs(
     return [measured(*one) for one in zip(logs, repeats, strict=True)]
 
 
-def compared(ours: Sequence[Measured], theirs: Sequence[Measured]) -> list[Effect]:
+def compared(ours: Sequence[Measured], theirs: Sequence[Measured]) -> list[Decision]:
     """Compare jobs one by one, each pair as a table of its own."""
-    effects = [ratio_of_measurements(MEASURE, one, other) for one, other in zip(ours, theirs, strict=True)]
-    for it in effects:
-        judge([it])
-    return effects
+    tests = [StudentT(MEASURE, one, other) for one, other in zip(ours, theirs, strict=True)]
+    return [decision for test in tests for decision in judge([test])]
 
 
 def named(ours: Sequence[Measured], theirs: Sequence[Measured]) -> Rate:
@@ -109,8 +105,7 @@ def families(generator: np.random.Generator, tables: int, limits: Limits) -> Non
                 sides = [jobs(generator, shape, runs, tables) for _ in range(rows + 1)]
                 wrong = 0
                 for base, *others in zip(*sides, strict=True):
-                    effects = [ratio_of_measurements(MEASURE, one, base) for one in others]
-                    judge(effects)
+                    effects = judge([StudentT(MEASURE, one, base) for one in others])
                     wrong += any(it.finding is not Finding.open for it in effects)
                 limits.false.append(Rate(wrong, tables))
                 table.row(shape, rows, runs, limits.false[-1])
@@ -123,10 +118,8 @@ def margins(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
 
     def as_good(shape: str, runs: int, ratio: float) -> Rate:
         sides = jobs(generator, shape, runs, pairs, 0, ratio), jobs(generator, shape, runs, pairs, 1)
-        effects = [ratio_of_measurements(MEASURE, *pair) for pair in zip(*sides, strict=True)]
-        for it in effects:
-            it.needs = None  # not of interest here, and it takes long
-            judge([it], {RATIOS: MARGIN})
+        tests = [StudentT(MEASURE, *pair) for pair in zip(*sides, strict=True)]
+        effects = [decision for test in tests for decision in judge([test], {RATIOS: MARGIN})]
         rate = Rate(sum(it.verdict in GOOD for it in effects), pairs)
         table.row(shape, f"{ratio:.3f}", runs, rate)
         return rate
@@ -152,8 +145,7 @@ def advice(generator: np.random.Generator, tables: int, limits: Limits) -> None:
             logs = BETWEEN * generator.standard_normal((comparisons + 1, runs))
             logs[1] -= CLEAR_DIFFERENCE * BETWEEN
             base, *others = (Measured([1.0], np.exp(line).tolist()) for line in logs)
-            effects = [ratio_of_measurements(MEASURE, one, base) for one in others]
-            judge(effects)
+            effects = judge([StudentT(MEASURE, one, base) for one in others])
             found += effects[0].finding is Finding.smaller
         limits.powers.append(Rate(found, tables))
         table.row(comparisons, runs, limits.powers[-1])

@@ -17,8 +17,8 @@ import numpy as np
 
 from runner_compare.data import Answers, Question, QuestionOutcome, Run, Texts
 from runner_compare.reader import Reader
-from runner_compare.statistics.margins import MarginVerdict
-from runner_compare.statistics.stats import ALPHA, POWER, wilson_interval
+from runner_compare.statistics import ALPHA, POWER, MarginVerdict
+from runner_compare.statistics.stats import wilson_interval
 
 NORMAL = statistics.NormalDist()
 MISSES = 0.06  # of intervals that may miss the truth

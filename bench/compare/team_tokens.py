@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 from simulation import Limits, Rate, Table, begin
 
+from runner_compare.statistics import ALPHA, MeanFlips, OverSeeds
 from runner_compare.statistics.clustered_share import share_interval
-from runner_compare.statistics.mean_effects import paired_means
-from runner_compare.statistics.over_seeds import of_questions, over_seeds, share_over_seeds
-from runner_compare.statistics.stats import ALPHA
+from runner_compare.statistics.over_seeds import of_questions, share_over_seeds
 from runner_compare.statistics.token_costs import Estimate, TokenCells, TokenCost, TokenSaving
 
 SETTINGS = [  # seeds, questions, accuracy, how far seeds are apart (in probits), tokens of hard questions
@@ -93,9 +92,9 @@ def main() -> int:
             sides = [answers(generator, seeds, hard, 0.7, apart, 0.4) for _ in range(2)]
             cells = [TokenCells(taken.tolist(), np.zeros_like(taken).tolist(), it.tolist()) for it, taken in sides]
             gaps = (sides[0][0].mean(axis=0) - sides[1][0].mean(axis=0)).tolist()
-            by_questions = paired_means(gaps, samples=seeds)
-            effect = over_seeds(by_questions, *(it.mean(axis=1).tolist() for it, _ in sides))
-            for place, p in enumerate((TokenSaving.of(cells[0], cells[1]).p, effect.p, by_questions.p)):
+            by_questions = MeanFlips(gaps, samples=seeds)
+            effect = OverSeeds(by_questions, *(it.mean(axis=1).tolist() for it, _ in sides)).effect
+            for place, p in enumerate((TokenSaving.of(cells[0], cells[1]).p, effect.p, by_questions.effect.p)):
                 claims[place] += p < ALPHA
         rates = [Rate(count, jobs) for count in claims]
         table.row(seeds, questions, apart, *rates)

@@ -20,9 +20,8 @@ import numpy as np
 from cluster_null import answers as of_clusters
 from simulation import Drawn, Limits, Rate, Solved, Table, answers, begin
 
-from runner_compare.pairing import compare_pair
-from runner_compare.statistics.effects import Finding, judge
-from runner_compare.statistics.stats import ALPHA
+from runner_compare.statistics import ALPHA, Finding, judge
+from runner_compare.ways.verdicts import compare_pair
 
 SETTINGS = [  # questions, accuracy, how alike the two runs are, points that one loses
     (50, 0.9, 0.9, 0.1),
@@ -58,10 +57,8 @@ def contested_wald(base: Solved, run: Solved) -> float:
 def ours(reader: Drawn, base: Solved, run: Solved, clusters: list[str] | None) -> bool:
     """Whether runner-compare calls them different."""
     first, second = (reader.add(name, it, clusters) for name, it in (("base", base), ("run", run)))
-    effect = compare_pair(second, first, reader)
-    effect.needs = None  # not of interest here, and it takes long
-    judge([effect])
-    return effect.finding is not Finding.open
+    (decision,) = judge([compare_pair(second, first, reader)])
+    return decision.finding is not Finding.open
 
 
 def rates(pairs: list[tuple[Solved, Solved]], clusters: list[str] | None) -> tuple[Rate, Rate, Rate]:

@@ -18,10 +18,10 @@ from runner.estimates.jobs import JobEstimate
 from runner.grid.plan import PlannedJob, State
 from runner.store.jobs import Job, read_samples
 from runner_base import EvidenceError, RunnerError, clock, counted
+from runner_compare.statistics import ALPHA, POWER
 from runner_compare.statistics.margins import points_of_margin, questions_needed
 from runner_compare.statistics.planning import expected_disagreement, smallest_detectable
 from runner_compare.statistics.sequential_plans import early_stop_detectable, early_stop_questions
-from runner_compare.statistics.stats import ALPHA, POWER
 
 UNQUANTIZED = "none"
 MARGIN = 0.02  # the loss that is planned for, unless task.early_stop_margin names another one

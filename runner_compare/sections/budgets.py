@@ -9,8 +9,8 @@ from typing import Any
 from runner_base import Picture
 from runner_compare.data import NotPaired, Table, TableRow
 from runner_compare.effect_words import p_value
-from runner_compare.metrics import points
 from runner_compare.outcomes import Costs
+from runner_compare.quantities import points
 from runner_compare.reader import Reader
 from runner_compare.section import Section
 from runner_compare.sections.budget_pictures import budget_pictures

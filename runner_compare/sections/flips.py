@@ -8,11 +8,10 @@ from typing import Any, TextIO
 
 from runner_base import plain
 from runner_base.console import console, rich_table
-from runner_compare.data import Table
-from runner_compare.flips import Flips
+from runner_compare.data import Run, Table
+from runner_compare.flips import Flip, Flips
 from runner_compare.foreign_texts import in_markdown
 from runner_compare.page_parts import escape
-from runner_compare.pairing import find_flips
 from runner_compare.reader import Reader
 from runner_compare.section import Section
 from runner_compare.wording import sides, versus
@@ -137,3 +136,20 @@ def write_page_part(flips: Flips, table: Table, is_open: bool, out: TextIO) -> N
 
 
 SECTION = FlipsSection()
+
+
+def find_flips(run: Run, base: Run, reader: Reader, most: int | None = None) -> Flips:
+    """Return the questions that only one of the two solved: at most `most` lost ones and `most` won ones."""
+    ours, theirs = reader.of(run), reader.of_baseline(base)
+    ours = {question: answer for question, answer in ours.items() if question in theirs}  # the baseline may have fewer
+    lost = sorted(question for question, answer in ours.items() if theirs[question].solved and not answer.solved)
+    won = sorted(question for question, answer in ours.items() if answer.solved and not theirs[question].solved)
+    shown = lost[:most] + won[:most]
+    our_words, their_words = reader.words(run, set(shown)), reader.words(base, set(shown))
+    questions = [
+        Flip(it[0], our_words[it].pop("question", it[1]), it[2], our_words[it], their_words[it], ours[it].solved)
+        for it in shown
+    ]
+    both_right = sum(answer.solved and theirs[question].solved for question, answer in ours.items())
+    both_wrong = len(ours) - both_right - len(won) - len(lost)
+    return Flips(run.job_id, base.job_id, len(won), len(lost), both_right, both_wrong, questions)

@@ -18,8 +18,7 @@ from runner_compare.metrics import UNITS
 from runner_compare.reader import Reader
 from runner_compare.section import Section
 from runner_compare.selection import parse_margins
-from runner_compare.statistics.effects import RATIOS, Finding
-from runner_compare.statistics.margins import MarginVerdict
+from runner_compare.statistics import RATIOS, Finding, MarginVerdict
 from runner_compare.wording import about, name_of, number
 
 OPTION = "--require"

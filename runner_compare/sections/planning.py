@@ -12,15 +12,14 @@ from runner_compare.effect_words import quantity, unit_of
 from runner_compare.quantities import ACCURACIES
 from runner_compare.section import Section
 from runner_compare.selection import parse_margins
+from runner_compare.statistics import POWER, Decision, Method
 from runner_compare.statistics.answer_times import answer_times
-from runner_compare.statistics.effects import Effect, Method
 from runner_compare.statistics.planning import MIN_UNITS_PLANNED
-from runner_compare.statistics.stats import ALPHA, POWER
 from runner_compare.wording import about, name_of, number
 
 OPTION = "--plan-questions"
 KEYS = ("margin", "detect", "power")
-UNPLANNED = {  # why there is no plan for an effect of this method
+UNPLANNED: dict[str, str] = {  # why there is no plan for an effect of this method
     Method.sequential: "it was compared while it ran",
     Method.over_seeds: "seeds count, too, and more questions do not show more of them",
     Method.mean_flips: "it is unknown for families of questions and for several answers to a question",
@@ -109,20 +108,21 @@ def plan_questions(tables: Sequence[Table], aim: PlanAim) -> None:
         raise ConfigError(f"{OPTION}: no row was compared in {' or '.join(aim.margins | aim.differences)}")
 
 
-def _size(it: Effect, aim: PlanAim) -> float | None:
+def _size(it: Decision, aim: PlanAim) -> float | None:
     return (aim.margins or aim.differences).get(it.measure)
 
 
-def _plan(row: TableRow, it: Effect, aim: PlanAim) -> QuestionPlan:
-    size, needs = _size(it, aim), it.needs if aim.margins else it.needs_to_detect
+def _plan(row: TableRow, it: Decision, aim: PlanAim) -> QuestionPlan:
+    size, can_plan = _size(it, aim), it.can_plan if aim.margins else it.can_plan_detection
     assert size is not None
     disagreement = _disagreement(it)
-    if needs is None:
+    if not can_plan:
         why = it.unplanned or UNPLANNED.get(it.method, "the comparison is unpaired")
         if aim.margins and it.counts.get("clusters") and not it.unplanned:
             why = f"fewer than {MIN_UNITS_PLANNED} families say too little"
         return QuestionPlan(it.n, disagreement, reason=why)
-    needed = needs(size, ALPHA / it.comparisons, aim.power)
+    plan = it.test.needs if aim.margins else it.test.needs_to_detect
+    needed = plan(size, it.level, aim.power)
     if needed is None:
         return QuestionPlan(it.n, disagreement, reason="ten million are not enough")
     each_s = seconds_per_question(row.run)
@@ -130,7 +130,7 @@ def _plan(row: TableRow, it: Effect, aim: PlanAim) -> QuestionPlan:
     return QuestionPlan(it.n, disagreement, needed, further, None if each_s is None else further * each_s)
 
 
-def _disagreement(it: Effect) -> float | None:
+def _disagreement(it: Decision) -> float | None:
     wins, losses = it.counts.get("wins"), it.counts.get("losses")
     return (wins + losses) / it.n if wins is not None and losses is not None and it.n else None
 

@@ -14,7 +14,8 @@ from runner_compare.outcomes import Costs
 from runner_compare.reader import Reader
 from runner_compare.section import Section
 from runner_compare.sections.token_costs import CostsOfRows, cells_of, estimate_record, training_tokens
-from runner_compare.statistics.stats import ALPHA, holm
+from runner_compare.statistics import ALPHA
+from runner_compare.statistics.stats import holm
 from runner_compare.statistics.token_costs import Estimate, TokenFinding, TokenSaving
 from runner_compare.wording import sides
 

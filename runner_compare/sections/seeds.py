@@ -11,7 +11,8 @@ from runner_base import Column, Use
 from runner_compare.data import ABSENT, Run, Table, TableRow
 from runner_compare.metrics import OF_QUESTION
 from runner_compare.section import Section
-from runner_compare.seeds import EDGES, SEED, accuracies, rows_with_seeds
+from runner_compare.seed_tests import accuracies
+from runner_compare.seeds import EDGES, SEED, rows_with_seeds
 from runner_compare.wording import assignments
 
 TITLE = "how far seeds are apart"

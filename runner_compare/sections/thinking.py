@@ -11,13 +11,13 @@ from runner_compare.columns import accuracy_of, naming
 from runner_compare.data import ABSENT, NotPaired, Run, Table, TableRow
 from runner_compare.effect_words import p_value
 from runner_compare.metrics import BY_ANSWERS, described
-from runner_compare.numbers import compare_numbers
 from runner_compare.reader import Reader
 from runner_compare.section import Section
 from runner_compare.sections.token_costs import estimate_record, right_answer_tokens
+from runner_compare.statistics import Decision, Finding, Test, judge, undecided
 from runner_compare.statistics.answer_times import answer_times
-from runner_compare.statistics.effects import Effect, Finding, judge
 from runner_compare.statistics.token_costs import Estimate
+from runner_compare.ways.numbers import compare_numbers
 from runner_compare.wording import versus
 
 TOKENS = "thinking_tokens"  # the number of a question
@@ -31,7 +31,7 @@ TITLE = "thinking, and what a right answer costs: the tokens and seconds of all 
 class ThinkingOfRows:
     """What is known of the rows of models that think, by run id."""
 
-    effects: dict[str, Effect] = field(default_factory=dict)  # how many tokens more than its baseline a row thinks
+    effects: dict[str, Decision] = field(default_factory=dict)  # how many tokens more than its baseline a row thinks
     right_answers: dict[str, Estimate] = field(default_factory=dict)  # the tokens of a right answer, with wrong ones
 
 
@@ -73,25 +73,31 @@ def add_thinking(table: Table, reader: Reader) -> None:
         tokens = right_answer_tokens(row.run, reader)
         if tokens is not None:
             kept.right_answers[row.run.run_id] = tokens
-    for row in table.rows:
-        if row.baseline is None or row.effect is None or _budget(row) != _budget(row.baseline):
-            continue  # of unlike budgets one knows who thinks longer
-        sides = [replace(it, number=TOKENS) for it in (row.run, row.baseline.run)]
-        if any(it.over_seeds for it in sides) or all(THINKING not in it.metrics for it in sides):
-            continue
-        try:
-            effect = compare_numbers(sides[0], sides[1], reader)
-        except NotPaired:
-            continue  # few questions, or nobody counted the tokens: the rows have their means, and no test
-        if effect.counts["mean"] or effect.counts["baseline_mean"]:
-            kept.effects[row.run.run_id] = effect
-    judge([effect for _, effect in _compared(table)])
+    tests = [(row, test) for row in table.rows if (test := _thinking_test(row, reader)) is not None]
+    decisions = iter(judge([test for row, test in tests if not row.is_repeat]))
+    for row, test in tests:
+        kept.effects[row.run.run_id] = undecided(test) if row.is_repeat else next(decisions)
 
 
-def _compared(table: Table) -> list[tuple[TableRow, Effect]]:
+def _compared(table: Table) -> list[tuple[TableRow, Decision]]:
     """Return the rows whose thinking was compared, without repeats of a baseline."""
     effects = table.of(ThinkingOfRows).effects
     return [(row, effects[row.run.run_id]) for row in table.rows if row.run.run_id in effects and not row.is_repeat]
+
+
+def _thinking_test(row: TableRow, reader: Reader) -> Test | None:
+    """Return the test of a row's thinking tokens against its baseline's; None if there is nothing to compare."""
+    if row.baseline is None or row.effect is None or _budget(row) != _budget(row.baseline):
+        return None  # of unlike budgets one knows who thinks longer
+    run, base = (replace(it, number=TOKENS) for it in (row.run, row.baseline.run))
+    if run.over_seeds or base.over_seeds or (THINKING not in run.metrics and THINKING not in base.metrics):
+        return None
+    try:
+        test = compare_numbers(run, base, reader)
+    except NotPaired:
+        return None  # few questions, or nobody counted the tokens: the rows have their means, and no test
+    counts = test.effect.counts
+    return test if counts["mean"] or counts["baseline_mean"] else None
 
 
 def _budget(row: TableRow) -> str:
@@ -113,7 +119,7 @@ def sentence(table: Table) -> str:
     return f"thinking tokens of an answer: {'; '.join(parts)}"
 
 
-def _difference(it: Effect) -> str:
+def _difference(it: Decision) -> str:
     mean = it.counts["baseline_mean"]
     words = {Finding.larger: "thinks longer, ", Finding.smaller: "thinks shorter, "}.get(it.finding, "")
     share = f", {100 * it.value / mean:+.0f} % of {mean:,.1f}".replace("-", "−") if mean else ""
@@ -124,7 +130,7 @@ def _difference(it: Effect) -> str:
     return f"{words}Δ {value}{share}, 95 % interval {low}..{high}, Holm {p_value(it.p_holm)}"
 
 
-def thinking_record(it: Effect) -> dict[str, Any]:
+def thinking_record(it: Decision) -> dict[str, Any]:
     """Return the difference in thinking tokens as plain data."""
     return {
         "mean": it.counts["mean"],

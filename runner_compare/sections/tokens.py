@@ -17,7 +17,7 @@ from runner_compare.metrics import KL_SHARES, described
 from runner_compare.page_parts import escape
 from runner_compare.reader import Reader
 from runner_compare.section import Section
-from runner_compare.statistics.ratios import MIN_TEXTS
+from runner_compare.statistics import MIN_TEXTS
 from runner_compare.statistics.token_divergence import AT_MOST, CHIEF, categories_of, figure_in_words
 from runner_compare.wording import name_of
 

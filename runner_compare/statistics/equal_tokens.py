@@ -16,7 +16,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 from runner_compare.statistics import stats
-from runner_compare.statistics.effects import Finding
+from runner_compare.statistics.decisions import Finding
 from runner_compare.statistics.over_seeds import Cells
 from runner_compare.statistics.stats import ALPHA
 from runner_compare.statistics.token_costs import Estimate

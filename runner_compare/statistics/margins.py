@@ -13,7 +13,7 @@ from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
 
-from runner_compare.statistics.sequential import Decision
+from runner_compare.statistics.sequential import Side
 from runner_compare.statistics.stats import ALPHA, POWER, half_step
 
 MAX_QUESTIONS = 10_000_000
@@ -32,13 +32,13 @@ class MarginVerdict(StrEnum):
     undecided = "undecided"
 
 
-def margin_verdict(difference: Decision, from_margin: Decision) -> MarginVerdict:
+def margin_verdict(difference: Side, from_margin: Side) -> MarginVerdict:
     """Return what bets have decided, about no difference and about minus the margin."""
-    if difference is Decision.better:
+    if difference is Side.better:
         return MarginVerdict.better
-    if from_margin is Decision.better:
-        return MarginVerdict.as_good if difference is Decision.open else MarginVerdict.worse_but_within
-    return MarginVerdict.undecided if from_margin is Decision.open else MarginVerdict.worse_by_more
+    if from_margin is Side.better:
+        return MarginVerdict.as_good if difference is Side.open else MarginVerdict.worse_but_within
+    return MarginVerdict.undecided if from_margin is Side.open else MarginVerdict.worse_by_more
 
 
 def verdict_words(verdict: MarginVerdict, margin: str) -> str:

@@ -11,13 +11,12 @@ count.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean, variance
 
 from runner_compare.statistics import ratios
 from runner_compare.statistics.clustered_share import guaranteed_interval
-from runner_compare.statistics.effects import Effect, Method
 from runner_compare.statistics.stats import ALPHA, POWER, edge, student_quantile
 
 MANY = 10**6  # degrees of freedom that are as good as any number
@@ -27,7 +26,6 @@ MIN_FREEDOM = 4  # of what seeds vary by: fewer seeds do not show what they coul
 DRAWS = 20_000  # of questions and seeds: a power has an error of 0.3 points
 
 Cells = Sequence[Sequence[float]]  # a row for each seed, and in each row a value for each question
-Detects = Callable[[float], float | None]  # level → smallest detectable true difference
 
 
 @dataclass(frozen=True)
@@ -147,56 +145,6 @@ def with_seeds(p: float, gap: float, seeds: Sequence[ErrorPart]) -> tuple[ErrorP
     """Return the parts of the error of a gap that questions alone give p; None where they say nothing against it."""
     quantile = -NormalDist().inv_cdf(max(p, LEAST_P) / 2)
     return (ErrorPart((gap / quantile) ** 2, MANY), *seeds) if quantile > 0 and gap else None
-
-
-def over_seeds(effect: Effect, ours: Sequence[float], theirs: Sequence[float]) -> Effect:
-    """Return the effect of the mean over seeds: its test counts questions, and then seeds by their accuracies.
-
-    `effect` compares the means over seeds question by question. No number of questions is planned from it, because
-    more questions do not show more about seeds.
-    """
-    seeds = [*of_seeds(ours), *of_seeds(theirs)]
-    by_questions, value = effect.p_at, effect.value
-    assert by_questions is not None
-
-    def p_at(true: float) -> float:
-        p = by_questions(true)
-        parts = with_seeds(p, value - true, seeds)
-        return p if parts is None else max(p, p_of_gap(parts, value - true))
-
-    def is_inside(true: float) -> bool:
-        parts = with_seeds(by_questions(true), value - true, seeds)
-        return parts is None or abs(value - true) <= bound(parts, ALPHA, value > true)
-
-    each = " and ".join(dict.fromkeys(f"{len(side)}" for side in (ours, theirs)))
-    families = effect.counts["grouping"].partition(", in ")
-    return replace(
-        effect,
-        method=Method.over_seeds,
-        low=edge(is_inside, value, -1.0),
-        high=edge(is_inside, value, 1.0),
-        p=p_at(0.0),
-        counts=effect.counts | {"grouping": f", mean of {each} seeds{''.join(families[1:])}"},
-        detects=_with_seeds(effect.detects, seeds),
-        detects_at_worst=_with_seeds(effect.detects_at_worst, seeds),
-        p_at=p_at,
-        needs=None,
-        needs_to_detect=None,
-    )
-
-
-def _with_seeds(detects: Detects | None, seeds: Sequence[ErrorPart]) -> Detects | None:
-    """Return what is detected by a test that counts seeds, too, from what questions alone detect."""
-    if detects is None or not seeds:
-        return detects
-    if min(part.freedom for part in seeds) < MIN_FREEDOM:
-        return None
-
-    def of_both(alpha: float) -> float | None:
-        least = detects(alpha)
-        return None if least is None else detectable_over_seeds(least, seeds, alpha)
-
-    return of_both
 
 
 def detectable_over_seeds(of_questions_alone: float, seeds: Sequence[ErrorPart], alpha: float) -> float | None:

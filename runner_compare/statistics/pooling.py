@@ -12,13 +12,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache, partial
+from functools import lru_cache
 from statistics import NormalDist
 
 from runner_compare.statistics import ratios, stats
-from runner_compare.statistics.effects import Effect, Method, paired_accuracies
 from runner_compare.statistics.margins import fewest
-from runner_compare.statistics.planning import can_plan_from, expected_disagreement, samples_to_detect
+from runner_compare.statistics.planning import can_plan_from, expected_disagreement
 from runner_compare.statistics.stats import ALPHA, POWER
 
 MAX_ERRORS = 8.0  # standard errors from an estimate: p is never below 1e-15
@@ -49,33 +48,6 @@ class PairedTexts:
 
     differences: Sequence[float]
     sizes: Sequence[float]
-
-
-# --------------------------------------------------------------------------------------------------- accuracies
-
-
-def pooled_accuracies(tasks: Sequence[PairedVerdicts], weights: Weights, finest: int = FINEST) -> Effect:
-    """Pool the paired accuracies of several tasks, which have no question in common."""
-    assert tasks
-    assert all(task.n > 0 for task in tasks)
-    wins, losses, n = (sum(getattr(task, name) for task in tasks) for name in ("wins", "losses", "n"))
-    by_questions = paired_accuracies(wins, losses, n, sum(task.baseline_correct for task in tasks))
-    by_questions.counts |= {"tasks": len(tasks)}
-    if weights is Weights.questions:
-        return by_questions
-    return Effect(
-        Method.weighted_flips,
-        "accuracy",
-        mean_difference(tasks),
-        *mean_difference_interval(tasks),
-        mean_p(tasks, finest),
-        n,
-        n,
-        by_questions.counts,
-        detects=partial(detectable_mean_difference, tasks),
-        p_at=partial(mean_difference_p, tasks),
-        needs=partial(questions_for_mean, tasks),
-    )
 
 
 def mean_difference(tasks: Sequence[PairedVerdicts]) -> float:
@@ -210,57 +182,7 @@ def _with_losses(task: PairedVerdicts, difference: float) -> PairedVerdicts:
     return PairedVerdicts(wins, min(task.n - wins, discordant - wins + math.ceil(task.n * difference)), task.n)
 
 
-# -------------------------------------------------------------------------------------------------- likelihoods
-
-
-def pooled_likelihoods(tasks: Sequence[PairedTexts], unit: str, weights: Weights) -> Effect:
-    """Pool the paired log-likelihoods of several tasks, in nats per unit; by questions, all units count the same.
-
-    Each task has at least two texts. Test and interval are those of a single task; error, skewness and degrees of
-    freedom are those of the weighted mean, within tasks.
-    """
-    totals = [math.fsum(task.sizes) for task in tasks]
-    total = math.fsum(totals)
-    shares = [one / total if weights is Weights.questions else 1 / len(tasks) for one in totals]
-    by_unit = [share / whole for share, whole in zip(shares, totals, strict=True)]
-    value = math.fsum(
-        share * ratios.ratio(task.differences, task.sizes) for share, task in zip(shares, tasks, strict=True)
-    )
-    error, bend, tails, freedom = _uncertainty(tasks, shares)
-    is_known = can_plan_from(freedom) and _of_few_texts(tasks, shares) <= MAX_UNKNOWN * error**2
-    n = sum(len(task.sizes) for task in tasks)
-
-    def needs(margin: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
-        alike = samples_to_detect(error, freedom + 1, margin, alpha, power, bend, tails, upward=True)
-        return None if alike is None else math.ceil(alike * n / (freedom + 1))
-
-    def p_at(shift: float) -> float:
-        differences = [
-            weight * (difference - shift * size)
-            for task, weight in zip(tasks, by_unit, strict=True)
-            for difference, size in zip(task.differences, task.sizes, strict=True)
-        ]
-        return ratios.cautious_p(differences, value - shift, error, bend, freedom)
-
-    return Effect(
-        Method.sign_flips,
-        "log_likelihood",
-        value,
-        *ratios.cautious_interval(value, error, bend, freedom),
-        p_at(0.0),
-        n,
-        n,
-        {"error": error, "size": int(total), "unit": unit, "tasks": len(tasks)},
-        # With its own error: where one task of few texts has most of the spread, these texts seldom show all of it.
-        detects=lambda alpha: ratios.detectable_shift(
-            error, freedom + 1, alpha, bend=bend, tails=tails, seen=freedom + 1
-        ),
-        p_at=p_at,
-        needs=needs if is_known else None,
-    )
-
-
-def _of_few_texts(tasks: Sequence[PairedTexts], shares: Sequence[float]) -> float:
+def of_few_texts(tasks: Sequence[PairedTexts], shares: Sequence[float]) -> float:
     """Return the part of the weighted mean's variance that comes from tasks with too few texts to plan from."""
     return math.fsum(
         (share * ratios.ratio_error(task.differences, task.sizes)) ** 2
@@ -269,7 +191,7 @@ def _of_few_texts(tasks: Sequence[PairedTexts], shares: Sequence[float]) -> floa
     )
 
 
-def _uncertainty(tasks: Sequence[PairedTexts], shares: Sequence[float]) -> tuple[float, float, float, int]:
+def uncertainty(tasks: Sequence[PairedTexts], shares: Sequence[float]) -> tuple[float, float, float, int]:
     """Return the weighted mean's standard error, its skewness, kurtosis, and Welch and Satterthwaite's freedom.
 
     The kurtosis is that of so many alike texts (the freedom and one) whose standard error would be known as precisely.

@@ -36,7 +36,7 @@ HALVINGS = 19  # of the values from -1 to 1, to find an end of the interval: mor
 Look = tuple[int, int, int]  # wins, losses and ties so far
 
 
-class Decision(StrEnum):
+class Side(StrEnum):
     """The finding of the pairs so far about this side."""
 
     better = "better"
@@ -90,8 +90,8 @@ class Pairs:
     losses: int = 0
     ties: int = 0
     p: float = 1.0  # against no difference; valid at whatever look one stops
-    decision: Decision = Decision.open  # the first one that is made is final
-    from_margin: Decision = Decision.open  # on which side of minus the margin the true difference lies; final, too
+    decision: Side = Side.open  # the first one that is made is final
+    from_margin: Side = Side.open  # on which side of minus the margin the true difference lies; final, too
     looks: list[Look] = field(default_factory=list)
     _ends: tuple[float, float] = (-1.0, 1.0)  # the interval after the first `_ended` looks
     _ended: int = 0
@@ -104,15 +104,15 @@ class Pairs:
         self.looks.append((self.wins, self.losses, self.ties))
         if ours != theirs:
             self.p = min(self.p, p_of(self.wins, self.losses))
-        if self.decision is Decision.open and self.p <= self.level:
-            self.decision = Decision.better if self.wins > self.losses else Decision.worse
-        if self.margin is not None and self.from_margin is Decision.open:
+        if self.decision is Side.open and self.p <= self.level:
+            self.decision = Side.better if self.wins > self.losses else Side.worse
+        if self.margin is not None and self.from_margin is Side.open:
             if theirs and not ours:  # the only pair from which the gambler below the margin wins
                 is_below = log_capital(self.losses, self.wins, self.ties, self.margin) >= self._enough
-                self.from_margin = Decision.worse if is_below else Decision.open
+                self.from_margin = Side.worse if is_below else Side.open
             else:
                 is_above = log_capital(self.wins, self.losses, self.ties, -self.margin) >= self._enough
-                self.from_margin = Decision.better if is_above else Decision.open
+                self.from_margin = Side.better if is_above else Side.open
 
     @property
     def _enough(self) -> float:
@@ -148,14 +148,14 @@ class Pairs:
             self._ended = len(self.looks)
         return self._ends
 
-    def side_of(self, difference: float) -> Decision:
+    def side_of(self, difference: float) -> Side:
         """Return on which side of a value the true difference was first shown to lie, at any look so far."""
         above, below = _counts(self.looks)
         is_above = log_capitals(above, difference) >= self._enough
         is_below = log_capitals(below, -difference) >= self._enough
         if not (is_above | is_below).any():
-            return Decision.open
-        return Decision.better if is_above[int((is_above | is_below).argmax())] else Decision.worse
+            return Side.open
+        return Side.better if is_above[int((is_above | is_below).argmax())] else Side.worse
 
     def p_against(self, difference: float) -> float:
         """Return the p against a true difference by all looks so far: it holds whenever one stops."""

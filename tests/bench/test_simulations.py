@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from runner_compare.statistics.number_effects import Measured
+from runner_compare.statistics import Measured
 
 THOROUGH = pytest.mark.thorough
 

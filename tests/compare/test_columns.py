@@ -6,12 +6,11 @@ import io
 import re
 
 import pytest
-from compared import example
+from compared import example, judge_example
 
 from runner_compare.comparison import Comparison
 from runner_compare.data import Table
 from runner_compare.output import FORMATS
-from runner_compare.statistics.effects import judge
 
 
 class Terminal(io.StringIO):
@@ -40,7 +39,7 @@ def test_no_row_is_folded(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_narrow_terminal_shows_whole_words_and_every_verdict(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The differences, what decides about them and the front are there; no number and no word is cut."""
     table = example()
-    judge((it for row in table.rows for it in row.effects), {"accuracy": 0.02})
+    judge_example(table.rows, {"accuracy": 0.02})
     text = table_at(width, monkeypatch, table)
     assert max(len(line.rstrip()) for line in text.splitlines()) <= width
     words = text.split()

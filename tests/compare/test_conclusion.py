@@ -8,17 +8,16 @@ import pytest
 from compared import rows_of
 
 from runner_compare.conclusion import conclude
-from runner_compare.statistics.effects import Effect, paired_accuracies, sequential_accuracies
-from runner_compare.statistics.number_effects import Measured, paired_likelihoods, ratio_of_measurements
+from runner_compare.statistics import Bets, McNemar, Measured, SignFlips, StudentT, Test
 from runner_compare.statistics.planning import expected_disagreement, questions_to_detect
 
 
-def conclusion(*effects: Effect | str, **margins: float) -> str:
+def conclusion(*effects: Test | str, **margins: float) -> str:
     return conclude(rows_of(*effects, margins=margins))
 
 
 def test_few_questions_decide_nothing_and_the_line_says_how_many_would_do() -> None:
-    text = conclusion(*(paired_accuracies(1, 2, 20) for _ in range(10)))
+    text = conclusion(*(McNemar(1, 2, 20) for _ in range(10)))
     needed = questions_to_detect(expected_disagreement(3, 20), 0.05, 0.05 / 10)
     assert needed is not None
     head, _, tail = text.partition("; ")
@@ -31,46 +30,46 @@ def test_few_questions_decide_nothing_and_the_line_says_how_many_would_do() -> N
 def test_the_lines_of_the_page() -> None:
     page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text(encoding="utf-8")
     few = [(1, 2), (0, 1), (2, 3), (1, 1), (2, 1), (0, 2), (1, 3), (2, 2), (1, 0), (3, 2)]
-    assert f"| {conclusion(*(paired_accuracies(*it, 20) for it in few))} |" in page
+    assert f"| {conclusion(*(McNemar(*it, 20) for it in few))} |" in page
     many = [(70, 30), (9, 10), (6, 5), (26, 29)]
-    assert f"| {conclusion(*(paired_accuracies(*it, 900) for it in many), accuracy=0.02)} |" in page
+    assert f"| {conclusion(*(McNemar(*it, 900) for it in many), accuracy=0.02)} |" in page
 
 
 def test_the_counts_of_each_finding_and_of_what_is_left() -> None:
-    effects = [paired_accuracies(*it, 500) for it in ((60, 20), (2, 60), (10, 12), (14, 12))]
+    effects = [McNemar(*it, 500) for it in ((60, 20), (2, 60), (10, 12), (14, 12))]
     assert conclusion(*effects) == (
         "Of 4 comparisons 1 is better, 1 is worse and 2 are undecided: 500 questions could only detect "
         "4.6 to 4.8 points; about 2,100 would do for 2"
     )
-    assert conclusion(paired_accuracies(2, 60, 500)) == "One comparison: the row is worse"
-    assert conclusion(paired_accuracies(0, 0, 3)) == (
+    assert conclusion(McNemar(2, 60, 500)) == "One comparison: the row is worse"
+    assert conclusion(McNemar(0, 0, 3)) == (
         "The one comparison is not decided: 3 questions are too few to show any difference; about 578 would do for 5"
     )
 
 
 def test_with_a_margin_the_line_counts_what_is_decided_about_it() -> None:
     tables = ((200, 100), (20, 20), (5, 25), (20, 220), (100, 120))
-    text = conclusion(*(paired_accuracies(*it, 2000) for it in tables), accuracy=0.02)
+    text = conclusion(*(McNemar(*it, 2000) for it in tables), accuracy=0.02)
     assert text.startswith(
         "Of 5 comparisons 1 is better, 1 is as good within 2 points, 1 is worse by less than 2 points, 1 is worse by "
         "more than 2 points and 1 is undecided within 2 points (about "
     )
     assert text.endswith(" questions in all would decide if neither is better and they disagree as often)")
-    worse = conclusion(paired_accuracies(10, 60, 1000), paired_accuracies(9, 61, 1000), accuracy=0.05)
+    worse = conclusion(McNemar(10, 60, 1000), McNemar(9, 61, 1000), accuracy=0.05)
     assert worse == "Of 2 comparisons 2 are worse, perhaps by more than 5 points"
 
 
 def test_likelihoods_repeats_early_stops_and_rows_without_a_comparison() -> None:
-    likelihood = paired_likelihoods([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7, "token")
+    likelihood = SignFlips([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7, "token")
     text = conclusion(likelihood, log_likelihood=0.01)
     assert text.startswith("The one comparison is not decided (about ")
     assert "samples in all" in text
-    assert "could only detect" in conclusion(paired_likelihoods([0.1, -0.3, 0.2], [3.0, 5.0, 2.0], "token"))
+    assert "could only detect" in conclusion(SignFlips([0.1, -0.3, 0.2], [3.0, 5.0, 2.0], "token"))
     base, slow = (Measured([1.0], [at, at + 0.1, at + 0.2, at + 0.3]) for at in (1.0, 4.0))
-    slower, alike = ratio_of_measurements("load_s", slow, base), ratio_of_measurements("load_s", base, base)
+    slower, alike = StudentT("load_s", slow, base), StudentT("load_s", base, base)
     assert conclusion(slower, alike) == "Of 2 comparisons 1 is larger and 1 is undecided"
-    assert conclusion(sequential_accuracies([(True, True)] * 9)) == "The one comparison is not decided"
-    assert conclusion("no baseline", paired_accuracies(2, 60, 500)) == (
+    assert conclusion(Bets([(True, True)] * 9)) == "The one comparison is not decided"
+    assert conclusion("no baseline", McNemar(2, 60, 500)) == (
         "One comparison: the row is worse; 1 further row could not be compared"
     )
     assert conclusion("no baseline", "none") == "2 rows could not be compared"
@@ -78,7 +77,7 @@ def test_likelihoods_repeats_early_stops_and_rows_without_a_comparison() -> None
 
 
 def test_rows_that_say_the_same_are_one_sentence() -> None:
-    rows = rows_of(paired_accuracies(4, 8, 200), paired_accuracies(60, 20, 200), paired_accuracies(5, 5, 200), "other")
+    rows = rows_of(McNemar(4, 8, 200), McNemar(60, 20, 200), McNemar(5, 5, 200), "other")
     first, better, merged, note = (row.sentence for row in rows[1:])
     assert first.startswith(
         "q0 and q2 vs none (n=200 each): no difference shown; the largest Δ is −2.0 points (q0, 95 % interval "
@@ -87,15 +86,15 @@ def test_rows_that_say_the_same_are_one_sentence() -> None:
     assert merged == ""
     assert better.startswith("q1 vs none (n=200): better (")
     assert note == "quantization=q3: not compared, other"
-    many = rows_of(*(paired_accuracies(5, 5, 200) for _ in range(12)))
+    many = rows_of(*(McNemar(5, 5, 200) for _ in range(12)))
     assert next(row.sentence for row in many if row.sentence).startswith(
         "q0, q1, q2, q3, q4, q5, q6, q7 and 4 more vs none"
     )
 
 
 def test_rows_with_another_verdict_about_the_margin_stay_apart() -> None:
-    decided = [paired_accuracies(5, 5, 1000), paired_accuracies(4, 4, 1000)]
-    rows = rows_of(*decided, paired_accuracies(90, 90, 1000), margins={"accuracy": 0.02})
+    decided = [McNemar(5, 5, 1000), McNemar(4, 4, 1000)]
+    rows = rows_of(*decided, McNemar(90, 90, 1000), margins={"accuracy": 0.02})
     assert rows[1].sentence.endswith("; as good within 2 points")
     assert "q0 and q1 vs none" in rows[1].sentence
     assert "; undecided within 2 points (if neither is better and they disagree as often, about " in rows[3].sentence
@@ -103,6 +102,6 @@ def test_rows_with_another_verdict_about_the_margin_stay_apart() -> None:
 
 @pytest.mark.parametrize("margins", [{}, {"accuracy": 0.02}])
 def test_nothing_is_called_equal(margins: dict[str, float]) -> None:
-    rows = rows_of(*(paired_accuracies(1, 1, n) for n in (10, 400, 400, 10_000)), margins=margins)
+    rows = rows_of(*(McNemar(1, 1, n) for n in (10, 400, 400, 10_000)), margins=margins)
     for text in [conclude(rows), *(row.sentence for row in rows)]:
         assert not {"equal", "same", "identical", "equivalent"} & set(text.replace(",", " ").split())

@@ -12,8 +12,6 @@ from runner_compare.columns import ratio_columns
 from runner_compare.conclusion import conclude
 from runner_compare.data import Run, Table, TableRow
 from runner_compare.effect_words import (
-    METHODS,
-    MethodWords,
     detectable,
     legend,
     margin_decision,
@@ -24,58 +22,63 @@ from runner_compare.effect_words import (
 )
 from runner_compare.findings import sentence
 from runner_compare.metrics import Better
-from runner_compare.quantities import REPEATS, Quantity
-from runner_compare.statistics.effects import (
+from runner_compare.quantities import METHODS, REPEATS, MethodWords, Quantity
+from runner_compare.statistics import (
     RATIOS,
-    Effect,
+    Bets,
+    Decision,
     Finding,
+    Fisher,
+    McNemar,
+    MeanFlips,
+    Measured,
     Method,
+    NumberFlips,
+    OverSeeds,
+    SignFlips,
+    StudentT,
     judge,
-    paired_accuracies,
-    sequential_accuracies,
-    unpaired_accuracies,
+    pooled_accuracies,
 )
-from runner_compare.statistics.mean_effects import paired_means
-from runner_compare.statistics.number_effects import Measured, paired_likelihoods, paired_numbers, ratio_of_measurements
-from runner_compare.statistics.over_seeds import over_seeds
-from runner_compare.statistics.pooling import PairedVerdicts, Weights, pooled_accuracies
+from runner_compare.statistics.pooling import PairedVerdicts, Weights
 
-EFFECTS = [
-    paired_accuracies(3, 1, 100, 50),
+TESTS = [
+    McNemar(3, 1, 100, 50),
     pooled_accuracies([PairedVerdicts(3, 1, 100, 50), PairedVerdicts(2, 2, 40, 20)], Weights.tasks),
-    paired_means([0.5, 0.0, -0.25, 1.0] * 2, [1, 1, 2, 3, 4, 5, 6, 7], "template", 4, 5),
-    over_seeds(paired_means([0.5, 0.0, -0.25, 1.0] * 2, samples=3), [0.5, 0.6, 0.7], [0.4, 0.3]),
-    unpaired_accuracies(40, 80, 50, 100),
-    sequential_accuracies([(True, True), (True, False)]),
-    sequential_accuracies([(True, True), (True, False)], 4),
-    paired_likelihoods([0.1, -0.3, 0.2], [3.0, 5.0, 2.0], "token"),
-    paired_numbers("f1", [0.1, -0.3, 0.2], [1.0, 1.0, 1.0], Better.higher, [0.6, 0.4, 0.5], [0.5, 0.7, 0.3]),
-    ratio_of_measurements("load_s", Measured([2.0], [2.0, 3.0, 2.5]), Measured([1.0], [1.0, 5.5, 1.2])),
-    ratio_of_measurements("load_s", Measured([2.0, 3.0], [2.5]), Measured([1.0, 1.5], [1.25])),
+    MeanFlips([0.5, 0.0, -0.25, 1.0] * 2, [1, 1, 2, 3, 4, 5, 6, 7], "template", 4, 5),
+    OverSeeds(MeanFlips([0.5, 0.0, -0.25, 1.0] * 2, samples=3), [0.5, 0.6, 0.7], [0.4, 0.3]),
+    Fisher(40, 80, 50, 100),
+    Bets([(True, True), (True, False)]),
+    Bets([(True, True), (True, False)], 4),
+    SignFlips([0.1, -0.3, 0.2], [3.0, 5.0, 2.0], "token"),
+    NumberFlips("f1", [0.1, -0.3, 0.2], [1.0, 1.0, 1.0], Better.higher, [0.6, 0.4, 0.5], [0.5, 0.7, 0.3]),
+    StudentT("load_s", Measured([2.0], [2.0, 3.0, 2.5]), Measured([1.0], [1.0, 5.5, 1.2])),
+    StudentT("load_s", Measured([2.0, 3.0], [2.5]), Measured([1.0, 1.5], [1.25])),
 ]
 
 
-def row(effect: Effect) -> TableRow:
+EFFECTS = [decision for test in TESTS for decision in judge([test])]
+
+
+def row(effect: Decision) -> TableRow:
     base = TableRow(Run("base", "base", "any", "1", "", {}, {}), {})
     return TableRow(Run("run", "run", "any", "1", "", {}, {}), {}, baseline=base, effects=[effect])
 
 
 def test_every_method_has_words_and_an_effect_here() -> None:
-    assert set(METHODS) == set(Method) == {it.method for it in EFFECTS}
+    assert set(Method) <= set(METHODS) == {it.method for it in EFFECTS}
 
 
-def processes(ours: int, theirs: int, *, fresh: bool = False) -> Effect:
+def processes(ours: int, theirs: int, *, fresh: bool = False) -> StudentT:
     """The same speed in so many runs each."""
-    return ratio_of_measurements(
-        "load_s", Measured([2.0, 3.0], [2.5] * ours, fresh), Measured([1.0, 1.5], [1.25] * theirs, fresh)
-    )
+    return StudentT("load_s", Measured([2.0, 3.0], [2.5] * ours, fresh), Measured([1.0, 1.5], [1.25] * theirs, fresh))
 
 
 def test_too_few_runs_say_how_many_more_are_needed() -> None:
-    def said(*effects: Effect) -> str:
-        judge(effects)
+    def said(*tests: StudentT) -> str:
+        effects = judge(tests)
         one = row(effects[0])
-        one.effects = [*effects]
+        one.effects = effects
         return sentence(one, [])
 
     assert said(processes(1, 1)) == (
@@ -93,8 +96,7 @@ def test_too_few_runs_say_how_many_more_are_needed() -> None:
 
 
 def test_what_is_not_tested_has_no_p_and_no_finding() -> None:
-    effect = processes(1, 1)
-    judge([effect], {RATIOS: 0.05})
+    (effect,) = judge([processes(1, 1)], {RATIOS: 0.05})
     cells = {column.head: column.cells[0] for column in ratio_columns(Table("any", [], [row(effect)]))}
     assert (cells["p"], cells["Holm"], cells["finding"]) == ("–", "–", "within these processes only")
     assert (cells["runs"], cells["ratio"], cells["margin"]) == ("1/1", "×2 [1.33, 3]", "undecided within 5 %")
@@ -107,41 +109,38 @@ def test_what_is_not_tested_has_no_p_and_no_finding() -> None:
 
 
 def test_one_run_each_of_one_repeat_has_no_interval() -> None:
-    effect = ratio_of_measurements("decode_tok_per_s", Measured([710.0], [710.0]), Measured([533.0], [533.0]))
-    judge([effect])
+    (effect,) = judge([StudentT("decode_tok_per_s", Measured([710.0], [710.0]), Measured([533.0], [533.0]))])
     table = Table("any", [], [row(effect)])
     cells = {column.head: column.cells[0] for column in ratio_columns(table)}
     assert cells["ratio"] == "×1.33, one run each, no interval"
     (record,) = records(row(effect))["ratios"]
     assert (record["ratio_low"], record["ratio_high"]) == (None, None)
-    several = ratio_of_measurements("decode_tok_per_s", Measured([700.0, 720.0], [710.0]), Measured([533.0], [533.0]))
-    assert value_of(several) == "1.33, one run each, no interval", "one side's repeats are no range of both"
+    several = StudentT("decode_tok_per_s", Measured([700.0, 720.0], [710.0]), Measured([533.0], [533.0]))
+    assert value_of(several.effect) == "1.33, one run each, no interval", "one side's repeats are no range of both"
 
 
 def test_the_table_of_ratios_names_both_sides_where_one_row_was_compared() -> None:
     """The caption said `compared with the baseline task.streams=2` where streams=1 is the baseline."""
-    one = row(processes(1, 1))
+    one = row(*judge([processes(1, 1)]))
     assert one.baseline is not None
     one.config, one.baseline.config = {"task.streams": "2"}, {"task.streams": "1"}
     table = Table("any", ["task.streams"], [one.baseline, one])
     assert ratio_columns(table)[0].cells == ["task.streams=2 vs task.streams=1"]
-    one.effects = [*one.effects, *row(processes(1, 1)).effects]
+    one.effects = [*one.effects, *judge([processes(1, 1)])]
     fitted = fit(ratio_columns(table), 200)
     assert "comparison task.streams=2 vs task.streams=1" in fitted.caption
 
 
 def test_a_margin_of_a_ratio_has_words() -> None:
-    noisy = ratio_of_measurements("load_s", *[Measured([1.0], [1.0, 1.2, 0.9, 1.1])] * 2)
-    steady = ratio_of_measurements("load_s", *[Measured([1.0], [1.0, 1.001, 0.999, 1.0])] * 2)
-    judge([noisy], {RATIOS: 0.05})
-    judge([steady], {RATIOS: 0.05})
+    (noisy,) = judge([StudentT("load_s", *[Measured([1.0], [1.0, 1.2, 0.9, 1.1])] * 2)], {RATIOS: 0.05})
+    (steady,) = judge([StudentT("load_s", *[Measured([1.0], [1.0, 1.001, 0.999, 1.0])] * 2)], {RATIOS: 0.05})
     assert margin_decision(noisy) == "undecided within 5 % (if neither is better, about 103 runs of each would decide)"
     assert margin_decision(steady) == "as good within 5 %"
     assert "above 1/1.05 of the baseline's, or its time or memory below 1.05 of it" in legend([steady])
 
 
 def test_other_ratios_have_their_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    few = processes(1, 1)
+    (few,) = judge([processes(1, 1)])
     counted = Quantity(record_key=REPEATS.record_key, keys=REPEATS.keys, write=REPEATS.write, counted="words")
     monkeypatch.setitem(METHODS, Method.fisher, MethodWords(counted, sample="{n}/{baseline_n}"))
     other = replace(few, method=Method.fisher, measure="words")
@@ -153,8 +152,7 @@ def test_other_ratios_have_their_own_words(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("effect", EFFECTS, ids=lambda it: it.method)
-def test_what_is_written_and_recorded_of_an_effect(effect: Effect) -> None:
-    judge([effect])
+def test_what_is_written_and_recorded_of_an_effect(effect: Decision) -> None:
     record_by_key = records(row(effect))
     record = record_by_key["ratios"][0] if effect.is_ratio else record_by_key[quantity(effect).record_key]
     assert list(record) == quantity(effect).keys.split()
@@ -167,19 +165,16 @@ def test_what_is_written_and_recorded_of_an_effect(effect: Effect) -> None:
 
 
 def test_bets_that_decide_about_a_margin_are_one_clear_sentence() -> None:
-    decided = sequential_accuracies([(True, True)] * 34 + [(False, True)], 1)
-    judge([decided], {"accuracy": 0.2})
+    (decided,) = judge([Bets([(True, True)] * 34 + [(False, True)], 1)], {"accuracy": 0.2})
     text = sentence(row(decided), [])
     assert text.endswith("; as good within 20 points after 35 questions")
     assert "undecided" not in text
-    few = sequential_accuracies([(True, True)] * 5, 1)
-    judge([few], {"accuracy": 0.2})
+    (few,) = judge([Bets([(True, True)] * 5, 1)], {"accuracy": 0.2})
     assert sentence(row(few), []).endswith("; undecided within 20 points after 5 questions")
 
 
 def test_the_legend_of_bets_does_not_say_holm() -> None:
-    bets, exact = sequential_accuracies([(True, True)] * 34, 3), paired_accuracies(1, 1, 100)
-    judge([bets, exact], {"accuracy": 0.2})
+    bets, exact = judge([Bets([(True, True)] * 34, 3), McNemar(1, 1, 100)], {"accuracy": 0.2})
     assert "Holm: p adjusted" not in legend([bets])
     assert "Holm is over both" not in legend([bets])
     assert "its bets exclude all differences below minus the margin" in legend([bets])
@@ -190,20 +185,18 @@ def test_the_legend_of_bets_does_not_say_holm() -> None:
 
 def test_a_row_that_is_worse_gets_no_advice_for_equal_ones() -> None:
     """`If neither is better, about 1,680 questions would decide` stood right after `worse (p = 0.0054)`."""
-    worse = paired_accuracies(10, 27, 1000)
-    judge([worse], {"accuracy": 0.02})
+    (worse,) = judge([McNemar(10, 27, 1000)], {"accuracy": 0.02})
     text = sentence(row(worse), [])
     assert ": worse (" in text
     assert text.endswith("; perhaps by more than 2 points")
-    alike = paired_accuracies(0, 0, 50)
-    judge([alike], {"accuracy": 0.02})
+    (alike,) = judge([McNemar(0, 0, 50)], {"accuracy": 0.02})
     assert "undecided within 2 points (if neither is better and they disagree as often, about " in sentence(
         row(alike), []
     )
 
 
 @pytest.mark.parametrize("it", [it for it in EFFECTS if it.method in (Method.sign_flips, Method.number_flips)])
-def test_the_legend_says_what_few_samples_cost_and_what_no_test_allows_for(it: Effect) -> None:
+def test_the_legend_says_what_few_samples_cost_and_what_no_test_allows_for(it: Decision) -> None:
     text = legend([it])
     assert "p is 2 times (3 times below 200, 4 times below 80 samples) the share" in text
     assert "rarer than about 4 in n too few may be among these, and no test allows for it;" in text
@@ -218,12 +211,10 @@ def test_few_families_are_told_what_would_show_more() -> None:
     """Twenty families show only large differences, however many questions are in each."""
     for families, is_told in ((20, True), (60, False)):
         for differences in ([0.5, 0.0, -0.5] * 400, [0.0, 0.0, 1.0] * 400):
-            it = paired_means(differences, [number % families for number in range(1200)], "template")
-            judge([it])
+            (it,) = judge([MeanFlips(differences, [number % families for number in range(1200)], "template")])
             more = "; more families show smaller differences, more questions in each hardly do"
             assert (more in sentence(row(it), [])) == (is_told and it.finding is Finding.open)
-    it = paired_means([0.5, 0.0, -0.5] * 8, samples=2)
-    judge([it])
+    (it,) = judge([MeanFlips([0.5, 0.0, -0.5] * 8, samples=2)])
     more = "; more questions show smaller differences, more answers to each hardly do"
     assert more in sentence(row(it), [])
     assert more in conclude([row(it)])

@@ -11,7 +11,7 @@ from runner_compare.comparison import Comparison
 from runner_compare.data import Table
 from runner_compare.forest import forest
 from runner_compare.output import FORMATS
-from runner_compare.statistics.effects import paired_accuracies
+from runner_compare.statistics import McNemar
 
 
 class Terminal(io.StringIO):
@@ -21,7 +21,7 @@ class Terminal(io.StringIO):
 
 def plot(width: int = 80, encoding: str | None = "utf-8", margin: float | None = None) -> list[str]:
     margins = {} if margin is None else {"accuracy": margin}
-    rows = rows_of(paired_accuracies(10, 20, 1000), paired_accuracies(1, 90, 1000), margins=margins)
+    rows = rows_of(McNemar(10, 20, 1000), McNemar(1, 90, 1000), margins=margins)
     return [line for line, _ in forest(rows, KEYS, width, encoding)]
 
 
@@ -57,7 +57,7 @@ def test_a_narrow_terminal_and_rows_without_a_comparison_have_none() -> None:
 @pytest.mark.parametrize("out", [Terminal(), io.StringIO()], ids=["terminal", "pipe"])
 def test_it_stands_between_the_table_and_the_sentences(out: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    table = Table("gsm8k", KEYS, rows_of(paired_accuracies(1, 90, 1000)), {KEYS[0]: "none"})
+    table = Table("gsm8k", KEYS, rows_of(McNemar(1, 90, 1000)), {KEYS[0]: "none"})
     FORMATS["table"](Comparison([table]), out)
     text = out.getvalue()
     assert text.index("quantization") < text.index("├") < text.index("• q0 vs none")

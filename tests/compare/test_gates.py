@@ -10,8 +10,7 @@ from compared import KEYS, rows_of
 from runner_base.errors import ConfigError
 from runner_compare.data import Table
 from runner_compare.sections.gates import Requirement, Requirements, check, failures, margins_with, parse_requirements
-from runner_compare.statistics.effects import Effect, paired_accuracies, sequential_accuracies
-from runner_compare.statistics.number_effects import Measured, paired_likelihoods, ratio_of_measurements
+from runner_compare.statistics import Bets, McNemar, Measured, SignFlips, StudentT, Test
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
@@ -19,7 +18,7 @@ pytestmark = [
 BASELINE = ("--baseline", "quantization=none")
 
 
-def outcomes(text: str, *effects: Effect | str, metrics: dict[str, float] | None = None) -> list[Requirement]:
+def outcomes(text: str, *effects: Test | str, metrics: dict[str, float] | None = None) -> list[Requirement]:
     rows = rows_of(*effects, margins={"accuracy": 0.02})
     for row in rows:
         row.run.metrics = {"weight_mib": 0.2} | (metrics or {})
@@ -31,31 +30,31 @@ def outcomes(text: str, *effects: Effect | str, metrics: dict[str, float] | None
 @pytest.mark.parametrize(
     ("effect", "met", "reason"),
     [
-        (paired_accuracies(100, 60, 2000), True, "better"),
-        (paired_accuracies(20, 20, 2000), True, "as good within 2 points"),
-        (paired_accuracies(5, 25, 2000), True, "worse, but by less than 2 points"),
-        (paired_accuracies(20, 220, 2000), False, "worse by more than 2 points"),
-        (paired_accuracies(5, 5, 100), False, "undecided within 2 points (needs about 2,090 questions)"),
-        (paired_accuracies(10, 60, 2000), False, "worse, and undecided whether by more than 2 points"),
-        (sequential_accuracies([(True, True)] * 9), False, "undecided within 2 points"),
+        (McNemar(100, 60, 2000), True, "better"),
+        (McNemar(20, 20, 2000), True, "as good within 2 points"),
+        (McNemar(5, 25, 2000), True, "worse, but by less than 2 points"),
+        (McNemar(20, 220, 2000), False, "worse by more than 2 points"),
+        (McNemar(5, 5, 100), False, "undecided within 2 points (needs about 2,090 questions)"),
+        (McNemar(10, 60, 2000), False, "worse, and undecided whether by more than 2 points"),
+        (Bets([(True, True)] * 9), False, "undecided within 2 points"),
         (
-            ratio_of_measurements("load_s", *[Measured([1.0], [1.0, 1.1])] * 2),
+            StudentT("load_s", *[Measured([1.0], [1.0, 1.1])] * 2),
             False,
             "margin=2: not compared, it has no such measure",
         ),
         ("other questions", False, "margin=2: not compared, other questions"),
     ],
 )
-def test_a_margin_is_met_only_if_it_is_shown(effect: Effect | str, met: bool, reason: str) -> None:
+def test_a_margin_is_met_only_if_it_is_shown(effect: Test | str, met: bool, reason: str) -> None:
     (outcome,) = outcomes("margin=2", effect)
     assert (outcome.requirement, outcome.job_id, outcome.met) == ("margin=2", "job-0", met)
     assert outcome.reason.startswith(f"q0: {reason}")
 
 
 def test_a_margin_of_points_is_about_tables_of_accuracies_where_there_are_some() -> None:
-    texts = paired_likelihoods([0.01, -0.02, 0.015] * 30, [10.0] * 90, "token")
+    texts = SignFlips([0.01, -0.02, 0.015] * 30, [10.0] * 90, "token")
     tables = [
-        Table("gsm8k", KEYS, rows_of(paired_accuracies(20, 20, 2000), margins={"accuracy": 0.02})),
+        Table("gsm8k", KEYS, rows_of(McNemar(20, 20, 2000), margins={"accuracy": 0.02})),
         Table("likelihood", KEYS, rows_of(texts, margins={"accuracy": 0.02})),
     ]
     terms = parse_requirements(["margin=2"], [row.run for table in tables for row in table.rows])
@@ -72,7 +71,7 @@ def test_a_margin_of_points_is_about_tables_of_accuracies_where_there_are_some()
 
 
 def test_findings_and_metrics() -> None:
-    effects = paired_accuracies(60, 20, 200), paired_accuracies(20, 60, 200), "no baseline"
+    effects = McNemar(60, 20, 200), McNemar(20, 60, 200), "no baseline"
     text = "finding!=worse  finding = better weight_mib < 0.3 weight_mib>=0.2 weight_mib<=0.1"
     by_job = {(it.job_id, it.requirement): it for it in outcomes(text, *effects)}
     assert len(by_job) == 15
@@ -87,7 +86,7 @@ def test_findings_and_metrics() -> None:
 
 def met(text: str, metrics: dict[str, float]) -> tuple[bool, str]:
     """Return what is decided about a row with these metrics."""
-    (outcome,) = outcomes(text, paired_accuracies(5, 5, 100), metrics=metrics)
+    (outcome,) = outcomes(text, McNemar(5, 5, 100), metrics=metrics)
     return outcome.met, outcome.reason.removeprefix("q0: ")
 
 
@@ -140,7 +139,7 @@ def test_an_accuracy_passes_by_its_interval_and_by_what_was_cut_off() -> None:
 
 
 def test_a_speed_passes_over_six_runs_of_its_job() -> None:
-    rows = rows_of(paired_accuracies(5, 5, 100))
+    rows = rows_of(McNemar(5, 5, 100))
     run = rows[1].run
     run.metrics = {"decode_tok_per_s": 110.0}
 
@@ -178,7 +177,7 @@ def test_a_missing_unit_is_named(text: str, message: str) -> None:
 
 
 def test_a_row_without_the_metric_fails_and_so_does_one_that_is_not_a_number() -> None:
-    rows = rows_of(paired_accuracies(5, 5, 100), paired_accuracies(5, 5, 100))
+    rows = rows_of(McNemar(5, 5, 100), McNemar(5, 5, 100))
     rows[1].run.metrics, rows[2].run.metrics = {"load_s": float("nan")}, {}
     table = Table("gsm8k", KEYS, rows)
     check([table], parse_requirements(["load_s<9"], [row.run for row in rows]))
@@ -210,14 +209,12 @@ def test_baselines_are_not_checked_and_nothing_to_check_is_a_mistake() -> None:
 )
 def test_mistakes_name_what_was_wrong(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
-        outcomes(text, paired_accuracies(5, 5, 100))
+        outcomes(text, McNemar(5, 5, 100))
     assert message in str(error.value)
 
 
 def test_a_margin_of_speed_and_memory_is_about_every_ratio() -> None:
-    rows = rows_of(
-        ratio_of_measurements("load_s", *[Measured([1.0], [1.0, 1.2, 0.9, 1.1])] * 2), margins={"ratios": 0.05}
-    )
+    rows = rows_of(StudentT("load_s", *[Measured([1.0], [1.0, 1.2, 0.9, 1.1])] * 2), margins={"ratios": 0.05})
     table = Table("memory", KEYS, rows)
     check([table], parse_requirements(["margin=5%"], []))
     assert failures([table])[0].startswith("requirement failed: q0: load_s undecided within 5 % (needs about ")

@@ -8,9 +8,8 @@ from compared import KEYS, rows_of
 from runner_base.errors import ConfigError
 from runner_compare.data import Table
 from runner_compare.sections.planning import Plans, QuestionPlan, duration, parse_aim, plan_questions
-from runner_compare.statistics.effects import Effect, paired_accuracies, sequential_accuracies, unpaired_accuracies
+from runner_compare.statistics import Bets, Fisher, McNemar, SignFlips, Test
 from runner_compare.statistics.margins import questions_needed
-from runner_compare.statistics.number_effects import paired_likelihoods
 from runner_compare.statistics.planning import expected_disagreement, questions_to_detect, samples_to_detect
 from runner_compare.statistics.ratios import kurtosis, skewness
 
@@ -25,7 +24,7 @@ SPEEDS = {
 }  # 200 first ones
 
 
-def planned(aim: str, *effects: Effect) -> Table:
+def planned(aim: str, *effects: Test) -> Table:
     table = Table("gsm8k", KEYS, rows_of(*effects))
     for row in table.rows:
         row.run.metrics = {"n": 200.0, **SPEEDS}
@@ -44,7 +43,7 @@ def test_a_row_needs_what_its_own_disagreement_asks_for() -> None:
         ("margin=2 power=0.9", questions_needed(0.02, expected, 0.05 / 2, 0.9, (10, 10, 200))),
         ("detect=3", questions_to_detect(expected, 0.03, 0.05 / 2)),
     ):
-        table = planned(aim, paired_accuracies(10, 10, 200), paired_accuracies(30, 30, 200))
+        table = planned(aim, McNemar(10, 10, 200), McNemar(30, 30, 200))
         few, many = plans_of(table)
         assert needed is not None
         assert (few.asked, few.disagreement, few.needed, few.further) == (200, 0.1, needed, needed - 200)
@@ -58,23 +57,23 @@ def test_a_row_needs_what_its_own_disagreement_asks_for() -> None:
 
 
 def test_likelihoods_count_samples_and_what_cannot_be_planned_says_why() -> None:
-    likelihood = paired_likelihoods([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7, "token")
+    likelihood = SignFlips([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7, "token")
     (plan,) = plans_of(planned("margin=0.01nats", likelihood))
     texts = [0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7
     bend, tails = skewness(*texts) / 21**0.5, kurtosis(*texts)
-    error = likelihood.counts["error"]
+    error = likelihood.effect.counts["error"]
     assert plan.needed == samples_to_detect(error, 21, 0.01, bend=bend, tails=tails, upward=True)
-    table = planned("margin=2", sequential_accuracies([(True, True)] * 9), unpaired_accuracies(9, 10, 8, 10))
+    table = planned("margin=2", Bets([(True, True)] * 9), Fisher(9, 10, 8, 10))
     assert [plan.reason for plan in plans_of(table)] == [
         "it was compared while it ran",
         "the comparison is unpaired",
     ]
     with pytest.raises(ConfigError, match="no row was compared in log_likelihood"):
-        planned("margin=0.01nats", paired_accuracies(10, 10, 200))
+        planned("margin=0.01nats", McNemar(10, 10, 200))
 
 
 def test_a_run_without_measured_speeds_has_no_time() -> None:
-    table = Table("gsm8k", KEYS, rows_of(paired_accuracies(10, 10, 200)))
+    table = Table("gsm8k", KEYS, rows_of(McNemar(10, 10, 200)))
     plan_questions([table], parse_aim(["margin=2"]))
     assert [plan.further_s for plan in plans_of(table)] == [None]
     assert [duration(it) for it in (None, 0, 0.2, 12.4, 200, 9000)] == ["–", "0 s", "<1 s", "12 s", "3.3 min", "2.5 h"]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from compared import Known
 
 from runner_compare.data import Run
 from runner_compare.effect_words import legend
 from runner_compare.metrics import Better
 from runner_compare.scores import metrics_of_scores
-from runner_compare.statistics.effects import Effect, Finding, judge
-from runner_compare.statistics.number_effects import paired_numbers
+from runner_compare.statistics import Finding, NumberFlips, judge
 
 
 def run(task: str, number: str | None = None) -> Run:
@@ -30,17 +31,16 @@ def test_tables_of_one_task_are_one_score() -> None:
     }
 
 
-def shift(name: str, differences: list[float]) -> Effect:
+def shift(name: str, differences: list[float]) -> NumberFlips:
     """One comparison of a number of each question."""
     ours = [0.5 + it / 2 for it in differences]
     theirs = [0.5 - it / 2 for it in differences]
-    return paired_numbers(name, differences, [1.0] * len(differences), Better.higher, ours, theirs)
+    return NumberFlips(name, differences, [1.0] * len(differences), Better.higher, ours, theirs)
 
 
 def test_a_metric_has_its_part_of_the_error() -> None:
-    alone, shared = (shift("f1", [0.1] * 30 + [-0.1] * 10 + [0.0] * 60) for _ in range(2))
-    judge([alone])
-    judge([shared], metrics=3)
+    test = shift("f1", [0.1] * 30 + [-0.1] * 10 + [0.0] * 60)
+    (alone,), (shared,) = judge([test]), judge([test], metrics=3)
     assert shared.p_holm == pytest.approx(min(1.0, 3 * alone.p_holm))
     assert (alone.comparisons, shared.comparisons) == (1, 3)
     assert alone.detectable is not None
@@ -55,11 +55,10 @@ def test_equal_models_are_called_different_in_any_of_three_metrics_in_at_most_5_
     for _ in range(tables):
         drawn = generator.normal(0, 0.2, (3, 80)).tolist()
         for metrics in (1, 3):
-            effects = [shift(name, row) for name, row in zip(("f1", "match", "length"), drawn, strict=True)]
-            for it in effects:  # each is a table of its own
-                it.p = float(math.erfc(abs(it.value / it.counts["error"]) / math.sqrt(2)))  # exact for normal noise
-                judge([it], metrics=metrics)
-            found = any(it.finding is not Finding.open for it in effects)
+            effects = [shift(name, row).effect for name, row in zip(("f1", "match", "length"), drawn, strict=True)]
+            ps = [math.erfc(abs(it.value / it.counts["error"]) / math.sqrt(2)) for it in effects]  # for normal noise
+            tests = [Known(replace(it, p=p)) for it, p in zip(effects, ps, strict=True)]
+            found = any(it.finding is not Finding.open for test in tests for it in judge([test], metrics=metrics))
             any_shared += found * (metrics == 3)
             any_alone += found * (metrics == 1)
     assert any_alone / tables > 0.09, "the control: three tests of 5 % each"

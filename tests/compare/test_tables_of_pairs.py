@@ -8,10 +8,9 @@ import pytest
 from compared import KEYS, rows_of
 
 from runner_compare.conclusion import conclude
-from runner_compare.data import Table
+from runner_compare.data import Table, TableRow
 from runner_compare.sections.gates import Requirements, check, parse_requirements
-from runner_compare.statistics.effects import Effect, Finding, paired_accuracies
-from runner_compare.statistics.margins import MarginVerdict
+from runner_compare.statistics import Decision, Finding, MarginVerdict, McNemar
 
 SHOWN = re.compile(r"interval (\S+)\.\.(\S+), p[=<]")
 MARGINS = 2, 10  # points: less and more than what so few questions can show
@@ -42,18 +41,30 @@ def points_shown(text: str) -> float:
     return float(text.replace("−", "-"))
 
 
-def tables(n: int) -> list[Effect]:
-    """Return the effect of each table of n pairs, without plans, which are not of interest here and take long."""
-    effects = [paired_accuracies(wins, losses, n) for wins in range(n + 1) for losses in range(n + 1 - wins)]
-    for it in effects:
-        it.detects, it.needs, it.needs_to_detect = (lambda _: 0.1), None, None
-    return effects
+class Unplanned(McNemar):
+    """McNemar's test without plans, which are not of interest here and take long."""
+
+    can_plan = can_plan_detection = False
+
+    def detects(self, level: float) -> float | None:
+        return 0.1
 
 
-def agrees(it: Effect, points: int) -> None:
+def tables(n: int) -> list[Unplanned]:
+    """Return the test of each table of n pairs."""
+    return [Unplanned(wins, losses, n) for wins in range(n + 1) for losses in range(n + 1 - wins)]
+
+
+def decided(row: TableRow) -> Decision:
+    assert row.effect is not None
+    return row.effect
+
+
+def agrees(test: Unplanned, points: int) -> None:
     """Check all that is said of a table of one comparison, with a margin of so many points."""
     margin = points / 100
-    rows = rows_of(it, margins={"accuracy": margin})
+    rows = rows_of(test, margins={"accuracy": margin})
+    it = decided(rows[1])
     assert it.verdict is not None
     said, ends, is_met = SAID[it.finding, it.verdict]
     first, text = conclude(rows), rows[1].sentence
@@ -93,8 +104,8 @@ def test_all_that_is_said_of_a_larger_table_agrees(n: int, points: int) -> None:
 
 def test_a_row_that_is_not_shown_to_be_worse_is_not_worse_by_more() -> None:
     """5 losses of 20: two tests of different kinds said `no difference shown` and `worse by more than 2 points`."""
-    it = paired_accuracies(0, 5, 20)
-    rows = rows_of(it, margins={"accuracy": 0.02})
+    rows = rows_of(McNemar(0, 5, 20), margins={"accuracy": 0.02})
+    it = decided(rows[1])
     assert (it.finding, it.verdict) == (Finding.open, MarginVerdict.undecided)
     assert "worse by more" not in rows[1].sentence + conclude(rows)
     assert [it.low, it.high] == pytest.approx([-0.491, 0.0006], abs=1e-3)
@@ -103,11 +114,10 @@ def test_a_row_that_is_not_shown_to_be_worse_is_not_worse_by_more() -> None:
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_rows_of_one_table_agree_with_their_intervals(count: int) -> None:
     """With several comparisons the tests are stricter than the intervals of 95 %: what is said still holds there."""
-    effects = tables(24)
-    for start in range(0, len(effects), count):
-        family = effects[start : start + count]
-        rows_of(*family, margins={"accuracy": 0.1})
-        for it in family:
+    tests = tables(24)
+    for start in range(0, len(tests), count):
+        rows = rows_of(*tests[start : start + count], margins={"accuracy": 0.1})
+        for it in map(decided, rows[1:]):
             assert it.finding is not Finding.better or it.low > 0
             assert it.finding is not Finding.worse or it.high < 0
             assert it.verdict in (MarginVerdict.undecided, MarginVerdict.worse_by_more) or it.low > -0.1

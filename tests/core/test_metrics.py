@@ -16,7 +16,6 @@ from runner.report import headline
 from runner.run import run
 from runner.tasks.generate.keys import GenerateConfig
 from runner_compare.metrics import (
-    BY_REPEATS,
     FRONT,
     HEADLINES,
     LINES,
@@ -31,6 +30,7 @@ from runner_compare.metrics import (
     number,
     pool,
 )
+from runner_compare.ways.repeats import BY_REPEATS
 from runner_engine.quantization.bitsandbytes import Int8Config
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.lora import PthConfig

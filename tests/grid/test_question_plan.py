@@ -21,7 +21,7 @@ from runner.store.jobs import Job
 from runner_base.result import Answer, FinishReason, Sample, Verdict
 from runner_compare.statistics.margins import questions_needed
 from runner_compare.statistics.planning import detection_power, expected_disagreement, smallest_detectable
-from runner_compare.statistics.sequential import Decision, Pairs, log_capital
+from runner_compare.statistics.sequential import Pairs, Side, log_capital
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner_engine.settings.generation import GenerationConfig
@@ -102,7 +102,7 @@ def test_jobs_that_stop_early_are_planned_by_their_bets(make_config: Make, tmp_p
         it = Pairs()
         for draw in generator.random(500).tolist():
             it.add(draw < USUAL / 2, USUAL / 2 <= draw < USUAL + loss)
-        worse += it.decision is Decision.worse
+        worse += it.decision is Side.worse
         wins, losses, ties = generator.multinomial(questions, [USUAL / 2, USUAL / 2, 1 - USUAL]).tolist()
         as_good += log_capital(wins, losses, ties, -0.02) >= math.log(2 / 0.05)
     assert worse / courses == pytest.approx(0.8, abs=0.03 + 0.06)

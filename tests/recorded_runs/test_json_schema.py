@@ -16,7 +16,7 @@ from stores import NF4, NONE, Store, marks
 from runner_compare.comparison import Comparison
 from runner_compare.data import Table
 from runner_compare.output import FORMATS
-from runner_compare.statistics.number_effects import paired_likelihoods
+from runner_compare.statistics import SignFlips
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
@@ -52,7 +52,7 @@ def test_repeats_and_rows_that_cannot_be_paired(store: Store, show: Any) -> None
 
 
 def test_likelihoods() -> None:
-    likelihood = paired_likelihoods([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7, "token")
+    likelihood = SignFlips([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7, "token")
     out = io.StringIO()
     FORMATS["json"](Comparison([Table("likelihood", KEYS, rows_of(likelihood, margins={"log_likelihood": 0.01}))]), out)
     assert json.loads(out.getvalue())["tables"][0]["rows"][1]["shift"]["samples"] == 21

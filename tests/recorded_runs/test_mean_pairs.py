@@ -13,9 +13,9 @@ from stores import NF4, NONE, Store, marks
 
 from runner_base.result import Sample
 from runner_compare.data import Run
-from runner_compare.metrics import points
+from runner_compare.quantities import points
+from runner_compare.statistics import MeanFlips
 from runner_compare.statistics.clustered_share import bounds_of_accuracy, share_interval
-from runner_compare.statistics.mean_effects import paired_means
 from runner_compare.statistics.stats import wilson_interval
 
 pytestmark = [
@@ -78,7 +78,7 @@ def test_several_answers_are_compared_by_their_mean(store: Store, rows: Any, sho
     with_samples(store, "several", "nf4", NF4, fewer)
     row = rows("several", "--baseline", BASELINE)["nf4"]
     differences = [(ours - theirs) / NUMBER_OF_ANSWERS for ours, theirs in zip(fewer, base, strict=True)]
-    comparison, expected = row["comparison"], paired_means(differences, samples=NUMBER_OF_ANSWERS)
+    comparison, expected = row["comparison"], MeanFlips(differences, samples=NUMBER_OF_ANSWERS).effect
     assert comparison["difference"] == pytest.approx(sum(differences) / 60)
     assert (comparison["p"], comparison["samples_a_question"], comparison["clusters"]) == (expected.p, 8, None)
     assert comparison["finding"] == "worse"

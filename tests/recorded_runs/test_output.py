@@ -16,7 +16,7 @@ from stores import NF4, NONE, Store, marks
 
 from runner_compare.data import Table
 from runner_compare.pictures import draw
-from runner_compare.statistics.number_effects import paired_likelihoods
+from runner_compare.statistics import SignFlips
 
 pytestmark = [
     pytest.mark.slow,  # as a group: `make test-fast` leaves them out
@@ -103,7 +103,7 @@ def test_the_picture_draws_the_margin(grid: Store, show: Any, tmp_path: Path) ->
 
 
 def test_differences_of_likelihoods_are_drawn() -> None:
-    likelihood = paired_likelihoods([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7, "token")
+    likelihood = SignFlips([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7, "token")
     table = Table("likelihood", KEYS, rows_of(likelihood, margins={"log_likelihood": 0.01}))
     (picture,) = draw(table)
     assert picture.name == "differences"

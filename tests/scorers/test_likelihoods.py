@@ -11,9 +11,10 @@ from scipy.stats import binom
 
 from runner_base.result import Likelihood
 from runner_compare.metrics import LOG_LIKELIHOOD
+from runner_compare.statistics import MIN_TEXTS
 from runner_compare.statistics.clustered_share import share_interval
 from runner_compare.statistics.likelihoods import figures, units
-from runner_compare.statistics.ratios import MIN_TEXTS, paired_interval
+from runner_compare.statistics.ratios import paired_interval
 from runner_compare.statistics.stats import wilson_interval
 
 

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from runner_compare.data import Run, Table, TableRow
 from runner_compare.findings import write_findings
 from runner_compare.front import mark_front
-from runner_compare.statistics.effects import Effect, judge, paired_accuracies
+from runner_compare.statistics import Effect, McNemar, Test, judge
 
 KEYS = ["quantization.name"]
 
 
-def rows_of(*effects: Effect | str, margins: dict[str, float] | None = None) -> list[TableRow]:
-    """One row for each effect, compared with one baseline; a text is the reason why a row was not compared."""
+@dataclass(frozen=True)
+class Known(Test):
+    """A test whose effect is given, and the p of it against any value."""
+
+    known: Effect
+    p_against: float = 1.0
+
+    def compare(self) -> Effect:
+        return self.known
+
+    def p_at(self, value: float) -> float:
+        return self.p_against
+
+
+def rows_of(*effects: Test | str, margins: dict[str, float] | None = None) -> list[TableRow]:
+    """One row for each test, compared with one baseline; a text is the reason why a row was not compared."""
     base = TableRow(Run("base", "base", "any", "1", "", {}, {}), {KEYS[0]: "none"}, is_baseline=True)
     rows = [base]
     for number, it in enumerate(effects):
@@ -19,11 +35,25 @@ def rows_of(*effects: Effect | str, margins: dict[str, float] | None = None) -> 
         if isinstance(it, str):
             row.note = it
         else:
-            row.baseline, row.effects = base, [it]
+            row.baseline = base
         rows.append(row)
-    judge((it for row in rows for it in row.effects), margins)
+    compared = [row for row in rows if row.baseline is not None]
+    decisions = judge([it for it in effects if not isinstance(it, str)], margins)
+    for row, decision in zip(compared, decisions, strict=True):
+        row.effects = [decision]
     write_findings(rows, KEYS)
     return rows
+
+
+EXAMPLE = {"int8": McNemar(10, 20, 1000), "nf4": McNemar(1, 90, 1000)}
+
+
+def judge_example(rows: list[TableRow], margins: dict[str, float] | None = None) -> None:
+    """Judge the rows of the example, with these margins."""
+    compared = [row for row in rows if not row.is_baseline]
+    decisions = judge([EXAMPLE[row.run.job_id] for row in compared], margins)
+    for row, decision in zip(compared, decisions, strict=True):
+        row.effects = [decision]
 
 
 def example() -> Table:
@@ -36,9 +66,8 @@ def example() -> Table:
         run = Run(name, name, "gsm8k", "1", "", {}, metrics)
         row = TableRow(run, {"quantization.name": name, "task.split": "hard5"})
         row.is_baseline = name == "none"
-        row.effects = [] if row.is_baseline else [paired_accuracies(wins, losses, 1000)]
         rows.append(row)
-    judge(it for row in rows for it in row.effects)
+    judge_example(rows)
     table = Table("gsm8k", ["quantization.name", "task.split"], rows, {"quantization.name": "none"})
     mark_front(table)
     return table

@@ -20,9 +20,8 @@ from runner.store.tracking import flatten
 from runner.tasks.base import task_of
 from runner_base import EvidenceError, Record, Sample
 from runner_compare.metrics import ACCURACY, score
+from runner_compare.statistics import Fisher, McNemar, MeanFlips, Test
 from runner_compare.statistics.clustered_share import share_interval
-from runner_compare.statistics.effects import Effect, paired_accuracies, unpaired_accuracies
-from runner_compare.statistics.mean_effects import paired_means
 from runner_compare.statistics.paired_means import MIN_CLUSTERS
 from runner_compare.statistics.stats import wilson_interval
 
@@ -110,7 +109,7 @@ def recorded_accuracies(configs: Sequence[RunnerConfig], finished: FinishedJobs)
     return [_best(config, some, asked, digest) for config, some in zip(configs, matches, strict=True)]
 
 
-def compare(one: RecordedAccuracy, other: RecordedAccuracy, same_model: bool) -> Effect | None:
+def compare(one: RecordedAccuracy, other: RecordedAccuracy, same_model: bool) -> Test | None:
     """Compare two accuracies, in pairs if the answers are on disk; None if no question can be compared.
 
     Prompts of one model must be the same; those of two models differ by their chat templates.
@@ -118,7 +117,7 @@ def compare(one: RecordedAccuracy, other: RecordedAccuracy, same_model: bool) ->
     if one.answers is None or other.answers is None:
         whole = one.n == one.asked and other.n == other.asked
         are_counts = not (one.recorded or other.recorded)  # Fisher's test takes each question, and answer, by itself
-        return unpaired_accuracies(one.correct, one.n, other.correct, other.n) if whole and are_counts else None
+        return Fisher(one.correct, one.n, other.correct, other.n) if whole and are_counts else None
     pairs = [
         (ours, other.answers[question])
         for question, ours in one.answers.items()
@@ -132,14 +131,14 @@ def compare(one: RecordedAccuracy, other: RecordedAccuracy, same_model: bool) ->
         if len(set(families)) < MIN_CLUSTERS:
             return None
         differences = [ours.share - theirs.share for ours, theirs in pairs]
-        return paired_means(differences, families, "task.cluster", several, baseline_correct)
+        return MeanFlips(differences, families, "task.cluster", several, baseline_correct)
     if several > 1:
         if len(pairs) < MIN_CLUSTERS:
             return None
-        return paired_means([ours.share - theirs.share for ours, theirs in pairs], None, "", several, baseline_correct)
+        return MeanFlips([ours.share - theirs.share for ours, theirs in pairs], None, "", several, baseline_correct)
     wins = sum(ours.solved and not theirs.solved for ours, theirs in pairs)
     losses = sum(theirs.solved and not ours.solved for ours, theirs in pairs)
-    return paired_accuracies(wins, losses, len(pairs), baseline_correct)
+    return McNemar(wins, losses, len(pairs), baseline_correct)
 
 
 def _matches(config: RunnerConfig, finished: FinishedJobs) -> list[_Match]:

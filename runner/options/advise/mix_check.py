@@ -18,10 +18,9 @@ from runner.options.advise.knapsack import Choice, Option
 from runner.options.advise.mix import TEXTS, Limit, MixableModel, losses_of
 from runner.store.jobs import read_samples
 from runner_base import MIB, ConfigError, JobFailed, Likelihood, Record, plain
-from runner_compare.statistics.effects import Effect, Finding, judge
+from runner_compare.statistics import MIN_TEXTS, Decision, Finding, SignFlips, judge
 from runner_compare.statistics.likelihoods import units
-from runner_compare.statistics.number_effects import paired_likelihoods
-from runner_compare.statistics.ratios import MIN_TEXTS, ratio
+from runner_compare.statistics.ratios import ratio
 
 NEIGHBOURS = 2
 OF_SIZE = 0.25  # by which share a sum of single losses may miss the measured loss before that is said
@@ -38,7 +37,7 @@ class Tried:
     predicted: float  # the sum of single losses
     record: Record | None = None
     texts: Sequence[Likelihood] = ()
-    effect: Effect | None = None  # the mix against it
+    effect: Decision | None = None  # the mix against it
 
     @property
     def name(self) -> str:
@@ -174,15 +173,15 @@ def _run(shared: list[str], tried: Sequence[Tried], words: Sequence[list[str]]) 
 def _compared(advice: MixAdvice) -> MixAdvice:
     """Compare the mix with all else that fits the limit, text by text; the errors of all tests are shared (Holm)."""
     mix, limit = advice.mix, advice.limit
-    effects = []
+    tests: list[tuple[Tried, SignFlips]] = []
     for it in advice.others:
         if it.metric(limit.metric) >= limit.mib:
             continue  # larger than allowed
         both = list(zip(it.texts, mix.texts, strict=True))
         lost = [(theirs.kl_nats or 0.0) - (ours.kl_nats or 0.0) for theirs, ours in both]
-        it.effect = paired_likelihoods(lost, [float(ours.tokens) for _, ours in both], "token")
-        effects.append(it.effect)
-    judge(effects)
+        tests.append((it, SignFlips(lost, [float(ours.tokens) for _, ours in both], "token")))
+    for (it, _), decision in zip(tests, judge([test for _, test in tests]), strict=True):
+        it.effect = decision
     return advice
 
 

@@ -17,8 +17,8 @@ from itertools import combinations, pairwise
 from runner.options.advise.accuracies import compare
 from runner.options.advise.candidates import Candidate
 from runner.options.advise.closeness import RecordedCloseness
-from runner_compare.metrics import points
-from runner_compare.statistics.effects import Effect, Finding, judge
+from runner_compare.quantities import points
+from runner_compare.statistics import Decision, Finding, Test, judge
 
 LOSES_MORE = ("nf4", "fp4")  # number formats for which published tests find some loss
 UNKNOWN = "accuracy unknown here"
@@ -50,14 +50,16 @@ class _Order:
 
     def __init__(self, candidates: Sequence[Candidate], memory_is_limited: bool) -> None:
         self.candidates = candidates
-        self.shown: dict[tuple[int, int], tuple[Effect, int]] = {}  # of any two, and -1 if it is seen from the other
+        tests: dict[tuple[int, int], Test] = {}
         for pair in combinations(range(len(candidates)), 2):
             one, other = (candidates[number] for number in pair)
             if one.accuracy is not None and other.accuracy is not None:
-                effect = compare(one.accuracy, other.accuracy, one.model == other.model)
-                if effect is not None:
-                    self.shown |= {pair: (effect, 1), pair[::-1]: (effect, -1)}
-        judge(effect for effect, sign in self.shown.values() if sign > 0)
+                test = compare(one.accuracy, other.accuracy, one.model == other.model)
+                if test is not None:
+                    tests[pair] = test
+        self.shown: dict[tuple[int, int], tuple[Decision, int]] = {}  # of any two, and -1 if it is seen from the other
+        for pair, decision in zip(tests, judge(tests.values()), strict=True):
+            self.shown |= {pair: (decision, 1), pair[::-1]: (decision, -1)}
         self.time_ranks = _time_ranks(candidates)
         self.memory_ranks = [0] * len(candidates)
         if memory_is_limited or any(it.known_mib > TIGHT * it.allowed_mib for it in candidates):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.grid.plan import PlannedJob
 from runner_base import ConfigError, Record
-from runner_compare.statistics.sequential import Decision
+from runner_compare.statistics.sequential import Side
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -67,7 +67,7 @@ def fate_of(record: Record, best: float) -> Fate:
     metrics, verdict = record.result.metrics, record.result.facts.get("early_stop_verdict")
     if verdict is None:
         return Fate.complete
-    if metrics["questions_left"] and verdict.startswith(Decision.worse):
+    if metrics["questions_left"] and verdict.startswith(Side.worse):
         return Fate.pruned
     may_be_best = metrics["questions_left"] or metrics["accuracy"] > best
     return Fate.in_full if may_be_best else Fate.complete

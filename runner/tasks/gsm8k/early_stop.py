@@ -26,9 +26,10 @@ from runner.store.tracking import flatten
 from runner.tasks import named_job
 from runner.tasks.base import own_config
 from runner_base import ConfigError, Sample, Verdict
-from runner_compare.metrics import points
-from runner_compare.statistics.margins import MarginVerdict, margin_verdict, points_of_margin, verdict_words
-from runner_compare.statistics.sequential import Decision, Pairs, confidence_percent, level_of, level_words
+from runner_compare.quantities import points
+from runner_compare.statistics import MarginVerdict
+from runner_compare.statistics.margins import margin_verdict, points_of_margin, verdict_words
+from runner_compare.statistics.sequential import Pairs, Side, confidence_percent, level_of, level_words
 
 KEY = "task.early_stop_vs"
 HASHES = ("until", "early_stop_comparisons", "early_stop_margin")  # of the baseline, the share of the 5 %, the margin
@@ -159,19 +160,19 @@ class EarlyStop:
     @property
     def is_decided(self) -> bool:
         """Whether the job may stop: with a margin, a difference alone is not enough."""
-        return (self.decision if self.margin is None else self.from_margin) is not Decision.open
+        return (self.decision if self.margin is None else self.from_margin) is not Side.open
 
     @property
-    def decision(self) -> Decision:
+    def decision(self) -> Side:
         """What is decided about the difference, whatever the answers that were cut off would have been."""
         worst, best = (it.decision for it in self.ends)
-        return worst if worst is best else Decision.open
+        return worst if worst is best else Side.open
 
     @property
-    def from_margin(self) -> Decision:
+    def from_margin(self) -> Side:
         """What is decided about the margin, likewise."""
         worst, best = (it.from_margin for it in self.ends)
-        return worst if worst is best else Decision.open
+        return worst if worst is best else Side.open
 
     # ----------------------------------------------------------------------------------------------------- reports
 
@@ -181,7 +182,7 @@ class EarlyStop:
         if self.margin is None:
             return self.decision
         verdict = margin_verdict(self.decision, self.from_margin)
-        is_worse = verdict is MarginVerdict.undecided and self.decision is Decision.worse
+        is_worse = verdict is MarginVerdict.undecided and self.decision is Side.worse
         return "worse, and " * is_worse + verdict_words(verdict, points_of_margin(self.margin))
 
     @property

@@ -10,8 +10,9 @@ from runner.datasets.gsm8k import Item
 from runner.scorers import LETTERS
 from runner.tasks.gsm8k.judging import Judged
 from runner.tasks.gsm8k.trust import CheckOutcome
-from runner_compare.metrics import ENDS, points
-from runner_compare.statistics.stats import ALPHA
+from runner_compare.metrics import ENDS
+from runner_compare.quantities import points
+from runner_compare.statistics import ALPHA
 
 if TYPE_CHECKING:  # imports numpy
     from runner_compare.statistics.choice_positions import AskedInOrders

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner_compare.statistics.effects import Finding
+from runner_compare.statistics import Finding
 from runner_compare.statistics.equal_tokens import Curve, at_equal_tokens, judge_equal_tokens
 
 N = 100

@@ -7,24 +7,15 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from runner_compare.statistics.effects import (
-    Effect,
-    Finding,
-    judge,
-    paired_accuracies,
-    sequential_accuracies,
-    unpaired_accuracies,
-)
+from runner_compare.statistics import Bets, Finding, Fisher, MarginVerdict, McNemar, SignFlips, Test, judge
 from runner_compare.statistics.margins import (
-    MarginVerdict,
     margin_verdict,
     points_of_margin,
     power_of,
     questions_needed,
     verdict_words,
 )
-from runner_compare.statistics.number_effects import paired_likelihoods
-from runner_compare.statistics.sequential import Decision, Pairs
+from runner_compare.statistics.sequential import Pairs, Side
 from runner_compare.statistics.stats import (
     paired_difference_interval,
     paired_difference_p,
@@ -97,7 +88,7 @@ def test_bets_against_a_margin_hold_at_any_look() -> None:
         for draw in generator.random(200):  # the truth lies at minus the margin
             pairs.add(draw < 0.05, 0.05 <= draw < 0.2)
         is_excluded = pairs.p_against(-margin) <= 0.05
-        assert is_excluded == (pairs.side_of(-margin) is not Decision.open) == (pairs.from_margin is not Decision.open)
+        assert is_excluded == (pairs.side_of(-margin) is not Side.open) == (pairs.from_margin is not Side.open)
         called += is_excluded
     assert called <= 0.05 * 300 + 8  # two standard errors of chance
     pairs = Pairs()
@@ -108,7 +99,7 @@ def test_bets_against_a_margin_hold_at_any_look() -> None:
 
 
 def test_the_verdict_about_a_margin_follows_from_two_decisions() -> None:
-    better, worse, undecided = Decision.better, Decision.worse, Decision.open
+    better, worse, undecided = Side.better, Side.worse, Side.open
     verdicts = {
         (undecided, undecided): MarginVerdict.undecided,
         (worse, undecided): MarginVerdict.undecided,
@@ -122,22 +113,22 @@ def test_the_verdict_about_a_margin_follows_from_two_decisions() -> None:
     assert words == ["as good within 1 point", "worse by more than 1 point"]
 
 
-def verdict(effect: Effect, margin: float = 0.02) -> MarginVerdict | None:
-    judge([effect], {effect.measure: margin})
-    return effect.verdict
+def verdict(test: Test, margin: float = 0.02) -> MarginVerdict | None:
+    (decision,) = judge([test], {test.effect.measure: margin})
+    return decision.verdict
 
 
 def test_each_verdict() -> None:
-    assert verdict(paired_accuracies(100, 60, 2000)) is MarginVerdict.better
-    assert verdict(paired_accuracies(20, 20, 2000)) is MarginVerdict.as_good
-    assert verdict(paired_accuracies(5, 25, 2000)) is MarginVerdict.worse_but_within
-    assert verdict(paired_accuracies(20, 220, 2000)) is MarginVerdict.worse_by_more
-    assert verdict(paired_accuracies(5, 5, 100)) is MarginVerdict.undecided
-    assert verdict(unpaired_accuracies(9000, 10000, 9000, 10000)) is MarginVerdict.as_good
-    assert verdict(unpaired_accuracies(90, 100, 90, 100)) is MarginVerdict.undecided
-    assert verdict(sequential_accuracies([(True, True)] * 400 + [(False, True)] * 2)) is MarginVerdict.as_good
-    assert verdict(paired_likelihoods([0.001, -0.001] * 30, [10.0] * 60, "token")) is MarginVerdict.as_good
-    assert verdict(paired_likelihoods([-1.0, -1.2] * 30, [10.0] * 60, "token")) is MarginVerdict.worse_by_more
+    assert verdict(McNemar(100, 60, 2000)) is MarginVerdict.better
+    assert verdict(McNemar(20, 20, 2000)) is MarginVerdict.as_good
+    assert verdict(McNemar(5, 25, 2000)) is MarginVerdict.worse_but_within
+    assert verdict(McNemar(20, 220, 2000)) is MarginVerdict.worse_by_more
+    assert verdict(McNemar(5, 5, 100)) is MarginVerdict.undecided
+    assert verdict(Fisher(9000, 10000, 9000, 10000)) is MarginVerdict.as_good
+    assert verdict(Fisher(90, 100, 90, 100)) is MarginVerdict.undecided
+    assert verdict(Bets([(True, True)] * 400 + [(False, True)] * 2)) is MarginVerdict.as_good
+    assert verdict(SignFlips([0.001, -0.001] * 30, [10.0] * 60, "token")) is MarginVerdict.as_good
+    assert verdict(SignFlips([-1.0, -1.2] * 30, [10.0] * 60, "token")) is MarginVerdict.worse_by_more
 
 
 @pytest.mark.thorough
@@ -145,35 +136,28 @@ def test_a_first_sample_that_counts_has_its_share_of_the_power() -> None:
     generator, hits, plans = np.random.default_rng(0), 0, 0
     for _ in range(1_000):
         wins, losses, _ = generator.multinomial(200, [0.1, 0.1, 0.8]).tolist()
-        effect = paired_accuracies(wins, losses, 200)
-        judge([effect], {"accuracy": 0.05})
+        (effect,) = judge([McNemar(wins, losses, 200)], {"accuracy": 0.05})
         if effect.needed is None:  # already decided
             continue
         plans += 1
         more = generator.multinomial(effect.needed - 200, [0.1, 0.1, 0.8]).tolist()
-        whole = paired_accuracies(wins + more[0], losses + more[1], effect.needed)
-        assert whole.p_at is not None
-        hits += whole.value > -0.05 and whole.p_at(-0.05) < 0.05
+        whole = McNemar(wins + more[0], losses + more[1], effect.needed)
+        hits += whole.effect.value > -0.05 and whole.p_at(-0.05) < 0.05
     assert hits / plans == pytest.approx(0.8, abs=0.03 + 0.02)  # of the plan for new questions alone 0.73
 
 
 def test_what_is_undecided_says_how_many_questions_would_do() -> None:
-    effect = paired_accuracies(5, 5, 100)
-    judge([effect], {"accuracy": 0.02})
+    (effect,) = judge([McNemar(5, 5, 100)], {"accuracy": 0.02})
     assert effect.needed == questions_needed(0.02, 10.5 / 101, seen=(5, 5, 100))
-    several = [paired_accuracies(5, 5, 100) for _ in range(4)]
-    judge(several, {"accuracy": 0.02})
+    several = judge([McNemar(5, 5, 100) for _ in range(4)], {"accuracy": 0.02})
     assert {it.needed for it in several} == {questions_needed(0.02, 10.5 / 101, 0.05 / 4, seen=(5, 5, 100))}
-    without = paired_accuracies(5, 5, 100)
-    judge([without])
+    (without,) = judge([McNemar(5, 5, 100)])
     assert (without.margin, without.verdict, without.needed) == (None, None, None)
 
 
 def test_many_rows_are_adjusted_together() -> None:
-    alone = paired_accuracies(40, 50, 1500)
-    judge([alone], {"accuracy": 0.02})
+    (alone,) = judge([McNemar(40, 50, 1500)], {"accuracy": 0.02})
     assert alone.verdict is MarginVerdict.as_good
-    rows = [paired_accuracies(40, 50, 1500) for _ in range(20)]
-    judge(rows, {"accuracy": 0.02})
+    rows = judge([McNemar(40, 50, 1500) for _ in range(20)], {"accuracy": 0.02})
     assert {it.verdict for it in rows} == {MarginVerdict.undecided}
     assert {it.finding for it in rows} == {Finding.open}

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from runner_compare.statistics.effects import judge
-from runner_compare.statistics.mean_effects import paired_means
+from runner_compare.statistics import MeanFlips, judge
 from runner_compare.statistics.mean_plans import detectable_loss, flip_ps, power_of, questions_for_margin
 from runner_compare.statistics.paired_means import MeanDifference
 from runner_compare.statistics.ratios import sign_flip_p
@@ -48,16 +47,14 @@ def test_what_is_said_to_be_detectable_is_found_in_four_of_five_pairs(
 
 def test_a_loss_of_whole_families_is_harder_to_detect() -> None:
     differences = noise(np.random.default_rng(0), 30, 10, 0.2).ravel().tolist()
-    it = paired_means(differences, [at // 10 for at in range(300)], "story")
-    judge([it])
+    families = MeanFlips(differences, [at // 10 for at in range(300)], "story")
+    (it,) = judge([families])
     assert it.detectable is not None
     assert it.detectable_at_worst is not None
     assert it.detectable < 0.8 * it.detectable_at_worst
-    strict = paired_means(differences, [at // 10 for at in range(300)], "story")
-    judge([strict, *(paired_means([0.0] * 20, samples=4) for _ in range(4))])
+    strict, *_ = judge([families, *(MeanFlips([0.0] * 20, samples=4) for _ in range(4))])
     assert (strict.detectable or 0) > it.detectable, "five comparisons share the level"
-    few = paired_means([0.0] * 60, [at // 10 for at in range(60)], "story")
-    judge([few])
+    (few,) = judge([MeanFlips([0.0] * 60, [at // 10 for at in range(60)], "story")])
     assert few.detectable_at_worst is None or few.detectable_at_worst > 0.8
 
 

@@ -5,26 +5,24 @@ from __future__ import annotations
 import pytest
 
 from runner_compare.metrics import Better
-from runner_compare.statistics.effects import Effect, Finding, judge
-from runner_compare.statistics.number_effects import MIN_DIFFERING, paired_numbers
+from runner_compare.statistics import Decision, Finding, NumberFlips, judge
+from runner_compare.statistics.methods.number_flips import MIN_DIFFERING
 from runner_compare.statistics.stats import paired_difference_interval
 
 THEIRS = [0.0, 1.0, 1.0, 0.5, 0.2] * 20
 
 
-def of(ours: list[float], better: Better = Better.higher) -> Effect:
+def of(ours: list[float], better: Better = Better.higher) -> Decision:
     differences = [one - other for one, other in zip(ours, THEIRS, strict=True)]
-    it = paired_numbers("f1", differences, [1.0] * len(ours), better, ours, THEIRS)
-    judge([it])
-    return it
+    (decision,) = judge([NumberFlips("f1", differences, [1.0] * len(ours), better, ours, THEIRS)])
+    return decision
 
 
 def test_numbers_that_are_all_the_same_may_still_differ_in_other_questions() -> None:
     it = of(THEIRS)
     assert (it.low, it.high) == pytest.approx(paired_difference_interval(0, 0, 100))
     assert (it.value, it.p, it.finding) == (0.0, 1.0, Finding.open)
-    assert it.p_at is not None
-    assert it.p_at(-0.02) > 0.05 > it.p_at(-0.2)
+    assert it.test.p_at(-0.02) > 0.05 > it.test.p_at(-0.2)
 
 
 def test_few_differing_questions_count_by_the_range_of_the_numbers() -> None:
@@ -50,7 +48,8 @@ def test_a_few_lost_questions_are_harder_to_detect_than_a_move_of_all() -> None:
     assert it.detectable_at_worst is not None
     assert it.detectable < 0.001, "all of them move by 0.001"
     assert it.detectable_at_worst > 0.05, "five lost questions of 100 would not be seen"
-    assert it.needs_to_detect is it.needs is None
+    assert not it.can_plan
+    assert not it.can_plan_detection
 
 
 @pytest.mark.parametrize("differing", [0, 1, MIN_DIFFERING - 1, MIN_DIFFERING])

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from runner_compare.statistics import MIN_RUNS
 from runner_compare.statistics.over_runs import (
-    MIN_RUNS,
     RatioOfRuns,
     fewest_runs,
     fewest_runs_alone,

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats as reference
 
-from runner_compare.statistics import stats
-from runner_compare.statistics.effects import Method
-from runner_compare.statistics.mean_effects import paired_means
+from runner_compare.statistics import ALPHA, MeanFlips, Method, OverSeeds, stats
 from runner_compare.statistics.over_seeds import (
     CrossedMean,
     ErrorPart,
@@ -18,11 +16,9 @@ from runner_compare.statistics.over_seeds import (
     guaranteed_over_seeds,
     of_questions,
     of_seeds,
-    over_seeds,
     p_of_gap,
     share_over_seeds,
 )
-from runner_compare.statistics.stats import ALPHA
 
 
 def drawn(draw: np.random.Generator, seeds: int, questions: int, apart: float) -> list[list[bool]]:
@@ -98,12 +94,12 @@ def test_equal_teams_whose_seeds_are_apart_are_seldom_called_different() -> None
     for _ in range(pairs):
         sides = [drawn(draw, 5, 200, 0.4) for _ in range(2)]
         ours, theirs = (np.mean(side, axis=0) for side in sides)
-        by_questions = paired_means((ours - theirs).tolist(), samples=5)
-        effect = over_seeds(by_questions, *([float(np.mean(of_seed)) for of_seed in side] for side in sides))
+        by_questions = MeanFlips((ours - theirs).tolist(), samples=5)
+        effect = OverSeeds(by_questions, *([float(np.mean(of_seed)) for of_seed in side] for side in sides)).effect
         wrong += effect.p < ALPHA
-        alone += by_questions.p < ALPHA
+        alone += by_questions.effect.p < ALPHA
         missed += not effect.low <= 0 <= effect.high
-        assert effect.low <= by_questions.value <= effect.high
+        assert effect.low <= by_questions.effect.value <= effect.high
     assert stats.wilson_interval(wrong, pairs)[0] <= 0.05
     assert missed <= wrong
     assert alone > 0.3 * pairs
@@ -116,14 +112,15 @@ def test_a_true_difference_is_shown_and_its_words_name_the_seeds() -> None:
         worse.append([it and draw.random() < 0.6 for it in of_seed])
     gaps = (np.mean(worse, axis=0) - np.mean(base, axis=0)).tolist()
     means = ([float(np.mean(of_seed)) for of_seed in side] for side in (worse, base))
-    effect = over_seeds(paired_means(gaps, samples=5), *means)
+    test = OverSeeds(MeanFlips(gaps, samples=5), *means)
+    effect = test.effect
     assert (effect.method, effect.counts["grouping"]) == (Method.over_seeds, ", mean of 5 seeds")
     assert effect.p < 0.01
     assert effect.high < 0
-    assert effect.detects is not None
-    assert 0 < (effect.detects(ALPHA) or 0) < 0.3
-    families = over_seeds(paired_means(gaps, [index // 4 for index in range(200)], "story", 5), [0.5, 0.6], [0.5, 0.6])
-    assert families.counts["grouping"] == ", mean of 2 seeds, in 50 families by story"
+    assert test.knows_power
+    assert 0 < (test.detects(ALPHA) or 0) < 0.3
+    families = OverSeeds(MeanFlips(gaps, [index // 4 for index in range(200)], "story", 5), [0.5, 0.6], [0.5, 0.6])
+    assert families.effect.counts["grouping"] == ", mean of 2 seeds, in 50 families by story"
     assert of_seeds([0.5]) == []
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.special import gammaln
 
+from runner_compare.statistics import ALPHA
 from runner_compare.statistics.stats import (
-    ALPHA,
     holm,
     holm_of_groups,
     mcnemar_exact,

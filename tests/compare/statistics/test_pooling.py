@@ -8,21 +8,28 @@ from itertools import product
 import numpy as np
 import pytest
 
-from runner_compare.statistics import ratios, stats
-from runner_compare.statistics.effects import Finding, Method, judge, paired_accuracies
-from runner_compare.statistics.margins import MarginVerdict, questions_needed
+from runner_compare.statistics import (
+    ALPHA,
+    Finding,
+    MarginVerdict,
+    McNemar,
+    Method,
+    PooledTexts,
+    judge,
+    pooled_accuracies,
+    ratios,
+    stats,
+)
+from runner_compare.statistics.margins import questions_needed
 from runner_compare.statistics.pooling import (
     PairedTexts,
     PairedVerdicts,
     Weights,
     mean_difference_interval,
     mean_difference_p,
-    pooled_accuracies,
-    pooled_likelihoods,
     questions_for_mean,
     weighted_flip_p,
 )
-from runner_compare.statistics.stats import ALPHA
 
 UNEQUAL = [PairedVerdicts(3, 9, 50), PairedVerdicts(40, 65, 1319), PairedVerdicts(20, 31, 777)]
 
@@ -59,8 +66,8 @@ def test_tasks_of_one_size_give_mcnemars_p() -> None:
 
 
 def test_questions_that_count_the_same_are_added() -> None:
-    pooled = pooled_accuracies(UNEQUAL, Weights.questions)
-    added = paired_accuracies(63, 105, 2146)
+    pooled = pooled_accuracies(UNEQUAL, Weights.questions).effect
+    added = McNemar(63, 105, 2146).effect
     assert (pooled.value, pooled.low, pooled.high, pooled.p) == (added.value, added.low, added.high, added.p)
     assert (pooled.method, pooled.counts["tasks"]) == (Method.mcnemar, 3)
 
@@ -84,8 +91,7 @@ def test_a_task_without_discordant_pairs_still_widens_the_interval() -> None:
 @pytest.mark.parametrize("weights", list(Weights))
 def test_each_finding_is_about_the_weighted_mean(weights: Weights) -> None:
     tasks = [PairedVerdicts(0, 12, 60), PairedVerdicts(30, 0, 1000)]
-    effect = pooled_accuracies(tasks, weights)
-    judge([effect], {"accuracy": 0.02})
+    (effect,) = judge([pooled_accuracies(tasks, weights)], {"accuracy": 0.02})
     assert effect.finding is (Finding.better if weights is Weights.questions else Finding.worse)
     assert effect.verdict is (MarginVerdict.better if weights is Weights.questions else MarginVerdict.worse_by_more)
 
@@ -93,11 +99,10 @@ def test_each_finding_is_about_the_weighted_mean(weights: Weights) -> None:
 @pytest.mark.parametrize("margin", [0.01, 0.02, 0.05])
 def test_a_mean_at_the_margin_itself_is_undecided(margin: float) -> None:
     """(0 - 4) / 50 and (6 - 0) / 100: their mean is minus 0.01 up to rounding, where the search had no two signs."""
-    effect = pooled_accuracies([PairedVerdicts(0, 4, 50), PairedVerdicts(6, 0, 100)], Weights.tasks)
-    judge([effect], {"accuracy": margin})
+    test = pooled_accuracies([PairedVerdicts(0, 4, 50), PairedVerdicts(6, 0, 100)], Weights.tasks)
+    (effect,) = judge([test], {"accuracy": margin})
     assert (effect.finding, effect.verdict) == (Finding.open, MarginVerdict.undecided)
-    assert effect.p_at is not None
-    assert effect.p_at(-0.01) == 1.0
+    assert test.p_at(-0.01) == 1.0
 
 
 def test_p_at_any_value_is_there_for_all_means() -> None:
@@ -106,10 +111,9 @@ def test_p_at_any_value_is_there_for_all_means() -> None:
     for one in counts:
         for other in counts:
             tasks = [PairedVerdicts(*one), PairedVerdicts(*other)]
-            effect = pooled_accuracies(tasks, Weights.tasks)
-            assert effect.p_at is not None
-            for value in (effect.value, -0.5, -0.02, 0.02, 0.5):
-                assert 0 <= effect.p_at(value) <= 1
+            test = pooled_accuracies(tasks, Weights.tasks)
+            for value in (test.effect.value, -0.5, -0.02, 0.02, 0.5):
+                assert 0 <= test.p_at(value) <= 1
 
 
 def texts(seed: int, n: int, shift: float) -> PairedTexts:
@@ -122,7 +126,7 @@ def test_likelihoods_by_questions_are_the_ratio_of_all_sums() -> None:
     tasks = [texts(0, 40, -0.05), texts(1, 200, -0.01)]
     differences = [one for task in tasks for one in task.differences]
     sizes = [one for task in tasks for one in task.sizes]
-    pooled = pooled_likelihoods(tasks, "token", Weights.questions)
+    pooled = PooledTexts(tasks, "token", Weights.questions).effect
     assert pooled.value == pytest.approx(ratios.ratio(differences, sizes))
     assert pooled.p == pytest.approx(ratios.paired_p(differences, sizes))
     low, high = ratios.ratio_interval(differences, sizes)
@@ -131,18 +135,18 @@ def test_likelihoods_by_questions_are_the_ratio_of_all_sums() -> None:
 
 def test_likelihoods_by_tasks_are_the_mean_of_the_ratios() -> None:
     tasks = [texts(0, 40, -0.05), texts(1, 200, -0.01)]
-    pooled = pooled_likelihoods(tasks, "token", Weights.tasks)
+    test = PooledTexts(tasks, "token", Weights.tasks)
+    pooled = test.effect
     assert pooled.value == pytest.approx(np.mean([ratios.ratio(it.differences, it.sizes) for it in tasks]))
     assert pooled.low < pooled.value < pooled.high
-    assert pooled.p_at is not None
-    assert pooled.p_at(pooled.value) == 1.0
+    assert test.p_at(pooled.value) == 1.0
 
 
 def test_likelihoods_of_one_small_skewed_task_are_as_uncertain_as_it_is() -> None:
     draw = np.random.default_rng(3)
     skewed = PairedTexts((1 - draw.exponential(size=60)).tolist(), [1.0] * 60)
     quiet = PairedTexts((0.01 * draw.standard_normal(1000)).tolist(), [1.0] * 1000)
-    pooled = pooled_likelihoods([skewed, quiet], "token", Weights.tasks)
+    pooled = PooledTexts([skewed, quiet], "token", Weights.tasks).effect
     low, high = ratios.paired_interval(skewed.differences, skewed.sizes)
     value = ratios.ratio(skewed.differences, skewed.sizes)
     assert pooled.value - pooled.low == pytest.approx((value - low) / 2, rel=0.01)
@@ -155,7 +159,7 @@ def test_a_plan_needs_80_texts_in_each_task_that_matters() -> None:
         return PairedTexts([spread * (-1) ** number * (1 + number % 7) for number in range(n)], [10.0] * n)
 
     def plans(*tasks: PairedTexts) -> bool:
-        return pooled_likelihoods(tasks, "token", Weights.questions).needs is not None
+        return PooledTexts(tasks, "token", Weights.questions).can_plan
 
     assert plans(texts(80, 1.0), texts(80, 1.0))
     assert plans(texts(50, 1.0), texts(800, 1.0)), "50 of 850 texts hardly matter"
@@ -165,19 +169,17 @@ def test_a_plan_needs_80_texts_in_each_task_that_matters() -> None:
 
 def test_equal_likelihoods_have_no_difference() -> None:
     same = PairedTexts([0.0, 0.0, 0.0], [4.0, 5.0, 6.0])
-    pooled = pooled_likelihoods([same, same], "token", Weights.tasks)
+    pooled = PooledTexts([same, same], "token", Weights.tasks).effect
     assert (pooled.value, pooled.p, pooled.low, pooled.high) == (0.0, 1.0, 0.0, 0.0)
 
 
 def test_the_questions_that_decide_about_a_mean_grow_with_the_tasks() -> None:
     task = PairedVerdicts(10, 10, 200)
-    one = paired_accuracies(10, 10, 200).needs
-    assert one is not None
+    one = McNemar(10, 10, 200).needs
     assert questions_for_mean([task], 0.02) == pytest.approx(one(0.02, ALPHA), rel=0.05)
     assert questions_for_mean([task] * 4, 0.02) == pytest.approx(questions_for_mean([task], 0.02) or 0, rel=0.05)
     small, large = PairedVerdicts(5, 5, 50), PairedVerdicts(5, 5, 1000)
     needed = pooled_accuracies([small, large], Weights.tasks).needs
-    assert needed is not None
     count, by_questions = needed(0.05, ALPHA), questions_needed(0.05, 20 / 1050, ALPHA)
     assert count is not None
     assert by_questions is not None

@@ -8,9 +8,9 @@ from random import Random
 import pytest
 from scipy import stats as reference
 
+from runner_compare.statistics import FLIPS
 from runner_compare.statistics.ratios import (
     ENOUGH,
-    FLIPS,
     caution,
     detectable_loss,
     detectable_shift,

@@ -8,17 +8,18 @@ from fractions import Fraction
 
 import pytest
 
+from runner_compare.statistics import ALPHA
 from runner_compare.statistics.sequential import (
     SHARES,
-    Decision,
     Pairs,
+    Side,
     confidence_percent,
     level_of,
     level_words,
     log_capital,
     p_of,
 )
-from runner_compare.statistics.stats import ALPHA, wilson_interval
+from runner_compare.statistics.stats import wilson_interval
 
 
 def test_the_capital_is_the_mean_over_the_shares_by_hand() -> None:
@@ -73,11 +74,11 @@ def test_the_interval_narrows_only_and_decides_when_it_leaves_0_out() -> None:
             assert before[1] >= pairs.high >= pairs.difference - 1e-9
             assert pairs.p <= before[2]
             is_out = pairs.low >= 0 or pairs.high <= 0
-            assert is_out == (pairs.p <= ALPHA) == (pairs.decision is not Decision.open)
-            assert before[3] in (Decision.open, pairs.decision)
+            assert is_out == (pairs.p <= ALPHA) == (pairs.decision is not Side.open)
+            assert before[3] in (Side.open, pairs.decision)
         assert pairs.count == 120
         decisions.add(pairs.decision)
-    assert decisions == set(Decision)
+    assert decisions == set(Side)
 
 
 @pytest.mark.parametrize(("won", "lost"), [(0.1, 0.1), (0.02, 0.02), (0.25, 0.1)])
@@ -98,10 +99,10 @@ def test_a_large_difference_is_seen_soon() -> None:
         pairs = Pairs()
         for pair in drawn(generator, 0.05, 0.25, 600):  # 20 points
             pairs.add(*pair)
-            if pairs.decision is not Decision.open:
+            if pairs.decision is not Side.open:
                 break
         needed.append(pairs.count)
-        assert pairs.decision is not Decision.better
+        assert pairs.decision is not Side.better
     assert sorted(needed)[25] < 120
 
 
@@ -117,7 +118,7 @@ def test_a_stricter_level_decides_later_and_has_a_wider_interval() -> None:
     for number in range(1, 15):
         for name, pairs in (("few", few), ("many", many)):
             pairs.add(True, False)
-            if pairs.decision is not Decision.open:
+            if pairs.decision is not Side.open:
                 decided.setdefault(name, number)
     assert decided == {"few": 8, "many": 11}  # 1.9 ** n / 9 and what the other shares add, against 40 and 200
     assert p_of(11, 0) <= 0.01 < p_of(10, 0)
@@ -134,11 +135,11 @@ def test_the_interval_does_not_depend_on_how_often_it_is_asked_for() -> None:
             assert -1 <= each.low <= each.high <= 1
         assert (at_once.low, at_once.high) == (each.low, each.high)
         looks = at_once.looks
-        for end, side in ((at_once.low, Decision.better), (at_once.high, Decision.worse)):
-            for step, expected in ((1e-5, Decision.open), (-1e-5, side)):
-                inside = end + step if side is Decision.better else end - step
+        for end, side in ((at_once.low, Side.better), (at_once.high, Side.worse)):
+            for step, expected in ((1e-5, Side.open), (-1e-5, side)):
+                inside = end + step if side is Side.better else end - step
                 capitals = [
-                    log_capital(wins, losses, ties, inside) if side is Decision.better else
+                    log_capital(wins, losses, ties, inside) if side is Side.better else
                     log_capital(losses, wins, ties, -inside)
                     for wins, losses, ties in looks
                 ]  # fmt: skip
@@ -147,14 +148,14 @@ def test_the_interval_does_not_depend_on_how_often_it_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("won", "lost", "side"), [(0.02, 0.01, Decision.better), (0.0, 0.4, Decision.worse), (0.1, 0.15, Decision.open)]
+    ("won", "lost", "side"), [(0.02, 0.01, Side.better), (0.0, 0.4, Side.worse), (0.1, 0.15, Side.open)]
 )
-def test_a_margin_is_decided_by_the_same_interval(won: float, lost: float, side: Decision) -> None:
+def test_a_margin_is_decided_by_the_same_interval(won: float, lost: float, side: Side) -> None:
     generator, pairs = random.Random(2), Pairs(margin=0.05)
     for pair in drawn(generator, won, lost, 400):
         pairs.add(*pair)
-        if pairs.from_margin is not Decision.open:
+        if pairs.from_margin is not Side.open:
             break
     assert pairs.from_margin is side
     assert pairs.side_of(-0.05) is side
-    assert (pairs.low >= -0.05 - 1e-5, pairs.high <= -0.05 + 1e-5) == (side is Decision.better, side is Decision.worse)
+    assert (pairs.low >= -0.05 - 1e-5, pairs.high <= -0.05 + 1e-5) == (side is Side.better, side is Side.worse)

@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from runner_compare.statistics import ALPHA
 from runner_compare.statistics.clustered_share import share_interval
-from runner_compare.statistics.stats import ALPHA, wilson_interval
+from runner_compare.statistics.stats import wilson_interval
 from runner_compare.statistics.token_costs import (
     Estimate,
     TokenCells,

@@ -181,11 +181,11 @@ def test_accuracies_are_compared_in_pairs_if_the_answers_are_there(config: Any) 
     assert two is not None
     paired = compare(two, one, same_model=True)
     assert paired is not None
-    assert (paired.counts["wins"], paired.counts["losses"], paired.n) == (10, 0, 20)
+    assert (paired.effect.counts["wins"], paired.effect.counts["losses"], paired.effect.n) == (10, 0, 20)
     alone = compare(replace(two, answers=None), one, same_model=True)
     assert alone is not None
-    assert alone.counts["wins"] is None
-    assert alone.p > paired.p
+    assert alone.effect.counts["wins"] is None
+    assert alone.effect.p > paired.effect.p
     assert one.answers is not None
     other_prompts = replace(one, answers={question: it._replace(prompt="x") for question, it in one.answers.items()})
     assert compare(two, other_prompts, same_model=True) is None
@@ -211,7 +211,7 @@ def test_questions_in_families_count_by_families(config: Any) -> None:
     assert two.interval[0] < wilson_interval(sum(solved), 100)[0]
     effect = compare(two, one, same_model=True)
     assert effect is not None
-    assert effect.p > 0.05, "as many independent losses would be clear"
+    assert effect.effect.p > 0.05, "as many independent losses would be clear"
     known_by_record = replace(two, answers=None, recorded=(two.accuracy, *two.interval))
     assert known_by_record.interval == two.interval
     assert compare(known_by_record, one, same_model=True) is None

@@ -20,7 +20,7 @@ from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.early_stop import MIN_AHEAD, EarlyStop
 from runner_base.errors import ConfigError
 from runner_base.result import Answer, FinishReason, Record, Sample, Verdict
-from runner_compare.statistics.sequential import Decision
+from runner_compare.statistics.sequential import Side
 from runner_engine.settings.model import LocalModelConfig
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
@@ -275,7 +275,7 @@ def test_an_error_is_no_pair_and_does_not_keep_others_waiting(until: EarlyStop) 
     assert until.begin({index: it for index, it in wrong.items() if index != 2}) is None
     assert until.asked == 2
     assert until.hear(failed) == 9
-    assert (until.pairs.count, until.pairs.decision) == (8, Decision.worse)
+    assert (until.pairs.count, until.pairs.decision) == (8, Side.worse)
     assert until.metrics["questions_asked"] == 9
 
 

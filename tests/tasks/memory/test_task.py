@@ -18,7 +18,7 @@ from runner.tasks.memory import figures, probe
 from runner.tasks.memory import task as memory
 from runner_base.errors import ConfigError, JobFailed
 from runner_base.result import Result, read_repeats
-from runner_compare.metrics import BY_REPEATS
+from runner_compare.ways.repeats import BY_REPEATS
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.sessions.contract import Engine
 from runner_engine.settings.model import LocalModelConfig

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from runner_base import Likelihood
 from runner_compare.data import NotPaired, Run, Texts, TooFew
 from runner_compare.mean_pairs import cluster_field, clusters_of
-from runner_compare.pairing import PROMPT_KEYS
 from runner_compare.reader import Reader
-from runner_compare.statistics.effects import Effect
+from runner_compare.statistics import MIN_TEXTS, Compared, SignFlips
 from runner_compare.statistics.likelihoods import WINDOWS, units
-from runner_compare.statistics.number_effects import paired_likelihoods
-from runner_compare.statistics.ratios import MIN_TEXTS, cluster_sums, ratio
+from runner_compare.statistics.ratios import cluster_sums, ratio
+from runner_compare.ways import Asked
 
 SIZES: dict[str, Callable[[Likelihood], int]] = {
     "token": lambda it: it.tokens,
@@ -22,11 +20,13 @@ SIZES: dict[str, Callable[[Likelihood], int]] = {
 }
 
 
-def compare_likelihoods(run: Run, base: Run, reader: Reader, compared_keys: Sequence[str] = ()) -> Effect:
-    """Compare two runs over the same texts, per token, byte or text.
+def fits(run: Run) -> bool:
+    """Whether a run has log-likelihoods of texts."""
+    return run.unit is not None
 
-    `compared_keys` are the keys that are compared.
-    """
+
+def compare(run: Run, base: Run, reader: Reader, asked: Asked) -> list[Compared]:
+    """Compare two runs over the same texts, per token, byte or text."""
     if run.task_version != base.task_version:
         raise NotPaired(f"scored by version {run.task_version}, the baseline by version {base.task_version}")
     if base.unit is None:
@@ -34,7 +34,7 @@ def compare_likelihoods(run: Run, base: Run, reader: Reader, compared_keys: Sequ
     if run.unit is None or run.unit != base.unit:
         raise NotPaired(f"measured per {run.unit}, the baseline per {base.unit}")
     ours, theirs = reader.texts(run), reader.texts(base)
-    remark = check_pairs(ours, theirs, compared_keys)
+    remark = check_pairs(ours, theirs, asked)
     pairs = list(zip(*(units([one.likelihood for one in side.values()]) for side in (ours, theirs)), strict=True))
     differences = [mine.nats - other.nats for mine, other in pairs]
     sizes = [float(SIZES[run.unit](mine)) for mine, _ in pairs]
@@ -50,7 +50,7 @@ def compare_likelihoods(run: Run, base: Run, reader: Reader, compared_keys: Sequ
         raise TooFew(f"too few {what} to test: {len(differences)}, at least {MIN_TEXTS} ({shift}){fix}")
     if windows:
         remark = "; ".join(filter(None, ("the windows of one text count as samples", remark)))
-    return replace(paired_likelihoods(differences, sizes, run.unit), remark=remark)
+    return [Compared(SignFlips(differences, sizes, run.unit), remark=remark)]
 
 
 def text_clusters(ours: Texts, theirs: Texts, field: str) -> list[str] | None:
@@ -64,7 +64,7 @@ def sums_by_cluster(values: Sequence[float], clusters: Sequence[str]) -> list[fl
     return cluster_sums(values, clusters)[0]
 
 
-def check_pairs(ours: Texts, theirs: Texts, compared_keys: Sequence[str]) -> str | None:
+def check_pairs(ours: Texts, theirs: Texts, asked: Asked) -> str | None:
     """Raise NotPaired for different texts, tokens or prompts; return a remark if prompts may differ and do."""
     n = len(ours)
     same_texts = sum(index in theirs and one.text == theirs[index].text for index, one in ours.items())
@@ -74,6 +74,6 @@ def check_pairs(ours: Texts, theirs: Texts, compared_keys: Sequence[str]) -> str
     if different:
         raise NotPaired(f"different tokens: {different} of {n} texts have other tokens than in the baseline")
     different = sum(one.prompt != theirs[index].prompt for index, one in ours.items())
-    if different and not any(key.startswith(PROMPT_KEYS) for key in compared_keys):
+    if different and not asked.changes_prompts:
         raise NotPaired(f"different prompts: {different} of {n} texts follow another prompt than in the baseline")
     return f"different prompts before {different} of {n} texts" if different else None

@@ -1,0 +1,69 @@
+"""Flips of means' signs: shares of right answers, in families of questions or of several answers to each question."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from runner_compare.statistics.effects import Effect, Method, Test, verdict_counts
+from runner_compare.statistics.mean_plans import detectable_loss, questions_for_margin
+from runner_compare.statistics.paired_means import MeanDifference
+from runner_compare.statistics.planning import can_plan_from
+from runner_compare.statistics.stats import POWER
+
+
+@dataclass(frozen=True)
+class MeanFlips(Test):
+    """The difference of each question's mean verdict, of so many samples each."""
+
+    differences: Sequence[float]
+    clusters: Sequence[Hashable] | None = None
+    by: str = ""  # the field that the questions of a cluster share
+    samples: int = 1
+    baseline_correct: int = 0
+
+    knows_power = has_worst_case = True
+
+    @cached_property
+    def mean(self) -> MeanDifference:
+        """The mean difference, over clusters."""
+        return MeanDifference.of(self.differences, self.clusters)
+
+    def compare(self) -> Effect:
+        """Compute the effect."""
+        mean, count = self.mean, len(self.mean.sums)
+        wins = sum(difference > 0 for difference in self.differences)
+        losses = sum(difference < 0 for difference in self.differences)
+        grouping = f", mean of {self.samples} samples" if self.samples > 1 else ""
+        if self.by:
+            grouping += f", in {count:,} families by {self.by}"
+        counts = verdict_counts(wins, losses, mean.n - wins - losses, self.baseline_correct) | {
+            "clusters": count if self.by else None,
+            "samples": self.samples,
+            "grouping": grouping,
+            "few": mean.is_few,
+        }
+        low, high = mean.interval()
+        return Effect(Method.mean_flips, "accuracy", mean.difference, low, high, mean.p, mean.n, mean.n, counts)
+
+    def p_at(self, value: float) -> float:
+        """Return the two-sided p against a true difference."""
+        return self.mean.p_at(value)
+
+    def detects(self, level: float) -> float | None:
+        """Return the smallest loss, spread evenly, that is detected."""
+        return detectable_loss(self.mean.sums, self.mean.sizes, self.samples, False, level)
+
+    def detects_at_worst(self, level: float) -> float | None:
+        """Return the smallest loss of whole clusters that is detected."""
+        return detectable_loss(self.mean.sums, self.mean.sizes, self.samples, True, level)
+
+    @property
+    def can_plan(self) -> bool:
+        """Whether its clusters say enough about how they differ."""
+        return can_plan_from(self.mean.clusters_worth)
+
+    def needs(self, margin: float, level: float, power: float = POWER) -> int | None:
+        """Return the questions that decide about a margin."""
+        return questions_for_margin(self.mean.sums, self.mean.sizes, margin, level, power)
