@@ -89,3 +89,7 @@ def is_alive(pid: int) -> bool:
         return os.access(f"/proc/{pid}", os.F_OK) and ") Z " not in Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return False
+
+
+def vllm_keys(standin: VllmStandIn, *more: str) -> tuple[str, ...]:
+    return ("model=vllm", "model.name=embedded", "model.dtype=float32", f"model.python={standin.python}", *more)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from real_vllm import PAGE, VLLM, commands, needs_vllm, parsed_by_vllm
 from servers import free_port
 
 from runner.config.resolved import resolve
@@ -31,34 +32,18 @@ from runner_engine.embedded import MODEL_DIR
 from runner_engine.settings.lora import PeftConfig
 
 ROOT = Path(__file__).resolve().parents[4]
-VLLM = ROOT / ".vllm" / "bin" / "python"
-PAGE = ROOT / "docs" / "vllm.md"
 START_S = 900  # on a busy machine; a minute on a quiet one
 ROOM = 512
 Run = Callable[..., Any]
 JOB = ("tracking=none", "print=json", "generation.max_new_tokens=200")
 # the console script of the CPU build needs metadata that is missing, so its server is started as a module
 SERVER = [str(VLLM), "-m", "vllm.entrypoints.openai.api_server"]
-PARSE = """
-import json, sys
-from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-from vllm.utils.argparse_utils import FlexibleArgumentParser
-parser = make_arg_parser(FlexibleArgumentParser(exit_on_error=False))
-for words in json.load(sys.stdin):
-    options, unknown = parser.parse_known_args(words)
-    assert not unknown, unknown
-    validate_parsed_serve_args(options)
-    print(options.tensor_parallel_size, options.pipeline_parallel_size, options.node_rank, options.headless)
-"""
-
 PARSE_RAY = """
 import sys
 from ray.scripts.scripts import start
 options = start.make_context("start", sys.argv[1:]).params
 print(options["head"], options["port"], options["address"])
 """
-
-needs_vllm = pytest.mark.skipif(not VLLM.exists(), reason="vLLM is not installed here: make vllm")
 
 
 @contextmanager
@@ -234,44 +219,6 @@ def test_a_vllm_that_computes_something_else_is_refused(
 def samples_of(folder: Path) -> list[Any]:
     (path,) = folder.glob("outputs/jobs/*/samples.jsonl")
     return [sample for _, sample in sorted(read_samples(path).items())]
-
-
-def commands(text: str, program: str) -> list[list[str]]:
-    """Return the words behind a program's name in each line of a page that runs it."""
-    lines = re.findall(rf"^(?:[A-Z_]+=\S+ )*{program} (.*)$", text, re.MULTILINE)
-    return [line.split() for line in lines]
-
-
-def parsed_by_vllm(of: list[list[str]]) -> subprocess.CompletedProcess[str]:
-    """Let vLLM parse commands; its exit code is not 0 if it does not know one of the words."""
-    return subprocess.run(
-        [str(VLLM), "-c", PARSE], input=json.dumps(of), capture_output=True, text=True, check=False, timeout=300
-    )
-
-
-@needs_vllm
-@pytest.mark.thorough
-def test_vllm_parses_every_command_that_is_printed(runner: Run, tmp_path: Path) -> None:
-    printed = runner("task=split", "task.num_parts=2", "task.explain=vllm", "tracking=none", cwd=tmp_path).out
-    of_page, of_plan = commands(PAGE.read_text(), "vllm serve"), commands(printed, "vllm serve")
-    (plan,) = of_plan
-    for number, advice in enumerate(("--nnodes 2 --node-rank 1 --master-addr FIRST_MACHINE --headless",
-                                     "--distributed-executor-backend ray")):  # fmt: skip
-        options = advice.replace("--node-rank 1", "--node-rank RANK").split()
-        assert all(word in printed for word in options), number
-        of_plan.append([*plan, *advice.split()])
-    done = parsed_by_vllm([*of_page, *of_plan])
-    assert done.returncode == 0, done.stderr[-3000:]
-    *page, own, on_two, with_ray = [line.split() for line in done.stdout.splitlines()[-len(of_page) - 3 :]]
-    assert page[:4] == [
-        ["1", "2", "0", "False"],
-        ["8", "1", "0", "False"],
-        ["8", "2", "0", "False"],
-        ["8", "2", "1", "True"],
-    ]
-    assert (own, on_two, with_ray) == (["1", "2", "0", "False"], ["1", "2", "1", "True"], ["1", "2", "0", "False"])
-    for wrong in (["NAME", "--tensor-paralel-size", "8"], ["NAME", "--nnodes", "two"]):
-        assert parsed_by_vllm([wrong]).returncode, "the control"
 
 
 @needs_vllm
