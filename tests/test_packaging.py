@@ -23,6 +23,12 @@ PACKAGES = ("runner", "runner_engine", "runner_compare", "runner_base")
 TEXTS = {".md", ".py", ".yaml", ".toml"}
 
 
+@pytest.fixture(autouse=True)
+def _nothing_hides_the_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules of a folder on the path would be imported in place of those that are installed."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")

@@ -122,7 +122,8 @@ def run(tree: Path, tmp_path: Path) -> Run:
     """Return a function that runs `python ARGUMENTS` in an empty folder, with the copy as the project."""
 
     def start(*arguments: str, **variables: str) -> str:
-        own = {"PYTHONPATH": str(tree), "XDG_CACHE_HOME": str(tree / "cache")}
+        installed = os.environ.get("PYTHONPATH", "")  # packages that are installed elsewhere
+        own = {"PYTHONPATH": f"{tree}{os.pathsep}{installed}", "XDG_CACHE_HOME": str(tree / "cache")}
         own["RUNNER_CFLAGS"] = "-O0"  # the kernels build faster, with the same answers
         return output_of([sys.executable, "-P", *arguments], tmp_path, **own, **variables)
 

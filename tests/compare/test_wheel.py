@@ -56,6 +56,12 @@ def test_all_that_it_imports_is_a_dependency_and_no_more() -> None:
     assert {DISTRIBUTIONS.get(name, name) for name in others} == required
 
 
+@pytest.fixture(autouse=True)
+def _nothing_hides_the_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules of a folder on the path would be imported in place of those that are installed."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("build")
