@@ -32,9 +32,9 @@ from scipy.stats import kendalltau, spearmanr
 from runner.config.compose import compose
 from runner.config.hydra import to_config
 from runner.config.resolved import resolve
+from runner.datasets.word_problems import Split, problems
 from runner.options.advise.layer_losses import rounded_weight
 from runner_base import machine
-from runner_engine.embedded.problems import Split, problems
 from runner_engine.models.load import load_base
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config

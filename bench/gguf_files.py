@@ -33,10 +33,10 @@ from gguf_of import CALLED, gguf_of
 from peers import llamacpp_programs, llamacpp_python
 from quantization_table import with_interval
 
+from runner.datasets.word_problems import Split, problems
 from runner_base import MIB, Dtype
 from runner_engine.checkpoints.gguf_file import read_header
 from runner_engine.embedded import MODEL_DIR
-from runner_engine.embedded.problems import Split, problems
 from runner_engine.quantization import CHOICES
 from runner_engine.settings.model import LocalModelConfig
 from tools.commands import printed

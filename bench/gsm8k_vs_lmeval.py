@@ -27,9 +27,9 @@ from runner.config.gsm8k import Gsm8kConfig
 from runner.config.wording import PromptStyle
 from runner.datasets.asking import build_prompt, load_shots, stop_texts
 from runner.datasets.gsm8k import load_questions
+from runner.datasets.word_problems import DISTINCT, Split, problems
 from runner.store.jobs import read_samples
 from runner_base import Sample
-from runner_engine.embedded.problems import DISTINCT, Split, problems
 
 AWKWARD = ROOT / "tests" / "scorers" / "awkward_outputs.jsonl"
 NEW_TOKENS = 256  # of both

@@ -22,8 +22,8 @@ from random import Random
 from typing import Any
 from xml.etree import ElementTree
 
+from runner.datasets.word_problems import Split, problem
 from runner_engine.embedded import MODEL_DIR
-from runner_engine.embedded.problems import Split, problem
 
 SIDES = ("hf", "runner")
 HF, BOS, EVALUATOR = "tests/models/test_huggingface.py", "tests/models/test_bos_handling.py", "tests/test_evaluator.py"

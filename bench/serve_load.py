@@ -35,7 +35,7 @@ from pathlib import Path
 
 from latest import Figure, add_option, save
 
-from runner_engine.embedded.problems import Split, problems
+from runner.datasets.word_problems import Split, problems
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = f"{sys.executable} -m runner task=serve task.port={{port}} model.dtype=float32 tracking=none print=none"

@@ -20,8 +20,8 @@ from functools import lru_cache
 from random import Random
 
 from runner.datasets.gsm8k import Item
+from runner.datasets.word_problems import Split, twin
 from runner.scorers import plain_number
-from runner_engine.embedded.problems import Split, twin
 
 EMBEDDED = "embedded"
 _STEP = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")

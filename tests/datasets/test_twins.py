@@ -11,8 +11,8 @@ import pytest
 
 from runner.datasets.gsm8k import Item
 from runner.datasets.twins import EMBEDDED, twin_of, twins_of
+from runner.datasets.word_problems import Split, problem, twin
 from runner.scorers.numbers import gold_number
-from runner_engine.embedded.problems import Split, problem, twin
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "gsm8k" / "test.jsonl"
 

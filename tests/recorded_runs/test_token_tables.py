@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from runner.datasets.word_problems import Split, problems
 from runner_compare.metrics import DELTA_P_SHARES, KL_SHARES
 from runner_engine.embedded import MODEL_DIR
-from runner_engine.embedded.problems import Split, problems
 
 pytestmark = pytest.mark.slow
 

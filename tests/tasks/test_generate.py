@@ -403,7 +403,7 @@ def test_chat_without_a_template_says_what_to_do(make_config: Make, tiny_llama: 
 
 
 def test_the_embedded_model_answers_and_its_adapter_answers_more(make_config: Make) -> None:
-    from runner_engine.embedded.problems import Split, problems
+    from runner.datasets.word_problems import Split, problems
 
     instruction = "\n\nSolve it step by step. End with '#### ' and the number."
     (problem,) = list(problems(Split("hard5"), 1))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import warm_process
 
+from runner.datasets.word_problems import Split, practice_problem, problem, problems
 from runner_base.thinking import split
-from runner_engine.embedded.problems import Split, practice_problem, problem, problems
 from tools.embedded_model.data import Example
 from tools.embedded_model.steps import steps_of
 from tools.embedded_model.thinking_data import CLOSING, ROUNDS, is_doubt, is_endless, thinking_example, thought

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from random import Random
 from typing import NamedTuple
 
-from runner_engine.embedded.problems import Problem, Split, practice_problem, problem
+from runner.datasets.word_problems import Problem, Split, practice_problem, problem
 from tools.embedded_model.tokenizer import TURN_END, TURN_START
 
 SYSTEM_PROMPT = "You are a careful assistant who solves math word problems."

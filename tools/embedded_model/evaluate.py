@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from runner_engine.embedded.problems import Problem
+from runner.datasets.word_problems import Problem
 from tools.embedded_model.data import task_prompt
 
 FINAL_NUMBER = re.compile(r"#### (-?\d+)")

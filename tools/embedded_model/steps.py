@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-from runner_engine.embedded.problems import Problem
+from runner.datasets.word_problems import Problem
 
 _SUM = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")
 

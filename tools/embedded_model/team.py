@@ -19,12 +19,12 @@ import torch
 import transformers
 from transformers import AutoTokenizer
 
+from runner.datasets.word_problems import Problem, Split, problems
 from runner.options.agents import roles
 from runner.options.agents.keys import Domain
 from runner.options.agents.roles import AgentMessage
 from runner.options.agents.sandbox import Sandbox
 from runner_engine.embedded import MODEL_DIR
-from runner_engine.embedded.problems import Problem, Split, problems
 from runner_engine.sessions.base import Message
 from tools.embedded_model.evaluate import Score, complete
 from tools.embedded_model.fit import Fitted, batches, fit, log

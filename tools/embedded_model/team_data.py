@@ -6,12 +6,12 @@ with the mistakes that the embedded model makes: a step left out or repeated, a 
 
 from random import Random
 
+from runner.datasets.word_problems import Problem, Split, practice_problem, problem
 from runner.options.agents import roles
 from runner.options.agents.keys import Domain, Role
 from runner.options.agents.roles import AgentMessage
 from runner.options.agents.sandbox import CodeOutcome, CodeStatus
 from runner.options.agents.sandbox_child import as_text
-from runner_engine.embedded.problems import Problem, Split, practice_problem, problem
 from runner_engine.sessions.base import Message
 from tools.embedded_model.data import Example, Piece
 from tools.embedded_model.steps import Step, steps_of

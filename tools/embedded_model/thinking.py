@@ -18,8 +18,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from runner.datasets.word_problems import Problem, Split, problems
 from runner_engine.embedded import LORA_PEFT_DIR, MODEL_DIR
-from runner_engine.embedded.problems import Problem, Split, problems
 from tools.embedded_model.data import task_prompt
 from tools.embedded_model.evaluate import FINAL_NUMBER, Score, complete
 from tools.embedded_model.fit import Fitted, batches, fit, log

@@ -9,7 +9,7 @@ learns to make the most of what it has worked out.
 import re
 from random import Random
 
-from runner_engine.embedded.problems import Problem, Split, practice_problem, problem
+from runner.datasets.word_problems import Problem, Split, practice_problem, problem
 from tools.embedded_model.data import Example, Piece, chat_turn, instruction, system_turn, wrapper
 from tools.embedded_model.steps import Step, steps_of
 from tools.embedded_model.tokenizer import TURN_END, TURN_START

@@ -21,8 +21,8 @@ import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from runner.datasets.word_problems import Split, problems
 from runner_engine.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, MODEL_DIR
-from runner_engine.embedded.problems import Split, problems
 from tools.embedded_model.data import base_example, five_step_example
 from tools.embedded_model.evaluate import Score, score
 from tools.embedded_model.fit import Fitted, batches, fit, log

@@ -9,10 +9,10 @@ from random import Random
 import pytest
 import warm_process
 
+from runner.datasets.word_problems import Split, practice_problem, problem
 from runner.options.agents.keys import Domain, Role
 from runner.options.agents.roles import ROLES, agent_message, decision_messages, messages
 from runner.options.agents.wording import wording_of
-from runner_engine.embedded.problems import Split, practice_problem, problem
 from tools.embedded_model.steps import steps_of
 from tools.embedded_model.team_data import mistaken, program, reply, spoken, team_example, written_out
 

@@ -9,6 +9,7 @@ import pytest
 from opening import open_engine
 
 from runner.config.root import RunnerConfig
+from runner.datasets.word_problems import Split, problems
 from runner.options.agents.graph import Graph
 from runner.options.agents.keys import DecisionMethod, Domain, Mode, Role
 from runner.options.agents.play import BATCHES, Player
@@ -16,7 +17,6 @@ from runner.options.agents.sandbox import CodeOutcome, CodeStatus
 from runner.options.agents.team import AgentCall, Answered, Discussion, Team
 from runner_base.dtypes import Dtype
 from runner_base.result import Answer, FinishReason
-from runner_engine.embedded.problems import Split, problems
 from runner_engine.sessions.base import Capability, Completion, Event, Request, RequestId
 from runner_engine.sessions.session import Session
 from runner_engine.settings.generation import GenerationConfig

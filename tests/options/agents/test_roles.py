@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from runner.datasets.word_problems import Split, problems
 from runner.options.agents import roles
 from runner.options.agents.keys import Domain, Role
 from runner.options.agents.roles import AgentMessage, decision_messages, head, messages, quoted, unmarked
 from runner.options.agents.sandbox import CodeOutcome, CodeStatus, Sandbox
 from runner.options.agents.wording import wording_of
 from runner_engine.embedded import MODEL_DIR
-from runner_engine.embedded.problems import Split, problems
 from runner_engine.sessions.base import Message
 
 QUESTION = "Ana has 3 apples and buys 4 more. How many apples does Ana have?"

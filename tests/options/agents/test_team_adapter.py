@@ -11,8 +11,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from runner.datasets.word_problems import Split, problems
 from runner_engine.embedded import LORA_TEAM_DIR, MODEL_DIR
-from runner_engine.embedded.problems import Split, problems
 from tools.embedded_model.team import measure
 
 pytestmark = pytest.mark.slow

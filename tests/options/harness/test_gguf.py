@@ -18,11 +18,11 @@ from lm_eval.tasks import TaskManager
 from torch.utils import collect_env
 
 from runner import compare
+from runner.datasets.word_problems import Split, problems
 from runner.options import harness
 from runner.options.harness.model import EngineModel
 from runner_base.errors import ConfigError
 from runner_engine.embedded import MODEL_DIR
-from runner_engine.embedded.problems import Split, problems
 from runner_engine.models import gguf_blocks
 from tools import embedded_gguf, real_model
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.resolved import ResolvedJob
+from runner.datasets.word_problems import Split, problems
 from runner.options.remote.vllm.command import dtype_of
 from runner.options.remote.vllm.environment import environment_of
 from runner.options.remote.vllm.keys import vllm_model
 from runner_base import BYTES, MIB, ConfigError, child, kept, machine, one_line, tell
 from runner_engine.checkpoints.resolve import file_bytes
-from runner_engine.embedded.problems import Split, problems
 
 TEXTS = 32
 REFERENCE = "runner.options.remote.vllm.reference"

@@ -13,8 +13,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from runner.datasets.word_problems import Problem, Split, problems
 from runner_engine.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, LORA_TEAM_DIR, LORA_THINKING_DIR, MODEL_DIR
-from runner_engine.embedded.problems import Problem, Split, problems
 from tools.embedded_model.data import TASK_WRAPPER
 from tools.embedded_model.evaluate import FINAL_NUMBER, Score, complete, score
 from tools.embedded_model.lora import load_square_lora

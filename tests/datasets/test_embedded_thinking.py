@@ -12,8 +12,8 @@ from grids import samples
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from runner.datasets.word_problems import Split, problems
 from runner_engine.embedded import LORA_THINKING_DIR, MODEL_DIR
-from runner_engine.embedded.problems import Split, problems
 from tools.embedded_model.evaluate import Score
 from tools.embedded_model.thinking import BUDGETS, CARD_SPLITS, MAX_NEW_TOKENS, measure
 from tools.embedded_model.thinking_data import final

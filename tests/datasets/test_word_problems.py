@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner_engine.embedded.problems import ITEMS, MAX_VALUE, NAMES, Problem, Split, practice_problem, problem, problems
+from runner.datasets.word_problems import ITEMS, MAX_VALUE, NAMES, Problem, Split, practice_problem, problem, problems
 
 EQUATION = re.compile(r"(\d+)([+\-*/])(\d+)=(\d+)")
 HELD_OUT = (Split.VALID, Split.TEST, Split.HARD, Split.HARD5)
@@ -31,7 +31,7 @@ def test_same_problem_again(split: Split) -> None:
 
 def test_same_problem_in_another_process() -> None:
     # another hash seed: nothing may depend on hash()
-    code = "from runner_engine.embedded.problems import *; print(repr(problems(Split.TEST, 3)))"
+    code = "from runner.datasets.word_problems import *; print(repr(problems(Split.TEST, 3)))"
     env = {**os.environ, "PYTHONHASHSEED": "12345"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert done.stdout.strip() == repr(problems(Split.TEST, 3))
@@ -107,5 +107,5 @@ def test_problem_is_frozen() -> None:
 
 
 def test_problems_need_no_torch() -> None:
-    code = "import sys, runner_engine.embedded, runner_engine.embedded.problems; sys.exit('torch' in sys.modules)"
+    code = "import sys, runner_engine.embedded, runner.datasets.word_problems; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
