@@ -9,13 +9,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from runner_engine.checkpoints.footprint import Footprint as Footprint
     from runner_engine.checkpoints.footprint import predict as predict
+    from runner_engine.checkpoints.memory_check import gpus_needed as gpus_needed
     from runner_engine.checkpoints.resolve import ModelFiles as ModelFiles
     from runner_engine.checkpoints.resolve import ResolvedModel as ResolvedModel
     from runner_engine.checkpoints.resolve import ToDownload as ToDownload
     from runner_engine.checkpoints.resolve import no_downloads as no_downloads
     from runner_engine.checkpoints.resolve import resolve as resolve
     from runner_engine.checkpoints.weight_files import Tensor as Tensor
+    from runner_engine.decode.request_encoder import RequestEncoder as RequestEncoder
+    from runner_engine.decode.request_encoder import request_encoder_of as request_encoder_of
     from runner_engine.local.base_cache import BaseCache as BaseCache
+    from runner_engine.local.before_load import build_kernels as build_kernels
+    from runner_engine.local.before_load import check_files as check_files
+    from runner_engine.local.before_load import check_fits as check_fits
+    from runner_engine.local.before_load import notes_of_reach as notes_of_reach
+    from runner_engine.local.before_load import own_positions as own_positions
+    from runner_engine.local.before_load import positions as positions
+    from runner_engine.local.capabilities import capabilities_of as capabilities_of
+    from runner_engine.local.engine import LocalEngine as LocalEngine
     from runner_engine.local.opening import open_engine as open_engine
     from runner_engine.local.opening import open_session as open_session
     from runner_engine.quantization import CHOICES as CHOICES
@@ -31,6 +42,8 @@ if TYPE_CHECKING:
     from runner_engine.sessions.base import Prompt as Prompt
     from runner_engine.sessions.base import Request as Request
     from runner_engine.sessions.base import RequestId as RequestId
+    from runner_engine.sessions.base import prompt_sha256 as prompt_sha256
+    from runner_engine.sessions.base import request_sha256 as request_sha256
     from runner_engine.sessions.contract import Engine as Engine
     from runner_engine.sessions.contract import complete as complete
     from runner_engine.sessions.contract import gather as gather
@@ -40,9 +53,14 @@ if TYPE_CHECKING:
     from runner_engine.sessions.session import Session as Session
     from runner_engine.sessions.stats import EngineStats as EngineStats
     from runner_engine.settings.generation import GenerationConfig as GenerationConfig
+    from runner_engine.settings.generation import KvCache as KvCache
     from runner_engine.settings.lora import LoraConfig as LoraConfig
     from runner_engine.settings.lora import PeftConfig as PeftConfig
+    from runner_engine.settings.lora import adapter_of as adapter_of
+    from runner_engine.settings.model import Attention as Attention
     from runner_engine.settings.model import LocalModelConfig as LocalModelConfig
+    from runner_engine.settings.model import ModelConfig as ModelConfig
+    from runner_engine.settings.model import local_model as local_model
     from runner_engine.settings.rope import ROPES as ROPES
     from runner_engine.settings.rope import RopeConfig as RopeConfig
     from runner_engine.settings.sampling import Sampling as Sampling
@@ -59,6 +77,11 @@ PLACES = {
     "PeftConfig": "settings.lora",  # a PEFT adapter, in a folder or on a hub
     "RopeConfig": "settings.rope",  # how positions are encoded: the model's own way
     "ROPES": "settings.rope",  # the other ways by name: rope_2d, yarn
+    "ModelConfig": "settings.model",  # the base of all keys of models
+    "local_model": "settings.model",  # the keys of the model on this machine that a config has, of whatever kind
+    "Attention": "settings.model",  # how attention is computed: auto, sdpa, eager, flash_attention_2
+    "KvCache": "settings.generation",  # how keys and values are stored: as_model, int8
+    "adapter_of": "settings.lora",  # where an adapter is, if there is one
     "GenerationConfig": "settings.generation",  # defaults of requests: limit, temperature, rows at once
     "Sampling": "settings.sampling",  # how the tokens of one request are drawn
     "Workload": "spec",  # rows, prompt tokens and new tokens that are in memory at once
@@ -69,11 +92,22 @@ PLACES = {
     "Tensor": "checkpoints.weight_files",  # a tensor as a header describes it: name, dtype, shape, place
     "predict": "checkpoints.footprint",  # the memory that a model needs at a workload
     "Footprint": "checkpoints.footprint",  # what `predict` returns: weights by part, KV cache, activations
+    "check_files": "local.before_load",  # rejects what cannot work, as far as the headers tell
+    "notes_of_reach": "local.before_load",  # how little of a model its quantization reaches, where that is little
+    "check_fits": "local.before_load",  # rejects a model that does not fit into this machine's memory
+    "gpus_needed": "checkpoints.memory_check",  # how many GPUs a model needs, and which it names
+    "own_positions": "local.before_load",  # the positions that a model was made for
+    "positions": "local.before_load",  # the positions that it will have, with its rope
+    "capabilities_of": "local.capabilities",  # what the engine of a spec can do
+    "build_kernels": "local.before_load",  # builds the C kernels that a model needs, unless they are there
     "no_downloads": "checkpoints.resolve",  # a context in which a download raises ToDownload
     "ToDownload": "checkpoints.resolve",  # a download would be needed
     # from a spec to tokens
     "open_session": "local.opening",  # a context with the session of a loaded model
     "open_engine": "local.opening",  # an engine, which loads when it is first needed
+    "LocalEngine": "local.engine",  # the engine of a resolved model
+    "request_encoder_of": "decode.request_encoder",  # prompts as tokens, without weights
+    "RequestEncoder": "decode.request_encoder",  # what it returns: encode, decode
     "BaseCache": "local.base_cache",  # keeps a loaded base for the next engine
     "Engine": "sessions.contract",  # a model that completes prompts: load, open, encode, decode, close
     "Session": "sessions.session",  # requests under way: any thread submits and cancels, one thread steps
@@ -92,6 +126,8 @@ PLACES = {
     "Delta": "sessions.base",  # more text of a request
     "Completion": "sessions.base",  # the end of a request: its answer, tokens, times and log-probabilities
     "Capability": "sessions.base",  # what an engine may be able to do; known before a load
+    "request_sha256": "sessions.base",  # identifies what is asked
+    "prompt_sha256": "sessions.base",  # identifies a prompt
     "EngineReport": "sessions.base",  # what was loaded: metrics, facts and notes
     "EngineStats": "sessions.stats",  # totals of an engine: tokens, seconds, memory
     "Arithmetic": "sessions.arithmetic",  # a loaded model in numbers: what a token computes and reads

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from runner_base import UNLESS_DEFAULT, Inert, Text, least, setting, within
-from runner_engine.settings.model import ModelConfig as ModelConfig  # plug-ins have it from here
+from runner_engine import ModelConfig as ModelConfig  # plug-ins have it from here
 
 
 @dataclass

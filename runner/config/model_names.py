@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from runner_engine import LoraConfig
-from runner_engine.settings.lora import adapter_of
+from runner_engine import LoraConfig, adapter_of
 
 IN_CACHE = re.compile(r"models--([^/]+)--([^/]+)")  # the hub's cache: models--ORG--NAME/snapshots/COMMIT
 # Folders that say what kind of file is in them, and not which model.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runner_base.choices import Choices
-from runner_engine.settings.model import ModelConfig
+from runner_engine import ModelConfig
 
 PLACES = {
     "model": "runner_engine.settings.model:LocalModelConfig",

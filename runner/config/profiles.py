@@ -11,8 +11,7 @@ from typing import Any
 
 from runner.config.models import MODELS
 from runner_base import Dtype, check
-from runner_engine import LocalModelConfig
-from runner_engine.settings.model import ModelConfig, local_model
+from runner_engine import LocalModelConfig, ModelConfig, local_model
 
 NONE = "none"
 TEACHER_ONLY = "teacher_only"  # its file comes with the option that has model=api

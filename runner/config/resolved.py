@@ -8,10 +8,9 @@ from typing import Any
 from runner.config.profiles import notes as profile_notes
 from runner.config.root import RunnerConfig
 from runner.config.task import with_possible_batch
-from runner_engine import ModelSpec, ResolvedModel
+from runner_engine import ModelSpec, ResolvedModel, local_model
 from runner_engine.checkpoints import no_model
 from runner_engine.checkpoints import resolve as models
-from runner_engine.settings.model import local_model
 
 
 @dataclass(frozen=True)

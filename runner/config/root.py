@@ -17,7 +17,6 @@ from runner_base.fields import DefaultAs, UnlessDefault, choice_of, counts_of, d
 from runner_base.texts import is_text
 from runner_engine import GenerationConfig, LoraConfig, QuantizationConfig, RopeConfig
 from runner_engine.quantization.mixed import Mix
-from runner_engine.settings.model import ModelConfig
 
 
 class Print(StrEnum):

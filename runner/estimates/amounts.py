@@ -5,7 +5,7 @@ from __future__ import annotations
 from runner.config.root import RunnerConfig
 from runner.config.task import Amount
 from runner_base import machine
-from runner_engine.settings.model import Attention, local_model
+from runner_engine import Attention, local_model
 
 
 def amounts_of(config: RunnerConfig, read: int | None = None) -> list[Amount]:

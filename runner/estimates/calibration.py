@@ -18,8 +18,8 @@ from runner.estimates.sample import LONG_PROMPT, REPEATS, ROWS, SHORT_PROMPT, ST
 from runner.estimates.speed import EstimateBasis, Points, Speed, interpolate
 from runner_base import child, clock, machine, one_line, replace_text, say
 from runner_base.texts import read_cache
+from runner_engine import local_model
 from runner_engine.checkpoints.pass_memory import PREFILL_TOKENS
-from runner_engine.settings.model import local_model
 
 FILE = ".calibrations.json"  # in output_dir
 PROCESS = "runner.estimates.calibration_process"

@@ -97,7 +97,7 @@ def time_imports(model: CalibrationModel, scratch: Path) -> float:
     started = time.perf_counter()
     resolved = resolve(config)
     KIND.import_libraries(resolved)
-    from runner_engine.local.engine import LocalEngine
+    from runner_engine import LocalEngine
 
     engine = LocalEngine(resolved)
     engine.load()
@@ -118,7 +118,7 @@ def write_sample(model: CalibrationModel, layers: int, scratch: Path) -> Path:
 
 def run_depth(model: CalibrationModel, layers: int, scratch: Path) -> dict[str, float]:
     """Load so many layers and time passes in turn: medians, since other work slows a job, too."""
-    from runner_engine.local.engine import LocalEngine
+    from runner_engine import LocalEngine
 
     folder = write_sample(model, layers, scratch)
     config = sample_config(model.config, folder, model.threads)

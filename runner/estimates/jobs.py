@@ -18,9 +18,8 @@ from runner.estimates.recorded import FinishedJobs
 from runner.estimates.sample import CalibrationModel, calibration_model_of
 from runner.estimates.speed import Estimate, EstimateBasis, Speed
 from runner_base import RunnerError, clock, machine, say
-from runner_engine import ModelFiles, ToDownload, no_downloads
+from runner_engine import ModelFiles, ToDownload, local_model, no_downloads
 from runner_engine.checkpoints.pass_memory import place_bytes
-from runner_engine.settings.model import local_model
 
 SHARE = 0.1  # of the time that the jobs take: a calibration may take no more
 SPREAD_OF_ANSWERS = 0.25  # additional uncertainty if prompts have a typical length

@@ -16,7 +16,7 @@ from runner.config.root import RunnerConfig, semantic_keys
 from runner.store import published
 from runner.store.mlflow_store import Store
 from runner_base import Record, short_hash
-from runner_engine.settings.lora import adapter_of
+from runner_engine import adapter_of
 
 log = logging.getLogger(__name__)
 

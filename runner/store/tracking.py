@@ -30,8 +30,8 @@ from runner.store.stored_runs import JOB_ID, PARENT, StoredRuns, read_runs
 from runner_base import Inert, Record, Status, TrackingError, without_secrets
 from runner_base.fields import NOTES, choice_of, counts_of, default_of
 from runner_compare.metrics import Better, described
+from runner_engine import adapter_of
 from runner_engine.quantization.base import Quantized
-from runner_engine.settings.lora import adapter_of
 
 MAX_TAG_CHARACTERS = 8000  # likewise
 MAX_PARAM_CHARACTERS = 6000  # MLflow cuts longer values with a warning; the whole config is an artifact

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from runner.config.resolved import ResolvedJob
 from runner.engines.kinds import kind_of
 from runner_base.thinking import ends_in_thinking
-from runner_engine import Engine, EngineReport, Request
-from runner_engine.sessions.base import prompt_sha256
+from runner_engine import Engine, EngineReport, Request, prompt_sha256
 
 HASH_CHARACTERS = 12
 

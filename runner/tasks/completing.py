@@ -26,8 +26,7 @@ from runner.tasks.asking import each_request, kept_words
 from runner.tasks.base import Context, RequestsBeside
 from runner.tasks.collecting.samples import Judge, sample_of
 from runner_base import JobFailed, Sample, counted
-from runner_engine import Completion, Engine, EngineReport, Request, require
-from runner_engine.sessions.base import request_sha256
+from runner_engine import Completion, Engine, EngineReport, Request, request_sha256, require
 
 NOT_AGAIN = "The same command would get the same error and does not ask again; rerun=failed does"
 

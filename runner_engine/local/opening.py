@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from runner_base import machine
-from runner_engine.checkpoints import adapter_header, formats, random_weights
-from runner_engine.checkpoints.memory_check import check_memory, limited
 from runner_engine.checkpoints.resolve import ResolvedModel, resolve
+from runner_engine.local.before_load import check_files, check_fits, notes_of_reach
 from runner_engine.sessions.session import Session
 from runner_engine.spec import ModelSpec
 
@@ -19,15 +17,8 @@ if TYPE_CHECKING:  # imports torch
 
 def check(resolved: ResolvedModel) -> list[str]:
     """Reject what cannot work, as far as the files tell; return notes on what is close to a limit."""
-    formats.check(resolved)
-    adapter_header.check(resolved.files)
-    model = resolved.files.model
-    if model.random_weights:
-        random_weights.check_disk(model)
-    notes = formats.notes_of_reach(resolved)
-    if machine.device_class(model.device) == "cuda":
-        return notes  # only torch knows how much memory of a GPU is free
-    return notes + check_memory(resolved, limited({"cpu": machine.available_mib()}, model.max_memory))
+    check_files(resolved)
+    return notes_of_reach(resolved) + check_fits(resolved)
 
 
 def open_engine(spec: ModelSpec) -> LocalEngine:

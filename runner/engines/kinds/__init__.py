@@ -11,8 +11,7 @@ from pathlib import Path
 
 from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
-from runner_engine import BaseCache, Capability, Engine, Footprint, Prompt, Request, Workload
-from runner_engine.settings.model import ModelConfig
+from runner_engine import BaseCache, Capability, Engine, Footprint, ModelConfig, Prompt, Request, Workload
 
 LOCAL = "runner.engines.kinds.local"  # describes a model on this machine: its keys are the engine's, which has no kinds
 Encoded = tuple[str | Sequence[int], list[int]]  # a prompt as the model sees it, and its token ids

@@ -13,16 +13,28 @@ from runner.config.root import RunnerConfig
 from runner.core.later import put_off, uncollected
 from runner.engines.kinds import Encoded, ModelKind, Need
 from runner_base import machine
-from runner_engine import BaseCache, Capability, Engine, Footprint, Prompt, Request, RopeConfig, Workload
-from runner_engine.checkpoints import adapter_header, chat_templates, footprint, formats, random_weights
+from runner_engine import (
+    BaseCache,
+    Capability,
+    Engine,
+    Footprint,
+    Prompt,
+    Request,
+    RopeConfig,
+    Workload,
+    build_kernels,
+    capabilities_of,
+    check_files,
+    check_fits,
+    gpus_needed,
+    notes_of_reach,
+    own_positions,
+    positions,
+    predict,
+)
 from runner_engine.checkpoints.gguf_file import is_known, read_header
-from runner_engine.checkpoints.memory_check import check_memory, gpus_needed, limited
-from runner_engine.checkpoints.positions import positions_of
-from runner_engine.kernels import building
-from runner_engine.local.capabilities import capabilities_of
 from runner_engine.models.kept_names import kept_names
 from runner_engine.quantization import quiet_imports
-from runner_engine.settings.generation import KvCache
 
 # What transformers imports for every model, and uses in training, with several GPUs, or not at all: two thirds of the
 # time that its modules take.
@@ -54,32 +66,25 @@ class Local(ModelKind):
 
     def check(self, resolved: ResolvedJob) -> list[str]:
         """Refuse what is impossible, as far as the files tell; note what is close to a limit."""
-        model = resolved.files.model
-        for one in (resolved, *([resolved.second] if resolved.second else [])):
-            formats.check(one)
-            check_chat(one)
-            adapter_header.check(one.files)
-            if one.files.model.random_weights:
-                random_weights.check_disk(one.files.model)
-        notes = _notes_of_room(resolved) + formats.notes_of_reach(resolved)
-        device = machine.device_class(model.device)
-        if device == "cuda":
-            return notes  # only torch knows how much memory of a GPU is free
-        notes += profile_notes(resolved.config.profile, device)
-        return notes + check_memory(resolved, limited({"cpu": machine.available_mib()}, model.max_memory))
+        for model in (resolved, *([resolved.second] if resolved.second else [])):
+            check_files(model, model.config.task.asks_in_chat)
+        notes = _notes_of_room(resolved) + notes_of_reach(resolved)
+        device = machine.device_class(resolved.files.model.device)
+        if device != "cuda":  # of a GPU only torch knows what is free
+            notes += profile_notes(resolved.config.profile, device)
+        return notes + check_fits(resolved)
 
     def predict(self, resolved: ResolvedJob, work: Workload, free_mib: float | None = None) -> Footprint | None:
         """Predict from the headers of the checkpoint."""
-        return footprint.predict(resolved, work, free_mib)
+        return predict(resolved, work, free_mib)
 
     def own_positions(self, resolved: ResolvedJob) -> int | None:
         """Return the positions that config.json names."""
-        own = resolved.files.text_settings.get("max_position_embeddings")
-        return own if isinstance(own, int) and own > 0 else None
+        return own_positions(resolved)
 
     def positions(self, resolved: ResolvedJob) -> float:
         """Return those that config.json and a chosen scaling make."""
-        return positions_of(resolved.files.text_settings, resolved.config.rope)
+        return positions(resolved)
 
     def need(self, resolved: ResolvedJob) -> Need:
         """Predict from the headers of the checkpoint; nothing is known without them."""
@@ -94,15 +99,7 @@ class Local(ModelKind):
 
     def build_kernels(self, resolved: ResolvedJob) -> float:
         """Build the kernels that this model needs, unless it is on a GPU."""
-        if machine.device_class(resolved.files.model.device) != "cpu":
-            return 0.0
-        choices = resolved.mix.choices
-        needs = {
-            building.FLOAT32: resolved.files.dtype == "float32",
-            building.PACKED: any(one.keeps_blocks or one.keeps_groups or one.makes_groups for one in choices),
-            building.INT8_KV: resolved.config.generation.kv_cache is KvCache.int8,
-        }
-        return building.prepare([feature for feature, is_needed in needs.items() if is_needed])
+        return build_kernels(resolved)
 
     def import_libraries(self, resolved: ResolvedJob) -> None:
         """Import torch, what transformers needs for this model, and the libraries of quantization and adapter."""
@@ -125,14 +122,14 @@ class Local(ModelKind):
 
     def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
         """Render and tokenize prompts, with the tokenizer alone."""
-        from runner_engine.decode.request_encoder import request_encoder_of  # imports torch
+        from runner_engine import request_encoder_of  # imports torch
 
         encoder = request_encoder_of(resolved)
         return [encoder.encode(Request(0, prompt)) for prompt in prompts]
 
     def decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
         """Return what gives the text of token ids, with the tokenizer alone."""
-        from runner_engine.decode.request_encoder import request_encoder_of  # imports torch
+        from runner_engine import request_encoder_of  # imports torch
 
         return request_encoder_of(resolved).decode
 
@@ -142,15 +139,9 @@ class Local(ModelKind):
 
     def open_engine(self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None) -> Engine:
         """Return the local engine."""
-        from runner_engine.local.engine import LocalEngine  # imports torch
+        from runner_engine import LocalEngine  # imports torch
 
         return LocalEngine(resolved, bases)
-
-
-def check_chat(resolved: ResolvedJob) -> None:
-    """Refuse a task that asks in a chat template of a checkpoint that surely has none."""
-    if resolved.config.task.asks_in_chat:
-        chat_templates.check(resolved.files)
 
 
 def _notes_of_room(resolved: ResolvedJob) -> list[str]:

@@ -23,14 +23,14 @@ from runner_engine import (
     EngineReport,
     EngineStats,
     Event,
+    KvCache,
     Message,
     Prompt,
     Request,
     RequestId,
     Session,
+    request_sha256,
 )
-from runner_engine.sessions.base import request_sha256
-from runner_engine.settings.generation import KvCache
 
 CAPABILITIES = frozenset(Capability) - {Capability.distributions, Capability.continuing}
 HEAD_CHARACTERS = 120

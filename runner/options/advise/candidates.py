@@ -19,12 +19,11 @@ from runner.options.advise.accuracies import RecordedAccuracy
 from runner.options.advise.closeness import RecordedCloseness
 from runner.options.advise.machines import Machine
 from runner_base import ConfigError, RunnerError, one_line
-from runner_engine import no_downloads
+from runner_engine import local_model, no_downloads
 from runner_engine.checkpoints import formats
 from runner_engine.checkpoints.pass_memory import kv_number_bytes, most_rows
 from runner_engine.checkpoints.random_weights import SHAPES_DIR, list_tensors
 from runner_engine.quantization.base import CheckpointSource as Checkpoint
-from runner_engine.settings.model import local_model
 
 QUANTIZATIONS = ("none", "int8", "nf4")  # from the most faithful to the smallest
 COSTS = {

@@ -8,7 +8,7 @@ from runner.datasets.gsm8k import Item
 from runner.options.agents.keys import DecisionMethod
 from runner.options.agents.team import Answered, Discussion
 from runner_base import Answer, FinishReason, Sample, Verdict
-from runner_engine.sessions.base import prompt_sha256
+from runner_engine import prompt_sha256
 
 
 def sample_of(index: int, item: Item, discussion: Discussion) -> Sample:

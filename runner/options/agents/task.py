@@ -33,8 +33,7 @@ from runner.tasks.completing import problems
 from runner_base import Call, JobFailed, Progress, Result, Sample, Verdict, counted, machine, write_atomically
 from runner_base.result import CALLS, GRAPH, GRAPH_PICTURE
 from runner_compare.statistics.floor_effects import LIMIT, cut_off_words
-from runner_engine import Capability, Session, require
-from runner_engine.settings.lora import adapter_of
+from runner_engine import Capability, Session, adapter_of, require
 
 # 2: a program's `answer` that is no number, or too long, is no answer; 3: learned graphs are not drawn
 VERSION = 5  # 5: tags that a text speaks of are no thinking, and an answer that was cut off behind it is not right

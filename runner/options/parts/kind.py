@@ -75,7 +75,7 @@ class PartsKind(ModelKind):
     def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
         """Render and tokenize prompts, with the tokenizer alone."""
         from runner.options.parts.sharding.load_part import load_tokenizer
-        from runner_engine.decode.request_encoder import RequestEncoder  # imports torch
+        from runner_engine import RequestEncoder  # imports torch
 
         config, folder = resolved.config, manifest_of(resolved.config).folder
         rows = read_settings(folder / MODEL_FILES).get("vocab_size", math.inf)

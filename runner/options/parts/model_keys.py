@@ -7,9 +7,17 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 from runner_base import HASHED, MISSING, Dtype, Inert, above, filled, least, setting
-from runner_engine import GenerationConfig, LoraConfig, QuantizationConfig, RopeConfig
+from runner_engine import (
+    Attention,
+    GenerationConfig,
+    LoraConfig,
+    ModelConfig,
+    QuantizationConfig,
+    RopeConfig,
+    local_model,
+)
 from runner_engine.settings.generation import require_plain_kv
-from runner_engine.settings.model import Attention, ModelConfig, local_model, require_own_weights
+from runner_engine.settings.model import require_own_weights
 
 
 class Backend(StrEnum):

@@ -27,8 +27,8 @@ from runner_engine import (
     Request,
     RequestId,
     Session,
+    request_sha256,
 )
-from runner_engine.sessions.base import request_sha256
 from runner_engine.settings.sampling import GREEDY
 
 log = logging.getLogger(__name__)

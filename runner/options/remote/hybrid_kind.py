@@ -15,8 +15,7 @@ from runner.options.remote.engine import ApiEngine
 from runner.options.remote.hybrid import CAPABILITIES, HybridEngine
 from runner.options.remote.keys import HybridConfig
 from runner_base import RunnerError
-from runner_engine import BaseCache, Capability, Engine
-from runner_engine.settings.model import ModelConfig
+from runner_engine import BaseCache, Capability, Engine, ModelConfig
 
 
 def hybrid(config: RunnerConfig) -> HybridConfig:

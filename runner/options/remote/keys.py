@@ -11,9 +11,9 @@ from runner.options.remote.addresses import addresses_of, check_addresses, is_in
 from runner.options.remote.thinking_budget import ThinkingBudget, check_budget
 from runner_base import MISSING, UNLESS_DEFAULT, ConfigError, Inert, above, check, least, setting, within
 from runner_base.fields import Names
-from runner_engine import GenerationConfig, LocalModelConfig, LoraConfig, QuantizationConfig, RopeConfig
+from runner_engine import GenerationConfig, LocalModelConfig, LoraConfig, ModelConfig, QuantizationConfig, RopeConfig
 from runner_engine.settings.generation import require_plain_kv
-from runner_engine.settings.model import ModelConfig, require_own_weights
+from runner_engine.settings.model import require_own_weights
 from runner_engine.settings.sampling import SamplingKeys, active_parameters
 
 

@@ -21,8 +21,7 @@ from runner.options.remote.server_text import AnswerText, Secret
 from runner.options.remote.thinking import Usage, is_spent, thinking_of, usage_of
 from runner_base import Answer, FinishReason, JobFailed, RunnerError
 from runner_base.thinking import Tags, ends_in_thinking, new_pieces, split
-from runner_engine import Completion, Delta, Event, Request, RequestId, Session
-from runner_engine.sessions.base import request_sha256
+from runner_engine import Completion, Delta, Event, Request, RequestId, Session, request_sha256
 from runner_engine.sessions.session import Listener
 
 TICK_S = 0.2  # how long a step waits for events

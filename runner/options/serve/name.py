@@ -7,7 +7,7 @@ from pathlib import Path
 from runner.config.model_names import adapter_name, short_name
 from runner.config.root import RunnerConfig
 from runner.options.serve.keys import ServeConfig
-from runner_engine.settings.lora import adapter_of
+from runner_engine import adapter_of
 
 
 def served_name(config: RunnerConfig, task: ServeConfig) -> str:

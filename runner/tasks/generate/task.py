@@ -37,8 +37,7 @@ from runner.tasks.generate.keys import GenerateConfig
 from runner_base import Answer, ConfigError, EvidenceError, Result, Sample, cannot_write, check, write_atomically
 from runner_base.result import COMPLETIONS
 from runner_base.thought_tokens import thinking_totals
-from runner_engine import Request
-from runner_engine.settings.model import Attention, local_model
+from runner_engine import Attention, Request, local_model
 from runner_engine.settings.rope import Rope2dConfig
 
 VERSION = 1

@@ -18,9 +18,9 @@ from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.config.task import TaskConfig
 from runner.config.wording import PromptStyle
-from runner.engines.kinds.local import check_chat
 from runner.tasks.generate.keys import GenerateConfig
 from runner_base.errors import ConfigError
+from runner_engine import check_files
 from runner_engine.checkpoints import chat_templates
 from runner_engine.settings.model import LocalModelConfig
 
@@ -45,10 +45,10 @@ def plain(tiny_llama: Path, tmp_path: Path) -> Path:
 def test_only_chats_need_one(make_config: Callable[..., RunnerConfig], plain: Path, task: TaskConfig) -> None:
     config = make_config(model=LocalModelConfig(name=str(plain), device="cpu"), task=task)
     if task in OTHERS:
-        check_chat(resolve(config))
+        check_files(resolve(config), config.task.asks_in_chat)
         return
     with pytest.raises(ConfigError, match=r"plain has no chat template, so .*: use task\.prompt=text"):
-        check_chat(resolve(config))
+        check_files(resolve(config), config.task.asks_in_chat)
 
 
 def test_what_may_bring_one_is_not_refused(plain: Path) -> None:

@@ -18,11 +18,11 @@ from written_records import ANSWERS, write
 
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
-from runner.engines.kinds.local import check_chat
 from runner.estimates.recorded import FinishedJobs
 from runner.options.agents.keys import AgentsConfig, Mode
 from runner.run import run
 from runner_base.errors import ConfigError
+from runner_engine import check_files
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 
@@ -54,7 +54,7 @@ def test_a_chat_template_is_needed(make_config: Make, tiny_llama: Path, tmp_path
     (tmp_path / "plain" / "chat_template.jinja").unlink()
     model = LocalModelConfig(name=str(tmp_path / "plain"), device="cpu")
     with pytest.raises(ConfigError, match=r"plain has no chat template, so .*: use task\.prompt=text"):
-        check_chat(resolve(make_config(model=model, task=AgentsConfig())))
+        check_files(resolve(make_config(model=model, task=AgentsConfig())), asks_in_chat=True)
 
 
 def test_a_teams_question_takes_several_calls(make_config: Make) -> None:

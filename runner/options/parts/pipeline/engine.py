@@ -28,8 +28,8 @@ from runner.options.parts.pipeline.stage_worker import StageWorker
 from runner.options.parts.pipeline.transport import Packet, PacketType, PeerGone, Transport
 from runner.options.parts.sharding.load_part import load_tokenizer
 from runner_base import FinishReason, JobFailed, RunnerError, one_line, signals
-from runner_engine import EngineReport, EngineStats, Event, Request, RequestId, Session
-from runner_engine.decode.request_encoder import RequestEncoder, own_generation, stop_tokens
+from runner_engine import EngineReport, EngineStats, Event, Request, RequestEncoder, RequestId, Session
+from runner_engine.decode.request_encoder import own_generation, stop_tokens
 from runner_engine.decode.rows import Row
 from runner_engine.decode.stopping import Stopping
 from runner_engine.models.rope.choices import max_positions

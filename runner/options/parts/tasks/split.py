@@ -32,12 +32,11 @@ from runner.store.artifacts import promise
 from runner.store.jobs import Job
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner_base import MIB, ConfigError, Progress, Result, machine, tell, write_atomically
-from runner_engine import LocalModelConfig
+from runner_engine import LocalModelConfig, local_model
 from runner_engine.checkpoints import random_weights, resolve
 from runner_engine.checkpoints.layout import find_layers
 from runner_engine.checkpoints.weight_files import Checkpoint, WeightFile, read_checkpoint
 from runner_engine.models.bin_file import read_bin
-from runner_engine.settings.model import local_model
 
 VERSION = 2
 USES = frozenset({Uses.model_files})  # identified by size and time: hashing them would take longer than the split

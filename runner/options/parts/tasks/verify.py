@@ -17,11 +17,10 @@ from runner.options.parts.sharding.manifest import MANIFEST, Manifest, read_mani
 from runner.options.parts.sharding.write import Meter
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner_base import MIB, ConfigError, Result, machine
-from runner_engine import LocalModelConfig
+from runner_engine import LocalModelConfig, ModelConfig, local_model
 from runner_engine.checkpoints import resolve
 from runner_engine.checkpoints.weight_files import Checkpoint, read_checkpoint
 from runner_engine.models.bin_file import read_bin
-from runner_engine.settings.model import ModelConfig, local_model
 
 VERSION = 1
 USES = frozenset({Uses.own_location})  # a source is only compared with the parts

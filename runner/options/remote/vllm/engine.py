@@ -24,7 +24,7 @@ from runner_base import ConfigError, JobFailed, RunnerError
 from runner_engine import BaseCache, Capability, EngineReport, Request, complete
 
 if TYPE_CHECKING:
-    from runner_engine.decode.request_encoder import RequestEncoder
+    from runner_engine import RequestEncoder
 
 EVENT_TOKENS = 16  # in an event of a stream that nobody watches: each event costs the runner a quarter of a millisecond
 RETRIES = 6  # a server that has failed takes seconds to end, and only its end says why
@@ -88,7 +88,7 @@ class VllmEngine(ApiEngine):
 
     @cached_property
     def _encoder(self) -> RequestEncoder:
-        from runner_engine.decode.request_encoder import request_encoder_of  # imports torch
+        from runner_engine import request_encoder_of  # imports torch
 
         return request_encoder_of(self._resolved)
 

@@ -7,10 +7,16 @@ from typing import Any, ClassVar
 
 from runner.options.remote.thinking_budget import ThinkingBudget, check_budget
 from runner_base import HASHED, MISSING, ConfigError, Dtype, Inert, above, check, filled, least, setting, within
-from runner_engine import GenerationConfig, LoraConfig, QuantizationConfig, RopeConfig
+from runner_engine import (
+    GenerationConfig,
+    LoraConfig,
+    ModelConfig,
+    QuantizationConfig,
+    RopeConfig,
+    adapter_of,
+    local_model,
+)
 from runner_engine.settings.generation import require_plain_kv
-from runner_engine.settings.lora import adapter_of
-from runner_engine.settings.model import ModelConfig, local_model
 
 WORDS = {"none": None, "fp8": "fp8"}  # choices of the group quantization that vLLM makes while loading, in its words
 BY_KEY = {  # what vLLM's command line says and a key of the runner says, too

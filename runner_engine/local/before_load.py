@@ -1,0 +1,58 @@
+"""What is checked, predicted and built for a model on this machine before its weights are read. Imports no torch."""
+
+from __future__ import annotations
+
+from runner_base import machine
+from runner_engine.checkpoints import adapter_header, chat_templates, formats, random_weights
+from runner_engine.checkpoints.memory_check import check_memory, limited
+from runner_engine.checkpoints.positions import positions_of
+from runner_engine.checkpoints.resolve import ResolvedModel
+from runner_engine.kernels import building
+from runner_engine.settings.generation import KvCache
+
+
+def check_files(resolved: ResolvedModel, asks_in_chat: bool = False) -> None:
+    """Reject what cannot work, as far as the headers of model and adapter tell."""
+    formats.check(resolved)
+    if asks_in_chat:
+        chat_templates.check(resolved.files)
+    adapter_header.check(resolved.files)
+    if resolved.files.model.random_weights:
+        random_weights.check_disk(resolved.files.model)
+
+
+def notes_of_reach(resolved: ResolvedModel) -> list[str]:
+    """Say how little of the model its quantization reaches, where that is little."""
+    return formats.notes_of_reach(resolved)
+
+
+def check_fits(resolved: ResolvedModel) -> list[str]:
+    """Reject a model that does not fit into this machine's memory; return notes on what is close to a limit."""
+    model = resolved.files.model
+    if machine.device_class(model.device) == "cuda":
+        return []  # only torch knows how much memory of a GPU is free
+    return check_memory(resolved, limited({"cpu": machine.available_mib()}, model.max_memory))
+
+
+def own_positions(resolved: ResolvedModel) -> int | None:
+    """Return the positions that config.json names, those that the model was made for; None: none or unknown."""
+    own = resolved.files.text_settings.get("max_position_embeddings")
+    return own if isinstance(own, int) and own > 0 else None
+
+
+def positions(resolved: ResolvedModel) -> float:
+    """Return the positions that the loaded model will have; infinity where its settings name none."""
+    return positions_of(resolved.files.text_settings, resolved.spec.rope)
+
+
+def build_kernels(resolved: ResolvedModel) -> float:
+    """Build the kernels that a model needs, unless it is on a GPU; return the seconds."""
+    if machine.device_class(resolved.files.model.device) != "cpu":
+        return 0.0
+    choices = resolved.mix.choices
+    needs = {
+        building.FLOAT32: resolved.files.dtype == "float32",
+        building.PACKED: any(choice.keeps_blocks or choice.keeps_groups or choice.makes_groups for choice in choices),
+        building.INT8_KV: resolved.spec.generation.kv_cache is KvCache.int8,
+    }
+    return building.prepare([feature for feature, is_needed in needs.items() if is_needed])
