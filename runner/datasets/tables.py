@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runner_base import DataError, few, load_json, one_line, short
-from runner_engine.checkpoints.weight_files import is_bare_name
+from runner_engine.checkpoints import is_bare_name
 
 MAX_BYTES = 2 * 2**30  # unpacked, of the columns that are read: GSM8K has 5 million
 ROWS_AT_ONCE = 256

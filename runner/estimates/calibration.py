@@ -19,7 +19,7 @@ from runner.estimates.speed import EstimateBasis, Points, Speed, interpolate
 from runner_base import child, clock, machine, one_line, replace_text, say
 from runner_base.texts import read_cache
 from runner_engine import local_model
-from runner_engine.checkpoints.pass_memory import PREFILL_TOKENS
+from runner_engine.checkpoints import PREFILL_TOKENS
 
 FILE = ".calibrations.json"  # in output_dir
 PROCESS = "runner.estimates.calibration_process"

@@ -25,9 +25,7 @@ from runner.estimates.sample import LONG_PROMPT, REPEATS, ROWS, SHORT_PROMPT, ST
 from runner.speed.synthetic import synthetic_requests
 from runner_base import child
 from runner_engine import Engine, LocalModelConfig, LoraConfig, complete
-from runner_engine.checkpoints import random_weights
-from runner_engine.checkpoints.footprint import PACKED_SHARE
-from runner_engine.checkpoints.resolve import read_tensors
+from runner_engine.checkpoints import PACKED_SHARE, random_weights, read_tensors
 from runner_engine.quantization.mixed import only_matching
 
 BANDWIDTH_NUMBERS = 1 << 25  # of float32: more than a cache holds

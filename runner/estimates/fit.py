@@ -11,8 +11,7 @@ from runner.engines.kinds import kind_of
 from runner.engines.kinds.local import TYPICAL_ROWS
 from runner_base import ConfigError, machine, visible_gpus
 from runner_engine import CHOICES, Footprint, RopeConfig
-from runner_engine.checkpoints.memory_check import limited
-from runner_engine.checkpoints.pass_memory import kv_number_bytes, most_rows
+from runner_engine.checkpoints import kv_number_bytes, limited, most_rows
 from runner_engine.quantization.base import CheckpointSource
 
 PROCESS_MIB = 600.0  # an interpreter with torch and transformers, before any weights

@@ -12,7 +12,7 @@ from runner.config.root import RunnerConfig
 from runner.estimates.speed import EstimateBasis, Speed
 from runner_base import MIB, machine
 from runner_engine import Footprint
-from runner_engine.checkpoints.pass_memory import PREFILL_TOKENS
+from runner_engine.checkpoints import PREFILL_TOKENS
 
 SPREAD = 0.6  # relative uncertainty of a guess
 # Memory traffic of unpacking weights in each pass, as a share of their size in 16 bits.

@@ -19,7 +19,7 @@ from runner.estimates.sample import CalibrationModel, calibration_model_of
 from runner.estimates.speed import Estimate, EstimateBasis, Speed
 from runner_base import RunnerError, clock, machine, say
 from runner_engine import ModelFiles, ToDownload, local_model, no_downloads
-from runner_engine.checkpoints.pass_memory import place_bytes
+from runner_engine.checkpoints import place_bytes
 
 SHARE = 0.1  # of the time that the jobs take: a calibration may take no more
 SPREAD_OF_ANSWERS = 0.25  # additional uncertainty if prompts have a typical length

@@ -19,7 +19,7 @@ from runner.estimates.speed import Estimate, EstimateBasis
 from runner.store.tracking import flatten, text_of
 from runner_base import Record, Status, machine
 from runner_compare.statistics.answer_times import answer_times
-from runner_engine.checkpoints.pass_memory import MAX_ROWS
+from runner_engine.checkpoints import MAX_ROWS
 
 BASE = ("model.", "quantization.", "lora.", "rope.")  # keys that must agree
 INERT = ("model.check_memory", "model.cache_dir", "model.revision", "model.shape")

@@ -12,9 +12,7 @@ from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner_base import MIB, machine
 from runner_engine import KvCache, local_model
-from runner_engine.checkpoints import random_weights
-from runner_engine.checkpoints.footprint import PACKED_SHARE
-from runner_engine.checkpoints.pass_memory import place_bytes
+from runner_engine.checkpoints import PACKED_SHARE, place_bytes, random_weights
 
 LAYER_MIB = 192.0  # at least for layers: more than a cache holds, also in 4 bits, so that weights come from memory
 HEAD_MIB = 64.0  # at most for the token embeddings

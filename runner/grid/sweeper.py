@@ -28,7 +28,7 @@ from runner.report import show_grid
 from runner.store import grid_runs
 from runner_base import ConfigError, JobFailed, Progress, Status, TrackingError, counted, say, signals
 from runner_base.errors import check_output_folder
-from runner_engine.checkpoints.resolve import sharing
+from runner_engine.checkpoints import sharing
 
 
 @dataclass

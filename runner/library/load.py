@@ -18,8 +18,7 @@ from runner.engines.kinds import kind_of
 from runner.library.model import Model
 from runner_base import ConfigError, environment, say, unknown
 from runner_engine import Driver, LocalModelConfig
-from runner_engine.checkpoints.gguf_file import is_gguf
-from runner_engine.checkpoints.no_model import is_bare, nothing_to_load
+from runner_engine.checkpoints import is_bare, is_gguf, nothing_to_load
 
 Place = str | os.PathLike[str]
 Choice = Place | Mapping[str, Any]  # a choice of a group, or {"name": choice} with keys of the group

@@ -32,7 +32,7 @@ from runner_engine import (
     positions,
     predict,
 )
-from runner_engine.checkpoints.gguf_file import is_known, read_header
+from runner_engine.checkpoints import is_known, read_header
 from runner_engine.models.kept_names import kept_names
 from runner_engine.quantization import quiet_imports
 

@@ -20,9 +20,7 @@ from runner.options.advise.closeness import RecordedCloseness
 from runner.options.advise.machines import Machine
 from runner_base import ConfigError, RunnerError, one_line
 from runner_engine import local_model, no_downloads
-from runner_engine.checkpoints import formats
-from runner_engine.checkpoints.pass_memory import kv_number_bytes, most_rows
-from runner_engine.checkpoints.random_weights import SHAPES_DIR, list_tensors
+from runner_engine.checkpoints import SHAPES_DIR, formats, kv_number_bytes, list_tensors, most_rows
 from runner_engine.quantization.base import CheckpointSource as Checkpoint
 
 QUANTIZATIONS = ("none", "int8", "nf4")  # from the most faithful to the smallest

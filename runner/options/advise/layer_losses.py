@@ -17,7 +17,7 @@ import torch
 from runner.config.resolved import ResolvedJob
 from runner_base import machine
 from runner_engine import QuantizationConfig, Request, RequestEncoder
-from runner_engine.checkpoints.linear_layers import block_of
+from runner_engine.checkpoints import block_of
 from runner_engine.models import mixing
 from runner_engine.models.load import load_base
 

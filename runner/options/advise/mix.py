@@ -20,8 +20,8 @@ from runner.run import identify
 from runner.tasks.base import Context, task_of
 from runner_base import BYTES, MIB, ConfigError, Progress, kept
 from runner_engine import QuantizationConfig, Request
-from runner_engine.checkpoints.linear_layers import block_of, first_number, linear_layers
-from runner_engine.checkpoints.weight_sizes import compute_dtype, weight_bytes
+from runner_engine.checkpoints import block_of, compute_dtype, first_number, weight_bytes
+from runner_engine.checkpoints.linear_layers import linear_layers
 from runner_engine.quantization.mixed import Mix
 
 FORMATS = "nf4,int8,none"

@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.core.json_fields import Fields
 from runner.options.agents.graph import Edges, Graph, Kind
 from runner.options.agents.keys import MAX_ROUNDS, Mode
 from runner_base import DataError, load_json, reading, unknown
-from runner_engine.checkpoints.json_fields import Fields
 
 VERSION = 2
 MAX_BYTES = 32 * 2**20  # 64 agents need less than 1 MiB, or 24 if each of 100 rounds has its own matrices

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from runner_base import ConfigError, check, few, load_json, one_line, plain, run_entry
 from runner_base.errors import OutputError
-from runner_engine.checkpoints.resolve import locate_config
+from runner_engine.checkpoints import locate_config
 from runner_engine.embedded import LORA_PEFT_DIR, LORA_PTH_PATH
 from runner_engine.quantization import quiet_imports
 

@@ -19,7 +19,7 @@ from runner.options.parts.sharding.manifest import MODEL_FILES
 from runner_base import BYTES, MIB, ConfigError, Dtype, check, counted, machine, tell
 from runner_base.dtypes import dtype_for
 from runner_engine import BaseCache, Capability, Engine, Footprint, Prompt, Request, Workload
-from runner_engine.checkpoints.resolve import read_settings
+from runner_engine.checkpoints import read_settings
 from runner_engine.kernels import building
 
 

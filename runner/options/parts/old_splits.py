@@ -18,8 +18,7 @@ from runner.options.parts.sharding.restore import written_order
 from runner.options.parts.sharding.write import Target, copied
 from runner_base import ConfigError, DataError
 from runner_engine import Tensor
-from runner_engine.checkpoints import byteio
-from runner_engine.checkpoints.weight_files import DTYPE_BITS, DTYPE_NAMES, SINGLE, WEIGHT_SUFFIXES
+from runner_engine.checkpoints import DTYPE_BITS, DTYPE_NAMES, SINGLE, WEIGHT_SUFFIXES, byteio
 
 if TYPE_CHECKING:
     import numpy as np

@@ -36,7 +36,7 @@ from runner_engine import (
     Session,
     gather,
 )
-from runner_engine.checkpoints.pass_memory import shape_of, waiting_places
+from runner_engine.checkpoints import shape_of, waiting_places
 from runner_engine.models.loaded_lines import lines
 from runner_engine.sessions.base import require_among
 

@@ -22,7 +22,7 @@ from runner.tasks.likelihood.reference import KEY, TOP_K_HASH, find
 from runner.tasks.named_job import SCORING, is_id, job_of, overridden
 from runner_base import RunnerError, machine
 from runner_engine import Capability
-from runner_engine.checkpoints.pass_memory import shape_of
+from runner_engine.checkpoints import shape_of
 
 ROOM = 0.8  # of the free memory that both models may take by prediction
 

@@ -16,8 +16,7 @@ from typing import Any
 
 from runner.options.parts.sharding.manifest import PartEntry
 from runner_base import ConfigError, DataError, machine
-from runner_engine.checkpoints import byteio
-from runner_engine.checkpoints.weight_files import MAX_HEADER_BYTES, WeightFile, parse_header, read_weight_file
+from runner_engine.checkpoints import MAX_HEADER_BYTES, WeightFile, byteio, parse_header, read_weight_file
 
 FRAME_BYTES = 2**20  # of the part; the last frame is shorter
 LEVEL = 3

@@ -11,15 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from runner.core.json_fields import ListedFile
 from runner.options.parts.sharding import partition_file
 from runner.options.parts.sharding.archive import Advance, Read, open_part, read_header
 from runner.options.parts.sharding.manifest import SOURCE_HEADERS, Manifest, PartEntry
 from runner.options.parts.sharding.partition_file import INLINE, Inline, Layer, Partition, TensorReference
 from runner_base import ConfigError, DataError
 from runner_engine import Tensor
-from runner_engine.checkpoints import byteio
-from runner_engine.checkpoints.json_fields import ListedFile
-from runner_engine.checkpoints.weight_files import DTYPE_BITS, WeightFile, parse_header
+from runner_engine.checkpoints import DTYPE_BITS, WeightFile, byteio, parse_header
 
 
 @dataclass

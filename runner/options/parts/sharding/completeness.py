@@ -10,8 +10,7 @@ from runner.options.parts.sharding.manifest import MANIFEST, Manifest, Totals
 from runner.options.parts.sharding.write import Meter, OpenProgress
 from runner_base import DataError
 from runner_engine import Tensor
-from runner_engine.checkpoints import byteio
-from runner_engine.checkpoints.weight_files import Checkpoint
+from runner_engine.checkpoints import Checkpoint, byteio
 
 MAX_LISTED = 20  # problems that an error lists; task=verify lists all
 

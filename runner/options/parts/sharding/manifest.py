@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.core.json_fields import Fields, ListedFile
 from runner_base import ConfigError, DataError, load_json
 from runner_engine import Tensor
-from runner_engine.checkpoints import byteio, model_files
-from runner_engine.checkpoints.json_fields import Fields, ListedFile
-from runner_engine.checkpoints.weight_files import is_bare_name
+from runner_engine.checkpoints import byteio, is_bare_name, model_files
 
 FORMAT, FORMAT_VERSION = model_files.SPLIT_FORMAT, 2
 STAMP = {"format": FORMAT, "format_version": FORMAT_VERSION}  # what every manifest begins with

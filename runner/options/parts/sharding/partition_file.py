@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.core.json_fields import Fields
 from runner_base import ConfigError, DataError
 from runner_base.texts import parse_object
 from runner_engine import Tensor
 from runner_engine.checkpoints import byteio
-from runner_engine.checkpoints.json_fields import Fields
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,8 +14,7 @@ from runner.options.parts.sharding.manifest import MODEL_FILES, Manifest
 from runner.options.parts.sharding.write import Target, copied
 from runner_base import DataError, JobFailed
 from runner_engine import Tensor
-from runner_engine.checkpoints import byteio
-from runner_engine.checkpoints.weight_files import DTYPE_BITS, INDEX, SINGLE
+from runner_engine.checkpoints import DTYPE_BITS, INDEX, SINGLE, byteio
 
 PartOf = dict[str, CheckedPart]  # the part that each tensor is read from, by the tensor's name
 

@@ -13,11 +13,11 @@ import itertools
 from dataclasses import dataclass
 
 from runner.options.parts.keys import SplitConfig, Strategy
+from runner.options.parts.sharding.layout import Layout, layer_type
 from runner.options.parts.sharding.manifest import Manifest
 from runner_base import ConfigError
 from runner_engine import Tensor
-from runner_engine.checkpoints.layout import Layout, layer_type
-from runner_engine.checkpoints.weight_files import DTYPE_BITS
+from runner_engine.checkpoints import DTYPE_BITS
 
 DEFAULT_PARTS = 2
 KINDS = ("embedding", "attention", "mlp", "norm", "head", "other")

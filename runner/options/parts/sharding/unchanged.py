@@ -17,6 +17,7 @@ from typing import Any
 
 from runner.options.parts.keys import Compare
 from runner.options.parts.sharding.archive import Advance
+from runner.options.parts.sharding.layout import Layout
 from runner.options.parts.sharding.manifest import (
     FORMAT,
     FORMAT_VERSION,
@@ -27,9 +28,7 @@ from runner.options.parts.sharding.manifest import (
 )
 from runner.options.parts.sharding.strategies import PlannedPart
 from runner_base import ConfigError, DataError, load_json, reading
-from runner_engine.checkpoints import byteio
-from runner_engine.checkpoints.layout import Layout
-from runner_engine.checkpoints.weight_files import Checkpoint, WeightFile
+from runner_engine.checkpoints import Checkpoint, WeightFile, byteio
 
 KEY = "task.output_dir"
 

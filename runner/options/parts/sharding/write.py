@@ -17,6 +17,7 @@ from typing import Any
 from runner.options.parts.keys import Compare
 from runner.options.parts.sharding import unchanged
 from runner.options.parts.sharding.archive import Advance
+from runner.options.parts.sharding.layout import layer_type
 from runner.options.parts.sharding.manifest import (
     MANIFEST,
     MODEL_FILES,
@@ -34,7 +35,6 @@ from runner_base import Progress
 from runner_base.files import hold_folder
 from runner_engine import Tensor
 from runner_engine.checkpoints import byteio
-from runner_engine.checkpoints.layout import layer_type
 
 SHOW_EVERY_S = 0.1
 OpenProgress = Callable[[float | None, str, str], Progress]  # opens a progress bar: total, what, unit

@@ -24,6 +24,7 @@ from runner.config.root import Print, RunnerConfig
 from runner.engines.kinds import kind_of
 from runner.options.parts.keys import Explain, SplitConfig, Strategy
 from runner.options.parts.sharding import plan_picture, write
+from runner.options.parts.sharding.layout import find_layers
 from runner.options.parts.sharding.manifest import MANIFEST
 from runner.options.parts.sharding.partition_file import refuse_large
 from runner.options.parts.sharding.strategies import plan_parts
@@ -33,9 +34,7 @@ from runner.store.jobs import Job
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner_base import MIB, ConfigError, Progress, Result, machine, tell, write_atomically
 from runner_engine import LocalModelConfig, local_model
-from runner_engine.checkpoints import random_weights, resolve
-from runner_engine.checkpoints.layout import find_layers
-from runner_engine.checkpoints.weight_files import Checkpoint, WeightFile, read_checkpoint
+from runner_engine.checkpoints import Checkpoint, WeightFile, random_weights, read_checkpoint, resolve
 from runner_engine.models.bin_file import read_bin
 
 VERSION = 2

@@ -18,8 +18,7 @@ from runner.options.parts.sharding.write import Meter
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner_base import MIB, ConfigError, Result, machine
 from runner_engine import LocalModelConfig, ModelConfig, local_model
-from runner_engine.checkpoints import resolve
-from runner_engine.checkpoints.weight_files import Checkpoint, read_checkpoint
+from runner_engine.checkpoints import Checkpoint, read_checkpoint, resolve
 from runner_engine.models.bin_file import read_bin
 
 VERSION = 1

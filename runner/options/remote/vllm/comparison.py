@@ -22,7 +22,7 @@ from runner.options.remote.vllm.command import dtype_of
 from runner.options.remote.vllm.environment import environment_of
 from runner.options.remote.vllm.keys import vllm_model
 from runner_base import BYTES, MIB, ConfigError, child, kept, machine, one_line, tell
-from runner_engine.checkpoints.resolve import file_bytes
+from runner_engine.checkpoints import file_bytes
 
 TEXTS = 32
 REFERENCE = "runner.options.remote.vllm.reference"

@@ -18,8 +18,7 @@ from runner.options.remote.vllm.keys import WORDS, VllmConfig, vllm_model
 from runner_base import BYTES, MIB, ConfigError, check, counted, machine
 from runner_base.dtypes import stored_dtype
 from runner_engine import BaseCache, Capability, Engine, Prompt, adapter_of
-from runner_engine.checkpoints import adapter_header, chat_templates
-from runner_engine.checkpoints.resolve import file_bytes
+from runner_engine.checkpoints import adapter_header, chat_templates, file_bytes
 
 GPU_SHARE = 0.9  # vLLM's own, or a little less
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from runner.options.parts.keys import Explain, SplitConfig, Strategy
 from runner.options.parts.sharding import strategies
+from runner.options.parts.sharding.layout import Layout
 from runner.options.parts.sharding.strategies import PlannedPart, balance, plan_parts, proportion
 from runner_base.errors import ConfigError
-from runner_engine.checkpoints.layout import Layout
 from runner_engine.checkpoints.weight_files import DTYPE_BITS, Tensor
 
 pytestmark = pytest.mark.slow

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from runner.options.parts.sharding import layout
 from runner_base.errors import DataError
-from runner_engine.checkpoints import layout
 from runner_engine.checkpoints.weight_files import Checkpoint, Tensor
 
 

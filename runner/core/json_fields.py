@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from runner_base import DataError, short
+from runner_engine.checkpoints import is_bare_name
 from runner_engine.checkpoints.byteio import algorithm_of
-from runner_engine.checkpoints.weight_files import is_bare_name
 
 
 @dataclass(frozen=True)

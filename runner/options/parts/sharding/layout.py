@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner_base import DataError
-from runner_engine.checkpoints.weight_files import Checkpoint, Tensor
+from runner_engine import Tensor
+from runner_engine.checkpoints import Checkpoint
 
 LAYER_COUNT_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.|^(output|score)\.")
