@@ -15,7 +15,7 @@ from runner.config.task import TaskConfig
 from runner_base import MISSING, ConfigError, Inert, check, check_keys, filled, setting
 from runner_base.fields import DefaultAs, UnlessDefault, choice_of, counts_of, default_of
 from runner_base.texts import is_text
-from runner_engine import GenerationConfig, LoraConfig, QuantizationConfig, RopeConfig
+from runner_engine import GenerationConfig, LoraConfig, ModelConfig, QuantizationConfig, RopeConfig
 from runner_engine.quantization.mixed import Mix
 
 
