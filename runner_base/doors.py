@@ -30,9 +30,10 @@ def _distributions() -> Iterator[tuple[str, Distribution]]:
     for distribution in metadata.distributions():
         if OF_RUNNER not in (distribution.read_text("entry_points.txt") or ""):  # most need no parsing
             continue
-        if distribution.name not in seen:  # else an older copy further back on the path, which is not imported
-            seen.add(distribution.name)
-            yield f"{distribution.name} {distribution.version}", distribution
+        name = distribution.name
+        if name not in seen:  # else an older copy further back on the path, which is not imported
+            seen.add(name)
+            yield f"{name} {distribution.version}", distribution
 
 
 @cache

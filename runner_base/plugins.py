@@ -56,11 +56,8 @@ class PlugIn:
         An option of the runner has its own beside its modules: runner/options/NAME/conf/.
         """
         package, *inner = self.place.partition(":")[0].split(".")
-        found = PathFinder.find_spec(package)
-        places = [*(found.submodule_search_locations or ())] if found else []
-        if not places:
-            return None
-        return Path(places[0], *(inner[:-1] if self.is_own else ()), "conf")
+        folder = _folder_of(package)
+        return None if folder is None else Path(folder, *(inner[:-1] if self.is_own else ()), "conf")
 
     @property
     def is_own(self) -> bool:
@@ -69,6 +66,14 @@ class PlugIn:
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name} of {self.package}"
+
+
+@cache
+def _folder_of(package: str) -> str | None:
+    """Return the folder of a package, which is not imported."""
+    found = PathFinder.find_spec(package)
+    places = [*(found.submodule_search_locations or ())] if found else []
+    return places[0] if places else None
 
 
 @cache
@@ -118,18 +123,13 @@ def conf_folders() -> dict[str, Path]:
 @cache
 def _own() -> tuple[PlugIn, ...]:
     """Read the entry points of the runner's own package, and of no other."""
-    from importlib.metadata import PackageNotFoundError, distribution
-
-    try:
-        own = distribution(OWN_PACKAGE)
-    except PackageNotFoundError:  # only a part of it is installed, such as the comparison
-        return ()
-    package = f"{own.name} {own.version}"
-    found = (
+    found = [
         PlugIn(kind, entry.name, entry.value, package)
+        for package, distribution in distributions()  # without it if only a part is installed, such as the comparison
+        if package.partition(" ")[0] == OWN_PACKAGE
         for kind, group in OF_OPTIONS.items()
-        for entry in own.entry_points.select(group=group)
-    )
+        for entry in distribution.entry_points.select(group=group)
+    ]
     return tuple(sorted(found, key=lambda it: (it.kind, it.name)))
 
 
@@ -138,7 +138,7 @@ def _found() -> tuple[PlugIn, ...]:
     """Return the entry points of all other installed packages that are of a kind here."""
     found: dict[tuple[str, str], PlugIn] = {}
     for package, distribution in distributions():
-        if distribution.name == OWN_PACKAGE:
+        if package.partition(" ")[0] == OWN_PACKAGE:
             continue
         for kind, group in KINDS.items():
             for entry in distribution.entry_points.select(group=group):

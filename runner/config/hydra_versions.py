@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
-from importlib.metadata import version as version_of
 from typing import Any, cast
 
+import hydra
+import omegaconf
 from hydra import version
 from hydra._internal.hydra import Hydra
 from omegaconf import OmegaConf
 
 
-def _is_at_least(package: str, *wanted: int) -> bool:
-    return [int(part) for part in version_of(package).split(".")[:2]] >= [*wanted]
+def _is_at_least(package: Any, *wanted: int) -> bool:
+    return [int(part) for part in package.__version__.split(".")[:2]] >= [*wanted]
 
 
-IS_HYDRA_1_4 = _is_at_least("hydra-core", 1, 4)
+IS_HYDRA_1_4 = _is_at_least(hydra, 1, 4)
 NAMED_CLASSES = ["runner.*", "hydra_plugins.*", "logging.*"]  # those that a config may name; 1.4 warns without a list
 VERSION_BASE: dict[str, Any] = {} if IS_HYDRA_1_4 else {"version_base": "1.3"}  # whose defaults count
 register_resolver: Any = (
-    OmegaConf.register_resolver if _is_at_least("omegaconf", 2, 4) else OmegaConf.register_new_resolver
+    OmegaConf.register_resolver if _is_at_least(omegaconf, 2, 4) else OmegaConf.register_new_resolver
 )  # in 2.3 the first name is that of an older method
 
 

@@ -11,11 +11,12 @@ import builtins
 import os
 from collections.abc import Callable
 from copy import copy
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Self
 
+import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.core_plugins import structured_config_source
@@ -33,7 +34,7 @@ from runner.config.groups import GROUPS, names_of
 from runner.config.hydra_options import KINDS as HYDRA_KINDS
 from runner.config.hydra_options import HydraOption, hydra_options, is_installed
 from runner.config.root import RunnerConfig
-from runner.config.yaml_files import checked
+from runner.config.yaml_files import checked, quick_loader
 from runner_base import plug_ins
 from runner_base.plugins import own_conf_files
 
@@ -75,11 +76,19 @@ class CheckedFiles(FileConfigSource):
     def load_config(self, config_path: str) -> ConfigResult:
         """Load a file, if it may be loaded."""
         name = self._normalize_file_name(config_path)
-        if (folder := self._option(name)) is not None:
-            loaded = CheckedFiles(self.provider, f"file://{folder}").load_config(config_path)
-            return replace(loaded, path=f"{self.scheme()}://{self.path}")
-        with checked(Path(os.path.realpath(os.path.join(self.path, name)))):
+        folder = self._option(name) or self.path
+        file = Path(os.path.realpath(os.path.join(folder, name)))
+        with checked(file):
+            if self.path == str(CONF) and file.is_file():
+                return self._shipped(file)
             return super().load_config(config_path)
+
+    def _shipped(self, file: Path) -> ConfigResult:
+        """Load a file that ships as Hydra's source would."""
+        text = file.read_text(encoding="utf-8")
+        content = yaml.load(text, Loader=quick_loader())
+        config: Any = OmegaConf.create({} if content is None else content)
+        return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", config, self._get_header_dict(text[:512]))
 
     def is_config(self, config_path: str) -> bool:
         """Whether there is a file of this name."""

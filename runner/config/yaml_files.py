@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.resources.abc import Traversable
 from typing import Any
 
@@ -33,6 +34,26 @@ def checked(file: Traversable) -> Iterator[None]:
         raise ConfigError(_message(error, where)) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where}: it is not valid YAML: {one_line(error)}") from error
+
+
+@cache
+def quick_loader() -> Any:
+    """Return OmegaConf's loader of YAML with libyaml's parser; OmegaConf's own if PyYAML comes without libyaml.
+
+    It is for the files that ship, which a test reads in both ways: of users' files libyaml takes a few that PyYAML's
+    parser rejects, and its errors are worded otherwise. `--cfg job` reads 14 files in 1 ms instead of 14, of 440 ms.
+    """
+    import yaml
+    from omegaconf._utils import get_yaml_loader
+
+    usual: Any = get_yaml_loader()
+    if not yaml.__with_libyaml__:
+        return usual
+
+    class QuickLoader(yaml.CSafeLoader, usual):  # type: ignore[misc]
+        """Parses as the first, and makes values as the second."""
+
+    return QuickLoader
 
 
 def _message(error: Any, where: str) -> str:
@@ -65,8 +86,9 @@ def check_depth(text: str, where: str) -> None:
 
 def _max_levels(text: str) -> int:
     """Return an upper bound of the depth, without a parser: a column opens two levels at most, a bracket one."""
-    columns = max((len(line) - len(line.lstrip(" \t-?:")) for line in text.splitlines()), default=0)
-    return 2 * (columns + 1) + text.count("[") + text.count("{")
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]  # a comment opens none
+    columns = max((len(line) - len(line.lstrip(" \t-?:")) for line in lines), default=0)
+    return 2 * (columns + 1) + sum(line.count("[") + line.count("{") for line in lines)
 
 
 def check_aliases(text: str, where: str) -> None:

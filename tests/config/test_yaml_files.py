@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
-from runner.config.yaml_files import MAX_DEPTH, check_aliases, checked
+from runner.config.choices import CONF
+from runner.config.yaml_files import MAX_DEPTH, check_aliases, checked, quick_loader
 from runner_base.errors import ConfigError
+from runner_base.plugins import own_conf_folders
 
 BOMB = "a0: &a0 [x, x]\n" + "".join(
     f"a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 9)}]\n" for number in range(1, 9)
@@ -86,3 +89,10 @@ def test_a_study_that_cannot_be_loaded_ends_in_one_message(
     assert message in done.err
     assert "Traceback" not in done.err
     assert not (tmp_path / "mark").exists()
+
+
+def test_files_that_ship_are_read_quickly_as_omegaconf_reads_them() -> None:
+    files = [file for folder in (CONF, *own_conf_folders()) for file in folder.rglob("*.yaml")]
+    assert len(files) > 80
+    for file in files:
+        assert yaml.load(file.read_text(), Loader=quick_loader()) == OmegaConf.to_container(OmegaConf.load(file)), file
