@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from runner.options.agents.survival import EdgeOfSeed, EdgesOfSeed, SurvivalTable, survival_of
 from runner_base import Column, DataError, Use, say
 from runner_base.result import GRAPH, GRAPH_PICTURE
 from runner_compare.data import Run, Table
@@ -15,7 +16,6 @@ from runner_compare.reader import Reader
 from runner_compare.section import Section
 from runner_compare.sections.savings import graph_words
 from runner_compare.seeds import rows_with_seeds
-from runner_compare.statistics.survival import EdgeOfSeed, EdgesOfSeed, SurvivalTable, survival_of
 from runner_compare.wording import name_of
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from runner.options.agents.picture import (
     agent,
     arrow,
 )
+from runner.options.agents.survival import EdgeSurvival, SurvivalTable
 from runner_base.svg import document, text
-from runner_compare.statistics.survival import EdgeSurvival, SurvivalTable
 
 TOP, FOOT, STEP = 132, 86, 68  # above the agents, below them, from one agent to the next
 LEGEND = (

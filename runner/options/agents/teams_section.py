@@ -13,12 +13,13 @@ from runner.options.agents.keys import OF_TEAM, AgentsConfig
 from runner_compare.data import Run, label
 from runner_compare.reader import Reader
 from runner_compare.section import Section
-from runner_compare.sections.savings import NULL, graph_kind
+from runner_compare.sections.savings import graph_kind
 from runner_compare.wording import TEAM
 
 KEYS = {f"task.{name}" for name in OF_TEAM}
 DECISIONS = {"final_refer": "decision", "majority_vote": "vote", "direct": "last agent"}
 SEPARATOR = " · "
+NOT_SET = (None, "null", "None", "")  # values of a key without one, in records
 
 
 class TeamsSection(Section):
@@ -60,7 +61,7 @@ def team_words(run: Run) -> str:
     mode = run.value("task.mode") or "unknown"
     if mode == "direct_answer":
         samples, matched = int(float(run.value("task.samples") or 1)), run.value("task.match")
-        is_matched = matched not in NULL
+        is_matched = matched not in NOT_SET
         is_sampled = samples > 1 or is_matched
         many = f" with the tokens of {_matched(f'{matched}')}" if is_matched else f" × {samples}" * is_sampled
         return SEPARATOR.join([f"one agent{many}", *([decision] if is_sampled or decision == "decision" else [])])

@@ -6,8 +6,8 @@ import re
 import xml.etree.ElementTree as ET
 
 from runner.options.agents.picture import SPATIAL, TEMPORAL, WIDEST
+from runner.options.agents.survival import EdgeSurvival, SurvivalTable
 from runner.options.agents.survival_picture import svg
-from runner_compare.statistics.survival import EdgeSurvival, SurvivalTable
 
 
 def edge(kind: str, source: int, target: int, survived: int, p_holm: float = 1.0) -> EdgeSurvival:

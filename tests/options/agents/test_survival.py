@@ -7,8 +7,8 @@ import random
 import pytest
 from scipy.stats import binom, poisson_binom
 
+from runner.options.agents.survival import EdgeOfSeed, EdgesOfSeed, SurvivalTable, count_p, survival_of
 from runner_compare.statistics.stats import wilson_interval
-from runner_compare.statistics.survival import EdgeOfSeed, EdgesOfSeed, SurvivalTable, count_p, survival_of
 
 EDGES = [(source, target) for source in range(4) for target in range(4) if source != target]
 
