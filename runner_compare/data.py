@@ -15,6 +15,8 @@ from runner_compare.outcomes import Texts as Texts
 from runner_compare.outcomes import TextScore as TextScore
 from runner_compare.statistics import MIN_RUNS, Decision
 from runner_compare.statistics.stats import wilson_interval
+from runner_compare.statistics.unread_answers import EXTRACTOR as EXTRACTOR
+from runner_compare.statistics.unread_answers import SCORER as SCORER
 
 Kept = TypeVar("Kept")
 
@@ -22,7 +24,7 @@ ABSENT = "–"
 JOB_ID = "job_id"
 REPEAT = "task.repeat"  # above 0: the same job again, to see its noise
 IDS = (JOB_ID, "run_id", "task")  # not config keys, but they also name runs
-EXTRACTOR, SCORER, CLUSTER = "task.extractor", "task.scorer", "task.cluster"
+CLUSTER = "task.cluster"
 EARLY_STOP = "early_stop_vs"  # the fact that names the job that a run was compared with while it ran
 MAX_NAMED = 4  # jobs in a sentence
 ALONE_KEYS = "workers=1 hydra.launcher.fresh=true rerun=all"  # so that each job of a grid is measured by itself

@@ -16,7 +16,7 @@ from string import Formatter
 from typing import Any
 
 from runner_base import ConfigError, Sample, load_object, plug_ins, say
-from runner_compare.statistics.stats import RANKS
+from runner_base.spreads import RANKS
 
 UNITS = {"_tok_per_s": "tok/s", "_mib_per_s": "MiB/s", "_gb_per_s": "GB/s", "_gflop_per_s": "GFLOP/s",
          "_requests_per_s": "requests/s", "_j_per_token": "J/token", "_j": "J", "_mib": "MiB", "_s": "s",

@@ -112,7 +112,7 @@ def tables(
         theirs, *runs = answers(generator, QUESTIONS, [base] + [others] * jobs, rho)
         stopped = [job_of(ours, theirs, jobs) for ours in runs]
         effects = [effect_of(job.asked, ours, theirs, jobs) for job, ours in zip(stopped, runs, strict=True)]
-        now.add([job.pairs.decision for job in stopped], effects)
+        now.add([job.bets.pairs.decision for job in stopped], effects)
         before.add(*table_before(runs, theirs))
     return now, before
 
@@ -155,7 +155,9 @@ def about_margin(
         as_good += effect.verdict in GOOD
         by_tango += tango.verdict in GOOD
         asked.append(job.asked)
-        taken_back += effect.verdict is None or not job.verdict.endswith(verdict_words(effect.verdict, shown(margin)))
+        taken_back += effect.verdict is None or not job.bets.verdict.endswith(
+            verdict_words(effect.verdict, shown(margin))
+        )
     return Rate(as_good, count), statistics.median(asked), Rate(by_tango, count), taken_back
 
 

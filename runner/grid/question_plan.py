@@ -19,9 +19,9 @@ from runner.grid.plan import PlannedJob, State
 from runner.store.jobs import Job, read_samples
 from runner_base import EvidenceError, RunnerError, clock, counted
 from runner_compare.statistics import ALPHA, POWER
-from runner_compare.statistics.margins import points_of_margin, questions_needed
-from runner_compare.statistics.planning import expected_disagreement, smallest_detectable
-from runner_compare.statistics.sequential_plans import early_stop_detectable, early_stop_questions
+from runner_compare.statistics.margins import points_of_margin
+from runner_compare.statistics.planning import expected_disagreement
+from runner_compare.statistics.question_plans import detectable_loss, questions_for_margin
 
 UNQUANTIZED = "none"
 MARGIN = 0.02  # the loss that is planned for, unless task.early_stop_margin names another one
@@ -48,16 +48,12 @@ class ComparedJobs:
 
     def detectable(self, disagreement: float, alpha: float) -> float | None:
         """Return the smallest loss that a job detects with 80 % power; None without one."""
-        if not self.stops_early:
-            return smallest_detectable(self.questions, disagreement, alpha)
-        return early_stop_detectable(self.questions, disagreement, alpha, self.margin if self.has_margin else None)
+        margin = self.margin if self.has_margin else None
+        return detectable_loss(self.questions, disagreement, alpha, self.stops_early, margin)
 
     def needed(self, disagreement: float, alpha: float) -> int | None:
         """Return how many questions show with 80 % power that a job is as good, if neither is better."""
-        fixed = questions_needed(self.margin, disagreement, alpha)
-        if fixed is None or not self.stops_early:
-            return fixed
-        return early_stop_questions(self.margin, disagreement, alpha, fixed, self.has_margin)
+        return questions_for_margin(self.margin, disagreement, alpha, self.stops_early, self.has_margin)
 
 
 def question_lines(plan: Sequence[PlannedJob], estimates: Mapping[int, JobEstimate], is_quick: bool) -> list[str]:

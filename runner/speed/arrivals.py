@@ -18,7 +18,7 @@ from runner.config.measures import SweepConfig
 from runner.speed.real_prompts import RealPrompts
 from runner.speed.synthetic import synthetic_requests
 from runner_base import is_memory_error, one_line
-from runner_compare.statistics.stats import percentiles
+from runner_base.spreads import percentiles
 from runner_engine import Completion, Engine, Request, Session
 from runner_engine.sessions.base import FEWER_ROWS
 

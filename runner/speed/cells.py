@@ -13,7 +13,7 @@ from runner.core.energy import Energy
 from runner.speed.real_prompts import RealPrompts
 from runner.speed.synthetic import VOCABULARY, synthetic_requests
 from runner_base import is_memory_error, machine, one_line
-from runner_compare.statistics.stats import percentiles, relative_spread
+from runner_base.spreads import percentiles, relative_spread
 from runner_engine import Arithmetic, Completion, Engine, EngineReport, EngineStats, complete
 from runner_engine.devices import gpu
 from runner_engine.sessions.arithmetic import Shape

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from runner.speed.cells import ENOUGH_TO_TELL, Cell
 from runner_base import MEMORY_ERRORS, is_memory_error
-from runner_compare.statistics.stats import relative_spread
+from runner_base.spreads import relative_spread
 from runner_engine import Arithmetic
 from runner_engine.sessions.arithmetic import Rates
 

@@ -10,8 +10,8 @@ effects.py moves the end, so that test and interval agree.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from statistics import NormalDist, quantiles
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
 
 CONFIDENCE, POWER = 0.95, 0.8  # of every interval, and of every detectable difference
 ALPHA = 0.05  # the level of every decision
@@ -239,23 +239,6 @@ def student_p(t: float, freedom: int) -> float:
     from scipy.special import stdtr
 
     return _p(2 * float(stdtr(freedom, -abs(t))))
-
-
-RANKS = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-
-
-def percentiles(values: Iterable[float]) -> dict[str, float]:
-    """Return p50, p95 and p99: the lowest value that this share of the values does not exceed; empty without values."""
-    ordered = sorted(values)
-    return {name: ordered[math.ceil(rank * len(ordered)) - 1] for name, rank in RANKS.items() if ordered}
-
-
-def relative_spread(values: Sequence[float]) -> float:
-    """Return the distance of the quartiles as a share of the median; infinity for fewer than three values."""
-    if len(values) < 3:
-        return math.inf
-    low, middle, high = quantiles(values, n=4, method="inclusive")
-    return (high - low) / middle if middle else math.inf
 
 
 def _p(chance: float) -> float:

@@ -26,10 +26,9 @@ from runner.store.tracking import flatten
 from runner.tasks import named_job
 from runner.tasks.base import own_config
 from runner_base import ConfigError, Sample, Verdict
-from runner_compare.quantities import points
-from runner_compare.statistics import MarginVerdict
-from runner_compare.statistics.margins import margin_verdict, points_of_margin, verdict_words
-from runner_compare.statistics.sequential import Pairs, Side, confidence_percent, level_of, level_words
+from runner_compare.statistics.margins import points_of_margin
+from runner_compare.statistics.running_bets import RunningBets
+from runner_compare.statistics.sequential import level_words
 
 KEY = "task.early_stop_vs"
 HASHES = ("until", "early_stop_comparisons", "early_stop_margin")  # of the baseline, the share of the 5 %, the margin
@@ -94,10 +93,7 @@ class EarlyStop:
     min_ahead: int = MIN_AHEAD
     comparisons: int = 1  # share the 5 %
     margin: float | None = None  # decides about this one, and not about any difference
-    pairs: Pairs = field(default_factory=Pairs)  # as counted: what was cut off is not right
-    ends: tuple[Pairs, Pairs] = field(
-        default_factory=lambda: (Pairs(), Pairs())
-    )  # with what was cut off at worst, at best
+    bets: RunningBets = field(default_factory=RunningBets)  # on the pairs so far
     asked: int = 0  # so many questions, from the first on, were looked at
     _waiting: dict[int, Sample] = field(default_factory=dict)  # answers to later questions
 
@@ -130,8 +126,7 @@ class EarlyStop:
 
     def begin(self, settled: Mapping[int, Sample]) -> int | None:
         """Begin with the samples that exist; return how many questions are enough, None to continue."""
-        self.pairs, *ends = (Pairs(level_of(self.comparisons), self.margin) for _ in range(3))
-        self.ends = ends[0], ends[1]
+        self.bets = RunningBets(self.comparisons, self.margin)
         self.asked, self._waiting = 0, dict(settled)
         return self._go_on()
 
@@ -146,76 +141,34 @@ class EarlyStop:
 
     def _go_on(self) -> int | None:
         """Take samples up to the first question without one; errors, and questions left out, make no pairs."""
-        while not self.is_decided and self.asked < len(self.numbers):
+        while not self.bets.is_decided and self.asked < len(self.numbers):
             if (sample := self._waiting.pop(self.numbers[self.asked], None)) is None:
                 break
             if not sample.failed and not sample.left_out:
-                baseline, (worst, best) = self.solved[self.asked], self.ends
-                self.pairs.add(sample.solved, baseline)
-                worst.add(sample.solved, baseline or self.cut_off[self.asked])
-                best.add(sample.solved or sample.answer.verdict is Verdict.cut_off, baseline)
+                is_cut_off = sample.answer.verdict is Verdict.cut_off
+                self.bets.add(sample.solved, self.solved[self.asked], is_cut_off, self.cut_off[self.asked])
             self.asked += 1
-        return self.asked if self.is_decided else None
-
-    @property
-    def is_decided(self) -> bool:
-        """Whether the job may stop: with a margin, a difference alone is not enough."""
-        return (self.decision if self.margin is None else self.from_margin) is not Side.open
-
-    @property
-    def decision(self) -> Side:
-        """What is decided about the difference, whatever the answers that were cut off would have been."""
-        worst, best = (it.decision for it in self.ends)
-        return worst if worst is best else Side.open
-
-    @property
-    def from_margin(self) -> Side:
-        """What is decided about the margin, likewise."""
-        worst, best = (it.from_margin for it in self.ends)
-        return worst if worst is best else Side.open
+        return self.asked if self.bets.is_decided else None
 
     # ----------------------------------------------------------------------------------------------------- reports
 
     @property
-    def verdict(self) -> str:
-        """What is decided so far: `better`, `worse`, `as good within 2 points`, `undecided`."""
-        if self.margin is None:
-            return self.decision
-        verdict = margin_verdict(self.decision, self.from_margin)
-        is_worse = verdict is MarginVerdict.undecided and self.decision is Side.worse
-        return "worse, and " * is_worse + verdict_words(verdict, points_of_margin(self.margin))
-
-    @property
     def news(self) -> dict[str, str]:
         """What the progress bar shows."""
-        it = self.pairs
-        shown = f"{points(it.difference)} points [{points(it.low)}, {points(it.high)}], {self.verdict}"
-        return {"after": f"{self.asked} questions: {shown}"}
+        return {"after": f"{self.asked} questions: {self.bets.words}"}
 
     @property
     def metrics(self) -> dict[str, float]:
         """The job's metrics; the difference is this job's accuracy minus the baseline's."""
-        it = self.pairs
-        return {
-            "questions_asked": self.asked,
-            "questions_left": len(self.solved) - self.asked,
-            "early_stop_wins": it.wins,
-            "early_stop_losses": it.losses,
-            "early_stop_p": it.p,
-            "early_stop_comparisons": self.comparisons,
-            "early_stop_level": it.level,
-            "early_stop_confidence_percent": confidence_percent(self.comparisons),
-            "early_stop_difference_points": 100 * it.difference,
-            "early_stop_difference_points_low": 100 * it.low,
-            "early_stop_difference_points_high": 100 * it.high,
-        }
+        figures = {f"early_stop_{name}": value for name, value in self.bets.figures.items()}
+        return {"questions_asked": self.asked, "questions_left": len(self.solved) - self.asked, **figures}
 
     @property
     def facts(self) -> dict[str, str]:
         """The baseline, the level and the decision."""
-        verdict = f"{self.verdict} after {self.asked:,} of {len(self.solved):,} questions"
+        verdict = f"{self.bets.verdict} after {self.asked:,} of {len(self.solved):,} questions"
         return {
             FACT: " · ".join(dict.fromkeys((self.words, self.job.job_id))),
-            "early_stop_level": level_words(self.comparisons),
+            "early_stop_level": self.bets.level_words,
             "early_stop_verdict": verdict,
         }

@@ -20,7 +20,8 @@ from runner.tasks.gsm8k.asking_again import AGAIN, SecondAnswers
 from runner.tasks.gsm8k.judging import Judge, Judged
 from runner_base import FinishReason, Sample, counted, few
 from runner_base.thought_tokens import thinking_totals
-from runner_compare.statistics import Finding, McNemar, decisions
+from runner_compare.statistics import Finding, McNemar
+from runner_compare.statistics import judge as judge_tests
 from runner_compare.statistics.unread_answers import ENDED, FOUND
 from runner_compare.statistics.votes import sizes
 from runner_engine import Request
@@ -184,7 +185,7 @@ def check_contamination(
     answered = [(before[twin.index], twin) for twin in twins if twin.index in before and not twin.failed]
     solved = [(old.solved, new.solved) for old, new in answered]
     only_original, only_twin = solved.count((True, False)), solved.count((False, True))
-    (effect,) = decisions.judge([McNemar(only_original, only_twin, len(solved))])
+    (effect,) = judge_tests([McNemar(only_original, only_twin, len(solved))])
     metrics: dict[str, float] = {
         "twins": len(solved),
         "originals_correct": sum(old for old, _ in solved),

@@ -16,13 +16,12 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
+from runner_base.spreads import percentiles, relative_spread
 from runner_compare.statistics.stats import (
     detectable_difference,
     holm,
     mcnemar_exact,
     paired_difference_interval,
-    percentiles,
-    relative_spread,
     student_p,
     student_quantile,
     tango_interval,

@@ -220,7 +220,7 @@ def test_pairs_are_looked_at_in_the_order_of_the_questions(until: EarlyStop) -> 
     for one in reversed(wrong[1:20]):  # the first question takes longest
         assert until.hear(one) is None
     assert until.asked == 0
-    assert until.hear(wrong[0]) == until.asked == until.pairs.losses == 8
+    assert until.hear(wrong[0]) == until.asked == until.bets.pairs.losses == 8
     assert until.news["after"].startswith("8 questions: −100.0 points [−100.0, −")
     assert until.begin(dict(enumerate(wrong[:8]))) == 8  # as the next start finds them
 
@@ -229,7 +229,7 @@ def test_answers_that_were_cut_off_decide_nothing(tmp_path: Path) -> None:
     def decided(mine: Verdict, theirs: bool, is_cut_off: bool) -> str:
         job = EarlyStop("quantization=none", Job("gsm8k-base", tmp_path), [theirs] * 30, [is_cut_off] * 30, range(30))
         job.begin({index: sample(index, mine) for index in range(30)})
-        return job.verdict
+        return job.bets.verdict
 
     assert decided(Verdict.wrong, True, False) == "worse"
     assert decided(Verdict.cut_off, True, False) == "undecided", "they might all be right"
@@ -252,20 +252,20 @@ def test_with_a_margin_a_job_stops_when_that_is_decided_and_not_before(tmp_path:
         return job
 
     alike = [(True, True)] * 400
-    assert (ended(alike).asked, ended(alike).verdict) == (400, "undecided")
+    assert (ended(alike).asked, ended(alike).bets.verdict) == (400, "undecided")
     as_good = ended(alike, margin=0.02)
-    assert as_good.verdict == "as good within 2 points"
+    assert as_good.bets.verdict == "as good within 2 points"
     assert as_good.asked < ended(alike, margin=0.02, comparisons=5).asked < 400
     assert as_good.facts["early_stop_verdict"] == f"as good within 2 points after {as_good.asked} of 400 questions"
     assert as_good.news["after"].endswith(", as good within 2 points")
     worse = [(False, True)] * 8 + alike
-    assert (ended(worse).asked, ended(worse).verdict) == (8, "worse")
+    assert (ended(worse).asked, ended(worse).bets.verdict) == (8, "worse")
     within = ended(worse, margin=0.2)
-    assert within.verdict == "worse, but by less than 20 points"
+    assert within.bets.verdict == "worse, but by less than 20 points"
     assert within.asked > 8
     undecided = ended(worse[:20], margin=0.2)
-    assert (undecided.asked, undecided.verdict) == (20, "worse, and undecided within 20 points")
-    assert ended([(False, True)] * 60, margin=0.02).verdict == "worse by more than 2 points"
+    assert (undecided.asked, undecided.bets.verdict) == (20, "worse, and undecided within 20 points")
+    assert ended([(False, True)] * 60, margin=0.02).bets.verdict == "worse by more than 2 points"
     assert ended([(True, False)] * 60, margin=0.02).asked <= 8
 
 
@@ -275,7 +275,7 @@ def test_an_error_is_no_pair_and_does_not_keep_others_waiting(until: EarlyStop) 
     assert until.begin({index: it for index, it in wrong.items() if index != 2}) is None
     assert until.asked == 2
     assert until.hear(failed) == 9
-    assert (until.pairs.count, until.pairs.decision) == (8, Side.worse)
+    assert (until.bets.pairs.count, until.bets.pairs.decision) == (8, Side.worse)
     assert until.metrics["questions_asked"] == 9
 
 
