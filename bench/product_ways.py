@@ -22,7 +22,7 @@ from runner_engine.attention import shared_attention
 from runner_engine.kernels import native
 from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.matmul import products
-from runner_engine.matmul.autotune import Ways, measure, sample_of
+from runner_engine.matmul.measured import Ways, measure, sample_of
 from runner_engine.matmul.products import Way
 
 ROWS = (1, 4, 8, 16, 32, 128)

@@ -2,13 +2,14 @@
 
 Vectors do it on every processor. By tiles (AMX) few rows go by vectors and many by tiles, whose
 sums are in the same order bit for bit; a row is a query of one head. Where tiles work, they are tried beside vectors
-with an order of their own, and then both are measured once (autotune.py).
+with an order of their own, and then both are measured once (matmul/autotune.py).
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache, partial
@@ -18,21 +19,13 @@ import torch
 from runner_engine.attention.own_attention import OwnPlaces, attend_own
 from runner_engine.attention.parts import Scaling
 from runner_engine.kernels.native import Kernels, pointer_or_none
+from runner_engine.kernels.shared_numbers import NO_TILES
 from runner_engine.kv_cache.kv_cache import Heads, OwnKv
 from runner_engine.kv_cache.shared_kv import SharedKv
-from runner_engine.matmul.autotune import (
-    TIE,
-    Candidate,
-    Choice,
-    Seconds,
-    autotune,
-    by_turns,
-    fastest_way,
-    kept,
-    requested_way,
-    words_of_tiles,
-)
-from runner_engine.matmul.panels import NO_TILES
+from runner_engine.matmul.autotune import TIE, Candidate, Contest, autotune, fastest_way
+from runner_engine.matmul.choice import Choice, Naming, choice_of, requested_way, words_of_tiles
+from runner_engine.matmul.kept_seconds import kept
+from runner_engine.matmul.measured import Seconds, by_turns
 from runner_engine.settings.generation import KvCache
 
 FORCED = "RUNNER_SHARED_ATTENTION"
@@ -100,21 +93,21 @@ def choose(heads: Heads, kernels: Kernels | None) -> Choice | None:
     vectors = kernels.vectors_for(heads.dtype)
     by_tiles = Candidate(
         AttentionWay.tiles,
-        lambda tile_rows: words_of_tiles(tile_rows, vectors),
         what_tiles_lack(heads, kernels),
         lambda: difference(heads.group, heads.dim, heads.kv_cache, kernels),
     )
-    by_vectors = Candidate(AttentionWay.vectors, lambda _: f"vectors, {vectors}")
-    return autotune(
-        [by_tiles, by_vectors],
-        FORCED,
-        requested(),
+    contest = Contest(
         lambda _: _kept_seconds(heads, kernels),
         # tiles that are faster by less than TIE do not take the place of vectors
         lambda took: fastest_way(took, IN_ORDER, PASSES, lambda *_: 1 / TIE, MOST_TILE_ROWS),
         FEWEST_TILE_ROWS,
-        whose=" of attention",
     )
+    decision = autotune([by_tiles, Candidate(AttentionWay.vectors)], requested(), contest)
+    named: dict[str, Callable[[int], str]] = {
+        AttentionWay.tiles: lambda tile_rows: words_of_tiles(tile_rows, vectors),
+        AttentionWay.vectors: lambda _: f"vectors, {vectors}",
+    }
+    return choice_of(decision, Naming(named, FORCED, whose=" of attention"))
 
 
 def what_tiles_lack(heads: Heads, kernels: Kernels) -> str:

@@ -24,7 +24,7 @@ from runner_engine.devices.mapped_files import MappedFiles
 from runner_engine.kernels import native
 from runner_engine.kv_cache.kv_cache import Heads, kernels_for
 from runner_engine.matmul import byte_products
-from runner_engine.matmul.autotune import Choice
+from runner_engine.matmul.choice import Choice
 from runner_engine.matmul.matrices import LayerWeights
 from runner_engine.matmul.onednn import Product, packing_problem
 from runner_engine.matmul.panels import Panels

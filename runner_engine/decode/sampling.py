@@ -22,7 +22,7 @@ from runner_base import is_memory_error
 from runner_base.errors import lost_gpu
 from runner_engine.decode.rows import NO_TOKEN, NOT_SAMPLED, Row
 from runner_engine.devices.gpu import sent
-from runner_engine.kernels import native
+from runner_engine.kernels import native, picking
 from runner_engine.sessions.base import RequestId
 from runner_engine.settings.sampling import GREEDY, PARAMETERS, Sampling, active_parameters
 
@@ -98,7 +98,7 @@ class Sampler:
     def _invalidate(self) -> None:
         """Drop what was computed for the current rows."""
         self._groups: list[_Group] | None = None
-        self._settings: native.RowSettings | None = None
+        self._settings: picking.RowSettings | None = None
 
     def is_greedy(self, row: int) -> bool:
         """Whether a row takes the most probable token, without penalties."""
@@ -129,11 +129,11 @@ class Sampler:
         It is NO_TOKEN where the logits are not numbers, and NOT_SAMPLED for a row whose settings raise an error.
         """
         if all(sampling is GREEDY for sampling in self.samplings):
-            return native.argmax(logits)
+            return picking.argmax(logits)
         if self.history is not None and logits.shape[1] != self.vocab_size:  # C would read beyond the history's rows
             raise ValueError(f"rows of {logits.shape[1]} logits; the history is of {self.vocab_size} tokens")
         uniform = _uniform(self.generators, logits.device)  # once for all rows, whatever fails below
-        compiled, every = native.for_logits(logits), list(range(len(self.samplings)))
+        compiled, every = picking.for_logits(logits), list(range(len(self.samplings)))
         if compiled is not None:
             return self._isolated(every, partial(self._pick_at_once, compiled, logits, uniform))
         if self._groups is None:
@@ -161,12 +161,12 @@ class Sampler:
     ) -> torch.Tensor:
         """Pick for these rows in one call into C."""
         if len(rows) < len(self.samplings):
-            return native.sample(compiled, logits[rows], self._row_settings(rows), uniform[rows])
+            return picking.sample(compiled, logits[rows], self._row_settings(rows), uniform[rows])
         if self._settings is None:
             self._settings = self._row_settings(rows)
-        return native.sample(compiled, logits, self._settings, uniform)
+        return picking.sample(compiled, logits, self._settings, uniform)
 
-    def _row_settings(self, rows: Sequence[int]) -> native.RowSettings:
+    def _row_settings(self, rows: Sequence[int]) -> picking.RowSettings:
         """Return the settings of these rows, and the addresses of their lines in the history."""
         samplings = [self.samplings[row] for row in rows]
         numbers = torch.tensor([sampling.numbers for sampling in samplings], dtype=torch.float64)
@@ -176,7 +176,7 @@ class Sampler:
                 offsets = torch.tensor([self.lines[row] for row in rows]) * self.vocab_size * table.element_size()
                 address.copy_(offsets + table.data_ptr())
             addresses[:, [not _has_penalty(sampling) for sampling in samplings]] = 0
-        return native.RowSettings(numbers, *addresses)
+        return picking.RowSettings(numbers, *addresses)
 
     def _pick_alike(
         self, group: _Group, places: list[int], logits: torch.Tensor, uniform: torch.Tensor
@@ -185,7 +185,7 @@ class Sampler:
         group = group if places is group.places else self._group(places)
         sampling, logits = group.sampling, logits[group.rows]
         if sampling is GREEDY:
-            return native.argmax(logits)
+            return picking.argmax(logits)
         scores = logits.float()
         is_bad = scores.isnan().any(dim=-1)
         has_penalty = _has_penalty(sampling)

@@ -19,7 +19,7 @@ from runner_engine.decode.compat_probe import gives_same_logits_together
 from runner_engine.decode.forward import Forward, TokenSpan
 from runner_engine.decode.rows import NO_TOKEN, Row
 from runner_engine.decode.sampling import Sampler
-from runner_engine.kernels import native
+from runner_engine.kernels import picking
 from runner_engine.kv_cache.kv_cache import OwnKv
 from runner_engine.sessions.stats import EngineStats
 
@@ -195,7 +195,7 @@ class Speculation:
             for slot, (row, draft) in enumerate(zip(rows, drafts, strict=True))
         ]
         logits = forward.read_prompts(own, pieces)
-        picked: list[int] = native.argmax(logits).tolist()
+        picked: list[int] = picking.argmax(logits).tolist()
         ends = [sum(len(piece.ids) for piece in pieces[: slot + 1]) for slot in range(len(pieces))]
         firsts = [end - len(piece.ids) for end, piece in zip(ends, pieces, strict=True)]
         if not all(map(sampler.is_greedy, range(len(rows)))):

@@ -19,6 +19,7 @@ SHIFT = 128  # is added to quantized rows, so that they have no sign
 PRODUCT_PHASES = 3
 LAYER_PHASES = 4 * PRODUCT_PHASES + 5
 PHASE_BYTES = 128
+NO_TILES = 2**62  # of `tile_rows`: any number of rows goes by vectors, in the order of tiles
 
 
 class WeightFormat(IntEnum):

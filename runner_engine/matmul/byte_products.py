@@ -15,22 +15,13 @@ from torch import nn
 from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
 from runner_engine.kernels.native import Kernels
 from runner_engine.kernels.shared_numbers import WeightFormat
-from runner_engine.matmul.autotune import (
-    TILES,
-    Candidate,
-    Choice,
-    Seconds,
-    Shape,
-    autotune,
-    by_turns,
-    fewest_faster_rows,
-    kept,
-    sample_of,
-    words_of_tiles,
-)
+from runner_engine.matmul.autotune import TILES, Candidate, Contest, autotune, fewest_faster_rows
+from runner_engine.matmul.choice import Choice, Naming, choice_of, words_of_tiles
 from runner_engine.matmul.int8_dynamic import is_dynamic
 from runner_engine.matmul.int8_stored import is_of_bytes
+from runner_engine.matmul.kept_seconds import kept
 from runner_engine.matmul.matrices import QuantizedWeights, multiply, shifted_sums
+from runner_engine.matmul.measured import Seconds, Shape, by_turns, sample_of
 from runner_engine.matmul.onednn import Product
 from runner_engine.matmul.products import FORCED, VECTORS, Way, requested
 
@@ -72,15 +63,14 @@ def choose(shapes: Collection[Shape], kernels: Kernels) -> Choice:
         tile_rows = fewest_faster_rows(took[TILES], took[VECTORS], ROWS, 0)
         return (TILES, tile_rows) if tile_rows else (VECTORS, 0)
 
-    by_tiles = Candidate(
-        TILES,
-        lambda tile_rows: words_of_tiles(tile_rows, "VNNI"),
-        kernels.tiles_problem,
-        lambda: _difference(inputs, kernels),
-    )
-    by_vectors = Candidate(VECTORS, lambda _: "VNNI")
-    named = None if wanted is None else forced.get(wanted)
-    return autotune([by_tiles, by_vectors], FORCED, named, measured, fastest, FEWEST_TILE_ROWS)
+    candidates = [
+        Candidate(TILES, kernels.tiles_problem, lambda: _difference(inputs, kernels)),
+        Candidate(VECTORS),
+    ]
+    asked = None if wanted is None else forced.get(wanted)
+    decision = autotune(candidates, asked, Contest(measured, fastest, FEWEST_TILE_ROWS))
+    named = {TILES: lambda tile_rows: words_of_tiles(tile_rows, "VNNI"), VECTORS: lambda _: "VNNI"}
+    return choice_of(decision, Naming(named, FORCED))
 
 
 def _measure(shape: Shape, kernels: Kernels, deadline: float) -> Seconds:

@@ -14,7 +14,6 @@ from runner_engine.matmul import huge_pages
 from runner_engine.matmul.matrices import PackedWeights
 
 PACKED_AT_ONCE = 2**22  # bytes of weights, which are in memory twice meanwhile
-NO_TILES = 2**62  # of `tile_rows`: any number of rows goes by vectors, in the order of tiles
 
 
 class Panels(PackedWeights):

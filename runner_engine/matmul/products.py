@@ -18,21 +18,14 @@ from torch import nn
 
 from runner_base.processor import LEFT_OUT, left_out
 from runner_engine.kernels.native import Kernels
-from runner_engine.matmul.autotune import (
-    TIE,
-    Candidate,
-    Choice,
-    Seconds,
-    Ways,
-    autotune,
-    fastest_way,
-    kept_seconds,
-    requested_way,
-    words_of_tiles,
-)
+from runner_engine.kernels.shared_numbers import NO_TILES
+from runner_engine.matmul.autotune import TIE, Candidate, Contest, autotune, fastest_way
+from runner_engine.matmul.choice import Choice, Naming, choice_of, requested_way, words_of_tiles
 from runner_engine.matmul.int8_dynamic import is_dynamic
+from runner_engine.matmul.kept_seconds import kept_seconds
+from runner_engine.matmul.measured import Seconds, Ways
 from runner_engine.matmul.onednn import Product, by_onednn, packing_problem
-from runner_engine.matmul.panels import NO_TILES, Panels, fits_panels
+from runner_engine.matmul.panels import Panels, fits_panels
 from runner_engine.models.gguf_blocks import GgufLinear
 from runner_engine.models.grouped import GroupedLinear
 
@@ -107,7 +100,7 @@ def choose_for(
     elif wanted is None and (kernels is None or left[0] is Way.onednn):
         left = left[:1]  # nothing keeps a measurement, or nothing of ours is here
     vectors = "" if kernels is None else kernels.vectors_for(dtype)
-    words: dict[Way, Callable[[int], str]] = {
+    named: dict[str, Callable[[int], str]] = {
         Way.tiles: lambda tile_rows: words_of_tiles(tile_rows, vectors, "by "),
         Way.panels: lambda _: f"panels, by {vectors}",
         Way.onednn: lambda _: "oneDNN, packed",
@@ -116,7 +109,7 @@ def choose_for(
 
     def candidate(way: Way) -> Candidate:
         is_wrong = "off by" in problems[way]
-        return Candidate(way, words[way], "" if is_wrong else problems[way], lambda: problems[way] if is_wrong else "")
+        return Candidate(way, "" if is_wrong else problems[way], lambda: problems[way] if is_wrong else "")
 
     def measured(ways: list[str]) -> Seconds | None:
         assert kernels is not None
@@ -132,17 +125,19 @@ def choose_for(
             for way in makers
         }
 
-    return autotune(
-        [candidate(way) for way in Way if problems[way] or way in left],
-        FORCED,
-        wanted,
-        measured,
-        lambda took: fastest_way(
-            took, VECTORS, PASSES, lambda best, way: SINGLE_CALL if best in OWN and way not in OWN else TIE
-        ),
-        FEWEST_TILE_ROWS,
-        remark=f"{LEFT_OUT}={','.join(left_out())}" if left_out() else "",
-    )
+    candidates = [candidate(way) for way in Way if problems[way] or way in left]
+    decision = autotune(candidates, wanted, Contest(measured, _fastest, FEWEST_TILE_ROWS))
+    remark = f"{LEFT_OUT}={','.join(left_out())}" if left_out() else ""
+    return choice_of(decision, Naming(named, FORCED, remark=remark))
+
+
+def _fastest(took: Seconds) -> tuple[str, int]:
+    """Return the fastest way and its tile_rows."""
+
+    def advantage(best: str, way: str) -> float:
+        return SINGLE_CALL if best in OWN and way not in OWN else TIE
+
+    return fastest_way(took, VECTORS, PASSES, advantage)
 
 
 def measured_as(way: Way, kernels: Kernels | None) -> Ways:

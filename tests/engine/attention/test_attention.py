@@ -21,7 +21,7 @@ from attending import (
 from passes import CASES, FORMATS, check_pass, one_softmax
 
 from runner_engine.attention.attention import PassLayout
-from runner_engine.kernels import native, shared_numbers
+from runner_engine.kernels import picking, shared_numbers
 from runner_engine.kv_cache.kv_cache import Heads, kernels_for
 from runner_engine.kv_cache.shared_kv import own_kv
 from runner_engine.kv_cache.slots import Slots
@@ -193,6 +193,6 @@ def test_the_first_of_the_largest_is_picked(dtype: torch.dtype) -> None:
     scores[2] = -float("inf")
     scores[2, 1002] = -5.0
     scores[3] = 0.0
-    best = native.argmax(scores)
+    best = picking.argmax(scores)
     assert best[1:4].tolist() == [20, 1002, 0]
     assert torch.equal(scores.gather(1, best[:, None])[:, 0], scores.amax(dim=1))

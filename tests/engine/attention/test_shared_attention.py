@@ -17,10 +17,10 @@ from runner_base.errors import ConfigError
 from runner_engine.attention import shared_attention
 from runner_engine.attention.shared_attention import FORCED, ROWS, choose
 from runner_engine.kernels import native
+from runner_engine.kernels.shared_numbers import NO_TILES
 from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.local.engine import LocalEngine
-from runner_engine.matmul.autotune import Choice
-from runner_engine.matmul.panels import NO_TILES
+from runner_engine.matmul.choice import Choice
 from runner_engine.settings.model import LocalModelConfig
 
 HEADS = Heads(2, 2, 3, 64, torch.bfloat16, torch.device("cpu"))

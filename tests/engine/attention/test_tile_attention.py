@@ -12,10 +12,10 @@ from runner_engine.attention.own_attention import OwnPlaces, attend_own
 from runner_engine.attention.parts import Scaling
 from runner_engine.attention.shared_attention import Part, SharedPlaces, attend_shared, difference, what_tiles_lack
 from runner_engine.kernels import native
+from runner_engine.kernels.shared_numbers import NO_TILES
 from runner_engine.kv_cache import int8_kv
 from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.kv_cache.shared_kv import SharedKv
-from runner_engine.matmul.panels import NO_TILES
 from runner_engine.settings.generation import KvCache
 
 CPU = torch.device("cpu")

@@ -18,7 +18,7 @@ from runner_engine.checkpoints import pass_memory
 from runner_engine.checkpoints.pass_memory import recorded_rows, sampled_bytes
 from runner_engine.decode import device_step, step_graphs
 from runner_engine.decode.sampling import Sampler, generator_of
-from runner_engine.kernels import native
+from runner_engine.kernels import picking
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.sampling import GREEDY, Sampling
@@ -45,7 +45,7 @@ def peak_bytes(work: Callable[[], object]) -> int:
     ids=str,
 )  # fmt: skip
 def test_what_a_gpu_needs_to_draw_tokens(monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any]) -> None:
-    monkeypatch.setattr(native, "for_logits", lambda _: None)  # as on a GPU
+    monkeypatch.setattr(picking, "for_logits", lambda _: None)  # as on a GPU
     sampling: Sampling = replace(SAMPLED, **keys)
     logits = torch.randn(ROWS, VOCABULARY).bfloat16()
 

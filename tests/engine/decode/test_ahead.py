@@ -21,7 +21,7 @@ from runner_engine.decode.ahead import SWITCH, Ahead
 from runner_engine.decode.device_step import DeviceStep, StepRows
 from runner_engine.decode.forward import Forward
 from runner_engine.decode.rows import Row
-from runner_engine.kernels import native
+from runner_engine.kernels import picking
 from runner_engine.kv_cache.row_kv import RowKv
 from runner_engine.kv_cache.slots import Slots
 from runner_engine.local.engine import LocalEngine, LocalSession
@@ -43,7 +43,7 @@ def opened_here(
 ) -> Callable[[], LocalEngine]:
     """Return a function that loads a model whose steps and samples are computed as on a GPU."""
     monkeypatch.setenv("RUNNER_ATTENTION", "sdpa")
-    monkeypatch.setattr(native, "for_logits", lambda _: None)
+    monkeypatch.setattr(picking, "for_logits", lambda _: None)
     folder = saved_family("llama", max_position_embeddings=512)
 
     def engine() -> LocalEngine:

@@ -35,7 +35,7 @@ from runner.run import run
 from runner.tasks.generate.keys import GenerateConfig
 from runner_base.dtypes import Dtype
 from runner_engine.decode import compat_probe
-from runner_engine.kernels import building, native
+from runner_engine.kernels import building, native, picking
 from runner_engine.kv_cache.windows import Masks, Unknown
 from runner_engine.models import gguf_blocks, gguf_types
 from runner_engine.models.gguf_blocks import GgufLinear
@@ -279,7 +279,7 @@ def test_a_broken_library_in_the_cache_is_built_anew(tmp_path: Path, monkeypatch
     native.kernels.cache_clear()
     kernels = native.kernels()
     assert kernels is not None
-    assert native.argmax(torch.tensor([[0.0, 1.0, -1.0]])).tolist() == [1]
+    assert picking.argmax(torch.tensor([[0.0, 1.0, -1.0]])).tolist() == [1]
     assert native.kernels() is kernels
     kept = {path.name for path in (tmp_path / "runner").iterdir() if path.suffix != ".o"}
     assert kept == {broken.name, building.LOCK}

@@ -19,7 +19,7 @@ from transformers import (
 from runner_engine.decode import sampling
 from runner_engine.decode.rows import NO_TOKEN, NOT_SAMPLED
 from runner_engine.decode.sampling import Sampler, generator_of
-from runner_engine.kernels import native
+from runner_engine.kernels import native, picking
 from runner_engine.settings.sampling import GREEDY, Sampling
 
 VOCABULARY, STEPS = 200, 6
@@ -74,7 +74,7 @@ def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "for_logits", lambda _: None)
+    monkeypatch.setattr(picking, "for_logits", lambda _: None)
 
 
 def logits_at(step: int) -> torch.Tensor:
@@ -186,7 +186,7 @@ def test_kernels_pick_what_torch_picks(name: str, dtype: torch.dtype, monkeypatc
 def test_a_row_that_cannot_be_sampled_ends_alone(has_kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its settings are changed after they were checked, as a fault of the sampler would."""
     if not has_kernels:
-        monkeypatch.setattr(native, "for_logits", lambda _: None)
+        monkeypatch.setattr(picking, "for_logits", lambda _: None)
     logits = torch.randn(4, STEPS, VOCABULARY, generator=torch.Generator().manual_seed(1))
 
     def tokens(broken: int | None) -> list[list[int]]:
@@ -209,7 +209,7 @@ def test_a_lost_gpu_is_no_fault_of_one_row(monkeypatch: pytest.MonkeyPatch) -> N
     def fail(*_: object) -> torch.Tensor:
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")
 
-    monkeypatch.setattr(native, "for_logits", lambda _: None)
+    monkeypatch.setattr(picking, "for_logits", lambda _: None)
     monkeypatch.setattr(sampling, "_draw", fail)
     sampler = uniform_sampler(settings_of(0.9, 0.9, 30, 1.1, 0), TEXTS[:4], VOCABULARY)
     with pytest.raises(torch.AcceleratorError):

@@ -25,7 +25,7 @@ from runner_engine.decode import kv_budget, sampling
 from runner_engine.decode.forward import Forward
 from runner_engine.decode.sampling import Sampler
 from runner_engine.decode.scheduler import Scheduler
-from runner_engine.kernels import native
+from runner_engine.kernels import picking
 from runner_engine.memory import memory
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import FEWER_ROWS
@@ -194,7 +194,7 @@ def test_memory_may_run_out_between_two_groups_of_sampled_rows(
         replace(request, sampling=replace(request.sampling, temperature=0.8 + 0.1 * (number % 2)))
         for number, request in enumerate(requests())
     ]
-    monkeypatch.setattr(native, "for_logits", lambda _: None)  # as on a GPU
+    monkeypatch.setattr(picking, "for_logits", lambda _: None)  # as on a GPU
     expected = complete(engine, mixed)
     real, calls = sampling._draw, 0
 

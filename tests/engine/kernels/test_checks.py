@@ -22,7 +22,7 @@ from runner_engine.attention.interface import register
 from runner_engine.decode.forward import Forward, TokenSpan
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.rows import Row
-from runner_engine.kernels import native
+from runner_engine.kernels import native, picking
 from runner_engine.kernels.shared_numbers import Matrix, WeightFormat
 from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.kv_cache.shared_kv import SharedKv, own_kv
@@ -219,11 +219,11 @@ def test_heads_of_another_shape() -> None:
 def test_settings_of_another_number_of_rows() -> None:
     assert KERNELS is not None
     logits, addresses = torch.randn(3, 10), torch.zeros(3, dtype=torch.int64)
-    settings = native.RowSettings(torch.zeros(2, 7, dtype=torch.float64), addresses, addresses)
+    settings = picking.RowSettings(torch.zeros(2, 7, dtype=torch.float64), addresses, addresses)
     with pytest.raises(ValueError, match="C expects torch.float64"):
-        native.sample(KERNELS, logits, settings, torch.zeros(3, dtype=torch.float64))
+        picking.sample(KERNELS, logits, settings, torch.zeros(3, dtype=torch.float64))
     with pytest.raises(ValueError, match="not enough values"):
-        native.argmax(logits[0])
+        picking.argmax(logits[0])
 
 
 @pytest.mark.parametrize("group", [-1, 4, 2**31 - 1, -(2**31)])

@@ -16,8 +16,8 @@ from runner_engine.devices.heap import Heap
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import WeightFormat
 from runner_engine.matmul import byte_products
-from runner_engine.matmul.autotune import Choice
 from runner_engine.matmul.byte_products import ROWS, choice_for, choose
+from runner_engine.matmul.choice import Choice
 from runner_engine.matmul.matrices import QuantizedWeights, multiply, shifted_sums
 from runner_engine.matmul.products import FORCED
 from runner_engine.matmul.quantized_layers import QuantizedLayers

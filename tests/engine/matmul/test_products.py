@@ -18,10 +18,12 @@ from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.texts import signed
 from runner_engine.kernels import native
+from runner_engine.kernels.shared_numbers import NO_TILES
 from runner_engine.local.engine import LocalEngine
-from runner_engine.matmul import autotune, products
-from runner_engine.matmul.autotune import Seconds, Shape, Ways, kept_seconds, measure
-from runner_engine.matmul.panels import NO_TILES
+from runner_engine.matmul import kept_seconds as keeping
+from runner_engine.matmul import measured, products
+from runner_engine.matmul.kept_seconds import kept_seconds
+from runner_engine.matmul.measured import Seconds, Shape, Ways, measure
 from runner_engine.matmul.products import FORCED, Way, choose
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete
@@ -215,7 +217,7 @@ def test_of_those_that_begin_together_one_measures(tmp_path: Path, monkeypatch: 
         threading.Event().wait(0.05)
         return {way: dict.fromkeys(rows, 1.0 + len(measured)) for way in ways}
 
-    monkeypatch.setattr(autotune, "measure", slowly)
+    monkeypatch.setattr(keeping, "measure", slowly)
     found: list[Any] = []
 
     def begin() -> None:
@@ -244,7 +246,7 @@ def test_a_way_that_is_far_slower_is_not_measured_with_more_rows(monkeypatch: py
     class Clock:
         thread_time = staticmethod(lambda: now[0])
 
-    monkeypatch.setattr(autotune, "time", Clock)
+    monkeypatch.setattr(measured, "time", Clock)
     took = measure({"quick": way("quick", 1), "slow": way("slow", 5)}, (8, 8), (4, 16), torch.float32, 1e9)
     assert took == {"quick": {4: 4.0, 16: 16.0}, "slow": {4: 20.0, 16: 80.0}}
     assert ("slow", 4) in calls

@@ -22,7 +22,8 @@ from emulated import (
 )
 
 from runner_engine.kernels import native
-from runner_engine.matmul.panels import NO_TILES, Panels
+from runner_engine.kernels.shared_numbers import NO_TILES
+from runner_engine.matmul.panels import Panels
 from runner_engine.matmul.products import Way, choose
 
 pytestmark = needs_tile_compiler

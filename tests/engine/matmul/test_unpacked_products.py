@@ -17,12 +17,12 @@ from torch import nn
 from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
 from runner_engine.devices.heap import Heap
 from runner_engine.kernels import native
-from runner_engine.kernels.shared_numbers import WeightFormat
+from runner_engine.kernels.shared_numbers import NO_TILES, WeightFormat
 from runner_engine.matmul import groups
 from runner_engine.matmul.blocks import Blocks
 from runner_engine.matmul.groups import Groups
 from runner_engine.matmul.matrices import LayerWeights, QuantizedWeights, Workspace, multiply
-from runner_engine.matmul.panels import NO_TILES, Panels
+from runner_engine.matmul.panels import Panels
 from runner_engine.matmul.products import FORCED, choose_unpacked
 from runner_engine.matmul.quantized_layers import QuantizedLayers
 from runner_engine.models.gguf_blocks import GgufLinear

@@ -1,0 +1,83 @@
+"""How long each of several ways to compute the same takes, on one thread.
+
+Counted is the processor time of one thread and not the time that passes: what is measured is kept, and on a busy
+machine, two threads that wait for each other can make the fastest way look a hundred times as slow.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from runner_engine.matmul.onednn import Product
+
+SAMPLE_WEIGHTS = 2**19  # of a larger layer some outputs are multiplied, and the time counts for all
+TURNS = 3  # the fastest counts; the first only if there is no other
+SLOW = 4.0  # a way that takes so many times as long as the fastest is not measured with more rows
+
+Shape = tuple[int, int]  # outputs and inputs of a layer
+Ways = dict[str, Callable[[torch.Tensor], Product]]
+Seconds = dict[str, dict[int, float]]  # way → number of rows → seconds
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let products use one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_thread()
+@torch.inference_mode()
+def measure(
+    ways: Ways, shape: Shape, rows: Sequence[int], dtype: torch.dtype, deadline: float, slow: float = SLOW
+) -> Seconds:
+    """Return the seconds of a sample of a layer by each way, on one thread; the ways take turns."""
+    random = torch.Generator().manual_seed(0)  # the job's own random numbers stay as they are
+    weight = torch.randn(*sample_of(shape), generator=random).to(dtype)
+    inputs = {count: torch.randn(count, shape[1], generator=random).to(dtype) for count in sorted(rows)}
+    return by_turns({name: make(weight) for name, make in ways.items()}, inputs, deadline, slow)
+
+
+@_one_thread()
+@torch.inference_mode()
+def by_turns(
+    ways: Mapping[str, Callable[[torch.Tensor], Any]],
+    inputs: Mapping[int, torch.Tensor],
+    deadline: float,
+    slow: float = SLOW,
+) -> Seconds:
+    """Return the seconds of each way with each input, by its number of rows, on one thread; the ways take turns."""
+    products = dict(ways)
+    took: Seconds = {name: {} for name in ways}
+    for count, x in inputs.items():
+        times: dict[str, list[float]] = {name: [] for name in products}
+        for turn in range(TURNS):
+            if turn and time.thread_time() > deadline:
+                break
+            for name, product in products.items():
+                started = time.thread_time()
+                product(x)
+                times[name].append(time.thread_time() - started)
+        for name in ways:
+            before = took[name]
+            took[name][count] = (
+                min(times[name][1:] or times[name]) if name in times else before[max(before)] * count / max(before)
+            )
+        fastest = min(took[name][count] for name in products)
+        products = {name: product for name, product in products.items() if took[name][count] <= slow * fastest}
+    return took
+
+
+def sample_of(shape: Shape) -> Shape:
+    """Return the part of a layer that is multiplied: all inputs, and whole panels of outputs."""
+    outputs, inputs = shape
+    return min(outputs, max(64, SAMPLE_WEIGHTS // inputs // 64 * 64)), inputs
