@@ -17,7 +17,7 @@ from pathlib import Path
 
 from latest import Figure, add_option, save
 
-from runner_base import machine
+from runner_base import machine, processor
 from runner_engine.kernels import building
 
 
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--one", action="store_true", help="also as a single unit")
     add_option(parser)
     options = parser.parse_args()
-    compiler = machine.c_compiler()
+    compiler = processor.c_compiler()
     if compiler is None:
         raise SystemExit("there is no C compiler here")
     with tempfile.TemporaryDirectory() as folder:

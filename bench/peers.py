@@ -16,7 +16,7 @@ from pathlib import Path
 
 from engines import ROOT, Job, markdown, run_fresh
 
-from runner_base import machine
+from runner_base import machine, processor
 
 HARNESS = "lm-eval==0.4.13"
 HARNESS_NEEDS = ["evaluate", "sacrebleu", "rouge-score", "sqlitedict", "pytablewriter", "word2number"]
@@ -194,7 +194,7 @@ def openvino_settings(folder: Path, python: str, dtype: str, weights: str) -> di
 
     Where the processor multiplies no bfloat16 it computes in float32, and then accepts no other keys and values.
     """
-    precision = "bf16" if dtype == "bfloat16" and machine.has_bfloat16_products() else "f32"
+    precision = "bf16" if dtype == "bfloat16" and processor.has_bfloat16_products() else "f32"
     vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
     model = str(openvino_model(folder, python, weights))
     return {

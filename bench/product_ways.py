@@ -65,7 +65,7 @@ def main() -> None:
     heads = Heads(1, 3, 3, 64, dtype, torch.device("cpu"))  # those of the same model
     if (attention := shared_attention.choose(heads, kernels)) is not None:
         print(f"shared attention: {attention.fact}")
-    print(f"products: {products.choose(layers, dtype, kernels).fact}")
+    print(f"products: {products.choose_plain(layers, dtype, kernels).fact}")
 
 
 if __name__ == "__main__":

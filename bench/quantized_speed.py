@@ -22,6 +22,7 @@ from stored_of import FORMATS, checkpoint_of
 from runner_base import Dtype
 from runner_engine.devices.heap import Heap
 from runner_engine.local.engine import LocalEngine
+from runner_engine.matmul import quantized_layers
 from runner_engine.matmul.quantized_layers import QuantizedLayers
 from runner_engine.quantization import CHOICES
 from runner_engine.settings.model import LocalModelConfig
@@ -102,11 +103,11 @@ def compare(line: str, engine: LocalEngine, tokens: int) -> str:
 
 def warm_up(engine: LocalEngine, line: str) -> None:
     """Let the engine replace layers, except in lines that use their library's own functions."""
-    maker = QuantizedLayers._maker
+    kinds = quantized_layers.LAYER_KINDS
     if line.endswith(OWN):
-        QuantizedLayers._maker = lambda self, layer: None  # type: ignore[method-assign]  # noqa: ARG005
+        quantized_layers.LAYER_KINDS = {}
     complete_random(engine, 2, WARM_TOKENS, WARM_TOKENS, random.Random(0))
-    QuantizedLayers._maker = maker  # type: ignore[method-assign]
+    quantized_layers.LAYER_KINDS = kinds
 
 
 if __name__ == "__main__":

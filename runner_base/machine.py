@@ -8,7 +8,6 @@ import itertools
 import math
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import time
@@ -24,18 +23,9 @@ MIB = 1024 * 1024
 MEASURED_LIBRARIES = ("torch", "transformers", "bitsandbytes", "torchao", "peft")
 
 
-def _value_of(file: str | Path, key: str) -> str | None:
-    """Return the value of a key in a file of /proc; None if there is no such file or key."""
-    try:
-        lines = Path(file).read_text().splitlines()
-    except OSError:
-        return None
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), None)
-
-
 def _status_mib(key: str) -> float:
     """Return one kB figure of this process as MiB; 0 where the platform has no such file."""
-    return int((_value_of("/proc/self/status", f"{key}:") or "0").split()[0]) / 1024
+    return int((processor.value_of("/proc/self/status", f"{key}:") or "0").split()[0]) / 1024
 
 
 def rss_mib() -> float:
@@ -175,22 +165,6 @@ def cores() -> int:
 ONE_THREAD_BELOW_PARAMETERS = 50_000_000
 
 
-def c_compiler() -> str | None:
-    """Return the C compiler for the engine's kernels; None if there is none, or with RUNNER_NATIVE=0."""
-    return None if os.environ.get("RUNNER_NATIVE") == "0" else shutil.which(os.environ.get("CC", "cc"))
-
-
-def has_bfloat16_products() -> bool:
-    """Whether the processor multiplies bfloat16 by AVX512; elsewhere bitsandbytes leaves 4-bit weights unpacked."""
-    return "avx512_bf16" in processor_flags()
-
-
-def processor_flags() -> set[str]:
-    """Return the features that the processor names, without those that are left out."""
-    named = _value_of("/proc/cpuinfo", "flags") or _value_of("/proc/cpuinfo", "Features") or ""  # of x86, of ARM
-    return processor.without_left_out(set(named.split()))
-
-
 def threads_for(parameters: int) -> int:
     """Return how many CPU threads suit a model of this size; a fixed rule, not a trial, so that answers repeat."""
     return 1 if parameters < ONE_THREAD_BELOW_PARAMETERS else cores()
@@ -212,8 +186,8 @@ def _version_of(name: str) -> str:
 
 def _cpu_model(file: str | Path = "/proc/cpuinfo") -> str:
     """Name the processor, with family and model: in a cloud the name alone may hide which generation it is."""
-    name = _value_of(file, "model name") or platform.processor() or platform.machine()
-    family, model = _value_of(file, "cpu family"), _value_of(file, "model\t")
+    name = processor.value_of(file, "model name") or platform.processor() or platform.machine()
+    family, model = processor.value_of(file, "cpu family"), processor.value_of(file, "model\t")
     return f"{name} (family {family} model {model})" if family and model else name
 
 
@@ -228,7 +202,7 @@ def total_mib() -> float:
 
 def available_mib() -> float:
     """Memory that new processes can use without displacing others: the machine's, or this container's if less."""
-    free = _value_of("/proc/meminfo", "MemAvailable:")
+    free = processor.value_of("/proc/meminfo", "MemAvailable:")
     if free is None:
         return _total_memory_bytes() / MIB / 2
     return min([int(free.split()[0]) / 1024, *cgroup_rooms_mib()])

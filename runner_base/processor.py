@@ -1,9 +1,14 @@
-"""Instructions of the processor that the engine shall not use: RUNNER_WITHOUT. Imports no torch."""
+"""The processor: its instructions, those that the engine shall not use (RUNNER_WITHOUT), and the C compiler for it.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
+import shutil
+from pathlib import Path
 
 from runner_base.errors import ConfigError
 
@@ -41,3 +46,28 @@ def compiler_flags() -> list[str]:
     if platform.machine() not in ("x86_64", "AMD64"):
         return []
     return [FEATURES[name] for name in left_out() if FEATURES[name]]
+
+
+def c_compiler() -> str | None:
+    """Return the C compiler for the engine's kernels; None if there is none, or with RUNNER_NATIVE=0."""
+    return None if os.environ.get("RUNNER_NATIVE") == "0" else shutil.which(os.environ.get("CC", "cc"))
+
+
+def has_bfloat16_products() -> bool:
+    """Whether the processor multiplies bfloat16 by AVX512; elsewhere bitsandbytes leaves 4-bit weights unpacked."""
+    return "avx512_bf16" in flags()
+
+
+def flags() -> set[str]:
+    """Return the features that the processor names, without those that are left out."""
+    named = value_of("/proc/cpuinfo", "flags") or value_of("/proc/cpuinfo", "Features") or ""  # of x86, of ARM
+    return without_left_out(set(named.split()))
+
+
+def value_of(file: str | Path, key: str) -> str | None:
+    """Return the value of a key in a file of /proc; None if there is no such file or key."""
+    try:
+        lines = Path(file).read_text().splitlines()
+    except OSError:
+        return None
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), None)

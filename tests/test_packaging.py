@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from runner_base import machine
+from runner_base import processor
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("runner", "runner_engine", "runner_compare", "runner_base")
@@ -100,7 +100,7 @@ def wheel_with_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.thorough
 @pytest.mark.skipif(
-    machine.c_compiler() is None or "avx2" not in machine.processor_flags(), reason="no C compiler, or no AVX2"
+    processor.c_compiler() is None or "avx2" not in processor.flags(), reason="no C compiler, or no AVX2"
 )
 def test_a_wheel_with_kernels_needs_no_compiler(wheel_with_kernels: Path, tmp_path: Path) -> None:
     assert wheel_with_kernels.name.endswith("-py3-none-linux_x86_64.whl")

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from runner_base import machine
+from runner_base import processor
 
 FLAGS = "-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 LIBRARIES = ("libasan.so", "libubsan.so")
@@ -45,7 +45,7 @@ def library_paths(compiler: str) -> list[str]:
 
 def main(arguments: list[str]) -> int:
     """Build, run the tests and return pytest's exit code."""
-    compiler = machine.c_compiler()
+    compiler = processor.c_compiler()
     libraries = library_paths(compiler) if compiler else []
     if len(libraries) < len(LIBRARIES):
         print("not run: there is no C compiler with AddressSanitizer here (gcc and its libasan)", file=sys.stderr)

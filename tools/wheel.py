@@ -20,7 +20,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from runner_base import machine
+from runner_base import machine, processor
 from runner_engine.kernels import building
 from runner_engine.kernels.prebuilt import VARIANTS, Variant
 from tools import sbom
@@ -31,7 +31,7 @@ CROSS_COMPILERS = {"aarch64": "aarch64-linux-gnu-gcc"}
 
 def compilers() -> dict[str, str]:
     """Return the compiler for each kind of processor that one is installed for."""
-    here = machine.c_compiler()
+    here = processor.c_compiler()
     others = {name: shutil.which(compiler) for name, compiler in CROSS_COMPILERS.items() if name != platform.machine()}
     found = {platform.machine(): here, **others}
     return {name: compiler for name, compiler in found.items() if compiler}

@@ -22,10 +22,21 @@ from runner_engine.kernels.native import Kernels, pointer_or_none
 from runner_engine.kernels.shared_numbers import NO_TILES
 from runner_engine.kv_cache.kv_cache import Heads, OwnKv
 from runner_engine.kv_cache.shared_kv import SharedKv
-from runner_engine.matmul.autotune import TIE, Candidate, Contest, autotune, fastest_way
-from runner_engine.matmul.choice import Choice, Naming, choice_of, requested_way, words_of_tiles
-from runner_engine.matmul.kept_seconds import kept
-from runner_engine.matmul.measured import Seconds, by_turns
+from runner_engine.matmul import (
+    TIE,
+    Candidate,
+    Choice,
+    Contest,
+    Naming,
+    Seconds,
+    autotune,
+    by_turns,
+    choice_of,
+    fastest_way,
+    kept,
+    requested_way,
+    words_of_tiles,
+)
 from runner_engine.settings.generation import KvCache
 
 FORCED = "RUNNER_SHARED_ATTENTION"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil, exp, log2
 
-from runner_base import BYTES, MIB, machine
+from runner_base import BYTES, MIB, machine, processor
 from runner_base.dtypes import stored_dtype
 from runner_engine.checkpoints.gguf_file import bytes_beyond_file, kept_tensors, read_header
 from runner_engine.checkpoints.linear_layers import part_of, plain_layers
@@ -181,7 +181,7 @@ def _predict_one(resolved: ResolvedModel, work: Workload, free_mib: float | None
     by_panels = (
         is_stream
         and device == "cpu"
-        and machine.c_compiler() is not None
+        and processor.c_compiler() is not None
         and all(choice.has_kernels(dtype_bytes) for choice in mix.choices)
     )
     width = max(shape["intermediate"], shape["hidden"])

@@ -23,13 +23,20 @@ from runner_engine.devices.heap import Heap
 from runner_engine.devices.mapped_files import MappedFiles
 from runner_engine.kernels import native
 from runner_engine.kv_cache.kv_cache import Heads, kernels_for
-from runner_engine.matmul import byte_products
-from runner_engine.matmul.choice import Choice
-from runner_engine.matmul.matrices import LayerWeights
-from runner_engine.matmul.onednn import Product, packing_problem
-from runner_engine.matmul.panels import Panels
-from runner_engine.matmul.products import Way, choose, choose_unpacked, product_of
-from runner_engine.matmul.quantized_layers import QuantizedLayers
+from runner_engine.matmul import (
+    Choice,
+    LayerWeights,
+    Panels,
+    Product,
+    QuantizedLayers,
+    Way,
+    choose_bytes,
+    choose_plain,
+    choose_unpacked,
+    packing_problem,
+    plain_layers,
+    product_of,
+)
 
 SHARED_BYTES = 2**24  # a smaller table is read where it is: a lookup takes as long as a small model's whole layer
 MANY_TOKENS = 64  # a pass over fewer leaves too little garbage on the heap to be worth a look
@@ -122,18 +129,6 @@ class FastLayers:
         self.layers.append(layer)
 
 
-def is_plain(layer: nn.Linear) -> bool:
-    """Whether it is torch's own layer with a plain matrix: quantized layers are subclasses or hold other tensors."""
-    weight = layer.weight
-    ours = type(layer) is nn.Linear and type(weight) in (nn.Parameter, torch.Tensor)
-    return ours and weight.device.type == "cpu" and weight.dtype in native.FORMATS
-
-
-def plain_layers(model: nn.Module) -> list[nn.Linear]:
-    """Return the linear layers of a model whose weights are plain matrices."""
-    return [layer for layer in model.modules() if isinstance(layer, nn.Linear) and is_plain(layer)]
-
-
 def choices_for(
     model: Any, kernels: native.Kernels | None, packed_share: float = PACKED_SHARE
 ) -> dict[torch.dtype, Choice]:
@@ -146,7 +141,7 @@ def choices_for(
     if sum(layer.weight.nbytes for layer in plain) > packed_share * machine.available_mib() * machine.MIB:
         return dict.fromkeys(dtypes, Choice(Way.plain, "torch, not packed (there is too little memory)", is_free=False))
     is_small = sum(one.numel() for one in model.parameters()) < machine.ONE_THREAD_BELOW_PARAMETERS
-    return {dtype: choose(plain, dtype, kernels, is_small) for dtype in dtypes}
+    return {dtype: choose_plain(plain, dtype, kernels, is_small) for dtype in dtypes}
 
 
 def ways_of(
@@ -157,7 +152,7 @@ def ways_of(
     if choice := products.get(heads.dtype):
         ways["products"] = choice.fact
     if heads.device.type == "cpu":
-        of_bytes = byte_products.choice_for(model, kernels_for(heads))
+        of_bytes = choose_bytes(model, kernels_for(heads))
         ways |= {} if of_bytes is None else {"int8_products": of_bytes.fact}
         unpacked = choose_unpacked(model, kernels_for(heads))
         ways |= {} if unpacked is None else {"unpacked_products": unpacked.fact}

@@ -13,7 +13,7 @@ from runner_engine.decode.compat_probe import allowed_off
 from runner_engine.decode.rows import Row
 from runner_engine.decode.static_batches import BY_GENERATE, Batch, Batching
 from runner_engine.decode.stopping import Stopping
-from runner_engine.matmul.unrounded_rows import unrounded_rows
+from runner_engine.matmul import unrounded_rows
 from runner_engine.models.load import Loaded
 from runner_engine.models.tokenizing import ids_of
 from runner_engine.sessions.base import Event, Request

@@ -60,7 +60,7 @@ def prepare(features: Collection[str] = ()) -> float:
 
     A failure is not reported here: torch does the work then, and the engine says why when it loads.
     """
-    compiler, started = machine.c_compiler(), time.perf_counter()
+    compiler, started = processor.c_compiler(), time.perf_counter()
     if compiler is None or prebuilt.library():
         return 0.0
     with suppress(*FAILURES):
@@ -206,7 +206,7 @@ def _processor() -> str:
 
 def main() -> None:
     """Build the kernels for `make install`, which goes on without them."""
-    if machine.c_compiler() is None:
+    if processor.c_compiler() is None:
         print("no C compiler is here, or RUNNER_NATIVE=0: torch does the kernels' work, more slowly")
     elif seconds := prepare():
         print(f"built the kernels for this processor in {seconds:.0f} s")

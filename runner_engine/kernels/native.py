@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from runner_base import RunnerError, machine, processor
+from runner_base import RunnerError, processor
 from runner_engine.kernels import building, prebuilt, shared_numbers
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class Kernels:
 
     def load(self, features: frozenset[str]) -> None:
         """Go on with a library that has these features, too, built if necessary."""
-        compiler = machine.c_compiler()
+        compiler = processor.c_compiler()
         try:
             if compiler is None:
                 raise FileNotFoundError("the C compiler is gone")
@@ -159,7 +159,7 @@ def kernels() -> Kernels | None:
     """Return the kernels, built if necessary; None if they are unavailable, and the log says why."""
     if brought := _of_wheel():
         return brought
-    compiler = machine.c_compiler()
+    compiler = processor.c_compiler()
     if compiler is None:
         log.info("there is no C compiler, or RUNNER_NATIVE=0: attention is computed by torch alone, which is slower")
         return None

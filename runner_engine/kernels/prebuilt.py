@@ -11,7 +11,7 @@ import platform
 from pathlib import Path
 from typing import NamedTuple
 
-from runner_base import machine
+from runner_base import processor
 
 FOLDER = Path(__file__).parent / "prebuilt"
 AVX2 = frozenset({"avx2", "fma", "f16c", "bmi1", "bmi2", "movbe", "abm"})  # what -march=x86-64-v3 may use
@@ -54,7 +54,7 @@ def library() -> Path | None:
     files = {file.name.split(".")[1]: file for file in FOLDER.glob("kernels-*.*.so")}
     if not files:
         return None
-    features, here = machine.processor_flags(), platform.machine()
+    features, here = processor.flags(), platform.machine()
     fitting = (one for one in VARIANTS if one.machine == here and one.name in files and one.needs <= features)
     best = next(fitting, None)
     return files[best.name] if best else None

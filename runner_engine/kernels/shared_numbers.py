@@ -37,6 +37,16 @@ class WeightFormat(IntEnum):
     byte_groups = 9
     four_bit_rows = 10  # of bitsandbytes, in the order in which it stores them
 
+    @property
+    def has_byte_rows(self) -> bool:
+        """Whether rows are quantized, once for all matrices of a product."""
+        return self.name in ("row_int8", "int8_dynamic", "int8_stored", "byte_blocks", "byte_groups")
+
+    @property
+    def needs_workspace(self) -> bool:
+        """Whether a product takes memory for its rows, or for unpacked weights."""
+        return self.name not in ("plain", "blocks", "groups", "four_bit_rows")
+
 
 class CodeType(IntEnum):
     """What the codes of a matrix in groups are."""

@@ -44,8 +44,7 @@ from runner_engine.local.base_cache import BaseCache
 from runner_engine.local.capabilities import capabilities_of
 from runner_engine.local.kept_trials import KeptTrials
 from runner_engine.local.rates import arithmetic_of
-from runner_engine.matmul.choice import Choice
-from runner_engine.matmul.products import requested
+from runner_engine.matmul import Choice, requested
 from runner_engine.memory.own_memory import PeakMemory, note_cuda, restart_cuda
 from runner_engine.models.load import Loaded, adapt, load_base, release
 from runner_engine.sessions.arithmetic import Arithmetic

@@ -1,0 +1,66 @@
+"""Products with weights. These names are what the engine needs of this folder.
+
+Which of several ways is used is decided by `choose_plain`, `choose_unpacked` and `choose_bytes`, by `autotune`. Layers
+that are quantized are found by their class: `LAYER_KINDS` in quantized_layers.py names a module for each, with the
+contract in replacing.py.
+"""
+
+from runner_engine.matmul.autotune import TIE, Candidate, Contest, autotune, fastest_way
+from runner_engine.matmul.blocks import ROW_PARTS
+from runner_engine.matmul.byte_products import choose_bytes
+from runner_engine.matmul.choice import Choice, Naming, choice_of, requested_way, words_of_tiles
+from runner_engine.matmul.kept_seconds import kept
+from runner_engine.matmul.matrices import LayerWeights
+from runner_engine.matmul.measured import Seconds, by_turns
+from runner_engine.matmul.onednn import Product, by_onednn, packing_problem
+from runner_engine.matmul.panels import Panels, fits_panels
+from runner_engine.matmul.products import (
+    OWN,
+    Way,
+    choose_plain,
+    choose_unpacked,
+    is_plain,
+    plain_layers,
+    product_of,
+    requested,
+)
+from runner_engine.matmul.quantized_layers import QuantizedLayers
+from runner_engine.matmul.unrounded_rows import note_on, unrounded_rows
+
+__all__ = [  # noqa: RUF022 - by what they are for
+    # layers
+    "QuantizedLayers",  # replaces the `forward` of a model's quantized layers
+    "LayerWeights",  # a layer's weights as C reads them, whatever their format
+    "Panels",  # plain weights in the layout of our own products
+    "fits_panels",  # whether there are products for weights of this shape and format
+    "ROW_PARTS",  # inputs of a row in bytes that share a scale, by type of blocks
+    "Product",  # a function from rows to a layer's outputs
+    "product_of",  # the product with a plain weight by the way that was chosen
+    "by_onednn",  # the product with weights in oneDNN's order
+    "packing_problem",  # why oneDNN cannot pack weights of a format
+    "is_plain",  # whether a layer is torch's own with a plain matrix
+    "plain_layers",  # such layers of a model
+    "unrounded_rows",  # a context in which layers do not round their rows, for trials
+    "note_on",  # which layers round their rows, for a note
+    # which way is used
+    "Way",  # how products are computed: tiles, panels, onednn, plain
+    "OWN",  # those of the kernels
+    "requested",  # the way that RUNNER_PRODUCTS forces
+    "choose_plain",  # the way for plain weights
+    "choose_unpacked",  # the way for weights that are unpacked to bfloat16 first
+    "choose_bytes",  # the way for layers whose rows are bytes
+    # choosing by measurements, of anything
+    "autotune",  # decides which of several ways is used
+    "Candidate",  # one of them, with its trial
+    "Contest",  # how the fastest is found
+    "Choice",  # the way that is used, with a fact and a note
+    "choice_of",  # the choice that was decided on, in words
+    "Naming",  # how facts and notes speak of the ways
+    "words_of_tiles",  # says how many rows go by tiles
+    "requested_way",  # the way that a variable forces
+    "kept",  # seconds that were measured once, or are measured now
+    "by_turns",  # measures ways that take turns
+    "fastest_way",  # the fastest over some passes
+    "Seconds",  # by way and number of rows
+    "TIE",  # a way that is faster by less does not take the place of an earlier one
+]

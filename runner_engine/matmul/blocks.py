@@ -17,6 +17,7 @@ from runner_engine.kernels.native import FORMATS, Kernels, pointer
 from runner_engine.kernels.shared_numbers import Matrix, WeightFormat
 from runner_engine.matmul import huge_pages
 from runner_engine.matmul.matrices import TOLERANCE, TRIAL_OUTPUTS, PackedWeights, Workspace, difference, trial_rows
+from runner_engine.matmul.replacing import Means, Replacement, UnsupportedLayer
 from runner_engine.models.fours import fours_of
 from runner_engine.models.gguf_blocks import GgufEmbedding, GgufLinear
 from runner_engine.models.gguf_types import TYPES, BlockType, split
@@ -71,6 +72,30 @@ class Blocks(PackedWeights):
             return embedding.scaled(self.rows(input, embedding.dtype))
 
         embedding.forward = forward  # type: ignore[method-assign]
+
+
+def replacement(layer: GgufLinear, means: Means) -> Replacement:
+    """Return what multiplies a layer by the kernels, from panels of its blocks."""
+    kernels, tile_rows, release = means.kernels, means.unpacked_tile_rows, means.mapped.release
+    if reason := problem(layer, kernels, tile_rows):
+        raise UnsupportedLayer(reason, f"{layer.kind} blocks are multiplied by torch")
+    assert kernels is not None
+    means.heap.trim_if_grown()
+    weights, own = Blocks.of(layer, kernels, means.workspace, tile_rows, release), layer.forward
+    formats = weights.formats
+    embedding = means.embeddings.get(layer.weight.data_ptr())
+    if embedding is not None and (embedding.dtype not in FORMATS or layer.order is not None):
+        embedding = None
+    if embedding is not None:
+        weights.exchange(embedding)
+
+    def forward(rows: torch.Tensor) -> torch.Tensor:
+        if rows.dtype not in formats or not rows.numel():
+            return own(rows)
+        return weights.product(rows)
+
+    release(layer.weight.data_ptr(), layer.weight.nbytes)
+    return Replacement(forward, weights, () if embedding is None else (embedding,))
 
 
 def packed(

@@ -32,7 +32,7 @@ TRIAL_OUTPUTS = 80  # whole panels and a part of one
 MAX_SECONDS = 0.1
 
 
-def choice_for(model: nn.Module, kernels: Kernels | None) -> Choice | None:
+def choose_bytes(model: nn.Module, kernels: Kernels | None) -> Choice | None:
     """Return the way for a model's layers of bytes; None where it has none, or the kernels do not multiply them."""
     layers = [one for one in model.modules() if isinstance(one, nn.Linear) and has_byte_rows(one)]
     if not layers or kernels is None or not kernels.has_quantized:

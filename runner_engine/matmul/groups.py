@@ -12,8 +12,9 @@ from torch import nn
 
 from runner_engine.kernels.native import FORMATS, Kernels, pointer
 from runner_engine.kernels.shared_numbers import CodeType, Matrix, WeightFormat
-from runner_engine.matmul import huge_pages
+from runner_engine.matmul import huge_pages, int8_stored
 from runner_engine.matmul.matrices import TOLERANCE, TRIAL_OUTPUTS, PackedWeights, Workspace, difference, trial_rows
+from runner_engine.matmul.replacing import Means, Replacement, UnsupportedLayer
 from runner_engine.models.fours import fours_of
 from runner_engine.models.grouped import GroupedLinear, rounded_by_parts
 from runner_engine.models.layouts.base import Layout
@@ -79,6 +80,36 @@ class Groups(PackedWeights):
             matrix.scale = pointer(table, torch.float32, 16)
         others = tuple(one for one in (group_of, table) if one is not None)
         return cls(kernels, matrix, layer.in_features, weight, bias, others, workspace if by_bytes else None)
+
+
+def replacement(layer: GroupedLinear, means: Means) -> Replacement:
+    """Return what multiplies a layer by the kernels: from its file where it holds bytes, else from panels."""
+    if int8_stored.is_of_bytes(layer):
+        from_file = int8_stored.replacement(layer, means)
+        if from_file is not None:
+            return from_file
+    kernels, tile_rows = means.kernels, means.unpacked_tile_rows
+    if reason := problem(layer, kernels, tile_rows):
+        raise UnsupportedLayer(reason, "GroupedLinear is multiplied by torch")
+    assert kernels is not None
+    means.heap.trim_if_grown()
+    stored, own = list(layer.stored.values()), layer.forward
+    weights = Groups.of(layer, kernels, means.workspace, tile_rows=tile_rows)
+    hold_panels(layer, weights)
+    formats, prepared = weights.formats, None
+    if layer.layout.rows:
+        prepared = layer.prepared
+    if layer.has_byte_rows and not multiplies_bytes(layer):
+        prepared = rounded_by_parts  # its products do not round rows
+
+    def forward(rows: torch.Tensor) -> torch.Tensor:
+        if rows.dtype not in formats or not rows.numel():
+            return own(rows)
+        return weights.product(rows if prepared is None else prepared(rows))
+
+    for tensor in stored:
+        means.mapped.release(tensor.data_ptr(), tensor.nbytes)
+    return Replacement(forward, weights if prepared is None else None)
 
 
 def multiplies_bytes(layer: GroupedLinear) -> bool:

@@ -7,17 +7,30 @@ CPU it is never asked: the kernels do its arithmetic, or these functions do.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-Forward = Callable[[torch.Tensor], torch.Tensor]
+from runner_engine.kernels.shared_numbers import WeightFormat
+from runner_engine.matmul.library_layers import check_trial, formats_of, forward_by, in_large_pages, kernels_for
+from runner_engine.matmul.matrices import QuantizedWeights, shifted_sums
+from runner_engine.matmul.replacing import Forward, Means, Replacement, UnsupportedLayer
 
 EXACT_INPUTS = 1024  # so many products of bytes are at most 2 ** 24, up to which float32 holds every integer
 LARGEST = 127.5  # torchao's scale is the largest number of a row, divided by this
 LEAST_SCALE = 2.0**-23
+
+
+def replacement(layer: Any, means: Means) -> Replacement:
+    """Return what multiplies a layer by the kernels; where they cannot, torch does."""
+    try:
+        return _by_kernels(layer, means)
+    except UnsupportedLayer as reason:
+        if rejection_reason(layer):
+            raise
+        instead = f"{type(layer).__name__} is multiplied by torch"
+        raise UnsupportedLayer(str(reason), instead, forward_of(layer)) from reason
 
 
 def is_dynamic(layer: nn.Module) -> bool:
@@ -38,6 +51,22 @@ def rejection_reason(layer: Any) -> str:
     is_by_output = weight.block_size[-1] == layer.in_features and weight.scale.numel() == layer.out_features
     is_readable = weight.qdata.is_contiguous() and weight.scale.dtype is torch.float32
     return "" if is_by_output and is_readable else "its weights are stored in another way"
+
+
+def _by_kernels(layer: Any, means: Means) -> Replacement:
+    kernels_for(layer, means)
+    if reason := rejection_reason(layer):
+        raise UnsupportedLayer(reason)
+    stored = layer.weight
+    weight = in_large_pages(stored.qdata, means)
+    scale, sums = stored.scale.flatten().contiguous(), shifted_sums(weight)
+    formats = formats_of(layer.bias)
+    weights = QuantizedWeights(WeightFormat.int8_dynamic, layer.in_features, layer.out_features, formats)
+    weights.matrix.tile_rows = means.byte_tile_rows
+    weights.point_at(weight, layer.bias, scale, sums)
+    forward = forward_by(layer, weights, means, lambda: layer.weight is stored)
+    check_trial(layer, forward, forward_of(layer), means)
+    return Replacement(forward, weights)
 
 
 def forward_of(layer: Any) -> Forward:

@@ -15,12 +15,25 @@ from torch import nn
 from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
 from runner_engine.kernels.native import FORMATS, Kernels
 from runner_engine.kernels.shared_numbers import WeightFormat
+from runner_engine.matmul.library_layers import forward_by
 from runner_engine.matmul.matrices import TOLERANCE, TRIAL_OUTPUTS, QuantizedWeights, difference, multiply, shifted_sums
+from runner_engine.matmul.replacing import Means, Replacement
 from runner_engine.models.grouped import GroupedLinear
 from runner_engine.models.layouts.int8 import Int8Layout
 
 MOST_INPUTS = 65536  # sums of more may not fit into 32 bits: as in kernels/matrices.h
 TRIAL_ROWS = (7, 3)  # with a remainder; and so few that no weight is unpacked
+
+
+def replacement(layer: GroupedLinear, means: Means) -> Replacement | None:
+    """Return what multiplies rows and weights as bytes, which stay in their file; None where the kernels cannot."""
+    if means.kernels is None:
+        return None
+    if reason := problem(layer, means.kernels, means.byte_tile_rows):
+        means.note(f"rows of {layer.class_name} are rounded by torch, which is slower: {reason}")
+        return None
+    weights = weights_of(layer, means.byte_tile_rows)
+    return Replacement(forward_by(layer, weights, means, lambda: True), weights)
 
 
 def is_of_bytes(layer: nn.Module) -> TypeGuard[GroupedLinear]:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from runner_base.processor import LEFT_OUT, left_out
-from runner_engine.kernels.native import Kernels
+from runner_engine.kernels.native import FORMATS, Kernels
 from runner_engine.kernels.shared_numbers import NO_TILES
 from runner_engine.matmul.autotune import TIE, Candidate, Contest, autotune, fastest_way
 from runner_engine.matmul.choice import Choice, Naming, choice_of, requested_way, words_of_tiles
@@ -76,7 +76,9 @@ def requested() -> Way | None:
     return None if way is None else Way(way)
 
 
-def choose(layers: Iterable[nn.Linear], dtype: torch.dtype, kernels: Kernels | None, is_small: bool = False) -> Choice:
+def choose_plain(
+    layers: Iterable[nn.Linear], dtype: torch.dtype, kernels: Kernels | None, is_small: bool = False
+) -> Choice:
     """Return the way for the layers of a model with weights of this dtype.
 
     is_small: a model whose products take less time than a pass saves in a single call, which needs our own products.
@@ -217,3 +219,15 @@ def is_unpacked(layer: nn.Linear) -> bool:
         return not layer.has_byte_rows
     is_int8 = type(layer.weight).__name__ == "Int8Tensor" and not is_dynamic(layer)
     return is_int8 or any(one.__name__ == "Linear4bit" for one in type(layer).__mro__)
+
+
+def is_plain(layer: nn.Linear) -> bool:
+    """Whether it is torch's own layer with a plain matrix: quantized layers are subclasses or hold other tensors."""
+    weight = layer.weight
+    is_torch_own = type(layer) is nn.Linear and type(weight) in (nn.Parameter, torch.Tensor)
+    return is_torch_own and weight.device.type == "cpu" and weight.dtype in FORMATS
+
+
+def plain_layers(model: nn.Module) -> list[nn.Linear]:
+    """Return the linear layers of a model whose weights are plain matrices."""
+    return [layer for layer in model.modules() if isinstance(layer, nn.Linear) and is_plain(layer)]

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from runner_base import BYTES, ConfigError, Dtype, check, machine, one_line
+from runner_base import BYTES, ConfigError, Dtype, check, one_line, processor
 from runner_engine.quantization.base import Format, Quantized
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ class FourBitConfig(BitsAndBytesConfig):
 
     def has_kernels(self, dtype_bytes: int) -> bool:
         """Return True, but for other products than bfloat16 where the library does not pack its weights for these."""
-        return self.compute_dtype is Dtype.bfloat16 or machine.has_bfloat16_products()
+        return self.compute_dtype is Dtype.bfloat16 or processor.has_bfloat16_products()
 
     def unpacked_bytes(self, dtype_bytes: int) -> int:
         """The copy is in compute_dtype."""
@@ -232,7 +232,7 @@ class FourBitConfig(BitsAndBytesConfig):
 
     def unfit(self, outputs: int, inputs: int, device: str) -> str:
         """Say which sizes would crash the packed 4-bit CPU kernels at the first forward pass."""
-        if device != "cpu" or not machine.has_bfloat16_products() or not (inputs % 64 or outputs % 32):
+        if device != "cpu" or not processor.has_bfloat16_products() or not (inputs % 64 or outputs % 32):
             return ""
         return (
             f"is {inputs} x {outputs}, and bitsandbytes' 4-bit kernels for this CPU need inputs divisible by 64 and "
@@ -253,7 +253,7 @@ class FourBitConfig(BitsAndBytesConfig):
         for path, module in model.named_modules():
             if not isinstance(module, Linear4bit):
                 continue
-            module.support_avx512bf16_for_cpu &= machine.has_bfloat16_products()
+            module.support_avx512bf16_for_cpu &= processor.has_bfloat16_products()
             is_packed = module.support_avx512bf16_for_cpu and module.weight.device.type == "cpu"
             if is_packed and (reason := self.unfit(module.out_features, module.in_features, "cpu")):
                 raise ConfigError(f"quantization={self.name}: {path} {reason}")

@@ -12,7 +12,7 @@ from opening import local_engine
 from streams import complete, requests
 
 from runner.config.root import RunnerConfig
-from runner_base import machine
+from runner_base import processor
 from runner_base.dtypes import Dtype
 from runner_base.machine import MIB
 from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
@@ -20,7 +20,7 @@ from runner_engine.decode.static_batches import BY_GENERATE, Batching
 from runner_engine.kernels import native
 from runner_engine.local.base_cache import BaseCache
 from runner_engine.local.engine import LocalEngine
-from runner_engine.matmul.quantized_layers import TRIAL_ROWS
+from runner_engine.matmul.library_layers import TRIAL_ROWS
 from runner_engine.memory.own_memory import int_settings
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.sessions.base import EngineReport, Request
@@ -115,7 +115,7 @@ def test_the_copy_that_a_quantized_product_makes_counts(make_config: Make, saved
     largest = max(module.weight.numel() for name, module in plain.loaded.model.named_modules() if "mlp.up" in name)
     kernels = native.kernels()
     taken = largest * 2  # in bfloat16, the compute dtype
-    if kernels is not None and machine.has_bfloat16_products():  # nothing is copied: the kernels have room to work in
+    if kernels is not None and processor.has_bfloat16_products():  # nothing is copied: the kernels have room to work in
         taken = quantized_workspace_bytes(max(TRIAL_ROWS), 192, torch.get_num_threads())
     elif kernels is not None:
         taken = 0  # what is unpacked at a time is on the threads' stacks

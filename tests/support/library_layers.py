@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from runner_base import machine
+from runner_base import processor
 from runner_engine.kernels.shared_numbers import WeightFormat
 from runner_engine.matmul.matrices import QuantizedWeights, shifted_sums
 
@@ -30,7 +30,7 @@ def layer_of(kind: str, inputs: int, outputs: int, bias: bool, **keys: Any) -> A
     else:
         dtype = keys.get("compute_dtype", torch.bfloat16)
         layer = Linear4bit(inputs, outputs, bias, dtype, keys.get("double_quant", True), kind)
-        layer.support_avx512bf16_for_cpu &= machine.has_bfloat16_products()  # as the runner loads it
+        layer.support_avx512bf16_for_cpu &= processor.has_bfloat16_products()  # as the runner loads it
         layer.weight = Params4bit(weight, False, quant_type=kind, compress_statistics=keys.get("double_quant", True))
     layer = layer.to("cpu").eval()
     if bias:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from runner_base import machine
+from runner_base import processor
 from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
 from runner_engine.kernels import building, native
 from runner_engine.matmul.matrices import QuantizedWeights
@@ -30,7 +30,7 @@ is_x86 = pytest.mark.skipif(
 def built_for(target: str) -> Path:
     """Return the products, compiled once for another processor, quickly and not for speed."""
     flags = building.FLAGS.replace("-march=native", f"-march={target}").replace("-O3", "-Og").split()
-    compiler, library = machine.c_compiler(), Path(FOLDER.name) / f"{target.replace(' ', '')}.so"
+    compiler, library = processor.c_compiler(), Path(FOLDER.name) / f"{target.replace(' ', '')}.so"
     assert compiler is not None
     source = Path(__file__).parent / "products_only.c"
     command = [compiler, *flags, "-shared", "-w", "-I", str(building.FOLDER), str(source), "-o", str(library), "-lm"]
@@ -40,7 +40,7 @@ def built_for(target: str) -> Path:
 
 def function_for(target: str) -> Any:
     """Return the product in bfloat16 for a processor; skip the test where this one cannot run it."""
-    if "vnni" in target and not {"avx512_vnni", "avx512vl"} <= machine.processor_flags():
+    if "vnni" in target and not {"avx512_vnni", "avx512vl"} <= processor.flags():
         pytest.skip("this processor has no AVX-512 VNNI")
     function = ctypes.CDLL(str(built_for(target))).product_bf16
     function.argtypes, function.restype = native._SIGNATURES["product"], ctypes.c_int64

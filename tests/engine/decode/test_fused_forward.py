@@ -15,13 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoTokenizer
 
-from runner_base import machine
+from runner_base import processor
 from runner_base.dtypes import Dtype
 from runner_engine.decode import fused_forward
 from runner_engine.decode.compat_probe import gives_same_logits_together, probe_fused_forward
 from runner_engine.decode.fast_layers import FastLayers
 from runner_engine.decode.forward import Forward, TokenSpan
-from runner_engine.decode.fused_forward import FusedForward, NotFusable
+from runner_engine.decode.fused_forward import FusedForward
+from runner_engine.decode.fused_weights import NotFusable
 from runner_engine.decode.rows import Row
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import WeightFormat
@@ -127,9 +128,13 @@ def test_quantized_layers_go_in_the_same_call(
     assert kernels is not None
     loaded, heads, fused = with_fast_kernels(engine_of(family, dtype, quantization))
     assert fused is not None
-    kinds = {fused._layers[1].qkv[0].kind, fused._layers[1].out.kind, fused._layers[1].gated[1].kind}
+    kinds = {
+        fused.weights.layers[1].qkv[0].kind,
+        fused.weights.layers[1].out.kind,
+        fused.weights.layers[1].gated[1].kind,
+    }
     of_bytes = {"int8": WeightFormat.row_int8, "int8_dynamic": WeightFormat.int8_dynamic}
-    four_bit = WeightFormat.four_bit if machine.has_bfloat16_products() else WeightFormat.four_bit_rows
+    four_bit = WeightFormat.four_bit if processor.has_bfloat16_products() else WeightFormat.four_bit_rows
     assert kinds == {of_bytes.get(quantization.name, four_bit)}
     expected = all_logits(Forward(loaded.model, heads), with_prefix=True)
     forward = Forward(loaded.model, heads)
@@ -157,7 +162,7 @@ def test_int8_rows_of_a_checkpoint_go_in_the_same_call(
     loaded, heads, fused = with_fast_kernels(opened(model=model))
     assert fused is not None
     assert fused.is_by_row
-    of_layer = fused._layers[1]
+    of_layer = fused.weights.layers[1]
     assert {of_layer.qkv[0].kind, of_layer.out.kind, of_layer.gated[1].kind} == {WeightFormat.int8_stored}
     layer = loaded.model.model.layers[1].mlp.down_proj
     assert of_layer.down.weight == layer.weight.data_ptr(), "the weights are read where they lie in the file"
@@ -276,7 +281,7 @@ def test_a_pass_with_a_wrong_rotation_is_noticed_in_each_format(
 
     def exchanged(self: FusedForward, positions: int) -> None:
         right(self, positions)
-        self._model.cos, self._model.sin = self._model.sin, self._model.cos
+        self.weights.model.cos, self.weights.model.sin = self.weights.model.sin, self.weights.model.cos
 
     assert with_fast_kernels(engine_of("llama", dtype))[2] is not None
     monkeypatch.setattr(FusedForward, "_extend_rope_table", exchanged)
@@ -302,7 +307,7 @@ def test_a_model_with_hooks_keeps_its_own_pass(engine_of: Callable[..., LocalEng
         FusedForward(loaded.model, heads, 64, kernels, {})
     assert probe_fused_forward(loaded, heads, {}) is None
     hook.remove()
-    assert FusedForward(loaded.model, heads, 64, kernels, {}).vocabulary == loaded.metrics["vocab_size"]
+    assert FusedForward(loaded.model, heads, 64, kernels, {}).weights.vocabulary == loaded.metrics["vocab_size"]
 
 
 def test_weights_lie_in_panels_once(engine_of: Callable[..., LocalEngine]) -> None:
@@ -317,6 +322,6 @@ def test_weights_lie_in_panels_once(engine_of: Callable[..., LocalEngine]) -> No
     layers = FastLayers(loaded.model, kernels)
     fused = FusedForward(loaded.model, heads, 64, kernels, layers.matrices)
     addresses = {one.weight.data_ptr() for one in layers.panels.values()}
-    assert fused._layers[0].down.weight in addresses
-    assert fused._model.head.weight in addresses
+    assert fused.weights.layers[0].down.weight in addresses
+    assert fused.weights.model.head.weight in addresses
     layers.restore()

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import warm_process
 
-from runner_base import machine
+from runner_base import processor
 from runner_engine.kernels import building
 from runner_engine.kernels.building import prepare
 
-COMPILER = machine.c_compiler()
+COMPILER = processor.c_compiler()
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler is here")
 FAKE = """#!/bin/sh
 if [ "$1" = --version ]; then echo "cc {version}"; exit; fi

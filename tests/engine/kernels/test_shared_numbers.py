@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from runner_base import machine
+from runner_base import processor
 from runner_engine.kernels import building, native, shared_numbers
 from runner_engine.kernels.shared_numbers import SharedPart
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no C compiler 
 
 
 def loaded() -> ctypes.CDLL:
-    compiler = machine.c_compiler()
+    compiler = processor.c_compiler()
     assert compiler is not None
     return ctypes.CDLL(str(building.library(compiler)))
 

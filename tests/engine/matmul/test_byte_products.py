@@ -16,7 +16,7 @@ from runner_engine.devices.heap import Heap
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import WeightFormat
 from runner_engine.matmul import byte_products
-from runner_engine.matmul.byte_products import ROWS, choice_for, choose
+from runner_engine.matmul.byte_products import ROWS, choose, choose_bytes
 from runner_engine.matmul.choice import Choice
 from runner_engine.matmul.matrices import QuantizedWeights, multiply, shifted_sums
 from runner_engine.matmul.products import FORCED
@@ -144,9 +144,9 @@ def test_layers_of_bytes_go_by_tiles_and_others_ask_for_nothing(
     monkeypatch.setenv(FORCED, "tiles")
     monkeypatch.setattr(native, "kernels", lambda: emulated_tiles)
     layer: Any = nn.Linear(96, 64, dtype=torch.bfloat16)
-    assert choice_for(layer, emulated_tiles) is None
+    assert choose_bytes(layer, emulated_tiles) is None
     quantize_(layer, Int8DynamicActivationInt8WeightConfig(set_inductor_config=False))
-    assert choice_for(layer, emulated_tiles) == BY_TILES
+    assert choose_bytes(layer, emulated_tiles) == BY_TILES
     model = nn.ModuleList([nn.Embedding(1, 1, dtype=torch.bfloat16), layer.eval()])
     found = QuantizedLayers(model, Heap())
     assert found.matrices[layer].matrix.tile_rows == 16

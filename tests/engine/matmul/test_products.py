@@ -24,7 +24,7 @@ from runner_engine.matmul import kept_seconds as keeping
 from runner_engine.matmul import measured, products
 from runner_engine.matmul.kept_seconds import kept_seconds
 from runner_engine.matmul.measured import Seconds, Shape, Ways, measure
-from runner_engine.matmul.products import FORCED, Way, choose
+from runner_engine.matmul.products import FORCED, Way, choose_plain
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete
 from runner_engine.settings.model import LocalModelConfig
@@ -62,21 +62,21 @@ def usable(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_the_fastest_over_the_expected_passes_is_chosen(usable: Callable[..., None]) -> None:
     kernels: Any = KERNELS or object()
     usable(panels=(1, 4, 40), onednn=(2, 4, 9), plain=(2, 9, 40))  # at 4, 16 and 128 rows
-    choice = choose(LAYERS, torch.bfloat16, kernels)
+    choice = choose_plain(LAYERS, torch.bfloat16, kernels)
     assert (choice.way, choice.fact) == (Way.onednn, "oneDNN, packed")
     usable(panels=(1, 4, 11), onednn=(2, 4, 9), plain=(2, 9, 40))
-    choice = choose(LAYERS, torch.bfloat16, kernels)
+    choice = choose_plain(LAYERS, torch.bfloat16, kernels)
     assert choice.way == Way.panels, "a pass in a single call needs them, and saves more than products cost"
     assert choice.fact.startswith("panels, by ")
     usable(onednn=(2, 4, 9), plain=(1, 1, 1))
-    assert choose(LAYERS, torch.bfloat16, kernels).way == Way.onednn, "nothing of ours is there: not measured"
+    assert choose_plain(LAYERS, torch.bfloat16, kernels).way == Way.onednn, "nothing of ours is there: not measured"
 
 
 def test_small_models_use_products_of_their_own(usable: Callable[..., None]) -> None:
     usable(panels=(9, 9, 90), onednn=(1, 1, 1), plain=(1, 1, 1))
     kernels: Any = KERNELS or object()
-    assert choose(LAYERS, torch.bfloat16, kernels, is_small=True).way == Way.panels
-    assert choose(LAYERS, torch.bfloat16, kernels).way == Way.onednn
+    assert choose_plain(LAYERS, torch.bfloat16, kernels, is_small=True).way == Way.panels
+    assert choose_plain(LAYERS, torch.bfloat16, kernels).way == Way.onednn
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_tiles_multiply_from_so_many_rows_on_as_they_are_faster(
     tiles: Sequence[float], vectors: Sequence[float], expected: int, usable: Callable[..., None]
 ) -> None:
     usable(tiles=tiles, vectors=vectors, panels=(1, 9, 90, 900), onednn=(9, 9, 90, 900), plain=(9, 9, 90, 900))
-    choice = choose(LAYERS, torch.bfloat16, KERNELS)
+    choice = choose_plain(LAYERS, torch.bfloat16, KERNELS)
     assert (choice.way, choice.tile_rows) == (Way.tiles, expected)
     assert KERNELS is not None
     words = f"tiles from {expected} rows, {KERNELS.vectors} below"
@@ -106,7 +106,7 @@ def test_where_nothing_is_kept_the_first_way_serves_so_that_answers_repeat(
     usable(panels=None, onednn=None)
     monkeypatch.setattr(products, "kept_seconds", lambda *_: None)
     kernels: Any = KERNELS or object()
-    choice = choose(LAYERS, torch.bfloat16, kernels)
+    choice = choose_plain(LAYERS, torch.bfloat16, kernels)
     assert choice.way == Way.panels
     assert "not measured, since no folder keeps it" in choice.fact
 
@@ -118,11 +118,11 @@ def test_a_forced_way_that_is_missing_leads_to_the_next_and_says_so(
     monkeypatch.setenv(FORCED, wanted)
     kernels: Any = KERNELS or object()
     usable(tiles=None, panels=None, onednn=None)
-    there = choose(LAYERS, torch.bfloat16, kernels)
+    there = choose_plain(LAYERS, torch.bfloat16, kernels)
     assert (there.way, there.note) == (wanted, "")
     assert there.fact.endswith(f"(by {FORCED})")
     usable()
-    missing = choose(LAYERS, torch.bfloat16, kernels)
+    missing = choose_plain(LAYERS, torch.bfloat16, kernels)
     assert missing.way == Way.plain
     if wanted is not Way.plain:
         assert missing.note == f"{FORCED}={wanted}: no {wanted} here"

@@ -15,7 +15,7 @@ from streams import complete, requests
 from torch import nn
 
 from runner.config.root import RunnerConfig
-from runner_base import machine
+from runner_base import processor
 from runner_base.dtypes import Dtype
 from runner_engine.devices.heap import Heap
 from runner_engine.kernels import native
@@ -35,7 +35,7 @@ has_kernels = pytest.mark.skipif(BUILT is None, reason="the kernels are not buil
 exact = pytest.mark.skipif(
     BUILT is None or not BUILT.has_quantized, reason="torchao's own sums saturate without products of bytes"
 )
-packed = pytest.mark.skipif(not machine.has_bfloat16_products(), reason="bitsandbytes packs no 4-bit weights here")
+packed = pytest.mark.skipif(not processor.has_bfloat16_products(), reason="bitsandbytes packs no 4-bit weights here")
 
 
 @has_kernels

@@ -24,7 +24,7 @@ from emulated import (
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import NO_TILES
 from runner_engine.matmul.panels import Panels
-from runner_engine.matmul.products import Way, choose
+from runner_engine.matmul.products import Way, choose_plain
 
 pytestmark = needs_tile_compiler
 SHAPES = [(8, 32), (32, 64), (33, 96), (64, 32), (96, 160), (250, 576), (130, 62)]  # outputs, inputs
@@ -89,7 +89,7 @@ def test_a_wrong_kernel_is_noticed_by_its_trial_and_not_used(tmp_path: Path) -> 
     """The odd inputs of each pair are left out in this build."""
     flags = with_a_mistake(tmp_path, "tile_sums.h", "TILE_MULTIPLY_ADD(3, 5, 7);", "TILE_MULTIPLY_ADD(3, 5, 6);")
     kernels = emulated(tmp_path, flags)
-    choice = choose([torch.nn.Linear(576, 96, dtype=torch.bfloat16)], torch.bfloat16, kernels, is_small=True)
+    choice = choose_plain([torch.nn.Linear(576, 96, dtype=torch.bfloat16)], torch.bfloat16, kernels, is_small=True)
     assert choice.way == Way.panels
     assert re.search(r"tiles left out: its product of 33 rows by 80 x 576 is off by \d", choice.note), choice.note
     assert choice.note in choice.fact

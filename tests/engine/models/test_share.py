@@ -11,7 +11,7 @@ from kinds_of_models import KINDS, save
 from transformers import AutoTokenizer
 
 from runner.config.resolved import resolve
-from runner_base import machine
+from runner_base import machine, processor
 from runner_base.errors import ConfigError
 from runner_base.texts import percent
 from runner_engine.checkpoints import formats
@@ -150,7 +150,7 @@ def test_what_a_user_leaves_out_is_not_missed(job: Callable[..., Any]) -> None:
 def test_layers_that_a_kernel_cannot_take_stay_plain_if_they_are_few(
     job: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "has_bfloat16_products", lambda: True)
+    monkeypatch.setattr(processor, "has_bfloat16_products", lambda: True)
     resolved = job("qwen3_5", Nf4Config())
     formats.check(resolved)
     walked = walk_files(resolved.files, resolved.mix, "cpu")
@@ -168,10 +168,10 @@ def test_layers_that_a_kernel_cannot_take_stay_plain_if_they_are_few(
 def test_layers_that_are_no_few_end_the_job_before_the_load(
     job: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "has_bfloat16_products", lambda: True)
+    monkeypatch.setattr(processor, "has_bfloat16_products", lambda: True)
     with pytest.raises(ConfigError, match=r"quantization=nf4: \S+ is 200 x 128, and bitsandbytes' 4-bit kernels"):
         formats.check(job("qwen3", Nf4Config(), intermediate_size=200))
-    monkeypatch.setattr(machine, "has_bfloat16_products", lambda: False)
+    monkeypatch.setattr(processor, "has_bfloat16_products", lambda: False)
     formats.check(job("qwen3", Nf4Config(), intermediate_size=200))
 
 

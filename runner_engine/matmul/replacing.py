@@ -1,0 +1,71 @@
+"""The contract of the modules that multiply layers: one module for each class of layers, found by `LAYER_KINDS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from runner_engine.devices.heap import Heap
+from runner_engine.devices.mapped_files import MappedFiles
+from runner_engine.kernels.native import Kernels
+from runner_engine.matmul.matrices import LayerWeights, Workspace
+
+__all__ = ["Forward", "LayerKind", "LayerWeights", "Means", "Replacement", "UnsupportedLayer"]
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+
+
+class UnsupportedLayer(Exception):
+    """Why the kernels do not multiply a layer; with what does it instead, if that is not the layer's own function."""
+
+    def __init__(self, reason: str, instead: str = "", forward: Forward | None = None) -> None:
+        """instead: the beginning of the note. forward: a function in place of the layer's own."""
+        super().__init__(reason)
+        self.instead, self.forward = instead, forward
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What multiplies a layer from now on."""
+
+    forward: Forward
+    weights: LayerWeights | None = None  # for a pass in a single call; None where such a pass would not round the rows
+    others: tuple[nn.Module, ...] = ()  # further modules whose `forward` was replaced by it
+
+
+@dataclass
+class Means:
+    """What the layers of a model are multiplied with."""
+
+    kernels: Kernels | None
+    dtype: torch.dtype  # of the model's numbers
+    byte_tile_rows: int  # from so many rows on tiles multiply bytes; 0: never
+    unpacked_tile_rows: int  # the same of weights that are unpacked to bfloat16
+    heap: Heap
+    embeddings: Mapping[int, Any]  # tables in blocks, by their address: a head may share its weights with one
+    workspace: Workspace = field(default_factory=Workspace)
+    notes: list[str] = field(default_factory=list)
+    trials: dict[tuple[Any, ...], str] = field(default_factory=dict)  # what is wrong with layers of a kind
+
+    @cached_property
+    def mapped(self) -> MappedFiles:
+        """The mapped files; only a quantized model needs them."""
+        return MappedFiles()
+
+    def note(self, note: str) -> None:
+        """Note something once."""
+        if note not in self.notes:
+            self.notes.append(note)
+
+
+class LayerKind(Protocol):
+    """A module that multiplies layers of one class."""
+
+    def replacement(self, layer: Any, means: Means) -> Replacement:
+        """Return what multiplies a layer, tried beside another function; UnsupportedLayer where that cannot be."""
+        ...
