@@ -29,9 +29,9 @@ from runner_engine.matmul import (
     Contest,
     Naming,
     Seconds,
-    autotune,
     by_turns,
     choice_of,
+    decide,
     fastest_way,
     kept,
     requested_way,
@@ -113,7 +113,7 @@ def choose(heads: Heads, kernels: Kernels | None) -> Choice | None:
         lambda took: fastest_way(took, IN_ORDER, PASSES, lambda *_: 1 / TIE, MOST_TILE_ROWS),
         FEWEST_TILE_ROWS,
     )
-    decision = autotune([by_tiles, Candidate(AttentionWay.vectors)], requested(), contest)
+    decision = decide([by_tiles, Candidate(AttentionWay.vectors)], requested(), contest)
     named: dict[str, Callable[[int], str]] = {
         AttentionWay.tiles: lambda tile_rows: words_of_tiles(tile_rows, vectors),
         AttentionWay.vectors: lambda _: f"vectors, {vectors}",

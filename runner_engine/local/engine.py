@@ -46,7 +46,8 @@ from runner_engine.local.kept_trials import KeptTrials
 from runner_engine.local.rates import arithmetic_of
 from runner_engine.matmul import Choice, requested
 from runner_engine.memory.own_memory import PeakMemory, note_cuda, restart_cuda
-from runner_engine.models.load import Loaded, adapt, load_base, release
+from runner_engine.models.adapting import adapt, release
+from runner_engine.models.load import Loaded, load_base
 from runner_engine.sessions.arithmetic import Arithmetic
 from runner_engine.sessions.base import Capability, EngineReport, Event, Request, RequestId
 from runner_engine.sessions.session import Session

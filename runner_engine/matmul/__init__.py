@@ -1,11 +1,11 @@
 """Products with weights. These names are what the engine needs of this folder.
 
-Which of several ways is used is decided by `choose_plain`, `choose_unpacked` and `choose_bytes`, by `autotune`. Layers
+Which of several ways is used is decided by `choose_plain`, `choose_unpacked` and `choose_bytes`, by `decide`. Layers
 that are quantized are found by their class: `LAYER_KINDS` in quantized_layers.py names a module for each, with the
 contract in replacing.py.
 """
 
-from runner_engine.matmul.autotune import TIE, Candidate, Contest, autotune, fastest_way
+from runner_engine.matmul.autotune import TIE, Candidate, Contest, decide, fastest_way
 from runner_engine.matmul.blocks import ROW_PARTS
 from runner_engine.matmul.byte_products import choose_bytes
 from runner_engine.matmul.choice import Choice, Naming, choice_of, requested_way, words_of_tiles
@@ -50,7 +50,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "choose_unpacked",  # the way for weights that are unpacked to bfloat16 first
     "choose_bytes",  # the way for layers whose rows are bytes
     # choosing by measurements, of anything
-    "autotune",  # decides which of several ways is used
+    "decide",  # decides which of several ways is used
     "Candidate",  # one of them, with its trial
     "Contest",  # how the fastest is found
     "Choice",  # the way that is used, with a fact and a note

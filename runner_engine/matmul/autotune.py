@@ -54,7 +54,7 @@ class Decision:
     is_unmeasured: bool = False  # several ways work, and the first is used because nothing could be kept
 
 
-def autotune(candidates: Sequence[Candidate], wanted: str | None, contest: Contest) -> Decision:
+def decide(candidates: Sequence[Candidate], wanted: str | None, contest: Contest) -> Decision:
     """Return the way to use: the one that a variable forces, the only one that works here, or the fastest.
 
     wanted: the forced way; one that does not work is replaced by the first of those after it.

@@ -15,7 +15,7 @@ from torch import nn
 from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
 from runner_engine.kernels.native import Kernels
 from runner_engine.kernels.shared_numbers import WeightFormat
-from runner_engine.matmul.autotune import TILES, Candidate, Contest, autotune, fewest_faster_rows
+from runner_engine.matmul.autotune import TILES, Candidate, Contest, decide, fewest_faster_rows
 from runner_engine.matmul.choice import Choice, Naming, choice_of, words_of_tiles
 from runner_engine.matmul.int8_dynamic import is_dynamic
 from runner_engine.matmul.int8_stored import is_of_bytes
@@ -68,7 +68,7 @@ def choose(shapes: Collection[Shape], kernels: Kernels) -> Choice:
         Candidate(VECTORS),
     ]
     asked = None if wanted is None else forced.get(wanted)
-    decision = autotune(candidates, asked, Contest(measured, fastest, FEWEST_TILE_ROWS))
+    decision = decide(candidates, asked, Contest(measured, fastest, FEWEST_TILE_ROWS))
     named = {TILES: lambda tile_rows: words_of_tiles(tile_rows, "VNNI"), VECTORS: lambda _: "VNNI"}
     return choice_of(decision, Naming(named, FORCED))
 

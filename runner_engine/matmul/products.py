@@ -19,7 +19,7 @@ from torch import nn
 from runner_base.processor import LEFT_OUT, left_out
 from runner_engine.kernels.native import FORMATS, Kernels
 from runner_engine.kernels.shared_numbers import NO_TILES
-from runner_engine.matmul.autotune import TIE, Candidate, Contest, autotune, fastest_way
+from runner_engine.matmul.autotune import TIE, Candidate, Contest, decide, fastest_way
 from runner_engine.matmul.choice import Choice, Naming, choice_of, requested_way, words_of_tiles
 from runner_engine.matmul.int8_dynamic import is_dynamic
 from runner_engine.matmul.kept_seconds import kept_seconds
@@ -128,7 +128,7 @@ def choose_for(
         }
 
     candidates = [candidate(way) for way in Way if problems[way] or way in left]
-    decision = autotune(candidates, wanted, Contest(measured, _fastest, FEWEST_TILE_ROWS))
+    decision = decide(candidates, wanted, Contest(measured, _fastest, FEWEST_TILE_ROWS))
     remark = f"{LEFT_OUT}={','.join(left_out())}" if left_out() else ""
     return choice_of(decision, Naming(named, FORCED, remark=remark))
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from runner_base import ConfigError, one_line
 from runner_engine.checkpoints.gguf_file import read_header
-from runner_engine.checkpoints.resolve import for_transformers
+from runner_engine.checkpoints.resolve import ModelFiles, for_transformers
 from runner_engine.models import gguf_tokenizer
 from runner_engine.models.tokenizing import check_growth, panics
+from runner_engine.models.vocabulary import check_tokenizer
 
 
 def load_tokenizer(named: str, path: Path, trust_remote_code: bool = False) -> Any:
@@ -31,6 +32,14 @@ def load_tokenizer(named: str, path: Path, trust_remote_code: bool = False) -> A
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked, so any token will do
     return tokenizer
+
+
+def tokenizer_of(files: ModelFiles) -> tuple[Any, list[str]]:
+    """Return a model's tokenizer, and a note on its tokens that the model does not know."""
+    model = files.model
+    tokenizer = load_tokenizer(f"model.name={model.name}", files.path, model.trust_remote_code)
+    rows = files.text_settings.get("vocab_size")
+    return tokenizer, check_tokenizer(tokenizer, rows, model.name) if rows else []
 
 
 def gguf_fix(path: Path) -> str:

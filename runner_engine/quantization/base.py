@@ -54,7 +54,7 @@ class QuantizationConfig:
         False  # whether the weights are a checkpoint's groups of integers (runner_engine/models/grouped.py)
     )
     makes_groups: ClassVar[bool] = (
-        False  # whether the runner's own layers hold what is made (runner_engine/models/made_groups.py)
+        False  # whether the runner's own layers hold what is made (runner_engine/models/loading/made_groups.py)
     )
     packed: ClassVar[bool] = False  # whether linear layers are quantized in memory
     method: ClassVar[str] = ""  # `quant_method` in the config.json of its checkpoints

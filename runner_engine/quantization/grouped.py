@@ -24,7 +24,7 @@ ROUND_FORMATS = {  # AutoRound's names of packings: the layout, and whether zero
 class GroupSettings:
     """What a config.json says about its layers; a layer's tensors may have other bits and groups."""
 
-    layout: str  # its name in runner_engine/models/stored_groups.py
+    layout: str  # its name in runner_engine/models/loading/stored_groups.py
     bits: tuple[int, ...]
     group: int  # inputs that share a scale; -1: all
     is_minus_one: bool = False  # zero points are stored minus one

@@ -75,7 +75,7 @@ def test_what_is_off_says_so(make_config: Make, caplog: pytest.LogCaptureFixture
     assert metrics["quantized_modules"] == metrics["rope_pairs_patched"] == metrics["lora_modules"] == 0
     assert metrics["lora_delta_norm"] == metrics["lora_parameters"] == metrics["lora_rank"] == 0
     assert (metrics["unquantized_linears"], metrics["rope_pairs"]) == (29, 32)
-    (message,) = [entry.message for entry in caplog.records if entry.name == "runner_engine.models.load"]
+    (message,) = [entry.message for entry in caplog.records if entry.name == "runner_engine.models.adapting"]
     assert message.splitlines()[1].split()[:2] == ["loaded", "LlamaForCausalLM"]
     assert len(message.splitlines()) == 1 + 6
     log = (Path(record.output_dir) / "log.txt").read_text()

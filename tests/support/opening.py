@@ -39,7 +39,7 @@ def load_base(config: RunnerConfig) -> Loaded:
 
 
 def adapt(base: Loaded, config: RunnerConfig) -> Loaded:
-    """Call `runner_engine.models.load.adapt` with the resolved model."""
-    from runner_engine.models import load
+    """Call `runner_engine.models.adapting.adapt` with the resolved model."""
+    from runner_engine.models import adapting
 
-    return load.adapt(base, resolve(config))
+    return adapting.adapt(base, resolve(config))

@@ -18,8 +18,8 @@ from runner.config.resolved import ResolvedJob
 from runner_base import machine
 from runner_engine import QuantizationConfig, Request, RequestEncoder
 from runner_engine.checkpoints import block_of
-from runner_engine.models import mixing
 from runner_engine.models.load import load_base
+from runner_engine.models.loading import mixed
 
 MOST_TOKENS = 24  # of a text that are scored: single losses need little context
 PASS_TOKENS = 1024  # of texts that are read together
@@ -66,7 +66,7 @@ def rounded_weight(choice: QuantizationConfig, model: Any, layer: Any, path: str
     """Return a layer's weight after a choice has quantized it in a model of this number format, in the layer's own."""
     plain = copy.deepcopy(layer).to(dtype)
     plain.bias, weight = None, plain.weight.data
-    quantized = mixing.quantized(choice, model, plain, path)
+    quantized = mixed.quantized(choice, model, plain, path)
     is_transposed = type(layer).__name__ == "Conv1D"  # GPT-2's linear layer has its weight the other way round
     inputs = weight.shape[0] if is_transposed else weight.shape[1]
     with torch.inference_mode():  # a row of the unit matrix picks a column of the weight

@@ -22,7 +22,7 @@ from runner_engine.matmul.products import choose_unpacked
 from runner_engine.matmul.quantized_layers import QuantizedLayers
 from runner_engine.models.grouped import GroupedLinear
 from runner_engine.models.layouts.made import PanelsLayout, RowsLayout
-from runner_engine.models.made_groups import layer_of
+from runner_engine.models.loading.made_groups import layer_of
 from runner_engine.quantization.hqq import HqqConfig
 from runner_engine.quantization.made_groups import BITS, MadeGroupsConfig
 from runner_engine.quantization.torchao import TorchaoIntxConfig

@@ -18,6 +18,7 @@ from runner_engine.checkpoints.gguf_names import weight_name
 from runner_engine.models import gguf_blocks
 from runner_engine.models.capability import settings_of
 from runner_engine.models.gguf_blocks import GgufEmbedding, GgufLinear
+from runner_engine.models.loading.gguf import load
 
 IDS = torch.arange(3, 40)[None]
 MODEL_TYPES = {"gemma3": "gemma3_text"}
@@ -71,7 +72,7 @@ def test_each_architecture_gives_the_logits_of_the_unpacked_file(architecture: s
     write(tmp_path / "model.gguf", architecture)
     unpacked = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf", dtype=torch.float32).eval()
     config = settings_of(tmp_path / "model.gguf")
-    kept, report = gguf_blocks.load(tmp_path / "model.gguf", config, torch.float32, None)
+    kept, report = load(tmp_path / "model.gguf", config, torch.float32, None)
     assert report == {"missing_keys": [], "unexpected_keys": []}
     with torch.inference_mode():
         expected, found = unpacked(IDS).logits, kept.eval()(IDS).logits
@@ -81,7 +82,7 @@ def test_each_architecture_gives_the_logits_of_the_unpacked_file(architecture: s
     assert all(isinstance(one, GgufLinear) for one in linear)
     assert isinstance(kept.get_input_embeddings(), GgufEmbedding)
     assert gguf_blocks.parameters(kept) == unpacked.num_parameters()
-    ours, report = gguf_blocks.load(tmp_path / "model.gguf", config, torch.bfloat16, None, keeps_blocks=False)
+    ours, report = load(tmp_path / "model.gguf", config, torch.bfloat16, None, keeps_blocks=False)
     assert report == {"missing_keys": [], "unexpected_keys": []}
     theirs = unpacked.to(torch.bfloat16).state_dict()
     assert ours.state_dict().keys() == theirs.keys()

@@ -19,7 +19,9 @@ from runner.config.resolved import spec_of
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
-from runner_engine.models.load import Loaded, entry_device, pick_device, pick_dtype, release
+from runner_engine.models.adapting import release
+from runner_engine.models.load import Loaded
+from runner_engine.models.target import entry_device, pick_device, pick_dtype
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner_engine.settings.lora import PeftConfig

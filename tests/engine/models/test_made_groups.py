@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, TorchAoConfig
 
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError, DataError
-from runner_engine.models import made_groups
 from runner_engine.models.grouped import GroupedLinear
+from runner_engine.models.loading import made_groups
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.hqq import HqqConfig
 from runner_engine.quantization.made_groups import BITS, MadeGroupsConfig

@@ -23,7 +23,7 @@ from runner.options import harness
 from runner.options.harness.model import EngineModel
 from runner_base.errors import ConfigError
 from runner_engine.embedded import MODEL_DIR
-from runner_engine.models import gguf_blocks
+from runner_engine.models.loading import gguf
 from tools import embedded_gguf, real_model
 
 N = 24
@@ -160,7 +160,7 @@ def test_tokens_are_those_of_hf_and_a_context_is_read_once(folder: Path) -> None
 def test_a_mistake_is_one_message_before_weights_are_read(
     folder: Path, arguments: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gguf_blocks, "load", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr(gguf, "load", lambda *_: pytest.fail("weights were read"))
     whole = (folder / "four_bits.gguf").read_bytes()
     (folder / "cut.gguf").write_bytes(whole[: len(whole) // 2])
     (folder / "text.gguf").write_text("no model")

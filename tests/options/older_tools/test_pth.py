@@ -24,7 +24,8 @@ from runner_base.errors import ConfigError
 from runner_engine.checkpoints import resolve
 from runner_engine.local.base_cache import BaseCache
 from runner_engine.models import load as load_room
-from runner_engine.models.load import Loaded, release
+from runner_engine.models.adapting import release
+from runner_engine.models.load import Loaded
 from runner_engine.models.lora.pth import SquareLora
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
@@ -268,7 +269,7 @@ def test_what_does_not_fit_is_said_before_the_weights_are_read(
     base = load_base(make_config(model=tiny_model))
     with pytest.raises(ConfigError, match=message):
         adapt(base, config)  # on a base that is there already
-    monkeypatch.setattr(load_room, "_load_weights", lambda *_: pytest.fail("the weights were read"))
+    monkeypatch.setattr(load_room, "load_weights", lambda *_: pytest.fail("the weights were read"))
     with pytest.raises(ConfigError, match=message):
         load_base(config)
     assert not any(module._forward_hooks for module in base.model.modules())

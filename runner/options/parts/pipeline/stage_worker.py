@@ -19,7 +19,7 @@ from runner.options.parts.sharding.strategies import part_cuts
 from runner_base import MIB, ConfigError, machine
 from runner_engine.checkpoints import read_settings
 from runner_engine.decode.sampling import Sampler, leave_only
-from runner_engine.models.load import pick_device, pick_dtype
+from runner_engine.models.target import pick_device, pick_dtype
 
 
 @dataclass

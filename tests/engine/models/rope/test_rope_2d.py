@@ -19,7 +19,7 @@ from runner.config.resolved import spec_of
 from runner.config.root import RunnerConfig
 from runner_base.errors import ConfigError
 from runner_engine.local.base_cache import BaseCache
-from runner_engine.models.load import release
+from runner_engine.models.adapting import release
 from runner_engine.models.rope import rope_2d
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config

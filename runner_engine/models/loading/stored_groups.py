@@ -21,7 +21,8 @@ from runner_engine.models.layouts.hqq import HqqLayout
 from runner_engine.models.layouts.int8 import Int8Layout
 from runner_engine.models.layouts.integers import AwqLayout, GptqLayout, PackedLayout
 from runner_engine.models.layouts.ternary import TernaryLayout
-from runner_engine.quantization import read_format
+from runner_engine.models.loading.contract import Report, WayOfLoading
+from runner_engine.quantization import read_format, stored_settings
 from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
 
 METHOD = "runner_groups"
@@ -39,7 +40,17 @@ LAYOUTS: dict[str, type[StoredLayout]] = {
 }
 
 
-def arguments(folder: Path, config: Any, stored: dict[str, Any]) -> dict[str, Any]:
+class Way(WayOfLoading):
+    """transformers fills our own layers, which are put into the model before."""
+
+    def read(self, arguments: dict[str, Any], scaled: Any) -> tuple[Any, Report]:
+        """Return the model with its layers filled; DataError where tensors do not fit."""
+        settings = stored_settings(self.resolved.files.settings)
+        of_layers = layer_arguments(self.folder, self.own_settings(scaled), settings)
+        return super().read({**arguments, **of_layers}, scaled)
+
+
+def layer_arguments(folder: Path, config: Any, stored: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments with which `from_pretrained` makes such layers; DataError where tensors do not fit."""
     for one in (config, config.get_text_config()):
         if hasattr(one, "quantization_config"):

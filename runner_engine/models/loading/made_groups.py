@@ -12,15 +12,33 @@ import torch
 from torch import nn
 
 from runner_base import ConfigError, DataError
+from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.models.grouped import GroupedLinear
 from runner_engine.models.layouts.made import RowsLayout, pack_stream
-from runner_engine.models.unfit import leave_unfit, reason_of
+from runner_engine.models.loading.contract import WayOfLoading
+from runner_engine.models.loading.unfit import leave_unfit, reason_of
 from runner_engine.quantization.made_groups import CodedGroups, MadeGroupsConfig
 
 METHOD = "runner_made_groups"
 
 
-def arguments(choice: MadeGroupsConfig) -> dict[str, Any]:
+class Way(WayOfLoading):
+    """transformers reads a plain checkpoint, and each weight becomes one of our layers as it comes."""
+
+    def prepare(self) -> dict[str, Any]:
+        """Return the arguments with which transformers makes the layers."""
+        choice = made_by(self.resolved)
+        return choice.load_arguments() | layer_arguments(choice)
+
+
+def made_by(resolved: ResolvedModel) -> MadeGroupsConfig:
+    """Return the choice that makes a model's layers."""
+    choice = resolved.mix.base
+    assert isinstance(choice, MadeGroupsConfig)
+    return choice
+
+
+def layer_arguments(choice: MadeGroupsConfig) -> dict[str, Any]:
     """Return the arguments with which `from_pretrained` makes the layers."""
     return {"quantization_config": _config_class()(choice)}
 

@@ -7,11 +7,28 @@ from typing import Any
 import torch
 
 from runner_base import ConfigError
-from runner_engine.models import made_groups
-from runner_engine.models.unfit import leave_unfit
+from runner_engine.checkpoints.resolve import ResolvedModel
+from runner_engine.devices import heap
+from runner_engine.models.loading import made_groups
+from runner_engine.models.loading.contract import WayOfLoading
+from runner_engine.models.loading.unfit import leave_unfit
+from runner_engine.models.target import Target
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.made_groups import MadeGroupsConfig
 from runner_engine.quantization.mixed import Mix
+
+
+class Way(WayOfLoading):
+    """Plain, a model may be too large for its device, so that it is loaded into main memory."""
+
+    def __init__(self, resolved: ResolvedModel, target: Target) -> None:
+        super().__init__(resolved, target)
+        self.device = torch.device("cpu")
+
+    def finish(self, model: Any) -> Any:
+        """Quantize each layer as the mix says."""
+        with heap.large_blocks_mapped():
+            return apply(model, self.resolved.mix, self.target.device)
 
 
 def apply(model: Any, mix: Mix, device: torch.device) -> Any:

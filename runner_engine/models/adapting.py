@@ -1,0 +1,63 @@
+"""Applies an adapter to a loaded base, and removes it again."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+
+import torch
+
+from runner_base import machine
+from runner_base.console import IN_TABLE
+from runner_engine.checkpoints.resolve import ResolvedModel
+from runner_engine.models import inventory
+from runner_engine.models.building import one_at_a_time
+from runner_engine.models.loaded import Loaded
+from runner_engine.models.loaded_lines import text
+from runner_engine.models.lora import module_of
+from runner_engine.settings.lora import adapter_of
+from runner_engine.spec import ModelSpec
+
+log = logging.getLogger(__name__)
+
+
+@one_at_a_time
+def adapt(base: Loaded, resolved: ResolvedModel) -> Loaded:
+    """Apply the adapter and thread count to a base, and report on both together."""
+    started = time.perf_counter()
+    loaded = replace(base, metrics=dict(base.metrics), facts=dict(base.facts), notes=list(base.notes))
+    spec, files, lora, report = resolved.spec, resolved.files, resolved.files.lora, None
+    if lora is not None:
+        assert files.adapter is not None
+        with ExitStack() as protecting:
+            for choice in resolved.mix.choices:
+                protecting.enter_context(choice.adapting(base.model))
+            loaded.model, report = module_of(lora).apply(base.model, lora, files.adapter, spec.model.name)
+        loaded.notes += report.notes
+        if lora.usual_rope not in (None, spec.rope.name) and lora.path != "embedded":
+            loaded.notes.append(
+                f"rope={spec.rope.name}: most {lora.name} adapters were trained with 2D RoPE, the default of the "
+                f"program that wrote them; if this one was, use rope={lora.usual_rope}"
+            )
+        loaded.bytes_by_dtype = base.bytes_by_dtype.copy()
+        loaded.bytes_by_dtype.update(inventory.adapter_bytes(loaded.model))
+    threads = files.model.threads or machine.threads_for(loaded.model.num_parameters())
+    torch.set_num_threads(threads)
+    loaded.facts["threads"] = str(threads)
+    loaded.metrics["load_s"] += time.perf_counter() - started
+    loaded.report(inventory.describe_lora(lora, report))
+    loaded.report(inventory.describe_weights(loaded.bytes_by_dtype))
+    loaded.metrics |= inventory.memory_in_use(loaded.metrics)
+    log.info("loaded model:\n%s", text(loaded.metrics, loaded.facts), extra=IN_TABLE)
+    return loaded
+
+
+def release(loaded: Loaded, spec: ModelSpec) -> bool:
+    """Remove the adapter; False if the base cannot be restored."""
+    if spec.lora.merges:
+        return False
+    if (lora := adapter_of(spec.lora)) is not None:
+        module_of(lora).remove(loaded.model)
+    return True

@@ -1,0 +1,54 @@
+"""The contract of a way of loading, which is what most of them do: transformers reads a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runner_engine.checkpoints.resolve import ResolvedModel, for_transformers
+from runner_engine.models import capability
+from runner_engine.models.target import Target
+from runner_engine.settings.model import Attention
+
+Report = dict[str, Any]  # the names of tensors: `missing_keys`, and `unexpected_keys`
+
+
+class WayOfLoading:
+    """How the weights of a model come in. Each step is called once, in this order."""
+
+    def __init__(self, resolved: ResolvedModel, target: Target) -> None:
+        self.resolved, self.target = resolved, target
+        self.folder = resolved.files.path  # or a .gguf file
+        self.trusts_code = resolved.files.model.trust_remote_code
+        self.device = target.device  # where the weights go at first
+
+    def prepare(self) -> dict[str, Any]:
+        """Return what `from_pretrained` is told of the quantization; ConfigError before any weight is read."""
+        return {}
+
+    def read(self, arguments: dict[str, Any], scaled: Any) -> tuple[Any, Report]:
+        """Return the model, and which of its tensors the files lack or have besides.
+
+        arguments: those of `prepare`. scaled: the config with another scaling of rope; None: the model's own.
+        """
+        from transformers import AutoModelForCausalLM
+
+        location, settings = for_transformers(self.folder, self.trusts_code)
+        settings |= {"dtype": self.target.dtype, **arguments}
+        if self.target.places:
+            settings["max_memory"] = self.target.places
+        if self.target.attention is not Attention.auto:
+            settings["attn_implementation"] = self.target.attention.value
+        settings["device_map"] = self.resolved.files.model.device_map or {"": self.device}
+        if scaled is not None:
+            settings.setdefault("config", scaled)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(location, **settings, output_loading_info=True)
+        model, report = loaded
+        return model, report
+
+    def finish(self, model: Any) -> Any:
+        """Return the model as it runs, where its layers are quantized after the load."""
+        return model
+
+    def own_settings(self, scaled: Any) -> Any:
+        """Return the model's config, or the one with another scaling of rope."""
+        return scaled or capability.settings_of(self.folder, self.trusts_code)

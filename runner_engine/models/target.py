@@ -1,0 +1,91 @@
+"""Where a model goes and in which numbers: what is decided and checked before any weight is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from runner_base import ConfigError, Dtype, check, machine
+from runner_base.dtypes import dtype_for, stored_dtype
+from runner_engine.checkpoints import formats
+from runner_engine.checkpoints.memory_check import check_memory
+from runner_engine.checkpoints.resolve import ResolvedModel
+from runner_engine.models import capability, gguf_tokenizer, inventory
+from runner_engine.settings.model import Attention
+
+MAX_KERNELS = 1024  # the default size of the cache
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a model goes, and in which numbers."""
+
+    device: torch.device
+    dtype: torch.dtype
+    attention: Attention
+    places: dict[int | str, str]  # model.max_memory as accelerate takes it
+    notes: list[str] = field(default_factory=list)
+
+
+def target_of(resolved: ResolvedModel) -> Target:
+    """Return where a model goes; ConfigError for what cannot work there. The marks of memory begin here."""
+    files, mix = resolved.files, resolved.mix
+    model = files.model
+    memory_notes = inventory.start_memory()
+    limit_kernels()
+    device = pick_device(model.device)
+    for choice in mix.choices:
+        choice.prepare(device.type)
+    capability.check_adapter(files)
+    dtype, notes = pick_dtype(model.dtype, files.settings, device)
+    if dtype != (expected := getattr(torch, files.dtype)):  # torch cannot use a GPU that the system has
+        dtype, notes = expected, [f"no GPU can be used after all, but the job was identified with {files.dtype}"]
+    model_class = capability.class_of(files.path, model.trust_remote_code)
+    places, absent = capability.places_for(model)
+    attention, fallback = capability.pick_attention(model.attention, device.type, model_class)
+    notes += absent + memory_notes + fallback + check_memory(resolved, capability.rooms(model, device))
+    notes += formats.notes(files.path, files.stored, mix.base, str(dtype).removeprefix("torch."))
+    notes += gguf_tokenizer.notes(files.path)
+    return Target(device, dtype, attention, places, notes)
+
+
+def limit_kernels() -> None:
+    """Limit oneDNN's cache if memory is short: it makes a kernel of up to 0.5 MiB for each new shape."""
+    machine.keep_kernels(int(min(max(machine.available_mib() / 8, 16), MAX_KERNELS)))
+
+
+def pick_device(wanted: str) -> torch.device:
+    """Return the device that model.device means; ConfigError if it does not exist."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(wanted)
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        visible = f"{count} CUDA GPUs are visible" if count else "no CUDA GPU is visible"
+        check((device.index or 0) < count, "model.device", wanted, f"{visible}; use model.device=auto or cpu")
+    return device
+
+
+def entry_device(model: Any) -> torch.device:
+    """Return the device for the prompts of a model that is spread over devices; accelerate moves data on from there."""
+    embedding = model.get_input_embeddings()
+    if embedding.weight.device.type != "meta":
+        return torch.device(embedding.weight.device)
+    hook = getattr(embedding, "_hf_hook", None)  # offloaded: its weights are there only while it computes
+    at = getattr(hook, "execution_device", "cpu")
+    return torch.device("cuda", at) if isinstance(at, int) else torch.device(at)
+
+
+def pick_dtype(wanted: Dtype, settings: dict[str, Any], device: torch.device) -> tuple[torch.dtype, list[str]]:
+    """Return the dtype that model.dtype means, and a note if a float16 checkpoint runs in bfloat16 on a CPU."""
+    name = dtype_for(wanted, settings, device.type)
+    if not isinstance(dtype := getattr(torch, name, None), torch.dtype):
+        raise ConfigError(
+            f"config.json says dtype={name!r}, which torch does not have: give model.dtype=bfloat16, or another"
+        )
+    notes = []
+    if wanted is Dtype.auto and name != stored_dtype(settings):
+        notes = [f"the checkpoint is {stored_dtype(settings)}, several times slower on a CPU: {name} is used"]
+    return dtype, notes
