@@ -25,7 +25,7 @@ from runner_engine.matmul.products import (
     requested,
 )
 from runner_engine.matmul.quantized_layers import QuantizedLayers
-from runner_engine.matmul.unrounded_rows import note_on, unrounded_rows
+from runner_engine.matmul.rounding import note_on, unrounded_rows
 
 __all__ = [  # noqa: RUF022 - by what they are for
     # layers

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from runner.config.root import RunnerConfig
 from runner_engine.decode import compat_probe
 from runner_engine.local.engine import LocalEngine
-from runner_engine.matmul.unrounded_rows import rounding_layers, unrounded_rows
+from runner_engine.matmul.rounding import rounding_layers, unrounded_rows
 from runner_engine.quantization.bitsandbytes import Int8Config
 from runner_engine.quantization.torchao import Int8DynamicConfig
 from runner_engine.settings.generation import GenerationConfig
