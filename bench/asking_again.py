@@ -21,9 +21,8 @@ from runner.config.root import RunnerConfig
 from runner.datasets.chosen import by_number
 from runner.engines.kinds import kind_of
 from runner.store.jobs import Job, Recorder
-from runner.tasks.asking import each_request
 from runner.tasks.base import Context
-from runner.tasks.collecting.samples import sample_of
+from runner.tasks.collecting import each_request, sample_of
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.asking_again import AskingAgain
 from runner.tasks.gsm8k.judging import Judge

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from runner.config.root import Print
 from runner.store.mlflow_store import EXPERIMENT, Store, relative_path, see_all
-from runner_base import Column, Record, Status, Use, few, plain
+from runner_base import COMPLETIONS, Column, Record, Status, Use, few, plain
 from runner_base.console import console, rich_table
 from runner_base.printed_tables import print_fitted
-from runner_base.result import COMPLETIONS
 from runner_base.tables import NO_WIDTH, say_lines
 from runner_compare.metrics import ACCURACY, LINES, described, grid_columns, number, of_plug_ins
 from runner_compare.statistics.floor_effects import cut_off_words

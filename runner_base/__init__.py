@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from runner_base.progress import Progress as Progress
     from runner_base.progress import ProgressState as ProgressState
     from runner_base.progress import tell as tell
+    from runner_base.result import COMPLETIONS as COMPLETIONS
     from runner_base.result import Call as Call
     from runner_base.result import Likelihood as Likelihood
     from runner_base.result import Record as Record
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from runner_base.texts import short as short
     from runner_base.texts import short_hash as short_hash
     from runner_base.thinking import Parts as Parts
+    from runner_base.thought_tokens import thinking_totals as thinking_totals
     from runner_base.uris import without_secrets as without_secrets
 
 PLACES = {
@@ -137,6 +139,8 @@ PLACES = {
     "Answer": "model_text",  # what a model wrote: thinking, and the text without it
     "FinishReason": "model_text",  # why an answer ended: stop, length
     "Verdict": "model_text",  # what was found in an answer, and whether it is right
+    "COMPLETIONS": "result",  # the file of completions in a job's folder
+    "thinking_totals": "thought_tokens",  # metrics of how much models thought
     "Parts": "thinking",  # an answer in two: what a model thought, and what it answered
     "Likelihood": "result",  # how likely a model finds a text
     "sealed": "result",  # a line of JSON with its checksum

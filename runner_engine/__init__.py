@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from runner_engine.settings.model import ModelConfig as ModelConfig
     from runner_engine.settings.model import local_model as local_model
     from runner_engine.settings.rope import ROPES as ROPES
+    from runner_engine.settings.rope import Rope2dConfig as Rope2dConfig
     from runner_engine.settings.rope import RopeConfig as RopeConfig
     from runner_engine.settings.sampling import Sampling as Sampling
     from runner_engine.spec import ModelSpec as ModelSpec
@@ -76,6 +77,7 @@ PLACES = {
     "LoraConfig": "settings.lora",  # no adapter; PeftConfig: one
     "PeftConfig": "settings.lora",  # a PEFT adapter, in a folder or on a hub
     "RopeConfig": "settings.rope",  # how positions are encoded: the model's own way
+    "Rope2dConfig": "settings.rope",  # two coordinates a token, for prompts with branches
     "ROPES": "settings.rope",  # the other ways by name: rope_2d, yarn
     "ModelConfig": "settings.model",  # the base of all keys of models
     "local_model": "settings.model",  # the keys of the model on this machine that a config has, of whatever kind

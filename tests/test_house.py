@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from quick_commands import heavy_imports
 
+import runner.scorers
+import runner.tasks
 import runner_base
 import runner_engine
 import runner_engine.checkpoints
@@ -204,13 +206,35 @@ def test_what_has_a_door_is_not_fetched_by_the_window() -> None:
             assert sorted(windows & set(crossing(user, package.__name__.split(".")[0]))) == []
 
 
-@pytest.mark.parametrize("package", [package for package, _ in DOORS])
-def test_each_name_of_a_door_says_what_it_is(package: Any) -> None:
-    lines = Path(package.__file__).read_text().splitlines()
-    for name, place in package.PLACES.items():
+def module_of(door: Any, place: str) -> str:
+    """Return the module in which a door's name is: one of its own folder, or any of the runner."""
+    return place if place.startswith("runner.") else f"{door.__name__}.{place}"
+
+
+@pytest.mark.parametrize("door", [*[package for package, _ in DOORS], runner.scorers, runner.tasks])
+def test_each_name_of_a_door_says_what_it_is(door: Any) -> None:
+    lines = Path(door.__file__).read_text().splitlines()
+    for name, place in door.PLACES.items():
         (line,) = [line for line in lines if line.startswith(f'    "{name}": "{place}",')]
         assert "  # " in line
-        assert getattr(package, name) is getattr(import_module(f"{package.__name__}.{place}"), name)
+        assert getattr(door, name) is getattr(import_module(module_of(door, place)), name)
+
+
+def test_a_task_takes_what_it_needs_from_the_door() -> None:
+    """Those of its folder, and what a door has not, it imports itself."""
+    windows = {f"{module_of(runner.tasks, place)}.{name}" for name, place in runner.tasks.PLACES.items()}
+    for option in TASKS.values():
+        module = option.module
+        if module.startswith("runner.tasks."):
+            task = module.split(".")[2]
+            for name in (name for name in modules() if name.startswith(f"runner.tasks.{task}.")):
+                assert not windows & names_imported(name), name
+
+
+def names_imported(module: str) -> set[str]:
+    """Return the full names that a module imports from others."""
+    found = [node for node in nodes(modules()[module]) if isinstance(node, ast.ImportFrom)]
+    return {f"{node.module}.{alias.name}" for node in found for alias in node.names}
 
 
 def test_who_multiplies_comes_in_by_the_door() -> None:
@@ -230,7 +254,7 @@ def test_long_files_have_a_reason() -> None:
 
 
 # the contract, and helpers that are no tasks
-SHARED_BY_TASKS = {"asked_prompts", "asking", "base", "collecting", "completing", "named_job", "positions"}
+SHARED_BY_TASKS = {"asked_prompts", "base", "collecting", "completing", "named_job", "positions"}
 
 
 def test_tasks_never_import_each_other() -> None:

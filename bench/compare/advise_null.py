@@ -27,7 +27,7 @@ from simulation import Limits, Rate, Table, answers, begin
 
 from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig
-from runner.datasets.gsm8k import describe, items_sha256, load_questions
+from runner.datasets.gsm8k import describe_questions, items_sha256, load_questions
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.options.advise.accuracies import recorded_accuracies
@@ -98,8 +98,9 @@ class Draws:
         task = config.task
         assert isinstance(task, Gsm8kConfig)
         metrics = {"correct": float(sum(solved)), "n": float(len(solved))}
+        source = describe_questions(task.data, task.split, digest)
         record = Record(name, Status.FINISHED, str(folder), Result(metrics), task.name, VERSION,
-                        params=dict(flatten(config)), data=describe(task.data, task.split, digest))  # fmt: skip
+                        params=dict(flatten(config)), data=source)  # fmt: skip
         (folder / "result.json").write_text(record.to_json())
         if has_answers:
             lines = [self.lines[number, bool(right)] for number, right in enumerate(solved)]

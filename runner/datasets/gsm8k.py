@@ -160,7 +160,7 @@ def items_sha256(items: list[Item]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def describe(data: str, split: str, sha256: str) -> dict[str, str]:
+def describe_questions(data: str, split: str, sha256: str) -> dict[str, str]:
     """Describe a data set as MLflow keeps it: name, digest, and where it comes from."""
     path = Path(data).expanduser()
     source: dict[str, Any]

@@ -40,10 +40,10 @@ class Branched:
     branches: tuple[str, ...]
 
 
-Given = Plain | Branched
+GivenPrompt = Plain | Branched
 
 
-def load_prompts(task: PromptsConfig) -> list[Given]:
+def load_prompts(task: PromptsConfig) -> list[GivenPrompt]:
     """Return the prompts of the job, in order."""
     if task.prompt is not None:
         try:
@@ -53,7 +53,7 @@ def load_prompts(task: PromptsConfig) -> list[Given]:
         return [_with_branches(text, task)]
     assert task.prompts is not None
     data, where, as_json = _source(task.prompts)
-    prompts: list[Given] = []
+    prompts: list[GivenPrompt] = []
     for number, line in read_lines(io.BytesIO(data), where):
         try:
             prompt = _from_json(line, task.format) if as_json else text_of(line)
@@ -71,7 +71,7 @@ def read_conversation(text: str) -> tuple[Message, ...]:
     return _messages(values.get("messages") if isinstance(values, dict) else values, Framing.chat)
 
 
-def as_data(prompt: Given) -> dict[str, Any]:
+def as_data(prompt: GivenPrompt) -> dict[str, Any]:
     """Return a prompt in the form of a JSON line."""
     if isinstance(prompt, Branched):
         return as_data(prompt.main) | {"branches": list(prompt.branches)}
@@ -80,13 +80,13 @@ def as_data(prompt: Given) -> dict[str, Any]:
     return {"messages": [message.as_dict() for message in prompt]}
 
 
-def prompts_sha256(prompts: list[Given]) -> str:
+def prompts_sha256(prompts: list[GivenPrompt]) -> str:
     """Fingerprint of all prompts in order, whatever their source."""
     text = json.dumps([as_data(prompt) for prompt in prompts], ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def describe(task: PromptsConfig, sha256: str) -> dict[str, str]:
+def describe_prompts(task: PromptsConfig, sha256: str) -> dict[str, str]:
     """Describe the prompts as a data set of MLflow; a text on the command line is not one."""
     file = file_of(task.prompt)
     if task.prompts is None and task.prompt != STDIN and file is None:
@@ -100,7 +100,7 @@ def describe(task: PromptsConfig, sha256: str) -> dict[str, str]:
     return {"name": name, "digest": sha256[:16], "source_type": kind, "source": json.dumps(source)}
 
 
-def build_prompt(task: PromptsConfig, given: Given) -> Prompt:
+def build_prompt(task: PromptsConfig, given: GivenPrompt) -> Prompt:
     """Return a prompt as a chat, or unchanged; a conversation keeps its own system message."""
     if isinstance(given, Branched):  # its branches follow the prompt, as beginnings of answers
         return build_prompt(task, given.main)
@@ -112,13 +112,13 @@ def build_prompt(task: PromptsConfig, given: Given) -> Prompt:
     return turns
 
 
-def completions(prompts: list[Given], samples: dict[int, Sample]) -> str:
+def completion_lines(prompts: list[GivenPrompt], samples: dict[int, Sample]) -> str:
     """Return the text of completions.jsonl: one line for each prompt, in order, with a list for branches."""
     lines = ({"index": index, **as_data(given), **answer(given, samples[index])} for index, given in enumerate(prompts))
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
-def answer(given: Given, sample: Sample) -> dict[str, object]:
+def answer(given: GivenPrompt, sample: Sample) -> dict[str, object]:
     """Return the completion of a prompt in the form of completions.jsonl."""
     error = {} if sample.error is None else {"error": sample.error}
     if not isinstance(given, Branched):
@@ -175,7 +175,7 @@ def _begins_with_json(data: bytes) -> bool:
     return isinstance(values, dict) and ("prompt" in values or "messages" in values)
 
 
-def _with_branches(prompt: Given, task: PromptsConfig) -> Given:
+def _with_branches(prompt: GivenPrompt, task: PromptsConfig) -> GivenPrompt:
     """Give a prompt the branches of the job, unless it has its own."""
     if isinstance(prompt, Branched) or task.common_branches is None:
         return prompt
@@ -185,7 +185,7 @@ def _with_branches(prompt: Given, task: PromptsConfig) -> Given:
         raise ConfigError(f"task.branches: {error}") from error
 
 
-def _from_json(line: str, framing: Framing) -> Given:
+def _from_json(line: str, framing: Framing) -> GivenPrompt:
     """Read one line of JSON; raises ValueError with the reason when it is not a prompt."""
     values = parse_json(line)
     if not isinstance(values, dict) or ("prompt" in values) == ("messages" in values):

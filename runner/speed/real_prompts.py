@@ -16,10 +16,15 @@ from statistics import median
 from runner.config.measures import SweepConfig
 from runner.config.prompts import Framing, PromptsConfig
 from runner.config.questions import QuestionsConfig
-from runner.datasets.gsm8k import describe as describe_questions
-from runner.datasets.gsm8k import load_questions
-from runner.datasets.prompts import Branched, build_prompt, holds_prompts, load_prompts, prompts_sha256
-from runner.datasets.prompts import describe as describe_file
+from runner.datasets.gsm8k import describe_questions, load_questions
+from runner.datasets.prompts import (
+    Branched,
+    build_prompt,
+    describe_prompts,
+    holds_prompts,
+    load_prompts,
+    prompts_sha256,
+)
 from runner_base import ConfigError
 from runner_engine import Completion, Engine, Prompt, Request
 
@@ -110,7 +115,7 @@ def read(task: SweepConfig) -> RealPrompts | None:
             raise ConfigError(
                 f"task.prompts={task.prompts}: branches: task=sweep has none, leave them out of its lines"
             )
-        name, data = path.name, describe_file(prompts_config, prompts_sha256(raw_prompts))
+        name, data = path.name, describe_prompts(prompts_config, prompts_sha256(raw_prompts))
     else:
         raw_prompts = [*_questions(task)]
         data = describe_questions(task.prompts, task.split, prompts_sha256(raw_prompts))

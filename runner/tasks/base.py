@@ -15,7 +15,7 @@ from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner.store.jobs import Recorder
 from runner_base import Result
-from runner_engine import Completion, Engine, Request
+from runner_engine import Engine
 
 Own = TypeVar("Own")
 
@@ -62,16 +62,6 @@ class Context:
     def config(self) -> RunnerConfig:
         """The job's config."""
         return self.resolved.config
-
-
-class RequestsBeside(Protocol):
-    """Further requests in the session of a job's questions, submitted while some of these wait for a place."""
-
-    def due(self) -> list[Request]:
-        """Return the requests whose turn has come; their ids differ from those of the questions."""
-
-    def record(self, *choices: Completion) -> None:
-        """Take all completions of such a request."""
 
 
 class Task(Protocol):

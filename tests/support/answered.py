@@ -7,7 +7,7 @@ from pathlib import Path
 
 from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
-from runner.datasets.gsm8k import describe, items_sha256, load_questions
+from runner.datasets.gsm8k import describe_questions, items_sha256, load_questions
 from runner.store.tracking import flatten
 from runner.tasks.gsm8k.task import VERSION
 from runner_base.result import Answer, FinishReason, Record, Result, Sample, Status, Verdict
@@ -23,7 +23,7 @@ def record_job(
     folder = Path(config.output_dir, "jobs", job_id)
     folder.mkdir(parents=True)
     metrics = {"correct": float(sum(solved)), "n": float(len(solved))}
-    data = describe(task.data, task.split, items_sha256(items))
+    data = describe_questions(task.data, task.split, items_sha256(items))
     params = dict(flatten(config))
     result = Result(metrics)
     record = Record(job_id, Status.FINISHED, str(folder), result, task.name, VERSION, params=params, data=data)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from runner.config.root import RunnerConfig
 from runner.datasets.chosen import hashes_of_choice
-from runner.datasets.gsm8k import Item, describe, items_sha256, load_questions
+from runner.datasets.gsm8k import Item, describe_questions, items_sha256, load_questions
 from runner.options.agents import graph_file, match
 from runner.options.agents.graph import Graph
 from runner.options.agents.keys import AgentsConfig, Method, Mode
@@ -55,7 +55,7 @@ def prepare(config: RunnerConfig, version: int) -> Assignment:
     if matched is not None:
         hashes["match"] = matched.job_id
     after = matched.job_id if matched is not None else ""
-    source = describe(task.data, task.split, hashes["data"])
+    source = describe_questions(task.data, task.split, hashes["data"])
     return Assignment(
         hashes, task, items, train, graph, left_out, matched, data=source, count=len(items), after=after,
         after_overrides=match.team_overrides(task) if after else [],

@@ -27,9 +27,8 @@ from runner.options.agents.tally import AttackTally, Tally, attacked_edges
 from runner.options.agents.team import Discussion, SampledDiscussion
 from runner.scorers import score_without_left_out
 from runner.store.measured import Measured, Measuring
-from runner.tasks.asking import kept_words
 from runner.tasks.base import Context, Uses
-from runner.tasks.completing import problems
+from runner.tasks.collecting import kept_words, problems
 from runner_base import Call, JobFailed, Progress, Result, Sample, Verdict, counted, machine, write_atomically
 from runner_base.result import CALLS, GRAPH, GRAPH_PICTURE
 from runner_compare.statistics.floor_effects import LIMIT, cut_off_words

@@ -13,15 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runner.config.root import RunnerConfig
 from runner.core import terminal
 from runner.core.sides import answered_by
 from runner.datasets.prompts import read_conversation
 from runner.scorers import cost_and_sides, count_completions
 from runner.store.measured import Measured
-from runner.tasks.base import Context, Inputs, Uses, own_config
+from runner.tasks import Context, Inputs, RunnerConfig, Uses, own_config, sample_of
 from runner.tasks.chat.keys import ChatConfig
-from runner.tasks.collecting.samples import sample_of
 from runner_base import (
     ConfigError,
     FinishReason,

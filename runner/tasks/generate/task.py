@@ -13,32 +13,44 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.config.resolved import ResolvedJob
-from runner.config.root import Print, RunnerConfig
-from runner.datasets.one_prompt import file_of
-from runner.datasets.prompts import (
+from runner.tasks import (
     STDIN,
     Branched,
-    Given,
+    Context,
+    GivenPrompt,
+    Inputs,
+    Job,
+    Print,
+    ResolvedJob,
+    RunnerConfig,
+    Uses,
     build_prompt,
-    completions,
-    describe,
+    collect,
+    completion_lines,
+    count_completions,
+    describe_prompts,
+    file_of,
+    kind_of,
     load_prompts,
+    needless_scaling_of,
+    own_config,
     prompts_sha256,
+    read_samples,
 )
-from runner.engines.kinds import kind_of
-from runner.scorers import count_completions
-from runner.store.jobs import Job, read_samples
-from runner.tasks import positions
-from runner.tasks.base import Context, Inputs, Uses, own_config
-from runner.tasks.collecting.samples import UNJUDGED
-from runner.tasks.completing import complete_missing
 from runner.tasks.generate.keys import GenerateConfig
-from runner_base import Answer, ConfigError, EvidenceError, Result, Sample, cannot_write, check, write_atomically
-from runner_base.result import COMPLETIONS
-from runner_base.thought_tokens import thinking_totals
-from runner_engine import Attention, Request, local_model
-from runner_engine.settings.rope import Rope2dConfig
+from runner_base import (
+    COMPLETIONS,
+    Answer,
+    ConfigError,
+    EvidenceError,
+    Result,
+    Sample,
+    cannot_write,
+    check,
+    thinking_totals,
+    write_atomically,
+)
+from runner_engine import Attention, Request, Rope2dConfig, local_model
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
@@ -53,7 +65,7 @@ class Prompts(Inputs):
     """The prompts of the job, in order."""
 
     task: GenerateConfig
-    prompts: list[Given]
+    prompts: list[GivenPrompt]
 
 
 def prepare(config: RunnerConfig) -> Prompts:
@@ -70,7 +82,7 @@ def prepare(config: RunnerConfig) -> Prompts:
     if any(isinstance(given, Branched) for given in prompts):
         check_branches(config)
     sha256 = prompts_sha256(prompts)
-    return Prompts({"prompts": sha256}, task, prompts, data=describe(task, sha256), count=len(prompts))
+    return Prompts({"prompts": sha256}, task, prompts, data=describe_prompts(task, sha256), count=len(prompts))
 
 
 def check_branches(config: RunnerConfig) -> None:
@@ -93,11 +105,11 @@ def run(inputs: Prompts, context: Context) -> Result:
     requests = [build_request(task, index, given) for index, given in enumerate(prompts)]
     if task.debug:
         log_prompt(context.resolved, requests[0])
-    done = complete_missing("generate", requests, context, UNJUDGED)
+    done = collect(requests, context)
     if task.debug:
         log_completion(recorder.samples[0])
-    write_atomically(recorder.folder / COMPLETIONS, completions(prompts, recorder.samples))
-    done.notes += positions.needless_scaling_of(context.resolved, done.samples)
+    write_atomically(recorder.folder / COMPLETIONS, completion_lines(prompts, recorder.samples))
+    done.notes += needless_scaling_of(context.resolved, done.samples)
     metrics = count_completions(done.samples) | thinking_totals(done.samples) | done.metrics
     result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
     hand_over(task, prompts, recorder.samples, result, context.config.print is Print.full, mine)
@@ -120,7 +132,7 @@ def deliver(inputs: Prompts, resolved: ResolvedJob, job: Job, result: Result) ->
         )
 
 
-def build_request(task: GenerateConfig, index: int, given: Given) -> Request:
+def build_request(task: GenerateConfig, index: int, given: GivenPrompt) -> Request:
     """Return the request to continue a prompt, or each of its branches."""
     branches = given.branches if isinstance(given, Branched) else ()
     return Request(index, build_prompt(task, given), tuple(task.stop), branches=branches)
@@ -149,7 +161,7 @@ def log_completion(sample: Sample) -> None:
 
 
 def check_output(
-    task: GenerateConfig, prompts: list[Given], samples: dict[int, Sample], mine: bytes | None = None
+    task: GenerateConfig, prompts: list[GivenPrompt], samples: dict[int, Sample], mine: bytes | None = None
 ) -> bytes | None:
     """Reject a folder that cannot be written, and a file that holds anything but this job's completions.
 
@@ -167,7 +179,7 @@ def check_output(
     if task.overwrite or not path.exists():
         return None
     content, is_whole = path.read_bytes(), len(samples) == len(prompts)
-    if content != mine and not (is_whole and content == completions(prompts, samples).encode()):
+    if content != mine and not (is_whole and content == completion_lines(prompts, samples).encode()):
         raise ConfigError(
             f"task.output={task.output}: {path} exists and holds something else than this job's completions: "
             "give another file, or task.overwrite=true to replace it"
@@ -177,7 +189,7 @@ def check_output(
 
 def hand_over(
     task: GenerateConfig,
-    prompts: list[Given],
+    prompts: list[GivenPrompt],
     samples: dict[int, Sample],
     result: Result,
     is_full: bool,
@@ -187,7 +199,7 @@ def hand_over(
     path = output_path(task)
     if path is not None:
         check_output(task, prompts, samples, mine)  # the file may have appeared meanwhile
-        write_atomically(path, completions(prompts, samples), "task.output", durable=True)
+        write_atomically(path, completion_lines(prompts, samples), "task.output", durable=True)
     if len(prompts) == 1:
         result.text = whole(prompts[0], samples[0], is_full)
         return
@@ -196,7 +208,7 @@ def hand_over(
     ]
 
 
-def whole(given: Given, sample: Sample, is_full: bool) -> str:
+def whole(given: GivenPrompt, sample: Sample, is_full: bool) -> str:
     """Return a whole completion; branches one below the other, each from its beginning."""
     if not isinstance(given, Branched):
         thinking, text = shown(sample.answer)
@@ -206,7 +218,7 @@ def whole(given: Given, sample: Sample, is_full: bool) -> str:
     return "\n\n".join(f"[branch {number}] {text}" for number, text in enumerate(texts, start=1))
 
 
-def rows(index: int, given: Given, sample: Sample, is_full: bool) -> list[dict[str, object]]:
+def rows(index: int, given: GivenPrompt, sample: Sample, is_full: bool) -> list[dict[str, object]]:
     """Return the rows of the table for one prompt: one, or one for each branch."""
     return [
         {
@@ -230,7 +242,7 @@ def shown(answer: Answer) -> tuple[str, str]:
     return (parts.thinking.strip(), parts.answer.strip()) if parts.has_thinking else ("", parts.answer)
 
 
-def head(given: Given, branch: int = 0) -> str:
+def head(given: GivenPrompt, branch: int = 0) -> str:
     """Return the beginning of a prompt, and of a branch, on one line."""
     if isinstance(given, Branched):
         return f"{head(given.main)} | {head(given.branches[branch - 1])}"

@@ -15,13 +15,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from runner.store.jobs import Recorder
-from runner.tasks.base import Context
-from runner.tasks.collecting.samples import Unjudged, sample_of
-from runner.tasks.completing import refuse_foreign, refuse_other_prompts, to_ask
+from runner.tasks import Context, Kept, Policy, Recorder, Unjudged, sample_of
 from runner.tasks.gsm8k.judging import Judge
 from runner_base import Sample
-from runner_engine import Completion, Engine, Request
+from runner_engine import Completion, Engine, EngineReport, Request
 
 AGAIN = "again.jsonl"
 PREFIX = "again "
@@ -31,22 +28,22 @@ DEPENDENT = (
 )
 
 
-class AskingAgain:
+class AskingAgain(Policy):
     """The second rows of some questions, and the file that keeps their answers."""
 
     def __init__(self, requests: list[Request], context: Context, judge: Judge) -> None:
         self.requests, self.first = requests, context.recorder
         self.judge = SecondAnswers(judge, self.first.done)
         self.recorder = Recorder(context.recorder.job, AGAIN)
-        refuse_foreign(self.recorder, requests, self.judge)
+        self.kept = Kept(requests, self.recorder, self.judge, context.config.rerun)
         is_alone = context.config.generation.batch_size == 1
-        self.waiting = [] if is_alone else to_ask(requests, context, self.recorder)
+        self.waiting = [] if is_alone else self.kept.todo
         self.context = context
         self.note = ""  # why nothing was asked again
 
-    def begin(self, engine: Engine) -> None:
+    def loaded(self, engine: Engine, report: EngineReport) -> None:
         """Reject answers of an earlier start to other prompts, once the engine can encode them."""
-        refuse_other_prompts(self.recorder, self.requests, engine)
+        self.kept.refuse_other_prompts(engine)
 
     def due(self) -> list[Request]:
         """Return the second rows of the questions that have been answered meanwhile."""
@@ -57,10 +54,11 @@ class AskingAgain:
         self.waiting = [request for request in self.waiting if request.id not in self.first.done]
         return [replace(it, id=f"{PREFIX}{it.id}", random_id=it.effective_random_id) for it in ready]
 
-    def record(self, *choices: Completion) -> None:
+    def record(self, *completions: Completion) -> None:
         """Record the answers of a second row."""
-        choices = tuple(replace(it, id=int(str(it.id).removeprefix(PREFIX))) for it in choices)
-        self.recorder.sample(self.judge(sample_of(*choices)))
+        number = int(str(completions[0].id).removeprefix(PREFIX))
+        answers = [replace(completion, id=number) for completion in completions]
+        self.recorder.sample(self.judge(sample_of(*answers)))
 
     def answers(self) -> list[Sample]:
         """Return the answers that there are, those of earlier starts too."""

@@ -18,13 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runner.config.gsm8k import Gsm8kConfig
-from runner.config.root import RunnerConfig
 from runner.datasets.chosen import numbers_of
-from runner.datasets.gsm8k import Item
-from runner.store.jobs import Job, read_samples
 from runner.store.tracking import flatten
-from runner.tasks import named_job
-from runner.tasks.base import own_config
+from runner.tasks import Item, Job, Policy, RunnerConfig, named_job, own_config, read_samples
 from runner_base import ConfigError, Sample, Verdict
 from runner_compare.statistics.margins import points_of_margin
 from runner_compare.statistics.running_bets import RunningBets
@@ -82,7 +78,7 @@ def preview_baseline(task: Gsm8kConfig, baseline: Job, count: int) -> str:
 
 
 @dataclass
-class EarlyStop:
+class EarlyStop(Policy):
     """The verdicts of the baseline, and the decision of the pairs so far."""
 
     words: str  # how the user has named the baseline
@@ -130,7 +126,7 @@ class EarlyStop:
         self.asked, self._waiting = 0, dict(settled)
         return self._go_on()
 
-    def hear(self, sample: Sample) -> int | None:
+    def answered(self, sample: Sample) -> int | None:
         """Take one more sample; return how many questions are enough, None to continue."""
         self._waiting[sample.index] = sample
         return self._go_on()
@@ -152,7 +148,6 @@ class EarlyStop:
 
     # ----------------------------------------------------------------------------------------------------- reports
 
-    @property
     def news(self) -> dict[str, str]:
         """What the progress bar shows."""
         return {"after": f"{self.asked} questions: {self.bets.words}"}

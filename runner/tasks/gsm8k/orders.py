@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from runner.config.gsm8k import Gsm8kConfig
-from runner.datasets.gsm8k import Item
 from runner.scorers import LETTERS
+from runner.tasks import Item
 from runner.tasks.gsm8k.judging import Judged
 from runner.tasks.gsm8k.trust import CheckOutcome
 from runner_compare.metrics import ENDS

@@ -6,26 +6,36 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from statistics import fmean
 
 from runner.config.extractors import Extractor
 from runner.config.gsm8k import AUTO, Gsm8kConfig
-from runner.config.resolved import ResolvedJob
-from runner.config.root import RunnerConfig
 from runner.core.finishing import Finishing, lengths_of
 from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
 from runner.datasets.chosen import by_number, choice_words, hashes_of_choice, numbers_of
-from runner.datasets.gsm8k import Item, describe, items_sha256, load_questions
 from runner.datasets.rotations import rotated, same_letter_words
 from runner.datasets.twins import twins_of
 from runner.scorers import PACKAGE, require_package, score_without_left_out, scorer_of
-from runner.store.jobs import Job
 from runner.store.left_to_ask import left_to_ask
-from runner.tasks import positions
-from runner.tasks.asked_prompts import look_at_prompts, prompts_shown
-from runner.tasks.base import Context, Inputs, Uses, own_config
-from runner.tasks.completing import Completed, complete_missing, order_of_repeat
+from runner.tasks import (
+    Context,
+    Inputs,
+    Item,
+    Job,
+    OrderOfRepeat,
+    Policy,
+    ResolvedJob,
+    RunnerConfig,
+    Uses,
+    collect,
+    describe_questions,
+    items_sha256,
+    load_questions,
+    look_at_prompts,
+    own_config,
+    positions,
+    prompts_shown,
+)
 from runner.tasks.gsm8k.asking_again import AskingAgain
 from runner.tasks.gsm8k.early_stop import HASHES as OF_EARLY_STOP
 from runner.tasks.gsm8k.early_stop import EarlyStop, find_baseline, hashes_of, preview_baseline
@@ -95,7 +105,7 @@ def prepare(config: RunnerConfig) -> Problems:
     baseline = find_baseline(config, VERSION, hashes)
     if baseline is not None:
         hashes |= hashes_of(task, baseline)
-    source = describe(task.data, task.split, hashes["data"])
+    source = describe_questions(task.data, task.split, hashes["data"])
     after = baseline.job_id if baseline is not None else ""
     return Problems(
         hashes, task, items, dict(zip(numbers_of(items), shots, strict=True)), twins, baseline,
@@ -124,7 +134,7 @@ def ask_and_judge(inputs: Problems, context: Context) -> Result:
     positions.say_before_the_load(positions.of_questions(context.resolved, requests))
     again, judge = asking_again(inputs, requests, context), Judge(task, items)
     with closing(again) if again is not None else nullcontext():
-        done = complete_questions(inputs, requests, context, judge, early_stop, again)
+        done = collect(requests, context, judge, policies_of(inputs, requests, context, early_stop, again))
     counted = [judge.judged(sample) for sample in done.samples if not sample.left_out]
     metrics = score_without_left_out(done.samples) | trust_report(counted, done.facts)
     facts = done.facts
@@ -157,43 +167,45 @@ def ask_and_judge(inputs: Problems, context: Context) -> Result:
     return result
 
 
-def complete_questions(
-    inputs: Problems,
-    requests: list[Request],
-    context: Context,
-    judge: Judge,
-    early_stop: EarlyStop | None,
-    again: AskingAgain | None,
-) -> Completed:
-    """Generate what is not on disk yet, and judge each completion."""
-    task = inputs.task
-    shares = [sample.right_share() for sample in context.recorder.done.values() if not sample.left_out]
+def policies_of(
+    inputs: Problems, requests: list[Request], context: Context, early_stop: EarlyStop | None, again: AskingAgain | None
+) -> list[Policy]:
+    """Return what the job does beside asking each question once."""
+    policies: list[Policy] = [PromptForm(inputs, requests[0]), OrderOfRepeat(inputs.task.repeat), Accuracy(context)]
+    policies += [policy for policy in (early_stop, again) if policy is not None]
+    return policies
 
-    def news(sample: Sample) -> dict[str, str]:
-        shares.extend([] if sample.left_out else [sample.right_share()])
-        accuracy = {"accuracy": f"{fmean(shares):.1%}"} if shares else {}
-        return accuracy | (early_stop.news if early_stop is not None else {})
 
-    def look(engine: Engine, report: EngineReport) -> None:
-        first = inputs.items[0].number
-        (form,) = requests_for(inputs, {first: NO_QUESTION})
-        shots = len(inputs.shots[first])
-        words = [task.prompt.value, f"{shots} worked example{'s' * (shots != 1)}"]
-        look_at_prompts(words, form, requests[0], engine, report)
-        if again is not None:
-            again.begin(engine)
+class PromptForm(Policy):
+    """Facts about the prompts, as the model sees them."""
 
-    return complete_missing(
-        "gsm8k",
-        requests,
-        context,
-        judge,
-        news,
-        look,
-        early_stop,
-        partial(order_of_repeat, task.repeat),
-        again,
-    )
+    def __init__(self, inputs: Problems, first: Request) -> None:
+        self.inputs, self.first = inputs, first
+
+    def loaded(self, engine: Engine, report: EngineReport) -> None:
+        """Add them to the report."""
+        number = self.inputs.items[0].number
+        (form,) = requests_for(self.inputs, {number: NO_QUESTION})
+        examples = len(self.inputs.shots[number])
+        plural = "" if examples == 1 else "s"
+        words = [self.inputs.task.prompt.value, f"{examples} worked example{plural}"]
+        look_at_prompts(words, form, self.first, engine, report)
+
+
+class Accuracy(Policy):
+    """The accuracy so far, which the progress bar shows."""
+
+    def __init__(self, context: Context) -> None:
+        self._shares = [sample.right_share() for sample in context.recorder.done.values() if not sample.left_out]
+
+    def answered(self, sample: Sample) -> None:
+        """Count an answer."""
+        if not sample.left_out:
+            self._shares.append(sample.right_share())
+
+    def news(self) -> dict[str, str]:
+        """Return the share of the right answers."""
+        return {"accuracy": f"{fmean(self._shares):.1%}"} if self._shares else {}
 
 
 def asking_again(inputs: Problems, requests: list[Request], context: Context) -> AskingAgain | None:

@@ -14,12 +14,10 @@ from dataclasses import dataclass, field, replace
 
 from runner.config.extractors import OF_NUMBERS, Extractor
 from runner.config.gsm8k import Gsm8kConfig
-from runner.tasks.base import Context
-from runner.tasks.completing import complete_beside
+from runner.tasks import Context, collect_beside
 from runner.tasks.gsm8k.asking_again import AGAIN, SecondAnswers
 from runner.tasks.gsm8k.judging import Judge, Judged
-from runner_base import FinishReason, Sample, counted, few
-from runner_base.thought_tokens import thinking_totals
+from runner_base import FinishReason, Sample, counted, few, thinking_totals
 from runner_compare.statistics import Finding, McNemar
 from runner_compare.statistics import judge as judge_tests
 from runner_compare.statistics.unread_answers import ENDED, FOUND
@@ -141,7 +139,7 @@ def check_invariance(
     if not asked:
         return CheckOutcome()
     seconds = SecondAnswers(judge, before)
-    again, problems = complete_beside("asking again", asked, context, AGAIN, seconds, batch_size=1)
+    again, problems = collect_beside("asking again", asked, context, AGAIN, seconds, batch_size=1)
     outcome = changed_answers(samples, again, "alone and in another order")
     return replace(outcome, problems=problems)
 
@@ -180,7 +178,7 @@ def check_contamination(
     wanted: int,
 ) -> CheckOutcome:
     """Ask the twins of questions, and compare which of each pair was solved."""
-    twins, problems = complete_beside("asking twins", requests, context, TWINS, judge)
+    twins, problems = collect_beside("asking twins", requests, context, TWINS, judge)
     before = {sample.index: sample for sample in samples if not sample.failed}
     answered = [(before[twin.index], twin) for twin in twins if twin.index in before and not twin.failed]
     solved = [(old.solved, new.solved) for old, new in answered]

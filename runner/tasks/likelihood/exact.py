@@ -14,12 +14,8 @@ from functools import partial
 from typing import Any
 
 from runner.config.likelihood import LikelihoodConfig
-from runner.config.resolved import resolve
-from runner.config.root import RunnerConfig
-from runner.engines import open_engine
-from runner.engines.kinds import kind_of
 from runner.scorers import Divergence, diverge_whole
-from runner.tasks.base import Context, own_config
+from runner.tasks import Context, RunnerConfig, kind_of, open_engine, own_config, resolve
 from runner.tasks.likelihood.reference import KEY
 from runner.tasks.named_job import SCORING, is_id, overridden
 from runner_base import ConfigError

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.likelihood import LikelihoodConfig
-from runner.config.resolved import ResolvedJob
-from runner.engines.kinds import kind_of
+from runner.tasks import ResolvedJob, kind_of
 from runner_base import ConfigError
 
 SPECIAL = 1  # a token that a tokenizer may put before a text

@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from runner.config.likelihood import LikelihoodConfig
-from runner.config.resolved import ResolvedJob
 from runner.datasets.asking import behind, build_prompt
 from runner.datasets.given import Form, Given
-from runner.datasets.gsm8k import Item
-from runner.engines.kinds import kind_of
-from runner.tasks.asked_prompts import look_at_prompts, prompts_shown
+from runner.tasks import Item, ResolvedJob, kind_of, look_at_prompts, prompts_shown
 from runner_engine import Engine, EngineReport, Prompt, Request
 from runner_engine.sessions.base import check_scored
 

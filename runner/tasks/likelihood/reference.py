@@ -9,12 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from runner.config.likelihood import KEPT, LikelihoodConfig
-from runner.config.root import RunnerConfig
 from runner.scorers import Divergence, diverge, diverge_with_drawn
-from runner.store.jobs import Job, read_samples
 from runner.store.top_k import TOP_K, TopK, read_top_k
-from runner.tasks import named_job
-from runner.tasks.base import own_config
+from runner.tasks import Job, RunnerConfig, named_job, own_config, read_samples
 from runner_base import ConfigError, EvidenceError, Sample, few
 from runner_engine import Completion, Request
 

@@ -10,24 +10,30 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Protocol
 
 from runner.config.likelihood import DRAWN, LikelihoodConfig
-from runner.config.resolved import ResolvedJob
-from runner.config.root import RunnerConfig
 from runner.datasets.chosen import cluster_hashes
 from runner.datasets.given import Form, Given, category_hashes, given_sha256, load_given
-from runner.datasets.gsm8k import describe
-from runner.engines.kinds import kind_of
 from runner.scorers import Divergence
 from runner.store.divergences import DivergenceFile, TokenDivergences, read_divergences
-from runner.store.jobs import Job
 from runner.store.top_k import TopK, TopKFile
-from runner.tasks import positions
-from runner.tasks.base import Context, Inputs, Uses, own_config
-from runner.tasks.collecting.samples import Unjudged
-from runner.tasks.completing import complete_missing, order_of_repeat
+from runner.tasks import (
+    Context,
+    Inputs,
+    Job,
+    OrderOfRepeat,
+    Policy,
+    ResolvedJob,
+    RunnerConfig,
+    Unjudged,
+    Uses,
+    collect,
+    describe_questions,
+    kind_of,
+    own_config,
+    positions,
+)
 from runner.tasks.likelihood import prompts, ways
 from runner.tasks.likelihood.continuations import Continuation, windows
 from runner.tasks.likelihood.exact import SideBySide, token_counts
@@ -87,7 +93,7 @@ def prepare(config: RunnerConfig) -> Texts:
     decided: dict[str, Any] = {"exact": way.is_exact, "keep_top_k": way.keep_top_k}
     return Texts(
         way.hashes, replace(task, **decided), given, way.reference, way.why,
-        data=describe(task.data, task.split, hashes["data"]), count=len(given), after=after,
+        data=describe_questions(task.data, task.split, hashes["data"]), count=len(given), after=after,
         after_overrides=overrides_of(task.reference, task) if after else [],
         second=way.second, decided={key: value for key, value in decided.items() if value != getattr(task, key)},
     )  # fmt: skip
@@ -120,26 +126,15 @@ def run(inputs: Texts, context: Context) -> Result:
     apart = DivergenceFile(folder) if compared_with is not None else None
     scoring = Scoring({piece.index: piece for piece in pieces}, task, compared_with, kept, apart)
 
-    def look(engine: Engine, report: EngineReport) -> None:
-        for one in [report] if pair is None else pair.reports:
-            scoring.look(one)
-        prompts.look(task, inputs.given, engine, report)
-
     try:
-        done = complete_missing(
-            "likelihood",
-            [piece.request for piece in pieces],
-            context,
-            scoring,
-            scoring.news,
-            look,
-            order=partial(order_of_repeat, task.repeat),
-        )
+        watching = Watching(inputs, scoring, pair)
+        requests = [piece.request for piece in pieces]
+        done = collect(requests, context, scoring, [watching, OrderOfRepeat(task.repeat)])
         found = None if apart is None else read_divergences(apart.path)
         if found is not None:
-            requests = {piece.index: piece.request for piece in pieces}
+            by_index = {piece.index: piece.request for piece in pieces}
             decode = kind_of(context.config.model).decoder(context.resolved)  # all may be on disk, and nothing loaded
-            write_worst(folder, [it for it in done.samples if not it.failed], found, requests, decode)
+            write_worst(folder, [it for it in done.samples if not it.failed], found, by_index, decode)
     finally:
         for it in (kept, apart, pair):
             if it is not None:
@@ -249,7 +244,6 @@ class Scoring(Unjudged):
         apart: DivergenceFile | None,
     ) -> None:
         self.pieces, self.task, self.reference, self.kept, self.apart = pieces, task, reference, kept, apart
-        self._nats, self._tokens = 0.0, 0
 
     def look(self, report: EngineReport) -> None:
         """Reject windows that are longer than what the loaded model can read."""
@@ -294,13 +288,6 @@ class Scoring(Unjudged):
             self.kept.add(piece.index, TopK.of(completion.top_logprobs or [], drawn, completion.logprobs or []))
         return replace(sample, likelihood=scored)
 
-    def news(self, sample: Sample) -> dict[str, str]:
-        """Return the log-likelihood so far, for the progress bar."""
-        if sample.likelihood is not None and not sample.likelihood.is_other:
-            self._nats += sample.likelihood.nats
-            self._tokens += sample.likelihood.tokens
-        return {LOG_LIKELIHOOD: f"{self._nats / self._tokens:.4f}"} if self._tokens else {}
-
     def rejection_reason(self, sample: Sample) -> str | None:
         """Say why a sample on disk does not belong to this job; None if it does."""
         piece, scored = self.pieces[sample.index], sample.likelihood
@@ -321,3 +308,27 @@ class Scoring(Unjudged):
         if self.kept is not None and sample.index not in self.kept.widths:
             return f"has no line in {self.kept.path.name}"
         return None
+
+
+class Watching(Policy):
+    """Looks at the windows and prompts before any is scored, and shows the log-likelihood so far."""
+
+    def __init__(self, inputs: Texts, scoring: Scoring, pair: SideBySide | None) -> None:
+        self.inputs, self.scoring, self.pair = inputs, scoring, pair
+        self._nats, self._tokens = 0.0, 0
+
+    def loaded(self, engine: Engine, report: EngineReport) -> None:
+        """Reject windows that are too long for a loaded model, and add facts about the prompts to the report."""
+        for loaded in [report] if self.pair is None else self.pair.reports:
+            self.scoring.look(loaded)
+        prompts.look(self.inputs.task, self.inputs.given, engine, report)
+
+    def answered(self, sample: Sample) -> None:
+        """Add a sample."""
+        if sample.likelihood is not None and not sample.likelihood.is_other:
+            self._nats += sample.likelihood.nats
+            self._tokens += sample.likelihood.tokens
+
+    def news(self) -> dict[str, str]:
+        """Return the log-likelihood so far."""
+        return {LOG_LIKELIHOOD: f"{self._nats / self._tokens:.4f}"} if self._tokens else {}

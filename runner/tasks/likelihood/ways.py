@@ -11,12 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runner.config.likelihood import DRAWN, KEPT, LikelihoodConfig
-from runner.config.resolved import resolve
-from runner.config.root import RunnerConfig
-from runner.engines.kinds import kind_of
 from runner.estimates.fit import Fit, fit, free_mib_by_device
-from runner.store.jobs import Job
-from runner.tasks.base import own_config
+from runner.tasks import Job, RunnerConfig, kind_of, own_config, resolve
 from runner.tasks.likelihood.exact import EXACT, EXACT_HASH, second_of
 from runner.tasks.likelihood.reference import KEY, TOP_K_HASH, find
 from runner.tasks.named_job import SCORING, is_id, job_of, overridden

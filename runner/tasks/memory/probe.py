@@ -20,11 +20,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from runner.config.measures import MemoryConfig
-from runner.config.resolved import ResolvedJob, resolve
-from runner.config.root import RunnerConfig
-from runner.engines import open_engine
-from runner.engines.kinds import kind_of
 from runner.speed.synthetic import check_room, room_of, synthetic_requests
+from runner.tasks import ResolvedJob, RunnerConfig, kind_of, open_engine, resolve
 from runner_base import RunnerError, child, is_memory_error, machine, one_line
 from runner_engine import Capability, Completion, Engine, EngineReport, Session, Workload, complete, require
 from runner_engine.devices.mapped_files import resident_mib

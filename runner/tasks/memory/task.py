@@ -17,14 +17,20 @@ from typing import Any
 
 from runner.config.measures import MemoryConfig
 from runner.config.model_names import short_name
-from runner.config.resolved import ResolvedJob
-from runner.config.root import RunnerConfig
-from runner.engines.kinds import kind_of
 from runner.speed.synthetic import check_room
-from runner.store.jobs import Job, Recorder
 from runner.store.measurements import notes_on
-from runner.tasks.asking import kept_words
-from runner.tasks.base import Context, Inputs, Uses, own_config
+from runner.tasks import (
+    Context,
+    Inputs,
+    Job,
+    Recorder,
+    ResolvedJob,
+    RunnerConfig,
+    Uses,
+    kept_words,
+    kind_of,
+    own_config,
+)
 from runner.tasks.memory.figures import AT_START, IN_POINTS, MemoryRepeat, summarize
 from runner.tasks.memory.kept_points import KeptPoints
 from runner.tasks.memory.pictures import MODULE, POINTS

@@ -16,10 +16,7 @@ from typing import Any
 from runner.config.measures import SweepConfig
 from runner.config.model_names import short_name
 from runner.config.prompts import Framing
-from runner.config.resolved import ResolvedJob
-from runner.config.root import RunnerConfig
 from runner.core.energy import Energy
-from runner.engines.kinds import kind_of
 from runner.speed import arrivals, real_prompts, tables
 from runner.speed.arrivals import Load
 from runner.speed.cells import ENOUGH_TO_TELL, NOISY, WORK, Cell, Stopwatch, cells_of
@@ -27,10 +24,19 @@ from runner.speed.limits import MachineRates
 from runner.speed.pictures import MODULE, POINTS
 from runner.speed.real_prompts import RealPrompts
 from runner.speed.synthetic import check_room, room_of
-from runner.store.jobs import Job, Recorder
 from runner.store.measurements import notes_on
-from runner.tasks.asking import kept_words
-from runner.tasks.base import Context, Inputs, Uses, own_config
+from runner.tasks import (
+    Context,
+    Inputs,
+    Job,
+    Recorder,
+    ResolvedJob,
+    RunnerConfig,
+    Uses,
+    kept_words,
+    kind_of,
+    own_config,
+)
 from runner.tasks.sweep.kept_cells import KeptCells
 from runner_base import JobFailed, Result, machine, write_atomically
 from runner_base.drawing import draw_in_process, draw_missing

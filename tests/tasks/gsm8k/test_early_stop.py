@@ -218,10 +218,10 @@ def test_pairs_are_looked_at_in_the_order_of_the_questions(until: EarlyStop) -> 
     wrong = [sample(index, Verdict.wrong) for index in range(30)]
     assert until.begin({7: wrong[7]}) is None
     for one in reversed(wrong[1:20]):  # the first question takes longest
-        assert until.hear(one) is None
+        assert until.answered(one) is None
     assert until.asked == 0
-    assert until.hear(wrong[0]) == until.asked == until.bets.pairs.losses == 8
-    assert until.news["after"].startswith("8 questions: −100.0 points [−100.0, −")
+    assert until.answered(wrong[0]) == until.asked == until.bets.pairs.losses == 8
+    assert until.news()["after"].startswith("8 questions: −100.0 points [−100.0, −")
     assert until.begin(dict(enumerate(wrong[:8]))) == 8  # as the next start finds them
 
 
@@ -257,7 +257,7 @@ def test_with_a_margin_a_job_stops_when_that_is_decided_and_not_before(tmp_path:
     assert as_good.bets.verdict == "as good within 2 points"
     assert as_good.asked < ended(alike, margin=0.02, comparisons=5).asked < 400
     assert as_good.facts["early_stop_verdict"] == f"as good within 2 points after {as_good.asked} of 400 questions"
-    assert as_good.news["after"].endswith(", as good within 2 points")
+    assert as_good.news()["after"].endswith(", as good within 2 points")
     worse = [(False, True)] * 8 + alike
     assert (ended(worse).asked, ended(worse).bets.verdict) == (8, "worse")
     within = ended(worse, margin=0.2)
@@ -274,7 +274,7 @@ def test_an_error_is_no_pair_and_does_not_keep_others_waiting(until: EarlyStop) 
     failed = sample(2, Verdict.cut_off, FinishReason.error)
     assert until.begin({index: it for index, it in wrong.items() if index != 2}) is None
     assert until.asked == 2
-    assert until.hear(failed) == 9
+    assert until.answered(failed) == 9
     assert (until.bets.pairs.count, until.bets.pairs.decision) == (8, Side.worse)
     assert until.metrics["questions_asked"] == 9
 

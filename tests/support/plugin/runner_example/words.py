@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runner.config.root import RunnerConfig
-from runner.tasks.base import Context, Inputs, Uses, own_config
-from runner.tasks.collecting.samples import UNJUDGED
-from runner.tasks.completing import complete_missing
+from runner.tasks import Context, Inputs, RunnerConfig, Uses, collect, own_config
 from runner_base.result import Result
 from runner_engine.sessions.base import Request
 from runner_example.words_config import WordsConfig
@@ -31,6 +28,6 @@ def prepare(config: RunnerConfig) -> WordsInputs:
 
 def run(inputs: WordsInputs, context: Context) -> Result:
     """Ask once, and count."""
-    done = complete_missing("words", [Request(0, inputs.prompt)], context, UNJUDGED)
+    done = collect([Request(0, inputs.prompt)], context)
     words = sum(len(sample.answer.text.split()) for sample in done.samples)
     return Result({"words": words, **done.metrics}, facts=done.facts, notes=done.notes, problems=done.problems)

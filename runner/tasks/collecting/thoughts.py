@@ -7,12 +7,14 @@ directly before; if one of them has thought otherwise, all are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import takewhile
 
 from runner.store.jobs import OLD, Job, read_samples
+from runner.tasks.base import Context
+from runner.tasks.collecting.policy import Policy
 from runner_base import Answer, EvidenceError, Sample, cannot_write
-from runner_engine import Begun, Engine, Request, RequestId
+from runner_engine import Begun, Request, RequestId
 
 MARK = ".thoughts-"  # in a job's folder, followed by its key and its budget
 WITHOUT_BUDGET = "all"
@@ -21,7 +23,7 @@ DIRECT = 3  # questions that are asked directly
 
 def mark(job: Job, budget: int | None, samples: Iterable[Sample]) -> None:
     """Let jobs with a smaller budget find the thoughts of this one, if it has any."""
-    if job.thoughts_key and any(one.answer.thinking for one in samples):
+    if job.thoughts_key and any(sample.answer.thinking for sample in samples):
         name = f"{MARK}{job.thoughts_key}-{WITHOUT_BUDGET if budget is None else budget}"
         try:
             (job.folder / name).touch()
@@ -29,47 +31,64 @@ def mark(job: Job, budget: int | None, samples: Iterable[Sample]) -> None:
             raise cannot_write(job.folder, error) from error
 
 
-class Thoughts:
-    """What another job has thought about the questions of a job."""
+class ReuseOfThoughts(Policy):
+    """Begins answers with what another job has thought about their questions."""
 
-    def __init__(self, job: Job, budget: int | None, requests: Sequence[Request]) -> None:
-        self.note = ""
-        self._source, self._samples = ("", dict[int, Sample]()) if budget is None else _largest(job, budget)
+    def __init__(self, context: Context) -> None:
+        self.context, self.budget = context, context.config.generation.thinking_tokens
+        self._source, self._samples = "", dict[int, Sample]()
+        self._is_checked = False
+        self._direct: list[Request] = []
+        self._reused: set[RequestId] = set()
+        self._note = ""
+
+    def rounds(self, requests: list[Request]) -> Iterator[list[Request]]:
+        """Yield the few questions that are asked directly, and the rest, about which these decide."""
+        if self.budget is not None:
+            self._source, self._samples = _largest(self.context.recorder.job, self.budget)
         thought = [request for request in requests if request.id in self._samples and request.n == 1]
         self._direct = thought[:DIRECT] if len(thought) > DIRECT else []
-        self._is_checked = False
-        self._reused: set[RequestId] = set()
-
-    def rounds(self, requests: list[Request]) -> list[list[Request]]:
-        """Return the requests to ask one list after the other: the direct ones decide about the rest."""
         rest = [request for request in requests if request not in self._direct]
-        return [some for some in (self._direct, rest) if some]
+        if self._direct:
+            yield self._direct
+            self._check()
+        if rest:
+            yield rest
 
-    def check(self, samples: Mapping[int, Sample], engine: Engine) -> None:
-        """Compare what was asked directly with what the other job has, once it was asked."""
-        asked = [sample for request in self._direct if (sample := samples.get(int(request.id))) is not None]
-        if self._is_checked or not asked:
-            return
-        differing = [one.index for one in asked if not _think_alike(one.answer, self._samples[one.index].answer)]
-        self._is_checked = not differing and engine.stats.can_continue
-        if differing:
-            self.note = (
-                f"{len(differing)} of {len(asked)} questions that were asked directly, number {differing[0]} first, "
-                f"have thought otherwise than job {self._source}, which differs in its budget only: none of its "
-                "thoughts was reused"
-            )
-
-    def begun(self, request_id: RequestId) -> Begun | None:
+    def begun(self, request: RequestId) -> Begun | None:
         """Return the tokens with which an answer begins; None if it is asked directly."""
-        sample = self._samples.get(int(request_id)) if self._is_checked else None
+        sample = self._samples.get(int(request)) if self._is_checked else None
         if sample is None:
             return None
-        self._reused.add(request_id)
-        self.note = (
+        self._reused.add(request)
+        self._note = (
             f"{len(self._reused)} answers begin with the thoughts of job {self._source}, which differs in its budget "
             f"only: their time is not counted here. {len(self._direct)} others were asked directly and thought the same"
         )
         return Begun(sample.prompt_sha256, (tuple(sample.answer.token_ids),))
+
+    def end(self, samples: Iterable[Sample]) -> None:
+        """Let jobs with a smaller budget find the thoughts of this one."""
+        mark(self.context.recorder.job, self.budget, samples)
+
+    def notes(self) -> list[str]:
+        """Say what was reused, or why nothing was."""
+        return [self._note] if self._note else []
+
+    def _check(self) -> None:
+        """Compare what was asked directly with what the other job has."""
+        done = self.context.recorder.done
+        asked = [sample for request in self._direct if (sample := done.get(int(request.id))) is not None]
+        differing = [
+            sample.index for sample in asked if not _think_alike(sample.answer, self._samples[sample.index].answer)
+        ]
+        self._is_checked = bool(asked) and not differing and self.context.engine.stats.can_continue
+        if differing:
+            self._note = (
+                f"{len(differing)} of {len(asked)} questions that were asked directly, number {differing[0]} first, "
+                f"have thought otherwise than job {self._source}, which differs in its budget only: none of its "
+                "thoughts was reused"
+            )
 
 
 def _largest(job: Job, budget: int) -> tuple[str, dict[int, Sample]]:

@@ -1,14 +1,26 @@
-"""Shared by the tasks that send many requests: ask each one, and say at an interrupt what is kept. Not a task."""
+"""Sends many requests to an engine, and says at an interrupt what is kept."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from itertools import chain
+from typing import Protocol
 
-from runner.tasks.base import RequestsBeside
 from runner_base import signals
 from runner_engine import Completion, Engine, Event, Request, RequestId, gather, stopped
+
+
+class RequestsBeside(Protocol):
+    """Further requests in the session of a job's questions, submitted while some of these wait for a place."""
+
+    def due(self) -> list[Request]:
+        """Return the requests whose turn has come; their ids differ from those of the questions."""
+        ...
+
+    def record(self, *completions: Completion) -> None:
+        """Take all completions of such a request."""
+        ...
 
 
 def each_request(

@@ -1,0 +1,111 @@
+"""What came of a job's questions: the samples in their order, where they come from, and what they cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from runner.core.sides import answered_by
+from runner.scorers import cost_and_sides
+from runner.store import sibling_jobs
+from runner.store.jobs import Recorder
+from runner.store.measured import Measured
+from runner.tasks.collecting.kept import Kept
+from runner_base import JobFailed, Sample, counted
+from runner_engine import EngineReport
+
+NOT_AGAIN = "The same command would get the same error and does not ask again; rerun=failed does"
+
+
+@dataclass
+class Collected:
+    """All samples of a job in the order of its questions, and what they cost."""
+
+    samples: list[Sample]
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)  # the questions without an answer: any makes the job FAILED
+    measured: Measured | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    known: dict[str, str] = field(default_factory=dict)  # facts about an engine that only other jobs have opened
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Facts about the engine."""
+        return self.measured.facts if self.measured else self.known
+
+    @property
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """What each part of the model took, if it has several."""
+        return self.measured.tables if self.measured else {}
+
+
+def collected(
+    kept: Kept, enough: int | None, measured: Measured | None, notes: list[str], asked_again: int, what: str
+) -> Collected:
+    """Return the samples up to the last one that was needed, with notes and costs; a job without any has failed."""
+    samples = [kept.recorder.samples[int(request.id)] for request in kept.requests[:enough]]
+    own = [kept.settled[sample.index] for sample in samples if sample.index in kept.settled]
+    done = Collected(samples, [*notes, *_where_from(samples, own, asked_again)], measured=measured)
+    if measured is not None:
+        done.notes += measured.report.notes + measured.stats.notes
+        done.metrics = dict(measured.metrics)
+    elif report := _engine_of_reused(kept.recorder, samples):
+        done.known = report.facts
+        done.notes += report.notes
+    done.metrics |= cost_and_sides(samples)
+    if measured is not None and (models := answered_by(samples)):
+        measured.report.facts["answered_by"] = models
+        if "," in models and not any(sample.calls for sample in samples):
+            done.notes.append(f"the server changed to another model during the job: {models}")
+    done.problems = problems(what, samples)
+    return done
+
+
+def problems(what: str, samples: list[Sample]) -> list[str]:
+    """Say which questions have no answer, why, and what to do; raise JobFailed if none has one."""
+    failed = [sample for sample in samples if sample.failed]
+    permanent = [sample for sample in failed if sample.permanent]
+    if failed and len(failed) == len(samples):
+        hint = f". {NOT_AGAIN}" if len(permanent) == len(failed) else ""
+        raise JobFailed(f"{what}: nothing could be completed; the first reason: {failed[0].error}{hint}")
+    return unanswered(samples)
+
+
+def unanswered(samples: list[Sample]) -> list[str]:
+    """Say which questions have no answer, why, and what to do."""
+    failed = [sample for sample in samples if sample.failed]
+    permanent = [sample for sample in failed if sample.permanent]
+    temporary = [sample for sample in failed if not sample.permanent]
+    kinds = (
+        (temporary, "ended in an error", "The others are kept; the same command asks these again"),
+        (permanent, "cannot be answered", f"The others are kept. {NOT_AGAIN}"),
+    )
+    return [
+        f"{len(some)} of {len(samples)} prompts {how}, number {some[0].index} first: {some[0].error}. {then}"
+        for some, how, then in kinds
+        if some
+    ]
+
+
+def _where_from(samples: list[Sample], own: list[Sample], again: int) -> list[str]:
+    """Say where the samples come from, unless they were all generated just now."""
+    generated = sum(sample.reused_from is None for sample in own)
+    givers = Counter(sample.reused_from for sample in samples if sample.reused_from is not None)
+    notes = [f"{generated} of {len(samples)} samples were on disk from an earlier, interrupted run"] * bool(generated)
+    once = counted(again, "sample that had ended in an error was", "samples that had ended in an error were")
+    notes += [f"{once} asked again"] * bool(again)
+    return notes + [
+        f"{count} of {len(samples)} samples were taken from job {giver}, which had put the same questions: their time, "
+        "speed and cost are not counted here"
+        for giver, count in givers.most_common()
+    ]
+
+
+def _engine_of_reused(recorder: Recorder, samples: list[Sample]) -> EngineReport | None:
+    """Return the engine report of the job that most samples were reused from; without measurements."""
+    givers = Counter(sample.reused_from for sample in samples if sample.reused_from is not None)
+    for giver, _ in givers.most_common():
+        if measured := Measured.read(sibling_jobs.folder_of(recorder.job, str(giver))):
+            return measured.report
+    return None
