@@ -96,23 +96,6 @@ def test_a_missing_model_is_rejected_before_a_thread_is_started(tmp_path: Path) 
         load(tmp_path / "nowhere")
 
 
-def test_arguments_have_precedence_over_variables(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("STUDENT_LOAD_IN_4BIT", "1")
-    monkeypatch.setenv("STUDENT_BASE_MODEL", "some/model")
-    monkeypatch.setenv("STUDENT_MAX_NEW_TOKENS", "9")
-    config = configured(generation="sampling", quantization="none")
-    assert (config.model.name, config.quantization.name) == ("some/model", "none")
-    assert (config.generation.name, config.generation.max_new_tokens) == ("sampling", 9)
-    assert capsys.readouterr().err.splitlines() == [
-        "STUDENT_BASE_MODEL=some/model → model=auto model.name=some/model",
-        "STUDENT_LOAD_IN_4BIT=1: ignored, quantization=none is set",
-        "STUDENT_MAX_NEW_TOKENS=9 → generation.max_new_tokens=9",
-    ]
-    assert configured("other/model", generation={"max_new_tokens": 3}).model.name == "other/model"
-
-
 def test_importing_is_cheap_and_load_imports_no_mlflow(tmp_path: Path) -> None:
     program = (
         "import sys\nfrom runner import load\n"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from compared import KEYS, rows_of
+from html_page import Page
 from stores import NF4, NONE, Store, marks
 
 from runner_compare.data import Table
@@ -26,42 +25,6 @@ pytestmark = [
 BASELINE = "quantization=none"
 NAMES = {"comparison.html", "comparison.md", "comparison.csv", "comparison.json", "samples.html"}
 PICTURES = {"pareto.png", "pareto.svg", "accuracy.png", "accuracy.svg"}
-VOID = {"meta", "br", "img", "link"}
-
-
-class Page(HTMLParser):
-    """Checks that tags are closed in order, and collects text, tags and references."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.references: list[str] = []
-        self.words: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.references += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
 
 
 @pytest.fixture(scope="session")
@@ -190,45 +153,6 @@ def test_a_sheet_runs_no_cell_and_markdown_follows_no_link(store: Store, show: A
     _, out, _ = show("sheet", "--flips", "base", "nf4", "--format", "markdown")
     assert "[open]\\(javascript:alert(1)) ![seen]\\(http://evil.example)" in out
     assert "](" not in out
-
-
-def test_the_page_of_teams_shows_each_graph_once_and_accuracy_over_tokens(
-    store: Store, show: Any, tmp_path: Path
-) -> None:
-    """Nothing in a graph runs; the columns of its cost come before those that every task has."""
-    drawing = '<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script><title>{}</title></svg>'
-    for number, (mode, quantization) in enumerate((m, q) for m in ("chain", "star") for q in (NONE, NF4)):
-        metrics = {
-            "spatial_edges_after": 3.0,
-            "prompt_tokens_per_question": 400.0 + 100 * number,
-            "new_tokens_per_question": 90.0,
-            "weight_mib": 6.0,
-        }
-        folder = store.job(
-            "graphs",
-            f"{mode}-{number}",
-            {"task.name": "agents", "task.mode": mode, **quantization},
-            marks(2 + number, 9),
-            metrics=metrics,
-            tags={"task": "agents"},
-        )
-        (folder / "graph.svg").write_text(drawing.format(mode))
-    code, out, err = show("graphs", "--save", str(tmp_path))
-    assert code == 0, err
-    text = (tmp_path / "comparison.html").read_text()
-    page = Page(text)
-    assert (page.tags.count("img"), "script" in page.tags) == (2, False), "two graphs of four jobs"
-    images = [one.removeprefix("data:image/svg+xml;base64,") for one in page.references if one.startswith("data:")]
-    assert {base64.b64decode(one).decode() for one in images} == {drawing.format("chain"), drawing.format("star")}
-    listed = re.findall(r"<summary><img [^>]*><ul>(.*?)</ul></summary>", text)
-    assert [one.count("<li>") for one in listed] == [2, 2], "each with its jobs"
-    assert "accuracy over the tokens of a question" in page.text
-    picture = (tmp_path / "tokens.svg").read_text()
-    assert "prompt and new tokens a question" in picture
-    assert all(f"task.mode={mode}" in picture for mode in ("chain", "star"))
-    heads = re.findall(r"<th class=n>([^<]*)</th>", text)
-    assert heads.index("prompt\ntokens\n/question") < heads.index("weights\nMiB")
-    assert out.count("/question") == 2
 
 
 def test_tasks_without_verdicts_have_a_page_and_no_pictures(store: Store, show: Any, tmp_path: Path) -> None:

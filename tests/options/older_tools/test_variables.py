@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from runner.config.compose import composer_of
+from runner.config.root import RunnerConfig
 from runner.config.variables import variables_as_overrides
+from runner.library.load import configure
 from runner.options.older_tools.names import NAMES
 from runner.options.older_tools.variables import Chosen, model_of, translate
 from runner_base import environment
@@ -195,3 +197,25 @@ def test_variables_do_not_win_over_a_profile(monkeypatch: pytest.MonkeyPatch) ->
     assert variables_as_overrides(["profile=low_memory"]) == limit
     assert variables_as_overrides([], "memory_profiles", "experiments") == limit
     assert variables_as_overrides(["profile=none"]) == ["quantization=none", "model.device=auto", *limit]
+
+
+def configured(model: Any = None, **arguments: Any) -> RunnerConfig:
+    groups = {group: arguments.pop(group, None) for group in ("quantization", "lora", "rope", "generation")}
+    return configure(model, groups, arguments)
+
+
+def test_arguments_have_precedence_over_variables(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STUDENT_LOAD_IN_4BIT", "1")
+    monkeypatch.setenv("STUDENT_BASE_MODEL", "some/model")
+    monkeypatch.setenv("STUDENT_MAX_NEW_TOKENS", "9")
+    config = configured(generation="sampling", quantization="none")
+    assert (config.model.name, config.quantization.name) == ("some/model", "none")
+    assert (config.generation.name, config.generation.max_new_tokens) == ("sampling", 9)
+    assert capsys.readouterr().err.splitlines() == [
+        "STUDENT_BASE_MODEL=some/model → model=auto model.name=some/model",
+        "STUDENT_LOAD_IN_4BIT=1: ignored, quantization=none is set",
+        "STUDENT_MAX_NEW_TOKENS=9 → generation.max_new_tokens=9",
+    ]
+    assert configured("other/model", generation={"max_new_tokens": 3}).model.name == "other/model"
