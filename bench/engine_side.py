@@ -11,7 +11,7 @@ from engines import Job, Outcome, greedy_engine
 from measuring import Run, answer, cut, read_job, sha256_ids, sha256_prompts
 
 from runner_base import Dtype
-from runner_engine.decode.forward import Forward
+from runner_engine.decode.passes.forward import Forward
 from runner_engine.kv_cache import prefix_tree
 from runner_engine.local import engine as local_engine
 from runner_engine.quantization import CHOICES

@@ -15,7 +15,7 @@ from engines import greedy_engine, random_prompts
 
 from runner_base import Dtype
 from runner_engine.checkpoints import random_weights
-from runner_engine.decode import step_graphs
+from runner_engine.decode.passes import step_graphs
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.local.engine import LocalEngine
 from runner_engine.quantization import CHOICES

@@ -32,7 +32,7 @@ from first_gpu_engines import (
 )
 
 from runner_base import Dtype, machine
-from runner_engine.decode import step_graphs
+from runner_engine.decode.passes import step_graphs
 from runner_engine.sessions.contract import complete
 from runner_engine.settings.sampling import Sampling
 

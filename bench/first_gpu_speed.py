@@ -34,9 +34,9 @@ from first_gpu_engines import (
 from runner_engine.attention.device_attention import attend
 from runner_engine.attention.page_trial import PAGE, page_of
 from runner_engine.attention.parts import Scaling
-from runner_engine.decode import step_graphs
-from runner_engine.decode.ahead import SWITCH
-from runner_engine.decode.device_step import MOST_PREFIXES, StepAttention
+from runner_engine.decode.passes import step_graphs
+from runner_engine.decode.passes.ahead import SWITCH
+from runner_engine.decode.passes.device_step import MOST_PREFIXES, StepAttention
 from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.kv_cache.paged_slots import PagedSlots
 from runner_engine.kv_cache.prefix import Prefix

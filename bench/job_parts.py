@@ -26,11 +26,11 @@ from latest import Figure, add_option, save
 from questions import add_questions, load_prompts
 
 from runner_base import Dtype
-from runner_engine.decode.forward import Forward
 from runner_engine.decode.fused_forward import FusedForward
-from runner_engine.decode.sampling import Sampler
+from runner_engine.decode.passes.forward import Forward
 from runner_engine.decode.scheduler import Scheduler
-from runner_engine.decode.stopping import Stopping
+from runner_engine.decode.tokens.sampling import Sampler
+from runner_engine.decode.tokens.stopping import Stopping
 from runner_engine.kernels import native
 from runner_engine.quantization.gguf import GgufConfig
 from runner_engine.sessions.base import Request

@@ -25,8 +25,8 @@ from runner.config.choices import choices_for
 from runner.config.compose import choose
 from runner_base import Dtype
 from runner_engine.checkpoints import random_weights
-from runner_engine.decode.forward import Forward
-from runner_engine.decode.sampling import Sampler
+from runner_engine.decode.passes.forward import Forward
+from runner_engine.decode.tokens.sampling import Sampler
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete

@@ -20,7 +20,7 @@ from runner.speed.synthetic import synthetic_requests
 from runner_base import is_memory_error, one_line
 from runner_base.spreads import percentiles
 from runner_engine import Completion, Engine, Request, Session
-from runner_engine.sessions.base import FEWER_ROWS
+from runner_engine.sessions import FEWER_ROWS
 
 PATIENCE = 3  # after the last request, wait this many times the time of arrivals, and at least MIN_PATIENCE_S
 MIN_PATIENCE_S = 10.0

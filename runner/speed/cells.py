@@ -16,8 +16,7 @@ from runner_base import is_memory_error, machine, one_line
 from runner_base.spreads import percentiles, relative_spread
 from runner_engine import Arithmetic, Completion, Engine, EngineReport, EngineStats, complete
 from runner_engine.devices import gpu
-from runner_engine.sessions.arithmetic import Shape
-from runner_engine.sessions.base import FEWER_ROWS
+from runner_engine.sessions import FEWER_ROWS, Shape
 
 SPEEDS = ("prefill_tok_per_s", "decode_tok_per_s", "output_tok_per_s")
 GAPS = ("itl_p50_s", "itl_p95_s", "itl_p99_s")

@@ -8,7 +8,7 @@ from runner.speed.cells import ENOUGH_TO_TELL, Cell
 from runner_base import MEMORY_ERRORS, is_memory_error
 from runner_base.spreads import relative_spread
 from runner_engine import Arithmetic
-from runner_engine.sessions.arithmetic import Rates
+from runner_engine.sessions import Rates
 
 MATRIX, READING = "matrix rate", "bandwidth"
 

@@ -35,10 +35,7 @@ from runner_engine.attention.parts import (
 )
 from runner_engine.attention.shared_attention import SharedPlaces, attend_shared
 from runner_engine.kernels.native import Kernels
-from runner_engine.kv_cache.kv_cache import Heads, OwnKv
-from runner_engine.kv_cache.shared_kv import SharedKv
-from runner_engine.kv_cache.slots import Slots
-from runner_engine.kv_cache.windows import Window
+from runner_engine.kv_cache import Heads, OwnKv, SharedKv, Slots, Window
 
 
 @dataclass

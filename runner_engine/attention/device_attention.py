@@ -17,7 +17,7 @@ import torch
 
 from runner_base import ConfigError
 from runner_engine.attention.parts import PartialAttention, Scaling, by_token, scores_of, wide_bmm
-from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache import Heads
 
 FORCED = "RUNNER_ATTENTION"
 WIDEST = 256  # numbers of a head, above which SDPA has no function that returns the log of the weights

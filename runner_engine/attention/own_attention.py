@@ -14,7 +14,7 @@ import torch
 
 from runner_engine.attention.parts import PartialAttention, Scaling
 from runner_engine.kernels.native import Kernels, pointer, pointer_or_none
-from runner_engine.kv_cache.kv_cache import Heads, OwnKv
+from runner_engine.kv_cache import Heads, OwnKv
 
 
 @dataclass(frozen=True)

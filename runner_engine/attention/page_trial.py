@@ -10,7 +10,7 @@ import torch
 from runner_base import is_memory_error, one_line
 from runner_engine.attention.device_attention import OwnKeys, attend_by_length, attends_by_length
 from runner_engine.attention.parts import Scaling
-from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache import Heads
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache import Heads
 
 SCORES = {
     "cpu": 2**22,

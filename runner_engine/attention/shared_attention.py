@@ -20,8 +20,7 @@ from runner_engine.attention.own_attention import OwnPlaces, attend_own
 from runner_engine.attention.parts import Scaling
 from runner_engine.kernels.native import Kernels, pointer_or_none
 from runner_engine.kernels.shared_numbers import NO_TILES
-from runner_engine.kv_cache.kv_cache import Heads, OwnKv
-from runner_engine.kv_cache.shared_kv import SharedKv
+from runner_engine.kv_cache import Heads, OwnKv, SharedKv
 from runner_engine.matmul import (
     TIE,
     Candidate,

@@ -85,7 +85,7 @@ def activation_bytes(shape: dict[str, int], dtype_bytes: int, pass_shape: PassSh
 
 
 def sampled_bytes(sampling: SamplingKeys) -> int:
-    """Return what torch needs for each of the logits to draw a token where no C does it: as in decode/sampling.py.
+    """Return what torch needs for each of the logits to draw a token where no C does it: as in tokens/sampling.py.
 
     A top_p that is null is often one of the model's own settings.
     """
@@ -98,7 +98,7 @@ def sampled_bytes(sampling: SamplingKeys) -> int:
 
 
 def recorded_rows(rows: int, first: int = 0, last: int = 0) -> int:
-    """Return the rows whose logits recorded decoding steps keep on a GPU: as in runner_engine/decode/device_step.py.
+    """Return the rows whose logits recorded decoding steps keep on a GPU: as in decode/passes/device_step.py.
 
     A step is recorded for each rounded number of rows, which becomes less as rows end one after another. Where own keys
     are read up to the longest row's, from place `first` to `last`, the rounded number of these makes another one, too.

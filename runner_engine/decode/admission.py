@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runner_engine.decode.decoder import Decoder
-from runner_engine.decode.forward import TokenSpan
 from runner_engine.decode.kv_budget import KvBudget
+from runner_engine.decode.passes import TokenSpan
 from runner_engine.decode.rows import Row, RowsUnderWay
-from runner_engine.kv_cache.prefix_tree import NewPrompt
-from runner_engine.sessions.base import MEMORY_IS_SHORT
-from runner_engine.sessions.stats import EngineStats
+from runner_engine.kv_cache import NewPrompt
+from runner_engine.sessions import MEMORY_IS_SHORT, EngineStats
 
 MIN_PIECE = 64  # tokens of a prompt that one pass reads, even if memory is short
 SHARE_OF_PIECES = 2  # one in so many tokens of a pass is for long prompts, while other rows could enter

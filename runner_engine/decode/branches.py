@@ -19,13 +19,11 @@ from transformers import DynamicCache
 
 from runner_base import Answer, ConfigError, FinishReason, signals
 from runner_engine.decode.rows import NO_NUMBERS, NO_TOKEN, Row
-from runner_engine.decode.sampling import sampler_of
-from runner_engine.decode.stopping import Stopping
-from runner_engine.memory.own_memory import note_cache, note_pass
+from runner_engine.decode.tokens import Stopping, sampler_of
+from runner_engine.memory import note_cache, note_pass
 from runner_engine.models.load import Loaded
 from runner_engine.models.rope import rope_2d
-from runner_engine.sessions.base import Completion
-from runner_engine.sessions.stats import EngineStats
+from runner_engine.sessions import Completion, EngineStats
 
 Place = tuple[int, int, int]  # of a token in the cache: its time, its branch, and the token
 

@@ -19,14 +19,10 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from runner_base import signals
 from runner_engine.decode.compat_probe import rope_stable_length
 from runner_engine.decode.rows import Row
-from runner_engine.decode.sampling import sampler_of
-from runner_engine.decode.scoring import score
-from runner_engine.decode.stopping import Stopping
-from runner_engine.memory.memory import MemoryGuard
-from runner_engine.memory.own_memory import note_cache, note_pass
+from runner_engine.decode.tokens import Stopping, sampler_of, score
+from runner_engine.memory import MemoryGuard, note_cache, note_pass
 from runner_engine.models.load import Loaded
-from runner_engine.sessions.base import Event, RequestId
-from runner_engine.sessions.stats import EngineStats
+from runner_engine.sessions import EngineStats, Event, RequestId
 
 
 class Generated:

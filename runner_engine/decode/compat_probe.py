@@ -16,23 +16,18 @@ from transformers import DynamicCache
 from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
 from runner_base import is_memory_error, one_line
+from runner_engine.attention import Softmax, page_of, register, running
 from runner_engine.attention.device_attention import is_wanted
-from runner_engine.attention.interface import Softmax, register, running
-from runner_engine.attention.page_trial import page_of
-from runner_engine.decode.forward import Forward, TokenSpan
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.fused_weights import NotFusable
+from runner_engine.decode.passes import Forward, TokenSpan
 from runner_engine.decode.rows import Row
 from runner_engine.kernels.shared_numbers import LANES
-from runner_engine.kv_cache.kv_cache import Heads
-from runner_engine.kv_cache.prefix import Prefix
-from runner_engine.kv_cache.row_kv import RowKv
-from runner_engine.kv_cache.shared_kv import own_kv
-from runner_engine.kv_cache.windows import MASK_PROBE, Unknown, Window, probing_masks
+from runner_engine.kv_cache import MASK_PROBE, Heads, Prefix, RowKv, Unknown, Window, own_kv, probing_masks
 from runner_engine.matmul import LayerWeights, note_on, unrounded_rows
 from runner_engine.models.gguf_blocks import GgufLinear
 from runner_engine.models.load import Loaded
-from runner_engine.sessions.base import Request
+from runner_engine.sessions import Request
 
 log = logging.getLogger(__name__)
 

@@ -1,24 +1,15 @@
-"""Which forward pass runs, and which tokens come of it: prompts are read, and active rows get a token, or several.
-
-On a GPU a step begins before the last one's tokens are read: ahead.py.
-"""
+"""Which forward pass runs, and which tokens come of it: prompts are read, and active rows get a token, or several."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from runner_engine.attention.attention import PrefixUse
-from runner_engine.decode.ahead import Ahead
-from runner_engine.decode.forward import Forward, TokenSpan
+from runner_engine.decode.passes import Ahead, Forward, TokenSpan
 from runner_engine.decode.rows import Row
-from runner_engine.decode.sampling import Sampler, sampler_of
-from runner_engine.decode.scoring import most_positions, read_and_score
-from runner_engine.decode.speculation import Speculation
-from runner_engine.decode.stopping import Stopping
-from runner_engine.kv_cache.kv_cache import Heads, OwnKv
-from runner_engine.kv_cache.prefix_tree import Prefixes
-from runner_engine.sessions.stats import EngineStats
+from runner_engine.decode.tokens import Sampler, Speculation, Stopping, most_positions, read_and_score, sampler_of
+from runner_engine.kv_cache import Heads, OwnKv, Prefixes
+from runner_engine.sessions import EngineStats
 
 NewTokens = list[tuple[Row, int]]  # in the order in which they came
 
@@ -46,12 +37,12 @@ class Decoder:
         """Forget the rows."""
         self.ahead.drop()
         self.sampler = Sampler(self.vocab_size, self.device)
-        self._uses: list[PrefixUse] | None = None  # prefixes of the active rows, until the rows change
+        self.ahead.change_rows()
 
     def keep(self, rows: Sequence[int]) -> None:
         """Keep only these of the active rows, in this order."""
         self.sampler.keep(rows)
-        self._uses = None
+        self.ahead.change_rows()
 
     @property
     def has_kernels(self) -> bool:
@@ -98,7 +89,7 @@ class Decoder:
         for piece in pieces:
             piece.row.kv.places += len(piece.ids)
             own.fill(piece.slot, piece.row.kv.places)
-        self._uses = None
+        self.ahead.change_rows()
         started = [piece.row for piece in pieces if piece.is_last and piece.row.given is None]
         if not (started or decoding):
             return []
@@ -123,11 +114,7 @@ class Decoder:
             new = self.speculation.check(self.forward, own, rows, drafts, self.sampler)
             self.speculation.note(len(new))
             return new
-        if self._uses is None:
-            self._uses = self.forward.uses_of(rows)
-        logits = self.ahead.take(rows)
-        if logits is None:
-            logits = self.forward.step(own, rows, self._uses, reading)
+        logits = self.ahead.logits(own, rows, reading)
         self.stopping.force(logits, rows)
         picked = self.sampler.pick(logits)
         del logits  # the next step needs memory for its own

@@ -22,7 +22,7 @@ from runner_engine.decode.norms import norms_of, replace_norm
 from runner_engine.devices.heap import Heap
 from runner_engine.devices.mapped_files import MappedFiles
 from runner_engine.kernels import native
-from runner_engine.kv_cache.kv_cache import Heads, kernels_for
+from runner_engine.kv_cache import Heads, kernels_for
 from runner_engine.matmul import (
     Choice,
     LayerWeights,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from runner_engine.attention.attention import PassLayout
+from runner_engine.attention import PassLayout
 from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
 from runner_engine.decode.fused_weights import FusedWeights, NotFusable
 from runner_engine.kernels import native
@@ -26,7 +26,7 @@ from runner_engine.kernels.shared_numbers import (
     FusedTokens,
     SharedPart,
 )
-from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache import Heads
 from runner_engine.matmul import LayerWeights
 
 FIRST_POSITIONS = 1024  # of RoPE's table at first; it grows with the rows

@@ -14,7 +14,7 @@ from torch import nn
 from runner_base import machine
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import FusedLayer, FusedModel, Matrix, WeightFormat
-from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache import Heads
 from runner_engine.matmul import OWN, ROW_PARTS, LayerWeights, Panels, fits_panels, is_plain, requested
 from runner_engine.models.gguf_blocks import GgufEmbedding
 

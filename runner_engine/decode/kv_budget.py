@@ -9,15 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from runner_engine.decode.forward import Forward
+from runner_engine.decode.passes import Forward
 from runner_engine.decode.rows import Row, RowsUnderWay
-from runner_engine.kv_cache.kv_cache import OwnKv, room_tokens
-from runner_engine.kv_cache.paged_slots import PagedSlots
-from runner_engine.kv_cache.prefix_tree import ConversationCache, Prefixes
-from runner_engine.kv_cache.prompt_cache import PromptCache
-from runner_engine.kv_cache.shared_kv import own_cost, own_kv
-from runner_engine.memory.memory import MemoryGuard, release_failed_pass
-from runner_engine.sessions.stats import EngineStats
+from runner_engine.kv_cache import (
+    ConversationCache,
+    OwnKv,
+    PagedSlots,
+    Prefixes,
+    PromptCache,
+    own_cost,
+    own_kv,
+    room_tokens,
+)
+from runner_engine.memory import MemoryGuard, release_failed_pass
+from runner_engine.sessions import EngineStats
 
 GROWN = 8  # a budget has grown if it is larger by one in so many tokens
 

@@ -14,9 +14,20 @@ from runner_engine.models.load import Loaded
 from runner_engine.models.load_tokenizer import load_tokenizer
 from runner_engine.models.tokenizing import ids_of, text_of
 from runner_engine.models.vocabulary import check_ids, rows_of
-from runner_engine.sessions.base import Message, Request, check_scored, request_sha256
-from runner_engine.sessions.chat_template import ChatTemplate, template_values
-from runner_engine.sessions.thinking import MOST_OPENING, MOST_PARTIAL, Budget, Thought, end_tokens, tags_of
+from runner_engine.sessions import (
+    MOST_OPENING,
+    MOST_PARTIAL,
+    Budget,
+    ChatTemplate,
+    Message,
+    Request,
+    Thought,
+    check_scored,
+    end_tokens,
+    request_sha256,
+    tags_of,
+    template_values,
+)
 from runner_engine.spec import ModelSpec
 
 

@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 
 from runner_engine.decode.rows import Row
-from runner_engine.sessions.base import Completion, Event
-from runner_engine.sessions.stats import EngineStats
+from runner_engine.sessions import Completion, EngineStats, Event
 
 MOST = 0.99  # of a row that has not ended
 

@@ -8,11 +8,8 @@ from dataclasses import dataclass, field
 import torch
 
 from runner_base import Answer, FinishReason
-from runner_engine.kv_cache.kv_cache import rounded
-from runner_engine.kv_cache.row_kv import RowKv
-from runner_engine.sessions.base import Completion, Request
-from runner_engine.sessions.scores import TokenScores
-from runner_engine.sessions.thinking import Thought
+from runner_engine.kv_cache import RowKv, rounded
+from runner_engine.sessions import Completion, Request, Thought, TokenScores
 from runner_engine.settings.sampling import GREEDY, Sampling
 
 NO_TOKEN = -1  # a sampler's result if the logits are not numbers

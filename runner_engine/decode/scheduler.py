@@ -21,15 +21,10 @@ from runner_engine.decode.decoder import Decoder, NewTokens
 from runner_engine.decode.kv_budget import KvBudget
 from runner_engine.decode.row_progress import RowProgress
 from runner_engine.decode.rows import Row, RowsUnderWay
-from runner_engine.decode.scoring import scored
-from runner_engine.decode.speculation import Speculation
-from runner_engine.decode.stopping import Stopping
-from runner_engine.kv_cache.kv_cache import Heads
-from runner_engine.kv_cache.prefix_tree import ConversationCache
-from runner_engine.kv_cache.prompt_cache import PromptCache
-from runner_engine.memory.own_memory import PeakMemory
-from runner_engine.sessions.base import MEMORY_RAN_OUT, Event, RequestId
-from runner_engine.sessions.stats import EngineStats, RowCount
+from runner_engine.decode.tokens import Speculation, Stopping, scored
+from runner_engine.kv_cache import ConversationCache, Heads, PromptCache
+from runner_engine.memory import PeakMemory
+from runner_engine.sessions import MEMORY_RAN_OUT, EngineStats, Event, RequestId, RowCount
 
 
 class Scheduler:

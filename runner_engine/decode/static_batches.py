@@ -17,15 +17,11 @@ from transformers import DynamicCache
 from runner_base import MEMORY_ERRORS, FinishReason, is_memory_error
 from runner_engine.decode.by_generate import Generated, score_without_cache
 from runner_engine.decode.rows import Row
-from runner_engine.decode.sampling import sampler_of
-from runner_engine.decode.scoring import most_positions, score, scored
-from runner_engine.decode.stopping import Stopping
-from runner_engine.memory.memory import MemoryGuard, release_failed_pass
-from runner_engine.memory.own_memory import note_cache, note_pass
+from runner_engine.decode.tokens import Stopping, most_positions, sampler_of, score, scored
+from runner_engine.memory import MemoryGuard, note_cache, note_pass, release_failed_pass
 from runner_engine.models.load import Loaded
 from runner_engine.models.vocabulary import padding_of, rows_of
-from runner_engine.sessions.base import MEMORY_IS_SHORT, MEMORY_RAN_OUT, Event, RequestId
-from runner_engine.sessions.stats import EngineStats, RowCount
+from runner_engine.sessions import MEMORY_IS_SHORT, MEMORY_RAN_OUT, EngineStats, Event, RequestId, RowCount
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,11 @@ from runner_engine.decode.by_generate import generate
 from runner_engine.decode.compat_probe import allowed_off
 from runner_engine.decode.rows import Row
 from runner_engine.decode.static_batches import BY_GENERATE, Batch, Batching
-from runner_engine.decode.stopping import Stopping
+from runner_engine.decode.tokens import Stopping
 from runner_engine.matmul import unrounded_rows
 from runner_engine.models.load import Loaded
 from runner_engine.models.tokenizing import ids_of
-from runner_engine.sessions.base import Event, Request
-from runner_engine.sessions.stats import EngineStats
+from runner_engine.sessions import EngineStats, Event, Request
 
 TEXT = "Ann has 3 pens, Bob has 12; how many are left?"  # words: random token ids could stand for pictures
 LENGTHS = (7, 4, 4)  # of the trial's prompts: in a batch of all, two are padded; two are of one length

@@ -17,7 +17,7 @@ from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import LANES, MAX_DIM, MAX_GROUP
 from runner_engine.kv_cache import int8_kv
 from runner_engine.kv_cache.windows import Window
-from runner_engine.memory.memory import free_mib
+from runner_engine.memory import free_mib
 from runner_engine.settings.generation import KvCache
 
 SHARE_OF_MEMORY = 0.5  # of free memory is for keys and values; activations need memory, too

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runner_engine.sessions.base import Capability
+from runner_engine.sessions import Capability
 from runner_engine.settings.generation import KvCache
 from runner_engine.settings.model import Attention
 from runner_engine.settings.rope import Rope2dConfig

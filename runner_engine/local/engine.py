@@ -32,26 +32,20 @@ from runner_engine.decode.norms import GpuNorms
 from runner_engine.decode.request_encoder import RequestEncoder, own_generation, request_encoder_for, stop_tokens
 from runner_engine.decode.rows import Row
 from runner_engine.decode.scheduler import Scheduler
-from runner_engine.decode.speculation import Speculation
 from runner_engine.decode.static_batches import BY_GENERATE, Batching, StaticBatches
 from runner_engine.decode.static_probe import probe_batching
-from runner_engine.decode.stopping import Stopping
+from runner_engine.decode.tokens import Speculation, Stopping
 from runner_engine.devices import gpu
-from runner_engine.kv_cache.kv_cache import Heads, kernels_for
-from runner_engine.kv_cache.prefix_tree import ConversationCache
-from runner_engine.kv_cache.prompt_cache import PromptCache
+from runner_engine.kv_cache import ConversationCache, Heads, PromptCache, kernels_for
 from runner_engine.local.base_cache import BaseCache
 from runner_engine.local.capabilities import capabilities_of
 from runner_engine.local.kept_trials import KeptTrials
 from runner_engine.local.rates import arithmetic_of
 from runner_engine.matmul import Choice, requested
-from runner_engine.memory.own_memory import PeakMemory, note_cuda, restart_cuda
+from runner_engine.memory import PeakMemory, note_cuda, restart_cuda
 from runner_engine.models.adapting import adapt, release
 from runner_engine.models.load import Loaded, load_base
-from runner_engine.sessions.arithmetic import Arithmetic
-from runner_engine.sessions.base import Capability, EngineReport, Event, Request, RequestId
-from runner_engine.sessions.session import Session
-from runner_engine.sessions.stats import EngineStats
+from runner_engine.sessions import Arithmetic, Capability, EngineReport, EngineStats, Event, Request, RequestId, Session
 from runner_engine.settings.generation import Speculate, require_plain_kv
 from runner_engine.settings.model import Attention
 

@@ -17,11 +17,10 @@ from typing import Any
 import torch
 
 from runner_base import kept, machine
-from runner_engine.attention.interface import register
+from runner_engine.attention import register
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.kernels import native
-from runner_engine.kv_cache.kv_cache import Heads
-from runner_engine.kv_cache.windows import Window
+from runner_engine.kv_cache import Heads, Window
 from runner_engine.models.load import Loaded
 from runner_engine.quantization import CHOICES
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from runner_engine.checkpoints.resolve import ResolvedModel, resolve
 from runner_engine.local.before_load import check_files, check_fits, notes_of_reach
-from runner_engine.sessions.session import Session
+from runner_engine.sessions import Session
 from runner_engine.spec import ModelSpec
 
 if TYPE_CHECKING:  # imports torch

@@ -17,7 +17,7 @@ from runner_engine.checkpoints.pass_memory import head_bytes
 from runner_engine.kernels import native
 from runner_engine.matmul import Panels, by_onednn, fits_panels, packing_problem
 from runner_engine.models.load import Loaded
-from runner_engine.sessions.arithmetic import Arithmetic, Rates
+from runner_engine.sessions import Arithmetic, Rates
 from runner_engine.settings.generation import KvCache
 
 ROWS = 512

@@ -14,7 +14,7 @@ from runner_base import MIB
 from runner_engine.checkpoints.pass_memory import pass_bytes
 from runner_engine.models.inventory import gpus
 from runner_engine.models.load import Loaded
-from runner_engine.sessions.stats import EngineStats
+from runner_engine.sessions import EngineStats
 
 
 def note_kv(stats: EngineStats, nbytes: int) -> None:

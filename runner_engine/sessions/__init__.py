@@ -1,0 +1,110 @@
+"""The contract: requests in, events out. These names are what the engine and its users need of this folder.
+
+Each is imported at first use: most of them need neither torch nor transformers, and a few do.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runner_engine.sessions.arithmetic import Arithmetic as Arithmetic
+    from runner_engine.sessions.arithmetic import Rates as Rates
+    from runner_engine.sessions.arithmetic import Shape as Shape
+    from runner_engine.sessions.base import FEWER_ROWS as FEWER_ROWS
+    from runner_engine.sessions.base import MEMORY_IS_SHORT as MEMORY_IS_SHORT
+    from runner_engine.sessions.base import MEMORY_RAN_OUT as MEMORY_RAN_OUT
+    from runner_engine.sessions.base import Begun as Begun
+    from runner_engine.sessions.base import Capability as Capability
+    from runner_engine.sessions.base import Completion as Completion
+    from runner_engine.sessions.base import Delta as Delta
+    from runner_engine.sessions.base import EngineReport as EngineReport
+    from runner_engine.sessions.base import Event as Event
+    from runner_engine.sessions.base import Message as Message
+    from runner_engine.sessions.base import NoChatTemplate as NoChatTemplate
+    from runner_engine.sessions.base import NotOffered as NotOffered
+    from runner_engine.sessions.base import Prompt as Prompt
+    from runner_engine.sessions.base import Request as Request
+    from runner_engine.sessions.base import RequestId as RequestId
+    from runner_engine.sessions.base import check_scored as check_scored
+    from runner_engine.sessions.base import prompt_sha256 as prompt_sha256
+    from runner_engine.sessions.base import request_sha256 as request_sha256
+    from runner_engine.sessions.base import require_among as require_among
+    from runner_engine.sessions.chat_template import ChatTemplate as ChatTemplate
+    from runner_engine.sessions.chat_template import template_values as template_values
+    from runner_engine.sessions.contract import Engine as Engine
+    from runner_engine.sessions.contract import complete as complete
+    from runner_engine.sessions.contract import gather as gather
+    from runner_engine.sessions.contract import require as require
+    from runner_engine.sessions.contract import stopped as stopped
+    from runner_engine.sessions.driver import Driver as Driver
+    from runner_engine.sessions.scores import TokenScores as TokenScores
+    from runner_engine.sessions.session import Listener as Listener
+    from runner_engine.sessions.session import Session as Session
+    from runner_engine.sessions.stats import EngineStats as EngineStats
+    from runner_engine.sessions.stats import RowCount as RowCount
+    from runner_engine.sessions.thinking import MOST_OPENING as MOST_OPENING
+    from runner_engine.sessions.thinking import MOST_PARTIAL as MOST_PARTIAL
+    from runner_engine.sessions.thinking import Budget as Budget
+    from runner_engine.sessions.thinking import Thought as Thought
+    from runner_engine.sessions.thinking import ThoughtReader as ThoughtReader
+    from runner_engine.sessions.thinking import end_tokens as end_tokens
+    from runner_engine.sessions.thinking import tags_of as tags_of
+
+PLACES = {
+    # what is asked, and what comes back
+    "Request": "base",  # one prompt to complete, or a continuation to score
+    "RequestId": "base",  # the name of a request, which with the seed decides its random numbers
+    "Prompt": "base",  # a text, a chat or token ids
+    "Message": "base",  # one turn of a chat
+    "Begun": "base",  # the tokens of an answer that was interrupted
+    "Event": "base",  # what a step returns: deltas and completions
+    "Delta": "base",  # more text of a request
+    "Completion": "base",  # the end of a request: its answer, tokens, times and log-probabilities
+    "TokenScores": "scores",  # the log-probabilities of a continuation's tokens
+    "request_sha256": "base",  # the hash of what a request asks
+    "prompt_sha256": "base",  # the hash of a prompt
+    # what an engine can do and has done
+    "Capability": "base",  # what an engine may be able to do; known before a load
+    "require_among": "base",  # rejects what an engine cannot do
+    "check_scored": "base",  # rejects a chat whose template begins the thinking, where it is to be scored
+    "NotOffered": "base",  # raised where an engine cannot do what is asked
+    "NoChatTemplate": "base",  # raised for a chat to a model without a template
+    "EngineReport": "base",  # what was loaded: metrics, facts and notes
+    "EngineStats": "stats",  # totals of an engine: tokens, seconds, memory
+    "RowCount": "stats",  # the rows of one of several decoders, in these totals
+    "Arithmetic": "arithmetic",  # a loaded model in numbers: what a token computes and reads
+    "Shape": "arithmetic",  # a batch of rows: prompts of equal length, and new tokens
+    "Rates": "arithmetic",  # the highest rates of this machine: matrix products, reading memory
+    "FEWER_ROWS": "base",  # the beginnings of notes that fewer rows ran than were asked for
+    "MEMORY_IS_SHORT": "base",  # the beginning of such a note: memory has room for fewer
+    "MEMORY_RAN_OUT": "base",  # the beginning of such a note: memory ran out
+    # engines and their sessions
+    "Engine": "contract",  # a model that completes prompts: load, open, encode, decode, close
+    "Session": "session",  # requests under way: any thread submits and cancels, one thread steps
+    "Listener": "session",  # what is called with the events of some requests
+    "Driver": "driver",  # a thread that steps a session, for servers
+    "complete": "contract",  # requests in, their completions out
+    "gather": "contract",  # steps a session until its requests have ended
+    "stopped": "contract",  # cancels what is under way, and returns it as it is
+    "require": "contract",  # rejects an engine that lacks capabilities
+    # thinking and chats
+    "Thought": "thinking",  # where a row stands between thinking and answer
+    "ThoughtReader": "thinking",  # follows the thinking of rows, token by token
+    "Budget": "thinking",  # how long a row may think
+    "tags_of": "thinking",  # the tags around thinking: of the config, and of the model
+    "end_tokens": "thinking",  # the tokens that end a thinking
+    "MOST_OPENING": "thinking",  # tokens of an opening tag
+    "MOST_PARTIAL": "thinking",  # tokens beyond a budget that may complete a character
+    "ChatTemplate": "chat_template",  # a model's template, rendered within limits
+    "template_values": "chat_template",  # the values that a template gets
+}
+__all__ = [*PLACES]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name at its first use."""
+    if name not in PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{PLACES[name]}"), name)
+    globals()[name] = value
+    return value

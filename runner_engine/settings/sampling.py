@@ -2,7 +2,7 @@
 
 The config group `generation`, requests, HTTP bodies, calls to servers, the wire between stages, chat's `/set`, the
 harness, Python and the page read this table. A new parameter needs one field here, and its arithmetic in
-runner_engine/decode/sampling.py and runner_engine/kernels/sampling.h.
+runner_engine/decode/tokens/sampling.py and runner_engine/kernels/sampling.h.
 """
 
 from __future__ import annotations

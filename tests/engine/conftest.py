@@ -51,7 +51,7 @@ def pair(make_config: Callable[..., RunnerConfig], tiny_llama: Path, tmp_path: P
         heads = replace(probe_heads(loaded), **keys)
         usual, by_sdpa = replace(heads, by_sdpa=False, page=0), replace(heads, by_sdpa=True)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("runner_engine.decode.forward.kernels_for", lambda _: None)
+            patch.setattr("runner_engine.decode.passes.forward.kernels_for", lambda _: None)
             return [Decoding(loaded, usual), Decoding(loaded, by_sdpa)]
 
     return decodings

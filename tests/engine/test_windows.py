@@ -15,7 +15,7 @@ from transformers import masking_utils as typed
 
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
-from runner_engine.decode import forward
+from runner_engine.decode.passes import forward
 from runner_engine.kv_cache.windows import Window, build, probing_masks
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Request

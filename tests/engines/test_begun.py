@@ -12,7 +12,7 @@ from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.engines import open_engine
 from runner_base.dtypes import Dtype
-from runner_engine.decode.forward import SHORT_SPAN
+from runner_engine.decode.passes.forward import SHORT_SPAN
 from runner_engine.local.engine import LocalSession
 from runner_engine.sessions.base import Begun, Capability, Completion, Event, Request
 from runner_engine.sessions.contract import Engine, complete, gather

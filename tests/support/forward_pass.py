@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from runner_engine.decode.forward import Forward, TokenSpan
 from runner_engine.decode.fused_forward import FusedForward
+from runner_engine.decode.passes.forward import Forward, TokenSpan
 from runner_engine.decode.rows import Row
 from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.kv_cache.prefix import Prefix

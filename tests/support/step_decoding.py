@@ -14,7 +14,7 @@ from transformers import Gemma2Config, GptOssConfig, LlamaConfig, MistralConfig
 
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
-from runner_engine.decode.forward import Forward, TokenSpan
+from runner_engine.decode.passes.forward import Forward, TokenSpan
 from runner_engine.decode.rows import Row
 from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.kv_cache.prefix import Prefix

@@ -30,7 +30,7 @@ from runner_base import ConfigError, JobFailed, unknown
 from runner_engine import Capability, Completion, Event, Request, Sampling, gather, require
 from runner_engine.models.load_tokenizer import load_tokenizer
 from runner_engine.models.tokenizing import ids_of
-from runner_engine.sessions.chat_template import ChatTemplate
+from runner_engine.sessions import ChatTemplate
 from runner_engine.settings.sampling import PARAMETERS
 
 log = logging.getLogger(__name__)

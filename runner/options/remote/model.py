@@ -19,7 +19,7 @@ from runner.options.remote.thinking_budget import MARGIN
 from runner.options.remote.thinking_budget import PARAMETERS as BUDGETS
 from runner_base import ConfigError, RunnerError, counted
 from runner_engine import Capability, EngineReport, EngineStats, Message, Request
-from runner_engine.sessions.thinking import tags_of
+from runner_engine.sessions import tags_of
 from runner_engine.settings.sampling import PARAMETERS
 
 MILLION = 1_000_000

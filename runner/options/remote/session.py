@@ -22,7 +22,7 @@ from runner.options.remote.thinking import Usage, is_spent, thinking_of, usage_o
 from runner_base import Answer, FinishReason, JobFailed, RunnerError
 from runner_base.thinking import Tags, ends_in_thinking, new_pieces, split
 from runner_engine import Completion, Delta, Event, Request, RequestId, Session, request_sha256
-from runner_engine.sessions.session import Listener
+from runner_engine.sessions import Listener
 
 TICK_S = 0.2  # how long a step waits for events
 ABORT_REASONS = ("error", "abort", "aborted", "cancelled")  # finish reasons of servers for incomplete answers

@@ -25,7 +25,7 @@ from runner.options.serve.refusals import ClientGone, Refusal
 from runner.options.serve.shares import Held
 from runner_base import ConfigError, JobFailed, one_line
 from runner_engine import Capability, Completion, Driver, EngineReport, Event, Request, RequestId
-from runner_engine.sessions.base import NotOffered
+from runner_engine.sessions import NotOffered
 
 MAX_THREADS = 32  # many, since most of them wait for the tokenizer or for a chat template
 ClientEvent = Event | Exception

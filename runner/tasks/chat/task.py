@@ -46,7 +46,7 @@ from runner_engine import (
     gather,
     require,
 )
-from runner_engine.sessions.base import NoChatTemplate
+from runner_engine.sessions import NoChatTemplate
 from runner_engine.settings.sampling import PARAMETERS
 
 VERSION = 1

@@ -34,7 +34,7 @@ from runner_engine import (
 )
 from runner_engine.checkpoints import shape_of, waiting_places
 from runner_engine.models.loaded_lines import lines
-from runner_engine.sessions.base import require_among
+from runner_engine.sessions import require_among
 
 EXACT = "task.exact=true"
 EXACT_HASH = "exact"  # its name among the hashes

@@ -10,7 +10,7 @@ from runner.datasets.asking import behind, build_prompt
 from runner.datasets.given import Form, Given
 from runner.tasks import Item, ResolvedJob, kind_of, look_at_prompts, prompts_shown
 from runner_engine import Engine, EngineReport, Prompt, Request
-from runner_engine.sessions.base import check_scored
+from runner_engine.sessions import check_scored
 
 
 def shown(task: LikelihoodConfig, rows: Sequence[Given], resolved: ResolvedJob) -> str:

@@ -45,7 +45,7 @@ from runner_base import Likelihood, Result, Sample
 from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_compare.statistics.likelihoods import WINDOWS, figures
 from runner_engine import Capability, Completion, Engine, EngineReport, Request
-from runner_engine.sessions.base import require_among
+from runner_engine.sessions import require_among
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})

@@ -25,7 +25,7 @@ from runner.tasks import ResolvedJob, RunnerConfig, kind_of, open_engine, resolv
 from runner_base import RunnerError, child, is_memory_error, machine, one_line
 from runner_engine import Capability, Completion, Engine, EngineReport, Session, Workload, complete, require
 from runner_engine.devices.mapped_files import resident_mib
-from runner_engine.sessions.base import FEWER_ROWS
+from runner_engine.sessions import FEWER_ROWS
 
 
 class OutOfMemory(Exception):

@@ -38,7 +38,7 @@ from runner_base import ConfigError, JobFailed, Progress, Result, child, errors,
 from runner_base.drawing import draw_in_process, draw_missing
 from runner_base.result import RepeatLog
 from runner_engine import Capability, Workload
-from runner_engine.sessions.base import require_among
+from runner_engine.sessions import require_among
 
 VERSION = 2
 USES = frozenset({Uses.weights, Uses.machine, Uses.fresh_process})

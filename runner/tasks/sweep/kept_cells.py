@@ -18,7 +18,7 @@ from runner.speed.cells import Cell, Stopwatch
 from runner.speed.limits import MachineRates
 from runner.store.measurements import Measurements
 from runner_base import machine
-from runner_engine.sessions.arithmetic import Rates
+from runner_engine.sessions import Rates
 
 LOAD_EVERY_S = 1.0  # how often the load of other programs is looked at: it takes milliseconds
 

@@ -42,7 +42,7 @@ from runner_base import JobFailed, Result, machine, write_atomically
 from runner_base.drawing import draw_in_process, draw_missing
 from runner_base.result import RepeatLog
 from runner_engine import Capability, require
-from runner_engine.sessions.base import FEWER_ROWS
+from runner_engine.sessions import FEWER_ROWS
 
 VERSION = 3
 USES = frozenset({Uses.weights, Uses.engine, Uses.machine})

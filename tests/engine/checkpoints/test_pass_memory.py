@@ -16,8 +16,8 @@ from torch.profiler import ProfilerActivity, profile
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints import pass_memory
 from runner_engine.checkpoints.pass_memory import recorded_rows, sampled_bytes
-from runner_engine.decode import device_step, step_graphs
-from runner_engine.decode.sampling import Sampler, generator_of
+from runner_engine.decode.passes import device_step, step_graphs
+from runner_engine.decode.tokens.sampling import Sampler, generator_of
 from runner_engine.kernels import picking
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig

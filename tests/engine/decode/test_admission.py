@@ -12,7 +12,7 @@ from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.decode.rows import Row
 from runner_engine.decode.scheduler import Scheduler
-from runner_engine.decode.stopping import Stopping
+from runner_engine.decode.tokens.stopping import Stopping
 from runner_engine.kernels import native
 from runner_engine.kv_cache.kv_arenas import KvArenas
 from runner_engine.kv_cache.slots import Slots

@@ -17,9 +17,9 @@ from torch.overrides import TorchFunctionMode
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason
-from runner_engine.decode.ahead import SWITCH, Ahead
-from runner_engine.decode.device_step import DeviceStep, StepRows
-from runner_engine.decode.forward import Forward
+from runner_engine.decode.passes.ahead import SWITCH, Ahead
+from runner_engine.decode.passes.device_step import DeviceStep, StepRows
+from runner_engine.decode.passes.forward import Forward
 from runner_engine.decode.rows import Row
 from runner_engine.kernels import picking
 from runner_engine.kv_cache.row_kv import RowKv

@@ -18,7 +18,7 @@ from runner_base.errors import ConfigError
 from runner_base.result import Answer, FinishReason
 from runner_engine.decode.branches import BranchDecoder, columnar, complete, may_attend, rejection_reason
 from runner_engine.decode.rows import Row
-from runner_engine.decode.stopping import Stopping
+from runner_engine.decode.tokens.stopping import Stopping
 from runner_engine.models.load import Loaded
 from runner_engine.models.rope import rope_2d
 from runner_engine.sessions import contract

@@ -18,10 +18,10 @@ from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.attention import device_attention, page_trial
 from runner_engine.checkpoints.pass_memory import rounded_rows
-from runner_engine.decode import device_step
 from runner_engine.decode.compat_probe import probe_heads
-from runner_engine.decode.device_step import MOST_PREFIXES, DeviceStep
-from runner_engine.decode.host_reads import HostRead, NoHostReads
+from runner_engine.decode.passes import device_step
+from runner_engine.decode.passes.device_step import MOST_PREFIXES, DeviceStep
+from runner_engine.decode.passes.host_reads import HostRead, NoHostReads
 from runner_engine.kv_cache.paged_slots import PagedSlots
 from runner_engine.kv_cache.prefix import Prefix
 from runner_engine.sessions.base import Request

@@ -18,7 +18,7 @@ from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason
-from runner_engine.decode import scoring
+from runner_engine.decode.tokens import scoring
 from runner_engine.local.engine import LocalEngine
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.sessions import contract

@@ -20,9 +20,9 @@ from runner_base.dtypes import Dtype
 from runner_engine.decode import fused_forward
 from runner_engine.decode.compat_probe import gives_same_logits_together, probe_fused_forward
 from runner_engine.decode.fast_layers import FastLayers
-from runner_engine.decode.forward import Forward, TokenSpan
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.fused_weights import NotFusable
+from runner_engine.decode.passes.forward import Forward, TokenSpan
 from runner_engine.decode.rows import Row
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import WeightFormat

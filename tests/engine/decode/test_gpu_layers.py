@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM
 from runner_engine.attention import device_attention
 from runner_engine.attention.device_attention import OwnKeys, attend_by_length
 from runner_engine.attention.parts import Scaling
-from runner_engine.decode.host_reads import NoHostReads
 from runner_engine.decode.norms import GpuNorms
+from runner_engine.decode.passes.host_reads import NoHostReads
 from runner_engine.kv_cache.kv_cache import Heads
 
 

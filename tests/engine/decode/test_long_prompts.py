@@ -16,7 +16,7 @@ from runner_base.dtypes import Dtype
 from runner_engine.attention.attention import PassLayout
 from runner_engine.checkpoints import pass_memory
 from runner_engine.decode import kv_budget
-from runner_engine.decode.forward import Forward
+from runner_engine.decode.passes.forward import Forward
 from runner_engine.kernels import native
 from runner_engine.kv_cache import prefix_tree
 from runner_engine.kv_cache.kv_cache import kernels_for

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from runner_engine.decode.other_tokens import draw_others, numbers
+from runner_engine.decode.tokens.other_tokens import draw_others, numbers
 from runner_engine.sessions.base import Request
 
 DRAWS = 200_000

@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 from runner_base.dtypes import Dtype
 from runner_engine.attention import device_attention, page_trial
 from runner_engine.attention.interface import register
-from runner_engine.decode import device_step
-from runner_engine.decode.device_step import DeviceStep, StepRows
-from runner_engine.decode.forward import Forward
+from runner_engine.decode.passes import device_step
+from runner_engine.decode.passes.device_step import DeviceStep, StepRows
+from runner_engine.decode.passes.forward import Forward
+from runner_engine.decode.passes.step_graphs import RECORD_AT
 from runner_engine.decode.rows import Row
-from runner_engine.decode.step_graphs import RECORD_AT
 from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.kv_cache.paged_slots import PagedSlots
 from runner_engine.kv_cache.prefix import Prefix

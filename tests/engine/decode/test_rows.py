@@ -15,7 +15,7 @@ from runner_base.result import FinishReason
 from runner_base.thinking import may_begin_tag
 from runner_engine.decode.request_encoder import RequestEncoder
 from runner_engine.decode.rows import Row
-from runner_engine.decode.stopping import Stopping
+from runner_engine.decode.tokens.stopping import Stopping
 from runner_engine.sessions.base import Message, Request
 from runner_engine.settings.model import LocalModelConfig
 

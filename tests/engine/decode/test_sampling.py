@@ -16,9 +16,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from runner_engine.decode import sampling
 from runner_engine.decode.rows import NO_TOKEN, NOT_SAMPLED
-from runner_engine.decode.sampling import Sampler, generator_of
+from runner_engine.decode.tokens import sampling
+from runner_engine.decode.tokens.sampling import Sampler, generator_of
 from runner_engine.kernels import native, picking
 from runner_engine.settings.sampling import GREEDY, Sampling
 

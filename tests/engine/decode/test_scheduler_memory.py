@@ -21,10 +21,11 @@ from runner_base import machine
 from runner_base.dtypes import Dtype
 from runner_base.result import FinishReason
 from runner_engine.attention.attention import PassLayout
-from runner_engine.decode import kv_budget, sampling
-from runner_engine.decode.forward import Forward
-from runner_engine.decode.sampling import Sampler
+from runner_engine.decode import kv_budget
+from runner_engine.decode.passes.forward import Forward
 from runner_engine.decode.scheduler import Scheduler
+from runner_engine.decode.tokens import sampling
+from runner_engine.decode.tokens.sampling import Sampler
 from runner_engine.kernels import picking
 from runner_engine.memory import memory
 from runner_engine.sessions import contract

@@ -13,9 +13,9 @@ from streams import PROMPTS
 from runner_base.console import ForPeople
 from runner_base.dtypes import Dtype
 from runner_engine.attention.device_attention import FORCED
-from runner_engine.decode import speculation
 from runner_engine.decode.rows import Row
-from runner_engine.decode.speculation import MAX_ROWS, MIN_PLAIN_PASSES, PAUSE, TRIALS, Lookup, Speculation
+from runner_engine.decode.tokens import speculation
+from runner_engine.decode.tokens.speculation import MAX_ROWS, MIN_PLAIN_PASSES, PAUSE, TRIALS, Lookup, Speculation
 from runner_engine.kernels import native
 from runner_engine.local.engine import LocalEngine
 from runner_engine.quantization.base import QuantizationConfig

@@ -10,7 +10,7 @@ import pytest
 import torch
 from step_decoding import DEVICES, Decoding, Replayed, assert_close
 
-from runner_engine.decode.step_graphs import RECORD_AT, CudaGraphs
+from runner_engine.decode.passes.step_graphs import RECORD_AT, CudaGraphs
 
 
 @DEVICES

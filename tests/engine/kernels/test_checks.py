@@ -19,8 +19,8 @@ import runner_engine
 from runner_base.errors import ConfigError
 from runner_engine.attention.attention import PassLayout, PrefixUse, Span
 from runner_engine.attention.interface import register
-from runner_engine.decode.forward import Forward, TokenSpan
 from runner_engine.decode.fused_forward import FusedForward
+from runner_engine.decode.passes.forward import Forward, TokenSpan
 from runner_engine.decode.rows import Row
 from runner_engine.kernels import native, picking
 from runner_engine.kernels.shared_numbers import Matrix, WeightFormat
@@ -245,7 +245,7 @@ OPTIMIZED = """
 import sys, torch
 from dataclasses import replace
 from runner_engine.settings.sampling import GREEDY
-from runner_engine.decode.sampling import Sampler
+from runner_engine.decode.tokens.sampling import Sampler
 assert False, "asserts are left out"
 settings = replace(GREEDY, temperature=1.0, repetition_penalty=1.5, seed=0)
 sampler = Sampler(1000, torch.device("cpu"), [[1, 2]], [settings], [torch.Generator()], [[]])

@@ -14,7 +14,7 @@ from streams import PROMPTS, complete, requests
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.decode.compat_probe import Incompatible, gives_same_logits_together
-from runner_engine.decode.forward import Forward
+from runner_engine.decode.passes.forward import Forward
 from runner_engine.kernels import native
 from runner_engine.kv_cache import prefix_tree
 from runner_engine.kv_cache.kv_cache import kernels_for

@@ -13,7 +13,7 @@ from operations import Operations
 
 from runner_engine.attention import device_attention, page_trial
 from runner_engine.attention.page_trial import page_of
-from runner_engine.decode.device_step import POSITION, StepAttention
+from runner_engine.decode.passes.device_step import POSITION, StepAttention
 from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.kv_cache.paged_slots import PagedSlots
 from runner_engine.kv_cache.prefix import Prefix

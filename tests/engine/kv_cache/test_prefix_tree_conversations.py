@@ -16,7 +16,7 @@ from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.result import FinishReason
 from runner_engine.decode.rows import Row
-from runner_engine.decode.stopping import Stopping
+from runner_engine.decode.tokens.stopping import Stopping
 from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.kv_cache.prefix_tree import MAX_CONVERSATIONS, ConversationCache
 from runner_engine.kv_cache.shared_kv import SharedKv

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.machine import MIB
-from runner_engine.decode.stopping import Stopping
+from runner_engine.decode.tokens.stopping import Stopping
 from runner_engine.kernels import native, shared_numbers
 from runner_engine.kv_cache import prefix_tree, prompt_cache
 from runner_engine.local.engine import LocalEngine
@@ -105,7 +105,7 @@ def test_what_is_kept_of_ever_new_prompts_and_stop_texts_stops_growing(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Keys and values, the keys that find them, and what is known of stop texts: all of them level off."""
-    monkeypatch.setattr("runner_engine.decode.stopping.MAX_CACHED", 100)
+    monkeypatch.setattr("runner_engine.decode.tokens.stopping.MAX_CACHED", 100)
     engine.load()
     heads = engine.heads(engine.loaded)
     assert heads is not None

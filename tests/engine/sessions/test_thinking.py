@@ -21,7 +21,7 @@ from runner_base.model_text import Ending, FinishReason
 from runner_base.thinking import TAGS, Tag
 from runner_engine.decode.rows import Row
 from runner_engine.decode.static_batches import BY_GENERATE
-from runner_engine.decode.stopping import Stopping
+from runner_engine.decode.tokens.stopping import Stopping
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Begun, Completion, Delta, Event, Request

@@ -31,7 +31,7 @@ from runner_base import FinishReason, JobFailed, RunnerError, one_line, signals
 from runner_engine import EngineReport, EngineStats, Event, Request, RequestEncoder, RequestId, Session
 from runner_engine.decode.request_encoder import own_generation, stop_tokens
 from runner_engine.decode.rows import Row
-from runner_engine.decode.stopping import Stopping
+from runner_engine.decode.tokens import Stopping
 from runner_engine.models.rope.choices import max_positions
 from runner_engine.models.vocabulary import padding_of
 

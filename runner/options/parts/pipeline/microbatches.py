@@ -18,7 +18,7 @@ import torch
 from runner.options.parts.pipeline.transport import SETTINGS, Packet, PacketType, as_numbers, write_rows
 from runner_engine import EngineStats, Event, RequestId
 from runner_engine.decode.rows import Row
-from runner_engine.decode.stopping import Stopping
+from runner_engine.decode.tokens import Stopping
 
 MAX_ROWS = 16  # of a micro-batch, if model.micro_batch is not set
 Send = Callable[[Packet, torch.Tensor | None], None]

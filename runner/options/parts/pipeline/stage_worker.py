@@ -18,7 +18,7 @@ from runner.options.parts.sharding.stage import Stage
 from runner.options.parts.sharding.strategies import part_cuts
 from runner_base import MIB, ConfigError, machine
 from runner_engine.checkpoints import read_settings
-from runner_engine.decode.sampling import Sampler, leave_only
+from runner_engine.decode.tokens import Sampler, leave_only
 from runner_engine.models.target import pick_device, pick_dtype
 
 

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from runner_base import check
 from runner_engine import Sampling
 from runner_engine.decode.rows import Row
-from runner_engine.decode.sampling import Sampler, generator_of
+from runner_engine.decode.tokens import Sampler, generator_of
 from runner_engine.settings.sampling import PARAMETERS
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

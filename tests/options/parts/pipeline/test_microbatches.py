@@ -19,7 +19,7 @@ from runner.options.parts.pipeline.stage_worker import StageWorker
 from runner.options.parts.pipeline.transport import Packet, PacketType
 from runner.options.parts.sharding.load_part import load_tokenizer
 from runner_engine.decode.rows import Row
-from runner_engine.decode.stopping import Stopping
+from runner_engine.decode.tokens.stopping import Stopping
 from runner_engine.sessions.base import Completion, Request
 from runner_engine.sessions.stats import EngineStats
 from runner_engine.settings.generation import GenerationConfig

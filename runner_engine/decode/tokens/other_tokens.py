@@ -10,7 +10,7 @@ import hashlib
 import numpy as np
 import torch
 
-from runner_engine.sessions.base import Request
+from runner_engine.sessions import Request
 
 BLOCK = 256  # tokens
 BELOW_1 = 1 - 1e-12  # so that a product with a sum stays below the sum

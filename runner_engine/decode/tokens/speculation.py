@@ -16,12 +16,12 @@ from weakref import WeakKeyDictionary
 
 from runner_base.console import LOG_ONLY
 from runner_engine.decode.compat_probe import gives_same_logits_together
-from runner_engine.decode.forward import Forward, TokenSpan
+from runner_engine.decode.passes import Forward, TokenSpan
 from runner_engine.decode.rows import NO_TOKEN, Row
-from runner_engine.decode.sampling import Sampler
+from runner_engine.decode.tokens.sampling import Sampler
 from runner_engine.kernels import picking
-from runner_engine.kv_cache.kv_cache import OwnKv
-from runner_engine.sessions.stats import EngineStats
+from runner_engine.kv_cache import OwnKv
+from runner_engine.sessions import EngineStats
 
 log = logging.getLogger(__name__)
 

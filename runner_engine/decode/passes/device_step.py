@@ -24,18 +24,14 @@ from typing import Any
 
 import torch
 
+from runner_engine.attention import PLAIN, Softmax, running
 from runner_engine.attention.device_attention import OwnKeys, Part, attend, attend_by_length, attends_by_length
-from runner_engine.attention.interface import PLAIN, Softmax, running
 from runner_engine.attention.parts import Scaling, by_token, joined_by_logs, padded_heads, sinks_term
 from runner_engine.checkpoints.pass_memory import FEWEST_PLACES, rounded_rows
+from runner_engine.decode.passes.step_graphs import CudaGraphs, Record, StepGraphs
 from runner_engine.decode.rows import Row
-from runner_engine.decode.step_graphs import CudaGraphs, Record, StepGraphs
 from runner_engine.devices.gpu import put
-from runner_engine.kv_cache.kv_cache import Heads, rounded
-from runner_engine.kv_cache.paged_slots import PagedSlots
-from runner_engine.kv_cache.prefix import Prefix
-from runner_engine.kv_cache.slots import Slots
-from runner_engine.kv_cache.windows import Window
+from runner_engine.kv_cache import Heads, PagedSlots, Prefix, Slots, Window, rounded
 
 # bytes of a layer's common pages that a step's rows read one by one: to read more takes longer than ten operations do,
 # by an estimate (4 TB/s from a GPU's cache, 3 µs an operation)

@@ -9,15 +9,11 @@ from typing import Any
 import torch
 
 from runner_base import ConfigError
-from runner_engine.attention.attention import PassLayout, PrefixUse, Span
-from runner_engine.attention.interface import running
-from runner_engine.decode.device_step import MOST_PREFIXES, DeviceStep, StepRows
+from runner_engine.attention import PassLayout, PrefixUse, Span, running
 from runner_engine.decode.fused_forward import FusedForward
+from runner_engine.decode.passes.device_step import MOST_PREFIXES, DeviceStep, StepRows
 from runner_engine.decode.rows import Row
-from runner_engine.kv_cache.kv_cache import Heads, OwnKv, kernels_for
-from runner_engine.kv_cache.prefix import Prefix
-from runner_engine.kv_cache.shared_kv import SharedKv
-from runner_engine.kv_cache.slots import Slots
+from runner_engine.kv_cache import Heads, OwnKv, Prefix, SharedKv, Slots, kernels_for
 from runner_engine.models.vocabulary import rows_of
 
 SHORT_SPAN = 192  # tokens; with kernels, a shorter prompt is attended to token by token, as in decoding

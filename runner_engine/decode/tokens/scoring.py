@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 
 from runner_base import FinishReason
-from runner_engine.decode.forward import Forward, TokenSpan
-from runner_engine.decode.other_tokens import draw_others, numbers
+from runner_engine.decode.passes import Forward, TokenSpan
 from runner_engine.decode.rows import NO_NUMBERS, Row
-from runner_engine.kv_cache.kv_cache import OwnKv
-from runner_engine.sessions.base import Completion
+from runner_engine.decode.tokens.other_tokens import draw_others, numbers
+from runner_engine.kv_cache import OwnKv
+from runner_engine.sessions import Completion
 
 MAX_LOGITS = {"cpu": 2**26, "cuda": 2**28}  # numbers that one pass may return for scoring
 AT_ONCE = 2**22  # of these, converted to float32 log-probabilities at once

@@ -14,10 +14,9 @@ import torch
 from runner_base import Answer, FinishReason
 from runner_base.thinking import TAGS, Tags, is_part_of_tag, new_pieces, read
 from runner_engine.decode.rows import BROKEN_SAMPLING, NO_NUMBERS, NO_TOKEN, NOT_SAMPLED, Row
-from runner_engine.decode.sampling import leave_only
+from runner_engine.decode.tokens.sampling import leave_only
 from runner_engine.models.tokenizing import text_of
-from runner_engine.sessions.base import Completion, Delta, Event
-from runner_engine.sessions.thinking import ThoughtReader
+from runner_engine.sessions import Completion, Delta, Event, ThoughtReader
 
 MAX_CACHED = 50_000  # answers to whether a token may complete a stop text
 

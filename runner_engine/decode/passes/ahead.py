@@ -1,4 +1,4 @@
-"""The step that a GPU begins before the host has read the tokens of the last one, so that neither waits for the other.
+"""The active rows' steps. A GPU begins one before the host has read the last one's tokens, so that neither waits.
 
 The tokens go into the next step's table on the device, and the host reads a copy of them while that step runs. A row
 that ends with its token has read it in vain: its logits are not looked at, and what the step wrote into its slot lies
@@ -14,22 +14,27 @@ from collections.abc import Sequence
 import torch
 
 from runner_base import MEMORY_ERRORS, is_memory_error
-from runner_engine.decode.forward import Forward
+from runner_engine.attention import PrefixUse
+from runner_engine.decode.passes.forward import Forward
 from runner_engine.decode.rows import Row
 from runner_engine.devices.gpu import sent
-from runner_engine.kv_cache.kv_cache import OwnKv
-from runner_engine.kv_cache.slots import Slots
-from runner_engine.memory.memory import release_failed_pass
+from runner_engine.kv_cache import OwnKv, Slots
+from runner_engine.memory import release_failed_pass
 
 SWITCH = "RUNNER_AHEAD"
 
 
 class Ahead:
-    """The active rows' next step, if it has begun; rows may leave until its logits are taken, and none may enter."""
+    """The active rows' next step. Where it has begun, rows may leave until its logits are taken, and none may enter."""
 
     def __init__(self, forward: Forward) -> None:
         self.forward = forward
+        self.change_rows()
         self.drop()
+
+    def change_rows(self) -> None:
+        """Forget what is known of the active rows: some have come or gone."""
+        self._uses: list[PrefixUse] | None = None  # the prefixes of the rows
 
     def drop(self) -> None:
         """Forget the step: its tokens are sent again."""
@@ -40,6 +45,18 @@ class Ahead:
     def has_begun(self) -> bool:
         """Whether there is such a step."""
         return self._logits is not None
+
+    def logits(self, own: OwnKv, rows: Sequence[Row], reading: Sequence[Row]) -> torch.Tensor:
+        """Return the logits [n, V] of all active rows: of their step that has begun, or of one that runs now.
+
+        reading: the rows in the slots behind them, whose prompts are not complete.
+        """
+        begun = self.take(rows)
+        if begun is not None:
+            return begun
+        if self._uses is None:
+            self._uses = self.forward.uses_of(rows)
+        return self.forward.step(own, rows, self._uses, reading)
 
     def take(self, rows: Sequence[Row]) -> torch.Tensor | None:
         """Return the logits [n, V] of these rows; None if their step has not begun."""

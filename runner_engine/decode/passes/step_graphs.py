@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from runner_base import counted, is_memory_error, one_line
-from runner_engine.decode.host_reads import HostRead, NoHostReads
+from runner_engine.decode.passes.host_reads import HostRead, NoHostReads
 
 log = logging.getLogger(__name__)
 

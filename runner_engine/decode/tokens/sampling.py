@@ -23,7 +23,7 @@ from runner_base.errors import lost_gpu
 from runner_engine.decode.rows import NO_TOKEN, NOT_SAMPLED, Row
 from runner_engine.devices.gpu import sent
 from runner_engine.kernels import native, picking
-from runner_engine.sessions.base import RequestId
+from runner_engine.sessions import RequestId
 from runner_engine.settings.sampling import GREEDY, PARAMETERS, Sampling, active_parameters
 
 log = logging.getLogger(__name__)

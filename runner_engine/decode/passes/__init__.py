@@ -1,0 +1,10 @@
+"""Forward passes: flat lists of tokens in, logits out. These names are what others need of this folder."""
+
+from runner_engine.decode.passes.ahead import Ahead
+from runner_engine.decode.passes.forward import Forward, TokenSpan
+
+__all__ = [  # noqa: RUF022 - by what they are for
+    "Forward",  # sends tokens through a model: a prefix, pieces of prompts, one token of each row
+    "TokenSpan",  # neighbouring tokens of a row in a pass, and where logits are wanted
+    "Ahead",  # the active rows' step; on a GPU it begins before the last one's tokens are read
+]
