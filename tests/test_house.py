@@ -244,33 +244,6 @@ def test_who_multiplies_comes_in_by_the_door() -> None:
     assert {module for module in users if not f"{module}.".startswith(room)} == set()
 
 
-# folders with a door, whose names those who are outside take from there; what it does not name, they take from a module
-DOORS_OF_FOLDERS = {
-    f"runner_engine.{folder}"
-    for folder in ("attention", "kv_cache", "memory", "sessions", "decode.passes", "decode.tokens")
-}
-
-
-@pytest.mark.parametrize("folder", sorted(DOORS_OF_FOLDERS))
-def test_what_is_at_the_door_of_a_folder_is_fetched_there(folder: str) -> None:
-    names = set(import_module(folder).__all__)
-    for module, path in modules().items():
-        if f"{module}.".startswith(f"{folder}.") or module == "runner_engine":  # whose door names modules
-            continue
-        for node in nodes(path):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{folder}."):
-                by_window = names & {alias.name for alias in node.names}
-                assert not by_window, f"{module} imports {by_window} from {node.module}, and not from {folder}"
-
-
-@pytest.mark.parametrize("folder", sorted(DOORS_OF_FOLDERS))
-def test_each_name_at_the_door_of_a_folder_says_what_it_is(folder: str) -> None:
-    lines = modules()[folder].read_text().splitlines()
-    for name in import_module(folder).__all__:
-        (line,) = [line for line in lines if line.startswith(f'    "{name}"')]
-        assert "  # " in line
-
-
 LONGEST = 350  # lines of a file, unless ARCHITECTURE.md gives the reason
 
 
