@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from runner.library.jobs import evaluate
     from runner.library.load import load
     from runner.library.model import Answer, Model
-    from runner_compare.in_python import Compare
+    from runner_compare import Compare
 
     compare: Compare  # a package that can be called
 

@@ -17,10 +17,9 @@ from runner_base import COMPLETIONS, Column, Record, Status, Use, few, plain
 from runner_base.console import console, rich_table
 from runner_base.printed_tables import print_fitted
 from runner_base.tables import NO_WIDTH, say_lines
-from runner_compare.metrics import ACCURACY, LINES, described, grid_columns, number, of_plug_ins
-from runner_compare.statistics.floor_effects import cut_off_words
-from runner_compare.statistics.token_divergence import divergence_tables
-from runner_compare.statistics.unread_answers import unread_note
+from runner_compare import ACCURACY, LINES, described, grid_columns, of_plug_ins
+from runner_compare.metrics import number
+from runner_compare.statistics import cut_off_words, divergence_tables, unread_note
 from runner_engine.models.loaded_lines import SHOWN, lines
 
 if TYPE_CHECKING:

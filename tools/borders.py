@@ -13,7 +13,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BORDERS = (("runner", "runner_engine"), ("runner", "runner_compare"))
-DOORS = ("runner_engine", "runner_engine.checkpoints", "runner_compare")  # whose __init__ lists what is public
+DOORS = (
+    "runner_engine",
+    "runner_engine.checkpoints",
+    "runner_compare",
+    "runner_compare.statistics",
+)  # whose __init__ lists what is public
 
 
 def crossing(user: str, package: str, root: Path = ROOT) -> dict[str, set[str]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from runner_base import check, load_object
 from runner_base.plugins import check_plug_in
-from runner_compare.metrics import METRICS, Metric
+from runner_compare import METRICS, Metric
 
 
 def check_added(names: Iterable[str]) -> None:

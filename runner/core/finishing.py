@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from runner_base import Answer, FinishReason, counted
-from runner_compare.statistics.floor_effects import LIMIT
-from runner_compare.statistics.stats import exact_interval
+from runner_compare.statistics import LIMIT, exact_interval
 
 WANTED = 0.95  # the share of answers that are to finish
 

@@ -18,7 +18,7 @@ from runner.estimates.amounts import amounts_of
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.store.tracking import flatten, text_of
 from runner_base import Record, Status, machine
-from runner_compare.statistics.answer_times import answer_times
+from runner_compare import answer_times
 from runner_engine.checkpoints import MAX_ROWS
 
 BASE = ("model.", "quantization.", "lora.", "rope.")  # keys that must agree

@@ -14,7 +14,7 @@ from runner.grid.plan import PlannedJob
 from runner.grid.question_plan import questions_there
 from runner.store import mlflow_store
 from runner_base import counted
-from runner_compare.metrics import Metric, described
+from runner_compare import Metric, described
 
 # Trials that differ in one of these ask other questions: no offset leaves all of them behind
 SELECTIONS = frozenset(

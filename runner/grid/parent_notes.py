@@ -14,7 +14,7 @@ from runner.config.groups import GROUPS
 from runner.grid.plan import Outcome, PlannedJob
 from runner.grid.show import job_names, labels
 from runner_base import Record, RunnerError, Status, counted, few
-from runner_compare.metrics import ENDS, LOG_LIKELIHOOD, Better, described
+from runner_compare import ENDS, LOG_LIKELIHOOD, Better, described
 
 MAX_TITLE = 100  # characters: longer ones do not fit a column
 MAX_BEST = 3

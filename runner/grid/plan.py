@@ -32,7 +32,7 @@ from runner.store.jobs import Job
 from runner.tasks.base import Uses, task_of, with_inputs
 from runner_base import INTERRUPTED, ConfigError, JobFailed, JobHeld, Record, RunnerError, Status, machine
 from runner_base.errors import lost_gpu
-from runner_compare.metrics import LOG_LIKELIHOOD
+from runner_compare import LOG_LIKELIHOOD
 from runner_engine import BaseCache, ToDownload, no_downloads
 
 NOTHING_TO_ASK = "every answer is recorded: the texts are judged, and nothing is decoded"

@@ -18,10 +18,14 @@ from runner.estimates.jobs import JobEstimate
 from runner.grid.plan import PlannedJob, State
 from runner.store.jobs import Job, read_samples
 from runner_base import EvidenceError, RunnerError, clock, counted
-from runner_compare.statistics import ALPHA, POWER
-from runner_compare.statistics.margins import points_of_margin
-from runner_compare.statistics.planning import expected_disagreement
-from runner_compare.statistics.question_plans import detectable_loss, questions_for_margin
+from runner_compare.statistics import (
+    ALPHA,
+    POWER,
+    detectable_loss,
+    expected_disagreement,
+    points_of_margin,
+    questions_for_margin,
+)
 
 UNQUANTIZED = "none"
 MARGIN = 0.02  # the loss that is planned for, unless task.early_stop_margin names another one

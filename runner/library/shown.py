@@ -9,7 +9,7 @@ from typing import Any
 
 from runner.report import brief, headline
 from runner_base import Record, Status, plain, svg
-from runner_compare.metrics import ACCURACY, ENDS, LOG_LIKELIHOOD, described, grid_columns
+from runner_compare import ACCURACY, ENDS, LOG_LIKELIHOOD, described, grid_columns
 from runner_engine.models.loaded_lines import SHOWN, lines
 
 WITH_INTERVAL = (ACCURACY[0], "acc", "kl_nats_per_token", LOG_LIKELIHOOD)  # the first of these is drawn

@@ -14,8 +14,8 @@ from runner.store.jobs import OLD, RESULT, Job
 from runner.store.mlflow_store import EXPERIMENT, Store
 from runner.store.stored_runs import FINISHED, JOB_ID, PARENT
 from runner_base import ConfigError, EvidenceError, Record, Status, say
-from runner_compare.data import ENGINE, Run
-from runner_compare.statistics.earlier_votes import with_means
+from runner_compare import ENGINE, Run
+from runner_compare.statistics import with_means
 
 EPOCH = "1970-01-01T00:00:00+00:00"  # of records without a time
 Dated = tuple[int, Run]  # a run with the time of its start, in ms

@@ -11,7 +11,7 @@ from runner.config.root import RunnerConfig
 from runner.store.tracking import text_of
 from runner_base import HASHED, Inert
 from runner_base.fields import DefaultAs, UnlessDefault, counts_of, default_of
-from runner_compare.key_rules import KeyRules
+from runner_compare import KeyRules
 
 
 class SchemaRules(KeyRules):

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from runner.recorded_runs.folder_runs import runs_of_jobs
 from runner.recorded_runs.sample_reader import SampleReader
-from runner_compare.data import NotPaired, label
-from runner_compare.table import ComparisonOptions, tabulate
+from runner_compare import ComparisonOptions, NotPaired, label, tabulate
 
 
 def verdicts(output_dir: Path, job_ids: Sequence[str]) -> list[str]:

@@ -7,9 +7,7 @@ from dataclasses import replace
 
 from runner.config.profiles import NONE, PROFILES
 from runner_base import Column, Use
-from runner_compare.data import ABSENT, Run, Table
-from runner_compare.section import Section
-from runner_compare.wording import number
+from runner_compare import ABSENT, Run, Section, Table, number
 
 SPEEDS = ("decode_tok_per_s", "best_decode_tok_per_s", "output_tok_per_s", "best_output_tok_per_s")
 

@@ -17,9 +17,7 @@ from typing import Any
 from runner.datasets.shapes import KNOWN_CHOICES
 from runner.store.jobs import Job
 from runner_base import ConfigError, cannot_write, replace_text, say
-from runner_compare.data import Run, Table, TableRow
-from runner_compare.foreign_texts import in_markdown
-from runner_compare.wording import name_of
+from runner_compare import Run, Table, TableRow, in_markdown, name_of
 
 CARD, RESULTS = "evaluation.md", ".eval_results"
 DATASET_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # of the Hub

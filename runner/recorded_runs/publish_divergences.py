@@ -13,11 +13,8 @@ from pathlib import Path
 
 from runner.recorded_runs.publish import check_single_jobs, command_of, publish
 from runner_base import cannot_write, replace_text
-from runner_compare.data import ABSENT, Run, Table, TableRow
-from runner_compare.foreign_texts import in_markdown
-from runner_compare.metrics import described
-from runner_compare.statistics.token_divergence import AT_MOST, CHIEF, figure_in_words
-from runner_compare.wording import short_names
+from runner_compare import ABSENT, Run, Table, TableRow, described, in_markdown, short_names
+from runner_compare.statistics import AT_MOST, CHIEF, figure_in_words
 
 FILE = "divergence.md"
 OF_SIZE = ("format", "weights, MiB", "bits per weight")

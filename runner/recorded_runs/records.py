@@ -16,8 +16,7 @@ from runner.recorded_runs.which_store import store_to_read
 from runner.store.stored_runs import open_to_read
 from runner.store.tracking import log_files
 from runner_base import ConfigError
-from runner_compare.data import Run, Table
-from runner_compare.records import Opener, Records
+from runner_compare import Opener, Records, Run, Table
 
 
 @dataclass

@@ -23,7 +23,7 @@ from runner.store.stored_runs import (
     search,
 )
 from runner_base import ConfigError, Status, one_line, parse_json, say
-from runner_compare.data import JOB_ID, Run
+from runner_compare import JOB_ID, Run
 
 LAST = "last"
 

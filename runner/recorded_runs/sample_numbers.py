@@ -10,10 +10,7 @@ from runner.config.extractors import Extractor
 from runner.store.jobs import read_samples
 from runner_base import Answer, FinishReason, Sample, Verdict
 from runner_base.thought_tokens import answer_tokens, mean_tokens, thinking_tokens
-from runner_compare.answer_votes import Chance, Votes
-from runner_compare.data import question_of
-from runner_compare.metrics import Better
-from runner_compare.outcomes import Answers, QuestionOutcome
+from runner_compare import Answers, Better, Chance, QuestionOutcome, Votes, question_of
 
 OF_SAMPLES: dict[str, Callable[[Sample], float | None]] = {  # of several answers to a question: the mean
     "new_tokens": lambda it: sum(one.tokens for one in it.answers) / len(it.answers),

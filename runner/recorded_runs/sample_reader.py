@@ -19,13 +19,25 @@ from runner.store.jobs import read_samples
 from runner.store.stored_runs import download
 from runner_base import EvidenceError, Progress, Sample, say
 from runner_base.result import REPEATS, read_repeats
-from runner_compare.data import EXTRACTOR, SCORER, TEXT_END, Run, question_of, side_of
-from runner_compare.metrics import LOG_LIKELIHOOD
-from runner_compare.outcomes import Answers, Costs, Question, QuestionCost, QuestionOutcome, Texts, TextScore
-from runner_compare.reader import NOT_THERE, SAMPLES, Reader, no_samples
-from runner_compare.statistics.likelihoods import units
-from runner_compare.statistics.ratios import ratio
-from runner_compare.statistics.token_divergence import TextTokens
+from runner_compare import (
+    LOG_LIKELIHOOD,
+    NOT_THERE,
+    SAMPLES,
+    TEXT_END,
+    Answers,
+    Costs,
+    Question,
+    QuestionCost,
+    QuestionOutcome,
+    Reader,
+    Run,
+    Texts,
+    TextScore,
+    no_samples,
+    question_of,
+    side_of,
+)
+from runner_compare.statistics import EXTRACTOR, SCORER, TextTokens, ratio, units
 
 Content = TypeVar("Content")
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from runner_base import Result, Sample, load_object, plug_ins
-from runner_compare.metrics import Metric
+from runner_compare import Metric
 
 
 def add_metrics(names: Sequence[str], samples: Mapping[int, Sample], result: Result) -> None:

@@ -6,8 +6,8 @@ from collections import Counter
 
 from runner.core.sides import sides
 from runner_base import FinishReason, Sample, Verdict
-from runner_compare.metrics import ENDS
-from runner_compare.statistics.clustered_share import accuracy_figures, bounds_of_accuracy
+from runner_compare import ENDS
+from runner_compare.statistics import accuracy_figures, bounds_of_accuracy
 
 
 def score(samples: list[Sample]) -> dict[str, float]:

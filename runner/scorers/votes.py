@@ -14,7 +14,7 @@ from fractions import Fraction
 
 from runner.scorers.verdicts import Judgement
 from runner_base import Verdict
-from runner_compare.statistics.votes import all_at, majority_at, pass_at
+from runner_compare.statistics import all_at, majority_at, pass_at
 
 
 @dataclass(frozen=True)

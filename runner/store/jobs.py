@@ -38,7 +38,7 @@ from runner_base import (
 )
 from runner_base.files import sync
 from runner_base.texts import is_torn
-from runner_compare.statistics.earlier_votes import with_means
+from runner_compare.statistics import with_means
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Any
 from runner.store.jobs import RESULT
 from runner.store.stored_runs import download
 from runner_base import Record, one_line, say
-from runner_compare.metrics import ENDS, LOG_LIKELIHOOD, Better, described
+from runner_compare import ENDS, LOG_LIKELIHOOD, Better, described
 
 MOST = 40
 LEFT_OUT = "metrics_left_out"  # a tag: how many further ones result.json has

@@ -11,7 +11,7 @@ from typing import Any
 
 from runner_base import machine, one_line, write_atomically
 from runner_base.texts import checked, signed
-from runner_compare.metrics import OF_GUESSES, OF_PREFILL
+from runner_compare import OF_GUESSES, OF_PREFILL
 from runner_engine import Engine, EngineReport, EngineStats
 
 log = logging.getLogger(__name__)

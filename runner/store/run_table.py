@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from runner_base import without_secrets
-from runner_compare.metrics import LOG_LIKELIHOOD
+from runner_compare import LOG_LIKELIHOOD
 
 VIEW = "runner"
 TAG = f"mlflow.sharedViewState.{VIEW}"

@@ -29,7 +29,7 @@ from runner.store.mlflow_store import Store, clear_errors, one_message, open_sto
 from runner.store.stored_runs import JOB_ID, PARENT, StoredRuns, read_runs
 from runner_base import Inert, Record, Status, TrackingError, without_secrets
 from runner_base.fields import NOTES, choice_of, counts_of, default_of
-from runner_compare.metrics import Better, described
+from runner_compare import Better, described
 from runner_engine import adapter_of
 from runner_engine.quantization.base import Quantized
 

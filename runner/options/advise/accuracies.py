@@ -19,11 +19,8 @@ from runner.store.jobs import SAMPLES, read_samples
 from runner.store.tracking import flatten
 from runner.tasks.base import task_of
 from runner_base import EvidenceError, Record, Sample
-from runner_compare.metrics import ACCURACY, score
-from runner_compare.statistics import Fisher, McNemar, MeanFlips, Test
-from runner_compare.statistics.clustered_share import share_interval
-from runner_compare.statistics.paired_means import MIN_CLUSTERS
-from runner_compare.statistics.stats import wilson_interval
+from runner_compare import ACCURACY, score
+from runner_compare.statistics import MIN_CLUSTERS, Fisher, McNemar, MeanFlips, Test, share_interval, wilson_interval
 
 # Keys in which two jobs may differ and still answer the questions that both ask in the same way.
 COUNT_KEYS = ("task.limit", "task.only", "task.without")  # which questions are asked, and which count

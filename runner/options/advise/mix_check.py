@@ -18,9 +18,7 @@ from runner.options.advise.knapsack import Choice, Option
 from runner.options.advise.mix import TEXTS, Limit, MixableModel, losses_of
 from runner.store.jobs import read_samples
 from runner_base import MIB, ConfigError, JobFailed, Likelihood, Record, plain
-from runner_compare.statistics import MIN_TEXTS, Decision, Finding, SignFlips, judge
-from runner_compare.statistics.likelihoods import units
-from runner_compare.statistics.ratios import ratio
+from runner_compare.statistics import MIN_TEXTS, Decision, Finding, SignFlips, judge, ratio, units
 
 NEIGHBOURS = 2
 OF_SIZE = 0.25  # by which share a sum of single losses may miss the measured loss before that is said

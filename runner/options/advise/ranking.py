@@ -17,7 +17,7 @@ from itertools import combinations, pairwise
 from runner.options.advise.accuracies import compare
 from runner.options.advise.candidates import Candidate
 from runner.options.advise.closeness import RecordedCloseness
-from runner_compare.quantities import points
+from runner_compare import points
 from runner_compare.statistics import Decision, Finding, Test, judge
 
 LOSES_MORE = ("nf4", "fp4")  # number formats for which published tests find some loss

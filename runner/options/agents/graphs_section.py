@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Any
 from runner.options.agents.survival import EdgeOfSeed, EdgesOfSeed, SurvivalTable, survival_of
 from runner_base import Column, DataError, Use, say
 from runner_base.result import GRAPH, GRAPH_PICTURE
-from runner_compare.data import Run, Table
-from runner_compare.effect_words import p_value
-from runner_compare.pictures import JobPicture
-from runner_compare.reader import Reader
-from runner_compare.section import Section
-from runner_compare.sections.savings import graph_words
-from runner_compare.seeds import rows_with_seeds
-from runner_compare.wording import name_of
+from runner_compare import JobPicture, Reader, Run, Section, Table, graph_words, name_of, p_value, rows_with_seeds
 
 if TYPE_CHECKING:
     from runner.options.agents.graph import Graph

@@ -15,7 +15,7 @@ from runner.options.agents.tally import Cost
 from runner.store.jobs import Job, read_samples
 from runner.tasks import named_job
 from runner.tasks.base import own_config
-from runner_compare.metrics import OF_CALLS
+from runner_compare import OF_CALLS
 
 KEY = "task.match"
 GROUPS = (

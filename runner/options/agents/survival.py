@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import reduce
 from statistics import fmean
 
-from runner_compare.statistics.stats import ALPHA, holm
+from runner_compare.statistics import ALPHA, holm
 
 Edge = tuple[int, int]  # who speaks, who listens
 

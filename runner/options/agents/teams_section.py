@@ -10,11 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from runner.options.agents.keys import OF_TEAM, AgentsConfig
-from runner_compare.data import Run, label
-from runner_compare.reader import Reader
-from runner_compare.section import Section
-from runner_compare.sections.savings import graph_kind
-from runner_compare.wording import TEAM
+from runner_compare import TEAM, Reader, Run, Section, graph_kind, label
 
 KEYS = {f"task.{name}" for name in OF_TEAM}
 DECISIONS = {"final_refer": "decision", "majority_vote": "vote", "direct": "last agent"}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.grid.plan import PlannedJob
 from runner_base import ConfigError, Record
-from runner_compare.statistics.sequential import Side
+from runner_compare.statistics import Side
 
 if TYPE_CHECKING:
     from optuna.study import Study

@@ -22,9 +22,8 @@ from runner.datasets.chosen import numbers_of
 from runner.store.tracking import flatten
 from runner.tasks import Item, Job, Policy, RunnerConfig, named_job, own_config, read_samples
 from runner_base import ConfigError, Sample, Verdict
-from runner_compare.statistics.margins import points_of_margin
-from runner_compare.statistics.running_bets import RunningBets
-from runner_compare.statistics.sequential import level_words
+from runner_compare import RunningBets
+from runner_compare.statistics import level_words, points_of_margin
 
 KEY = "task.early_stop_vs"
 HASHES = ("until", "early_stop_comparisons", "early_stop_margin")  # of the baseline, the share of the 5 %, the margin

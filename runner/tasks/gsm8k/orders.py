@@ -10,12 +10,11 @@ from runner.scorers import LETTERS
 from runner.tasks import Item
 from runner.tasks.gsm8k.judging import Judged
 from runner.tasks.gsm8k.trust import CheckOutcome
-from runner_compare.metrics import ENDS
-from runner_compare.quantities import points
+from runner_compare import ENDS, points
 from runner_compare.statistics import ALPHA
 
 if TYPE_CHECKING:  # imports numpy
-    from runner_compare.statistics.choice_positions import AskedInOrders
+    from runner_compare.statistics import AskedInOrders
 
 TITLE = "choices by position"
 
@@ -38,7 +37,7 @@ def report(
     if not whole:
         return CheckOutcome(), []
     asked = [_asked(some, items, task) for some in whole]
-    from runner_compare.statistics.choice_positions import position_bias  # imports numpy, which a plan does not need
+    from runner_compare.statistics import position_bias  # imports numpy, which a plan does not need
 
     bias = position_bias(asked)
     at = bias.most_preferred
@@ -80,7 +79,7 @@ def _asked(some: Sequence[Judged], items: Mapping[int, Item], task: Gsm8kConfig)
     choices = len(its_items[0].choices)
     letters = [it.votes[task.judged_by].answer for it in some]
     picks = [LETTERS.index(one) if one is not None and one in LETTERS[:choices] else None for one in letters]
-    from runner_compare.statistics.choice_positions import AskedInOrders
+    from runner_compare.statistics import AskedInOrders
 
     return AskedInOrders(choices, tuple(item.shift for item in its_items), tuple(picks))
 

@@ -55,8 +55,7 @@ from runner.tasks.gsm8k.trust import (
 )
 from runner.tasks.named_job import overrides_of
 from runner_base import Result, Sample, check
-from runner_compare.statistics.floor_effects import LIMIT, cut_off_words
-from runner_compare.statistics.unread_answers import EXTRACTOR, SCORER, unread_note
+from runner_compare.statistics import EXTRACTOR, LIMIT, SCORER, cut_off_words, unread_note
 from runner_engine import Engine, EngineReport, Request, RequestId
 
 VERSION = 4  # 4: tags that a text speaks of are no thinking, and an answer that was cut off behind it is not right

@@ -18,9 +18,8 @@ from runner.tasks import Context, collect_beside
 from runner.tasks.gsm8k.asking_again import AGAIN, SecondAnswers
 from runner.tasks.gsm8k.judging import Judge, Judged
 from runner_base import FinishReason, Sample, counted, few, thinking_totals
-from runner_compare.statistics import Finding, McNemar
+from runner_compare.statistics import ENDED, FOUND, Finding, McNemar
 from runner_compare.statistics import judge as judge_tests
-from runner_compare.statistics.unread_answers import ENDED, FOUND
 from runner_compare.statistics.votes import sizes
 from runner_engine import Request
 

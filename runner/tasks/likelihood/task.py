@@ -42,7 +42,7 @@ from runner.tasks.likelihood.reference import TOP_K_HASH, ReferenceJob
 from runner.tasks.likelihood.tokens import add_token_figures, write_worst
 from runner.tasks.named_job import overrides_of, state
 from runner_base import Likelihood, Result, Sample
-from runner_compare.metrics import LOG_LIKELIHOOD
+from runner_compare import LOG_LIKELIHOOD
 from runner_compare.statistics.likelihoods import WINDOWS, figures
 from runner_engine import Capability, Completion, Engine, EngineReport, Request
 from runner_engine.sessions import require_among

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runner.store.divergences import DIVERGENCES, WORST_TOKENS, TokenDivergences
 from runner_base import Result, Sample, cannot_write
-from runner_compare.statistics.token_divergence import TextTokens, token_figures
+from runner_compare.statistics import TextTokens, token_figures
 from runner_engine import Request
 
 WORST, BEFORE, AFTER = 50, 24, 8  # how many tokens, and how many of the text on both sides
