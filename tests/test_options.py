@@ -18,17 +18,18 @@ OPTIONS = sorted(path.parent.name for path in (ROOT / "runner" / "options").glob
 KINDS = {"runner.tasks": "task", "runner.models": "model"}  # groups of entry points whose names are choices
 DISTRIBUTION = "runner-llm"
 # The tests that stay, all but the thorough ones, which takes as long as `make test`; RUNNER_REST=sample runs a few minutes
-# of them: the rules of the source tree, the schema, the command line, plans, the comparison of jobs, recorded answers.
+# of them: the rules of the source tree, the schema, messages, plans, and answers as they are recorded.
 SAMPLE = (
     "tests/test_house.py",
-    "tests/config",
-    "tests/test_cli.py",
+    "tests/config/test_schema.py",
+    "tests/config/test_messages.py",
+    "tests/config/test_meant.py",
+    "tests/config/test_help.py",
     "tests/test_plugins.py",
     "tests/tasks/test_base.py",
     "tests/grid/test_plan.py",
     "tests/recorded_runs/test_key_rules.py",
     "tests/golden/test_golden.py",
-    "tests/options",
 )
 REST = SAMPLE if os.environ.get("RUNNER_REST") == "sample" else ("tests",)
 
