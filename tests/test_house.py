@@ -237,12 +237,6 @@ def names_imported(module: str) -> set[str]:
     return {f"{node.module}.{alias.name}" for node in found for alias in node.names}
 
 
-def test_who_multiplies_comes_in_by_the_door() -> None:
-    room = "runner_engine.matmul."
-    users = {module for module, path in modules().items() if any(target.startswith(room) for target in imports(path))}
-    assert {module for module in users if not f"{module}.".startswith(room)} == set()
-
-
 LONGEST = 350  # lines of a file, unless ARCHITECTURE.md gives the reason
 
 

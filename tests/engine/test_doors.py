@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("attention", "kv_cache", "memory", "sessions", "decode/passes", "decode/tokens")
+FOLDERS = ("attention", "kv_cache", "matmul", "memory", "sessions", "decode/passes", "decode/tokens")
 PACKAGE_DOOR = ROOT / "runner_engine/__init__.py"  # names the module of each name itself
 
 
