@@ -39,7 +39,7 @@ from runner_compare.quantities import METHODS
 from runner_compare.section import Slot
 from runner_compare.sections import every_section
 from runner_compare.statistics import Decision
-from runner_compare.wording import front_rule, number, versus
+from runner_compare.wording import number, versus
 
 USES = {"kl_nats_per_token": Use.result, "model_mib": Use.memory, "decode_tok_per_s": Use.speed,
         "prefill_tok_per_s": Use.speed}  # fmt: skip
@@ -48,7 +48,6 @@ OF_LIKELIHOODS = {"kl_nats_per_token": 0, "top_1_agreement": 0, "acc": 0, "acc_n
                   "bits_per_byte": 4, "weight_mib": 2, "model_mib": 0, "peak_rss_mib": 4, "prefill_tok_per_s": 0,
                   "load_s": 1}  # fmt: skip
 WITH_INTERVAL = ("kl_nats_per_token",)
-HOW_FRONT = "How the Pareto front is found: --explain."
 LONGEST = 60  # characters of a value
 
 
@@ -107,9 +106,7 @@ def _of_accuracies(table: Table) -> list[Column]:
     columns += [
         _number_of(rows, name, described(name).head, 1) for name in of_plug_ins(row.run.metrics for row in rows)
     ]
-    if table.axes:
-        head = "Pareto" + "\nwithout speed" * bool(table.without_speed)
-        columns.append(Column(head, [_front(row) for row in rows], False, use=Use.verdict))
+    columns += _of_sections(table, Slot.last)
     return columns
 
 
@@ -203,12 +200,6 @@ def _asked(run: Run) -> str:
     return number(run.score[1] / seeds) + f" × {each} answers" * (each > 1) + seeds_words
 
 
-def _front(row: TableRow) -> str:
-    if row.off_front:
-        return "left out"
-    return "" if row.on_front is None else "front" if row.on_front else "dominated"
-
-
 def headline_metrics(rows: list[TableRow]) -> list[str]:
     """Return up to eight metrics that all rows have: headlines first, then the task's own ones by name."""
     shared = set.intersection(*(set(row.run.metrics) for row in rows))
@@ -243,7 +234,5 @@ def _with_interval(run: Run, name: str, form: str) -> str:
 def summary(table: Table, with_front: bool = True) -> str:
     """Return the legend under a table with comparisons, and how the Pareto front is found."""
     effects = [it for row in table.compared for it in row.effects]
-    parts = [legend(effects), *(section.legend(table) for section in every_section())]
-    if table.axes:
-        parts.append(front_rule(table) if with_front else HOW_FRONT)
+    parts = [legend(effects), *(section.legend(table, with_front) for section in every_section())]
     return " ".join(filter(None, parts))

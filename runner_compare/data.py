@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from runner_base import Sample, Verdict, few
+from runner_base import Sample, Verdict
 from runner_compare.metrics import ACCURACY, BOUNDS, LOG_LIKELIHOODS, score
 from runner_compare.outcomes import Answers as Answers
 from runner_compare.outcomes import Bounds as Bounds
@@ -13,7 +13,7 @@ from runner_compare.outcomes import Question as Question
 from runner_compare.outcomes import QuestionOutcome as QuestionOutcome
 from runner_compare.outcomes import Texts as Texts
 from runner_compare.outcomes import TextScore as TextScore
-from runner_compare.statistics import MIN_RUNS, Decision
+from runner_compare.statistics import Decision
 from runner_compare.statistics.stats import wilson_interval
 from runner_compare.statistics.unread_answers import EXTRACTOR as EXTRACTOR
 from runner_compare.statistics.unread_answers import SCORER as SCORER
@@ -197,16 +197,7 @@ class Table:
     rows: list[TableRow]
     baseline: dict[str, str] = field(default_factory=dict)
     common: dict[str, str] = field(default_factory=dict)  # the config keys in which they agree
-    axes: list[str] = field(default_factory=list)  # the metrics of the front besides accuracy
-    noise: dict[str, str] = field(default_factory=dict)  # by axis: the difference up to which it is noise
-    front_margins: dict[str, float] = field(default_factory=dict)  # of accuracy and speed: the loss that may not matter
-    front_pairs: int = 0  # the number of pairs of rows that the front compares
-    front_shares: list[int] = field(default_factory=list)  # of its pairs compared while one ran: how many shared 5 %
-    front_runs: int = 0  # how many runs of each job can show a difference of speed
     conclusion: str = ""  # a line: what may be concluded over all rows
-    dominated: str = ""  # a sentence: which rows are dominated, by which, in which axes
-    without_memory: list[str] = field(default_factory=list)  # jobs without the memory metric: memory is not an axis
-    without_speed: list[str] = field(default_factory=list)  # jobs with too few runs to know the noise of their speed
     remarks: list[str] = field(default_factory=list)  # more than 5 % of such tables may be wrong; what is quantized
     kept: dict[type, Any] = field(default_factory=dict)  # what sections have computed, each by a class of its own
 
@@ -250,33 +241,6 @@ class Table:
     def has_ratios(self) -> bool:
         """Whether repeats were compared."""
         return any(row.ratios for row in self.rows)
-
-    @property
-    def front_sentences(self) -> list[str]:
-        """Which rows are dominated in which axes, and what the front leaves out."""
-        sentences = [self.dominated] * bool(self.dominated)
-        front = "the Pareto front leaves out" if self.axes else "no Pareto front: it leaves out"
-        if self.without_memory:
-            jobs = f"{few(self.without_memory, MAX_NAMED)} do{'es' * (len(self.without_memory) == 1)}"
-            sentences.append(f"{front} memory: {jobs} not say how much memory the model took (model_mib)")
-        if self.without_speed:
-            every = len(self.without_speed) == len([row for row in self.rows if not row.off_front])
-            which = "" if every else f" ({few(self.without_speed, MAX_NAMED)})"
-            sentences.append(
-                f"{front} speed: speeds of fewer than {MIN_RUNS} runs{which} do not show how far runs differ by "
-                "themselves, so no row is called faster or slower. To count speed, run each job "
-                f"{self.front_runs} times or more, on an idle machine with {ALONE_KEYS}, or give the noise yourself: "
-                "--tolerance PERCENT"
-            )
-        if left_out := [f"{row.run.job_id} ({row.off_front})" for row in self.rows if row.off_front]:
-            count = f"the Pareto front counts {len(self.rows) - len(left_out)} of {len(self.rows)} runs"
-            sentences.append(
-                f"{count if self.axes else 'no Pareto front'}: speed counts only where a job had a process and the "
-                "machine to itself, on one kind of machine. Left out: "
-                f"{few(left_out, MAX_NAMED if self.axes else 1)}. To count them, run the jobs again on an idle "
-                f"machine with {ALONE_KEYS}"
-            )
-        return sentences
 
     def row(self, job_id: str) -> TableRow:
         """Return the row of a job."""

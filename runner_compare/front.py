@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, variance
 
 from runner_base.machine import EXCLUSIVE
@@ -32,6 +32,21 @@ MEMORY, SPEED = FRONT
 LEVEL = ALPHA / 2  # of "better" over all pairs, in each of the two measured axes: accuracy and speed
 MEMORY_TOLERANCE = 0.02  # memory is computed, not measured: only longer or shorter answers change it
 ACCURACY_MARGIN, SPEED_MARGIN = 0.02, 0.10  # the smallest losses that matter, unless --margin says otherwise
+
+
+@dataclass
+class Front:
+    """What is known of a table's front besides its rows."""
+
+    axes: list[str] = field(default_factory=list)  # its metrics besides accuracy; none: there is no front
+    noise: dict[str, str] = field(default_factory=dict)  # by axis: the difference up to which it is noise
+    margins: dict[str, float] = field(default_factory=dict)  # of accuracy and speed: the loss that may not matter
+    pairs: int = 0  # the number of pairs of rows that it compares
+    shares: list[int] = field(default_factory=list)  # of pairs compared while one ran: how many shared 5 %
+    runs: int = 0  # how many runs of each job can show a difference of speed
+    dominated: str = ""  # a sentence: which rows are dominated, by which, in which axes
+    without_memory: list[str] = field(default_factory=list)  # jobs without the memory metric: memory is not an axis
+    without_speed: list[str] = field(default_factory=list)  # jobs with too few runs to know the noise of their speed
 
 
 def mark_front(
@@ -53,31 +68,33 @@ def mark_front(
     if len(rows) < 2:
         return
     panels = [[row for row in rows if row.panel == panel] for panel in dict.fromkeys(row.panel for row in rows)]
-    table.front_pairs = sum(math.comb(len(members), 2) for members in panels)
-    table.front_runs = fewest_runs(LEVEL / max(1, table.front_pairs))
+    front = table.of(Front)
+    front.pairs = sum(math.comb(len(members), 2) for members in panels)
+    front.runs = fewest_runs(LEVEL / max(1, front.pairs))
     measured = [name for name in FRONT if all(name in row.run.metrics for row in rows)]
     if measured and MEMORY not in measured:
-        table.without_memory = [row.run.job_id for row in rows if MEMORY not in row.run.metrics]
+        front.without_memory = [row.run.job_id for row in rows if MEMORY not in row.run.metrics]
     if SPEED in measured and tolerance is None:
-        table.without_speed = [row.run.job_id for row in rows if len(values_of(row.run, SPEED)) < MIN_RUNS]
-    table.axes = [name for name in measured if name != SPEED or not table.without_speed]
-    if not table.axes:
+        front.without_speed = [row.run.job_id for row in rows if len(values_of(row.run, SPEED)) < MIN_RUNS]
+    front.axes = [name for name in measured if name != SPEED or not front.without_speed]
+    if not front.axes:
         return
     given = margins or {}
-    table.front_margins = {"accuracy": given.get("accuracy", ACCURACY_MARGIN), SPEED: given.get(RATIOS, SPEED_MARGIN)}
-    speeds = {row.run.run_id: values_of(row.run, SPEED) for row in rows} if SPEED in table.axes else {}
+    front.margins = {"accuracy": given.get("accuracy", ACCURACY_MARGIN), SPEED: given.get(RATIOS, SPEED_MARGIN)}
+    speeds = {row.run.run_id: values_of(row.run, SPEED) for row in rows} if SPEED in front.axes else {}
     set_standings(table, rows, speeds, tolerance)
     dominance = Dominance(table, reader, speeds, tolerance)
     for members in panels:
         _mark(members, dominance)
-    table.front_shares = sorted(dominance.shares.values())
+    front.shares = sorted(dominance.shares.values())
 
 
 def set_standings(
     table: Table, rows: list[TableRow], speeds: Mapping[str, list[float]], tolerance: float | None
 ) -> None:
     """Set each row's value on each axis and its range: an interval over its runs, or half of the tolerance each way."""
-    for axis in table.axes:
+    front = table.of(Front)
+    for axis in front.axes:
         percent = MEMORY_TOLERANCE if axis == MEMORY else tolerance
         for row in rows:
             logs = [math.log(value) for value in speeds[row.run.run_id]] if axis == SPEED else []
@@ -89,11 +106,11 @@ def set_standings(
             )
             row.standing[axis] = Standing(middle, middle * math.exp(-half), middle * math.exp(half), max(1, len(logs)))
         if percent is not None:
-            table.noise[axis] = f"{100 * percent:.3g} %" + ", as given by --tolerance," * (axis == SPEED)
+            front.noise[axis] = f"{100 * percent:.3g} %" + ", as given by --tolerance," * (axis == SPEED)
         else:
             counts = sorted(row.standing[axis].runs for row in rows)
             spread = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else f"{counts[0]}"
-            table.noise[axis] = f"what Student's t over {spread} runs of each job does not show"
+            front.noise[axis] = f"what Student's t over {spread} runs of each job does not show"
 
 
 @dataclass(frozen=True)
@@ -111,7 +128,8 @@ class Dominance:
     def __init__(
         self, table: Table, reader: Reader | None, speeds: Mapping[str, list[float]], tolerance: float | None
     ) -> None:
-        self.axes, self.pairs, self.margins = table.axes, table.front_pairs, table.front_margins
+        front = table.of(Front)
+        self.axes, self.pairs, self.margins = front.axes, front.pairs, front.margins
         self.speeds, self.tolerance = speeds, tolerance
         self.accuracies = PairsOfRuns(reader, table.keys)
         self.shares: dict[frozenset[str], int] = {}  # of pairs compared while one ran: how many shared the 5 %

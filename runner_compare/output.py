@@ -19,6 +19,7 @@ from runner_compare.cut_offs import flat_ends
 from runner_compare.data import Table
 from runner_compare.foreign_texts import in_markdown, in_sheet
 from runner_compare.forest import forest
+from runner_compare.front import Front
 from runner_compare.metrics import ACCURACY
 from runner_compare.page import Part, write_page
 from runner_compare.quantities import ACCURACIES, DIFFERENCES, REPEATS
@@ -104,8 +105,8 @@ def _json(comparison: Comparison, out: TextIO) -> None:
             "baseline": table.baseline,
             "conclusion": table.conclusion,
             "differing_keys": table.keys,
-            "pareto_axes": [ACCURACY[0], *table.axes] if table.axes else [],
-            "pareto_noise": table.noise,
+            "pareto_axes": [ACCURACY[0], *table.of(Front).axes] if table.of(Front).axes else [],
+            "pareto_noise": table.of(Front).noise,
             "rows": [row_record(table, row) for row in table.rows],
             "sentences": sentences_of(table),
             **{key: value for section in every_section() for key, value in section.record(table).items()},

@@ -13,6 +13,7 @@ from runner_base import Picture, plain
 from runner_base.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, PAPER
 from runner_compare.data import Standing, Table, TableRow
 from runner_compare.effect_words import quantity, unit_of
+from runner_compare.front import Front
 from runner_compare.metrics import METRICS
 from runner_compare.quantities import ACCURACIES
 from runner_compare.statistics import Decision, Finding, MarginVerdict
@@ -57,7 +58,7 @@ def draw(table: Table) -> list[Picture]:
     if _compared(table):
         title += f". {_forest_title(table)}"
     pictures = [Picture("accuracy", title, lambda: by_row(table))]
-    if table.axes:
+    if table.of(Front).axes:
         title = (
             "filled: on the front, no row there dominates it beyond noise; bars: 95 % intervals of accuracy and of "
             "speed over runs, and the range of noise of memory; line: the front of the two axes of a pane, as measured"
@@ -174,7 +175,7 @@ def pareto(table: Table) -> Figure:
     names = names_of(rows, table.keys)
     beside = LETTER_WIDTH * (longest(names) + 6) if longest(names) > LONGEST_AT_DOT else 0
     figure = Figure(figsize=(8.8 + beside, 0.4 + 2.7 * len(panels)), layout=ConstrainedLayoutEngine(hspace=0.08))
-    panes = figure.subplots(len(panels), len(table.axes), squeeze=False, sharey="row")
+    panes = figure.subplots(len(panels), len(table.of(Front).axes), squeeze=False, sharey="row")
     labels: list[list[Annotation]] = []
     for line, panel in zip(panes, panels, strict=True):
         members = [row for row in rows if row.panel == panel]
@@ -183,7 +184,7 @@ def pareto(table: Table) -> Figure:
         names = names_of(shown, [key for key in table.keys if key not in panel_keys])
         if longest(names) > LONGEST_AT_DOT:
             names = numbered(line[-1], names)
-        for pane, axis in zip(line, table.axes, strict=True):
+        for pane, axis in zip(line, table.of(Front).axes, strict=True):
             labels.append(_front_pane(pane, members, axis, names))
             pane.set_xlabel(METRICS[axis].axis)
         line[0].set_ylabel("accuracy, %")

@@ -18,6 +18,7 @@ class Slot(Enum):
 
     accuracy = auto()  # beside the accuracy
     comparison = auto()  # after the comparison with the baseline
+    last = auto()  # after all others
 
 
 class Section:
@@ -69,8 +70,8 @@ class Section:
         """Return a line for each requirement that a table does not meet."""
         return []
 
-    def legend(self, table: Table) -> str:
-        """Return what explains the columns of the section."""
+    def legend(self, table: Table, explain: bool) -> str:
+        """Return what explains the columns of the section; in full, if it should `explain`."""
         return ""
 
     # ---- JSON and CSV

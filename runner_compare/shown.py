@@ -58,4 +58,4 @@ def _said_of_table(table: Table) -> list[Said]:
         said += said_of_row(row)
         said += [(text, None) for section in every_section() for text in section.row_sentences(table, row)]
     of_sections = [text for section in every_section() for text in section.sentences(table)]
-    return said + [(text, None) for text in (*table.remarks, *of_sections, *table.front_sentences) if text]
+    return said + [(text, None) for text in (*table.remarks, *of_sections) if text]

@@ -30,7 +30,7 @@ from runner_compare.statistics import Compared, Effect, Method, judge
 from runner_compare.statistics.clustered_share import accuracy_figures, bounds_of_accuracy
 from runner_compare.statistics.floor_effects import what_tells_more, why_more_would_not_decide
 from runner_compare.ways import Asked, compare, noting
-from runner_compare.wording import TEAM, dominated, natural
+from runner_compare.wording import TEAM, natural
 
 QUESTION_KEYS = (
     "task.data",
@@ -195,7 +195,6 @@ def arrange(table: Table) -> None:
     table.rows.sort(key=sort_key)
     write_findings(table.rows, table.keys, table.settings)
     table.conclusion = conclude(table.settings)
-    table.dominated = dominated(table)
 
 
 def pool(runs: list[Run], by: list[str], reader: Reader) -> list[Run]:

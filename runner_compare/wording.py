@@ -1,4 +1,4 @@
-"""A comparison as text: numbers, the names of rows, the front and the flips; effect_words.py words the effects."""
+"""A comparison as text: numbers and the names of rows; effect_words.py words the effects."""
 
 from __future__ import annotations
 
@@ -6,12 +6,7 @@ import math
 from collections.abc import Sequence
 
 from runner_base.tables import short_paths
-from runner_compare.data import ABSENT, REPEAT, Table, TableRow, label
-from runner_compare.front import SPEED
-from runner_compare.metrics import FRONT
-from runner_compare.quantities import points
-from runner_compare.statistics import ALPHA
-from runner_compare.statistics.sequential import level_of
+from runner_compare.data import ABSENT, REPEAT, TableRow, label
 
 TEAM = "team"  # what a team of agents is, in words: with --teams
 MAX_NAMES = 8  # the most rows that a sentence names
@@ -96,52 +91,3 @@ def sides(row: TableRow, keys: list[str]) -> tuple[str, str, str]:
         more = [key for key in own if key not in both]
         ours, theirs = (f"{it.config[both[0]]} ({assignments(it, more)})".removesuffix(" ()") for it in (row, base))
     return ours, theirs, shared
-
-
-def front_rule(table: Table) -> str:
-    """Return the rule by which a row is dominated."""
-    shown = [f"as accurate within {100 * table.front_margins['accuracy']:g} points"]
-    exact = [axis for axis in table.axes if axis not in table.front_margins or "given" in table.noise[axis]]
-    shown += [f"as fast within {100 * table.front_margins[axis]:g} %" for axis in table.axes if axis not in exact]
-    measured = f", is not worse beyond noise in {' and '.join(FRONT[axis] for axis in exact)}" * bool(exact)
-    noise = [f"{words} in {FRONT[axis]} ({axis})" for axis, words in table.noise.items()]
-    pairs = f"{table.front_pairs} pair{'s' * (table.front_pairs != 1)}"
-    somewhere = " or ".join(FRONT[axis] for axis in table.axes)
-    wrong = min(1.0, ALPHA + sum(map(level_of, table.front_shares)))
-    bets = "; where one ran beside the other, what its bets decided at their own share of 5 %" * bool(
-        table.front_shares
-    )
-    return (
-        f"Pareto: a row is dominated if another one is shown to be {' and '.join(shown)} (--margin), is not shown to "
-        f"be worse{measured}, and is better beyond noise in accuracy or {somewhere}. Noise: {'; '.join(noise)}; in "
-        f"accuracy, what the test of the two rows does not show{bets}. Bonferroni over {pairs}: a row is called "
-        f"dominated wrongly in at most {100 * wrong:.2g} of 100 such tables."
-    )
-
-
-def dominated(table: Table) -> str:
-    """Return which rows are dominated, by which others and in which axes; empty if none is."""
-    rows = [row for row in table.rows if row.dominated_by]
-    if not rows:
-        return ""
-    shown = [_dominated(row, table) for row in rows[:MAX_NAMES]]
-    more = f"; and {len(rows) - len(shown)} more" if len(shown) < len(rows) else ""
-    left_out = " (speed left out)" * bool(table.without_speed)
-    return f"dominated beyond noise{left_out}: {'; '.join(shown)}{more}"
-
-
-def _dominated(row: TableRow, table: Table) -> str:
-    other = table.row(row.dominated_by or "")
-    ours, theirs = (name_of(it, table.keys) for it in (row, other))
-    if ours == theirs:
-        ours, theirs = row.run.job_id, other.run.job_id
-    better = []
-    for axis in row.dominated_in:
-        if axis in row.standing:
-            ratio = other.standing[axis].value / row.standing[axis].value
-            better.append(f"{FRONT[axis]} ×{ratio:.2f}")
-        else:
-            better.append(f"{axis} {points(row.accuracy_behind)} points")
-    if table.without_speed:  # so that nobody takes a slower row for a better one
-        better.append(f"{FRONT[SPEED]} ×{other.run.metrics[SPEED] / row.run.metrics[SPEED]:.2f}, not tested")
-    return f"{ours} by {theirs} ({', '.join(better)})"

@@ -28,6 +28,7 @@ NAMES = (
     "files",  # --files: a line for each model file in place of the tables
     "pooled",  # --pool: one verdict for each setting over several tasks
     "flips",  # --flips: the questions that only one of two runs solved
+    "front",  # of accuracy, memory and speed: which rows no other one dominates
 )
 
 

@@ -33,7 +33,7 @@ class CutOffs(Section):
             names.setdefault(cut_off_words(row.run.metrics, row.run.params), []).append(name_of(row, table.keys))
         return [f"{few(names[text], MAX_NAMES)}: {text}" for text in names if text]
 
-    def legend(self, table: Table) -> str:
+    def legend(self, table: Table, explain: bool) -> str:
         """Return what the differences without a limit are."""
         has_ends = any(effect.ends for row in table.compared for effect in row.effects)
         return LEGEND if has_ends else ""

@@ -22,7 +22,7 @@ class SeveralAnswers(Section):
         runs = [row.run for row in table.rows]
         return {Slot.comparison: [measured(key, runs, 1) for key in _keys(table)]}
 
-    def legend(self, table: Table) -> str:
+    def legend(self, table: Table, explain: bool) -> str:
         """Return what these columns are."""
         return LEGEND if _keys(table) else ""
 

@@ -58,7 +58,7 @@ class Tokens(Section):
         of_categories = category_columns(table)
         return titled | ({BY_CATEGORY: of_categories} if of_categories else {})
 
-    def legend(self, table: Table) -> str:
+    def legend(self, table: Table, explain: bool) -> str:
         """Return what KL is."""
         return LEGEND if table.unit == "token" and any(row.effect for row in table.rows) else ""
 

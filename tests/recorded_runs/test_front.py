@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from stores import INT8, NF4, NONE, Store, marks
 
 from runner_compare.data import Run, Table, TableRow
-from runner_compare.front import mark_front
+from runner_compare.front import Front, mark_front
+from runner_compare.front_words import dominated, front_rule, front_sentences
 from runner_compare.repeated_runs import values_of
 from runner_compare.shown import sentences_of
-from runner_compare.wording import dominated, front_rule
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
@@ -58,7 +58,7 @@ def test_the_front_is_what_nothing_on_it_dominates(points: list[tuple[int, float
     rows = [row(str(number), *point) for number, point in enumerate(points)]
     table = Table("gsm8k", [], rows)
     mark_front(table, tolerance=0.2, margins=WIDE)
-    assert table.axes == ["model_mib", "decode_tok_per_s"]
+    assert table.of(Front).axes == ["model_mib", "decode_tok_per_s"]
     by_id = {one.run.job_id: one for one in rows}
     for one in rows:
         assert one.on_front == (not any(dominates(other, one) and other.on_front for other in rows))
@@ -95,8 +95,8 @@ def test_speeds_of_one_run_each_are_left_out_and_the_sentence_says_so() -> None:
     rows = [row("nf4", 180, 36.0, 25), row("none", 180, 100, 50), row("quick", 180, 36.0, 99)]
     table = Table("gsm8k", [], rows)
     assert front_of(*rows, tolerance=None, pooled=table) == {"nf4": None, "none": "nf4", "quick": None}
-    assert table.axes == ["model_mib"]
-    assert table.front_sentences == [
+    assert table.of(Front).axes == ["model_mib"]
+    assert front_sentences(table) == [
         "the Pareto front leaves out speed: speeds of fewer than 3 runs do not show how far runs differ by themselves, "
         "so no row is called faster or slower. To count speed, run each job 4 times or more, on an idle machine with "
         "workers=1 hydra.launcher.fresh=true rerun=all, or give the noise yourself: --tolerance PERCENT"
@@ -176,19 +176,19 @@ def test_other_questions_are_another_front() -> None:
 def test_an_axis_needs_the_same_metric_in_all_rows() -> None:
     table = Table("gsm8k", [], [row("a", 90, 100, None), row("b", 88, 200, 40)])
     mark_front(table, margins=WIDE)
-    assert table.axes == ["model_mib"]
+    assert table.of(Front).axes == ["model_mib"]
     assert [one.on_front for one in table.rows] == [True, False]
     table = Table("gsm8k", [], [row("a", 9, None, 60), row("b", 8, 200, 40)])
     for one in table.rows:
         one.run.metrics["peak_rss_mib"] = 900
     mark_front(table, tolerance=0.2)
-    assert table.axes == ["decode_tok_per_s"]
-    assert table.front_sentences == [
+    assert table.of(Front).axes == ["decode_tok_per_s"]
+    assert front_sentences(table) == [
         "the Pareto front leaves out memory: a does not say how much memory the model took (model_mib)"
     ]
     table = Table("gsm8k", [], [row("a", 9, None, None), row("b", 8, 200, 40)])
     mark_front(table)
-    assert (table.axes, table.front_sentences) == ([], [])
+    assert (table.of(Front).axes, front_sentences(table)) == ([], [])
     assert [one.on_front for one in table.rows] == [None, None]
 
 
