@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 from copied_tree import CopiedTree, copy_tree
 
@@ -14,8 +11,10 @@ OF_COMPARISON = "".join(f"    from runner_compare.data import name_{number}\n" f
 
 
 @pytest.fixture(scope="module")
-def copy(made_once: Callable[[str, Callable[[Path], None]], Path]) -> CopiedTree:
-    return CopiedTree(made_once("house", copy_tree))
+def copy(tmp_path_factory: pytest.TempPathFactory) -> CopiedTree:
+    folder = tmp_path_factory.mktemp("house")
+    copy_tree(folder)
+    return CopiedTree(folder, tmp_path_factory.mktemp("environment"))
 
 
 @pytest.mark.parametrize(

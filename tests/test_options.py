@@ -46,35 +46,40 @@ def is_of(option: str, place: str) -> bool:
 
 
 def copy_without(option: str, folder: Path) -> None:
-    """Copy the project's files but those of an option and its tests, with its entry points left out and installed."""
+    """Copy the project's files but those of an option and its tests, with its entry points left out."""
     copy_tree(folder, rf"(runner|tests)/options/({option}|\w+/with_{option})/")
     lines = (folder / "pyproject.toml").read_text().splitlines(keepends=True)
     left = [line for line in lines if not re.search(rf'= "runner\.options\.{option}\b', line)]
     assert len(left) < len(lines), f"{option} has no entry point"
     (folder / "pyproject.toml").write_text("".join(left))
-    groups = entry_points_of(folder / "pyproject.toml")
-    text = "".join(
-        f"[{group}]\n{''.join(f'{name} = {place}' + chr(10) for name, place in entries.items())}\n"
-        for group, entries in groups.items()
-    )
-    write_package(folder / "installed", DISTRIBUTION.replace("-", "_"), text)
-    (metadata,) = (folder / "installed").glob("*.dist-info/METADATA")
-    metadata.write_text(metadata.read_text().replace(DISTRIBUTION.replace("-", "_"), DISTRIBUTION))
 
 
 class Without(CopiedTree):
     """The project without an option."""
 
-    def __init__(self, option: str, folder: Path) -> None:
-        super().__init__(folder, [folder / "installed"])
+    def __init__(self, option: str, folder: Path, home: Path) -> None:
+        super().__init__(folder, home)
         self.option = option
+        groups = entry_points_of(folder / "pyproject.toml")
+        text = "".join(
+            f"[{group}]\n{''.join(f'{name} = {place}' + chr(10) for name, place in entries.items())}\n"
+            for group, entries in groups.items()
+        )
+        write_package(self.site, DISTRIBUTION.replace("-", "_"), text)
+        (metadata,) = self.site.glob(f"{DISTRIBUTION.replace('-', '_')}-*.dist-info/METADATA")
+        metadata.write_text(metadata.read_text().replace(DISTRIBUTION.replace("-", "_"), DISTRIBUTION))
 
 
 @pytest.fixture(scope="module", params=OPTIONS)
-def without(request: pytest.FixtureRequest, made_once: Callable[[str, Callable[[Path], None]], Path]) -> Without:
+def without(
+    request: pytest.FixtureRequest,
+    made_once: Callable[[str, Callable[[Path], None]], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Without:
     """The project without each option."""
     option = request.param
-    return Without(option, made_once(f"without_{option}", lambda folder: copy_without(option, folder)))
+    copy = made_once(f"without_{option}", lambda folder: copy_without(option, folder))
+    return Without(option, copy, tmp_path_factory.mktemp("environment"))
 
 
 def test_the_copy_is_what_runs(without: Without) -> None:

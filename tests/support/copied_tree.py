@@ -7,7 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import sysconfig
+import venv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,17 +27,34 @@ def copy_tree(folder: Path, left_out: str = r"$^") -> None:
 
 @dataclass
 class CopiedTree:
-    """A copy, whose modules are imported in place of the project's by what is run here."""
+    """A copy, and an environment whose Python imports the copy's modules in place of the project's.
+
+    A variable could not do so: tests start processes with a PYTHONPATH of their own.
+    """
 
     folder: Path
-    installed: Sequence[Path] = ()  # folders of packages that are found before those of this environment
+    home: Path  # of the environment
+
+    def __post_init__(self) -> None:
+        venv.create(self.home, with_pip=False)
+        (self.site / "a_copy.pth").write_text(f"{self.folder}\n")  # .pth files are read in the order of their names
+        # this environment's packages are visible, but not its editable project, because .pth files do not nest
+        packages = dict.fromkeys(
+            [sysconfig.get_paths()["purelib"], *(path for path in sys.path if "-packages" in path)]
+        )
+        (self.site / "borrowed.pth").write_text("".join(f"{path}\n" for path in packages))
+
+    @property
+    def site(self) -> Path:
+        """The folder of the environment's packages, which are found before those of the present one."""
+        return next((self.home / "lib").glob("python*/site-packages"))
 
     def run(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run a module with Python."""
-        path = os.pathsep.join(map(str, (self.folder, *self.installed)))
+        variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         return subprocess.run(
-            [sys.executable, "-m", *arguments],
-            cwd=cwd or self.folder, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False,
+            [str(self.home / "bin" / "python"), "-m", *arguments],
+            cwd=cwd or self.folder, env=variables, capture_output=True, text=True, check=False,
         )  # fmt: skip
 
     def output_of(self, *arguments: str, cwd: Path | None = None) -> str:
