@@ -47,6 +47,10 @@ class KvBudget:
         if self.heads.device.type != "cuda":
             self.own = None
 
+    def drop(self) -> None:
+        """Drop the store with all that rows have in it."""
+        self.own = None
+
     # ------------------------------------------------------------------------------------------------ how much
 
     def set_budget(self) -> bool:
@@ -68,10 +72,14 @@ class KvBudget:
         try:
             self.memory.check(rows)
         except MemoryError:
-            if self.own is None or not self.own.keep_spare(0):
+            if not self.free_spare():
                 raise
             self.memory.forget()
             self.memory.check(rows)
+
+    def free_spare(self) -> bool:
+        """Free arenas that no row uses; return whether there were any."""
+        return self.own is not None and self.own.keep_spare(0)
 
     def fits(self, row: Row, others: Sequence[Row]) -> bool:
         """Whether the budget has room for another row with its prefixes."""
@@ -151,7 +159,7 @@ class KvBudget:
 
     def free(self, error: BaseException) -> None:
         """Free everything after a pass that has failed: all that is needed is computed again."""
-        self.own = None
+        self.drop()
         self.prefixes.forget()
         self.conversations.forget()
         self.prompts.forget()

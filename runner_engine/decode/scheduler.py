@@ -115,8 +115,9 @@ class Scheduler:
         """Drop all rows."""
         for row in (*self.rows.active, *self.rows.reading, *self.rows.waiting):
             self.kv.release(row)
-        self.rows.active, self.rows.reading, self.kv.own = [], [], None
+        self.rows.active, self.rows.reading = [], []
         self.rows.waiting.clear()
+        self.kv.drop()
         self.decoder.forward.forget_recorded()
         self._reset()
 
@@ -232,14 +233,13 @@ class Scheduler:
 
     def _remove(self, row: Row) -> None:
         """Remove an active row; the last one moves into its slot."""
-        assert self.kv.own is not None
         active = self.rows.active
         at, last = active.index(row), len(active) - 1
         self.kv.keep(row, at)
         order = list(range(last))
         self.kv.leave(at, len(active), is_sound=row.error is None)
         if not self.rows.waiting:
-            self.kv.own.keep_spare(0)
+            self.kv.free_spare()
         if at != last:
             active[at] = active[last]
             order[at] = last
@@ -260,7 +260,8 @@ class Scheduler:
     def _requeue_all(self) -> None:
         """Move all rows back to `waiting`; they continue later from the tokens that they have."""
         self.rows.waiting.extendleft(reversed(self.rows.in_slots))
-        self.rows.active, self.rows.reading, self.kv.own = [], [], None
+        self.rows.active, self.rows.reading = [], []
+        self.kv.drop()
         self.decoder.reset()
         for row in self.rows.waiting:
             row.wait_again()
