@@ -25,11 +25,11 @@ from pathlib import Path
 
 from latest import Figure, add_option, save
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig, TrackingConfig
 from runner.scorers.totals import score
 from runner.store import mlflow_store, tracking
 from runner.store.jobs import Recorder, claim, identify
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import Answer, FinishReason, Progress, Record, Result, Sample, Status, Verdict
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config

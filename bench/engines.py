@@ -22,9 +22,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.resolved import resolve
 from runner.config.root import NoTrackingConfig, RunnerConfig
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import machine
 from runner_engine.checkpoints import random_weights
 from runner_engine.embedded import MODEL_DIR

@@ -25,7 +25,7 @@ from runner_engine.settings.lora import LoraConfig
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig, TrackingConfig
 from runner_engine.settings.rope import RopeConfig
-from runner.config.gsm8k import Gsm8kConfig
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_engine.quantization.base import QuantizationConfig
 from runner.run import run
 jobs, folder = int(sys.argv[1]), sys.argv[2]

@@ -23,12 +23,12 @@ from peers import harness_python
 from questions import add_data
 
 from runner.config.extractors import Extractor
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.wording import PromptStyle
 from runner.datasets.asking import build_prompt, load_shots, stop_texts
 from runner.datasets.gsm8k import load_questions
 from runner.datasets.word_problems import DISTINCT, Split, problems
 from runner.store.jobs import read_samples
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import Sample
 
 AWKWARD = ROOT / "tests" / "scorers" / "awkward_outputs.jsonl"

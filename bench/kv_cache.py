@@ -22,8 +22,8 @@ import torch
 from engines import complete_random, greedy_engine, head_line, markdown, model_folder, speeds_by_turns, spread
 from scipy import stats
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.datasets.gsm8k import load_questions
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import Dtype
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Message, Request

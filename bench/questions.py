@@ -6,10 +6,10 @@ import argparse
 
 from engines import ROOT
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.wording import PromptStyle
 from runner.datasets.asking import build_prompt, load_shots
 from runner.datasets.gsm8k import load_questions
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 
 
 def load_prompts(data: str, limit: int, shots: int) -> list[str]:

@@ -145,9 +145,9 @@ def conf_is_parsed_once() -> Iterator[None]:
 @pytest.fixture
 def make_config(tmp_path: Path) -> Callable[..., RunnerConfig]:
     """Return a function that makes a job's config; groups that are not given are the plainest ones."""
-    from runner.config.gsm8k import Gsm8kConfig
     from runner.config.model import StubConfig
     from runner.config.root import NoTrackingConfig, RunnerConfig
+    from runner.tasks.gsm8k.keys import Gsm8kConfig
     from runner_engine.quantization.base import QuantizationConfig
     from runner_engine.settings.generation import GenerationConfig
     from runner_engine.settings.lora import LoraConfig

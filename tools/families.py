@@ -219,10 +219,10 @@ def look(family: str, folder: Path) -> Outcome:
 
 def decode(folder: Path) -> tuple[list[list[int]], str, list[str]]:
     """Return the local engine's tokens for all prompts at once, its way of decoding, and its notes."""
-    from runner.config.gsm8k import Gsm8kConfig
     from runner.config.resolved import resolve
     from runner.config.root import NoTrackingConfig, RunnerConfig
     from runner.engines import open_engine
+    from runner.tasks.gsm8k.keys import Gsm8kConfig
     from runner_base import Dtype
     from runner_engine.quantization.base import QuantizationConfig
     from runner_engine.sessions.base import Request

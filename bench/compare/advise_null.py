@@ -25,7 +25,6 @@ from pathlib import Path
 import numpy as np
 from simulation import Limits, Rate, Table, answers, begin
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.datasets.gsm8k import describe_questions, items_sha256, load_questions
 from runner.estimates.recorded import FinishedJobs
@@ -34,6 +33,7 @@ from runner.options.advise.accuracies import recorded_accuracies
 from runner.options.advise.candidates import Candidate
 from runner.options.advise.ranking import rank
 from runner.store.tracking import flatten
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.gsm8k.task import VERSION
 from runner_base import Answer, FinishReason, Record, Result, Sample, Status, Verdict
 from runner_compare.metrics import score

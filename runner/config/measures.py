@@ -1,4 +1,4 @@
-"""The keys of the tasks that measure a model: speed in a sweep, memory in fresh processes."""
+"""The keys of task=sweep, and what the tasks that measure have in common."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class SweepConfig(TaskConfig):
         key, value = ("arrival_requests", self.arrival_requests) if is_counted else ("arrival_rates", rates_in_s)
         check(most <= MAX_REQUESTS, f"task.{key}", value, need)
         rows, tokens = self.batch_sizes, self.prompt_tokens or [1]
-        _check_batch(f"task.batch_sizes={rows} with task.prompt_tokens={tokens}", max(rows) * max(tokens))
+        check_batch(f"task.batch_sizes={rows} with task.prompt_tokens={tokens}", max(rows) * max(tokens))
 
     def _has_real_prompts(self) -> bool:
         """Whether task.prompts names real prompts, whose lengths and beginnings are given."""
@@ -109,61 +109,7 @@ def _check_axis(key: str, values: Sequence[float], example: str) -> None:
     check(len(set(values)) == len(values), f"task.{key}", values, "no number may be repeated")
 
 
-def _check_batch(keys: str, tokens: int) -> None:
+def check_batch(keys: str, tokens: int) -> None:
+    """Reject a batch whose prompts would take long to make."""
     if tokens > MAX_TOKENS:
         raise ConfigError(f"{keys}: the largest batch has {tokens:,} prompt tokens, the limit is {MAX_TOKENS:,}")
-
-
-@dataclass
-class MemoryConfig(TaskConfig):
-    """Memory of import, load, prefill and decode in a fresh process, predicted and measured."""
-
-    module: ClassVar[str] = "runner.tasks.memory.task"
-    name: ClassVar[str] = "memory"
-    keeps_samples: ClassVar[bool] = False
-    has_fresh_processes: ClassVar[bool] = True  # each repeat is a process of its own, so repeats count as runs
-    batch_size: int = setting(8, takes=least(1))
-    prompt_tokens: int = setting(256, takes=least(1))
-    new_tokens: int = setting(32, takes=least(2, FROM_THE_SECOND))
-    batch_sizes: list[int] = field(default_factory=list)
-    context_lengths: list[int] = field(default_factory=list)
-    repeats: int = setting(3, takes=within(1, MAX_REPEATS))
-    pictures: bool = setting(True, Inert("only draws what was measured"))
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for key, values in (("batch_sizes", self.batch_sizes), ("context_lengths", self.context_lengths)):
-            check(len(set(values)) == len(values), f"task.{key}", values, "no number may be repeated")
-        rows = self.batch_sizes
-        check(all(row >= 1 for row in rows), "task.batch_sizes", rows, "every number must be 1 or more")
-        need = f"every number must be above task.new_tokens={self.new_tokens}, which a context includes"
-        lengths = self.context_lengths
-        check(all(tokens > self.new_tokens for tokens in lengths), "task.context_lengths", lengths, need)
-        keys = (
-            "batch_sizes" if self.batch_sizes else "batch_size",
-            "context_lengths" if self.context_lengths else "prompt_tokens",
-        )
-        settings = " with ".join(f"task.{key}={getattr(self, key)}" for key in keys)
-        _check_batch(settings, max(rows * prompt for rows, prompt, _ in self.points))
-
-    @property
-    def points(self) -> list[Workload]:
-        """The measured points, smallest first: batch × context, or the one point that the other keys describe."""
-        prompts = [tokens - self.new_tokens for tokens in self.context_lengths] or [self.prompt_tokens]
-        points = [
-            (rows, prompt, self.new_tokens) for rows in self.batch_sizes or [self.batch_size] for prompt in prompts
-        ]
-        return sorted(points, key=lambda point: (point[0] * (point[1] + point[2]), point[0]))
-
-    def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
-        """Return the smallest point; if others fail, the result has a note."""
-        return self.points[0]
-
-    @property
-    def loads(self) -> int:
-        """Return the repeats: each is a fresh process."""
-        return self.repeats
-
-    def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
-        """Return one batch of each point for each repeat."""
-        return [Amount(rows, prompt, new, rows * self.repeats, True) for rows, prompt, new in self.points]

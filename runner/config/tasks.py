@@ -6,9 +6,9 @@ from runner.config.task import TaskConfig
 from runner_base.choices import Choices
 
 PLACES = {
-    "gsm8k": "runner.config.gsm8k:Gsm8kConfig",
-    "likelihood": "runner.config.likelihood:LikelihoodConfig",
+    "gsm8k": "runner.tasks.gsm8k.keys:Gsm8kConfig",
+    "likelihood": "runner.tasks.likelihood.keys:LikelihoodConfig",
     "sweep": "runner.config.measures:SweepConfig",
-    "memory": "runner.config.measures:MemoryConfig",
+    "memory": "runner.tasks.memory.keys:MemoryConfig",
 }
 TASKS = Choices("task", TaskConfig, PLACES)

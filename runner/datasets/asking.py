@@ -10,7 +10,7 @@ import hashlib
 import re
 from random import Random
 
-from runner.config.gsm8k import Gsm8kConfig
+from runner.config.examples import ExamplesConfig
 from runner.config.wording import PromptStyle, WordingConfig
 from runner.datasets.gsm8k import Item, items_sha256, load_examples, load_train
 from runner_base import ConfigError, check
@@ -24,7 +24,7 @@ LM_EVAL_STOPS = ("Question:", "</s>", "<|im_end|>")
 LM_EVAL_GENERATION = {"temperature": 0.0, "max_new_tokens": 256}
 
 
-def load_shots(task: Gsm8kConfig, items: list[Item]) -> tuple[list[list[Item]], str]:
+def load_shots(task: ExamplesConfig, items: list[Item]) -> tuple[list[list[Item]], str]:
     """Return the worked examples before each question, and a fingerprint of what they are drawn from.
 
     Jobs that ask more of the same questions have the same fingerprint, so they can reuse each other's answers.
@@ -50,7 +50,7 @@ def load_shots(task: Gsm8kConfig, items: list[Item]) -> tuple[list[list[Item]], 
     return [drawn[place] for place in places], hashlib.sha256(drawn_for.encode()).hexdigest()
 
 
-def stop_texts(task: Gsm8kConfig) -> tuple[str, ...]:
+def stop_texts(task: ExamplesConfig) -> tuple[str, ...]:
     """Return the texts that end a completion: the beginning of a next question."""
     if task.prompt is PromptStyle.chat:
         return ()
@@ -60,7 +60,7 @@ def stop_texts(task: Gsm8kConfig) -> tuple[str, ...]:
     return (f"\n\n{begin.strip()}", f"\n{begin.strip()}") if begin else ()
 
 
-def unlike_lm_eval(task: Gsm8kConfig, generation: GenerationConfig) -> list[str]:
+def unlike_lm_eval(task: ExamplesConfig, generation: GenerationConfig) -> list[str]:
     """With the prompts of published scores, say which settings differ from those scores'."""
     if task.prompt is not PromptStyle.lm_eval_5shot:
         return []

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from runner.config.likelihood import LikelihoodConfig
+from runner.config.questions import QuestionsConfig
 from runner.datasets.gsm8k import Item, load_questions
 from runner.datasets.prompts import text_of
 from runner.datasets.question_lists import named_places
@@ -57,7 +57,7 @@ CATEGORY = "category"  # the key of a row that names its kind of text
 BESIDE_TEXTS = ("cluster", CATEGORY)  # what has a fingerprint of its own
 
 
-def load_given(task: LikelihoodConfig) -> list[Given]:
+def load_given(task: QuestionsConfig) -> list[Given]:
     """Return the rows of task.data to score: shuffled if requested, from task.offset on, task.limit rows."""
     path = Path(task.data).expanduser()
     if path.suffix == ".txt":
@@ -123,7 +123,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     return ((f"{path}, line {number}", row) for number, row in read_json_lines(path))
 
 
-def _shape_of(path: Path, task: LikelihoodConfig) -> str | None:
+def _shape_of(path: Path, task: QuestionsConfig) -> str | None:
     """Return the kind of rows of a file, by the keys of the first one; None for other keys, such as word problems'."""
     where, row = next(_rows(path), (str(path), None))
     if row is None:

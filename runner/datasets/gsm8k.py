@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from runner.config.gsm8k import Gsm8kConfig
+from runner.config.examples import ExamplesConfig
 from runner.config.questions import QuestionsConfig
 from runner.datasets import tables
 from runner.datasets.question_lists import named_places
@@ -115,7 +115,7 @@ def _whole_split(source: QuestionSource) -> list[Item]:
     return _read(source, QuestionSelection(DISTINCT if source.data == "embedded" else None))
 
 
-def load_examples(task: Gsm8kConfig) -> list[Item]:
+def load_examples(task: ExamplesConfig) -> list[Item]:
     """Return the worked examples: the first task.shots of task.shots_data, or of the train split of task.data."""
     if task.shots == 0:
         return []
@@ -127,7 +127,7 @@ def load_examples(task: Gsm8kConfig) -> list[Item]:
     return examples
 
 
-def load_train(task: Gsm8kConfig, wanted_by: str, limit: int | None = None) -> list[Item]:
+def load_train(task: ExamplesConfig, wanted_by: str, limit: int | None = None) -> list[Item]:
     """Return the first worked examples of task.shots_split, or all of them; `wanted_by` names the key that needs them.
 
     The embedded generator is endless: "all" are those before the first repetition.

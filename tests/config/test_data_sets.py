@@ -13,11 +13,11 @@ from runner.config import data_sets
 from runner.config.choices import CONF, file_of
 from runner.config.compose import Composer, compose, composer_of
 from runner.config.extractors import Gold
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.hydra import to_config, without_hydra
 from runner.config.runner_hydra import hydra_of
 from runner.config.tasks import TASKS
 from runner.config.wording import PromptStyle
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError
 
 SHIPPED = sorted(file.stem for file in (CONF / "dataset").glob("*.yaml"))

@@ -13,12 +13,13 @@ from options_here import studies
 from runner.config.choices import CONF, own_files
 from runner.config.compose import compose, composer_of
 from runner.config.groups import GROUPS
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.hydra import to_config
-from runner.config.measures import MemoryConfig, SweepConfig
+from runner.config.measures import SweepConfig
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig, TrackingConfig, semantic_keys
 from runner.config.wording import PromptStyle
+from runner.tasks.gsm8k.keys import Gsm8kConfig
+from runner.tasks.memory.keys import MemoryConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.fields import Inert, counts_of

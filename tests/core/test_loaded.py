@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from runner.config.gsm8k import Gsm8kConfig
-from runner.config.measures import MemoryConfig, SweepConfig
+from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import TaskConfig
 from runner.run import run
 from runner.tasks.generate.keys import GenerateConfig
+from runner.tasks.gsm8k.keys import Gsm8kConfig
+from runner.tasks.memory.keys import MemoryConfig
 from runner_engine.models.loaded_lines import lines
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from runner.config.gsm8k import Gsm8kConfig
-from runner.config.measures import MemoryConfig, SweepConfig
+from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import TaskConfig
 from runner.report import headline
 from runner.run import run
 from runner.tasks.generate.keys import GenerateConfig
+from runner.tasks.gsm8k.keys import Gsm8kConfig
+from runner.tasks.memory.keys import MemoryConfig
 from runner_compare.metrics import (
     FRONT,
     HEADLINES,

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.wording import PromptStyle
 from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
 from runner.datasets.gsm8k import Item, load_questions
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError
 from runner_engine.sessions.base import Message, Prompt
 from runner_engine.settings.generation import GenerationConfig

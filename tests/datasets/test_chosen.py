@@ -12,8 +12,6 @@ import pytest
 from likely import jsonl
 from pyarrow import parquet
 
-from runner.config.gsm8k import Gsm8kConfig
-from runner.config.likelihood import LikelihoodConfig
 from runner.config.resolved import resolve
 from runner.config.wording import PromptStyle
 from runner.datasets.asking import load_shots
@@ -21,6 +19,8 @@ from runner.datasets.given import load_given
 from runner.datasets.gsm8k import load_questions
 from runner.run import identify, run
 from runner.store.jobs import read_samples
+from runner.tasks.gsm8k.keys import Gsm8kConfig
+from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base.errors import ConfigError
 from runner_base.result import Verdict
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from runner.config.likelihood import LikelihoodConfig
 from runner.datasets.given import Form, Given, given_sha256, load_given
+from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base.errors import ConfigError, DataError
 
 

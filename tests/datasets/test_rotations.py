@@ -11,12 +11,12 @@ import pytest
 from likely import jsonl
 
 from runner.config.extractors import Extractor
-from runner.config.gsm8k import Gsm8kConfig
 from runner.datasets.gsm8k import Item, load_questions
 from runner.datasets.rotations import rotated, same_letter_words
 from runner.datasets.shapes import GPQA
 from runner.scorers import extract_all, letters
 from runner.scorers.letters import LETTERS
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError
 
 Load = Callable[..., list[Item]]

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.datasets.gsm8k import Item, load_examples, load_questions
 from runner.datasets.shapes import Keys, read_row
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError, DataError
 
 SVAMP = {

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.datasets.gsm8k import load_examples, load_questions
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import DataError
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "gsm8k"

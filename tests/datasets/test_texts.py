@@ -12,8 +12,8 @@ import pytest
 from runner.config.choices import CONF
 from runner.config.compose import compose
 from runner.config.hydra import to_config
-from runner.config.likelihood import LikelihoodConfig
 from runner.datasets.given import Form, load_given
+from runner.tasks.likelihood.keys import LikelihoodConfig
 
 ROWS = [json.loads(line) for line in (CONF / "dataset" / "texts.jsonl").read_text(encoding="utf-8").splitlines()]
 OF_EACH = {"chat": 40, "code": 40, "mathematics": 40, "language": 40, "json": 20, "long": 20}

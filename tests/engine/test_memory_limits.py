@@ -27,7 +27,7 @@ from runner_base.dtypes import Dtype
 from runner_engine.quantization.base import QuantizationConfig
 from runner.config.root import RunnerConfig, NoTrackingConfig
 from runner_engine.settings.rope import RopeConfig
-from runner.config.gsm8k import Gsm8kConfig
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.engines import open_engine
 from runner_engine.sessions.base import Completion, Request
 from runner_engine.sessions.contract import complete

@@ -47,7 +47,7 @@ from runner_engine.settings.model import LocalModelConfig
 from runner_engine.quantization.base import QuantizationConfig
 from runner.config.root import RunnerConfig, NoTrackingConfig
 from runner_engine.settings.rope import RopeConfig
-from runner.config.gsm8k import Gsm8kConfig
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.config.resolved import resolve
 from runner.engines import open_engine
 config = RunnerConfig(model=LocalModelConfig(name={str(tiny_llama)!r}), quantization=QuantizationConfig(),

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.model import StubConfig
 from runner.estimates.amounts import amounts_of
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.bitsandbytes import Int8Config
 from runner_engine.settings.generation import GenerationConfig

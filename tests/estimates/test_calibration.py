@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.measures import SweepConfig
 from runner.config.resolved import resolve
 from runner.estimates.calibration import FILE, Calibration, known_speeds, measure
 from runner.estimates.jobs import estimate
 from runner.estimates.sample import calibration_model_of
 from runner.estimates.speed import EstimateBasis
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_engine.quantization import CHOICES
 from runner_engine.settings.model import LocalModelConfig
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from runner.config.gsm8k import Gsm8kConfig
-from runner.config.likelihood import LikelihoodConfig
 from runner.config.resolved import resolve
 from runner.engines.kinds import kind_of
 from runner.estimates.fit import PROCESS_MIB, fit, free_mib_by_device, possible
+from runner.tasks.gsm8k.keys import Gsm8kConfig
+from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base import machine
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints import random_weights

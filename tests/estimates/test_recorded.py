@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from written_records import ANSWERS, SPEEDS, write
 
-from runner.config.gsm8k import Gsm8kConfig
-from runner.config.likelihood import LikelihoodConfig
 from runner.config.measures import SweepConfig
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import EstimateBasis
+from runner.tasks.gsm8k.keys import Gsm8kConfig
+from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_engine.quantization import CHOICES
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig

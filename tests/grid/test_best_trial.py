@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
 from runner.grid.best_trial import Scored, doubt_lines
 from runner.grid.plan import PlannedJob
 from runner.store.jobs import Job
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_compare.statistics.stats import wilson_interval
 
 MakeConfig = Callable[..., RunnerConfig]

@@ -16,7 +16,6 @@ import pytest
 import torch
 from grids import results
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import Need
@@ -26,6 +25,7 @@ from runner.grid.show import GridView
 from runner.grid.worker_process import Worker
 from runner.grid.workers import WorkerPool
 from runner.store.jobs import Job
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import machine, visible_gpus
 from runner_base.errors import lost_gpu
 from runner_base.progress import ProgressState

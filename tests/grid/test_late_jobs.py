@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
 from runner.grid.other_launchers import ForeignLaunch
 from runner.grid.plan import plan_job, run_job
 from runner.grid.show import table_lines
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 
 
 class GoesDownSlowly:

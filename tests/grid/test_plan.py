@@ -12,7 +12,6 @@ from typing import Any, ClassVar, cast, get_args, get_origin, get_type_hints
 import pytest
 from absurd_counts import ABSURD, planned_state
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.config.task import TaskConfig

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from grids import children, command, end_at, kill, mlflow_runs, results, samples, wait_for
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.engines.kinds import Need
 from runner.grid import forking
 from runner.grid.gpu_sets import GpuSet
@@ -21,6 +20,7 @@ from runner.grid.show import GridView
 from runner.grid.worker_process import Worker
 from runner.grid.workers import WorkerPool
 from runner.run import run
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.dtypes import Dtype
 from runner_base.visible_gpus import Gpu
 from runner_engine.settings.generation import GenerationConfig

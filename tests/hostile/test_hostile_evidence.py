@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from edited_evidence import check_edits, config_of
 
-from runner.config.gsm8k import Gsm8kConfig
-from runner.config.likelihood import LikelihoodConfig
 from runner.config.task import TaskConfig
 from runner.run import run
+from runner.tasks.gsm8k.keys import Gsm8kConfig
+from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base.result import RepeatLog, read_repeats
 
 pytestmark = pytest.mark.smoke(2)

@@ -13,10 +13,10 @@ from types import FrameType
 
 import pytest
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig, TrackingConfig
 from runner.run import run
 from runner.store.jobs import read_samples
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError, RunnerError
 
 pytestmark = pytest.mark.smoke(3)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import Print, RunnerConfig, TrackingConfig
 from runner.store import jobs
 from runner.store.artifacts import promise
 from runner.store.jobs import Job, Recorder, claim, identify, read_samples
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import EvidenceError, JobHeld, OutputError
 from runner_base.result import Answer, FinishReason, Record, Result, Sample, Status
 from runner_engine.settings.generation import GenerationConfig

@@ -14,9 +14,9 @@ import warm_process
 from grids import wait_for
 from stored import rows
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
 from runner.store import tracking
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.dtypes import Dtype
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.settings.generation import GenerationConfig

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.measures import SweepConfig
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig, TrackingConfig, semantic_keys
 from runner.run import run
 from runner.store import mlflow_store, tracking
 from runner.store.jobs import Job
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError, TrackingError
 from runner_base.result import Record, Result, Status
 from runner_engine.quantization.bitsandbytes import Nf4Config

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
 from runner.datasets.gsm8k import describe_questions, items_sha256, load_questions
 from runner.store.tracking import flatten
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.gsm8k.task import VERSION
 from runner_base.result import Answer, FinishReason, Record, Result, Sample, Status, Verdict
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from opening import local_engine
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.dtypes import Dtype
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.sessions.base import Request

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from likely import PAIRS, jsonl
 
-from runner.config.likelihood import LikelihoodConfig
 from runner.config.root import RunnerConfig
+from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base.dtypes import Dtype
 from runner_engine.settings.model import LocalModelConfig
 

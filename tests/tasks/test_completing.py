@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
 from runner.run import run
 from runner.store.jobs import read_samples
 from runner.tasks.generate.keys import GenerateConfig
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import EvidenceError, JobFailed
 from runner_base.result import FinishReason, Record, Sample, Status, Verdict, sealed, unsealed
 from runner_engine.decode.passes.forward import Forward

@@ -17,10 +17,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.datasets.chosen import numbers_of
 from runner.store.tracking import flatten
 from runner.tasks import Item, Job, Policy, RunnerConfig, named_job, own_config, read_samples
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import ConfigError, Sample, Verdict
 from runner_compare import RunningBets
 from runner_compare.statistics import level_words, points_of_margin

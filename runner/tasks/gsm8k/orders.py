@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.scorers import LETTERS
 from runner.tasks import Item
 from runner.tasks.gsm8k.judging import Judged
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.gsm8k.trust import CheckOutcome
 from runner_compare import ENDS, points
 from runner_compare.statistics import ALPHA

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from runner.config.extractors import Extractor
-from runner.config.gsm8k import AUTO, Gsm8kConfig
 from runner.core.finishing import Finishing, lengths_of
 from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
 from runner.datasets.chosen import by_number, choice_words, hashes_of_choice, numbers_of
@@ -41,6 +40,7 @@ from runner.tasks.gsm8k.early_stop import HASHES as OF_EARLY_STOP
 from runner.tasks.gsm8k.early_stop import EarlyStop, find_baseline, hashes_of, preview_baseline
 from runner.tasks.gsm8k.early_stop import is_compared as is_compared  # for the plan of a grid
 from runner.tasks.gsm8k.judging import Judge
+from runner.tasks.gsm8k.keys import AUTO, Gsm8kConfig
 from runner.tasks.gsm8k.orders import TITLE as BY_POSITION
 from runner.tasks.gsm8k.orders import report as report_of_orders
 from runner.tasks.gsm8k.trust import (

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from runner.config.extractors import OF_NUMBERS, Extractor
-from runner.config.gsm8k import Gsm8kConfig
 from runner.tasks import Context, collect_beside
 from runner.tasks.gsm8k.asking_again import AGAIN, SecondAnswers
 from runner.tasks.gsm8k.judging import Judge, Judged
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import FinishReason, Sample, counted, few, thinking_totals
 from runner_compare.statistics import ENDED, FOUND, Finding, McNemar
 from runner_compare.statistics import judge as judge_tests

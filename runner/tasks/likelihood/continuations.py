@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runner.config.likelihood import LikelihoodConfig
+from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base import DataError
 from runner_engine import Request
 

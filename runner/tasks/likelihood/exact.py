@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from runner.config.likelihood import LikelihoodConfig
 from runner.scorers import Divergence, diverge_whole
 from runner.tasks import Context, RunnerConfig, kind_of, open_engine, own_config, resolve
+from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner.tasks.likelihood.reference import KEY
 from runner.tasks.named_job import SCORING, is_id, overridden
 from runner_base import ConfigError

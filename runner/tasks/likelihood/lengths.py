@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.config.likelihood import LikelihoodConfig
 from runner.tasks import ResolvedJob, kind_of
+from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base import ConfigError
 
 SPECIAL = 1  # a token that a tokenizer may put before a text

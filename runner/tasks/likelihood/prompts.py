@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from runner.config.likelihood import LikelihoodConfig
 from runner.datasets.asking import behind, build_prompt
 from runner.datasets.given import Form, Given
 from runner.tasks import Item, ResolvedJob, kind_of, look_at_prompts, prompts_shown
+from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_engine import Engine, EngineReport, Prompt, Request
 from runner_engine.sessions import check_scored
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from runner.config.likelihood import DRAWN, LikelihoodConfig
 from runner.datasets.chosen import cluster_hashes
 from runner.datasets.given import Form, Given, category_hashes, given_sha256, load_given
 from runner.scorers import Divergence
@@ -37,6 +36,7 @@ from runner.tasks import (
 from runner.tasks.likelihood import prompts, ways
 from runner.tasks.likelihood.continuations import Continuation, windows
 from runner.tasks.likelihood.exact import SideBySide, token_counts
+from runner.tasks.likelihood.keys import DRAWN, LikelihoodConfig
 from runner.tasks.likelihood.lengths import check_before_the_load, check_window
 from runner.tasks.likelihood.reference import TOP_K_HASH, ReferenceJob
 from runner.tasks.likelihood.tokens import add_token_figures, write_worst

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from runner.config.likelihood import DRAWN, KEPT, LikelihoodConfig
 from runner.estimates.fit import Fit, fit, free_mib_by_device
 from runner.tasks import Job, RunnerConfig, kind_of, own_config, resolve
 from runner.tasks.likelihood.exact import EXACT, EXACT_HASH, second_of
+from runner.tasks.likelihood.keys import DRAWN, KEPT, LikelihoodConfig
 from runner.tasks.likelihood.reference import KEY, TOP_K_HASH, find
 from runner.tasks.named_job import SCORING, is_id, job_of, overridden
 from runner_base import RunnerError, machine

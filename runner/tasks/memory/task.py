@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from runner.config.measures import MemoryConfig
 from runner.config.model_names import short_name
 from runner.speed.synthetic import check_room
 from runner.store.measurements import notes_on
@@ -33,6 +32,7 @@ from runner.tasks import (
 )
 from runner.tasks.memory.figures import AT_START, IN_POINTS, MemoryRepeat, summarize
 from runner.tasks.memory.kept_points import KeptPoints
+from runner.tasks.memory.keys import MemoryConfig
 from runner.tasks.memory.pictures import MODULE, POINTS
 from runner_base import ConfigError, JobFailed, Progress, Result, child, errors, machine, write_atomically
 from runner_base.drawing import draw_in_process, draw_missing

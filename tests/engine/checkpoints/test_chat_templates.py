@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from gguf import GGUFWriter
 
-from runner.config.gsm8k import Gsm8kConfig
-from runner.config.likelihood import LikelihoodConfig
 from runner.config.prompts import Framing
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.config.task import TaskConfig
 from runner.config.wording import PromptStyle
 from runner.tasks.generate.keys import GenerateConfig
+from runner.tasks.gsm8k.keys import Gsm8kConfig
+from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base.errors import ConfigError
 from runner_engine import check_files
 from runner_engine.checkpoints import chat_templates

@@ -14,12 +14,12 @@ import pytest
 from hub_standin import Hub, environment
 
 from runner.config import resolved
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import kind_of
 from runner.grid.plan import plan_job, predicted_need, worker_limits
 from runner.run import run
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import machine
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError

@@ -27,12 +27,12 @@ from transformers import (
     Phi3Config,
 )
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.measures import SweepConfig
 from runner.config.prompts import Framing
 from runner.config.root import RunnerConfig
 from runner.run import run
 from runner.tasks.generate.keys import GenerateConfig
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.dtypes import Dtype
 from runner_engine.decode import compat_probe
 from runner_engine.kernels import building, native, picking
@@ -315,7 +315,7 @@ from runner_base.dtypes import Dtype
 from runner_engine.quantization.base import QuantizationConfig
 from runner.config.root import RunnerConfig, NoTrackingConfig
 from runner_engine.settings.rope import RopeConfig
-from runner.config.gsm8k import Gsm8kConfig
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.config.resolved import resolve
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete

@@ -21,12 +21,13 @@ import torch
 from opening import load_base
 from resolving import check_memory
 
-from runner.config.gsm8k import Gsm8kConfig
-from runner.config.measures import MemoryConfig, SweepConfig
+from runner.config.measures import SweepConfig
 from runner.config.model import StubConfig
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.run import check
+from runner.tasks.gsm8k.keys import Gsm8kConfig
+from runner.tasks.memory.keys import MemoryConfig
 from runner_base import machine
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import byteio, random_weights

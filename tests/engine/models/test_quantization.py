@@ -137,7 +137,7 @@ from runner_engine.settings.lora import LoraConfig
 from runner_engine.settings.model import LocalConfig
 from runner.config.root import RunnerConfig
 from runner_engine.settings.rope import RopeConfig
-from runner.config.gsm8k import Gsm8kConfig
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.config.resolved import resolve
 from runner_engine.models.load import load_base
 from runner_engine.quantization.torchao import TorchaoInt8Config

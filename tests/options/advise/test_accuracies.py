@@ -12,11 +12,11 @@ import pytest
 from answered import record_job
 
 from runner.config.extractors import Extractor
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.wording import PromptStyle
 from runner.datasets.gsm8k import load_questions
 from runner.estimates.recorded import FinishedJobs
 from runner.options.advise.accuracies import RecordedAccuracy, compare, recorded_accuracies
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.dtypes import Dtype
 from runner_base.result import Record
 from runner_compare.statistics.clustered_share import share_interval

@@ -15,9 +15,9 @@ import pytest
 from answered import record_job
 from quick_commands import heavy_imports
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.options import advise
 from runner.options.advise.machines import machine_of
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError
 from runner_base.result import Record
 from runner_engine.settings.model import LocalModelConfig

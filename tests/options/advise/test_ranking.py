@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.estimates.fit import PROCESS_MIB, Fit
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.options.advise.accuracies import Answer, RecordedAccuracy
 from runner.options.advise.candidates import Candidate
 from runner.options.advise.closeness import RecordedCloseness
 from runner.options.advise.ranking import _ranks, rank
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.machine import MIB
 from runner_engine.checkpoints.footprint import Footprint
 from runner_engine.quantization import CHOICES

@@ -16,10 +16,10 @@ import pytest
 from grids import FAULTS, Grid, assert_each_done_once, mlflow_runs, results, samples, statuses, timeless, wait_for
 from ray_cluster import ENVIRONMENT, RayCluster, missing, running_ray
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
 from runner.grid.plan import plan_job
 from runner.options.launchers.ray_jobs import Assignment, Mailbox, SharedFile, do_job
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 
 CLUSTER = pytest.mark.skipif(bool(missing()), reason=missing() or "it can be had")
 THOROUGH = pytest.mark.thorough

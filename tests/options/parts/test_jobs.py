@@ -14,7 +14,6 @@ from trips import Trip
 
 from runner.config.completion import completing_values
 from runner.config.compose import compose
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.hydra import to_config
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
@@ -25,6 +24,7 @@ from runner.options.parts.keys import ArchiveConfig, MergeConfig, SplitConfig, S
 from runner.options.parts.model_keys import PartsModelConfig
 from runner.run import check, run
 from runner.tasks.generate.keys import GenerateConfig
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import machine, visible_gpus
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError

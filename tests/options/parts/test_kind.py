@@ -17,9 +17,7 @@ from in_parts import CPU, GREEDY, SAMPLED, Make, answers, generate, in_parts, pr
 from opening import open_engine
 from stages import split_into
 
-from runner.config.gsm8k import Gsm8kConfig
-from runner.config.likelihood import LikelihoodConfig
-from runner.config.measures import MemoryConfig, SweepConfig
+from runner.config.measures import SweepConfig
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import kind_of
@@ -29,6 +27,9 @@ from runner.options.parts.model_keys import Backend, PartsModelConfig
 from runner.run import check, identify, run
 from runner.speed.synthetic import synthetic_requests
 from runner.tasks.generate.keys import GenerateConfig
+from runner.tasks.gsm8k.keys import Gsm8kConfig
+from runner.tasks.likelihood.keys import LikelihoodConfig
+from runner.tasks.memory.keys import MemoryConfig
 from runner_base import machine
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError, DataError

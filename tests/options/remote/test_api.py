@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from api_standin import Api
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
 from runner.options.remote import api_kind as kind
 from runner.options.remote.keys import ApiConfig, Extensions, HybridConfig, StudentConfig, TeacherConfig
 from runner.run import run
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError
 from runner_engine.settings.generation import GenerationConfig
 

@@ -18,8 +18,8 @@ import warm_process
 from api_standin import Api, Trouble, unreachable
 
 from runner import compare
-from runner.config.gsm8k import Gsm8kConfig
 from runner.datasets.gsm8k import load_questions
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 
 pytestmark = pytest.mark.slow
 

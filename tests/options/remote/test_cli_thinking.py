@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from api_standin import Api
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.datasets.gsm8k import load_questions
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 
 Run = Callable[..., Any]
 ITEMS = {item.question: item for item in load_questions(Gsm8kConfig(limit=8))}

@@ -10,13 +10,13 @@ from api_standin import Api, Trouble
 from listening import complete_with_deltas
 from opening import open_engine
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
 from runner.options.remote.keys import Extensions, HybridConfig, StudentConfig, TeacherConfig
 from runner.options.remote.reviews import read_verdict
 from runner.run import run
 from runner.store.jobs import read_samples
 from runner.tasks.generate.keys import GenerateConfig
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError, JobFailed
 from runner_base.result import FinishReason
 from runner_engine.sessions.base import Completion, Message, Request

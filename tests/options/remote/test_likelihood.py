@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from likely import PAIRS, jsonl
 
-from runner.config.likelihood import LikelihoodConfig
 from runner.config.root import RunnerConfig
 from runner.options.remote.keys import HybridConfig, StudentConfig, TeacherConfig
 from runner.tasks.likelihood import task as likelihood
+from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.settings.model import LocalModelConfig

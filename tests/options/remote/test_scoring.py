@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from api_standin import Api
 
-from runner.config.likelihood import LikelihoodConfig
 from runner.config.root import RunnerConfig
 from runner.options.remote.keys import ApiConfig
 from runner.run import run
+from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base.errors import ConfigError
 
 Make = Callable[..., RunnerConfig]

@@ -13,13 +13,13 @@ from api_standin import Api, Trouble
 from listening import complete_with_deltas
 from opening import open_engine
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
 from runner.options.remote.keys import ApiConfig, Extensions, HybridConfig, StudentConfig, TeacherConfig
 from runner.options.remote.server_text import AnswerText, Secret
 from runner.run import run
 from runner.tasks.generate.keys import GenerateConfig
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_engine.sessions.base import Completion, Message, Request
 from runner_engine.sessions.contract import complete
 

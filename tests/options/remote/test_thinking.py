@@ -12,12 +12,12 @@ from api_standin import Api, Trouble
 from listening import complete_with_deltas
 from opening import open_engine
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig
 from runner.datasets.gsm8k import load_questions
 from runner.options.remote.engine import ApiEngine
 from runner.options.remote.keys import ApiConfig, HybridConfig, StudentConfig, TeacherConfig
 from runner.options.remote.thinking_budget import MARGIN, ThinkingBudget
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError
 from runner_base.model_text import Ending
 from runner_engine.sessions.base import Completion, Delta, Message, Request

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from runner.config.compose import choose
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.config.wording import PromptStyle
@@ -18,6 +17,7 @@ from runner.run import run
 from runner.store.jobs import Job, read_samples
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.early_stop import MIN_AHEAD, EarlyStop
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError
 from runner_base.result import Answer, FinishReason, Record, Sample, Verdict
 from runner_compare.statistics.sequential import Side

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from runner.config.extractors import Extractor
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.grid.plan import NOTHING_TO_ASK, estimate_plan, plan_job
@@ -19,6 +18,7 @@ from runner.run import identify, run
 from runner.store.jobs import read_samples
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.judging import Judge
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.result import Answer, FinishReason, Record, Sample, Verdict
 from runner_engine.settings.generation import GenerationConfig
 

@@ -13,7 +13,6 @@ from tasking import work
 
 from runner.config.compose import compose
 from runner.config.extractors import Extractor, Gold
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.hydra import to_config
 from runner.config.root import RunnerConfig
 from runner.datasets.shapes import Keys, read_row
@@ -21,6 +20,7 @@ from runner.scorers.expressions import PROCESS
 from runner.scorers.reading import scorer_of
 from runner.store.jobs import Job, Recorder
 from runner.tasks.gsm8k import task as gsm8k
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason, Verdict
 from runner_engine.settings.generation import GenerationConfig

@@ -7,7 +7,6 @@ import pytest
 from scripted import Reply, Scripted
 from tasking import work
 
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.config.wording import PromptStyle
@@ -15,6 +14,7 @@ from runner.datasets.gsm8k import load_questions
 from runner.store.jobs import Job, Recorder
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.judging import Judge
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import EvidenceError, JobFailed
 from runner_base.result import Answer, FinishReason, Sample, Verdict
 from runner_engine.settings.generation import GenerationConfig

@@ -14,7 +14,6 @@ from scripted import Scripted
 from tasking import work
 
 from runner.config.extractors import Extractor
-from runner.config.gsm8k import Gsm8kConfig
 from runner.config.root import RunnerConfig, semantic_keys
 from runner.config.wording import PromptStyle
 from runner.datasets.gsm8k import load_questions
@@ -26,6 +25,7 @@ from runner.tasks.asked_prompts import look_at_prompts
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.asking_again import AGAIN
 from runner.tasks.gsm8k.judging import Judge, Judged
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.gsm8k.trust import TWINS, trust_report, warnings
 from runner_base.errors import ConfigError
 from runner_base.result import Answer, FinishReason, Result, Sample, Verdict

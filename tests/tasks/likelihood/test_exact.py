@@ -13,7 +13,6 @@ import torch
 from likely import PAIRS, WORDS, jsonl, model_overrides, samples, scores
 from transformers import AutoTokenizer
 
-from runner.config.likelihood import LikelihoodConfig
 from runner.config.model import StubConfig
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
@@ -24,6 +23,7 @@ from runner.store.divergences import DIVERGENCES, read_divergences
 from runner.tasks.likelihood import exact as side_by_side
 from runner.tasks.likelihood import task as likelihood
 from runner.tasks.likelihood.exact import TextProgress, Waiting
+from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError, JobFailed
 from runner_base.result import Status

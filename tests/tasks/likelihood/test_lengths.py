@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from runner.config.likelihood import LikelihoodConfig
-from runner.config.measures import MemoryConfig, SweepConfig
+from runner.config.measures import SweepConfig
 from runner.config.resolved import resolve
 from runner.estimates.fit import fit
 from runner.run import check, identify
+from runner.tasks.likelihood.keys import LikelihoodConfig
+from runner.tasks.memory.keys import MemoryConfig
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints.positions import positions_of
 from runner_engine.settings.model import LocalModelConfig

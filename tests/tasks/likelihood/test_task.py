@@ -14,7 +14,6 @@ import torch
 from likely import PAIRS, WORDS, jsonl, model_overrides, samples, scores
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runner.config.likelihood import LikelihoodConfig
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.config.wording import PromptStyle
@@ -22,6 +21,7 @@ from runner.report import headline
 from runner.run import run
 from runner.store.top_k import TOP_K, TopK, TopKFile, read_top_k
 from runner.tasks.likelihood import task as likelihood
+from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner.tasks.named_job import MODEL_GROUPS, overridden
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError, EvidenceError

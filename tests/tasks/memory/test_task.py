@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from tasking import work
 
-from runner.config.measures import MemoryConfig
 from runner.config.root import RunnerConfig
 from runner.store.jobs import Job, Recorder
 from runner.tasks.memory import figures, probe
 from runner.tasks.memory import task as memory
+from runner.tasks.memory.keys import MemoryConfig
 from runner_base.errors import ConfigError, JobFailed
 from runner_base.result import Result, read_repeats
 from runner_compare.ways.repeats import BY_REPEATS

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from runner.config.examples import ExamplesConfig
 from runner.config.extractors import OF_NUMBERS, Extractor, Gold
 from runner.config.questions import (
     MAX_SAMPLES,
     OTHER_JOB,
     SELECTS,
     WORDS_FOR_A_JOB,
-    QuestionsConfig,
     check_answers_differ,
 )
 from runner.config.task import Amount
-from runner.config.wording import PromptStyle, WordingConfig
-from runner_base import HASHED, UNLESS_DEFAULT, Inert, Takes, check, filled, least, setting, within
+from runner.config.wording import PromptStyle
+from runner_base import UNLESS_DEFAULT, Inert, Takes, check, least, setting, within
 from runner_base.fields import DefaultAs
 from runner_base.plugins import check_plug_in
 from runner_engine import GenerationConfig
@@ -37,16 +37,13 @@ FIXED_SHOTS = 5  # of task.prompt=lm_eval_5shot
 
 
 @dataclass
-class Gsm8kConfig(WordingConfig, QuestionsConfig):
+class Gsm8kConfig(ExamplesConfig):
     """Grade-school word problems: generate, extract the number, compare."""
 
     module: ClassVar[str] = "runner.tasks.gsm8k.task"
     name: ClassVar[str] = "gsm8k"
     gives_verdicts: ClassVar[bool] = True
     comparisons_key: ClassVar[str] = "early_stop_comparisons"
-    shots: int = setting(0, takes=least(0))
-    shots_data: str | None = setting(None, HASHED)
-    shots_split: str = setting("train", SELECTS, filled("name a split of the data"))
     extractor: Extractor = Extractor.strict
     scorer: str | None = setting(None, UNLESS_DEFAULT)
     samples: int = setting(1, takes=within(1, MAX_SAMPLES))
