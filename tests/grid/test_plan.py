@@ -23,6 +23,7 @@ from runner.grid.show import GridView
 from runner.grid.worker_process import Worker
 from runner.grid.workers import WorkerPool
 from runner.store.jobs import Job
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.result import Status
 
 Make = Callable[..., RunnerConfig]
