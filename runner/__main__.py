@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from runner.config import runner_hydra
 from runner.config.groups import GROUPS
-from runner.config.hydra import as_yaml, explain, to_config
+from runner.config.hydra import as_yaml, to_config
 from runner.config.hydra_versions import as_in_main
 from runner.config.plain_text import as_sweeper_keys, quote_texts
 from runner.config.root import RunnerConfig
@@ -74,7 +74,11 @@ def _versions() -> str:
 
 def message_of(error: Exception) -> str | None:
     """Return the message for an error that a user can cause, None for a bug."""
-    return None if WANTS_TRACEBACK else explain(error)
+    if WANTS_TRACEBACK:
+        return None
+    from runner.config.explained import explain  # with all that a message names
+
+    return explain(error)
 
 
 def main(composed: DictConfig) -> Any:

@@ -24,8 +24,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from runner.config.choices import own_files
 from runner.config.compose import Composer
+from runner.config.explained import EXTRAS, explain
 from runner.config.groups import GROUPS
-from runner.config.hydra import EXTRAS, explain, to_config, without_hydra
+from runner.config.hydra import to_config, without_hydra
 from runner.config.plain_text import as_sweeper_keys, quote_texts
 from runner.config.runner_hydra import hydra_of
 from tools.figures import sourceless

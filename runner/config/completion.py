@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.config import data_sets
+from runner.config.groups import schema_keys
 from runner.config.help import allowed
-from runner.config.messages import schema_keys
 from runner.config.questions import QuestionsConfig
 from runner_base import plug_ins
 

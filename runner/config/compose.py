@@ -26,8 +26,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.choices import choices_for
-from runner.config.hydra import config_errors, without_hydra
-from runner.config.meant import refuse_deleted
+from runner.config.deleted import refuse_deleted
+from runner.config.explained import config_errors
+from runner.config.hydra import without_hydra
 from runner.config.messages import unknown_choice
 from runner.config.missing_keys import overrides_of_missing_keys
 from runner.config.root import RunnerConfig

@@ -23,7 +23,6 @@ from omegaconf.errors import ValidationError
 from runner.config.choices import CONF
 from runner.config.extractors import Extractor, Gold
 from runner.config.groups import GROUPS
-from runner.config.messages import wrong_value
 from runner.config.questions import QuestionsConfig
 from runner.config.sources import source_at
 from runner.config.wording import FOR_EXPRESSIONS, for_letters
@@ -117,6 +116,8 @@ def apply_data_set(composed: DictConfig) -> None:
             try:
                 OmegaConf.update(task, key, keys[key] if key in keys else _default(task, key), merge=False)
             except ValidationError as error:
+                from runner.config.messages import wrong_value  # most files need no message
+
                 raise ConfigError(
                     f"{data_set.where if data_set else ''}: {wrong_value(error, f'{key}={keys[key]}')}"
                 ) from error

@@ -51,6 +51,11 @@ def names_of(group: str) -> list[str]:
     return schemas.names() if isinstance(schemas, Choices) else sorted(schemas)
 
 
+def schema_keys(schema: object) -> set[str]:
+    """Return the keys of a schema."""
+    return {item.name for item in fields(schema)} if is_dataclass(schema) else set()
+
+
 def packages_of(config: RunnerConfig) -> dict[str, str]:
     """Return the packages, with versions, of all plug-ins in a job: they count in its id, and its record has them."""
     of_metrics = [f"{name} of {plug_ins('metric')[name].package}" for name in config.metrics]

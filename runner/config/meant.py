@@ -1,15 +1,11 @@
-"""What a user probably means by a choice that does not exist, or by deleting a group: in the words to type instead."""
+"""What a user probably means by a choice that does not exist: in the words to type instead."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 from runner.config.choices import choices_for
-from runner.config.groups import GROUPS
-from runner.config.profiles import NONE
-from runner_base import ConfigError
 
 TASKS = {  # what others call a task
     **dict.fromkeys(("perplexity", "ppl", "wikitext", "loglikelihood", "logprobs", "kl", "kld"), "likelihood"),
@@ -38,15 +34,6 @@ def meant(group: str, choice: str) -> str:
     reason = {"model": _model, "lora": _adapter, "quantization": _quantization, "task": _task}.get(head)
     words = reason(rest) if reason is not None else ""
     return f"{head}={rest}: {words}" if words else ""
-
-
-def refuse_deleted(overrides: Iterable[str]) -> None:
-    """Reject ~GROUP: a job has a choice of each group, one of which may be none."""
-    for line in overrides:
-        group = line.removeprefix("~").partition("=")[0]
-        if line.startswith("~") and group in {*GROUPS, "profile"}:
-            use = f"use {group}={NONE}" if NONE in choices_for(group) else "leave it out for the default, or name one"
-            raise ConfigError(f"~{group}: a job has a choice of every group: {use}. {_all(group)}")
 
 
 def _model(name: str) -> str:
@@ -86,7 +73,3 @@ def _task(name: str) -> str:
     if name in choices_for("dataset"):
         return f"a data set is named by its task: use task=gsm8k task.data={name}"
     return ""
-
-
-def _all(group: str) -> str:
-    return f"Choices for {group}: {', '.join(choices_for(group))}"

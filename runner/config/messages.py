@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 
 from omegaconf.errors import ValidationError
 
 from runner.config.choices import CONF, choices_for
-from runner.config.groups import GROUPS, key_types
+from runner.config.groups import GROUPS, key_types, schema_keys
 from runner.config.meant import meant
 from runner.config.root import RunnerConfig
 from runner_base import plug_ins, unknown
@@ -42,11 +41,6 @@ def unknown_choice(group: str, choice: str, options: Iterable[str]) -> str:
 def _from_plug_ins(kind: str) -> str:
     """Name the packages of the choices that are none of the runner's own; empty without plug-ins."""
     return "".join(f"; {it.name} is from {it.package}" for it in plug_ins(kind).values())
-
-
-def schema_keys(schema: object) -> set[str]:
-    """Return the keys of a schema."""
-    return {item.name for item in fields(schema)} if is_dataclass(schema) else set()
 
 
 def wrong_value(cause: ValidationError, written: str) -> str:

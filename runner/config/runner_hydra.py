@@ -36,12 +36,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.config import data_sets
 from runner.config.choices import CONF
-from runner.config.completion import completing_values
+from runner.config.deleted import refuse_deleted
 from runner.config.groups import GROUPS
-from runner.config.help import described
 from runner.config.hydra_folders import refuse_folders
 from runner.config.hydra_versions import IS_HYDRA_1_4, VERSION_BASE, parsed_overrides, rerun
-from runner.config.meant import refuse_deleted
 from runner.config.missing_keys import compose_without_missing_keys
 from runner.config.root import RunnerConfig
 from runner.config.sources import loader_of
@@ -85,6 +83,8 @@ class RunnerHydra(Hydra):
             return super().get_help(help_cfg, cfg, args_parser, resolve, **of_hydra_1_4)
         template, _, after = str(help_cfg.template).partition("$CONFIG")
         before = super().get_help(OmegaConf.create({"template": template}), DictConfig({}), args_parser, False)
+        from runner.config.help import described  # as the next one, of one command only
+
         before = re.sub(rf"^{data_sets.GROUP}: .*\n", "", before, flags=re.MULTILINE)  # listed beside task.data instead
         return f"{before}{described(cfg, HydraConfig.get().runtime.choices)}{after}"
 
@@ -100,6 +100,8 @@ class RunnerHydra(Hydra):
     @staticmethod
     def get_shell_to_plugin_map(config_loader: ConfigLoader) -> defaultdict[str, list[CompletionPlugin]]:
         """Return the completion of each shell, which offers the values of keys, too."""
+        from runner.config.completion import completing_values
+
         found = Hydra.get_shell_to_plugin_map(config_loader)
         for shell, plugins in found.items():
             found[shell] = [completing_values(plugin) for plugin in plugins]

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from runner.config.compose import compose
-from runner.config.hydra import as_yaml, config_errors, to_config
+from runner.config.explained import config_errors
+from runner.config.hydra import as_yaml, to_config
 from runner.config.plain_text import quote_texts, sweep_of
 from runner.config.variables import variables_as_overrides
 from runner.library.shown import ShownRecord

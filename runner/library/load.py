@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from runner.config.choices import choices_for
-from runner.config.messages import schema_keys
+from runner.config.groups import schema_keys
 from runner.config.resolved import resolve
 from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.config.task import TaskConfig

@@ -15,8 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 import runner
 from runner.config.choices import choices_for
 from runner.config.compose import compose, composer_of
+from runner.config.explained import explain
 from runner.config.groups import GROUPS, key_types
-from runner.config.hydra import explain, to_config, without_hydra
+from runner.config.hydra import to_config, without_hydra
 from runner.config.hydra_versions import as_in_main
 from runner.library.load import configure
 from runner_base.errors import ConfigError, RunnerError

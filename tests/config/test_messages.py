@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runner.config.compose import compose
-from runner.config.hydra import config_errors
+from runner.config.explained import config_errors
 from runner_base.errors import ConfigError
 
 

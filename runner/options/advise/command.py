@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from runner.config.compose import compose
-from runner.config.hydra import explain, to_config
+from runner.config.explained import explain
+from runner.config.hydra import to_config
 from runner.config.plain_text import FILES, quote_texts
 from runner.config.root import RunnerConfig
 from runner.config.variables import variables_as_overrides

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from runner.config.compose import compose
+from runner.config.explained import config_errors
 from runner.config.extractors import Gold
-from runner.config.hydra import config_errors
 from runner.config.root import semantic_keys
 from runner.options.agents.keys import AgentsConfig, Attack, Baseline, DecisionMethod, Method, Mode, dropped_agents
 from runner_base.errors import ConfigError
