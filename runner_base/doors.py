@@ -30,10 +30,11 @@ def _distributions() -> Iterator[tuple[str, Distribution]]:
     for distribution in metadata.distributions():
         if OF_RUNNER not in (distribution.read_text("entry_points.txt") or ""):  # most need no parsing
             continue
-        name = distribution.name
+        metadata_of = distribution.metadata  # which is parsed each time
+        name = metadata_of["Name"]
         if name not in seen:  # else an older copy further back on the path, which is not imported
             seen.add(name)
-            yield f"{name} {distribution.version}", distribution
+            yield f"{name} {metadata_of['Version']}", distribution
 
 
 @cache

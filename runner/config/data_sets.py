@@ -112,7 +112,8 @@ def apply_data_set(composed: DictConfig) -> None:
         raise ConfigError(f"task.data={task.data}: {problem}; and there is no file or folder {path}")
     keys = data_set.keys if data_set else {}
     with read_write(composed):
-        for key in [key for key in map(str, task) if _is_looked_up(task, key)]:
+        looked_up = [key for key in map(str, task) if _is_looked_up(task, key)]
+        for key in sorted(looked_up, key=lambda key: key == "instruction"):  # last: it asks for what the others are
             try:
                 OmegaConf.update(task, key, keys[key] if key in keys else _default(task, key), merge=False)
             except ValidationError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -25,10 +25,17 @@ class HydraOption:
     settings: Callable[[], tuple[Any, tuple[str, ...]]]  # its keys, and those below which users may add their own
 
 
-def hydra_options(kind: str) -> Iterator[tuple[str, HydraOption]]:
-    """Yield the options of a kind, launcher or sweeper, by name."""
-    for name in own_options(kind):
-        yield name, load_object(kind, name, HydraOption)
+def installed_option(kind: str, name: str) -> HydraOption | None:
+    """Return the option of a kind, launcher or sweeper; None if there is none, or if packages that it needs lack."""
+    if name not in own_options(kind):
+        return None
+    option = load_object(kind, name, HydraOption)
+    return option if all(map(is_installed, option.needs)) else None
+
+
+def installed_options(kind: str) -> list[str]:
+    """Return the names of the options of a kind whose packages are installed."""
+    return [name for name in own_options(kind) if installed_option(kind, name) is not None]
 
 
 def is_installed(package: str) -> bool:

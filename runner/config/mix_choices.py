@@ -6,6 +6,12 @@ from typing import Any, cast
 
 from runner_base import ConfigError, one_line
 from runner_engine import QuantizationConfig
+from runner_engine.quantization.mixed import Mix
+
+
+def mix_of(quantization: QuantizationConfig) -> Mix:
+    """Return what a quantization means for each layer."""
+    return Mix.of(quantization, typed_choice)
 
 
 def typed_choice(pattern: str, kind: type[QuantizationConfig], given: dict[str, Any]) -> QuantizationConfig:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from runner.config.mix_choices import typed_choice
 from runner.config.own_notes import check_notes
 from runner.config.profiles import NONE as NO_PROFILE
 from runner.config.profiles import check_profile
@@ -16,7 +15,6 @@ from runner_base import MISSING, ConfigError, Inert, check, check_keys, filled, 
 from runner_base.fields import DefaultAs, UnlessDefault, choice_of, counts_of, default_of
 from runner_base.texts import is_text
 from runner_engine import GenerationConfig, LoraConfig, ModelConfig, QuantizationConfig, RopeConfig
-from runner_engine.quantization.mixed import Mix
 
 
 class Print(StrEnum):
@@ -104,7 +102,9 @@ class RunnerConfig:
         for key, text in _texts(self, ""):
             need = "contains what no UTF-8 text and no file name can contain: half a character, or a NUL"
             check(is_text(text) and "\0" not in text, key, repr(text), need)
-        self.mix = Mix.of(self.quantization, typed_choice)  # no key: what the group means for each layer, read once
+        from runner.config.mix_choices import mix_of  # the engine's part of it, which composing does not need
+
+        self.mix = mix_of(self.quantization)  # no key: what the group means for each layer, read once
         check_profile(self.profile, self.model, self.quantization.label)
         self.model.check_beside(self.quantization, self.lora, self.rope, self.generation)
         self.task.check_beside(self.generation)

@@ -32,7 +32,7 @@ from runner.config import profiles
 from runner.config.choices import CONF, choices_for
 from runner.config.groups import GROUPS, names_of
 from runner.config.hydra_options import KINDS as HYDRA_KINDS
-from runner.config.hydra_options import HydraOption, hydra_options, is_installed
+from runner.config.hydra_options import HydraOption, installed_option, installed_options
 from runner.config.root import RunnerConfig
 from runner.config.yaml_files import checked, quick_loader
 from runner_base import plug_ins
@@ -41,7 +41,8 @@ from runner_base.plugins import own_conf_files
 # of a study's grid: sweeps by key, keys that advance together, combinations to leave out, a folder of model files
 GRID: dict[str, Any] = {"_target_": "hydra_plugins.runner.GridSweeper", "params": {}, "zip": [], "cases": []}
 GRID |= {"exclude": [], "files": None, "reference": None}
-OF_PROFILES = "hydra/profile/"  # PROFILE_MODEL below it: the keys that a profile sets
+PROFILES = "hydra/profile"  # has PROFILE_MODEL: the keys that a profile sets
+OPTIONS = {f"hydra/{kind}": kind for kind in HYDRA_KINDS}
 WORKERS = {"_target_": "hydra_plugins.runner.WorkerLauncher", "fresh": False}
 
 
@@ -123,7 +124,7 @@ class StructuredConfigSource(structured_config_source.StructuredConfigSource):
         path = config_path.removesuffix(".yaml")
         if (make := own_config(path)) is None:
             return super().load_config(config_path)
-        package = "_global_" if path.startswith(OF_PROFILES) else None
+        package = "_global_" if path.startswith(f"{PROFILES}/") else None
         return ConfigResult("runner", f"{self.scheme()}://{self.path}", make(), {"package": package})
 
     def is_group(self, config_path: str) -> bool:
@@ -139,11 +140,10 @@ class StructuredConfigSource(structured_config_source.StructuredConfigSource):
         """Return the names of the configs, groups or both in a group."""
         found = {*super().list(config_path, results_filter)} if super().is_group(config_path) else set()
         configs = [] if results_filter is ObjectType.GROUP else [*own_configs()]
-        if configs and config_path.strip("/") == OF_PROFILES.strip("/"):
-            configs += [f"{OF_PROFILES}{name}" for name in profiles.nodes(_models())]
         groups = [] if results_filter is ObjectType.CONFIG else [*own_groups()]
         split = (path.rpartition("/") for path in (*configs, *groups))
-        return sorted(found | {name for group, _, name in split if group == config_path.strip("/")})
+        found |= {name for group, _, name in split if group == config_path.strip("/")}
+        return sorted(found if results_filter is ObjectType.GROUP else found | {*_found_late(config_path.strip("/"))})
 
 
 OURS: dict[str, type[ConfigSource]] = {  # by scheme: Hydra may import its own classes twice
@@ -159,10 +159,21 @@ def _ours(source: ConfigSource) -> ConfigSource:
 
 def own_config(path: str) -> Callable[[], DictConfig] | None:
     """Return what makes one of the runner's own configs; None if there is none of this path."""
-    if not path.startswith(OF_PROFILES):
-        return own_configs().get(path)
-    of_weights = profiles.node_of(path.removeprefix(OF_PROFILES), _models())
-    return None if of_weights is None else partial(_with_own_keys, of_weights)
+    if path in own_configs():
+        return own_configs()[path]
+    group, _, name = path.rpartition("/")
+    if group == PROFILES and (of_weights := profiles.node_of(name, _models())) is not None:
+        return partial(_with_own_keys, of_weights)
+    if group in OPTIONS and (option := installed_option(OPTIONS[group], name)) is not None:
+        return partial(_of_option, option)
+    return None
+
+
+def _found_late(group: str) -> list[str]:
+    """Return the names in a group of which `own_configs` has none, because who lists them imports their modules."""
+    if group == PROFILES:
+        return profiles.nodes(_models())
+    return installed_options(OPTIONS[group]) if group in OPTIONS else []
 
 
 @cache
@@ -173,7 +184,7 @@ def _models() -> frozenset[str]:
 
 @cache
 def own_configs() -> dict[str, Callable[[], DictConfig]]:
-    """Return the runner's own configs by path, without those of profiles; each is made when Hydra reads it.
+    """Return the runner's own configs by path, but for those of `_found_late`; each is made when Hydra reads it.
 
     A job uses a few of the schemas: their classes are imported then, also those of plug-ins. They are under hydra/,
     because `--help` and tab completion list only groups outside of it.
@@ -185,17 +196,13 @@ def own_configs() -> dict[str, Callable[[], DictConfig]]:
     }
     for group in GROUPS:
         configs |= {f"hydra/schema/{group}/{name}": partial(_schema, group, name) for name in names_of(group)}
-    for kind in HYDRA_KINDS:
-        for name, option in hydra_options(kind):
-            if all(map(is_installed, option.needs)):
-                configs[f"hydra/{kind}/{name}"] = partial(_of_option, option)
     return configs
 
 
 @cache
 def own_groups() -> frozenset[str]:
     """Return the groups of the runner's own configs, and the groups above these."""
-    parents = {path.rpartition("/")[0] for path in (*own_configs(), OF_PROFILES)}
+    parents = {path.rpartition("/")[0] for path in (*own_configs(), f"{PROFILES}/")}
     return frozenset(parents | {parent.rpartition("/")[0] for parent in parents} - {""})
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from runner_base import check_keys
-from runner_engine import GenerationConfig, Workload
+from runner_engine import GenerationConfig
+
+if TYPE_CHECKING:
+    from runner_engine import Workload
 
 TYPICAL_PROMPT_TOKENS = 512  # assumed while the prompts are not known yet
 QUESTION_TOKENS = 128  # of a word problem in a chat template
