@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.config.root import Print
+from runner.core.job_lines import LINES, grid_columns
 from runner.store.mlflow_store import EXPERIMENT, Store, relative_path, see_all
 from runner_base import COMPLETIONS, Column, Record, Status, Use, few, plain
 from runner_base.console import console, rich_table
 from runner_base.printed_tables import print_fitted
 from runner_base.tables import NO_WIDTH, say_lines
-from runner_compare import ACCURACY, LINES, described, grid_columns, of_plug_ins
+from runner_compare import ACCURACY, described, of_plug_ins
 from runner_compare.metrics import number
 from runner_compare.statistics import cut_off_words, divergence_tables, unread_note
 from runner_engine.models.loaded_lines import SHOWN, lines

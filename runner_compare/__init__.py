@@ -36,16 +36,18 @@ if TYPE_CHECKING:
     from runner_compare.key_rules import KeyRules as KeyRules
     from runner_compare.metrics import ACCURACY as ACCURACY
     from runner_compare.metrics import ENDS as ENDS
-    from runner_compare.metrics import LINES as LINES
     from runner_compare.metrics import LOG_LIKELIHOOD as LOG_LIKELIHOOD
-    from runner_compare.metrics import METRICS as METRICS
     from runner_compare.metrics import OF_CALLS as OF_CALLS
     from runner_compare.metrics import OF_GUESSES as OF_GUESSES
     from runner_compare.metrics import OF_PREFILL as OF_PREFILL
     from runner_compare.metrics import Better as Better
     from runner_compare.metrics import Metric as Metric
+    from runner_compare.metrics import Pooling as Pooling
+    from runner_compare.metrics import counts as counts
     from runner_compare.metrics import described as described
-    from runner_compare.metrics import grid_columns as grid_columns
+    from runner_compare.metrics import known_metrics as known_metrics
+    from runner_compare.metrics import metric as metric
+    from runner_compare.metrics import of_all_answers as of_all_answers
     from runner_compare.metrics import of_plug_ins as of_plug_ins
     from runner_compare.metrics import score as score
     from runner_compare.outcomes import Answers as Answers
@@ -129,9 +131,11 @@ PLACES = {
     "Metric": "metrics",  # a metric with its unit, direction and how it is written
     "Better": "metrics",  # whether more of it is better
     "described": "metrics",  # the metric of a key
-    "METRICS": "metrics",  # all metrics by their keys
-    "LINES": "metrics",  # the lines of a report
-    "grid_columns": "metrics",  # the metrics that a grid's table shows
+    "known_metrics": "metrics",  # all metrics by their keys
+    "Pooling": "metrics",  # how the values of several runs become one
+    "metric": "metrics",  # describes one; what is not given follows from the unit
+    "counts": "metrics",  # describes counts that add up over runs
+    "of_all_answers": "metrics",  # the keys of pass@k and maj@k that jobs have
     "of_plug_ins": "metrics",  # the metrics of plug-ins that jobs have
     "score": "metrics",  # how many questions are solved, and how many there are
     "ACCURACY": "metrics",  # the keys of an accuracy and its interval

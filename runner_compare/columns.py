@@ -25,16 +25,7 @@ from runner_compare.effect_words import (
     quantity,
     value_of,
 )
-from runner_compare.metrics import (
-    ENDS,
-    HEADLINES,
-    LOG_LIKELIHOODS,
-    METRICS,
-    OF_SCORED,
-    SHOWN_IF_ANY,
-    described,
-    of_plug_ins,
-)
+from runner_compare.metrics import ENDS, LOG_LIKELIHOODS, OF_QUESTION, described, of_plug_ins
 from runner_compare.quantities import METHODS
 from runner_compare.section import Slot
 from runner_compare.sections import every_section
@@ -47,6 +38,15 @@ USES = {"kl_nats_per_token": Use.result, "model_mib": Use.memory, "decode_tok_pe
 OF_LIKELIHOODS = {"kl_nats_per_token": 0, "top_1_agreement": 0, "acc": 0, "acc_norm": 5, "perplexity": 3,
                   "bits_per_byte": 4, "weight_mib": 2, "model_mib": 0, "peak_rss_mib": 4, "prefill_tok_per_s": 0,
                   "load_s": 1}  # fmt: skip
+# The columns of a comparison of accuracies. On a narrow terminal those with the highest numbers go first; 0 stays.
+OF_SCORED = {"no_answer": 0, "cut_off": 0, **dict.fromkeys(OF_QUESTION, 0), "weight_mib": 4, "stored_mib": 4,
+             "model_mib": 0, "peak_rss_mib": 4, "play_s": 0, "decode_tok_per_s": 0, "load_s": 3,
+             "new_tokens": 2}  # fmt: skip
+SHOWN_IF_ANY = ("no_answer", "cut_off")  # not shown if they are 0 in every row
+# The columns of any other comparison: first the purpose of the tasks, then what most tasks have.
+HEADLINES = ("best_decode_tok_per_s", "best_output_tok_per_s", "best_ttft_s", "best_batch_size", "load_peak_rss_mib",
+             "steady_rss_mib", "peak_over_baseline_mib", "predicted_total_mib", "largest_part_mib", "stored_mib",
+             "weight_mib", "peak_rss_mib", "load_s", "prefill_tok_per_s", "decode_tok_per_s", "seconds")  # fmt: skip
 WITH_INTERVAL = ("kl_nats_per_token",)
 LONGEST = 60  # characters of a value
 
@@ -102,7 +102,7 @@ def _of_accuracies(table: Table) -> list[Column]:
     for name, drop_order in OF_SCORED.items():
         values = [row.run.metrics.get(name) for row in rows]
         if any(values) if name in SHOWN_IF_ANY else any(value is not None for value in values):
-            columns.append(_number_of(rows, name, METRICS[name].head, drop_order))
+            columns.append(_number_of(rows, name, described(name).head, drop_order))
     columns += [
         _number_of(rows, name, described(name).head, 1) for name in of_plug_ins(row.run.metrics for row in rows)
     ]

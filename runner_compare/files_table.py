@@ -12,7 +12,7 @@ from runner_compare.columns import USES, accuracy_of, margin_column, measured
 from runner_compare.data import ABSENT, MAX_NAMED, TableRow
 from runner_compare.effect_words import difference_of, records
 from runner_compare.files import KL, FileRow, FileTable, Kind
-from runner_compare.metrics import ENDS, METRICS
+from runner_compare.metrics import ENDS, described
 from runner_compare.repeated_runs import contention
 from runner_compare.wording import number
 
@@ -40,7 +40,7 @@ def file_columns(table: FileTable) -> list[Column]:
     for metric, drop_order in COSTS.items():
         if (kind := table.kind_of(metric)) is not None:
             cells = [number(it.metric(metric, kind)) for it in files]
-            columns.append(Column(METRICS[metric].head, cells, True, drop_order, USES.get(metric, Use.more)))
+            columns.append(Column(described(metric).head, cells, True, drop_order, USES.get(metric, Use.more)))
     for rows, metric in table.speeds().items():
         head = f"decode tok/s\n{rows} row{'s' * (rows != 1)}"
         columns.append(Column(head, [number(it.metric(metric, Kind.speed)) for it in files], use=Use.speed))

@@ -21,13 +21,15 @@ from statistics import fmean, variance
 from runner_base.machine import EXCLUSIVE
 from runner_compare.data import Run, Standing, Table, TableRow
 from runner_compare.front_accuracy import PairsOfRuns
-from runner_compare.metrics import ACCURACY, FRONT, METRICS, Better
+from runner_compare.metrics import ACCURACY, Better, described
 from runner_compare.reader import Reader
 from runner_compare.repeated_runs import contention, machine_of, values_of
 from runner_compare.statistics import ALPHA, MIN_RUNS, RATIOS, stats
 from runner_compare.statistics.over_runs import RatioOfRuns, fewest_runs
 from runner_compare.statistics.sequential import Side
 
+# The axes of the Pareto front besides the accuracy, and their names there.
+FRONT = {"model_mib": "memory", "decode_tok_per_s": "speed"}
 MEMORY, SPEED = FRONT
 LEVEL = ALPHA / 2  # of "better" over all pairs, in each of the two measured axes: accuracy and speed
 MEMORY_TOLERANCE = 0.02  # memory is computed, not measured: only longer or shorter answers change it
@@ -153,7 +155,7 @@ class Dominance:
     def measured(self, one: TableRow, other: TableRow, axis: str) -> Relation:
         """Compare memory or speed."""
         gain = math.log(one.standing[axis].value / other.standing[axis].value)
-        gain = gain if METRICS[axis].better is Better.higher else -gain
+        gain = gain if described(axis).better is Better.higher else -gain
         noise = MEMORY_TOLERANCE if axis == MEMORY else self.tolerance
         if noise is not None:
             return Relation(gain > math.log1p(noise), gain >= -math.log1p(noise))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from runner_base import few
 from runner_compare.data import ALONE_KEYS, MAX_NAMED, Table, TableRow
+from runner_compare.front import FRONT as AXES
 from runner_compare.front import SPEED, Front
-from runner_compare.metrics import FRONT as AXES
 from runner_compare.quantities import points
 from runner_compare.statistics import ALPHA, MIN_RUNS
 from runner_compare.statistics.sequential import level_of

@@ -14,7 +14,7 @@ from runner_base.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, PAPER
 from runner_compare.data import Standing, Table, TableRow
 from runner_compare.effect_words import quantity, unit_of
 from runner_compare.front import Front
-from runner_compare.metrics import METRICS
+from runner_compare.metrics import described
 from runner_compare.quantities import ACCURACIES
 from runner_compare.statistics import Decision, Finding, MarginVerdict
 from runner_compare.statistics.token_costs import Estimate
@@ -186,7 +186,7 @@ def pareto(table: Table) -> Figure:
             names = numbered(line[-1], names)
         for pane, axis in zip(line, table.of(Front).axes, strict=True):
             labels.append(_front_pane(pane, members, axis, names))
-            pane.set_xlabel(METRICS[axis].axis)
+            pane.set_xlabel(described(axis).axis)
         line[0].set_ylabel("accuracy, %")
         line[0].set_title(literal(", ".join(panel)), loc="left")
     if len(panels) < len(all_panels):
@@ -226,7 +226,7 @@ def _front_pane(pane: Axes, rows: list[TableRow], axis: str, names: Mapping[str,
 
     Returns the labels, which may still overlap.
     """
-    sign = METRICS[axis].better.value
+    sign = described(axis).better.value
     points = [(row.standing[axis].value, 100 * row.run.interval[0], row) for row in rows if row.run.interval]
     for x, y, row in points:
         draw_point(pane, x, y, row, row.standing[axis], FRONT if row.on_front else MUTED, not row.on_front)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, fields
 from html import escape
 from typing import Any
 
+from runner.core.job_lines import grid_columns
 from runner.report import brief, headline
 from runner_base import Record, Status, plain, svg
-from runner_compare import ACCURACY, ENDS, LOG_LIKELIHOOD, described, grid_columns
+from runner_compare import ACCURACY, ENDS, LOG_LIKELIHOOD, described
 from runner_engine.models.loaded_lines import SHOWN, lines
 
 WITH_INTERVAL = (ACCURACY[0], "acc", "kl_nats_per_token", LOG_LIKELIHOOD)  # the first of these is drawn

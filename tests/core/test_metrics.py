@@ -11,26 +11,15 @@ import pytest
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import TaskConfig
+from runner.core.job_lines import LINES, OF_GRID, grid_columns
 from runner.report import headline
 from runner.run import run
 from runner.tasks.generate.keys import GenerateConfig
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.memory.keys import MemoryConfig
-from runner_compare.metrics import (
-    FRONT,
-    HEADLINES,
-    LINES,
-    METRICS,
-    OF_GRID,
-    OF_SCORED,
-    SPREADS,
-    Better,
-    Pooling,
-    described,
-    grid_columns,
-    number,
-    pool,
-)
+from runner_compare.columns import HEADLINES, OF_SCORED
+from runner_compare.front import FRONT
+from runner_compare.metrics import SPREADS, Better, Pooling, described, known_metrics, number, pool
 from runner_compare.ways.repeats import BY_REPEATS
 from runner_engine.quantization.bitsandbytes import Int8Config
 from runner_engine.settings.generation import GenerationConfig
@@ -45,7 +34,7 @@ SHORT = GenerationConfig(max_new_tokens=4)
 
 def undescribed(metrics: dict[str, float]) -> set[str]:
     """Return the metrics that are not in the list."""
-    return {key for key in metrics if described(key).key not in METRICS}
+    return {key for key in metrics if described(key).key not in known_metrics()}
 
 
 @pytest.mark.parametrize(
@@ -75,10 +64,10 @@ def test_a_loaded_model_reports_described_metrics(make_config: Make) -> None:
 def test_what_stands_in_tables_is_described() -> None:
     named = {*OF_GRID, *OF_SCORED, *HEADLINES, *BY_REPEATS}.union(FRONT)
     named = named.union(*(line.names for line in LINES))
-    assert {described(name).key for name in named} <= METRICS.keys()
-    assert all(METRICS[key].better is not Better.neither for key in FRONT)
-    for metric in METRICS.values():
-        assert metric.tokens in METRICS if metric.pooling is Pooling.per_token else metric.tokens == ""
+    assert {described(name).key for name in named} <= known_metrics().keys()
+    assert all(known_metrics()[key].better is not Better.neither for key in FRONT)
+    for metric in known_metrics().values():
+        assert metric.tokens in known_metrics() if metric.pooling is Pooling.per_token else metric.tokens == ""
 
 
 @pytest.mark.parametrize(
@@ -91,8 +80,8 @@ def test_what_stands_in_tables_is_described() -> None:
     ],
 )
 def test_cells_and_spreads_are_their_base_metric(key: str, base: str) -> None:
-    assert described(key) is METRICS[base]
-    assert not any(base.endswith(suffix) for base in METRICS for suffix in SPREADS)
+    assert described(key) is known_metrics()[base]
+    assert not any(base.endswith(suffix) for base in known_metrics() for suffix in SPREADS)
 
 
 def test_a_metric_of_somebody_elses_task_is_described_by_its_unit() -> None:
@@ -103,11 +92,11 @@ def test_a_metric_of_somebody_elses_task_is_described_by_its_unit() -> None:
 
 
 def test_labels_for_columns_and_axes() -> None:
-    peak, speed, cut_off = (METRICS[key] for key in ("peak_rss_mib", "decode_tok_per_s", "cut_off"))
+    peak, speed, cut_off = (known_metrics()[key] for key in ("peak_rss_mib", "decode_tok_per_s", "cut_off"))
     assert (peak.title, peak.head, peak.axis) == ("peak RSS MiB", "peak RSS\nMiB", "peak RSS, MiB")
     assert (speed.title, speed.head, speed.axis) == ("decode tok/s", "decode\ntok/s", "decode tokens/s")
     assert (cut_off.title, cut_off.head, cut_off.axis) == ("cut off", "cut\noff", "cut off")
-    heads = [metric.title for metric in METRICS.values()]
+    heads = [metric.title for metric in known_metrics().values()]
     assert len(set(heads)) == len(heads)
     assert not any(re.search(r"_|  ", head) for head in heads)
 

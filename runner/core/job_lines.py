@@ -1,0 +1,251 @@
+"""The lines of a job's table, and the columns of a grid's: which metrics stand where, in this order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from string import Formatter
+
+from runner_compare import LOG_LIKELIHOOD, Metric, described, known_metrics, of_all_answers, of_plug_ins
+
+# The columns of a grid that any of its jobs has measured: first the purpose of the tasks, then what most tasks have.
+OF_GRID = (
+    "n",
+    "acc",
+    "acc_norm",
+    LOG_LIKELIHOOD,
+    "kl_nats_per_token",
+    "calls",
+    "prompt_tokens_per_question",
+    "new_tokens_per_question",
+    "best_decode_tok_per_s",
+    "best_output_tok_per_s",
+    "best_ttft_s",
+    "decode_tok_per_s",
+    "cost_usd",
+)
+OF_ANY_TASK = ("weight_mib", "peak_rss_mib", "seconds")
+MAX_OF_ONE = 3  # columns for a job without a metric of OF_GRID: the first ones of its own table
+# `1 answers` in a line of a job's table: the word's beginning, and what becomes another end
+ONE_OF_MANY = re.compile(
+    r"(?<![\w.,])1 (answer|call|client|error|famil|layer|module|part|process|program|prompt token|question|row|text|tie"
+    r"|token|verdict)(s differ|es|ies|s)\b"
+)
+SINGULAR_ENDS = {"s differ": " differs", "ies": "y"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a job's table: its label, and a text that names metrics in braces."""
+
+    label: str
+    text: str
+    common: bool = False  # most tasks have it, so it does not characterize a job
+    brief: bool = False  # included in the one line that a job of a grid gets
+    unless_zero: str = ""  # a metric; the line is left out if it is missing or 0
+
+    @property
+    def names(self) -> set[str]:
+        """The metrics that the text names."""
+        return {name for _, name, _, _ in Formatter().parse(self.text) if name}
+
+    def fits(self, metrics: Mapping[str, float]) -> bool:
+        """Whether all metrics that it names are there, and the line is not left out as empty."""
+        return self.names <= metrics.keys() and (not self.unless_zero or bool(metrics.get(self.unless_zero)))
+
+    def write(self, metrics: Mapping[str, float]) -> str:
+        """Return the text with the values of the metrics that it names."""
+        text = self.text.format(**{name: described(name).write(metrics[name]) for name in self.names})
+        return ONE_OF_MANY.sub(lambda it: f"1 {it[1]}{SINGULAR_ENDS.get(it[2], '')}", text)
+
+
+def _interval(name: str, words: str = "95 % interval") -> str:
+    """Return the ends of a number's interval, as metrics to fill in."""
+    return f"   {words} {{{name}_low}} – {{{name}_high}}"
+
+
+KL, KL_INTERVAL = "{kl_nats_per_token} nats/token", _interval("kl_nats_per_token")
+PREFILL, DECODE = "prefill {prefill_tok_per_s} tok/s", " · decode {decode_tok_per_s} tok/s"
+FASTEST_ANSWERED = "{best_output_tok_per_s} tok/s answered, batch {best_batch_size}, prompt {best_prompt_tokens}"
+LINES = (
+    *(
+        Line("accuracy", f"{{accuracy}}{_interval('accuracy')}   n = {n}", brief=True)
+        for n in (
+            "{n}",
+            "{n} in {families} families",
+            "{n}, mean of {answers_each} answers",
+            "{n} in {families} families, mean of {answers_each} answers",
+        )
+    ),
+    Line(
+        "without limit",
+        "{accuracy_cut_off_wrong} – {accuracy_cut_off_right} (all cut off wrong – all right)"
+        + _interval("accuracy_uncut"),
+    ),
+    Line("of all asked", "{accuracy_all}" + _interval("accuracy_all") + "   n = {n_all}"),
+    *(
+        Line("verdicts", "{correct} correct · {wrong} wrong · {no_answer} no answer · {cut_off} cut off" + whose)
+        for whose in ("", ", by the vote of {answers_each} answers · {tied_votes} ties")
+    ),
+    Line(
+        "orders",
+        "of {questions_in_all_orders} questions {same_in_all_orders_share} have the same choice in all orders of their "
+        "choices · {right_in_all_orders_share} are right in all",
+    ),
+    Line(
+        "position bias",
+        "{position_bias_points} points" + _interval("position_bias_points") + "   p = {position_bias_p}",
+    ),
+    Line(
+        "trust",
+        "strict {accuracy/strict} · flexible {accuracy/flexible} · {extractors_differ} verdicts differ · "
+        "{stopped_by_length} stopped by length",
+    ),
+    Line(
+        "thinking",
+        "{thinking_tokens_per_answer} tokens an answer · {answer_tokens_per_answer} for the answer itself · "
+        "in {thought_share} of the answers",
+    ),
+    Line(
+        "endings",
+        "{endings/closed} closed · {endings/budget_spent} budget spent · {endings/cut_off_thinking} cut off while "
+        "thinking · {endings/cut_off_answer} cut off in the answer · {endings/no_thinking} without thinking",
+    ),
+    Line(
+        "asked again",
+        "{asked_again} questions: {texts_changed} texts changed ({texts_changed_share}) · {answers_changed} answers",
+    ),
+    Line("twins", "{twins}: originals {originals_correct} right · twins {twins_correct} right · p = {twins_p}"),
+    *(
+        Line(
+            "difference",
+            "{early_stop_difference_points} points"
+            + _interval("early_stop_difference_points", f"always-valid {confidence} % interval")
+            + "   {early_stop_wins} won · {early_stop_losses} lost of {questions_asked}"
+            + whose,
+            brief=True,
+        )
+        for whose in ("", ", by the vote of {answers_each} answers")
+        for confidence in ("95", "{early_stop_confidence_percent}")
+    ),
+    Line("accuracy", "{acc}" + _interval("acc") + "   n = {n}", brief=True),
+    Line("normalized", "by characters (acc_norm) {acc_norm} · by bytes {acc_bytes} · by tokens {acc_tokens}"),
+    *(
+        Line("log-likelihood", "{log_likelihood_nats_per_token} nats/token" + interval + "   n = {n}", brief=True)
+        for interval in ("", _interval(LOG_LIKELIHOOD))
+    ),
+    Line("bits", "{bits_per_byte} a byte · {bits_per_token} a token   {scored_tokens} tokens · {scored_bytes} bytes"),
+    *(Line("perplexity", "{perplexity} a token" + interval) for interval in ("", _interval("perplexity"))),
+    Line("rank 1", "{rank_1_share} of the tokens are the model's first choice"),
+    *(
+        Line("KL", text, brief=True, unless_zero=unless_zero)
+        for text, unless_zero in (
+            (KL, ""),
+            (KL + ", at most {kl_truncation_nats_per_token} more", "kl_truncation_nats_per_token"),
+            (KL + KL_INTERVAL, ""),
+            (KL + KL_INTERVAL + ", and at most {kl_truncation_nats_per_token} more", "kl_truncation_nats_per_token"),
+            ("{kl_nats_per_token} ± {kl_drawing_error_nats_per_token} nats/token", "kl_drawing_error_nats_per_token"),
+            (
+                KL + KL_INTERVAL + ", of these texts alone ± {kl_drawing_error_nats_per_token}",
+                "kl_drawing_error_nats_per_token",
+            ),
+        )
+    ),
+    Line("agreement", "{top_1_agreement} of the tokens have the reference's first choice"),
+    Line("completions", "{n}   {stopped} ended · {cut_off} cut off · {errors} errors"),
+    Line(
+        "requests",
+        "{requests}   {answered} answered · {refused} sent away · {clients_left} clients left · "
+        "{client_errors} wrong · {server_errors} failed",
+    ),
+    Line("answers", "p50 {answer_p50_s} s · p95 {answer_p95_s} s · p99 {answer_p99_s} s · {peak_rows} rows at once"),
+    Line("tokens", "{prompt_tokens} prompt · {new_tokens} new"),
+    Line(
+        "tokens",
+        "{prompt_tokens} prompt, {computed_prompt_tokens} of them computed · {new_tokens} new",
+        unless_zero="shared_prompt_tokens",
+    ),
+    Line("team", "{calls} calls · {code_failed} programs failed"),
+    Line("team", "{calls} calls · {code_failed} programs failed · {shared_prompt_tokens} prompt tokens shared"),
+    Line("samples", "{samples_per_question} a question"),
+    Line("samples", "{samples_per_question} a question, for the {match_tokens} tokens of the job that is matched"),
+    Line("a question", "{prompt_tokens_per_question} prompt · {new_tokens_per_question} new tokens"),
+    Line(
+        "training",
+        "{train_solved} of {train_questions} questions solved · {train_prompt_tokens} prompt · {train_new_tokens} new "
+        "tokens",
+    ),
+    Line("edges", "spatial {spatial_edges_before} → {spatial_edges_after}"),
+    Line(
+        "edges",
+        "spatial {spatial_edges_before} → {spatial_edges_after} · temporal {temporal_edges_before} → "
+        "{temporal_edges_after}",
+    ),
+    *(
+        Line(
+            "attack",
+            followed + "{attacked_prompt_tokens} prompt · {attacked_new_tokens} new tokens of the attacked agent · its "
+            "edges {attacked_edges_before} → {attacked_edges_after} · the others' vote {honest_accuracy}",
+        )
+        for followed in ("", "followed {followed_attack} of {told_lies} lies · ")
+    ),
+    Line("speed", PREFILL, brief=True),
+    Line("speed", PREFILL + DECODE, brief=True, unless_zero="decode_tok_per_s"),
+    Line(
+        "speed",
+        PREFILL + DECODE + " · {accepted_tokens} of {draft_tokens} guessed tokens right",
+        brief=True,
+        unless_zero="draft_tokens",
+    ),
+    Line(
+        "fastest cell", "{best_decode_tok_per_s} tok/s decoding, batch {best_batch_size}, prompt {best_prompt_tokens}"
+    ),
+    Line("fastest cell", FASTEST_ANSWERED),
+    Line("fastest cell", FASTEST_ANSWERED + " · first token after {best_ttft_s} s at best", brief=True),
+    Line("the machine", "products {matrix_gflop_per_s} GFLOP/s · reads {read_gb_per_s} GB/s"),
+    Line("knee", "{knee_requests_per_s} requests/s"),
+    *(
+        Line(who, f"{{{who}_answers}} answers · {{{who}_calls}} calls · {{{who}_new_tokens}} new tokens")
+        for who in ("student", "teacher")
+    ),
+    Line("cost", "{cost_usd} USD", brief=True),
+    Line("parts", "{num_parts}, the largest {largest_part_mib} MiB: {balance} of an even share"),
+    Line("written", "{written_parts} parts, {written_mib} MiB"),
+    Line("copying", "{write_gb_per_s} GB/s, hashed on the way"),
+    Line("pipeline", "{num_parts} parts in {processes} processes · {bubble_share} of their time without work"),
+    Line("load_s", "{load_s}", common=True),
+    Line("weight_mib", "{weight_mib}", common=True),
+    Line(
+        "model_mib",
+        "{model_mib}   weights {weight_mib} · KV cache {kv_peak_mib} · activations {activation_mib}",
+        common=True,
+    ),
+    Line("peak_rss_mib", "{peak_rss_mib}", common=True, brief=True),
+    Line("over the import", "{peak_over_baseline_mib} MiB measured · {predicted_total_mib} MiB predicted"),
+    Line("held", "weights {weights_held_mib} · activations {activation_held_mib} · runtime {runtime_held_mib} MiB"),
+    Line("predicted", "weights {predicted_weight_mib} MiB · KV cache {kv_cache_mib} MiB"),
+    Line(
+        "KV cache",
+        "{kv_per_1000_tokens_mib} MiB for 1,000 tokens of a row, {kv_per_1000_tokens_mib_min} – "
+        "{kv_per_1000_tokens_mib_max} · by formula {predicted_kv_per_1000_tokens_mib}",
+    ),
+    Line("lora", "{lora_modules} modules · rank {lora_rank} · norm of the delta {lora_delta_norm}"),
+    Line("seconds", "{seconds}", common=True, brief=True),
+)
+
+
+def grid_columns(jobs: Sequence[Mapping[str, float]]) -> list[Metric]:
+    """Return the metrics that the table of a grid shows: those that any of its jobs has measured."""
+    shown = [key for key in OF_GRID if any(key in job for job in jobs)]
+    shown[1:1] = of_all_answers(jobs) if "n" in shown else []
+    for job in jobs:
+        if shown and any(key in job for key in shown):
+            continue
+        lines = [line.text for line in LINES if line.fits(job) and not line.common]
+        named = dict.fromkeys(name for text in lines for _, name, _, _ in Formatter().parse(text) if name)
+        own = [name for name in named if name in known_metrics() and name not in OF_ANY_TASK]
+        shown += own[:MAX_OF_ONE]
+    shown += [key for key in of_plug_ins(jobs) if key not in shown]
+    shown += [key for key in OF_ANY_TASK if key not in shown and any(key in job for job in jobs)]
+    return [described(key) for key in shown]

@@ -1,0 +1,13 @@
+"""Metrics of a server elsewhere, and of a student and a teacher."""
+
+from __future__ import annotations
+
+from runner_compare import OF_CALLS, Better, Metric, Pooling, counts, metric
+
+OF_SIDES = ("answers", "calls", *OF_CALLS)
+
+METRICS: tuple[Metric, ...] = (
+    # a server elsewhere, a student and a teacher
+    metric("cost_usd", "cost USD", ".4f", better=Better.lower, pooling=Pooling.sum),
+    *counts(Better.neither, *(f"{who}_{what}" for who in ("student", "teacher") for what in OF_SIDES)),
+)

@@ -1,0 +1,46 @@
+"""Metrics of speed, time and energy, and of the tools that measure them."""
+
+from __future__ import annotations
+
+from runner_base.spreads import RANKS
+from runner_compare.metrics.kinds import Better, Metric, Pooling, counts, metric
+
+METRICS: tuple[Metric, ...] = (
+    # speed
+    metric("prefill_tok_per_s", form=",.0f", pooling=Pooling.per_token, tokens="computed_prompt_tokens"),
+    metric(
+        "decode_tok_per_s", "", ",.0f", pooling=Pooling.per_token, tokens="new_tokens", axis_words="decode tokens/s"
+    ),
+    metric("best_decode_tok_per_s", form=",.0f"),
+    *(metric(key, form=".0f") for key in ("best_batch_size", "best_prompt_tokens")),
+    metric("ttft_s", "time to first token", axis_words="time to first token, s"),
+    metric("best_ttft_s", "best time to first token"),
+    *(metric(f"ttft_{rank}_s", f"time to first token {rank}") for rank in RANKS),
+    *(metric(f"itl_{rank}_s", f"between tokens {rank}") for rank in RANKS),
+    *(metric(f"{phase}_gflop_per_s", form=",.1f") for phase in ("prefill", "decode")),
+    metric("decode_gb_per_s", "decoding reads", ",.1f"),
+    metric("matrix_gflop_per_s", "matrix rate of the machine", ",.0f", better=Better.neither),
+    metric("read_gb_per_s", "bandwidth of the machine", ",.1f", better=Better.neither),
+    metric("prefill_matrix_share", "prefill of the matrix rate", ".0%", better=Better.higher),
+    metric("decode_read_share", "decode of the bandwidth", ".0%", better=Better.higher),
+    metric("decode_matrix_share", "decode of the matrix rate", ".0%", better=Better.higher),
+    metric("energy_j", "energy", ",.1f", pooling=Pooling.sum),
+    metric("energy_j_per_token", "energy", ".3g"),
+    metric("noise", "quartiles of the speed apart", ".0%", better=Better.lower),
+    *counts(Better.neither, "cells"),
+    *counts(Better.lower, "cells_not_measured", "noisy_cells"),
+    metric("offered_requests_per_s", form=".3g", better=Better.neither),
+    metric("answered_requests_per_s", "answers", ".3g"),
+    metric("knee_requests_per_s", "knee", ".3g"),
+    metric("load_s", form=".2f"),
+    metric("import_s"),
+    metric("kernels_build_s"),
+    metric("seconds", form=",.1f", better=Better.lower, pooling=Pooling.sum),
+    metric("repeats"),
+    metric("output_tok_per_s", form=",.0f"),
+    # from other tools: the prompt alone, prompt and answer together, a batch from its start to its end
+    metric("prompt_tok_per_s", form=",.0f"),
+    metric("total_tok_per_s", form=",.0f"),
+    metric("batch_latency_s"),
+    metric("best_output_tok_per_s", form=",.0f"),
+)
