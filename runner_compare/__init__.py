@@ -42,11 +42,8 @@ if TYPE_CHECKING:
     from runner_compare.metrics import OF_PREFILL as OF_PREFILL
     from runner_compare.metrics import Better as Better
     from runner_compare.metrics import Metric as Metric
-    from runner_compare.metrics import Pooling as Pooling
-    from runner_compare.metrics import counts as counts
     from runner_compare.metrics import described as described
     from runner_compare.metrics import known_metrics as known_metrics
-    from runner_compare.metrics import metric as metric
     from runner_compare.metrics import of_all_answers as of_all_answers
     from runner_compare.metrics import of_plug_ins as of_plug_ins
     from runner_compare.metrics import score as score
@@ -132,9 +129,6 @@ PLACES = {
     "Better": "metrics",  # whether more of it is better
     "described": "metrics",  # the metric of a key
     "known_metrics": "metrics",  # all metrics by their keys
-    "Pooling": "metrics",  # how the values of several runs become one
-    "metric": "metrics",  # describes one; what is not given follows from the unit
-    "counts": "metrics",  # describes counts that add up over runs
     "of_all_answers": "metrics",  # the keys of pass@k and maj@k that jobs have
     "of_plug_ins": "metrics",  # the metrics of plug-ins that jobs have
     "score": "metrics",  # how many questions are solved, and how many there are

@@ -26,7 +26,7 @@ from runner_compare.seeds import (
     without_seed,
 )
 from runner_compare.selection import listed, matches
-from runner_compare.statistics import Compared, Effect, Method, judge
+from runner_compare.statistics import Compared, Decision, Effect, Method, judge
 from runner_compare.statistics.clustered_share import accuracy_figures, bounds_of_accuracy
 from runner_compare.statistics.floor_effects import what_tells_more, why_more_would_not_decide
 from runner_compare.ways import Asked, compare, noting
@@ -120,18 +120,23 @@ def _compare(table: Table, varying: list[str], choice: ComparisonOptions, reader
                 compared[row.run.run_id] = compared_with(row.run, base, choice, reader)
             except NotPaired as reason:
                 row.note = str(reason)
-    settings = [row for row in table.rows if row.run.run_id in compared and not row.is_repeat]
+    table.remarks = [error_budget(_judge_rows(table.rows, compared, choice))]
+    beside_noise(table.rows, reader)
+    beside_reach(table)
+
+
+def _judge_rows(rows: list[TableRow], compared: dict[str, list[Compared]], choice: ComparisonOptions) -> list[Decision]:
+    """Give each row what is decided about it, by the id of its run; return what the rows share the error of."""
+    settings = [row for row in rows if row.run.run_id in compared and not row.is_repeat]
     of_table = [it for row in settings for it in compared[row.run.run_id]]
     decisions = judge(of_table, choice.margins, choice.metrics)
-    table.remarks = [error_budget(decisions)]
     left = iter(decisions)
     for row in settings:
         row.effects = list(islice(left, len(compared[row.run.run_id])))
-    for row in table.rows:
+    for row in rows:
         if row.is_repeat:  # each is judged by itself
             row.effects = judge(compared.get(row.run.run_id, []))
-    beside_noise(table.rows, reader)
-    beside_reach(table)
+    return decisions
 
 
 def _what_tells_more(it: Effect, run: Run, base: Run) -> str:

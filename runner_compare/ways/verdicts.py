@@ -41,53 +41,78 @@ def compare_answers(
     run: Run, base: Run, answers: tuple[Answers, Answers], reader: Reader, asked: Asked = NOTHING_ELSE
 ) -> Compared:
     """Compare two runs of which these are the answers."""
+    check_scoring(run, base, reader)
+    of_run, of_base = answers
+    shared = sorted(of_run.keys() & of_base.keys())  # in the order of the questions
+    remarks = [check_questions(run, base, answers, len(shared), reader)]
+    pairs = [(of_run[question], of_base[question]) for question in shared]
+    remarks += [check_prompts(pairs, asked), _other_engine(run, base)]
+    if run.compared_while_running or base.compared_while_running:
+        return noting(_compared_by_bets(run, base, pairs), *remarks)
+    test_of = partial(compare_means, field=cluster_field(run, base)) if has_means(pairs) else by_verdicts
+    return noting(at_both_ends(test_of, pairs), *remarks)
+
+
+def check_scoring(run: Run, base: Run, reader: Reader) -> None:
+    """Raise NotPaired if two runs were scored by different rules."""
     if scoring(run) != scoring(base):
         changed = reader.rules_between(run.task, (base.task_version, run.task_version))
         why = f" ({changed}; run the older job again)" if changed else ""
         raise NotPaired(f"scored differently: the baseline with {scoring(base)}, this run with {scoring(run)}{why}")
-    ours, theirs = answers
-    shared = sorted(ours.keys() & theirs.keys())  # in the order of the questions
-    stopped = [it.job_id for it in (run, base) if it.stopped_early]
-    n, remark = len(shared), None
+
+
+def check_questions(run: Run, base: Run, answers: tuple[Answers, Answers], shared: int, reader: Reader) -> str | None:
+    """Return a remark if some questions do not count in both; NotPaired if the questions are not the same."""
+    of_run, of_base = answers
+    if of_run.keys() == of_base.keys():
+        return None
     if (
-        n
-        and ours.keys() != theirs.keys()
-        and _are_left_out(run, theirs.keys() - ours.keys(), reader)
-        and _are_left_out(base, ours.keys() - theirs.keys(), reader)
+        shared
+        and _are_left_out(run, of_base.keys() - of_run.keys(), reader)
+        and _are_left_out(base, of_run.keys() - of_base.keys(), reader)
     ):
-        remark = f"paired on the {n:,} questions that count in both: of {len(ours):,} here, {len(theirs):,} there"
-    elif ours.keys() != theirs.keys() and not (stopped and n == min(len(ours), len(theirs))):
-        same_text = {key[:2] for key in ours} == {key[:2] for key in theirs}
-        what = "the gold answers differ" if same_text else f"{n} are the same"
-        raise NotPaired(f"different questions: {len(ours)} here, {len(theirs)} in the baseline, {what}")
-    pairs = [(ours[question], theirs[question]) for question in shared]
-    other_prompts = sum(our.prompt != their.prompt and None not in (our.prompt, their.prompt) for our, their in pairs)
-    if other_prompts:
-        if not asked.changes_prompts:
-            raise NotPaired(
-                f"different prompts: {other_prompts} of {n} questions have another prompt than in the baseline"
-            )
-        remark = "; ".join(filter(None, (remark, f"different prompts for {other_prompts} of {n} questions")))
+        return f"paired on the {shared:,} questions that count in both: of {len(of_run):,} here, {len(of_base):,} there"
+    if (run.stopped_early or base.stopped_early) and shared == min(len(of_run), len(of_base)):
+        return None
+    same_text = {key[:2] for key in of_run} == {key[:2] for key in of_base}
+    what = "the gold answers differ" if same_text else f"{shared} are the same"
+    raise NotPaired(f"different questions: {len(of_run)} here, {len(of_base)} in the baseline, {what}")
+
+
+def check_prompts(pairs: Pairs, asked: Asked) -> str | None:
+    """Return a remark if prompts differ and may; NotPaired if they may not."""
+    n = len(pairs)
+    different = sum(one.prompt != other.prompt and None not in (one.prompt, other.prompt) for one, other in pairs)
+    if not different:
+        return None
+    if not asked.changes_prompts:
+        raise NotPaired(f"different prompts: {different} of {n} questions have another prompt than in the baseline")
+    return f"different prompts for {different} of {n} questions"
+
+
+def _other_engine(run: Run, base: Run) -> str | None:
     engine, other = run.value(ENGINE), base.value(ENGINE)
-    if engine != other:
-        remark = "; ".join(filter(None, (remark, f"different engines: {engine} here, {other} in the baseline")))
-    watched = [it.job_id for it in (run, base) if it.compared_while_running]
-    if watched:  # by bets, whether or not it stopped early: a choice between two tests would find too many differences
-        comparisons = run.early_stop_comparisons(base) or base.early_stop_comparisons(run)
-        compared = at_both_ends(partial(by_bets, comparisons), pairs)
-        words = (
-            f"{' and '.join(watched)} {'were compared while they' if len(watched) > 1 else 'was compared while it'} ran"
-        )
-        if stopped:
-            words = f"{' and '.join(stopped)} stopped early: paired on the {n} questions that both have"
-        several = max((one.samples for pair in pairs for one in pair), default=1)
-        if several > 1:
-            words += f"; this difference is one of votes of {several} answers, which the job compared while it ran"
-        if run.errors or base.errors:  # which --count-errors has let in
-            words += "; questions that ended in an error count as not solved here, and not at all in what the job says"
-        return noting(compared, words, remark)
-    test_of = partial(compare_means, field=cluster_field(run, base)) if has_means(pairs) else by_verdicts
-    return noting(at_both_ends(test_of, pairs), remark)
+    return None if engine == other else f"different engines: {engine} here, {other} in the baseline"
+
+
+def _compared_by_bets(run: Run, base: Run, pairs: Pairs) -> Compared:
+    """Compare by bets, whether or not a run stopped early: a choice of two tests would find too many differences."""
+    comparisons = run.early_stop_comparisons(base) or base.early_stop_comparisons(run)
+    compared = at_both_ends(partial(by_bets, comparisons), pairs)
+    stopped = [side.job_id for side in (run, base) if side.stopped_early]
+    watched = [side.job_id for side in (run, base) if side.compared_while_running]
+    if stopped:
+        words = f"{' and '.join(stopped)} stopped early: paired on the {len(pairs)} questions that both have"
+    elif len(watched) > 1:
+        words = f"{' and '.join(watched)} were compared while they ran"
+    else:
+        words = f"{watched[0]} was compared while it ran"
+    several = max((one.samples for pair in pairs for one in pair), default=1)
+    if several > 1:
+        words += f"; this difference is one of votes of {several} answers, which the job compared while it ran"
+    if run.errors or base.errors:  # which --count-errors has let in
+        words += "; questions that ended in an error count as not solved here, and not at all in what the job says"
+    return noting(compared, words)
 
 
 def by_verdicts(pairs: Pairs) -> McNemar:
