@@ -287,6 +287,11 @@ def become(order: dict[str, Any], descriptors: list[int], given: dict[str, str],
         sys.path.insert(not order["safe"], folder)
         if python_path != given.get("PYTHONPATH", "") and (start := Path(folder, "sitecustomize.py")).exists():
             runpy.run_path(str(start))
+    if python_path != given.get("PYTHONPATH", ""):  # its packages may bring entry points, which the nursery has read
+        for reader in ("runner_base.doors", "runner_base.plugins"):
+            for value in vars(importlib.import_module(reader)).values():
+                if callable(clear := getattr(value, "cache_clear", None)):
+                    clear()
     code: Any = 0
     try:
         if order["kind"] == "-m":
