@@ -30,6 +30,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, NoReturn
 
+from entry_points import forget_entry_points
+
 LIBRARIES = (
     "torch",
     "transformers.models.auto.modeling_auto",
@@ -281,17 +283,11 @@ def become(order: dict[str, Any], descriptors: list[int], given: dict[str, str],
         own = {"-m": order["folder"], "-c": "", "file": os.path.dirname(os.path.abspath(order["what"]))}
         sys.path.insert(0, own[order["kind"]])
     python_path = os.environ.get("PYTHONPATH", "")
-    for folder in reversed(
-        [folder for folder in python_path.split(os.pathsep) if folder and folder not in search_path]
-    ):
+    for folder in reversed([at for at in python_path.split(os.pathsep) if at and at not in search_path]):
         sys.path.insert(not order["safe"], folder)
         if python_path != given.get("PYTHONPATH", "") and (start := Path(folder, "sitecustomize.py")).exists():
             runpy.run_path(str(start))
-    if python_path != given.get("PYTHONPATH", ""):  # its packages may bring entry points, which the nursery has read
-        for reader in ("runner_base.doors", "runner_base.plugins"):
-            for value in vars(importlib.import_module(reader)).values():
-                if callable(clear := getattr(value, "cache_clear", None)):
-                    clear()
+    forget_entry_points()  # packages on its path may bring others than the nursery has read
     code: Any = 0
     try:
         if order["kind"] == "-m":
