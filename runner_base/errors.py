@@ -159,7 +159,9 @@ def nearest(word: str, options: list[str]) -> list[str]:
     head = word.rpartition(".")[0] + "."
     if head == "." or not all(option.startswith(head) for option in options):
         return get_close_matches(word, options, n=1)
-    return [head + end for end in get_close_matches(word[len(head) :], [one[len(head) :] for one in options], n=1)]
+    return [
+        head + end for end in get_close_matches(word[len(head) :], [option[len(head) :] for option in options], n=1)
+    ]
 
 
 def unknown(what: str, word: str, choices: Iterable[str], meant: Iterable[str] = ()) -> str:

@@ -38,11 +38,11 @@ def print_fitted(terminal: Console, columns: Iterable[Column], rest_is: str, **h
 def turned(columns: Sequence[Column], width: int, gap: int) -> list[list[Column]]:
     """Return the blocks of a turned table: its heads as the first column, and as many rows as have room beside it."""
     naming = next((it for use in (Use.setting, Use.job) for it in columns if it.use is use), columns[0])
-    others = [it for it in columns if it is not naming]
-    heads = Column(one_line(naming.head), [one_line(it.head) for it in others], is_number=False)
+    others = [column for column in columns if column is not naming]
+    heads = Column(one_line(naming.head), [one_line(other.head) for other in others], is_number=False)
     blocks: list[list[Column]] = []
     for at, name in enumerate(naming.cells):
-        row = Column(name, [it.cells[at] for it in others])
+        row = Column(name, [other.cells[at] for other in others])
         if not blocks or _needed([*blocks[-1], row], gap) > width:
             blocks.append([heads])
         blocks[-1].append(row)
@@ -50,7 +50,7 @@ def turned(columns: Sequence[Column], width: int, gap: int) -> list[list[Column]
 
 
 def _needed(columns: Sequence[Column], gap: int) -> int:
-    return sum(gap + width_of(it) for it in columns)
+    return sum(gap + width_of(column) for column in columns)
 
 
 def _narrowed(block: list[Column], width: int, gap: int) -> list[Column]:

@@ -167,8 +167,8 @@ class Sample(Response):
     def cut_off_answers(self) -> int:
         """How many answers were cut off before they said anything that counts; errors are none."""
         return sum(
-            one.verdict is Verdict.cut_off and one.finish_reason is not FinishReason.error
-            for one in self.choices or [self.answer]
+            choice.verdict is Verdict.cut_off and choice.finish_reason is not FinishReason.error
+            for choice in self.choices or [self.answer]
         )
 
     @property

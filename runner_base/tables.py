@@ -72,8 +72,11 @@ class Fitted:
 
 def whole(columns: Iterable[Column], captions: bool = True) -> Fitted:
     """Return the columns in the order of their use, as a terminal shows them that has room for all."""
-    columns = [replace(it, head=plain(it.head), cells=list(map(plain, it.whole or it.cells))) for it in columns]
-    table = Fitted(sorted(columns, key=lambda it: it.use))
+    columns = [
+        replace(column, head=plain(column.head), cells=list(map(plain, column.whole or column.cells)))
+        for column in columns
+    ]
+    table = Fitted(sorted(columns, key=lambda column: column.use))
     if captions:
         _move_constants(table)
     return table
@@ -84,16 +87,18 @@ def fit(columns: Iterable[Column], width: int, gap: int = 2, captions: bool = Tr
     table = whole(columns, captions)
 
     def needed() -> int:
-        return sum(gap + width_of(it) for it in table.columns)
+        return sum(gap + width_of(column) for column in table.columns)
 
     if needed() > width:
-        table.columns = [it.narrow or it for it in table.columns]
+        table.columns = [column.narrow or column for column in table.columns]
         _shorten_paths(table)
-    while needed() > width and any(it.drop_order for it in table.columns):
-        _leave_out(table, min((it for it in table.columns if it.drop_order), key=lambda it: it.drop_order))
+    while needed() > width and any(column.drop_order for column in table.columns):
+        _leave_out(
+            table, min((column for column in table.columns if column.drop_order), key=lambda column: column.drop_order)
+        )
     while needed() > width:
         room = width - gap * len(table.columns)
-        optional = [it for it in table.columns if it.use in LEFT_OUT]
+        optional = [column for column in table.columns if column.use in LEFT_OUT]
         if wrapped := wrap(table.columns, room, FEW_LINES if optional else None):
             table.breaks_words = any(map(_is_broken, table.columns, wrapped))
             table.columns = wrapped
@@ -130,7 +135,7 @@ def short_paths(values: Sequence[str]) -> list[str]:
     def short(path: str) -> str:
         parts = path.split("/")
         middle = "/".join(parts[shared : len(parts) - last])
-        return f"{f'{ELLIPSIS}/' * (shared > 0)}{middle}{f'/{ELLIPSIS}' * (last > 0)}"
+        return f"{(f'{ELLIPSIS}/' if shared > 0 else '')}{middle}{(f'/{ELLIPSIS}' if last > 0 else '')}"
 
     return [short(value) if value in paths else value for value in values]
 
@@ -142,9 +147,13 @@ def _shared(split: Sequence[Sequence[str]]) -> int:
 
 def _move_constants(table: Fitted) -> None:
     """Move the columns with the same cell in several rows to the caption."""
-    same = [it for it in table.columns if len(it.cells) > 1 and len({*it.cells}) == 1 and it.use in MAY_BE_SHARED]
+    same = [
+        column
+        for column in table.columns
+        if len(column.cells) > 1 and len({*column.cells}) == 1 and column.use in MAY_BE_SHARED
+    ]
     if len(same) < len(table.columns):
-        table.columns = [it for it in table.columns if it not in same]
+        table.columns = [column for column in table.columns if column not in same]
         table.caption = [f"{one_line(it.head)} {one_line(it.cells[0])}" for it in same if it.cells[0]]
 
 

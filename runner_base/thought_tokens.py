@@ -26,23 +26,23 @@ def answer_tokens(answer: Answer) -> int | None:
 
 def mean_tokens(count: Callable[[Answer], int | None], answers: Sequence[Answer]) -> float | None:
     """Return the mean over answers; None if the tokens of one are not known."""
-    counts = [count(one) for one in answers]
-    known = [it for it in counts if it is not None]
+    counts = [count(answer) for answer in answers]
+    known = [count for count in counts if count is not None]
     return fmean(known) if known and len(known) == len(counts) else None
 
 
 def thinking_totals(samples: Sequence[Sample]) -> dict[str, float]:
     """Return how much a job's model thought, and how its answers ended; empty if it never did."""
     answers = [one for sample in samples if not sample.failed for one in sample.answers]
-    if all(one.ending in (None, Ending.no_thinking) for one in answers):
+    if all(answer.ending in (None, Ending.no_thinking) for answer in answers):
         return {}
-    endings = Counter(one.ending or Ending.no_thinking for one in answers)
+    endings = Counter(answer.ending or Ending.no_thinking for answer in answers)
     means = {
         "thinking_tokens_per_answer": mean_tokens(thinking_tokens, answers),
         "answer_tokens_per_answer": mean_tokens(answer_tokens, answers),
     }
     return {
         **{key: mean for key, mean in means.items() if mean is not None},
-        "thought_share": fmean(one.parts.has_thinking for one in answers),
+        "thought_share": fmean(answer.parts.has_thinking for answer in answers),
         **{f"endings/{it}": float(endings[it]) for it in Ending},
     }

@@ -147,10 +147,12 @@ def _on_shared(run: Run, matched: Matched) -> Run:
     """Return a run with the figures of the shared questions."""
     outcomes = list(matched.answers().values())
     figures = accuracy_figures(
-        [it.mean for it in outcomes], [it.cluster for it in outcomes], [it.samples for it in outcomes]
+        [outcome.mean for outcome in outcomes],
+        [outcome.cluster for outcome in outcomes],
+        [outcome.samples for outcome in outcomes],
     )
-    figures |= {"correct": float(sum(it.solved for it in outcomes))} | figures_of(
-        [(it.right, it.votes) for it in outcomes]
+    figures |= {"correct": float(sum(outcome.solved for outcome in outcomes))} | figures_of(
+        [(outcome.right, outcome.votes) for outcome in outcomes]
     )
     names = {key: run.params[key] for key in ("model.name", METRIC, FILTER, FOLDER_KEY) if key in run.params}
     params = {TOOL_KEY: tool_of(run)} | names
@@ -160,7 +162,7 @@ def _on_shared(run: Run, matched: Matched) -> Run:
 def _scorer(run: Run) -> str:
     """Return by what a run's answers were judged."""
     of_filter = run.params.get(FILTER, "none")
-    return run.params.get(METRIC, ABSENT) + f" {of_filter}" * (of_filter != "none")
+    return run.params.get(METRIC, ABSENT) + (f" {of_filter}" if of_filter != "none" else "")
 
 
 def _settings(base: Run, run: Run) -> str:

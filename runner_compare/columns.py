@@ -149,10 +149,10 @@ def effect_columns(rows: list[TableRow], unit: str) -> list[Column]:
 def margin_column(rows: Sequence[TableRow | None]) -> list[Column]:
     """Return the verdicts about the margin, if the user gave one; where there is little room, its head has it."""
     effects = [row.effect if row and row.effect and row.effect.verdict else None for row in rows]
-    margins = {margin_words(it) for it in effects if it}
+    margins = {margin_words(effect) for effect in effects if effect}
     if not margins:
         return []
-    cells = [margin_decision(it).partition(" (")[0] if it else "" for it in effects]
+    cells = [margin_decision(effect).partition(" (")[0] if effect else "" for effect in effects]
     column = Column("margin", cells, False, use=Use.verdict)
     if len(margins) == 1:
         (margin,) = margins
@@ -196,8 +196,8 @@ def _asked(run: Run) -> str:
     if run.score is None:
         return ABSENT
     seeds = len(run.parts) if run.over_seeds else 1
-    each, seeds_words = run.answers_each, f" × {seeds} seeds" * (seeds > 1)
-    return number(run.score[1] / seeds) + f" × {each} answers" * (each > 1) + seeds_words
+    each, seeds_words = run.answers_each, (f" × {seeds} seeds" if seeds > 1 else "")
+    return number(run.score[1] / seeds) + (f" × {each} answers" if each > 1 else "") + seeds_words
 
 
 def headline_metrics(rows: list[TableRow]) -> list[str]:

@@ -25,7 +25,7 @@ def conclude(rows: Sequence[TableRow]) -> str:
     parts = [_of_family(family) for family in families.values()]
     skipped = sum(row.note is not None for row in rows)
     if skipped:
-        compared = "further " * bool(parts) + f"row{'s' * (skipped != 1)}"
+        compared = ("further " if parts else "") + f"row{'s' * (skipped != 1)}"
         parts.append(f"{skipped} {compared} could not be compared")
     text = "; ".join(parts)
     return text[:1].upper() + text[1:]

@@ -176,16 +176,16 @@ class TableRow:
     @property
     def effect(self) -> Decision | None:
         """The difference to its baseline in accuracy or log-likelihood; None if it was not compared."""
-        return next((it for it in self.effects if not it.is_ratio), None)
+        return next((effect for effect in self.effects if not effect.is_ratio), None)
 
     def note_beside(self, *remarks: str | None) -> None:
         """Add remarks to the difference to its baseline."""
-        self.effects = [it if it.is_ratio else it.noting(*remarks) for it in self.effects]
+        self.effects = [effect if effect.is_ratio else effect.noting(*remarks) for effect in self.effects]
 
     @property
     def ratios(self) -> list[Decision]:
         """The comparisons of its repeats, one for each measure."""
-        return [it for it in self.effects if it.is_ratio]
+        return [effect for effect in self.effects if effect.is_ratio]
 
 
 @dataclass

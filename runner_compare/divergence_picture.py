@@ -79,7 +79,7 @@ def over_weights(rows: Sequence[TableRow], keys: Sequence[str]) -> Figure:
             kl, low, high = (row.run.metrics.get(f"{KL}{end}") for end in ENDS)
             points.append(KlPoint(names[row.run.run_id], row.run.metrics[WEIGHTS], kl or 0.0, low, high))
         labels.append(draw_points(pane, points, "weights, MiB"))
-        cut = f" (the first {len(panels)} of {len(all_panels)} sets of texts)" * (len(panels) < len(all_panels))
+        cut = f" (the first {len(panels)} of {len(all_panels)} sets of texts)" if len(panels) < len(all_panels) else ""
         pane.set_title(literal(", ".join(panel) + cut * (panel == panels[-1])), loc="left")
     separate(figure, labels)
     return figure

@@ -48,18 +48,18 @@ def unit_of(it: Effect) -> str:
 def records(row: TableRow) -> dict[str, Any]:
     """Return a row's effects as plain data, each under the key of its quantity."""
     record_by_key: dict[str, Any] = {ACCURACIES.record_key: None, REPEATS.record_key: []}
-    for it in row.effects:
-        record = {key: _recorded(it, FIELDS.get(key, key)) for key in quantity(it).keys.split()}
+    for effect in row.effects:
+        record = {key: _recorded(effect, FIELDS.get(key, key)) for key in quantity(effect).keys.split()}
         if "baseline_job_id" in record:
             record["baseline_job_id"] = row.baseline.run.job_id if row.baseline else None
-        if not it.is_tested:
+        if not effect.is_tested:
             record |= {"p": None, "p_holm": None}
-        if has_no_interval(it):
+        if has_no_interval(effect):
             record |= {"ratio_low": None, "ratio_high": None}
-        if it.is_ratio:
+        if effect.is_ratio:
             record_by_key[REPEATS.record_key].append(record)
         else:
-            record_by_key[quantity(it).record_key] = record
+            record_by_key[quantity(effect).record_key] = record
     return record_by_key
 
 
@@ -70,13 +70,13 @@ def _recorded(decision: Decision, name: str) -> Any:
 
 def error_budget(effects: Sequence[Decision]) -> str:
     """Return a sentence if more than 5 % of such tables may have a wrong finding, and empty otherwise."""
-    of_accuracy = [it for it in effects if quantity(it) is ACCURACIES]
+    of_accuracy = [effect for effect in effects if quantity(effect) is ACCURACIES]
     share = most_wrong(of_accuracy)
     if share <= ALPHA * (1 + 1e-9):
         return ""
     fixed = Counter(it.early_stop_comparisons for it in of_accuracy if it.early_stop_comparisons)
     parts = [
-        f"{count} run{'s' * (count > 1)} decided at {level_words(comparisons)}{' each' * (count > 1)}"
+        f"{count} run{'s' * (count > 1)} decided at {level_words(comparisons)}{(' each' if count > 1 else '')}"
         for comparisons, count in sorted(fixed.items())
     ]
     text = f"{', '.join(parts)} while running"
@@ -107,7 +107,7 @@ def margin_decision(it: Decision) -> str:
 
 def if_alike(it: Decision) -> str:
     """Return what a number of questions that would decide supposes of the truth."""
-    return "if neither is better" + " and they disagree as often" * (quantity(it) is ACCURACIES)
+    return "if neither is better" + (" and they disagree as often" if quantity(it) is ACCURACIES else "")
 
 
 def _would_decide(it: Decision) -> str:
@@ -149,7 +149,7 @@ def legend(effects: Sequence[Decision]) -> str:
     """Return the legend of a table's effects."""
     parts = []
     for of in dict.fromkeys(words.quantity for words in METHODS.values()):
-        of_quantity = [it for it in effects if quantity(it) is of]
+        of_quantity = [effect for effect in effects if quantity(effect) is of]
         if of_quantity:
             used = [words.legend for method, words in METHODS.items() if any(it.method is method for it in of_quantity)]
             adjusted = [it for it in of_quantity if it.early_stop_comparisons is None]
@@ -157,7 +157,7 @@ def legend(effects: Sequence[Decision]) -> str:
             if len(adjusted) < len(of_quantity):
                 legends.append(SHARE_LEGEND + (";" if adjusted else "."))
             legends += [of.legend[1]] * bool(adjusted)
-            kind = "other " * (0 < len(adjusted) < len(of_quantity))
+            kind = "other " if 0 < len(adjusted) < len(of_quantity) else ""
             comparisons = comparisons_of(len(adjusted), kind)
             text = " ".join(filter(None, legends))
             metrics = max((it.comparisons for it in adjusted), default=0) // max(1, len(adjusted))

@@ -83,7 +83,7 @@ class FileTable:
         return dict(sorted(found.items()))
 
     def _rows(self, kind: Kind) -> list[TableRow]:
-        return [it.rows[kind] for it in self.files if kind in it.rows]
+        return [file.rows[kind] for file in self.files if kind in file.rows]
 
 
 def file_table(
@@ -120,8 +120,8 @@ def file_table(
         FileRow(names[key], {kind: rows[run.run_id] for kind, run in members.items()}, key == reference)
         for key, members in of_files.items()
     ]
-    kls = {it.name: it.metric(KL, Kind.likelihood) for it in files}
-    files.sort(key=lambda it: (not it.is_reference, kls[it.name] is None, kls[it.name] or 0.0, it.name))
+    kls = {file.name: file.metric(KL, Kind.likelihood) for file in files}
+    files.sort(key=lambda file: (not file.is_reference, kls[file.name] is None, kls[file.name] or 0.0, file.name))
     table = FileTable(files, tables, tolerance=tolerance, margin=(margins or {}).get("log_likelihood"))
     rank_files(table, reader)
     return table
@@ -172,7 +172,9 @@ def _reference(
     if len(found) != 1:
         raise ConfigError(f"--files: {len(found)} of {len(likely)} likelihood jobs have no reference: {fix}")
     ids = {run.facts.get("reference", "").rpartition(" · ")[2] for run in likely.values() if KL in run.metrics}
-    others = {it for it in ids if re.fullmatch(r"likelihood-[0-9a-f]{12}", it)} - {likely[found[0]].job_id}
+    others = {identifier for identifier in ids if re.fullmatch(r"likelihood-[0-9a-f]{12}", identifier)} - {
+        likely[found[0]].job_id
+    }
     if others:
         raise ConfigError(
             f"--files: KL was measured to other references, too: {few(sorted(others))}. Choose with --grid or --where"
@@ -194,12 +196,14 @@ def _two_jobs(run: Run, other: Run, kind: Kind, rules: KeyRules) -> str:
 
 def rank_files(table: FileTable, reader: Reader) -> None:
     """Set the ranks of KL and the front; say why there is none."""
-    files = [it for it in table.files if Kind.likelihood in it.rows and (it.is_reference or _kl(it) is not None)]
+    files = [
+        file for file in table.files if Kind.likelihood in file.rows and (file.is_reference or _kl(file) is not None)
+    ]
     if len(files) < 3:
         table.why_no_ranks = "fewer than two files have a KL"
         return
     try:
-        kls, sizes = divergences([it.rows[Kind.likelihood].run for it in files], reader)
+        kls, sizes = divergences([file.rows[Kind.likelihood].run for file in files], reader)
     except NotPaired as reason:
         table.why_no_ranks = str(reason)
         return

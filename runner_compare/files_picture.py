@@ -21,7 +21,7 @@ def draw_files(table: FileTable) -> list[Picture]:
         "KL to the reference over the size of the file, with 95 % intervals; filled: on the front of bytes, memory and "
         "KL, no file there dominates it beyond noise"
     )
-    is_drawn = any(it.on_front is not None and not it.is_reference for it in table.files)
+    is_drawn = any(file.on_front is not None and not file.is_reference for file in table.files)
     return [Picture("files", title, lambda: kl_over_size(table))] if is_drawn else []
 
 
@@ -32,12 +32,12 @@ def kl_over_size(table: FileTable) -> Figure:
     figure = Figure(figsize=(8.8, 4.4), layout="constrained")
     pane = figure.subplots()
     points = []
-    for it in table.files:
-        kl, low, high = (it.metric(f"{KL}{end}", Kind.likelihood) for end in ENDS)
-        size = next((it.metric("file_mib", kind) for kind in Kind if it.metric("file_mib", kind)), None)
-        if it.is_reference or not kl or not size:
+    for file in table.files:
+        kl, low, high = (file.metric(f"{KL}{end}", Kind.likelihood) for end in ENDS)
+        size = next((file.metric("file_mib", kind) for kind in Kind if file.metric("file_mib", kind)), None)
+        if file.is_reference or not kl or not size:
             continue
-        colour = FRONT if it.on_front else MUTED
-        points.append(KlPoint(literal(it.name), size, kl, low, high, colour, is_filled=bool(it.on_front)))
+        colour = FRONT if file.on_front else MUTED
+        points.append(KlPoint(literal(file.name), size, kl, low, high, colour, is_filled=bool(file.on_front)))
     separate(figure, [draw_points(pane, points, "file, MiB")])
     return figure

@@ -35,31 +35,31 @@ NO_SPEED = (
 def file_columns(table: FileTable) -> list[Column]:
     """Return the columns of the table."""
     files = table.files
-    names = [f"{it.name} (reference)" if it.is_reference else it.name for it in files]
+    names = [f"{file.name} (reference)" if file.is_reference else file.name for file in files]
     columns = [Column("file", names, False, use=Use.setting)]
     for metric, drop_order in COSTS.items():
         if (kind := table.kind_of(metric)) is not None:
-            cells = [number(it.metric(metric, kind)) for it in files]
+            cells = [number(file.metric(metric, kind)) for file in files]
             columns.append(Column(described(metric).head, cells, True, drop_order, USES.get(metric, Use.more)))
     for rows, metric in table.speeds().items():
         head = f"decode tok/s\n{rows} row{'s' * (rows != 1)}"
-        columns.append(Column(head, [number(it.metric(metric, Kind.speed)) for it in files], use=Use.speed))
+        columns.append(Column(head, [number(file.metric(metric, Kind.speed)) for file in files], use=Use.speed))
     if Kind.likelihood in table.tables:
         differences = _of_rows(files, Kind.likelihood, _difference)
         columns.append(Column("Δ log-likelihood\nnats/token", differences, use=Use.verdict))
-        columns += margin_column([it.rows.get(Kind.likelihood) for it in files])
-    if any(it.metric(KL, Kind.likelihood) is not None for it in files):
+        columns += margin_column([file.rows.get(Kind.likelihood) for file in files])
+    if any(file.metric(KL, Kind.likelihood) is not None for file in files):
         columns.append(_measured(KL, files))
-        columns.append(Column("KL\nrank", [_rank(it) for it in files], use=Use.verdict))
+        columns.append(Column("KL\nrank", [_rank(file) for file in files], use=Use.verdict))
         columns.append(_measured(AGREES, files, 4))
-    if any(Kind.accuracy in it.rows for it in files):
+    if any(Kind.accuracy in file.rows for file in files):
         columns.append(Column("accuracy", _of_rows(files, Kind.accuracy, accuracy_of), use=Use.result))
     if Kind.accuracy in table.tables:
         columns.append(Column("Δ points", _of_rows(files, Kind.accuracy, _difference), use=Use.verdict))
-        columns += margin_column([it.rows.get(Kind.accuracy) for it in files])
-    if any(it.on_front is not None for it in files):
+        columns += margin_column([file.rows.get(Kind.accuracy) for file in files])
+    if any(file.on_front is not None for file in files):
         head = f"{axes_words(table)}\nand KL"
-        columns.append(Column(head, [MARKS[it.on_front] for it in files], False, use=Use.verdict))
+        columns.append(Column(head, [MARKS[file.on_front] for file in files], False, use=Use.verdict))
     return columns
 
 
@@ -72,15 +72,22 @@ def file_sentences(table: FileTable) -> list[str]:
     if ties := tied_groups(table):
         lines.append(f"KL does not tell apart: {'; '.join(few(group, 12) for group in ties)}")
     notes = [
-        f"{it.name}: {kind} not compared, {row.note}" for it in table.files for kind, row in it.rows.items() if row.note
+        f"{file.name}: {kind} not compared, {row.note}"
+        for file in table.files
+        for kind, row in file.rows.items()
+        if row.note
     ]
-    kinds = [kind for kind in Kind if any(kind in it.rows for it in table.files)]
+    kinds = [kind for kind in Kind if any(kind in file.rows for file in table.files)]
     missing = [
-        f"{it.name} has no {' and no '.join(absent)}"
-        for it in table.files
-        if (absent := [str(kind) for kind in kinds if kind not in it.rows])
+        f"{file.name} has no {' and no '.join(absent)}"
+        for file in table.files
+        if (absent := [str(kind) for kind in kinds if kind not in file.rows])
     ]
-    busy = [it.name for it in table.files if Kind.speed in it.rows and contention(it.rows[Kind.speed].run) != EXCLUSIVE]
+    busy = [
+        file.name
+        for file in table.files
+        if Kind.speed in file.rows and contention(file.rows[Kind.speed].run) != EXCLUSIVE
+    ]
     if busy:
         lines.append(f"speeds measured beside other work, and so too low: {few(busy, MAX_NAMED)}")
     return [*lines, *notes, *missing]
@@ -100,22 +107,22 @@ def file_records(table: FileTable) -> list[dict[str, Any]]:
     kinds = {name: table.kind_of(name) for name in COSTS}
     return [
         {
-            "file": it.name,
-            "model": next(iter(it.rows.values())).run.params.get("model.name", ""),
-            "is_reference": it.is_reference,
-            "jobs": {str(kind): row.run.job_id for kind, row in it.rows.items()},
-            "costs": {name: None if kind is None else it.metric(name, kind) for name, kind in kinds.items()},
-            "decode_tok_per_s": {str(rows): it.metric(name, Kind.speed) for rows, name in table.speeds().items()},
-            "accuracy": it.metric("accuracy", Kind.accuracy),
-            **{f"{name}{end}": it.metric(f"{name}{end}", Kind.likelihood) for name in (KL,) for end in ENDS},
-            "comparison": _record(it, Kind.accuracy, "comparison"),
-            "shift": _record(it, Kind.likelihood, "shift"),
-            "kl_rank": None if it.kl_rank is None else [*it.kl_rank],
-            "closer_than": it.closer_than,
-            "on_front": it.on_front,
-            "dominated_by": it.dominated_by,
+            "file": file.name,
+            "model": next(iter(file.rows.values())).run.params.get("model.name", ""),
+            "is_reference": file.is_reference,
+            "jobs": {str(kind): row.run.job_id for kind, row in file.rows.items()},
+            "costs": {name: None if kind is None else file.metric(name, kind) for name, kind in kinds.items()},
+            "decode_tok_per_s": {str(rows): file.metric(name, Kind.speed) for rows, name in table.speeds().items()},
+            "accuracy": file.metric("accuracy", Kind.accuracy),
+            **{f"{name}{end}": file.metric(f"{name}{end}", Kind.likelihood) for name in (KL,) for end in ENDS},
+            "comparison": _record(file, Kind.accuracy, "comparison"),
+            "shift": _record(file, Kind.likelihood, "shift"),
+            "kl_rank": None if file.kl_rank is None else [*file.kl_rank],
+            "closer_than": file.closer_than,
+            "on_front": file.on_front,
+            "dominated_by": file.dominated_by,
         }
-        for it in table.files
+        for file in table.files
     ]
 
 
@@ -125,17 +132,19 @@ def axes_words(table: FileTable) -> str:
 
 
 def _front_sentences(table: FileTable) -> list[str]:
-    front = [it.name for it in table.files if it.on_front]
+    front = [file.name for file in table.files if file.on_front]
     if not front:
         return []
     lines = [f"on the front of {axes_words(table)} and KL: {few(front, 12)}"]
-    beaten = [f"{it.name} by {few(it.dominated_by, 3)}" for it in table.files if it.dominated_by]
+    beaten = [f"{file.name} by {few(file.dominated_by, 3)}" for file in table.files if file.dominated_by]
     return lines + ([f"dominated: {'; '.join(beaten)}"] if beaten else [])
 
 
 def tied_groups(table: FileTable) -> list[list[str]]:
     """Return groups of ranked files of which no test tells any two apart; each pair of such files is in one of them."""
-    ranked = sorted((it for it in table.files if it.kl_rank), key=lambda it: it.metric(KL, Kind.likelihood) or 0.0)
+    ranked = sorted(
+        (file for file in table.files if file.kl_rank), key=lambda file: file.metric(KL, Kind.likelihood) or 0.0
+    )
     told_apart = {frozenset((it.name, other)) for it in ranked for other in it.closer_than}
     names, groups = [it.name for it in ranked], list[list[str]]()
     for pair in combinations(names, 2):
@@ -161,7 +170,7 @@ def _record(it: FileRow, kind: Kind, key: str) -> Any:
 
 
 def _of_rows(files: list[FileRow], kind: Kind, write: Callable[[TableRow], str]) -> list[str]:
-    return [write(it.rows[kind]) if kind in it.rows else ABSENT for it in files]
+    return [write(file.rows[kind]) if kind in file.rows else ABSENT for file in files]
 
 
 def _difference(row: TableRow) -> str:
@@ -171,5 +180,5 @@ def _difference(row: TableRow) -> str:
 
 
 def _measured(metric: str, files: list[FileRow], drop_order: int = 0) -> Column:
-    runs = [it.rows[Kind.likelihood].run if Kind.likelihood in it.rows else None for it in files]
+    runs = [file.rows[Kind.likelihood].run if Kind.likelihood in file.rows else None for file in files]
     return measured(metric, runs, drop_order)

@@ -54,7 +54,7 @@ def sentence(row: TableRow, keys: list[str]) -> str:
 def _finding(rows: Sequence[TableRow], keys: list[str]) -> str:
     """Return the finding about rows that show the same: the largest difference, and what they could have shown."""
     effects = [it for row in rows if (it := row.effect)]
-    largest = max(effects, key=lambda it: abs(it.value))
+    largest = max(effects, key=lambda effect: abs(effect.value))
     words, of = METHODS[largest.method], quantity(largest)
     unit, interval = unit_of(largest), fill(words.interval, largest)
     ps = f"p={p_value(largest.p)}, {_adjusted(largest)}".replace("=<", "<")
@@ -78,7 +78,7 @@ def _names(rows: Sequence[TableRow], keys: list[str], largest: int) -> tuple[str
     names = [sides(row, keys)[0] for row in rows]
     _, theirs, shared = sides(rows[0], keys)
     more = [f"{len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
-    return f"{joined([*names[:MAX_NAMES], *more])} vs {theirs}{f' on {shared}' * bool(shared)}", names[largest]
+    return f"{joined([*names[:MAX_NAMES], *more])} vs {theirs}{(f' on {shared}' if shared else '')}", names[largest]
 
 
 def _limits(effects: Sequence[Decision], largest: Decision, unit: str) -> list[str]:
@@ -91,9 +91,9 @@ def _limits(effects: Sequence[Decision], largest: Decision, unit: str) -> list[s
     if not largest.test.knows_power and (has_margin or not largest.unplanned):
         return [f"{margin or 'undecided'} after {largest.n:,} questions", more]
     if largest.unplanned:
-        why = f"{largest.unplanned}, so more questions would not decide" * all(map(is_open, effects))
+        why = f"{largest.unplanned}, so more questions would not decide" if all(map(is_open, effects)) else ""
         return [why, margin, more]
-    if any(it.detectable is None for it in effects if it.test.knows_power):
+    if any(effect.detectable is None for effect in effects if effect.test.knows_power):
         return [f"{largest.n:,} questions are too few to show any difference", margin, more]
     return [f"{_power(effects, largest, unit)}{what_shows_more(largest)}", margin, more]
 
@@ -101,13 +101,13 @@ def _limits(effects: Sequence[Decision], largest: Decision, unit: str) -> list[s
 def _power(effects: Sequence[Decision], largest: Decision, unit: str) -> str:
     """Say which differences could have been shown, and which ones if few have all of the difference."""
     of = quantity(largest)
-    evenly = sorted(it.detectable for it in effects if it.detectable is not None)
+    evenly = sorted(effect.detectable for effect in effects if effect.detectable is not None)
     sizes = f"{of.power} power to detect {range_of([of.write_detectable(one) for one in evenly])} {unit}"
     if not largest.test.has_worst_case:
         return sizes
-    if any(it.detectable_at_worst is None for it in effects):
+    if any(effect.detectable_at_worst is None for effect in effects):
         return f"{sizes} (none {at_worst(largest)})"
-    at_most = sorted(it.detectable_at_worst for it in effects if it.detectable_at_worst is not None)
+    at_most = sorted(effect.detectable_at_worst for effect in effects if effect.detectable_at_worst is not None)
     return f"{sizes} ({range_of([of.write_detectable(one) for one in at_most])} {at_worst(largest)})"
 
 
@@ -144,7 +144,7 @@ def _of_margin(effects: Sequence[Decision]) -> str:
     if len(effects) == 1:
         return margin_decision(effects[0])
     shown = label(effects[0])
-    needed = sorted(it.needed for it in effects if it.needed is not None)
+    needed = sorted(effect.needed for effect in effects if effect.needed is not None)
     if not needed or len(needed) < len(effects):
         return shown
     count = f"{range_of([about(one) for one in needed])} {asked_of(effects[0])}"
@@ -173,7 +173,7 @@ def joined(words: Sequence[str]) -> str:
 
 def _too_few_runs(row: TableRow, keys: list[str]) -> str:
     """Say if there are too few runs to show any difference, and how many more of them help."""
-    measured = [it for it in row.ratios if it.method in {Method.student_t, Method.too_few_runs}]
+    measured = [ratio for ratio in row.ratios if ratio.method in {Method.student_t, Method.too_few_runs}]
     if not measured:
         return ""
     fewest, most = (pick(f(it.n, it.baseline_n) for it in measured) for pick, f in ((min, min), (max, max)))

@@ -60,14 +60,17 @@ def _plot(
     if plot_width < MIN_WIDTH:
         return []
     effects = [it for _, it in shown]
-    margins = sorted({-it.margin for it in effects if it.margin is not None})
-    lowest, highest = min([0.0, *margins, *(it.low for it in effects)]), max(0.0, *(it.high for it in effects), 1e-12)
+    margins = sorted({-effect.margin for effect in effects if effect.margin is not None})
+    lowest, highest = (
+        min([0.0, *margins, *(effect.low for effect in effects)]),
+        max(0.0, *(effect.high for effect in effects), 1e-12),
+    )
 
     def column(value: float) -> int:
         return round((value - lowest) / (highest - lowest) * (plot_width - 1))
 
-    cut = f", the first {len(shown)} of {len(compared)} rows" * (len(shown) < len(compared))
-    explained = f"; {marks.margin} margin" * bool(margins)
+    cut = f", the first {len(shown)} of {len(compared)} rows" if len(shown) < len(compared) else ""
+    explained = f"; {marks.margin} margin" if margins else ""
     title = f"{marks.delta} to the baseline in {unit} with intervals{cut}; {marks.zero} no difference{explained}"
     lines = [(title, "dim")]
     for name, it in zip(names, effects, strict=True):

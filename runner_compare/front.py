@@ -108,7 +108,7 @@ def set_standings(
             )
             row.standing[axis] = Standing(middle, middle * math.exp(-half), middle * math.exp(half), max(1, len(logs)))
         if percent is not None:
-            front.noise[axis] = f"{100 * percent:.3g} %" + ", as given by --tolerance," * (axis == SPEED)
+            front.noise[axis] = f"{100 * percent:.3g} %" + (", as given by --tolerance," if axis == SPEED else "")
         else:
             counts = sorted(row.standing[axis].runs for row in rows)
             spread = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else f"{counts[0]}"

@@ -82,7 +82,7 @@ class PairsOfRuns:
                 cut_off = "".join("01"[answers[question].cut_off > 0] for question in questions)
                 number = self._sets.setdefault(tuple(questions), len(self._sets))
                 self._bits[run.run_id] = Bits(number, int(solved or "0", 2), int(cut_off or "0", 2))
-                if has_means([(it, it) for it in answers.values()]):
+                if has_means([(answer, answer) for answer in answers.values()]):
                     self._answers[run.run_id] = answers
         return self._bits.get(run.run_id)
 

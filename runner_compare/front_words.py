@@ -18,7 +18,7 @@ def front_sentences(table: Table) -> list[str]:
     sentences = [kept.dominated] if kept.dominated else []
     front = "the Pareto front leaves out" if kept.axes else "no Pareto front: it leaves out"
     if kept.without_memory:
-        jobs = f"{few(kept.without_memory, MAX_NAMED)} do{'es' * (len(kept.without_memory) == 1)}"
+        jobs = f"{few(kept.without_memory, MAX_NAMED)} do{('es' if len(kept.without_memory) == 1 else '')}"
         sentences.append(f"{front} memory: {jobs} not say how much memory the model took (model_mib)")
     if kept.without_speed:
         every = len(kept.without_speed) == len([row for row in table.rows if not row.off_front])
@@ -46,12 +46,12 @@ def front_rule(table: Table) -> str:
     shown = [f"as accurate within {100 * front.margins['accuracy']:g} points"]
     exact = [axis for axis in front.axes if axis not in front.margins or "given" in front.noise[axis]]
     shown += [f"as fast within {100 * front.margins[axis]:g} %" for axis in front.axes if axis not in exact]
-    measured = f", is not worse beyond noise in {' and '.join(AXES[axis] for axis in exact)}" * bool(exact)
+    measured = f", is not worse beyond noise in {' and '.join(AXES[axis] for axis in exact)}" if exact else ""
     noise = [f"{words} in {AXES[axis]} ({axis})" for axis, words in front.noise.items()]
     pairs = f"{front.pairs} pair{'s' * (front.pairs != 1)}"
     somewhere = " or ".join(AXES[axis] for axis in front.axes)
     wrong = min(1.0, ALPHA + sum(map(level_of, front.shares)))
-    bets = "; where one ran beside the other, what its bets decided at their own share of 5 %" * bool(front.shares)
+    bets = "; where one ran beside the other, what its bets decided at their own share of 5 %" if front.shares else ""
     return (
         f"Pareto: a row is dominated if another one is shown to be {' and '.join(shown)} (--margin), is not shown to "
         f"be worse{measured}, and is better beyond noise in accuracy or {somewhere}. Noise: {'; '.join(noise)}; in "

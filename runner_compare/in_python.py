@@ -124,20 +124,20 @@ def _ids(runs: Iterable[object]) -> tuple[list[str], str]:
     """Return the ids of jobs, and the output folder of records; lists of them are taken apart."""
     ids: list[str] = []
     folders: list[str] = []
-    for one in runs:
-        if isinstance(one, str):
-            ids.append(one)
-        elif isinstance(one, Mapping):
-            ids += [one["job_id"]] if one.get("job_id") else []
-        elif isinstance(one, Record):
-            ids.append(one.job_id)
-            folders.append(str(Path(one.output_dir).parents[1]))
-        elif isinstance(one, Iterable):
-            inner, folder = _ids(one)
-            folder = folder or str(getattr(one, "output_dir", ""))  # the rows of a grid have it
+    for run in runs:
+        if isinstance(run, str):
+            ids.append(run)
+        elif isinstance(run, Mapping):
+            ids += [run["job_id"]] if run.get("job_id") else []
+        elif isinstance(run, Record):
+            ids.append(run.job_id)
+            folders.append(str(Path(run.output_dir).parents[1]))
+        elif isinstance(run, Iterable):
+            inner, folder = _ids(run)
+            folder = folder or str(getattr(run, "output_dir", ""))  # the rows of a grid have it
             ids, folders = ids + inner, folders + [folder] * bool(folder)
         else:
-            raise ConfigError(f"compare({one!r}): give job ids, records of runner.evaluate or rows of runner.grid")
+            raise ConfigError(f"compare({run!r}): give job ids, records of runner.evaluate or rows of runner.grid")
     if len({*folders}) > 1:
         raise ConfigError(f"these records are in several folders: {', '.join(sorted({*folders}))}")
     return list(dict.fromkeys(ids)), next(iter(folders), "")
@@ -150,7 +150,7 @@ def _parsed(given: Mapping[str, Any]) -> Any:
     words: list[str] = []
     for key, value in given.items():
         if key not in known:
-            hint = "it says where the command writes; here use to_df() or to_text()" * (key in OF_THE_COMMAND)
+            hint = "it says where the command writes; here use to_df() or to_text()" if key in OF_THE_COMMAND else ""
             raise ConfigError(f"compare({key}=...): {hint or unknown('option', key, sorted(known))}")
         option = f"--{key.replace('_', '-')}"
         if value is True:

@@ -58,7 +58,7 @@ def known_of(run: Run, key: str, reader: Reader | None = None) -> Known | None:
     if value is None:
         return None
     name, _, category = key.partition("/")
-    of = f"/{category}" * bool(category)
+    of = f"/{category}" if category else ""
     ends = _recorded(run.metrics, name.removesuffix(AT_MOST), of)
     if ends is not None:
         return Known(value, *ends)

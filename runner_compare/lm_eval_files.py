@@ -207,7 +207,7 @@ def question_and_answers(values: dict[str, Any]) -> tuple[str, str, str]:
     )
     question = str(arguments[0].get("arg_0", "")) if arguments else ""
     answers, filtered = (_flat(values.get(key)) for key in ("resps", "filtered_resps"))
-    choices = [str(it.get("arg_1", "")) for it in arguments]
+    choices = [str(argument.get("arg_1", "")) for argument in arguments]
     if len(choices) > 1 and len(choices) == len(filtered):  # multiple choice: each has its log-likelihood
         nats = [_number(it) for it in filtered]
         best = max(range(len(nats)), key=nats.__getitem__)
@@ -218,7 +218,7 @@ def question_and_answers(values: dict[str, Any]) -> tuple[str, str, str]:
 def _flat(value: Any) -> list[Any]:
     """Return the first answer to each request: `[["text"]]` and `[[["-1.5", "True"]]]`."""
     items = value if isinstance(value, list) else []
-    return [it[0] if isinstance(it, list) and it and isinstance(it[0], list) else it for it in items]
+    return [item[0] if isinstance(item, list) and item and isinstance(item[0], list) else item for item in items]
 
 
 def _number(answer: Any) -> float:

@@ -78,28 +78,36 @@ class Series:
     def answers(self) -> Answers:
         """Return which documents were answered correctly."""
         return {
-            one.key: QuestionOutcome(one.values[self.metric] == 1, one.prompt_hash, one.cluster)
-            for one in self.documents.values()
+            document.key: QuestionOutcome(document.values[self.metric] == 1, document.prompt_hash, document.cluster)
+            for document in self.documents.values()
         }
 
     def number_answers(self) -> Answers:
         """Return the metric of each document."""
         numbers = self.numbers
         return {
-            one.key: QuestionOutcome(False, one.prompt_hash, one.cluster, number=numbers[one.doc_id])
-            for one in self.documents.values()
+            document.key: QuestionOutcome(
+                False, document.prompt_hash, document.cluster, number=numbers[document.doc_id]
+            )
+            for document in self.documents.values()
         }
 
     def texts(self) -> Texts:
         """Return the log-likelihood of each text."""
         return {
-            one.doc_id: TextScore((one.doc_hash, one.target), one.prompt_hash, (), self.likelihood(one), one.cluster)
-            for one in self.documents.values()
+            document.doc_id: TextScore(
+                (document.doc_hash, document.target),
+                document.prompt_hash,
+                (),
+                self.likelihood(document),
+                document.cluster,
+            )
+            for document in self.documents.values()
         }
 
     def words(self, wanted: Collection[Question], most: int) -> Iterator[tuple[Question, dict[str, str]]]:
         """Yield the answers to some documents, which are read from the file again."""
-        shown = {one.line: one for one in self.documents.values() if one.key in wanted}
+        shown = {document.line: document for document in self.documents.values() if document.key in wanted}
         for number, values in lines(self.path) if shown else ():
             if one := shown.get(number):
                 question, answer, text = question_and_answers(values)
@@ -138,8 +146,8 @@ def _likelihoods(series: Series) -> dict[str, float]:
     unit = "byte" if series.metric in OF_BYTES else "text"
     likelihoods = [series.likelihood(document) for document in series.documents.values()]
     nats, sizes = (
-        [one.nats for one in likelihoods],
-        [float(one.bytes) if unit == "byte" else 1.0 for one in likelihoods],
+        [likelihood.nats for likelihood in likelihoods],
+        [float(likelihood.bytes) if unit == "byte" else 1.0 for likelihood in likelihoods],
     )
     families = [document.cluster or "" for document in series.documents.values()]
     if all(families):

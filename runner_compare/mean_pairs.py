@@ -50,4 +50,4 @@ def clusters_of(pairs: Sequence[tuple[str | None, str | None]], field: str) -> l
 def cluster_field(run: Run, base: Run) -> str:
     """Return the name of the field that the families share."""
     fields = [it.value(CLUSTER) for it in (run, base)]
-    return next((it for it in fields if it not in (None, "null", "None", "")), "cluster") or "cluster"
+    return next((field for field in fields if field not in (None, "null", "None", "")), "cluster") or "cluster"

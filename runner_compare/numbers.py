@@ -47,7 +47,7 @@ def _with_answers(runs: list[Run], chance: Chance, name: str) -> list[Run]:
 
 def mean_of(name: str, values: Iterable[float | None]) -> dict[str, float]:
     """Return the metrics of a run that is compared by a number: how many questions have it, and its mean."""
-    known = [it for it in values if it is not None]
+    known = [value for value in values if value is not None]
     return {"n": float(len(known))} | ({name: math.fsum(known) / len(known)} if known else {})
 
 

@@ -77,9 +77,9 @@ def by_row(table: Table) -> Figure:
     names = names_of(rows, table.keys)
     figure = Figure(figsize=_size(names, 8.6 if compared else 5.6), layout="constrained")
     panes = figure.subplots(1, table.scored + compared, sharey=True, squeeze=False)[0]
-    cut = f"the first {len(rows)} of {len(every)} rows" * (len(rows) < len(every))
+    cut = f"the first {len(rows)} of {len(every)} rows" if len(rows) < len(every) else ""
     if table.scored:
-        panes[0].set_title("accuracy, %" + f" ({cut})" * bool(cut), loc="left")
+        panes[0].set_title("accuracy, %" + (f" ({cut})" if cut else ""), loc="left")
         for place, row in enumerate(rows):
             assert row.run.interval is not None
             middle, low, high = (100 * value for value in row.run.interval)
@@ -104,7 +104,9 @@ def _compared(table: Table) -> list[TableRow]:
 def _forest_title(table: Table) -> str:
     """Explain the lines and colours of the differences."""
     has_margin = any(row.effect and row.effect.margin is not None for row in table.rows)
-    within = "; dashed: the margin, to the right of it a loss is acceptable; blue: as good within it" * has_margin
+    within = (
+        "; dashed: the margin, to the right of it a loss is acceptable; blue: as good within it" if has_margin else ""
+    )
     return f"Difference to the baseline with intervals: green is better, red is worse, grey is undecided{within}"
 
 
@@ -180,7 +182,7 @@ def pareto(table: Table) -> Figure:
     for line, panel in zip(panes, panels, strict=True):
         members = [row for row in rows if row.panel == panel]
         panel_keys = {part.partition("=")[0] for part in panel}
-        shown = [it for it in members if len(members) <= MAX_LABELS or it.on_front or it.is_baseline]
+        shown = [member for member in members if len(members) <= MAX_LABELS or member.on_front or member.is_baseline]
         names = names_of(shown, [key for key in table.keys if key not in panel_keys])
         if longest(names) > LONGEST_AT_DOT:
             names = numbered(line[-1], names)
@@ -230,7 +232,7 @@ def _front_pane(pane: Axes, rows: list[TableRow], axis: str, names: Mapping[str,
     points = [(row.standing[axis].value, 100 * row.run.interval[0], row) for row in rows if row.run.interval]
     for x, y, row in points:
         draw_point(pane, x, y, row, row.standing[axis], FRONT if row.on_front else MUTED, not row.on_front)
-    shown = [it for it in points if it[2].run.run_id in names]
+    shown = [point for point in points if point[2].run.run_id in names]
     labels = name_points(pane, shown, names, [(x, y) for x, y, row in points if row.on_front])
     finish_pane(pane, front_of([(x, y) for x, y, _ in points], sign))
     return labels

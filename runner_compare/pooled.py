@@ -146,7 +146,7 @@ def _pooled_table(
         table.cells[line.run.job_id] = [rows_of_set[0] if rows_of_set else None for rows_of_set in found]
         if line.note is None:
             effects = [row.effect for (row,) in found if row.effect is not None]
-            unplanned = effects[0].unplanned if all(it.unplanned for it in effects) else ""
+            unplanned = effects[0].unplanned if all(effect.unplanned for effect in effects) else ""
             pooled = pooled_comparison(effects, weights)
             comparisons.append((line, replace(pooled, unplanned=unplanned, remark=unlike(effects, names))))
         table.rows.append(line)
@@ -244,13 +244,14 @@ class _Overlaps:
 
 def pooled_comparison(effects: Sequence[Decision], weights: Weights) -> Compared:
     """Pool the comparisons of one setting on all sets of questions."""
-    whole = pooled_test([it.test for it in effects], weights)
-    if not any(it.ends for it in effects):
+    whole = pooled_test([effect.test for effect in effects], weights)
+    if not any(effect.ends for effect in effects):
         return Compared(whole)
     worst, best = (
-        pooled_test([it.ends[end].test if it.ends else it.test for it in effects], weights) for end in (0, 1)
+        pooled_test([effect.ends[end].test if effect.ends else effect.test for effect in effects], weights)
+        for end in (0, 1)
     )
-    cut_off, baseline_cut_off = (sum(counts) for counts in zip(*(it.cut_off for it in effects), strict=True))
+    cut_off, baseline_cut_off = (sum(counts) for counts in zip(*(effect.cut_off for effect in effects), strict=True))
     return Compared(whole, (cut_off, baseline_cut_off), (worst, best))
 
 

@@ -17,9 +17,9 @@ def beside_reach(table: Table) -> None:
     for row in table.rows:
         words = _of_row(row)
         if row.effect is not None:
-            row.effects = [it.noting(*words) for it in row.effects]
+            row.effects = [effect.noting(*words) for effect in row.effects]
         if row.effect is None and not row.is_baseline:
-            table.remarks += [it for it in words if it not in table.remarks]
+            table.remarks += [word for word in words if word not in table.remarks]
 
 
 def _of_row(row: TableRow) -> list[str]:

@@ -25,7 +25,7 @@ def counted_runs(run: Run) -> list[Run]:
 def values_of(run: Run, metric: str) -> list[float]:
     """Return a metric of each run that counts, the newest first; of pooled jobs, over their newest runs, and so on."""
     rounds = zip(*(counted_runs(part) for part in run.parts or [run]), strict=False)
-    values = (pool(one.metrics for one in runs).get(metric, 0.0) for runs in rounds)
+    values = (pool(run.metrics for run in runs).get(metric, 0.0) for runs in rounds)
     return [value for value in values if value > 0]
 
 
@@ -34,9 +34,9 @@ def measured(run: Run, measure: str, repeats: list[float]) -> Measured:
     if run.has_fresh_processes:
         return Measured(repeats, repeats, has_fresh_processes=True)
     figures = [
-        median(repeats) if one is run else one.metrics[measure]
-        for one in counted_runs(run)
-        if one is run or one.metrics.get(measure, 0.0) > 0
+        median(repeats) if counted_run is run else counted_run.metrics[measure]
+        for counted_run in counted_runs(run)
+        if counted_run is run or counted_run.metrics.get(measure, 0.0) > 0
     ]
     return Measured(repeats, figures)
 

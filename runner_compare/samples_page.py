@@ -75,8 +75,8 @@ def table_content(table: Table, reader: Reader, room: int) -> dict[str, Any]:
         "runs": runs,
         "baseline": baseline,
         "left_out": left_out,
-        "questions": [[it[0], plain(_shown(sides, it)), plain(it[2])] for it in questions],
-        "answers": [[_answer(side.get(it)) for side in sides] for it in questions],
+        "questions": [[question[0], plain(_shown(sides, question)), plain(question[2])] for question in questions],
+        "answers": [[_answer(side.get(question)) for side in sides] for question in questions],
     }
 
 

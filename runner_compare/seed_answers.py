@@ -12,9 +12,9 @@ def mean_answers(parts: Sequence[Answers]) -> Answers:
     mean: Answers = {}
     for question, first in parts[0].items():
         outcomes = [of_seed[question] for of_seed in parts]
-        right = sum(it.right[0] if it.right[1] else it.solved for it in outcomes)
-        answers = sum(it.samples for it in outcomes)
-        cut_off = sum(it.cut_off for it in outcomes)
+        right = sum(outcome.right[0] if outcome.right[1] else outcome.solved for outcome in outcomes)
+        answers = sum(outcome.samples for outcome in outcomes)
+        cut_off = sum(outcome.cut_off for outcome in outcomes)
         mean[question] = QuestionOutcome(
             2 * right > answers, first.prompt, first.cluster, (right, answers), cut_off=cut_off
         )

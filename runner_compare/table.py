@@ -231,8 +231,8 @@ def _pooled(members: list[Run], by: list[str], reader: Reader) -> Run:
             "in --by, too, or choose one value with --where"
         )
     if answers:
-        families, counts = zip(*((it.cluster, it.samples) for it in answers.values()), strict=True)
-        whole.metrics |= accuracy_figures([it.mean for it in answers.values()], families, counts)
-        at_worst, at_best = ([it.if_cut_off(right).mean for it in answers.values()] for right in (False, True))
+        families, counts = zip(*((answer.cluster, answer.samples) for answer in answers.values()), strict=True)
+        whole.metrics |= accuracy_figures([answer.mean for answer in answers.values()], families, counts)
+        at_worst, at_best = ([answer.if_cut_off(right).mean for answer in answers.values()] for right in (False, True))
         whole.metrics |= bounds_of_accuracy(at_worst, at_best, families, counts)
     return whole

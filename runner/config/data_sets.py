@@ -146,7 +146,11 @@ def _sources(root: Any) -> Iterator[ConfigSource]:
     hydra = root.hydra if isinstance(root, DictConfig) and "hydra" in root else None
     if hydra is None and HydraConfig.initialized() and {*GROUPS} <= {*HydraConfig.get().runtime.choices}:
         hydra = HydraConfig.get()  # not that of a program which uses Hydra for itself
-    listed = [(it.schema, it.path) for it in hydra.runtime.config_sources] if hydra else [("file", str(CONF))]
+    listed = (
+        [(config_source.schema, config_source.path) for config_source in hydra.runtime.config_sources]
+        if hydra
+        else [("file", str(CONF))]
+    )
     for scheme, path in listed:
         source = source_at(scheme, path)
         if source.available():

@@ -67,7 +67,7 @@ class QuestionsConfig(TaskConfig):
     def take_choices(self, key: str) -> None:
         """Take over the key of the choices that the data show, as if it had been given."""
         self.choices_key = key
-        usual = {it.name: it.default for it in fields(self)}.get("instruction")
+        usual = {field.name: field.default for field in fields(self)}.get("instruction")
         if usual is not None and getattr(self, "instruction") == usual:  # noqa: B009 – only some tasks have it
             setattr(self, "instruction", for_letters(str(usual)))  # noqa: B010
 

@@ -71,7 +71,7 @@ class Finishing:
 
     def _price(self, limit: int, tok_per_s: float | None) -> str:
         """Return what another limit costs at most: as if all that was cut off went on to it."""
-        more = sum(max(0, limit - it.tokens) for it in self.lengths if not it.finished)
+        more = sum(max(0, limit - length.tokens) for length in self.lengths if not length.finished)
         time = f", {more / tok_per_s:.2g} s at this job's speed" if tok_per_s else ""
         return f"would take at most {counted(more, 'token')} more{time}"
 
@@ -83,9 +83,9 @@ def lengths_of(answers: Iterable[Answer], of_answer_only: bool = False) -> list[
     """
     return [
         Length(
-            one.answer_tokens if of_answer_only and one.answer_tokens is not None else one.tokens,
-            one.finish_reason is FinishReason.stop,
+            answer.answer_tokens if of_answer_only and answer.answer_tokens is not None else answer.tokens,
+            answer.finish_reason is FinishReason.stop,
         )
-        for one in answers
-        if one.finish_reason in (FinishReason.stop, FinishReason.length)
+        for answer in answers
+        if answer.finish_reason in (FinishReason.stop, FinishReason.length)
     ]

@@ -42,7 +42,7 @@ class Fields:
         if digest is not None or not may_lack_digest:
             digest = self.digest(f"{key}: {name}", digest)
         tensors = values.get("tensors") if type(values.get("tensors")) is list else None
-        names = None if tensors is None else tuple(self.text(f"{key}: tensors of {name}", one) for one in tensors)
+        names = None if tensors is None else tuple(self.text(f"{key}: tensors of {name}", tensor) for tensor in tensors)
         return ListedFile(str(name), nbytes, digest, names)
 
     def digest(self, key: str, value: object) -> str:

@@ -24,5 +24,5 @@ def sides(answers: Iterable[Response]) -> dict[str, float]:
 
 def answered_by(answers: Iterable[Response]) -> str:
     """Say who gave how many of the answers; empty if only one side can answer."""
-    given = Counter(one.by for one in answers if one.by is not None and not one.failed)
+    given = Counter(answer.by for answer in answers if answer.by is not None and not answer.failed)
     return ", ".join(f"{who} {number}" for who, number in given.most_common())

@@ -31,7 +31,7 @@ def hashes_of_choice(task: QuestionsConfig, items: Sequence[Item]) -> dict[str, 
 
 def cluster_hashes(clusters: list[str | None]) -> dict[str, str]:
     """Fingerprint of the families that questions belong to; empty without families."""
-    if not any(it is not None for it in clusters):
+    if not any(cluster is not None for cluster in clusters):
         return {}
     return {"clusters": _sha256(clusters)}
 

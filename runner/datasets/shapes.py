@@ -239,7 +239,7 @@ def _choices(row: Mapping[str, Any], keys: list[str]) -> tuple[tuple[str, ...], 
         labels, texts = texts["label"], texts["text"]
     if not isinstance(texts, list) or not 2 <= len(texts) <= len(LETTERS) or len(labels) < len(texts):
         raise ValueError(f"`{'+'.join(keys)}` is {_short(texts)}: a list of 2 to {len(LETTERS)} choices expected")
-    return tuple(map(str, labels)), tuple(str(one).strip() for one in texts)
+    return tuple(map(str, labels)), tuple(str(text).strip() for text in texts)
 
 
 def _letter(value: Any, labels: Sequence[str], choices: Sequence[str], after: str | None) -> tuple[str, str]:

@@ -125,7 +125,7 @@ def _measure(
         with process:
             try:
                 timer.start()
-                child.send_input(process, [one.model for one in calibrations])
+                child.send_input(process, [calibration.model for calibration in calibrations])
                 _say_next(left, len(calibrations), on_line)
                 assert process.stdout is not None
                 for line in process.stdout:

@@ -94,7 +94,7 @@ def estimate(
     use(speeds := calibration.known_speeds([*models.values()], output_dir))
     missing = {number: model for number, model in models.items() if model.key not in speeds}
     if calibrate and missing:
-        work_s = sum(it.time.seconds for it in estimates.values() if it.time is not None)
+        work_s = sum(estimate.time.seconds for estimate in estimates.values() if estimate.time is not None)
         calibrations: dict[str, Calibration] = {}
         for number, model in missing.items():
             cost_s = calibration_s(model, guesses[number]) if number in guesses else 0.0

@@ -87,7 +87,7 @@ def _folders(jobs: Path) -> list[os.DirEntry[str]]:
     if not jobs.is_dir():
         return []
     with os.scandir(jobs) as entries:
-        return [it for it in entries if it.is_dir()]
+        return [entry for entry in entries if entry.is_dir()]
 
 
 def _read(file: Path) -> Record | None:
@@ -151,7 +151,9 @@ def _seconds(record: Record, config: RunnerConfig, amounts: list[Amount]) -> tup
     beside_s = max(record.seconds - times.total_s, float(metrics.get("load_s", 0.0)))  # once, however many are asked
     completions = _completions(amounts)
     more = completions / times.n
-    rows_then, rows = (min(count, max(it.rows or MOST_ROWS for it in amounts)) for count in (times.n, completions))
+    rows_then, rows = (
+        min(count, max(amount.rows or MOST_ROWS for amount in amounts)) for count in (times.n, completions)
+    )
     # With as many rows as then, each step takes as long. With others it takes more, or less, but not in proportion.
     steps = ceil(completions / rows) / ceil(times.n / rows_then) if rows != rows_then else more
     same_s = beside_s + times.beginnings_s + more * times.prompts_s

@@ -26,8 +26,8 @@ def find_known(plan: list[PlannedJob]) -> list[tuple[PlannedJob, Store, str]]:
     known = []
     for store, jobs in by_store.items():
         with suppress(TrackingError):  # the start of the grid says that the server cannot be reached
-            stored = read_runs(store, {it.job_id for it in jobs})
-            known += [(it, store, run) for it in jobs if (run := stored.run_of(it.job_id, None)) is not None]
+            stored = read_runs(store, {job.job_id for job in jobs})
+            known += [(job, store, run) for job in jobs if (run := stored.run_of(job.job_id, None)) is not None]
     return known
 
 

@@ -75,16 +75,16 @@ def reference_among(models: Sequence[ListedModel], wanted: str | None) -> Listed
     """
     if wanted is not None:
         place = Path(wanted).expanduser()
-        same = [it for it in models if it.name == wanted or Path(it.name).absolute() == place.absolute()]
-        same = same or [it for it in models if Path(it.name).name == wanted]
+        same = [model for model in models if model.name == wanted or Path(model.name).absolute() == place.absolute()]
+        same = same or [model for model in models if Path(model.name).name == wanted]
         if len(same) != 1:
             names = few([it.name for it in (same or models)], 12)
             what = f"{len(same)} of the files have this name" if same else "it is not among the files"
             raise ConfigError(f"{REFERENCE}={wanted}: {what}: {names}")
         return same[0]
-    readable = [it for it in models if it.file_mib is not None]
+    readable = [model for model in models if model.file_mib is not None]
     if not readable:
-        problems = "; ".join(it.problem for it in models if it.problem)
+        problems = "; ".join(model.problem for model in models if model.problem)
         raise ConfigError(
             f"{FILES}: no file can be the reference: {problems or 'none is on this machine yet'}: give {REFERENCE}=FILE"
         )
@@ -101,7 +101,7 @@ def jobs_of(models: Sequence[ListedModel], reference: ListedModel, given: Iterab
         raise ConfigError(f"{FILES} sets {', '.join(ITS_KEYS)} of each job: leave out {', '.join(taken)}")
     compared = f"model.name={shlex.quote(reference.name)} quantization={reference.quantization}"
     lists = []
-    for model in [reference, *(it for it in models if it is not reference)]:
+    for model in [reference, *(model for model in models if model is not reference)]:
         lines = model.overrides
         if TASK_REFERENCE not in known:
             lines = [*lines, f"{TASK_REFERENCE}={literal(compared)}"]
@@ -111,16 +111,16 @@ def jobs_of(models: Sequence[ListedModel], reference: ListedModel, given: Iterab
 
 def first_word(text: str, models: Sequence[ListedModel], left_out: Sequence[str], reference: ListedModel) -> list[str]:
     """Return what is known before anything is loaded: how many files, how large, the reference, and what is refused."""
-    sizes = [it.file_mib for it in models if it.file_mib is not None]
+    sizes = [model.file_mib for model in models if model.file_mib is not None]
     unknown = len(models) - len(sizes)
-    total = f"{sum(sizes):,.1f} MiB" + f" and {unknown} of unknown size" * bool(unknown)
+    total = f"{sum(sizes):,.1f} MiB" + (f" and {unknown} of unknown size" if unknown else "")
     lines = [f"{FILES}={text}: {len(models)} model{'s' * (len(models) != 1)}, {total}; reference: {reference.words}"]
     if reference.is_quantized:
         lines.append(
             f"note: no unquantized model is among them: all are compared with {reference.name}, whose own loss is not "
             f"seen. {REFERENCE}=FILE names another one"
         )
-    lines += [f"cannot be read: {it.name}: {it.problem}" for it in models if it.problem]
+    lines += [f"cannot be read: {model.name}: {model.problem}" for model in models if model.problem]
     return [*lines, *(f"left out: {line}" for line in left_out)]
 
 
@@ -142,7 +142,7 @@ def is_filled_in(line: str) -> bool:
 
 def _places(text: str) -> list[str]:
     """Split at commas, unless the whole text is a path that exists."""
-    return [text] if Path(text).expanduser().exists() else [it.strip() for it in text.split(",") if it.strip()]
+    return [text] if Path(text).expanduser().exists() else [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _models_at(place: str, left_out: list[str]) -> dict[str, bool] | None:

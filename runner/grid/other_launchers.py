@@ -125,7 +125,7 @@ class ForeignLaunch:
 
     def _launch(self, batch: list[int]) -> None:
         jobs = [self.plan[number] for number in batch]
-        overrides = [[*it.overrides, *it.filled_in, *self._parent_of(it)] for it in jobs]
+        overrides = [[*job.overrides, *job.filled_in, *self._parent_of(job)] for job in jobs]
         returns = self.launcher.launch(overrides, initial_job_idx=batch[0])
         for number, job_return in zip(batch, returns, strict=True):
             if isinstance(job_return, Death):

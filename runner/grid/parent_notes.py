@@ -90,7 +90,7 @@ def _best_of(task: str, jobs: list[tuple[str, Record]], said: ParentNotes) -> li
         return []
     metric = described(has[0])
     sign = -1 if metric.better is Better.lower else 1
-    ranked = sorted(jobs, key=lambda it: -sign * it[1].result.metrics[metric.key])
+    ranked = sorted(jobs, key=lambda job: -sign * job[1].result.metrics[metric.key])
     best_name, best = ranked[0]
     said.metrics |= {
         f"best_{metric.key}{end}": best.result.metrics[f"{metric.key}{end}"]

@@ -48,7 +48,7 @@ class ParentRuns:
             if all_done and store.file is not None and published.unchanged(store, self.grid):
                 continue
             try:
-                stored = read_runs(store, {it.job_id for it in jobs}, self.grid)
+                stored = read_runs(store, {job.job_id for job in jobs}, self.grid)
             except TrackingError as error:
                 if len(done) == len(jobs) and all(ledger.was_logged(store, it.record) for it in done if it.record):
                     log.warning("%s. The results were logged there when the jobs were done", str(error).rstrip("."))
@@ -67,8 +67,8 @@ class ParentRuns:
     def _is_up_to_date(self, stored: StoredRuns, jobs: list[PlannedJob]) -> bool:
         """Return whether a store shows this grid as it is, with nothing to do."""
         for run, status in stored.grids.get(self.grid, [])[:1]:
-            all_below = all(stored.run_of(it.job_id, run) for it in jobs if it.state is State.done)
-            to_do = any(it.state in (State.todo, State.resume) for it in jobs)
+            all_below = all(stored.run_of(job.job_id, run) for job in jobs if job.state is State.done)
+            to_do = any(job.state in (State.todo, State.resume) for job in jobs)
             return all_below and not to_do and status == self._status(interrupted=False)
         return False
 
@@ -104,7 +104,7 @@ class ParentRuns:
 
     @property
     def _shown_overrides(self) -> list[str]:
-        return [without_secrets(it) for it in self.overrides]
+        return [without_secrets(override) for override in self.overrides]
 
     def _status(self, interrupted: bool) -> Status:
         finished = all(self._status_of(number) is Status.FINISHED for number in range(len(self.plan)))

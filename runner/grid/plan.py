@@ -290,7 +290,7 @@ def estimate_plan(plan: list[PlannedJob]) -> dict[int, JobEstimate]:
         if planned.resolved is not None and planned.same_as is None
         if Uses.weights in task_of(planned.resolved.config).USES
     }
-    settings = next((it.config for it in jobs.values()), None)
+    settings = next((job.config for job in jobs.values()), None)
     if settings is None:
         return {}
     output_dir = Path(settings.output_dir).expanduser().absolute()

@@ -203,7 +203,7 @@ def _disagreement(compared: ComparedJobs) -> tuple[float, str]:
 def _solved(job: Job) -> dict[int, bool]:
     """Return which questions a job has solved."""
     samples = read_samples(job.samples_path).values()
-    return {it.index: it.solved for it in samples if not it.failed and not it.left_out}
+    return {sample.index: sample.solved for sample in samples if not sample.failed and not sample.left_out}
 
 
 def _time(compared: ComparedJobs, estimates: Mapping[int, JobEstimate], questions: int) -> str:

@@ -46,7 +46,9 @@ def job_names(plan: list[PlannedJob], always: Sequence[str] = ()) -> list[dict[s
     ]
     folder = shared_folder(row[MODEL_NAME] for row in rows if MODEL_NAME in row)
     names = [{key: row[key] for key in differing if key in row} for row in rows]
-    return [it | ({MODEL_NAME: it[MODEL_NAME].removeprefix(folder)} if MODEL_NAME in it else {}) for it in names]
+    return [
+        name | ({MODEL_NAME: name[MODEL_NAME].removeprefix(folder)} if MODEL_NAME in name else {}) for name in names
+    ]
 
 
 def labels(plan: list[PlannedJob], always: Sequence[str] = ()) -> list[str]:
@@ -74,7 +76,7 @@ def show_plan(plan: list[PlannedJob]) -> None:
     keys, names = naming_columns(job_names(plan))
     rows = [_estimate_cells(estimates.get(number), planned) for number, planned in enumerate(plan)]
     filled = [column for column in range(len(ESTIMATE_COLUMNS)) if any(row[column] for row in rows)]
-    states = [f"{it.state}{' (the same job as one above)' * (it.same_as is not None)}" for it in plan]
+    states = [f"{it.state}{(' (the same job as one above)' if it.same_as is not None else '')}" for it in plan]
     shared = [f"{bases[it.base]}" if it.base else "" for it in plan]
     columns = [
         *named_columns(keys, names),
@@ -84,7 +86,7 @@ def show_plan(plan: list[PlannedJob]) -> None:
         Column("base", shared, False, drop_order=2, use=Use.job),
     ]
     print_fitted(console(width_elsewhere=NO_WIDTH), columns, "a file or a pipe has them all")
-    if any(it.fit is not None for it in estimates.values()):
+    if any(estimate.fit is not None for estimate in estimates.values()):
         print(
             "memory as predicted; peak: weights, KV cache and activations together, without the "
             f"{PROCESS_MIB:.0f} MiB of the worker process. Free: {_free_memory()}"
@@ -135,8 +137,8 @@ def _total_time(plan: list[PlannedJob], estimates: dict[int, JobEstimate]) -> st
     times = [time for number in to_do if number in estimates and (time := estimates[number].time) is not None]
     if not times:
         return ""
-    seconds = sum(it.seconds for it in times)
-    spread = sum(it.seconds * it.spread for it in times) / max(seconds, 1e-9)
+    seconds = sum(time.seconds for time in times)
+    spread = sum(time.seconds * time.spread for time in times) / max(seconds, 1e-9)
     not_counted = f", {counted(len(to_do) - len(times), 'job')} not counted" if len(times) < len(to_do) else ""
     return f"; one after another {clock(seconds)} ± {spread:.0%}{not_counted}"
 

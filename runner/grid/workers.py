@@ -75,7 +75,7 @@ class WorkerPool(Executor):
         None while all have to wait, for jobs or for GPUs. When no worker has a job, the jobs that they wait for have
         failed: then the first group is taken, and each of its jobs reports that itself.
         """
-        fitting = [it for it in self._groups if self._has_gpus(it, worker)]
+        fitting = [group for group in self._groups if self._has_gpus(group, worker)]
         ready = next((it for it in fitting if not all(map(self.waits, it))), None)
         if ready is None and fitting and self._all_idle:
             ready = fitting[0]
@@ -146,7 +146,7 @@ class WorkerPool(Executor):
         by_connection: dict[object, Worker] = {worker.connection: worker for worker in self._workers}
         for ready in wait(list(by_connection), timeout=POLL_S / 10 if self._leaving else POLL_S):  # type: ignore[arg-type]
             self._receive(by_connection[ready])
-        for worker in [it for it in self._workers if it.current is None]:
+        for worker in [worker for worker in self._workers if worker.current is None]:
             self._assign_next_job(worker)
         self._remove_dead_workers()
         self._remove_ended_workers()
@@ -159,7 +159,7 @@ class WorkerPool(Executor):
 
     def kill(self) -> None:
         """Kill the workers that have jobs."""
-        for worker in [it for it in self._workers if it.current is not None]:
+        for worker in [worker for worker in self._workers if worker.current is not None]:
             worker.kill()
             self._handle_death(worker)
 

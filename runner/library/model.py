@@ -49,7 +49,7 @@ class Answer(str):
     def of(cls, completions: Sequence[Completion]) -> Answer:
         """Return the answers to one request."""
         choices: list[Answer] = []
-        for completion in sorted(completions, key=lambda one: one.choice):
+        for completion in sorted(completions, key=lambda completion: completion.choice):
             parts = completion.answer.parts
             answer = cls(parts.answer)
             answer.thinking = parts.thinking if parts.has_thinking else None
@@ -94,7 +94,7 @@ class Model:
         facts = self.report.facts
         name = f"{self.config.model.name} at {facts['server']}" if "server" in facts else self.config.model.name
         details = [it for key in ("architecture", "device", "dtype") if (it := facts.get(key))]
-        return f"<model {name}{': ' * bool(details)}{', '.join(details)}>"
+        return f"<model {name}{(': ' if details else '')}{', '.join(details)}>"
 
     def __enter__(self) -> Self:
         return self

@@ -70,7 +70,7 @@ class GridRows(list[dict[str, Any]]):
     def __repr__(self) -> str:
         finished = sum(row["status"] in FINISHED for row in self)
         varied = ", ".join(self.keys)
-        return _one_line(f"grid of {len(self)} jobs{f' over {varied}' * bool(varied)}, {finished} finished")
+        return _one_line(f"grid of {len(self)} jobs{(f' over {varied}' if varied else '')}, {finished} finished")
 
     def _repr_html_(self) -> str:
         shown = [column for column in grid_columns([_numbers(row) for row in self]) if column.key != ACCURACY[0]]
@@ -100,7 +100,7 @@ def picture(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
     lowest, highest = min(map(min, ends)), max(map(max, ends))
     lowest, highest = (0.0, 1.0) if metric.form.endswith("%") else (min(0.0, lowest), max(0.0, highest))
     span = (highest - lowest) or 1.0
-    pieces = [svg.text(4, 16, f"{metric.title}{', 95 % interval' * (key in WITH_INTERVAL)}", bold=True)]
+    pieces = [svg.text(4, 16, f"{metric.title}{(', 95 % interval' if key in WITH_INTERVAL else '')}", bold=True)]
     for number, ((name, metrics), (value, low, high)) in enumerate(zip(rows, ends, strict=True)):
         y = ROW_HEIGHT * (number + 1) + 10
 
@@ -124,7 +124,7 @@ def _interval_text(key: str, row: Mapping[str, Any]) -> str:
         return ""
     if None in values:
         return metric.write(values[0])
-    value, low, high = (metric.write(float(it or 0)) for it in values)
+    value, low, high = (metric.write(float(value or 0)) for value in values)
     return f"{value} [{low}, {high}]"
 
 

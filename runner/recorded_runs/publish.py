@@ -192,7 +192,7 @@ def command_of(run: Run) -> str:
     if words[1] == "model=auto":
         changed.insert(0, f"model.name={params['model.name']}")
     usual_choices = {"task=gsm8k", "quantization=none", "lora=none", "rope=native", "generation=greedy"}
-    return shlex.join(["runner", *quote_texts([*(it for it in words if it not in usual_choices), *changed])])
+    return shlex.join(["runner", *quote_texts([*(word for word in words if word not in usual_choices), *changed])])
 
 
 def _model_choice(name: str) -> str:

@@ -52,7 +52,11 @@ def _compared_with(run: Run) -> tuple[str, ...]:
     """Return what rows of one table share: the reference, the texts, and whether distributions are whole."""
     keys = ("task.reference", "task.data", "task.split")
     counts = (f"{run.metrics.get(key, 0):,.0f}" for key in ("n", "scored_tokens"))
-    return (*(run.params.get(key, ABSENT) for key in keys), *counts, "at least" * (CHIEF + AT_MOST in run.metrics))
+    return (
+        *(run.params.get(key, ABSENT) for key in keys),
+        *counts,
+        ("at least" if CHIEF + AT_MOST in run.metrics else ""),
+    )
 
 
 def _section(rows: Sequence[TableRow], names: dict[str, str]) -> str:

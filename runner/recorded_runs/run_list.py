@@ -73,7 +73,9 @@ def find_grid(client: Any, experiment: str, wanted: str) -> str:
         grids = [*search(client, experiment_id, f"tags.{GRID} LIKE '%'")]
     if not grids:
         raise ConfigError(f"--grid {wanted}: no grid in experiment {experiment} yet")
-    matching = [it for it in grids if it.info.run_id.startswith(wanted) or it.data.tags[GRID].startswith(wanted)]
+    matching = [
+        grid for grid in grids if grid.info.run_id.startswith(wanted) or grid.data.tags[GRID].startswith(wanted)
+    ]
     if wanted == LAST:
         matching = grids[:1]
     if len(matching) != 1:

@@ -13,8 +13,8 @@ from runner_base.thought_tokens import answer_tokens, mean_tokens, thinking_toke
 from runner_compare import Answers, Better, Chance, QuestionOutcome, Votes, question_of
 
 OF_SAMPLES: dict[str, Callable[[Sample], float | None]] = {  # of several answers to a question: the mean
-    "new_tokens": lambda it: sum(one.tokens for one in it.answers) / len(it.answers),
-    "characters": lambda it: sum(len(one.text) for one in it.answers) / len(it.answers),
+    "new_tokens": lambda it: sum(answer.tokens for answer in it.answers) / len(it.answers),
+    "characters": lambda it: sum(len(answer.text) for answer in it.answers) / len(it.answers),
     "thinking_tokens": lambda it: mean_tokens(thinking_tokens, it.answers),
     "answer_tokens": lambda it: mean_tokens(answer_tokens, it.answers),
     "cost_usd": lambda it: it.cost_usd,
@@ -31,9 +31,11 @@ def read_numbers(path: Path, name: str, ways: Sequence[str] = ()) -> Answers:
     chance = Chance.named(name)
     number_of = OF_SAMPLES[name] if chance is None else partial(chance_of, chance, ways)
     return {
-        question_of(it): QuestionOutcome(False, it.prompt_sha256, it.cluster, number=number_of(it))
-        for it in read_samples(path).values()
-        if it.answer.verdict is not None and not it.failed and not (chance and it.left_out)
+        question_of(read_sample): QuestionOutcome(
+            False, read_sample.prompt_sha256, read_sample.cluster, number=number_of(read_sample)
+        )
+        for read_sample in read_samples(path).values()
+        if read_sample.answer.verdict is not None and not read_sample.failed and not (chance and read_sample.left_out)
     }
 
 
@@ -42,7 +44,7 @@ def chance_of(chance: Chance, ways: Sequence[str], sample: Sample) -> float | No
     right, answers = sample.right_answers
     if not answers:
         right, answers = int(sample.solved), 1
-    said = [_vote_of(one, ways) for one in sample.choices or [sample.answer]]
+    said = [_vote_of(choice, ways) for choice in sample.choices or [sample.answer]]
     return chance.of(right, answers, Votes.of(said))
 
 

@@ -66,10 +66,14 @@ class SampleReader(Reader):
         """Return each text's log-likelihood, from the first intact file that agrees with the logged mean."""
 
         def agrees(scores: Texts) -> bool:
-            likelihoods = units([one.likelihood for one in scores.values()])
+            likelihoods = units([score.likelihood for score in scores.values()])
             logged = run.metrics[LOG_LIKELIHOOD]
             return bool(likelihoods) and math.isclose(
-                ratio([it.nats for it in likelihoods], [it.tokens for it in likelihoods]), logged, abs_tol=TOLERANCE
+                ratio(
+                    [likelihood.nats for likelihood in likelihoods], [likelihood.tokens for likelihood in likelihoods]
+                ),
+                logged,
+                abs_tol=TOLERANCE,
             )
 
         return self.first_intact(run, read_texts, agrees, LOG_LIKELIHOOD)
@@ -184,7 +188,7 @@ class SampleReader(Reader):
 
 
 def _counts(answers: Answers) -> tuple[int, int]:
-    return sum(it.solved for it in answers.values()), len(answers)
+    return sum(answer.solved for answer in answers.values()), len(answers)
 
 
 def read_answers(path: Path, stopped_after: int | None = None) -> Answers:

@@ -163,7 +163,7 @@ def written(text: str) -> Written:
     text = _DECIMAL.sub(lambda it: rf"\frac{{{int(it[1] + it[2])}}}{{{10 ** len(it[2])}}}", text)
     if text.count(":") > 1:
         first, *others = text.split(":")  # a ratio of several: the parser would divide one by the next
-        text = f"({','.join(rf'{chr(92)}frac{{{it}}}{{{first}}}' for it in others)})"
+        text = f"({','.join(rf'{chr(92)}frac{{{other}}}{{{first}}}' for other in others)})"
     of_base = _BASE.match(text)
     text, base = (of_base["rest"], of_base["base"]) if of_base else (text, "")
     return Written(text.strip(), unit, is_percent, base, lost, _words(text))
@@ -288,7 +288,7 @@ def _gives_value(it: Any) -> bool:
 
 def _is_name(it: Any) -> bool:
     """Whether it is what a value is given to: x, (x, y) or f(x)."""
-    is_pair = isinstance(it, sympy.Tuple | sympy.Interval) and all(one.is_Symbol for one in it.args[:2])
+    is_pair = isinstance(it, sympy.Tuple | sympy.Interval) and all(argument.is_Symbol for argument in it.args[:2])
     return is_pair or it.is_Symbol or isinstance(it, sympy.core.function.AppliedUndef)
 
 

@@ -18,7 +18,7 @@ def score(samples: list[Sample]) -> dict[str, float]:
     counts = Counter(sample.answer.verdict for sample in samples)
     families = [sample.cluster for sample in samples]
     answers = [sample.right_answers[1] or 1 for sample in samples]
-    at_worst, at_best = ([it.right_share(is_right) for it in samples] for is_right in (False, True))
+    at_worst, at_best = ([sample.right_share(is_right) for sample in samples] for is_right in (False, True))
     return {
         **accuracy_figures(at_worst, families, answers),
         **bounds_of_accuracy(at_worst, at_best, families, answers),
@@ -61,7 +61,7 @@ def cost(samples: list[Sample]) -> dict[str, float]:
 def count_completions(samples: list[Sample]) -> dict[str, float]:
     """Count completions, tokens and finish reasons; every branch is a completion."""
     completions = [one for sample in samples for one in sample.answers]
-    ended = {reason: sum(one.finish_reason is reason for one in completions) for reason in FinishReason}
+    ended = {reason: sum(completion.finish_reason is reason for completion in completions) for reason in FinishReason}
     return {
         "n": len(completions),
         **token_counts(samples),

@@ -72,6 +72,6 @@ def elect(
     most_votes = max(votes.values())
     leading = [number for number, count in votes.items() if count == most_votes]  # in the order of their first answers
     is_right = {number: judged[place].verdicts[by] is Verdict.correct for number, place in firsts.items()}
-    right, wrong = (tuple(votes[it] for it in votes if is_right[it] is expected) for expected in (True, False))
+    right, wrong = (tuple(votes[vote] for vote in votes if is_right[vote] is expected) for expected in (True, False))
     winner, verdict = firsts[leading[0]], judged[firsts[leading[0]]].verdicts[by]
     return Vote(leading[0], verdict, winner, len(leading) > 1, right, wrong, len(judged), solved)

@@ -57,19 +57,23 @@ class Load:
     @property
     def answered(self) -> list[TimedRequest]:
         """The requests that have an answer."""
-        return [one for one in self.requests if one.ended_s is not None]
+        return [request for request in self.requests if request.ended_s is not None]
 
     @property
     def answers_s(self) -> list[float]:
         """The time of each whole answer; a request without one counts with the time that was waited for it."""
-        return [(self.seconds if one.ended_s is None else one.ended_s) - one.due_s for one in self.requests]
+        return [
+            (self.seconds if request.ended_s is None else request.ended_s) - request.due_s for request in self.requests
+        ]
 
     @property
     def first_tokens_s(self) -> list[float]:
         """The time of each first token, in the same way; empty if the engine does not report it."""
-        if not any(one.first_s is not None for one in self.requests):
+        if not any(request.first_s is not None for request in self.requests):
             return []
-        return [(self.seconds if one.first_s is None else one.first_s) - one.due_s for one in self.requests]
+        return [
+            (self.seconds if request.first_s is None else request.first_s) - request.due_s for request in self.requests
+        ]
 
     @property
     def figures(self) -> dict[str, float]:

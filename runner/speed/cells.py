@@ -173,7 +173,7 @@ class Stopwatch:
 def failure_of(completions: Sequence[Completion], new_tokens: int) -> str:
     """Return why a run does not count; empty if it counts."""
     failed = [completion.error for completion in completions if completion.error]
-    tokens = [it.answer.tokens for it in completions]
+    tokens = [completion.answer.tokens for completion in completions]
     if set(tokens) != {new_tokens} and not failed:
         failed = [f"an answer had {min(tokens)} tokens instead of {new_tokens}"]
     return failed[0] if failed else ""
@@ -181,7 +181,10 @@ def failure_of(completions: Sequence[Completion], new_tokens: int) -> str:
 
 def latencies(completions: Sequence[Completion], started: float) -> dict[str, float]:
     """Return when the first token came (the median of the rows) and the gaps between the tokens of each row."""
-    firsts = [it.token_times[0] - started if it.token_times else it.first_token_s for it in completions]
+    firsts = [
+        completion.token_times[0] - started if completion.token_times else completion.first_token_s
+        for completion in completions
+    ]
     gaps = percentiles(gap for completion in completions for gap in gaps_of(completion))
     return {"ttft_s": median(firsts), **{f"itl_{rank}_s": gap for rank, gap in gaps.items()}}
 
@@ -193,4 +196,7 @@ def gaps_of(completion: Completion) -> Iterator[float]:
 
 def seen_in_pieces(completions: Sequence[Completion]) -> bool:
     """Whether times are those of pieces of text, which may have several tokens."""
-    return any(it.token_times is not None and len(it.token_times) != it.answer.tokens for it in completions)
+    return any(
+        completion.token_times is not None and len(completion.token_times) != completion.answer.tokens
+        for completion in completions
+    )

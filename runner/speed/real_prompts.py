@@ -111,7 +111,7 @@ def read(task: SweepConfig) -> RealPrompts | None:
     path = Path(task.prompts).expanduser()
     if path.suffix == ".txt" or (path.suffix == ".jsonl" and path.is_file() and holds_prompts(path)):
         raw_prompts = load_prompts(prompts_config)[:MAX_PROMPTS]
-        if any(isinstance(one, Branched) for one in raw_prompts):
+        if any(isinstance(raw_prompt, Branched) for raw_prompt in raw_prompts):
             raise ConfigError(
                 f"task.prompts={task.prompts}: branches: task=sweep has none, leave them out of its lines"
             )
@@ -121,7 +121,7 @@ def read(task: SweepConfig) -> RealPrompts | None:
         data = describe_questions(task.prompts, task.split, prompts_sha256(raw_prompts))
         name = data["name"]
     hashed = f"{prompts_sha256(raw_prompts)} {task.format.value}"
-    prompts = [build_prompt(prompts_config, one) for one in raw_prompts]
+    prompts = [build_prompt(prompts_config, raw_prompt) for raw_prompt in raw_prompts]
     format_words = "as chats" if task.format is Framing.chat else "as raw text"
     return RealPrompts(
         f"{name}, {format_words}", prompts, hashlib.sha256(json.dumps(hashed).encode()).hexdigest(), data

@@ -73,7 +73,7 @@ def rows_of_cells(cells: Sequence[Cell], task: SweepConfig) -> list[dict[str, An
             if name == speed:
                 values = [] if cell.note else cell.values(name)
                 row[f"{name.partition('_')[0]}_spread"] = f"{min(values):.1f}–{max(values):.1f}" if values else None
-        row["noise"] = None if cell.noise is None else f"{cell.noise:.0%}{' noisy' * cell.is_noisy}"
+        row["noise"] = None if cell.noise is None else f"{cell.noise:.0%}{(' noisy' if cell.is_noisy else '')}"
         row["peak_rss_mib"] = None if cell.note else round(cell.peak_rss_mib, 1)
         if any(one.cuda_peak_mib is not None for one in measured):
             row["cuda_peak_mib"] = None if cell.cuda_peak_mib is None else round(cell.cuda_peak_mib, 1)
@@ -107,7 +107,7 @@ def rows_of_loads(loads: Sequence[Load], knee: float | None) -> list[dict[str, A
             row["tok_per_s"] = round(figures["output_tok_per_s"], 1)
             row |= {name: round(value, 3) for name, value in figures.items() if name.startswith(("ttft_", "answer_"))}
             row["keeps_up"] = "knee" if load.rate == knee else "yes" if keeps_up(load, loads[0]) else "no"
-        rows.append(row | ({"note": load.note} if any(one.note for one in loads) else {}))
+        rows.append(row | ({"note": load.note} if any(load.note for load in loads) else {}))
     return rows
 
 
@@ -115,8 +115,8 @@ def series_of(cells: Sequence[Cell], loads: Sequence[Load], task: SweepConfig) -
     """Return the curves for MLflow: over batch sizes, over prompt lengths, over requests per minute."""
     series: Series = {}
     for cell in cells:
-        rest = f"_new_{cell.new_tokens}" * (len(task.new_tokens) > 1)
-        rest += f"_shared_{100 * cell.shared_prefix:g}" * (len(task.shared_prefix) > 1)
+        rest = f"_new_{cell.new_tokens}" if len(task.new_tokens) > 1 else ""
+        rest += f"_shared_{100 * cell.shared_prefix:g}" if len(task.shared_prefix) > 1 else ""
         for name in (*OVER_BATCHES, *OVER_PROMPTS):
             if name in cell.figures:
                 fixed = f"prompt_{cell.prompt_tokens}" if task.prompt_tokens else "prompts"
@@ -124,7 +124,7 @@ def series_of(cells: Sequence[Cell], loads: Sequence[Load], task: SweepConfig) -
                 if name in OVER_PROMPTS and task.prompt_tokens:
                     over, step = f"over_prompt_tokens_batch_{cell.batch_size}", cell.prompt_tokens
                 series.setdefault(f"{name}/{over}{rest}", []).append((step, cell.median(name)))
-    for load in (one for one in loads if one.seconds):
+    for load in (load for load in loads if load.seconds):
         for name in (one for one in OVER_RATES if one in load.figures):
             step = round(PER_MINUTE * load.rate)
             series.setdefault(f"{name}/over_requests_per_minute", []).append((step, load.figures[name]))

@@ -63,7 +63,7 @@ class PartialFile:
 
 def _line(choices: list[Completion]) -> dict[str, Any]:
     """Return the line of a request; a choice that has ended is among its choices."""
-    given = [{"text": one.answer.text, "token_ids": one.answer.token_ids} for one in choices]
+    given = [{"text": choice.answer.text, "token_ids": choice.answer.token_ids} for choice in choices]
     line = {"id": choices[0].id, "prompt_sha256": choices[0].prompt_sha256, "choices": given}
     return line | {"begun": _begun(line)}
 

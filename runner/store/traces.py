@@ -90,7 +90,7 @@ def _log(
     _log_calls(client, trace.trace_id, trace.span_id, calls, began_ns)
     outputs: dict[str, Any] = _parts(answer)
     if len(sample.answers) > 1:
-        several = [_parts(one) for one in sample.answers]
+        several = [_parts(answer) for answer in sample.answers]
         outputs = {"answers": [one["answer"] for one in several]}
         if any(one["thinking"] for one in several):
             outputs |= {"thinking": [one["thinking"] for one in several]}

@@ -130,7 +130,9 @@ def tags_of(job: Job, record: Record) -> dict[str, str]:
 
 def metrics_of(record: Record) -> dict[str, float]:
     """Return the metrics of a job's run as MLflow shows them: of a series, the last point."""
-    finite = {key: [it for it in points if math.isfinite(it[1])] for key, points in record.result.series.items()}
+    finite = {
+        key: [point for point in points if math.isfinite(point[1])] for key, points in record.result.series.items()
+    }
     values = record.result.metrics | {key: max(points)[1] for key, points in finite.items() if points}
     return {legal_name(key): float(value) for key, value in values.items() if math.isfinite(value)}
 

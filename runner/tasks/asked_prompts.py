@@ -17,7 +17,9 @@ def look_at_prompts(words: Sequence[str], form: Request, first: Request, engine:
     seen, form_ids = engine.encode(form)
     words = [*words, f"form {prompt_sha256(seen)[:HASH_CHARACTERS]}"]
     if report.has_chat_template is not None:  # the engine has the tokenizer
-        starts = [[one == report.bos_token for one in ids[:2]] for ids in (form_ids, engine.encode(first)[1])]
+        starts = [
+            [identifier == report.bos_token for identifier in ids[:2]] for ids in (form_ids, engine.encode(first)[1])
+        ]
         report.facts["bos"] = ("without BOS", "begins with BOS", "begins with two BOS")[max(map(sum, starts))]
         words.append(report.facts["bos"])
         use = "there, and not used" if isinstance(form.prompt, str) else "used"

@@ -31,7 +31,7 @@ def needless_scaling(resolved: ResolvedJob, longest: int) -> list[str]:
 
 def needless_scaling_of(resolved: ResolvedJob, samples: Iterable[Sample]) -> list[str]:
     """Return the note about texts that the model has read and written."""
-    lengths = (it.prompt_tokens + max(one.tokens for one in it.answers) for it in samples)
+    lengths = (sample.prompt_tokens + max(answer.tokens for answer in sample.answers) for sample in samples)
     return needless_scaling(resolved, max(lengths, default=0))
 
 

@@ -117,7 +117,7 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     profile = PROFILE.read(raw, where)
     config = profile.input_config
     data = config.datasets[0] if config.datasets else None
-    phase = next((one for one in config.phases or () if not one.exclude_from_results), Phase())
+    phase = next((phase for phase in config.phases or () if not phase.exclude_from_results), Phase())
     params = {
         "model.name": " ".join(model.name for model in config.models.items),
         "backend.name": TOOL,

@@ -142,8 +142,8 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
         epochs = list(samples.of_json(header.samples))
     _check_complete(path, header, epochs)
     runs, left_out, notes = [], [], list[str]()
-    for name in dict.fromkeys(name for one in epochs for name in one.scores):
-        if all(_number(one, name) is not None for one in epochs):
+    for name in dict.fromkeys(name for epoch in epochs for name in epoch.scores):
+        if all(_number(epoch, name) is not None for epoch in epochs):
             runs.append(_run(path, header, name, epochs, samples))
             notes += _note_of_reducer(path, header, name)
         else:
@@ -170,10 +170,10 @@ def _check_complete(path: Path, header: Header, epochs: list[Epoch]) -> None:
     if expected != len(epochs):
         raise DataError(f"{path}: its header counts {expected} samples, and it has {len(epochs)}: it was changed")
     seen = set[tuple[str, int]]()
-    for one in epochs:
-        if (one.sample_id, one.number) in seen:
-            raise DataError(f"{path}: sample {one.sample_id}, epoch {one.number} is duplicated")
-        seen.add((one.sample_id, one.number))
+    for epoch in epochs:
+        if (epoch.sample_id, epoch.number) in seen:
+            raise DataError(f"{path}: sample {epoch.sample_id}, epoch {epoch.number} is duplicated")
+        seen.add((epoch.sample_id, epoch.number))
 
 
 def _number(epoch: Epoch, name: str) -> float | None:
@@ -186,17 +186,17 @@ def _better(header: Header, name: str, epochs: list[Epoch]) -> Better | None:
 
     More is better for grades, and where the log sums the score up as an accuracy; of other numbers it does not say.
     """
-    if all(_number(one, name) in (0, 1) for one in epochs):
+    if all(_number(epoch, name) in (0, 1) for epoch in epochs):
         return None
     has_accuracy = any("accuracy" in metrics for metrics in _metrics(header, name))
-    are_grades = all(one.scores[name].is_grade for one in epochs if name in one.scores)
+    are_grades = all(epoch.scores[name].is_grade for epoch in epochs if name in epoch.scores)
     return Better.higher if has_accuracy or are_grades else Better.neither
 
 
 def _run(path: Path, header: Header, name: str, epochs: list[Epoch], logged: Samples) -> ToolRun:
     by_sample: dict[str, list[Epoch]] = {}
-    for one in epochs:
-        by_sample.setdefault(one.sample_id, []).append(one)
+    for epoch in epochs:
+        by_sample.setdefault(epoch.sample_id, []).append(epoch)
     dataset = header.eval.dataset  # in whose order they are shown: an archive has them as they were finished
     order = {str(sample_id): at for at, sample_id in enumerate((dataset and dataset.sample_ids) or ())}
     in_order = sorted(by_sample, key=lambda sample_id: order.get(sample_id, len(order)))
@@ -221,14 +221,14 @@ def _run(path: Path, header: Header, name: str, epochs: list[Epoch], logged: Sam
 
 
 def _sample(name: str, epochs: list[Epoch]) -> ToolSample:
-    first, numbers = epochs[0], [_number(one, name) or 0.0 for one in epochs]
+    first, numbers = epochs[0], [_number(epoch, name) or 0.0 for epoch in epochs]
     solved = numbers.count(1.0)
     return ToolSample(
         first.sample_id,
         first.question,
         first.gold,
         2 * solved > len(epochs),
-        has_error=any(one.has_error or name not in one.scores for one in epochs),
+        has_error=any(epoch.has_error or name not in epoch.scores for epoch in epochs),
         right=(solved, len(epochs)) if len(epochs) > 1 else (0, 0),
         votes=_votes(name, epochs) if len(epochs) > 1 else None,
         number=math.fsum(numbers) / len(numbers),
@@ -239,8 +239,8 @@ def _sample(name: str, epochs: list[Epoch]) -> ToolSample:
 
 def _votes(name: str, epochs: list[Epoch]) -> Votes | None:
     """Return how the answers of several epochs vote, by what the scorer has extracted from each."""
-    scores = [one.scores.get(name) for one in epochs]
-    return votes_of((None, False, "") if one is None else (one.answer, one.number == 1, "") for one in scores)
+    scores = [epoch.scores.get(name) for epoch in epochs]
+    return votes_of((None, False, "") if score is None else (score.answer, score.number == 1, "") for score in scores)
 
 
 def _note_of_reducer(path: Path, header: Header, name: str) -> list[str]:
@@ -248,7 +248,7 @@ def _note_of_reducer(path: Path, header: Header, name: str) -> list[str]:
     reducers = (header.eval.config and header.eval.config.epochs_reducer) or [MEAN]
     if MEAN in reducers:
         return []
-    ways = few([one[:40] for one in reducers], 3)
+    ways = few([reducer[:40] for reducer in reducers], 3)
     return [f"{path}: inspect_ai's own table reduces the epochs of {name} by {ways}; compared is their mean"]
 
 
@@ -262,10 +262,12 @@ def _metrics(header: Header, name: str) -> Iterator[dict[str, LoggedFigure]]:
 def _check_means(path: Path, header: Header, name: str, samples: list[ToolSample]) -> None:
     """Raise DataError if an accuracy or a mean in the header is not that of the samples."""
     reducer = header.eval.config and header.eval.config.epochs_reducer
-    has_several = any(one.right[1] > 1 for one in samples)
-    if any(one.has_error or one.number is None for one in samples) or (has_several and reducer not in (None, [MEAN])):
+    has_several = any(sample.right[1] > 1 for sample in samples)
+    if any(sample.has_error or sample.number is None for sample in samples) or (
+        has_several and reducer not in (None, [MEAN])
+    ):
         return
-    mean = math.fsum(one.number or 0.0 for one in samples) / len(samples)
+    mean = math.fsum(sample.number or 0.0 for sample in samples) / len(samples)
     for metrics in _metrics(header, name):
         for key in MEANS:
             figure = metrics.get(key) or LoggedFigure()

@@ -86,7 +86,7 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
         count = len(missing) + len(open_cases)
         raise DataError(f"{where}: {count} of its cases have no answer yet: finish it with llama-eval.py --resume")
     answers = [_sample(f"{where}, case {name}", case) for name, case in states.cases.items()]
-    solved = sum(one.solved for one in answers)
+    solved = sum(answer.solved for answer in answers)
     if solved != states.correct:
         raise DataError(f"{where}: {solved} of its cases are correct, but it counts {states.correct}: one of them was "
                         "changed")  # fmt: skip

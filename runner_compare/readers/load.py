@@ -39,9 +39,11 @@ class ResultsReader(lm_eval.FilesReader):
     def add(self, run_id: str, run: ToolRun) -> None:
         """Number the samples of a run; equal samples of a task have one number in all runs."""
         self.read[run_id] = run
-        for one in run.samples:
-            index = self.indices.setdefault((run.task, one.sample_id, one.question, one.gold), len(self.indices))
-            one.key = index, f"{one.sample_id}: {one.question}", one.gold
+        for sample in run.samples:
+            index = self.indices.setdefault(
+                (run.task, sample.sample_id, sample.question, sample.gold), len(self.indices)
+            )
+            sample.key = index, f"{sample.sample_id}: {sample.question}", sample.gold
 
     def repeats(self, run: Run) -> Iterator[dict[str, list[float]]]:
         """Yield the repeats of a measurement, without measures that have fewer than others."""
@@ -67,7 +69,7 @@ def load(places: list[str], cluster: str | None = None, metric: str = "") -> tup
         of_lm_eval += [place] * has_lm_eval
         for path, tool in files:
             tool_file = _read(path, tool, cluster)
-            found += [replace(one, place=place) for one in tool_file.runs]
+            found += [replace(run, place=place) for run in tool_file.runs]
             left_out += tool_file.left_out
             for note in tool_file.notes:
                 say(f"note: {note}")
@@ -96,7 +98,7 @@ def check_families(found: Iterable[ToolRun], cluster: str) -> None:
         where = f"--cluster {cluster}: {run.path}"
         if run.repeats:
             raise ConfigError(f"{where}: speeds have no questions that belong to families: leave out this file")
-        without = next((one for one in run.samples if one.cluster is None), None)
+        without = next((sample for sample in run.samples if sample.cluster is None), None)
         if without is not None:
             fields = ", ".join(without.fields) or "no fields"
             raise DataError(
@@ -187,13 +189,13 @@ def _evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:
     job_id = plain(f"{name.rstrip('/')}:{run.task}:{run.metric}")
     run_id = f"{run.path}#{run.task}#{run.metric}#{name}"
     reader.add(run_id, run)
-    families, counts = [one.cluster for one in run.samples], [one.right[1] or 1 for one in run.samples]
+    families, counts = [sample.cluster for sample in run.samples], [sample.right[1] or 1 for sample in run.samples]
     figures = {
-        "correct": float(sum(one.solved for one in run.samples)),
-        **accuracy_figures([one.share for one in run.samples], families, counts),
-        **figures_of([(one.right, one.votes) for one in run.samples]),
+        "correct": float(sum(sample.solved for sample in run.samples)),
+        **accuracy_figures([sample.share for sample in run.samples], families, counts),
+        **figures_of([(sample.right, sample.votes) for sample in run.samples]),
     }
-    errors = sum(one.has_error for one in run.samples)
+    errors = sum(sample.has_error for sample in run.samples)
     return replace(_run(run, run_id, job_id, {FOLDER_KEY: name}, figures), facts=run.facts, errors=errors)
 
 
@@ -211,7 +213,7 @@ def _of_numbers(run: Run, tool_run: ToolRun, better: Better) -> Run:
         run,
         task=plain(f"{tool_run.task}:{metric}"),
         number=metric,
-        metrics=mean_of(metric, (one.number for one in tool_run.samples)),
+        metrics=mean_of(metric, (sample.number for sample in tool_run.samples)),
         facts=run.facts | {"better": str(better.value)},
     )
 
@@ -230,7 +232,7 @@ def _measurements(found: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
         first = members[0]
         has_several = counts[first.place, first.task] > 1
         job_id = plain(f"{first.place.rstrip('/')}:{first.task}{f' {len(reader.read)}' if has_several else ''}")
-        newest_first = sorted(members, key=lambda it: (it.time, str(it.path)), reverse=True)
+        newest_first = sorted(members, key=lambda member: (member.time, str(member.path)), reverse=True)
         runs = [_measurement(one, first.place, job_id, reader) for one in newest_first]
         runs[0].earlier = runs[1:]
         yield runs[0]

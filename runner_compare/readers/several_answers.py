@@ -19,18 +19,18 @@ def joined(answers: Iterable[ToolSample], can_vote: bool = True) -> list[ToolSam
     two that are right need not be alike.
     """
     by_sample: dict[str, list[ToolSample]] = {}
-    for one in answers:
-        by_sample.setdefault(one.sample_id, []).append(one)
+    for answer in answers:
+        by_sample.setdefault(answer.sample_id, []).append(answer)
     return [_joined(several, can_vote) if len(several) > 1 else several[0] for several in by_sample.values()]
 
 
 def _joined(answers: list[ToolSample], can_vote: bool) -> ToolSample:
-    solved = sum(one.solved for one in answers)
-    numbers = [one.number for one in answers if one.number is not None]
+    solved = sum(answer.solved for answer in answers)
+    numbers = [answer.number for answer in answers if answer.number is not None]
     return replace(
         answers[0],
         solved=2 * solved > len(answers),
-        has_error=any(one.has_error for one in answers),
+        has_error=any(answer.has_error for answer in answers),
         right=(solved, len(answers)),
         votes=votes_of([(one.answer, one.solved, one.text) for one in answers]) if can_vote else None,
         number=math.fsum(numbers) / len(answers) if len(numbers) == len(answers) else None,

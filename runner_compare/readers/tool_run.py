@@ -79,16 +79,19 @@ class ToolRun:
     def answers(self) -> Answers:
         """Return which samples were answered correctly."""
         return {
-            one.key: QuestionOutcome(one.solved, None, one.cluster, one.right, votes=one.votes) for one in self.samples
+            sample.key: QuestionOutcome(sample.solved, None, sample.cluster, sample.right, votes=sample.votes)
+            for sample in self.samples
         }
 
     def number_answers(self) -> Answers:
         """Return the number of each sample."""
-        return {one.key: QuestionOutcome(False, None, one.cluster, number=one.number) for one in self.samples}
+        return {
+            sample.key: QuestionOutcome(False, None, sample.cluster, number=sample.number) for sample in self.samples
+        }
 
     def words(self, wanted: Collection[Question], most: int) -> Iterator[tuple[Question, dict[str, str]]]:
         """Yield the answers to some samples."""
-        shown = {one.sample_id: one for one in self.samples if one.key in wanted}
+        shown = {sample.sample_id: sample for sample in self.samples if sample.key in wanted}
         kept = ((key, SampleTexts(one.question, one.answer, one.text)) for key, one in shown.items())
         for sample_id, texts in kept if self.texts is None or not shown else self.texts(shown):
             one = shown[sample_id]
@@ -132,10 +135,10 @@ def params_of(group: str, values: Any) -> dict[str, str]:
 def check_samples_differ(path: Path, samples: Iterable[ToolSample]) -> None:
     """Raise DataError if a sample is duplicated, or if there is none."""
     seen = set[str]()
-    for one in samples:
-        if one.sample_id in seen:
-            raise DataError(f"{path}: sample {one.sample_id} is duplicated")
-        seen.add(one.sample_id)
+    for sample in samples:
+        if sample.sample_id in seen:
+            raise DataError(f"{path}: sample {sample.sample_id} is duplicated")
+        seen.add(sample.sample_id)
     if not seen:
         raise DataError(f"{path}: there is no sample in it")
 

@@ -98,7 +98,7 @@ def recognises(_path: Path, outline: Outline) -> bool:
 
 
 def _is_summary(outline: Outline) -> bool:
-    return bool(outline.elements) and all(_kind(one) == SERVE and RUN in one for one in outline.elements)
+    return bool(outline.elements) and all(_kind(element) == SERVE and RUN in element for element in outline.elements)
 
 
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:

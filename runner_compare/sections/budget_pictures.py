@@ -39,14 +39,14 @@ def over_budget(settings: Sequence[Setting]) -> Figure:
     """Draw a line for each setting, with two panes for each set of questions."""
     from matplotlib.figure import Figure
 
-    panels = list(dict.fromkeys(it.rows[0].panel for it in settings))[:MAX_PANELS]
+    panels = list(dict.fromkeys(setting.rows[0].panel for setting in settings))[:MAX_PANELS]
     figure = Figure(figsize=(9.6, 0.4 + 3.4 * len(panels)), layout="constrained")
     for panes, panel in zip(figure.subplots(len(panels), 2, squeeze=False, sharey="row"), panels, strict=True):
-        every = [it for it in settings if it.rows[0].panel == panel]
+        every = [setting for setting in settings if setting.rows[0].panel == panel]
         members = every[:MAX_SETTINGS]
         panel_keys = {part.partition("=")[0] for part in panel}
         keys = [key for key in members[0].keys if key.removesuffix(".name") not in panel_keys]
-        names = short_names([it.rows[0] for it in members], keys, MAX_LETTERS) if keys else [""]
+        names = short_names([member.rows[0] for member in members], keys, MAX_LETTERS) if keys else [""]
         budgets = list(dict.fromkeys(budget for it in every for budget in it.budgets))
         budgets.sort(key=by_size)
         for number, (it, name) in enumerate(zip(members, names, strict=True)):
@@ -55,7 +55,7 @@ def over_budget(settings: Sequence[Setting]) -> Figure:
             _line(panes[1], it, number, name, [tokens_of_question(row.run) or 0.0 for row in it.rows])
         for pane in panes:
             finish_pane(pane)
-        cut = f" (the first {len(members)} of {len(every)} settings)" * (len(members) < len(every))
+        cut = f" (the first {len(members)} of {len(every)} settings)" if len(members) < len(every) else ""
         panes[0].set_title(literal(", ".join(panel) + cut), loc="left")
         panes[0].set_xticks(range(len(budgets)), budgets)
         panes[0].set_xlabel("budget of thinking tokens")

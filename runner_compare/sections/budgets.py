@@ -59,16 +59,16 @@ class Budgets(Section):
 def add_equal_tokens(table: Table, reader: Reader) -> None:
     """Compare each setting that has several budgets with that of its baselines, and word the findings."""
     settings = settings_of(table)
-    of_row = {row.run.run_id: it for it in settings for row in it.rows}
+    of_row = {row.run.run_id: setting for setting in settings for row in setting.rows}
     costs: dict[str, Costs | str] = {}
     sides: list[tuple[Setting, Setting]] = []
     compared = table.of(EqualTokensOfTable).compared
-    for one in settings:
-        baselines = [row.baseline for row in one.rows if row.baseline is not None]
+    for setting in settings:
+        baselines = [row.baseline for row in setting.rows if row.baseline is not None]
         base = of_row.get(baselines[0].run.run_id) if baselines else None
-        if base is not None and base is not one and all(of_row.get(row.run.run_id) is base for row in baselines):
-            sides.append((one, base))
-            compared.append(_compare(one, base, costs, reader))
+        if base is not None and base is not setting and all(of_row.get(row.run.run_id) is base for row in baselines):
+            sides.append((setting, base))
+            compared.append(_compare(setting, base, costs, reader))
     judge_equal_tokens([it.result for it in compared if it.result])
     for it, (ours, theirs) in zip(compared, sides, strict=True):
         it.words = _sentence(it, ours, theirs)
@@ -135,7 +135,7 @@ def _sentence(it: CurvesCompared, ours: Setting, theirs: Setting) -> str:
     found = it.result
     between = f"from {found.low_tokens:,.1f} to {found.high_tokens:,.1f} tokens a question"
     figures = f"Δ {_points(found.difference)}, p={p_value(found.p)}, Holm {p_value(found.p_holm)}".replace("=<", "<")
-    at = ", ".join(f"{it.budgets[one.budget]}: {_points(one.difference, '')}" for one in found.points)
+    at = ", ".join(f"{it.budgets[point.budget]}: {_points(point.difference, '')}" for point in found.points)
     outside = ", ".join(it.budgets[one] for one in found.outside)
     return "; ".join(
         filter(
@@ -182,13 +182,13 @@ def _result_record(it: EqualTokens, budgets: Sequence[str]) -> dict[str, Any]:
         "finding": it.finding,
         "points": [
             {
-                "budget": budgets[one.budget],
-                "tokens": one.tokens,
-                "accuracy": one.ours,
-                "baseline_accuracy": one.theirs,
-                **estimate_record("difference", one.difference),
+                "budget": budgets[point.budget],
+                "tokens": point.tokens,
+                "accuracy": point.ours,
+                "baseline_accuracy": point.theirs,
+                **estimate_record("difference", point.difference),
             }
-            for one in it.points
+            for point in it.points
         ],
         "outside": [budgets[at] for at in it.outside],
     }

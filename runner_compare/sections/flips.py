@@ -86,7 +86,7 @@ def print_flips(table: Table, out: TextIO) -> None:
     from rich.text import Text
 
     def styled(*parts: str | tuple[str, str]) -> Text:
-        return Text.assemble(*((plain(it[0]), it[1]) if isinstance(it, tuple) else plain(it) for it in parts))
+        return Text.assemble(*((plain(part[0]), part[1]) if isinstance(part, tuple) else plain(part) for part in parts))
 
     terminal = console(out, width_elsewhere=120)
     for flips in table.of(FlipsOfTable).pairs:

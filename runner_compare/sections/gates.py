@@ -106,14 +106,14 @@ def _with_unit(term: Term, runs: Sequence[Run]) -> Term:
     if match is None or any(term.key in run.metrics for run in runs):
         return term
     name, _, category = term.key.partition("/")
-    key = f"{name}_{match[2]}" + f"/{category}" * bool(category)
+    key = f"{name}_{match[2]}" + (f"/{category}" if category else "")
     return replace(term, key=key, value=match[1]) if any(key in run.metrics for run in runs) else term
 
 
 def _check_unit(term: Term, where: str, runs: Sequence[Run]) -> None:
     """Raise ConfigError if a metric lacks its unit, or has another one."""
     name, _, category = term.key.partition("/")
-    of = f"/{category}" * bool(category)
+    of = f"/{category}" if category else ""
     recorded = set().union(*(run.metrics for run in runs))
     if term.key in recorded:
         return
@@ -180,7 +180,7 @@ def check(tables: Sequence[Table], terms: Sequence[Term], reader: Reader | None 
 
 def _is_of_other_tables(term: Term, row: TableRow, of_tables: set[str]) -> bool:
     """Whether a margin is about another measure, which other tables have, than the one by which a row was compared."""
-    own = {it.measure for it in row.effects if not it.is_ratio}
+    own = {effect.measure for effect in row.effects if not effect.is_ratio}
     wanted = set(term.margins) - {RATIOS}
     return bool(own and wanted and not own & wanted and wanted & of_tables)
 
@@ -202,11 +202,11 @@ def _outcome(term: Term, row: TableRow, table: Table, reader: Reader | None) -> 
 
 
 def _about_margin(term: Term, row: TableRow) -> tuple[bool, str]:
-    of = [it for it in row.effects if (RATIOS if it.is_ratio else it.measure) in term.margins]
+    of = [effect for effect in row.effects if (RATIOS if effect.is_ratio else effect.measure) in term.margins]
     if not of:
         return False, f"{term.text}: {_not_compared(row)}"
     worst = min(of, key=lambda it: it.verdict in SHOWN_GOOD)
-    named = f"{worst.measure} " * worst.is_ratio
+    named = f"{worst.measure} " if worst.is_ratio else ""
     if worst.verdict is MarginVerdict.undecided and worst.finding is not Finding.open:
         return False, f"{named}{worst.finding}, and undecided whether by more than {margin_words(worst)}"
     if worst.verdict is MarginVerdict.undecided:
@@ -241,13 +241,13 @@ def _about_metric(term: Term, row: TableRow, reader: Reader | None) -> tuple[boo
     compare, limit, is_at_least = COMPARISONS[term.sign], float(term.value), term.sign.startswith(">")
     if known.is_exact:
         met = compare(known.value, limit)
-        return met, f"{term.key} {number(known.value)}" + f", required {term.text}" * (not met)
+        return met, f"{term.key} {number(known.value)}" + (f", required {term.text}" if not met else "")
     end, other = (known.low, known.high) if is_at_least else (known.high, known.low)
     if end is None or other is None:
-        why = f" ({known.why})" * bool(known.why)
+        why = f" ({known.why})" if known.why else ""
         shown = "no interval, so it is not shown" if compare(known.value, limit) else "no interval"
         return False, f"{term.key} {number(known.value)}, {shown}{why}, required {term.text}"
-    between = f" with {known.between}" * bool(known.between)
+    between = f" with {known.between}" if known.between else ""
     interval = f"{term.key} {number(known.value)} [{number(known.low)}, {number(known.high)}]{between}"
     if compare(end, limit):
         return True, interval

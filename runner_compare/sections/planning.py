@@ -167,7 +167,7 @@ def plan_columns(table: Table) -> list[Column]:
     return [
         Column("plan", [name_of(row, table.keys) for row, _ in lines], False, use=Use.setting),
         Column("so far", [f"{plan.asked:,}" for _, plan in lines]),
-        Column("disagree", [ABSENT if it is None else f"{100 * it:.1f} %" for it in rates]),
+        Column("disagree", [ABSENT if rate is None else f"{100 * rate:.1f} %" for rate in rates]),
         Column(
             "needed",
             [plan.reason if plan.needed is None else about(plan.needed) for _, plan in lines],

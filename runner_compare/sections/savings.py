@@ -117,7 +117,7 @@ def sentence(row: TableRow, saving: TokenSaving, keys: list[str]) -> str:
     ours, theirs, shared = sides(row, keys)
     on = f"on the {saving.questions:,} questions that both answered{f', {shared}' if shared else ''}"
     sign = -1 if saving.finding is TokenFinding.costs_more else 1
-    more = " more" * (sign < 0)
+    more = " more" if sign < 0 else ""
     figures = (
         (
             f"{_amount(saving.both, sign)} tokens a question{more}, {100 * sign * saving.share:.1f} % (prompt "

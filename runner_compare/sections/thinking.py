@@ -149,7 +149,7 @@ def tokens_of_question(run: Run) -> float | None:
     """Return the tokens of a question in the mean: of the prompt, and of thinking and text of all its answers."""
     n = run.metrics.get("n_all", run.metrics.get("n"))
     tokens = [run.metrics.get(key) for key in ("prompt_tokens", "new_tokens")]
-    return sum(it or 0.0 for it in tokens) / n if n and None not in tokens else None
+    return sum(token or 0.0 for token in tokens) / n if n and None not in tokens else None
 
 
 def right_answer_costs(run: Run) -> dict[str, float]:
@@ -203,8 +203,8 @@ def thinking_columns(table: Table) -> list[Column]:
     ]
     costs = [right_answer_costs(row.run) for row in rows]
     for key, head, form in (("tokens", "tokens", ",.1f"), ("seconds", "s", ".3g"), ("usd", "USD", ".3g")):
-        if any(key in it for it in costs):
-            cells = [_written(it.get(key), form) for it in costs]
+        if any(key in cost for cost in costs):
+            cells = [_written(cost.get(key), form) for cost in costs]
             if key == "tokens":
                 cells = [_tokens_written(table, row) for row in rows]
             shown.append(Column(f"{head} /right\nanswer", cells, use=Use.result))

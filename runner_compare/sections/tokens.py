@@ -190,10 +190,10 @@ def worst_tokens(worst: WorstTokens) -> str:
     out.write(f'<details><summary>{escape(words)}</summary>\n<div class="wide">\n<table>\n<thead><tr>')
     out.writelines(f"<th>{escape(head)}</th>" for head in WORST_HEADS)
     out.write("</tr></thead>\n<tbody>\n")
-    for it in worst.tokens:
-        text = f'{escape(it["before"])}<b class="worse">{escape(it["token"])}</b>{escape(it["after"])}'
-        out.write(f'<tr><th scope="row" class=n>{escape(it["nats"])}</th><td class="context">{text}</td>')
-        out.writelines(f"<td>{escape(it[key])}</td>" for key in ("reference", "here", "sample"))
+    for token in worst.tokens:
+        text = f'{escape(token["before"])}<b class="worse">{escape(token["token"])}</b>{escape(token["after"])}'
+        out.write(f'<tr><th scope="row" class=n>{escape(token["nats"])}</th><td class="context">{text}</td>')
+        out.writelines(f"<td>{escape(token[key])}</td>" for key in ("reference", "here", "sample"))
         out.write("</tr>\n")
     out.write("</tbody>\n</table>\n</div>\n</details>\n")
     return out.getvalue()

@@ -75,7 +75,7 @@ Moved = np.ndarray[tuple[int, ...], np.dtype[np.int64]]  # [order, answer]: wher
 def _moved(one: AskedInOrders) -> Moved:
     """Return where the text that was chosen in each order stands in each order."""
     texts = [None if pick is None else (pick - shift) for pick, shift in zip(one.picks, one.shifts, strict=True)]
-    return np.array([[-1 if it is None else (it + shift) % one.choices for it in texts] for shift in one.shifts])
+    return np.array([[-1 if text is None else (text + shift) % one.choices for text in texts] for shift in one.shifts])
 
 
 def _expected(moved: Sequence[Moved], position: int) -> float:

@@ -96,7 +96,7 @@ def clustered_share_interval(
     worth = n * each * of_answers / max(variance, of_answers) if of_answers > 0 else clusters_worth
     mixed = min(sum(own > 0 for own in sums), sum(own < size for own, size in zip(sums, sizes, strict=True)))
     # Satterthwaite's degrees of freedom of the jackknife: its terms grow with the square of the sizes.
-    freedom = math.fsum(it**2 for it in sizes) ** 2 / math.fsum(it**4 for it in sizes) - 1
+    freedom = math.fsum(size**2 for size in sizes) ** 2 / math.fsum(size**4 for size in sizes) - 1
     bound = student_quantile(alpha, max(1, int(min(freedom, mixed - 1))))
     widest = student_quantile(alpha, max(1, int(freedom)))
     bend = ratios.skewness(sums, sizes) / math.sqrt(count)

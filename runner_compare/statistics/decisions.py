@@ -137,7 +137,7 @@ def judge(
     Where answers were cut off, only what both ends show is decided. So many `metrics` of one score share the 5 %.
     """
     margins = margins or {}
-    of_table = [it if isinstance(it, Compared) else Compared(it) for it in comparisons]
+    of_table = [comparison if isinstance(comparison, Compared) else Compared(comparison) for comparison in comparisons]
     decisions = _decide(of_table, margins, metrics)
     if not any(it.ends for it in of_table):
         return decisions
@@ -263,7 +263,7 @@ def undecided(test: Test) -> Decision:
 
 def most_wrong(decisions: Sequence[Decision]) -> float:
     """Return the share of tables with any wrong finding, at most: 5 % for Holm's family, and each share of a run."""
-    fixed = [it.early_stop_comparisons for it in decisions if it.early_stop_comparisons is not None]
+    fixed = [decision.early_stop_comparisons for decision in decisions if decision.early_stop_comparisons is not None]
     of_family = ALPHA if len(fixed) < len(decisions) else 0.0
     return of_family + sum(level_of(comparisons) for comparisons in fixed)
 

@@ -96,7 +96,9 @@ def at_equal_tokens(
     import numpy as np
 
     n = len(ours.right[0])
-    units, of_unit = np.unique(range(n) if clusters is None else [str(it) for it in clusters], return_inverse=True)
+    units, of_unit = np.unique(
+        range(n) if clusters is None else [str(cluster) for cluster in clusters], return_inverse=True
+    )
     our_sums, their_sums = (
         _sums([*curve.tokens, *curve.right, [1.0] * n], of_unit, len(units)) for curve in (ours, theirs)
     )  # rows: what is summed; columns: units

@@ -15,7 +15,7 @@ from runner_compare.statistics.ratios import MIN_TEXTS, paired_interval, ratio, 
 from runner_compare.statistics.stats import ALPHA
 
 WINDOWS = "windows of one text"  # the fact `samples` of a job with a single text
-SUMS = [it.name for it in fields(Likelihood) if it.name not in ("unit", "is_other")]
+SUMS = [field.name for field in fields(Likelihood) if field.name not in ("unit", "is_other")]
 # the divisor of a choice's log-likelihood before the largest wins; lm-evaluation-harness counts characters
 NORMS: dict[str, Callable[[Likelihood], float]] = {
     "acc": lambda _: 1.0,
@@ -28,15 +28,15 @@ NORMS: dict[str, Callable[[Likelihood], float]] = {
 def units(parts: Sequence[Likelihood]) -> list[Likelihood]:
     """Add up the windows of each text; a question with choices counts with its right choice."""
     sum_by_unit: dict[int, Likelihood] = {}
-    for it in parts:
-        if it.is_other:
+    for part in parts:
+        if part.is_other:
             continue
-        earlier = sum_by_unit.get(it.unit)
+        earlier = sum_by_unit.get(part.unit)
         sums: dict[str, Any] = {}
         for name in SUMS if earlier is not None else ():
-            values = getattr(earlier, name), getattr(it, name)
+            values = getattr(earlier, name), getattr(part, name)
             sums[name] = None if None in values else sum(values)
-        sum_by_unit[it.unit] = replace(it, **sums)
+        sum_by_unit[part.unit] = replace(part, **sums)
     return [sum_by_unit[unit] for unit in sorted(sum_by_unit)]
 
 
@@ -54,12 +54,12 @@ def figures(parts: Sequence[Likelihood], family_by_unit: Mapping[int, str | None
     `family_by_unit` names the family that each text or question belongs to.
     """
     of_texts = units(parts)
-    families = [(family_by_unit or {}).get(it.unit) for it in of_texts]
+    families = [(family_by_unit or {}).get(of_text.unit) for of_text in of_texts]
     texts = by_family(of_texts, families)
-    tokens = [float(it.tokens) for it in texts]
-    bytes_of_texts = [float(it.bytes) for it in texts]
-    nats = [it.nats for it in texts]
-    bits = [-it.nats / math.log(2) for it in texts]
+    tokens = [float(text.tokens) for text in texts]
+    bytes_of_texts = [float(text.bytes) for text in texts]
+    nats = [text.nats for text in texts]
+    bits = [-text.nats / math.log(2) for text in texts]
     by_token = _ratio(LOG_LIKELIHOOD, nats, tokens, most=0)
     job_figures = {
         "n": float(len(of_texts)),
@@ -74,7 +74,7 @@ def figures(parts: Sequence[Likelihood], family_by_unit: Mapping[int, str | None
     job_figures |= {
         f"perplexity{flipped_end[key.removeprefix(LOG_LIKELIHOOD)]}": _exp(-value) for key, value in by_token.items()
     }
-    job_figures |= _share("rank_1_share", [float(it.rank_1) for it in texts], tokens)
+    job_figures |= _share("rank_1_share", [float(text.rank_1) for text in texts], tokens)
     if None not in families:
         job_figures["families"] = float(len(texts))
     return job_figures | _of_reference(texts) | _of_choices(parts, families)
@@ -82,7 +82,7 @@ def figures(parts: Sequence[Likelihood], family_by_unit: Mapping[int, str | None
 
 def _of_reference(texts: Sequence[Likelihood]) -> dict[str, float]:
     """Return the model's divergence from its reference, if it has one."""
-    compared = [it for it in texts if it.kl_nats is not None]
+    compared = [text for text in texts if text.kl_nats is not None]
     if not compared:
         return {}
     tokens = [float(it.tokens) for it in compared]
@@ -101,11 +101,11 @@ def _of_reference(texts: Sequence[Likelihood]) -> dict[str, float]:
 
 def _of_choices(parts: Sequence[Likelihood], families: Sequence[str | None]) -> dict[str, float]:
     """Return how often the right choice is the likeliest, with four normalizations by length."""
-    if not any(it.is_other for it in parts):
+    if not any(part.is_other for part in parts):
         return {}
     questions: dict[int, list[Likelihood]] = {}
-    for it in parts:
-        questions.setdefault(it.unit, []).append(it)
+    for part in parts:
+        questions.setdefault(part.unit, []).append(part)
     accuracies: dict[str, float] = {}
     for name, length in NORMS.items():
         solved = [

@@ -48,7 +48,7 @@ def jackknife_variance(sums: Sequence[float], sizes: Sequence[float]) -> float:
 
 def equal_clusters(sizes: Sequence[float]) -> float:
     """Return how many clusters of equal size are worth as much as these."""
-    return math.fsum(sizes) ** 2 / math.fsum(it * it for it in sizes)
+    return math.fsum(sizes) ** 2 / math.fsum(size * size for size in sizes)
 
 
 def ratio(tops: Sequence[float], bottoms: Sequence[float]) -> float:
@@ -121,8 +121,8 @@ def kurtosis(tops: Sequence[float], bottoms: Sequence[float]) -> float:
 def _standardized_moment(tops: Sequence[float], bottoms: Sequence[float], power: int) -> float:
     n, centre = len(tops), ratio(tops, bottoms)
     distances = [top - centre * bottom for top, bottom in zip(tops, bottoms, strict=True)]
-    spread = math.fsum(one**2 for one in distances) / n
-    return math.fsum(one**power for one in distances) / n / spread ** (power / 2) if spread > 0 else 0.0
+    spread = math.fsum(distance**2 for distance in distances) / n
+    return math.fsum(distance**power for distance in distances) / n / spread ** (power / 2) if spread > 0 else 0.0
 
 
 def unskewed(t: float, bend: float) -> float:

@@ -70,7 +70,7 @@ def log_capital(wins: int, losses: int, ties: int, difference: float = 0.0) -> f
     """Return the log of the capital, from 1, of bets against a true difference of at most `difference`, above -1."""
     logs = [wins * win + losses * loss + ties * tie for win, loss, tie in _steps(difference)]
     most = max(logs)
-    return most + math.log(math.fsum(math.exp(it - most) for it in logs) / len(logs))
+    return most + math.log(math.fsum(math.exp(log - most) for log in logs) / len(logs))
 
 
 @lru_cache(maxsize=1 << 16)  # a simulation uses the same counts again and again
@@ -161,7 +161,7 @@ class Pairs:
         """Return the p against a true difference by all looks so far: it holds whenever one stops."""
         above, below = _counts(self.looks)
         capitals = log_capitals(above, difference), log_capitals(below, -difference)
-        return min(1.0, 2 * math.exp(-max(it.max(initial=0.0) for it in capitals)))
+        return min(1.0, 2 * math.exp(-max(capital.max(initial=0.0) for capital in capitals)))
 
 
 def _counts(looks: Sequence[Look]) -> tuple[Any, Any]:

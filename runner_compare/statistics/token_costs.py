@@ -124,7 +124,7 @@ class TokenSaving:
             return None
         value, low, high = self.both
         questions = [break_even(self.training_tokens, 0.0, saved) for saved in (value, high, low)]
-        return Estimate(*(math.inf if it is None else it for it in questions))
+        return Estimate(*(math.inf if question is None else question for question in questions))
 
 
 def break_even(train_tokens: float, tokens_per_question: float, other_tokens_per_question: float) -> float | None:

@@ -54,16 +54,16 @@ def token_figures(texts: Sequence[TextTokens]) -> dict[str, float]:
 def by_category(texts: Iterable[TextTokens]) -> dict[str, list[TextTokens]]:
     """Return the texts of each category, by its name as metrics may have it; empty unless there are several."""
     found: dict[str, list[TextTokens]] = {}
-    for it in texts:
-        if it.category is not None:
-            found.setdefault(re.sub(r"[^\w.\- ]", "_", it.category), []).append(it)
+    for text in texts:
+        if text.category is not None:
+            found.setdefault(re.sub(r"[^\w.\- ]", "_", text.category), []).append(text)
     return found if len(found) > 1 else {}
 
 
 def _of_kl(texts: Sequence[TextTokens]) -> dict[str, float]:
     """Return the percentiles of the divergence and its largest value."""
-    least = TokenValues([it.least for it in texts])
-    most = TokenValues([it.most for it in texts]) if any(it.most for it in texts) else None
+    least = TokenValues([text.least for text in texts])
+    most = TokenValues([text.most for text in texts]) if any(text.most for text in texts) else None
     found: dict[str, float] = {}
     for key, share in KL_SHARES.items():
         ends = _percentile_ends(texts, least, share)
@@ -79,14 +79,16 @@ def _of_kl(texts: Sequence[TextTokens]) -> dict[str, float]:
 
 def _of_probabilities(texts: Sequence[TextTokens]) -> dict[str, float]:
     """Return how the probabilities of the texts' own tokens have changed."""
-    if not all(it.reference for it in texts):
+    if not all(text.reference for text in texts):
         return {}
     import numpy as np
 
-    pairs = [(np.asarray(it.logprobs), np.asarray(it.reference)) for it in texts]
+    pairs = [(np.asarray(text.logprobs), np.asarray(text.reference)) for text in texts]
     differences = [np.exp(ours) - np.exp(theirs) for ours, theirs in pairs]
-    sizes = [float(len(it)) for it in differences]
-    sums, squares = ([float(it.sum()) for it in some] for some in (differences, [it**2 for it in differences]))
+    sizes = [float(len(difference)) for difference in differences]
+    sums, squares = (
+        [float(it.sum()) for it in some] for some in (differences, [difference**2 for difference in differences])
+    )
     losses = [float((theirs - ours).sum()) for ours, theirs in pairs]
     square_ends = _mean_ends(squares, sizes, least=0.0)
     values = TokenValues(differences)
@@ -106,7 +108,7 @@ def _of_probabilities(texts: Sequence[TextTokens]) -> dict[str, float]:
 
 def _of_agreement(texts: Sequence[TextTokens]) -> dict[str, float]:
     """Return the share of equal first choices; its interval is not Student's, which misses where nearly all agree."""
-    agreed = [at < it.agreed for it in texts for at in range(len(it.least))]
+    agreed = [at < text.agreed for text in texts for at in range(len(text.least))]
     clusters = [number for number, it in enumerate(texts) for _ in it.least]
     ends = clustered_share_interval(agreed, clusters) if len(texts) >= MIN_TEXTS else None
     return _with_ends("top_1_agreement", sum(agreed) / len(agreed), ends)

@@ -32,7 +32,7 @@ def compare_numbers(run: Run, base: Run, reader: Reader) -> NumberFlips:
         raise NotPaired(f"different questions: {len(ours)} here, {len(theirs)} in the baseline, {shared} are the same")
     pairs = [(ours[question], theirs[question]) for question in sorted(ours)]
     values = [(one.number, other.number) for one, other in pairs]
-    if any(None in it for it in values):
+    if any(None in value for value in values):
         raise NotPaired(f"some questions have no {run.number}")
     differences = [(one or 0.0) - (other or 0.0) for one, other in values]
     sizes, what, field = [1.0] * len(pairs), "questions", cluster_field(run, base)
@@ -44,7 +44,7 @@ def compare_numbers(run: Run, base: Run, reader: Reader) -> NumberFlips:
         shift = math.fsum(differences) / math.fsum(sizes)
         signed = f"{shift:+.4g}".replace("-", "−")
         raise TooFew(f"too few {what} to test: {len(sizes)}, at least {MIN_TEXTS} (Δ {signed} {run.number})")
-    sides = [[it[side] or 0.0 for it in values] for side in (0, 1)]
+    sides = [[value[side] or 0.0 for value in values] for side in (0, 1)]
     grouping = "" if clusters is None else f", in {len(sizes):,} {what}"
     return NumberFlips(run.number or "", differences, sizes, better_of(run), sides[0], sides[1], grouping)
 

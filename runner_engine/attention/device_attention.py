@@ -88,7 +88,11 @@ def attends_by_length(heads: Heads) -> bool:
     """
     if not (heads.by_sdpa and heads.plain_softmax) or heads.is_int8:
         return False
-    if heads.dim > WIDEST or heads.dim % WHOLE or any(one is not None and one.is_chunk for one in heads.windows):
+    if (
+        heads.dim > WIDEST
+        or heads.dim % WHOLE
+        or any(window is not None and window.is_chunk for window in heads.windows)
+    ):
         return False
     return heads.device.type != "cuda" or (heads.dtype in HALF and has_flash(heads.device))
 

@@ -28,7 +28,9 @@ def page_of(heads: Heads) -> int:
         schema = _schema()
         if missing := [name for name in ("block_table", "num_splits") if name not in schema]:
             raise RuntimeError(f"this torch's flash attention has no {' and no '.join(missing)}")
-        for window in {None if one is None else min(one.size, PAGE + PAGE // 8) for one in heads.windows or (None,)}:
+        for window in {
+            None if window is None else min(window.size, PAGE + PAGE // 8) for window in heads.windows or (None,)
+        }:
             off = _off_in_pages(heads, window)
             if not off <= ALLOWED_OFF:
                 raise RuntimeError(f"attention would be off by {off:.2g}" + (" in a window" if window else ""))

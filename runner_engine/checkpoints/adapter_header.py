@@ -34,7 +34,9 @@ def check(files: ModelFiles) -> None:
     if settings.get("peft_type") != "LORA" or files.stored is not None or not files.path.is_dir():
         return
     shapes = adapter_shapes(folder)
-    layers = {it.name.removesuffix(".weight"): it.shape for it in files.tensors if it.name.endswith(".weight")}
+    layers = {
+        tensor.name.removesuffix(".weight"): tensor.shape for tensor in files.tensors if tensor.name.endswith(".weight")
+    }
     label = f"lora.path={lora.path} does not fit model.name={files.model.name}"
     if shapes and layers and not _last_words(shapes) & _last_words(layers):
         raise ConfigError(

@@ -340,4 +340,4 @@ def _check_metadata(metadata: dict[str, Any], path: Path) -> None:
         value = metadata.get(key := f"{architecture}.{name}", 0)
         values = value if may_be_list and isinstance(value, list) and value else [value]
         if not all(map(is_count, values)):
-            fail(key, f"a whole number from 0 to {MAX_COUNT}{', or one for each layer,' * may_be_list}")
+            fail(key, f"a whole number from 0 to {MAX_COUNT}{(', or one for each layer,' if may_be_list else '')}")

@@ -139,7 +139,7 @@ def gaps(cached: Snapshot, patterns: Iterable[str]) -> list[str]:
     """Return what a cached snapshot lacks, by its listing or its index of shards, or weights if it has none."""
     if cached.tree or not cached.folder.is_dir():
         return [file.name for file in cached.missing]
-    if not any(one.endswith(WEIGHTS) for one in patterns):
+    if not any(pattern.endswith(WEIGHTS) for pattern in patterns):
         return []
     present = {path.name for path in cached.folder.iterdir() if path.exists()}
     shards: set[str] = set()

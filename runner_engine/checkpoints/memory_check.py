@@ -72,7 +72,7 @@ def gpus_needed(resolved: ResolvedModel, mib: float) -> tuple[int, frozenset[int
     if all(model.device_map is None for model in models):
         return int(bool(models)), named
     if limits := [model.max_memory for model in models if model.max_memory]:
-        return max((int(place) for one in limits for place in one if place != "cpu"), default=-1) + 1, named
+        return max((int(place) for limit in limits for place in limit if place != "cpu"), default=-1) + 1, named
     room, count = 0.0, len(visible_gpus.visible())
     for number, free in enumerate(sorted(visible_gpus.free_mib()), start=1):  # whichever it gets
         room += SPREAD_SHARE * free

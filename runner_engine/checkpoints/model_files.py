@@ -31,7 +31,7 @@ def wanted(name: str, patterns: Iterable[str]) -> bool:
     if "\\" in name or any(part.startswith(".") or not part for part in (*folders, file)):
         return False  # hidden, or a hostile name that leads out of the folder
     inside = file.endswith(".py") or (folders == [TEMPLATES] and file.endswith(".jinja"))
-    return (inside or not folders) and any(fnmatchcase(file, one) for one in patterns)
+    return (inside or not folders) and any(fnmatchcase(file, pattern) for pattern in patterns)
 
 
 def of_folder(folder: Path) -> dict[str, Path]:
@@ -62,4 +62,6 @@ def code_references(folder: Path) -> Iterator[str]:
 
 def other_repositories(folder: Path) -> list[str]:
     """Return the other repositories that a model loads code from."""
-    return sorted({one.partition("--")[0] for one in code_references(folder) if "--" in one})
+    return sorted(
+        {code_reference.partition("--")[0] for code_reference in code_references(folder) if "--" in code_reference}
+    )

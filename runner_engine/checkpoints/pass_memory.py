@@ -107,7 +107,7 @@ def recorded_rows(rows: int, first: int = 0, last: int = 0) -> int:
     while count < last:
         places |= {count * 3 // 2, count * 2}
         count *= 2
-    used = [it for it in sorted(places) if it >= first]
+    used = [place for place in sorted(places) if place >= first]
     shapes = sum(before < last for before in [0, *used[:-1]])
     fewer = {rounded_rows(count) for count in range(1, rows + 1)}
     return sum(fewer) + max(shapes - 1, 0) * rounded_rows(rows)

@@ -55,7 +55,7 @@ def unwrap(
         keys, state = [*keys, *found], state[found[0]]
     if not keys:
         return state, ()
-    others = f"; left out: {', '.join(left_out[:5])}{' …' * (len(left_out) > 5)}" if left_out else ""
+    others = f"; left out: {', '.join(left_out[:5])}{(' …' if len(left_out) > 5 else '')}" if left_out else ""
     return state, (f"{label}: the tensors are under {'.'.join(keys)} and are taken from there{others}",)
 
 

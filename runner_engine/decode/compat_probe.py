@@ -195,7 +195,9 @@ def _inspect_attention(model: Any, ids: torch.Tensor, kept_tokens: list[int | No
         width = -(-width // LANES) * LANES
     known = tuple(windows[layer] for layer in range(layers)) if len(windows) == layers else ()
     pairs = (
-        zip(kept_tokens, known, strict=True) if len(kept_tokens) == len(known) else [(one, None) for one in kept_tokens]
+        zip(kept_tokens, known, strict=True)
+        if len(kept_tokens) == len(known)
+        else [(kept_token, None) for kept_token in kept_tokens]
     )
     if any(most is not None and (window is None or window.size > most) for most, window in pairs):
         known = ()

@@ -140,7 +140,7 @@ def choices_for(
     dtypes = dict.fromkeys(layer.weight.dtype for layer in plain)
     if sum(layer.weight.nbytes for layer in plain) > packed_share * machine.available_mib() * machine.MIB:
         return dict.fromkeys(dtypes, Choice(Way.plain, "torch, not packed (there is too little memory)", is_free=False))
-    is_small = sum(one.numel() for one in model.parameters()) < machine.ONE_THREAD_BELOW_PARAMETERS
+    is_small = sum(parameter.numel() for parameter in model.parameters()) < machine.ONE_THREAD_BELOW_PARAMETERS
     return {dtype: choose_plain(plain, dtype, kernels, is_small) for dtype in dtypes}
 
 

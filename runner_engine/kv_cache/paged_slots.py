@@ -36,7 +36,7 @@ class PagedSlots(Slots):
     @property
     def held(self) -> int:
         """As for slots; pages of prefixes that rows continue are counted with the prefixes."""
-        of_prefixes = self.page * sum(len(self.shared.get(one, ())) for one in self._prefixes())
+        of_prefixes = self.page * sum(len(self.shared.get(prefix, ())) for prefix in self._prefixes())
         return super().held if self.heads.device.type == "cpu" else len(self.keys[0]) * self.capacity - of_prefixes
 
     @property
@@ -48,7 +48,7 @@ class PagedSlots(Slots):
     def expect(self, prefixes: Collection[Prefix]) -> None:
         """Let the store's first tensors have room for the pages of these prefixes, too: to grow copies everything."""
         if not self.slots:
-            self.spare = sum(one.pages(self.page) for one in prefixes)
+            self.spare = sum(prefix.pages(self.page) for prefix in prefixes)
 
     def begin(self, first: int, count: int, prefix: Prefix | None) -> None:
         """Let rows that enter neighbouring slots continue a prefix whose keys and values are complete."""

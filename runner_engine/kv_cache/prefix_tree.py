@@ -82,11 +82,15 @@ class ConversationCache:
 
     def add(self, tokens: list[int], kv: SharedKv, budget_tokens: int) -> None:
         """Keep a conversation; it replaces the ones that it continues."""
-        others = [one for one in self._conversations if one.tokens != tokens[: len(one.tokens)]]
+        others = [
+            conversation
+            for conversation in self._conversations
+            if conversation.tokens != tokens[: len(conversation.tokens)]
+        ]
         room = int(budget_tokens * SHARE_OF_BUDGET) - len(tokens)
         if room < 0:
             return
-        while others and (len(others) >= MAX_CONVERSATIONS or sum(len(one.tokens) for one in others) > room):
+        while others and (len(others) >= MAX_CONVERSATIONS or sum(len(other.tokens) for other in others) > room):
             others.pop(0)
         self._conversations = [*others, Prefix(tokens, kv=kv)]
 
@@ -96,7 +100,7 @@ class ConversationCache:
 
     def find(self, prompt: Sequence[int]) -> Prefix | None:
         """Return the longest prefix that a prompt has in common with a conversation, with its keys and values."""
-        shared = [common(one.tokens, prompt, 0) for one in self._conversations]
+        shared = [common(conversation.tokens, prompt, 0) for conversation in self._conversations]
         length = min(max(shared, default=0), len(prompt) - 1)  # the last token is always computed
         if length < MIN_TOKENS:
             return None

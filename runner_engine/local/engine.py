@@ -226,7 +226,7 @@ class LocalEngine:
 
     def note_batching(self, batching: Batching, reason: str) -> None:
         """Note once that rows are decoded in static batches, and why."""
-        note = f"decoding uses {batching} (slower): {reason}{'; and ' * bool(batching.why)}{batching.why}"
+        note = f"decoding uses {batching} (slower): {reason}{('; and ' if batching.why else '')}{batching.why}"
         if note not in self.stats.notes:
             self.stats.notes.append(note)
 
@@ -254,7 +254,7 @@ class LocalSession(Session):
 
     def mention(self, requests: Sequence[Request]) -> None:
         """Let the prompts of requests that are answered already count where new ones look for shared beginnings."""
-        self.mentioned += [ids for one in requests for ids in [self.encoder.encode(one)[1]] * one.n]
+        self.mentioned += [ids for request in requests for ids in [self.encoder.encode(request)[1]] * request.n]
 
     def _admit(self, request: Request) -> list[Row]:
         if request.branches and self.branches_rejection is not None:

@@ -68,7 +68,7 @@ class KeptTrials:
             names = "layers", "kv_heads", "group", "dim", "plain_softmax", "note"
             found: dict[str, Any] = {name: getattr(heads, name) for name in names}
             found["dtype"] = str(heads.dtype).removeprefix("torch.")
-            found["windows"] = [None if one is None else asdict(one) for one in heads.windows]
+            found["windows"] = [None if window is None else asdict(window) for window in heads.windows]
             self._keep("heads", found)
         return heads
 

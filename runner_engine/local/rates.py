@@ -47,7 +47,7 @@ def arithmetic_of(loaded: Loaded, kv_cache: KvCache) -> Arithmetic | None:
     head_parameters = settings.vocab_size * settings.hidden_size
     beside = embedding.weight.numel() + (0 if is_tied else head_parameters)
     # without the head: its product with a large vocabulary would take longer than all others
-    linear = (one for one in model.modules() if type(one) is nn.Linear and one is not head)
+    linear = (module for module in model.modules() if type(module) is nn.Linear and module is not head)
     shapes = Counter((one.out_features, one.in_features) for one in linear)
     dtype: torch.dtype = model.dtype
     return Arithmetic(

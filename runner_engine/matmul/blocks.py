@@ -125,7 +125,9 @@ def packed(
             planes.append(fours_of(parts.bits >> kind.low, kind.high))
         # each [outputs, blocks, numbers, bytes of a number]: the outputs of a panel side by side for each number
         sides = [
-            one.reshape(-1, width, *one.shape[1:]).permute(0, 2, 3, 1, 4).flatten(2) for one in planes if one.shape[2]
+            plane.reshape(-1, width, *plane.shape[1:]).permute(0, 2, 3, 1, 4).flatten(2)
+            for plane in planes
+            if plane.shape[2]
         ]
         result[first:last] = torch.cat(sides, dim=2).flatten(1)
         if release is not None:

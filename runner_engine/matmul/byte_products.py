@@ -34,7 +34,7 @@ MAX_SECONDS = 0.1
 
 def choose_bytes(model: nn.Module, kernels: Kernels | None) -> Choice | None:
     """Return the way for a model's layers of bytes; None where it has none, or the kernels do not multiply them."""
-    layers = [one for one in model.modules() if isinstance(one, nn.Linear) and has_byte_rows(one)]
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear) and has_byte_rows(module)]
     if not layers or kernels is None or not kernels.has_quantized:
         return None
     return choose({(layer.out_features, layer.in_features) for layer in layers}, kernels)

@@ -167,7 +167,7 @@ def packed(layer: GroupedLinear, zeros: torch.Tensor | None, outputs: int, width
             planes.append(pack(some_codes >> low, high))
         sides.append(torch.cat(planes, dim=2))
         missing = (end - begin) * width - (last - first)
-        result[begin:end] = torch.cat([_side_by_side(one, missing, width) for one in sides], dim=1)
+        result[begin:end] = torch.cat([_side_by_side(side, missing, width) for side in sides], dim=1)
     return result
 
 

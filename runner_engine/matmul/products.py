@@ -205,7 +205,7 @@ def choose_unpacked(model: nn.Module, kernels: Kernels | None) -> Choice | None:
     """Return the way of a model's weights that are unpacked first, where it is by tiles; None elsewhere."""
     if kernels is None or kernels.tiles_problem:
         return None
-    layers = [one for one in model.modules() if isinstance(one, nn.Linear) and is_unpacked(one)]
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear) and is_unpacked(module)]
     shapes = Counter((layer.out_features, layer.in_features) for layer in layers)
     if not shapes:
         return None

@@ -77,7 +77,9 @@ class GgufEmbedding(nn.Embedding):
 
 def parameters(model: Any) -> int:
     """Count a model's parameters: those in blocks as the numbers that they stand for."""
-    stored = {one.weight.data_ptr(): one for one in model.modules() if isinstance(one, GgufLinear | GgufEmbedding)}
+    stored = {
+        module.weight.data_ptr(): module for module in model.modules() if isinstance(module, GgufLinear | GgufEmbedding)
+    }
     numbers = sum(map(numbers_in_blocks, stored.values()))
     return int(model.num_parameters() - sum(one.weight.numel() for one in stored.values()) + numbers)
 

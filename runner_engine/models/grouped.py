@@ -144,5 +144,5 @@ def rounded_by_parts(rows: torch.Tensor, each: int = ROW_PART) -> torch.Tensor:
 
 def hidden_parameters(model: nn.Module) -> int:
     """Return by how much the numbers in groups are more than the parameters that hold them."""
-    layers = {id(one.weight): one for one in model.modules() if isinstance(one, GroupedLinear)}
-    return sum(one.numbers - sum(tensor.numel() for tensor in one.stored.values()) for one in layers.values())
+    layers = {id(module.weight): module for module in model.modules() if isinstance(module, GroupedLinear)}
+    return sum(layer.numbers - sum(tensor.numel() for tensor in layer.stored.values()) for layer in layers.values())

@@ -34,7 +34,7 @@ def load_tensors(file: Path, label: str) -> tuple[dict[str, Any], tuple[str, ...
         reason = " ".join(str(error).split()).rpartition("WeightsUnpickler error: ")[2].partition(" Check the doc")[0]
         raise ConfigError(
             f"{label} is not a .pth file that torch can read: empty, truncated or another format "
-            f"({type(error).__name__}{': ' * bool(reason)}{reason[:120]})"
+            f"({type(error).__name__}{(': ' if reason else '')}{reason[:120]})"
         ) from error
     notes: tuple[str, ...] = ()
     if isinstance(state, dict):

@@ -24,7 +24,7 @@ def rows_of(model: Any) -> int:
 def check_ids(ids: Sequence[int], rows: float, tokenizer: Any, named: str) -> None:
     """Reject token ids that the model has no embedding for."""
     if ids and not (min(ids) >= 0 and max(ids) < rows):
-        invalid = next(one for one in ids if not 0 <= one < rows)
+        invalid = next(identifier for identifier in ids if not 0 <= identifier < rows)
         raise ConfigError(
             f"{invalid} is not a token of {named}: its ids go from 0 to {rows - 1}{_origin(invalid, tokenizer)}"
         )

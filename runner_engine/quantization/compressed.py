@@ -26,15 +26,15 @@ class CompressedConfig(GroupedConfig):
         if problem := beyond_weights(stored):
             return problem
         groups = list(stored["config_groups"].values())
-        for one in groups:
-            weights = one.get("weights") if isinstance(one, dict) else None
+        for group in groups:
+            weights = group.get("weights") if isinstance(group, dict) else None
             if not isinstance(weights, dict):
                 return "each of its config_groups needs `weights`"
-            if one.get("output_activations"):
+            if group.get("output_activations"):
                 return "its outputs are quantized, too, which the runner does not read"
             if problem := cls.problem_of(weights):
                 return problem
-            if (rows := one.get("input_activations")) and not isinstance(rows, dict):
+            if (rows := group.get("input_activations")) and not isinstance(rows, dict):
                 return f"input_activations={rows!r}: a JSON object expected"
             if rows and (problem := cls.problem_of_rows(rows)):
                 return problem
@@ -53,7 +53,7 @@ class CompressedConfig(GroupedConfig):
     @classmethod
     def problem_of_several(cls, groups: list[dict[str, Any]]) -> str:
         """Say why these groups cannot be read together; empty if they can."""
-        if len({rows_of(one) for one in groups}) > 1:
+        if len({rows_of(group) for group in groups}) > 1:
             return "its groups of layers quantize rows in different ways, and the runner reads one for all"
         return ""
 

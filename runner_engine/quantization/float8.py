@@ -103,7 +103,7 @@ class FloatQuantizedConfig(CompressedConfig):
     @classmethod
     def problem_of_several(cls, groups: list[dict[str, Any]]) -> str:
         """Scales belong to outputs, groups or blocks of the same size in all layers."""
-        if any({**one, "targets": 0} != {**groups[0], "targets": 0} for one in groups):
+        if any({**group, "targets": 0} != {**groups[0], "targets": 0} for group in groups):
             return "its groups of layers have different settings, and the runner reads one for all"
         return ""
 
@@ -127,4 +127,6 @@ def _are_sizes(values: Any, count: int) -> bool:
     """Whether these are whole numbers above 0, as many as expected, or none where none belong."""
     if not isinstance(values, list):
         return False
-    return not values or (len(values) == count and all(type(it) is int and 0 < it <= MAX_BLOCK for it in values))
+    return not values or (
+        len(values) == count and all(type(value) is int and 0 < value <= MAX_BLOCK for value in values)
+    )

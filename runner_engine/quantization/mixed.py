@@ -135,7 +135,7 @@ def _choice(pattern: str, value: Any, make: Make) -> QuantizationConfig:
         raise ConfigError(f"{key}={value}: give a choice, such as int8, or {{name: nf4, double_quant: false}}")
     kind = CHOICES[name] if name in CHOICES.names() else None
     if kind is None or kind.source is not CheckpointSource.plain:
-        every = ((one, CHOICES.get(one)) for one in CHOICES.names())
+        every = ((name, CHOICES.get(name)) for name in CHOICES.names())
         usable = [one for one, kind in every if kind is not None and kind.source is CheckpointSource.plain]
         raise ConfigError(f"{key}={name}: {unknown('choice for single layers', str(name), usable)}")
     own = [item.name for item in fields(kind) if item.name not in GENERAL_KEYS]

@@ -25,7 +25,7 @@ class PackQuantizedConfig(WithByteRows, CompressedConfig):
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
         """Groups of layers may have different bits."""
         weights = [one["weights"] for one in stored["config_groups"].values()]
-        several = tuple(dict.fromkeys(bits_of(one.get("num_bits"), "num_bits") for one in weights))
+        several = tuple(dict.fromkeys(bits_of(weight.get("num_bits"), "num_bits") for weight in weights))
         return GroupSettings("packed", several, group_of(weights[0].get("group_size")))
 
     @classmethod

@@ -81,21 +81,21 @@ class EngineStats:
     def busy_shares(self) -> list[float]:
         """The share of the time with requests under way that each process spent computing."""
         seconds = self.prefill_s + self.decode_s
-        return [min(1.0, one["busy_s"] / seconds) if seconds else 0.0 for one in self.processes]
+        return [min(1.0, process["busy_s"] / seconds) if seconds else 0.0 for process in self.processes]
 
     @property
     def process_metrics(self) -> dict[str, float]:
         """Metrics over all processes; empty for an engine with a single one."""
         if not self.processes:
             return {}
-        peaks, busy = [one["peak_rss_mib"] for one in self.processes], self.busy_shares
+        peaks, busy = [process["peak_rss_mib"] for process in self.processes], self.busy_shares
         metrics = {
             "bubble_share": 1 - sum(busy) / len(busy),
             "peak_rss_mib": max(peaks),
             "sum_peak_rss_mib": sum(peaks),
         }
-        if all("gpu_mib" in one for one in self.processes):
-            metrics["gpu_mib"] = max(one["gpu_mib"] for one in self.processes)
+        if all("gpu_mib" in process for process in self.processes):
+            metrics["gpu_mib"] = max(process["gpu_mib"] for process in self.processes)
         return metrics
 
     def tables(self, parts: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -103,7 +103,7 @@ class EngineStats:
         tables = {"the servers of the model": self.servers} if self.servers else {}
         if not self.processes:
             return tables
-        busy, peaks = self.busy_shares, [one["peak_rss_mib"] for one in self.processes]
+        busy, peaks = self.busy_shares, [process["peak_rss_mib"] for process in self.processes]
         rows = [part | {"busy_share": busy[(at := part["process"])], "peak_rss_mib": peaks[at]} for part in parts]
         return tables | {"the parts of the model": rows}
 

@@ -114,8 +114,10 @@ class SamplingArguments(TypedDict, total=False):
 def _table() -> dict[str, Parameter]:
     hints = get_type_hints(SamplingKeys)
     return {
-        one.name: Parameter(one.name, int if hints[one.name] == int | None else float, **one.metadata["parameter"])
-        for one in fields(SamplingKeys)
+        field.name: Parameter(
+            field.name, int if hints[field.name] == int | None else float, **field.metadata["parameter"]
+        )
+        for field in fields(SamplingKeys)
     }
 
 

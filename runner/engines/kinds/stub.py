@@ -114,11 +114,11 @@ class StubSession(Session):
         texts = [self._echo(request, prompt + branch) for branch in request.branches or ("",) * request.n]
         if request.continuation is not None:
             texts = []
-        cut_off = any(one.finish_reason is FinishReason.length for one in texts)
+        cut_off = any(text.finish_reason is FinishReason.length for text in texts)
         signals.pause(self.engine.delay_s)
         seconds = time.perf_counter() - started
         stats.prefill_tokens += len(_whole(request).split())
-        stats.decode_tokens += sum(len(one.token_ids) - 1 for one in texts)
+        stats.decode_tokens += sum(len(text.token_ids) - 1 for text in texts)
         stats.prefill_s += seconds / 2
         stats.decode_s += seconds / 2
         return _answers(request, texts, FinishReason.length if cut_off else FinishReason.stop, seconds)

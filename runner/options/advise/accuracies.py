@@ -65,14 +65,16 @@ class RecordedAccuracy:
     def accuracy(self) -> float:
         """The share of right answers: of several answers to each question, the mean over all."""
         if self.answers:
-            return fmean(it.share for it in self.answers.values())
+            return fmean(answer.share for answer in self.answers.values())
         return self.recorded[0] if self.recorded else self.correct / self.n
 
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % interval, over families of questions if these are known."""
         if self.answers:
-            columns = zip(*((it.share, it.family, it.right[1] or 1) for it in self.answers.values()), strict=True)
+            columns = zip(
+                *((answer.share, answer.family, answer.right[1] or 1) for answer in self.answers.values()), strict=True
+            )
             return share_interval(*columns)
         return self.recorded[1:] if self.recorded else wilson_interval(self.correct, self.n)
 
@@ -165,11 +167,18 @@ def _ways(params: Mapping[str, str]) -> dict[str, str]:
 def _read_answers(folder: Path, record: Record) -> _Match:
     """Return a job's record with its answers, if these are on disk and are those that it counted."""
     try:
-        samples = [it for it in read_samples(folder / SAMPLES).values() if it.answer.verdict is not None]
+        samples = [
+            read_sample
+            for read_sample in read_samples(folder / SAMPLES).values()
+            if read_sample.answer.verdict is not None
+        ]
     except (OSError, EvidenceError):
         return _Match(record, None)
-    answers = {_question_of(it): Answer(it.solved, it.prompt_sha256, it.cluster, it.right_answers) for it in samples}
-    left_out = frozenset(_question_of(it) for it in samples if it.left_out)
+    answers = {
+        _question_of(sample): Answer(sample.solved, sample.prompt_sha256, sample.cluster, sample.right_answers)
+        for sample in samples
+    }
+    left_out = frozenset(_question_of(sample) for sample in samples if sample.left_out)
     counted = {question: answer for question, answer in answers.items() if question not in left_out}
     return _Match(record, answers if _counts(counted) == score(record.result.metrics) else None, left_out)
 
@@ -179,7 +188,7 @@ def _question_of(sample: Sample) -> Question:
 
 
 def _counts(answers: Answers) -> tuple[int, int]:
-    return sum(it.solved for it in answers.values()), len(answers)
+    return sum(answer.solved for answer in answers.values()), len(answers)
 
 
 def _asked(config: RunnerConfig, found: Sequence[_Match]) -> tuple[set[Question], str]:

@@ -39,13 +39,15 @@ def advise(
     """
     asked = [it for overrides in wanted for it in candidate_settings(overrides, compose, True)]
     candidates, overrides = judge(asked, limits, machine, output_dir, calibrate, on_line), wanted[0]
-    if sum(not it.problem for it in candidates) < 2 and not any(word.startswith("model.name=") for word in overrides):
+    if sum(not candidate.problem for candidate in candidates) < 2 and not any(
+        word.startswith("model.name=") for word in overrides
+    ):
         for smaller in smaller_models(candidates[0]):
             others = [word for word in overrides if not word.startswith(("model=", "model.shape="))]
             smaller_candidates = list(candidate_settings([f"model={smaller}", *others], compose, False))
             judged = judge(smaller_candidates, limits, machine, output_dir, calibrate, on_line)
             candidates += [it for it in judged if not it.problem][:1] or judged[-1:]  # one of each
-    good = [it for it in candidates if not it.problem]
+    good = [candidate for candidate in candidates if not candidate.problem]
     finished = FinishedJobs(output_dir)
     known = recorded_accuracies([it.config for it in good], finished)
     for candidate, accuracy in zip(good, known, strict=True):
@@ -57,4 +59,7 @@ def advise(
             if it.closeness is not None and it is not candidate
             and is_reference(candidate.config, it.config, it.closeness, finished)
         )  # fmt: skip
-    return Advice(rank(good, limits.memory_mib is not None)[:MAX_RECOMMENDED], [it for it in candidates if it.problem])
+    return Advice(
+        rank(good, limits.memory_mib is not None)[:MAX_RECOMMENDED],
+        [candidate for candidate in candidates if candidate.problem],
+    )

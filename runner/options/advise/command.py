@@ -168,7 +168,7 @@ def show(advice: Advice, described: Machine | None, limits: UserLimits) -> None:
     for number, candidate in enumerate(advice.chosen, start=1):
         print(plain(f"\n{number}. {command(candidate)}"))
         is_tight = candidate.known_mib > TIGHT * candidate.allowed_mib
-        tight = f"; tight: {candidate.allowed_mib:,.0f} are allowed" * is_tight
+        tight = f"; tight: {candidate.allowed_mib:,.0f} are allowed" if is_tight else ""
         peak = f"{candidate.memory_mib:,.0f} MiB at the peak, predicted"
         if candidate.measured_mib is not None:
             peak = (

@@ -43,7 +43,7 @@ def measure(
         for row in encoder.rows(request):
             begin = max(len(row.prompt), 1)
             texts.append(([*row.prompt, *(row.given or [])][: begin + MOST_TOKENS], begin))
-    reading = _Reading(loaded.model, [it for it in texts if len(it[0]) > it[1]], loaded.device)
+    reading = _Reading(loaded.model, [text for text in texts if len(text[0]) > text[1]], loaded.device)
     losses: dict[str, dict[str, float]] = {}
     for name, paths in layers.items():
         modules = {path: loaded.model.get_submodule(path) for path in paths}
@@ -139,7 +139,7 @@ class _Reading:
 def _batches(texts: Sequence[tuple[list[int], int]]) -> Iterator[list[tuple[list[int], int]]]:
     """Yield texts of nearly equal length that are read together."""
     batch: list[tuple[list[int], int]] = []
-    for text in sorted(texts, key=lambda it: len(it[0])):
+    for text in sorted(texts, key=lambda text: len(text[0])):
         if batch and len(text[0]) * (len(batch) + 1) > PASS_TOKENS:
             yield batch
             batch = []

@@ -49,7 +49,7 @@ class Tried:
     @property
     def kl(self) -> float:
         """The measured divergence in nats a token; 0 of the model as it is."""
-        return ratio([it.kl_nats or 0.0 for it in self.texts], [float(it.tokens) for it in self.texts])
+        return ratio([text.kl_nats or 0.0 for text in self.texts], [float(text.tokens) for text in self.texts])
 
 
 @dataclass
@@ -79,13 +79,17 @@ class MixAdvice:
     @property
     def better(self) -> list[Tried]:
         """What is shown to lose less than the mix."""
-        return [it for it in self.others if it.effect is not None and it.effect.finding is Finding.worse]
+        return [other for other in self.others if other.effect is not None and other.effect.finding is Finding.worse]
 
     @property
     def uniform(self) -> Tried | None:
         """The best format for all layers that fits; None if none does."""
-        fits = [it for it in self.others if "uniform" in it.name and it.metric(self.limit.metric) < self.limit.mib]
-        return min(fits, key=lambda it: it.kl, default=None)
+        fits = [
+            other
+            for other in self.others
+            if "uniform" in other.name and other.metric(self.limit.metric) < self.limit.mib
+        ]
+        return min(fits, key=lambda fit: fit.kl, default=None)
 
 
 def advise(limit: Limit, words: list[str], names: Sequence[str], by_block: bool, compose: Compose) -> MixAdvice:
@@ -134,7 +138,7 @@ def _candidates(model: MixableModel, options: Sequence[Sequence[Option]], chosen
     """Return the mix, and what may lose less if the sum of single losses misleads; each choice once."""
     ways = [("mix", chosen), ("greedy", knapsack.greedy(options, allowed))]
     ways += [("in the order of the layers", knapsack.in_order(options, allowed))]
-    ways += [("neighbour", it) for it in knapsack.neighbours(options, chosen, allowed, NEIGHBOURS)]
+    ways += [("neighbour", neighbour) for neighbour in knapsack.neighbours(options, chosen, allowed, NEIGHBOURS)]
     found: dict[Choice, Tried] = {}
     for name, choice in ways:
         if choice is None:
@@ -194,7 +198,7 @@ def show(advice: MixAdvice) -> None:
     wide = max(len(it.name) for it in (advice.mix, *advice.others))
     head = f"{limit.metric:>10}  {'predicted KL':>12}  {'measured KL, 95 % interval':>32}  less than the mix by"
     print(plain(f"\n{'':{wide}}  {head}"))
-    for it in (advice.mix, *sorted(advice.others, key=lambda it: it.predicted)):
+    for it in (advice.mix, *sorted(advice.others, key=lambda other: other.predicted)):
         print(plain(_line(it, limit, wide)))
     print()
     for sentence in verdicts(advice):
@@ -247,7 +251,7 @@ def verdicts(advice: MixAdvice) -> list[str]:
         names = "; ".join(f"{it.name} (KL {it.kl:.3g})" for it in advice.better)
         lines.append(f"sum: it misled. Shown to lose less than the mix: {names}. Written is {advice.written.name}")
     else:
-        compared = sum(it.effect is not None for it in advice.others)
+        compared = sum(other.effect is not None for other in advice.others)
         lines.append(f"sum: it did not mislead. None of {compared} others within the limit is shown to lose less")
     return lines
 
@@ -282,6 +286,6 @@ def as_data(advice: MixAdvice) -> dict[str, object]:
         },
         "command": command(advice),
         "mix": data(advice.mix),
-        "others": [data(it) for it in advice.others],
+        "others": [data(other) for other in advice.others],
         "sentences": verdicts(advice),
     }

@@ -62,8 +62,8 @@ class _Order:
             self.shown |= {pair: (decision, 1), pair[::-1]: (decision, -1)}
         self.time_ranks = _time_ranks(candidates)
         self.memory_ranks = [0] * len(candidates)
-        if memory_is_limited or any(it.known_mib > TIGHT * it.allowed_mib for it in candidates):
-            self.memory_ranks = _ranks([it.known_mib for it in candidates])
+        if memory_is_limited or any(candidate.known_mib > TIGHT * candidate.allowed_mib for candidate in candidates):
+            self.memory_ranks = _ranks([candidate.known_mib for candidate in candidates])
 
     def is_better(self, one: int, other: int) -> bool:
         """Whether a test shows that one is more accurate than the other."""
@@ -81,7 +81,7 @@ class _Order:
             pairs.append((closenesses[0].kl, closenesses[1].kl))
         costs = [(ours.measured_each_s, theirs.measured_each_s), (ours.measured_mib, theirs.measured_mib)]
         measured = [(cost, its_cost) for cost, its_cost in costs if cost is not None and its_cost is not None]
-        better = [it[0] < it[1] for it in pairs]
+        better = [pair[0] < pair[1] for pair in pairs]
         if ours.measured_mib is not None and theirs.measured_mib is not None:
             better.append(ours.measured_mib < theirs.measured_mib)
         is_better = any(better) or (ours.measured_each_s is not None and _is_faster(ours, theirs))
@@ -193,7 +193,7 @@ def _is_faster(ours: Candidate, theirs: Candidate) -> bool:
 def _time_ranks(candidates: Sequence[Candidate]) -> list[int]:
     """Return the rank of each time from the shortest on; a time within the error of a rank's first shares it."""
     ranks, first, rank_of_last = [0] * len(candidates), None, -1
-    ends = [math.inf if it.each_s_at_most is None else it.each_s_at_most for it in candidates]
+    ends = [math.inf if candidate.each_s_at_most is None else candidate.each_s_at_most for candidate in candidates]
     for number in sorted(range(len(candidates)), key=ends.__getitem__):
         it = candidates[number]
         is_known = it.each_s_at_most is not None

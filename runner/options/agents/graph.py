@@ -183,7 +183,7 @@ class Graph:
         temporal = self._square("temporal", round).scan() if round > 0 else []
         temporal = [edge for edge in temporal if is_taken("temporal", edge)]
         log_prob = math.fsum(
-            log_probability(float(self.kinds[one.kind].logits[one.place]), one.taken) for one in choices
+            log_probability(float(self.kinds[choice.kind].logits[choice.place]), choice.taken) for choice in choices
         )
         return Round(tuple(spatial), tuple(temporal), tuple(choices), log_prob, self.silent_in(round))
 

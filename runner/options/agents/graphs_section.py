@@ -128,16 +128,16 @@ def edges_of(graph: Graph, rounds: int) -> Mapping[str, EdgesOfSeed]:
 
 def survival_columns(found: SurvivalTable) -> list[Column]:
     """Return the columns of the table of edges, those that survive most often first."""
-    edges = sorted(found.edges, key=lambda it: (it.kind, -it.share, -it.probability, it.source, it.target))
+    edges = sorted(found.edges, key=lambda edge: (edge.kind, -edge.share, -edge.probability, edge.source, edge.target))
     names = [f"{number + 1} {role}" for number, role in enumerate(found.roles)]
     return [
-        Column("edge", [f"{names[it.source]} → {names[it.target]}" for it in edges], False, use=Use.setting),
-        Column("kind", [it.kind for it in edges], False, use=Use.result),
-        Column("survived", [f"{it.survived} of {it.seeds} seeds" for it in edges], use=Use.result),
-        Column("by chance", [f"{it.by_chance * it.seeds:.1f}" for it in edges]),
-        Column("mean probability\npruned: 0", [f"{it.probability:.2f}" for it in edges]),
-        Column("Holm", [p_value(it.p_holm) for it in edges], use=Use.verdict),
-        Column("finding", [it.finding or "no difference shown" for it in edges], False, use=Use.verdict),
+        Column("edge", [f"{names[edge.source]} → {names[edge.target]}" for edge in edges], False, use=Use.setting),
+        Column("kind", [edge.kind for edge in edges], False, use=Use.result),
+        Column("survived", [f"{edge.survived} of {edge.seeds} seeds" for edge in edges], use=Use.result),
+        Column("by chance", [f"{edge.by_chance * edge.seeds:.1f}" for edge in edges]),
+        Column("mean probability\npruned: 0", [f"{edge.probability:.2f}" for edge in edges]),
+        Column("Holm", [p_value(edge.p_holm) for edge in edges], use=Use.verdict),
+        Column("finding", [edge.finding or "no difference shown" for edge in edges], False, use=Use.verdict),
     ]
 
 
@@ -149,8 +149,13 @@ def _name(table: Table, found: SurvivalTable) -> str:
 def survival_record(found: SurvivalTable) -> dict[str, Any]:
     """Return a table of edges as plain data; agents are numbered from 1."""
     edges = [
-        {**asdict(it), "source": it.source + 1, "target": it.target + 1, "finding": it.finding or "no difference shown"}
-        for it in found.edges
+        {
+            **asdict(edge),
+            "source": edge.source + 1,
+            "target": edge.target + 1,
+            "finding": edge.finding or "no difference shown",
+        }
+        for edge in found.edges
     ]
     return {"job_id": found.job_id, "roles": list(found.roles), "seeds": found.seeds, "edges": edges}
 

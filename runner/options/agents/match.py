@@ -56,7 +56,10 @@ class Budgets:
         """Read the finished job, after waiting for the process that runs it; ConfigError says what to run."""
         record = named_job.finished(job, KEY, words)
         samples = read_samples(job.samples_path).values()
-        known = {it.question: it.prompt_tokens + sum(answer.tokens for answer in it.answers) for it in samples}
+        known = {
+            sample.question: sample.prompt_tokens + sum(answer.tokens for answer in sample.answers)
+            for sample in samples
+        }
         lacking = next((item for item in items if item.question not in known), None)
         if lacking is not None:
             raise named_job.not_asked(KEY, words, job, lacking.number)

@@ -113,7 +113,7 @@ class _Panel:
             return f"{self.kind.capitalize()}: who hears whom " + (
                 "in a round" if self.kind == "spatial" else "of the round before"
             )
-        return f"Round {self.number + 1}: who hears whom" + " of the round before" * (self.kind == "temporal")
+        return f"Round {self.number + 1}: who hears whom" + (" of the round before" if self.kind == "temporal" else "")
 
 
 def _spatial(panel: _Panel, middle: Point, ring: float) -> list[str]:
@@ -124,7 +124,7 @@ def _spatial(panel: _Panel, middle: Point, ring: float) -> list[str]:
     if agents == 1:
         places = [middle]
     all_of_it = f"{panel.edges.count - len(never)} are taken"
-    all_of_it = f"{all_of_it}{', the others would close a circle' * (not panel.edges.optimized)}"
+    all_of_it = f"{all_of_it}{(', the others would close a circle' if not panel.edges.optimized else '')}"
     pieces = _head(middle[0], panel, all_of_it if never else "all taken")
     pieces += _arrows(panel, places, places, SPATIAL, bend=0.13)
     for number, (turn, (x, y)) in enumerate(zip(turns, places, strict=True)):
@@ -145,7 +145,7 @@ def _temporal(panel: _Panel, middle: Point, step: float) -> list[str]:
         [(x, first + step * number) for number in range(len(roles))]
         for x in (middle[0] - ACROSS / 2, middle[0] + ACROSS / 2)
     )
-    when = " from the second round on" * (panel.number is None)
+    when = " from the second round on" if panel.number is None else ""
     pieces = _head(middle[0], panel, f"{panel.edges.count - len(never)} are taken" if never else f"all taken{when}")
     pieces += _arrows(panel, left, right, TEMPORAL, bend=0.0)
     sides = ((left, -1, "round before", panel.silent_sources), (right, 1, "this round", panel.silent_targets))
@@ -196,7 +196,7 @@ def _arrows(panel: _Panel, sources: Sequence[Point], targets: Sequence[Point], l
         if not is_live:
             tooltip += f": pruned, its probability was {weight:.2f}"
         elif edges.optimized:
-            tooltip += f": probability {weight:.2f}{', never taken' * is_pale}"
+            tooltip += f": probability {weight:.2f}{(', never taken' if is_pale else '')}"
         elif is_pale:
             tooltip += ": never taken, it would close a circle"
         width = max(THINNEST, WIDEST * weight) if edges.optimized else FIXED

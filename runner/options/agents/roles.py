@@ -74,7 +74,7 @@ def messages(
     parts = [wording.question.format(question=question)]
     if role.hears_numbers:
         for hint, neighbours in ((wording.numbers_now, spatial), (wording.numbers_before, temporal)):
-            numbers = [one.answer for one in neighbours if one.answer is not None]
+            numbers = [neighbour.answer for neighbour in neighbours if neighbour.answer is not None]
             if numbers:
                 parts.append(hint.format(numbers=", ".join(numbers)))
     else:

@@ -36,7 +36,7 @@ HEADS = {"spatial": ("who speaks", "who listens"), "temporal": ("round before", 
 
 def svg(found: SurvivalTable, title: str) -> str:
     """Draw the edges of each kind as a panel."""
-    kinds = list(dict.fromkeys(it.kind for it in found.edges))
+    kinds = list(dict.fromkeys(edge.kind for edge in found.edges))
     pieces = [text(24, 32, title, bold=True)]
     for place, kind in enumerate(kinds):
         pieces += _panel(found, kind, place * PANEL)
@@ -47,17 +47,17 @@ def svg(found: SurvivalTable, title: str) -> str:
 
 
 def _panel(found: SurvivalTable, kind: str, left: float) -> list[str]:
-    edges = sorted((it for it in found.edges if it.kind == kind), key=lambda it: it.share)
+    edges = sorted((edge for edge in found.edges if edge.kind == kind), key=lambda edge: edge.share)
     columns: list[float] = [left + NODE + LABEL, left + NODE + LABEL + ACROSS]
     places: list[list[Point]] = [[(x, TOP + STEP * number) for number in range(len(found.roles))] for x in columns]
-    kept = sum(it.survived for it in edges) / found.seeds
+    kept = sum(edge.survived for edge in edges) / found.seeds
     middle = sum(columns) / 2
     pieces = [
         text(middle, 62, f"{kind} edges over {found.seeds} seeds", bold=True, anchor="middle"),
         text(middle, 80, f"{kept:.1f} of {len(edges)} survive in the mean", colour=GREY, anchor="middle"),
     ]
-    for it in edges:
-        pieces.append(_edge(it, places, found.roles))
+    for edge in edges:
+        pieces.append(_edge(edge, places, found.roles))
     for column, (side, anchor, head) in enumerate(zip((-1, 1), ("end", "start"), HEADS[_plain(kind)], strict=True)):
         pieces.append(text(columns[column], TOP - NODE - 10, head, colour=GREY, anchor="middle"))
         for number, role in enumerate(found.roles):

@@ -248,7 +248,7 @@ class _Work:
     def play_all(self, player: Player) -> list[Sample]:
         """Discuss the questions that are scored, and record a sample of each."""
         items, recorder = self.inputs.items, self.context.recorder
-        for index in [it for it in recorder.samples if it >= len(items)]:
+        for index in [sample for sample in recorder.samples if sample >= len(items)]:
             recorder.verify(index, f"is sample {index}, and this job has {len(items)} questions")
         samples: dict[int, Sample] = {}
 

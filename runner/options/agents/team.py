@@ -67,7 +67,7 @@ class Link:
 
     def __str__(self) -> str:
         target = DECISION if self.target is None else str(self.target + 1)
-        return f"{self.source + 1} → {target}{' (round before)' * (self.kind == 'temporal')}"
+        return f"{self.source + 1} → {target}{(' (round before)' if self.kind == 'temporal' else '')}"
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,8 @@ class Discussion:
         self.failed: Answered | None = None  # the call whose error is the question's
         self._pending: dict[tuple[int, int], tuple[Sources, Sources]] = {  # of each call to come: whom it hears
             (number, agent): (
-                tuple((number, one) for one in taken.hears(agent)),
-                tuple((number - 1, one) for one in taken.remembers(agent)),
+                tuple((number, hear) for hear in taken.hears(agent)),
+                tuple((number - 1, remember) for remember in taken.remembers(agent)),
             )
             for number, taken in enumerate(self.rounds)
             for agent in range(len(team.roles))
@@ -294,7 +294,7 @@ class SampledDiscussion(Discussion):
         calls = [one.call for one in self.answered.values()]
         prompt, new = (
             sum(counts) / len(calls)
-            for counts in ([it.prompt_tokens for it in calls], [it.answer.tokens for it in calls])
+            for counts in ([call.prompt_tokens for call in calls], [call.answer.tokens for call in calls])
         )
         spent, one_more = len(calls) * (prompt + new), prompt + new
         if self.team.decision is DecisionMethod.final_refer:

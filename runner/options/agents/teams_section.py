@@ -59,7 +59,9 @@ def team_words(run: Run) -> str:
         samples, matched = int(float(run.value("task.samples") or 1)), run.value("task.match")
         is_matched = matched not in NOT_SET
         is_sampled = samples > 1 or is_matched
-        many = f" with the tokens of {_matched(f'{matched}')}" if is_matched else f" × {samples}" * is_sampled
+        many = (
+            f" with the tokens of {_matched(f'{matched}')}" if is_matched else (f" × {samples}" if is_sampled else "")
+        )
         return SEPARATOR.join([f"one agent{many}", *([decision] if is_sampled or decision == "decision" else [])])
     kind, attack = graph_kind(run), run.value("task.attack") or "none"
     method = run.value("task.method") if kind == "learned" else None
@@ -77,7 +79,7 @@ def _matched(words: str) -> str:
         return words
     of_key = dict(pairs)
     learns = any(of_key.get(f"task.optimized_{kind}", "").lower() == "true" for kind in ("spatial", "temporal"))
-    named = [of_key.get("task.mode", ""), "learned" * learns]
+    named = [of_key.get("task.mode", ""), ("learned" if learns else "")]
     return " ".join(filter(None, named)) or words
 
 

@@ -195,7 +195,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
                 )
             ours.append(Request(number, tuple(ids[: -len(after)]), continuation=tuple(after)))
         completions = self._completions(ours, "log-likelihoods", disable_tqdm)
-        return [(sum(one.logprobs or ()), all(one.greedy or ())) for one in completions]
+        return [(sum(completion.logprobs or ()), all(completion.greedy or ())) for completion in completions]
 
     def _generation(self, number: int, context: str, settings: Mapping[str, Any]) -> tuple[Request, list[str]]:
         """Return the engine's request for a prompt, and its stop texts."""

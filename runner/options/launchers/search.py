@@ -153,7 +153,7 @@ class OptunaSearch(LaunchingSweeper):
 
         with hold(self.locks / f"{self.study.study_name}.lock"):  # of two processes, each takes others
             trials = self.study.get_trials(deepcopy=False)
-            left_open = [it for it in trials if it.state == TrialState.RUNNING and is_abandoned(it, owner)]
+            left_open = [trial for trial in trials if trial.state == TrialState.RUNNING and is_abandoned(trial, owner)]
             batch = [self.propose(owner, it) for it in left_open[: self.settings.n_jobs]]
             new = min(self.settings.n_jobs - len(batch), self.wanted - len(trials))
             return [*batch, *(self.propose(owner) for _ in range(new))]
@@ -207,7 +207,11 @@ class OptunaSearch(LaunchingSweeper):
     def prune(self, batch: list[Trial], returns: list[JobReturn], before: int) -> None:
         """Tell which trials are pruned, and run those in full that may be best; their jobs begin at `before`."""
         against = [trial.user_attrs.get(pruning.AGAINST) for trial in batch]
-        known = [it.value for it in self.study.get_trials(deepcopy=False) if pruning.FULL in it.user_attrs]
+        known = [
+            get_trial.value
+            for get_trial in self.study.get_trials(deepcopy=False)
+            if pruning.FULL in get_trial.user_attrs
+        ]
         best = max((value for value in known if value is not None), default=float("-inf"))
         in_full = []
         for place, trial in enumerate(batch):

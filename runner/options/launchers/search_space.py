@@ -36,7 +36,10 @@ class SearchSpace:
         """Read the sweeps of a command line and of hydra.sweeper.params; the command line has precedence."""
         parser = OverridesParser.create()
         given = [sweep_of(str(key), value) for key, value in params.items()]
-        overrides = {it.key_or_group: it for it in parser.parse_overrides([*given, *arguments])}
+        overrides = {
+            parse_override.key_or_group: parse_override
+            for parse_override in parser.parse_overrides([*given, *arguments])
+        }
         varied = {key: it for key, it in overrides.items() if it.is_sweep_override()}
         if not varied:
             need = "give a sweep, e.g. generation.temperature=interval(0.1,1.5) or quantization=none,nf4"
@@ -69,11 +72,13 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
         value.shuffle = False  # a study needs the same order in each start, and draws in its own
     if isinstance(value, RangeSweep):
         steps = [float(it) for it in value.range()]
-        if len(steps) > 1 and all(it % 1 == 0 for it in steps):
+        if len(steps) > 1 and all(step % 1 == 0 for step in steps):
             return IntDistribution(int(min(steps)), int(max(steps)), step=int(abs(steps[1] - steps[0])))
     if isinstance(value, ChoiceSweep | RangeSweep):
         choices = [*override.sweep_iterator(transformer=Transformer.encode)]
-        return CategoricalDistribution([it if isinstance(it, (int, float)) else str(it) for it in choices])
+        return CategoricalDistribution(
+            [choice if isinstance(choice, (int, float)) else str(choice) for choice in choices]
+        )
     raise ConfigError(f"{line}: a search takes choice(...), range(...) or interval(...) for {key}")
 
 

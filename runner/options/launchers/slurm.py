@@ -125,7 +125,7 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
         returns: list[JobReturn] = []
         total, largest = len(job_overrides), largest_array()
         for before in range(0, total, largest):
-            part = [list(one) for one in job_overrides[before : before + largest]]
+            part = [list(job_override) for job_override in job_overrides[before : before + largest]]
             returns += self.run_array(executor, part, initial_job_idx + before, before, total)
         return returns
 

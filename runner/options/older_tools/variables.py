@@ -69,7 +69,7 @@ def translate(environ: Mapping[str, str], asked: Mapping[str, str], look: Look) 
         return it
     _check(values)
     _choose_model(values, it, look)
-    choice = next((one.partition("=")[2] for one in it.overrides if one.startswith("model=")), None)
+    choice = next((override.partition("=")[2] for override in it.overrides if override.startswith("model=")), None)
     models = look(choice)
     without = next((model for model in models if model.device is None), None)  # one job of a grid is enough
     for name in ("STUDENT_LOAD_IN_4BIT", "STUDENT_FORCE_CPU", "STUDENT_LORA_DIR"):
@@ -110,7 +110,7 @@ def _choose_model(values: Mapping[str, str], it: Translation, look: Look) -> Non
     hybrid, stub, base = (values.get(name) for name in ("ENABLE_HYBRID", "FORCE_STUDENT_STUB", "STUDENT_BASE_MODEL"))
     if hybrid is not None:
         it.becomes("ENABLE_HYBRID", hybrid, f"model={'hybrid' if hybrid == '1' else 'api'}")
-    own = next((one.partition("=")[2] for one in it.overrides if one.startswith("model=")), None)
+    own = next((override.partition("=")[2] for override in it.overrides if override.startswith("model=")), None)
     models = look(own) if own or "model" in it.asked else []
     if stub == "0":
         it.lines.append("FORCE_STUDENT_STUB=0 → the chosen model")

@@ -73,7 +73,11 @@ class FromNumbers:
     def __init__(self, folder: Path, partitions: list[Partition], dtype: str | None) -> None:
         """`dtype` as safetensors spells it; None: the one that each layer names, or float32."""
         self.folder, self.source, self.num_parts = folder, folder.name, len(partitions)
-        placed = [(_tensor(one, layer, dtype), one, layer) for one in partitions for layer in one.layers]
+        placed = [
+            (_tensor(partition, layer, dtype), partition, layer)
+            for partition in partitions
+            for layer in partition.layers
+        ]
         self.placed = sorted(placed, key=lambda place: written_order(place[0]))
         self.tensors = tuple(tensor for tensor, _, _ in self.placed)
         self.header = byteio.build_header(self.tensors, {"format": "pt"})

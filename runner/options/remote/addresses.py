@@ -17,13 +17,13 @@ def addresses_of(key: str, value: object) -> list[str]:
         if not isinstance(one, str) or (len(values) > 1 and not one.strip()):
             raise ConfigError(f"{key}={value}: give an address, or a list of them: [http://A/v1,http://B/v1]")
         check(",http" not in one, key, one, "several servers are a list: [http://A/v1,http://B/v1]")
-    return sorted({one.rstrip("/") for one in values if one.strip()})
+    return sorted({value.rstrip("/") for value in values if value.strip()})
 
 
 def check_addresses(key: str, addresses: list[str]) -> str | list[str]:
     """Refuse invalid addresses; return the only one, or the list."""
-    for one in addresses:
-        check_base_url(key, one)
+    for address in addresses:
+        check_base_url(key, address)
     return addresses[0] if len(addresses) == 1 else addresses
 
 

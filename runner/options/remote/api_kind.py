@@ -146,7 +146,7 @@ class Api(ModelKind):
     def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
         """Return texts with the tokens that the server reports."""
         assert isinstance(resolved.config.model, ApiConfig)
-        texts = [one for one in prompts if isinstance(one, str)]
+        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
         assert len(texts) == len(prompts)
         with ServerPool(resolved.config.model) as servers:
             return list(zip(texts, servers.tokens_of(texts), strict=True))

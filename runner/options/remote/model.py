@@ -142,7 +142,7 @@ class RemoteModel:
             if times
             else []
         )
-        if self._servers is not None and (places := sum(one.secret.times for one in self._servers.servers)):
+        if self._servers is not None and (places := sum(server.secret.times for server in self._servers.servers)):
             notes.append(f"the server sent its own key back: it was replaced by *** in {places} places")
         if number := self.answers_without_usage:
             notes.append(f"the server did not count the tokens of {counted(number, 'answer')}: they count as 0")

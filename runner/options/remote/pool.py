@@ -52,7 +52,7 @@ class ServerPool:
         self.call_soon = self._thread.call_soon
 
     async def _open(self) -> list[ServerConnection]:
-        return [ServerConnection(one) for one in self.model.servers]
+        return [ServerConnection(server) for server in self.model.servers]
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the pool's thread, and wait for its result."""
@@ -135,17 +135,17 @@ class ServerPool:
 
     def _in_use(self) -> list[ServerConnection]:
         """Return the servers that get requests: if all are left out, all, so that the error of one is reported."""
-        return [one for one in self.servers if not one.is_left_out] or self.servers
+        return [server for server in self.servers if not server.is_left_out] or self.servers
 
     async def _pick(self, asked: set[ServerConnection]) -> ServerConnection:
         """Return the least busy server, one that was not asked yet if possible; wait if all have asked for a pause."""
         while True:
             servers = self._in_use()
-            ready = [one for one in servers if not one.closed_s]
+            ready = [server for server in servers if not server.closed_s]
             if ready:
                 choices = [one for one in ready if one not in asked] or ready
-                return min(choices, key=lambda one: (one.under_way, one.requests))
-            await asyncio.sleep(min(one.closed_s for one in servers) + random.uniform(0, self.model.backoff_s))
+                return min(choices, key=lambda choice: (choice.under_way, choice.requests))
+            await asyncio.sleep(min(server.closed_s for server in servers) + random.uniform(0, self.model.backoff_s))
 
     def _note_failure(self, server: ServerConnection, fault: Fault) -> None:
         server.failures += 1
@@ -163,7 +163,7 @@ class ServerPool:
         server.times_left_out += 1
         if server.model.base_url not in _reported_out:
             _reported_out.add(server.model.base_url)
-            is_last = all(one.is_left_out for one in self.servers)
+            is_last = all(server.is_left_out for server in self.servers)
             rest = "no other server is left" if is_last else "the other servers get its requests"
             log.warning("%s: left out until it answers again; %s", reason, rest)
         probe = asyncio.ensure_future(self._bring_back(server))

@@ -145,7 +145,7 @@ class Scorer:
         body = {"model": self.model.name, **parameters}
         answer: Any = await self.client.post(self._beside("tokenize"), body=body, cast_to=object)
         ids = answer.get("tokens") if isinstance(answer, dict) else None
-        if not isinstance(ids, list) or not all(isinstance(one, int) and one >= 0 for one in ids):
+        if not isinstance(ids, list) or not all(isinstance(identifier, int) and identifier >= 0 for identifier in ids):
             raise Fault(f"{self.model.base_url} answered /tokenize without tokens", "sent no valid answer")
         text = answer.get("prompt", parameters.get("prompt"))
         return Tokens(ids, text if isinstance(text, str) else None)

@@ -40,10 +40,14 @@ class Connection(H11Protocol):
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         transport.set_write_buffer_limits(high=0)  # so that each unread byte starts the time limit
         super().connection_made(transport)
-        others = [one for one in self.connections if one is not self and not one.transport.is_closing()]
+        others = [
+            connection
+            for connection in self.connections
+            if connection is not self and not connection.transport.is_closing()
+        ]
         refusal = self.limits.connections_refused(len(others))
         if refusal is not None:
-            waiting = [one for one in others if isinstance(one, Connection) and one.is_waiting]
+            waiting = [other for other in others if isinstance(other, Connection) and other.is_waiting]
             if not waiting:
                 self._refuse(refusal)
                 return

@@ -137,7 +137,7 @@ def parse_text(body: TextBody, gateway: Gateway) -> ParsedBody:
         raise Refusal(400, "prompt: give a text, token ids, or a list of them", "prompt")
     scores_only = body.max_tokens == 0 and bool(body.echo)
     limit = 1 if scores_only else body.max_tokens
-    parsed = _parsed(body, gateway, [one if isinstance(one, str) else tuple(one) for one in prompts], limit)
+    parsed = _parsed(body, gateway, [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts], limit)
     parsed.top, parsed.echo, parsed.scores_only = body.logprobs, bool(body.echo), scores_only
     return _with_scores(parsed, gateway, "logprobs")
 

@@ -74,7 +74,7 @@ def prepare(config: RunnerConfig) -> Opening:
     task = own_config(config, ChatConfig)
     messages = [] if task.load is None else _load(Path(task.load), f"task.load={task.load}")
     if task.system is not None:
-        messages = [Message("system", task.system), *(it for it in messages if it.role != "system")]
+        messages = [Message("system", task.system), *(message for message in messages if message.role != "system")]
     return Opening({"conversation": uuid.uuid4().hex}, task, messages)
 
 

@@ -71,7 +71,7 @@ def each_request(
             gather(session, requests, listen, ahead)
         except signals.BetweenSteps:
             choices = [*stopped(session), *chain(*arrived.values())]
-            raise signals.Interrupted(on_stop([one for one in choices if one.id not in of_beside])) from None
+            raise signals.Interrupted(on_stop([choice for choice in choices if choice.id not in of_beside])) from None
 
 
 @contextmanager

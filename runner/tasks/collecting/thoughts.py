@@ -107,7 +107,11 @@ def _largest(job: Job, budget: int) -> tuple[str, dict[int, Sample]]:
             samples = read_samples(Job(name, job.folder.with_name(name)).samples_path)
         except (EvidenceError, OSError):
             continue  # they are asked directly, as if there was no other job
-        thought = {it.index: it for it in samples.values() if it.answer.thinking and not it.failed and not it.choices}
+        thought = {
+            sample.index: sample
+            for sample in samples.values()
+            if sample.answer.thinking and not sample.failed and not sample.choices
+        }
         if thought:
             return name, thought
     return "", {}

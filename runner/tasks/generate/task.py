@@ -227,7 +227,7 @@ def rows(index: int, given: GivenPrompt, sample: Sample, is_full: bool) -> list[
             "prompt": head(given, number),
             **({"thinking": thinking} if thinking and is_full else {}),
             "completion": sample.error or text,
-            "ended by": f"{choice.finish_reason.value}{', still thinking' * choice.parts.is_open}",
+            "ended by": f"{choice.finish_reason.value}{(', still thinking' if choice.parts.is_open else '')}",
             "tokens": choice.tokens,
             **({} if sample.by is None else {"by": sample.by}),
         }

@@ -62,7 +62,9 @@ class AskingAgain(Policy):
 
     def answers(self) -> list[Sample]:
         """Return the answers that there are, those of earlier starts too."""
-        return [self.recorder.done[number] for it in self.requests if (number := int(it.id)) in self.recorder.done]
+        return [
+            self.recorder.done[number] for request in self.requests if (number := int(request.id)) in self.recorder.done
+        ]
 
     def close(self) -> None:
         """Close the file."""

@@ -147,7 +147,7 @@ class Gsm8kConfig(ExamplesConfig):
         """Return the questions, if their number is known; all begin with the same worked examples."""
         shots = FIXED_SHOTS if self.prompt is PromptStyle.lm_eval_5shot else self.shots
         read = None if read is None else read // self.rotate  # what was read are prompts
-        return [replace(it, shared_tokens=shots * EXAMPLE_TOKENS) for it in super().amounts(generation, read)]
+        return [replace(amount, shared_tokens=shots * EXAMPLE_TOKENS) for amount in super().amounts(generation, read)]
 
     @property
     def questions(self) -> int:

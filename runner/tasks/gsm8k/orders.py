@@ -78,7 +78,9 @@ def _asked(some: Sequence[Judged], items: Mapping[int, Item], task: Gsm8kConfig)
     its_items = [items[it.sample.index] for it in some]
     choices = len(its_items[0].choices)
     letters = [it.votes[task.judged_by].answer for it in some]
-    picks = [LETTERS.index(one) if one is not None and one in LETTERS[:choices] else None for one in letters]
+    picks = [
+        LETTERS.index(letter) if letter is not None and letter in LETTERS[:choices] else None for letter in letters
+    ]
     from runner_compare.statistics import AskedInOrders
 
     return AskedInOrders(choices, tuple(item.shift for item in its_items), tuple(picks))

@@ -53,8 +53,8 @@ def trust_report(judged: Sequence[Judged], facts: Mapping[str, str]) -> dict[str
     report["stopped_by_length"] = reasons.count(FinishReason.length)
     report |= thinking_totals([it.sample for it in judged])
     parts = [one.parts for it in judged for one in it.answers]
-    report["thinking_removed"] = sum(one.has_thinking and not one.is_open for one in parts)
-    report["cut_off_thinking"] = sum(one.is_open for one in parts)
+    report["thinking_removed"] = sum(part.has_thinking and not part.is_open for part in parts)
+    report["cut_off_thinking"] = sum(part.is_open for part in parts)
     return report | ({"double_bos": float("two" in facts["bos"])} if "bos" in facts else {})
 
 
@@ -149,7 +149,9 @@ def changed_answers(samples: Sequence[Sample], again: Sequence[Sample], how: str
     pairs = [(before[sample.index], sample) for sample in again if not sample.failed and sample.index in before]
     if not pairs:
         return CheckOutcome()
-    texts = sum([one.parts for one in old.answers] != [one.parts for one in new.answers] for old, new in pairs)
+    texts = sum(
+        [answer.parts for answer in old.answers] != [answer.parts for answer in new.answers] for old, new in pairs
+    )
     verdicts = sum(
         (old.answer.verdict, old.answer.extracted) != (new.answer.verdict, new.answer.extracted) for old, new in pairs
     )

@@ -278,8 +278,8 @@ def token_counts(
     ConfigError if the two models would not read the same tokens; only their tokenizers are loaded for this.
     """
     assert context.resolved.second is not None
-    continuations = [one.continuation or "" for one in requests]
-    everything: list[Prompt] = [*(one.prompt for one in requests), *continuations, *texts]
+    continuations = [request.continuation or "" for request in requests]
+    everything: list[Prompt] = [*(request.prompt for request in requests), *continuations, *texts]
     ours, theirs = (
         kind_of(resolved.config.model).encoded(resolved, everything)
         for resolved in (context.resolved, context.resolved.second)

@@ -114,9 +114,11 @@ def run(inputs: Texts, context: Context) -> Result:
     compared_with: Reference | None = reference
     pair: SideBySide | None = None
     if reference is not None:
-        pieces = [replace(it, request=reference.beside(it.request, it.question, it.gold)) for it in pieces]
+        pieces = [
+            replace(piece, request=reference.beside(piece.request, piece.question, piece.gold)) for piece in pieces
+        ]
     elif inputs.second is not None:
-        counts = token_counts([it.request for it in pieces], texts_of(inputs), context, words)
+        counts = token_counts([piece.request for piece in pieces], texts_of(inputs), context, words)
         compared_with = pair = both = SideBySide(context, words, counts)
         context = replace(context, engine=both)
     prompts.check(task, inputs.given, context.resolved)
@@ -134,7 +136,7 @@ def run(inputs: Texts, context: Context) -> Result:
         if found is not None:
             by_index = {piece.index: piece.request for piece in pieces}
             decode = kind_of(context.config.model).decoder(context.resolved)  # all may be on disk, and nothing loaded
-            write_worst(folder, [it for it in done.samples if not it.failed], found, by_index, decode)
+            write_worst(folder, [sample for sample in done.samples if not sample.failed], found, by_index, decode)
     finally:
         for it in (kept, apart, pair):
             if it is not None:
@@ -247,8 +249,8 @@ class Scoring(Unjudged):
 
     def look(self, report: EngineReport) -> None:
         """Reject windows that are longer than what the loaded model can read."""
-        longest = max((len(it.request.prompt) + len(it.request.continuation or "")
-                       for it in self.pieces.values() if it.question is None), default=0)  # fmt: skip
+        longest = max((len(piece.request.prompt) + len(piece.request.continuation or "")
+                       for piece in self.pieces.values() if piece.question is None), default=0)  # fmt: skip
         check_window(self.task, longest, report.metrics.get("max_positions", math.inf))
 
     def __call__(self, sample: Sample, *completions: Completion) -> Sample:

@@ -40,7 +40,7 @@ class WorstToken:
 
 def add_token_figures(result: Result, samples: Sequence[Sample], found: Mapping[int, TokenDivergences]) -> None:
     """Add the figures of tokens to a job's result; a note says why there are none."""
-    texts = texts_of([it for it in samples if not it.failed], found)
+    texts = texts_of([sample for sample in samples if not sample.failed], found)
     if texts is None:
         result.notes.append(WITHOUT)
     elif texts:
@@ -49,7 +49,7 @@ def add_token_figures(result: Result, samples: Sequence[Sample], found: Mapping[
 
 def texts_of(samples: Sequence[Sample], found: Mapping[int, TokenDivergences]) -> list[TextTokens] | None:
     """Return the tokens of each text, or family of texts, without wrong choices; None if some were not kept."""
-    counted = [it for it in samples if it.likelihood is not None and not it.likelihood.is_other]
+    counted = [sample for sample in samples if sample.likelihood is not None and not sample.likelihood.is_other]
     has_families = all(it.cluster is not None for it in counted)
     texts: dict[object, TextTokens] = {}
     for sample in counted:
@@ -73,20 +73,22 @@ def write_worst(
     decode: Callable[[Sequence[int]], str],
 ) -> None:
     """Write the tokens with the largest divergence, each with its context."""
-    by_index = {it.index: it for it in samples}
+    by_index = {sample.index: sample for sample in samples}
     places = (
         (nats, index, at)
         for index, it in found.items()
         if index in by_index
         for at, nats in enumerate(it.least)
     )  # fmt: skip
-    worst = sorted(places, key=lambda it: (-it[0], it[1:]))[:WORST]
+    worst = sorted(places, key=lambda place: (-place[0], place[1:]))[:WORST]
     lines = [
         in_context(by_index[index], found[index], at, requests[index], decode) for nats, index, at in worst if nats > 0
     ]
     path = folder / WORST_TOKENS
     try:
-        path.write_text("".join(json.dumps(asdict(it), ensure_ascii=False) + "\n" for it in lines), encoding="utf-8")
+        path.write_text(
+            "".join(json.dumps(asdict(line), ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
+        )
     except OSError as error:
         raise cannot_write(path, error) from error
 

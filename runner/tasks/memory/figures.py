@@ -236,7 +236,7 @@ def _row(
     figures = [run.start[stage] if number is None else run.stages[number, stage] for run in runs]
     peaks = [run.over_import_mib(one) for run, one in zip(runs, figures, strict=True)]
     row: dict[str, Any] = {"stage": stage, "batch": point and point[0], "context": point and point[1] + point[2]}
-    row["seconds"] = round(median(one["seconds"] for one in figures), 2)
+    row["seconds"] = round(median(figure["seconds"] for figure in figures), 2)
     for part in PARTS:
         row[f"{part}_mib"] = round(median(run.parts(stage, number)[part] for run in runs), 1)
     row["peak_mib"], row["spread"] = round(median(peaks), 1), f"{min(peaks):.0f}–{max(peaks):.0f}"
@@ -249,5 +249,5 @@ def _row(
         row["predicted_mib"] = round(by_stage[stage], 1)
         if median(peaks) > 0:
             row["error"] = f"{by_stage[stage] / median(peaks) - 1:+.1%}"
-    row["rss_mib"] = round(median(one["peak_rss_mib"] for one in figures), 1)
+    row["rss_mib"] = round(median(figure["peak_rss_mib"] for figure in figures), 1)
     return row

@@ -86,7 +86,7 @@ def _contexts(drawn: dict[str, Any]) -> Figure:
     pane.set_ylabel("KV cache of all rows, MiB")
     pane.set_xlim(left=0)
     pane.set_ylim(bottom=0)
-    more = f"; {MAX_LINES} of {len(batches)} batch sizes" * (len(batches) > MAX_LINES)
+    more = f"; {MAX_LINES} of {len(batches)} batch sizes" if len(batches) > MAX_LINES else ""
     pane.legend(title=f"lines: the formula{more}", loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False,
                 fontsize=8, title_fontsize=8, alignment="left")  # fmt: skip
     return figure

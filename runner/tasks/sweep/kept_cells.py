@@ -30,10 +30,10 @@ class KeptCells:
         self._file, self._contention = Measurements(folder), contention
         self.outdated = self._file.outdated
         lines = self._file.earlier
-        self._runs = {(it["round"], it["cell"]): it for it in lines if it["what"] == "run"}
-        self._rates = {it["round"]: it for it in lines if it["what"] == "rates"}
-        self._loads = {it["rate"]: it for it in lines if it["what"] == "load"}
-        self._earlier_load = next((it["measured"] for it in lines if it["measured"] != machine.EXCLUSIVE), "")
+        self._runs = {(line["round"], line["cell"]): line for line in lines if line["what"] == "run"}
+        self._rates = {line["round"]: line for line in lines if line["what"] == "rates"}
+        self._loads = {line["rate"]: line for line in lines if line["what"] == "load"}
+        self._earlier_load = next((line["measured"] for line in lines if line["measured"] != machine.EXCLUSIVE), "")
         self._load, self._load_at = machine.EXCLUSIVE, 0.0
         self.count = len(self._runs) + len(self._loads)  # of earlier starts
         self.done = [*self._runs, *self._loads]  # with those of this start

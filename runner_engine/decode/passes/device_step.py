@@ -283,10 +283,10 @@ def _prefixes(rows: Sequence[Row]) -> tuple[list[Prefix], dict[Prefix | None, li
     deepest = dict.fromkeys(row.kv.prefix for row in rows)
     paths = {prefix: prefix.path if prefix else [] for prefix in deepest}
     prefixes = sorted(
-        dict.fromkeys(one for path in paths.values() for one in path), key=lambda one: (one.start, id(one))
+        dict.fromkeys(one for path in paths.values() for one in path), key=lambda fromkey: (fromkey.start, id(fromkey))
     )
     sees = {
-        prefix: [*(int(one in path) for one in prefixes), *[0] * (MOST_PREFIXES - len(prefixes))]
+        prefix: [*(int(prefix in path) for prefix in prefixes), *[0] * (MOST_PREFIXES - len(prefixes))]
         for prefix, path in paths.items()
     }
     return prefixes, sees

@@ -50,9 +50,9 @@ class HqqLayout(StoredLayout):
             raise wrong(codes, f"{list(codes.shape)}: rows that are groups of {inputs} inputs expected")
         some = (3,) if codes.dtype == "I32" else (8, 4, 2)
         layouts = [cls(bits, group, inputs, outputs) for bits in some]
-        fitting = [one for one in layouts if one.shapes()["W_q"] == codes.shape and not one._has_rest()]
+        fitting = [layout for layout in layouts if layout.shapes()["W_q"] == codes.shape and not layout._has_rest()]
         if not fitting:
-            layouts[0].check_shape(codes, [one.shapes()["W_q"] for one in layouts])
+            layouts[0].check_shape(codes, [layout.shapes()["W_q"] for layout in layouts])
             raise wrong(codes, f"{layouts[0].row_count} groups do not fill whole bytes")
         for name in NUMBERS:
             fitting[0].check_shape(found[name], [fitting[0].shapes()[name]])

@@ -42,7 +42,7 @@ def check_part(manifest: Manifest, entry: PartEntry, level: str, advance: Advanc
     partition = _partition(folder, entry, done.problems)
     if partition is not None:
         done.readable = True
-        done.tensors = {one.name: _as_listed(one, path) for one in partition.layers if one.dtype in DTYPE_BITS}
+        done.tensors = {layer.name: _as_listed(layer, path) for layer in partition.layers if layer.dtype in DTYPE_BITS}
         placed = {layer.name: layer.parameters for layer in partition.layers}
         done.digests = {name: place.digest for name, place in placed.items() if isinstance(place, TensorReference)}
     size_problems = list(_size(path, entry.stored))

@@ -48,7 +48,7 @@ def coverage_problems(manifest: Manifest, checked: list[CheckedPart]) -> list[st
         return [f"whether every tensor is there was not checked, because of {', '.join(unread)}"]
     parts_of, problems = parts_by_tensor(checked), list[str]()
     for name, places in parts_of.items():
-        ids = [one.entry.part_id for one in places]
+        ids = [place.entry.part_id for place in places]
         expected = list(manifest.tied.get(name, ids[:1]))
         if ids != expected:
             problems.append(f"{MANIFEST}: tensor {name}: in parts {expected} expected, found in {ids}")

@@ -77,7 +77,7 @@ def file_state(path: Path) -> dict[str, int]:
 
 
 def _layout(file: WeightFile) -> str:
-    tensors = [[one.name, one.dtype, one.shape, one.offset, one.strides] for one in file.tensors]
+    tensors = [[tensor.name, tensor.dtype, tensor.shape, tensor.offset, tensor.strides] for tensor in file.tensors]
     return sha256_of([hashlib.sha256(file.header).hexdigest(), tensors])
 
 
@@ -95,8 +95,9 @@ def read_earlier(folder: Path) -> dict[str, Any]:
     for name in (MANIFEST, UNFINISHED):
         if name in names and (earlier := load_json(folder / name)).get("format") == FORMAT:
             return earlier
+    more = ", ..." if len(names) > 3 else ""
     raise ConfigError(
-        f"{KEY}={folder}: the folder is not empty ({', '.join(names[:3])}{', ...' * (len(names) > 3)}) and holds no "
+        f"{KEY}={folder}: the folder is not empty ({', '.join(names[:3])}{more}) and holds no "
         "split of this model. Nothing was changed: give an empty or new folder"
     )
 

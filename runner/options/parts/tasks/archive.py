@@ -116,7 +116,7 @@ def _earlier(folder: Path, made_from: str) -> dict[int, dict[str, Any]]:
     earlier = load_json(folder / UNFINISHED) if UNFINISHED in names else {}
     if names and earlier.get(MADE_FROM) != made_from:
         raise ConfigError(
-            f"{KEY}={folder}: the folder is not empty ({', '.join(names[:3])}{', ...' * (len(names) > 3)}). "
+            f"{KEY}={folder}: the folder is not empty ({', '.join(names[:3])}{(', ...' if len(names) > 3 else '')}). "
             "Nothing was changed: give an empty or new folder"
         )
     finished = {}

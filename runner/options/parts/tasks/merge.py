@@ -45,7 +45,7 @@ def prepare(config: RunnerConfig) -> MergeInputs:
     if is_old_split(folder):
         partitions = read_old_split(folder)
         kind = None if task.dtype is Dtype.auto else safetensors_dtype(task.dtype.value)
-        hashes = {one.path.name: byteio.file_sha256(one.path) for one in partitions}
+        hashes = {partition.path.name: byteio.file_sha256(partition.path) for partition in partitions}
         return MergeInputs(hashes, task, FromNumbers(folder, partitions, kind))
     manifest = read_manifest(folder)
     if task.dtype is not Dtype.float32:

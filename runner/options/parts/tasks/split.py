@@ -209,7 +209,9 @@ def _notes(plan: Plan) -> list[str]:
     if plan.checkpoint.format == "bin":
         notes += [note for file in plan.checkpoint.files for note in file.notes]
         notes.append("the source is .bin: merge restores the same tensors as safetensors")
-        places = Counter((one.file, one.offset, one.nbytes) for one in plan.checkpoint.tensors if one.nbytes)
+        places = Counter(
+            (tensor.file, tensor.offset, tensor.nbytes) for tensor in plan.checkpoint.tensors if tensor.nbytes
+        )
         if shared := sum(count for count in places.values() if count > 1):
             notes.append(
                 f"{shared} tensors of the source share their bytes with another one: each is written under its own name"

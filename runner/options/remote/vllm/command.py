@@ -85,5 +85,5 @@ def _room_for_rank(files: ModelFiles) -> int:
     assert files.adapter is not None
     settings = load_json(files.adapter / "adapter_config.json")
     ranks = [settings.get("r"), *(settings.get("rank_pattern") or {}).values()]
-    rank = max((one for one in ranks if isinstance(one, int)), default=RANKS[-1])
+    rank = max((rank for rank in ranks if isinstance(rank, int)), default=RANKS[-1])
     return next((room for room in RANKS if room >= rank), RANKS[-1])

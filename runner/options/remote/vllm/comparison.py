@@ -47,7 +47,7 @@ class Reference:
 
 def texts() -> list[str]:
     """Return the texts that are scored: word problems with their answers, which need nothing but digits and words."""
-    return [f"{one.question}\n{one.answer}" for one in problems(Split.TEST, TEXTS)]
+    return [f"{problem.question}\n{problem.answer}" for problem in problems(Split.TEST, TEXTS)]
 
 
 def reference_of(resolved: ResolvedJob) -> Reference:
@@ -60,7 +60,7 @@ def reference_of(resolved: ResolvedJob) -> Reference:
             missing=f"the checkpoint is quantized ({files.stored}), so transformers would compute otherwise"
         )
     stored_bytes = max(BYTES.get(str(files.settings.get("dtype") or files.settings.get("torch_dtype")), 2), 1)
-    numbers = sum(one.params for one in files.tensors) or file_bytes(files.path) / stored_bytes
+    numbers = sum(tensor.params for tensor in files.tensors) or file_bytes(files.path) / stored_bytes
     wanted = dtype_of(resolved, environment_of(model))
     dtypes = [name for name in ("float32", wanted) if SPARE * numbers * BYTES[name] < machine.available_mib() * MIB]
     if not dtypes:
