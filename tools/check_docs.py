@@ -34,12 +34,14 @@ from tools.figures import sourceless
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     "*.md", "docs/*.md", "experiments/README.md", "bench/README.md", "bench/*/README.md",
-    "runner_engine/embedded/README.md", "runner_engine/README.md", "runner_compare/README.md",
+    "runner_engine/embedded/README.md", "runner_engine/README.md", "runner_engine/kernels/README.md",
+    "runner_compare/README.md",
     "runner/options/README.md",
 )  # fmt: skip
 UNRENEWED = (  # by tools.run_docs: histories, designs, and pages that other tools write
     "CHANGELOG.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "bench/README.md", "bench/compare/README.md",
-    "runner_engine/embedded/README.md", "runner_engine/README.md", "runner_compare/README.md",
+    "runner_engine/embedded/README.md", "runner_engine/README.md", "runner_engine/kernels/README.md",
+    "runner_compare/README.md",
     "runner/options/README.md",
     "docs/families.md",
 )  # fmt: skip

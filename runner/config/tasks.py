@@ -1,4 +1,4 @@
-"""Every task: its name, and the class of its keys; those of options come by entry points."""
+"""Tasks: the name of each, and the class of its keys. chat, generate and options come by entry points."""
 
 from __future__ import annotations
 

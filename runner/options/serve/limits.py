@@ -1,9 +1,10 @@
 """What this server takes at most: each limit with its check, its refusal, and what /openapi.json says of it.
 
-A new limit is a key in keys.py and lines here, unless it is asked where nothing asks yet. The others only ask, in the order in which a request meets them: a
-connection (`connections_refused`), the guard before a body is read (`declared_body_refused`) and while it arrives
-(`body_refused`), the parser before it reads the values of a body (`check_sizes`) and for each prompt
-(`check_new_tokens`, `check_thinking`), the gateway before the completions begin (`check_places`, `check_prompt`).
+A new limit is a key in keys.py and lines here, unless it is asked where nothing asks yet. The others only ask, in the
+order in which a request meets them: a connection (`connections_refused`), the guard before a body is read
+(`declared_body_refused`) and while it arrives (`body_refused`), the parser before it reads the values of a body
+(`check_sizes`) and for each prompt (`check_new_tokens`, `check_thinking`), the gateway before the completions begin
+(`check_places`, `check_prompt`).
 /metrics counts refusals by their status, so a limit adds nothing there.
 """
 
