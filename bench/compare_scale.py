@@ -63,14 +63,14 @@ def clock(module, name, label):
     setattr(module, name, timed)
 from runner.recorded_runs import records, sample_reader
 from runner_compare import command, table
-from runner_compare.statistics import effects
+from runner_compare.statistics.methods.mcnemar import McNemar
 spent["imports of the command"] = time.perf_counter() - begun
 for module, name, label in (
     (records, "open_to_read", "importing MLflow, opening the store"),
     (records, "load_runs", "asking the store for its runs"),
     (sample_reader.SampleReader, "fetch", "fetching samples out of MLflow"),
     (sample_reader.SampleReader, "of", "reading samples"),
-    (effects, "paired_accuracies", "statistics"), (table, "judge", "statistics"),
+    (McNemar, "compare", "statistics"), (table, "judge", "statistics"),
     (command, "tabulate", "table"),
 ):
     clock(module, name, label)
