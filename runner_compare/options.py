@@ -92,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
         "--pool",
         nargs="?",
         const=Weights.questions.value,
-        choices=[Weight.value for Weight in Weights],
+        choices=[weight.value for weight in Weights],
         help="also give each setting one verdict over all tasks, splits and data sets: the mean of its differences, in "
         "which all questions count the same (default) or all tasks",
     )

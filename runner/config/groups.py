@@ -106,11 +106,7 @@ def _key_types(group: str, _loaded: int) -> dict[str, KeyType]:
         for name, hint in ((item.name, hints[item.name]) for item in fields(schema)):
             if isinstance(hint, type) and is_dataclass(hint) and prefix:  # a model within a model
                 schemas.append((f"{prefix}{name}.", hint))
-            members = (
-                [get_argument for get_argument in get_args(hint) if get_argument is not NoneType]
-                if _is_union(hint)
-                else [hint]
-            )
+            members = [member for member in get_args(hint) if member is not NoneType] if _is_union(hint) else [hint]
             is_list = get_origin(members[0]) is list
             members = [*get_args(members[0])] if is_list else members
             is_string = members in ([str], [Text], [Names])

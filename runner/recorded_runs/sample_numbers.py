@@ -31,11 +31,9 @@ def read_numbers(path: Path, name: str, ways: Sequence[str] = ()) -> Answers:
     chance = Chance.named(name)
     number_of = OF_SAMPLES[name] if chance is None else partial(chance_of, chance, ways)
     return {
-        question_of(read_sample): QuestionOutcome(
-            False, read_sample.prompt_sha256, read_sample.cluster, number=number_of(read_sample)
-        )
-        for read_sample in read_samples(path).values()
-        if read_sample.answer.verdict is not None and not read_sample.failed and not (chance and read_sample.left_out)
+        question_of(sample): QuestionOutcome(False, sample.prompt_sha256, sample.cluster, number=number_of(sample))
+        for sample in read_samples(path).values()
+        if sample.answer.verdict is not None and not sample.failed and not (chance and sample.left_out)
     }
 
 

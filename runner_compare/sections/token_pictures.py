@@ -59,7 +59,7 @@ def draw_tokens(table: Table, ranges: Mapping[str, Estimate]) -> Figure:
     figure = Figure(figsize=(8.6, 0.4 + 3.6 * len(panels)), layout="constrained")
     labels = []
     for pane, panel in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
-        points = [all_point for all_point in all_points if all_point[2].panel == panel]
+        points = [point for point in all_points if point[2].panel == panel]
         points.sort(key=lambda point: point[2].is_baseline)  # the baseline on top
         panel_keys = {part.partition("=")[0] for part in panel}
         front = front_of([(x, y) for x, y, _ in points], sign=-1)

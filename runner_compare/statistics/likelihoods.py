@@ -54,7 +54,7 @@ def figures(parts: Sequence[Likelihood], family_by_unit: Mapping[int, str | None
     `family_by_unit` names the family that each text or question belongs to.
     """
     of_texts = units(parts)
-    families = [(family_by_unit or {}).get(of_text.unit) for of_text in of_texts]
+    families = [(family_by_unit or {}).get(text.unit) for text in of_texts]
     texts = by_family(of_texts, families)
     tokens = [float(text.tokens) for text in texts]
     bytes_of_texts = [float(text.bytes) for text in texts]

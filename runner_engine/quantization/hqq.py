@@ -96,22 +96,20 @@ class StoredHqqConfig(WithByteRows, GroupedConfig):
     @classmethod
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
         """Return the bits; groups follow from the shapes of the tensors."""
-        return GroupSettings(
-            "hqq", tuple(settings_of_weight["nbits"] for settings_of_weight in _settings_of_weights(stored)), -1
-        )
+        return GroupSettings("hqq", tuple(settings["nbits"] for settings in _settings_of_weights(stored)), -1)
 
     @classmethod
     def refusal_of(cls, stored: dict[str, Any]) -> str:
         """Groups are along inputs, and scales and zero points are not quantized themselves."""
-        for settings_of_weight in _settings_of_weights(stored):
-            if type(bits := settings_of_weight.get("nbits")) is not int or bits not in STORED_BITS:
+        for settings in _settings_of_weights(stored):
+            if type(bits := settings.get("nbits")) is not int or bits not in STORED_BITS:
                 return f"nbits={bits!r}: the runner reads {', '.join(map(str, STORED_BITS))}"
-            group = settings_of_weight.get("group_size")
+            group = settings.get("group_size")
             if group is not None and (type(group) is not int or group < 1):
                 return f"group_size={group!r}: a whole number from 1, or null, expected"
-            if settings_of_weight.get("axis") != 1:
-                return f"axis={settings_of_weight.get('axis')!r}: the runner reads groups along inputs (axis=1)"
-            if settings_of_weight.get("view_as_float") or settings_of_weight.get("channel_wise") is False:
+            if settings.get("axis") != 1:
+                return f"axis={settings.get('axis')!r}: the runner reads groups along inputs (axis=1)"
+            if settings.get("view_as_float") or settings.get("channel_wise") is False:
                 return "view_as_float or channel_wise=false: the runner reads codes as integers, with scales of groups"
         return ""
 

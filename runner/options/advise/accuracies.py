@@ -167,11 +167,7 @@ def _ways(params: Mapping[str, str]) -> dict[str, str]:
 def _read_answers(folder: Path, record: Record) -> _Match:
     """Return a job's record with its answers, if these are on disk and are those that it counted."""
     try:
-        samples = [
-            read_sample
-            for read_sample in read_samples(folder / SAMPLES).values()
-            if read_sample.answer.verdict is not None
-        ]
+        samples = [sample for sample in read_samples(folder / SAMPLES).values() if sample.answer.verdict is not None]
     except (OSError, EvidenceError):
         return _Match(record, None)
     answers = {

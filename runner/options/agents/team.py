@@ -166,8 +166,8 @@ class Discussion:
         self.failed: Answered | None = None  # the call whose error is the question's
         self._pending: dict[tuple[int, int], tuple[Sources, Sources]] = {  # of each call to come: whom it hears
             (number, agent): (
-                tuple((number, hear) for hear in taken.hears(agent)),
-                tuple((number - 1, remember) for remember in taken.remembers(agent)),
+                tuple((number, heard) for heard in taken.hears(agent)),
+                tuple((number - 1, remembered) for remembered in taken.remembers(agent)),
             )
             for number, taken in enumerate(self.rounds)
             for agent in range(len(team.roles))

@@ -48,11 +48,7 @@ def check_search(first: PlannedJob, keys: Iterable[str], direction: str) -> None
 
 def compared_with(study: Study, wanted: int) -> dict[str, Any] | None:
     """Return what a new trial is compared with; None before the first trial is complete."""
-    full = [
-        get_trial
-        for get_trial in study.get_trials(deepcopy=False)
-        if FULL in get_trial.user_attrs and get_trial.value is not None
-    ]
+    full = [trial for trial in study.get_trials(deepcopy=False) if FULL in trial.user_attrs and trial.value is not None]
     if not full:
         return None
     best = max(full, key=lambda it: (it.value or 0.0, -it.number))

@@ -207,11 +207,7 @@ class OptunaSearch(LaunchingSweeper):
     def prune(self, batch: list[Trial], returns: list[JobReturn], before: int) -> None:
         """Tell which trials are pruned, and run those in full that may be best; their jobs begin at `before`."""
         against = [trial.user_attrs.get(pruning.AGAINST) for trial in batch]
-        known = [
-            get_trial.value
-            for get_trial in self.study.get_trials(deepcopy=False)
-            if pruning.FULL in get_trial.user_attrs
-        ]
+        known = [trial.value for trial in self.study.get_trials(deepcopy=False) if pruning.FULL in trial.user_attrs]
         best = max((value for value in known if value is not None), default=float("-inf"))
         in_full = []
         for place, trial in enumerate(batch):

@@ -36,10 +36,7 @@ class SearchSpace:
         """Read the sweeps of a command line and of hydra.sweeper.params; the command line has precedence."""
         parser = OverridesParser.create()
         given = [sweep_of(str(key), value) for key, value in params.items()]
-        overrides = {
-            parse_override.key_or_group: parse_override
-            for parse_override in parser.parse_overrides([*given, *arguments])
-        }
+        overrides = {override.key_or_group: override for override in parser.parse_overrides([*given, *arguments])}
         varied = {key: it for key, it in overrides.items() if it.is_sweep_override()}
         if not varied:
             need = "give a sweep, e.g. generation.temperature=interval(0.1,1.5) or quantization=none,nf4"

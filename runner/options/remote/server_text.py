@@ -52,7 +52,7 @@ class AnswerText:
         longest = max(map(len, self.secret.in_answers), default=0)
         tails = (text[at:] for at in range(max(0, len(text) - longest + 1), len(text)))
         key_begin = next(
-            (tail for tail in tails if any(in_answer.startswith(tail) for in_answer in self.secret.in_answers)), ""
+            (tail for tail in tails if any(secret.startswith(tail) for secret in self.secret.in_answers)), ""
         )
         self._held = key_begin or (text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else "")
         return self._append_final(text[: len(text) - len(self._held)])

@@ -283,7 +283,7 @@ def _prefixes(rows: Sequence[Row]) -> tuple[list[Prefix], dict[Prefix | None, li
     deepest = dict.fromkeys(row.kv.prefix for row in rows)
     paths = {prefix: prefix.path if prefix else [] for prefix in deepest}
     prefixes = sorted(
-        dict.fromkeys(one for path in paths.values() for one in path), key=lambda fromkey: (fromkey.start, id(fromkey))
+        dict.fromkeys(one for path in paths.values() for one in path), key=lambda prefix: (prefix.start, id(prefix))
     )
     sees = {
         prefix: [*(int(prefix in path) for prefix in prefixes), *[0] * (MOST_PREFIXES - len(prefixes))]
