@@ -5,8 +5,9 @@ Importing it refuses Windows, and says how torch's threads wait for each other.
 
 import os
 import sys
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from runner_base.first_use import at_first_use
 
 if os.name == "nt":  # locks, signals and mapped files are those of Unix
     print(
@@ -172,11 +173,4 @@ PLACES = {
 }
 __all__ = [*PLACES]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name at its first use: commands that answer at once need few of them."""
-    if name not in PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{PLACES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = at_first_use(__name__, PLACES)  # commands that answer at once need few of them

@@ -10,9 +10,10 @@ The names below are the door of the comparison; each is imported at its first us
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from runner_base.first_use import at_first_use
 
 if TYPE_CHECKING:
     from runner_compare.answer_votes import Chance as Chance
@@ -152,13 +153,7 @@ class _Compare(ModuleType):
         return compare(*runs, **options)
 
 
-def __getattr__(name: str) -> Any:
-    """Import a name at its first use."""
-    if name not in PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{PLACES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = at_first_use(__name__, PLACES)
 
 
 sys.modules[__name__].__class__ = _Compare

@@ -3,12 +3,14 @@
 The README beside this file has a program of ten lines. Nothing here knows jobs, a schema or where results go.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from runner_base.first_use import at_first_use
 
 if TYPE_CHECKING:
     from runner_engine.checkpoints.footprint import Footprint as Footprint
     from runner_engine.checkpoints.footprint import predict as predict
+    from runner_engine.checkpoints.formats import notes_of_reach as notes_of_reach
     from runner_engine.checkpoints.memory_check import gpus_needed as gpus_needed
     from runner_engine.checkpoints.resolve import ModelFiles as ModelFiles
     from runner_engine.checkpoints.resolve import ResolvedModel as ResolvedModel
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from runner_engine.local.before_load import build_kernels as build_kernels
     from runner_engine.local.before_load import check_files as check_files
     from runner_engine.local.before_load import check_fits as check_fits
-    from runner_engine.local.before_load import notes_of_reach as notes_of_reach
     from runner_engine.local.before_load import own_positions as own_positions
     from runner_engine.local.before_load import positions as positions
     from runner_engine.local.capabilities import capabilities_of as capabilities_of
@@ -95,7 +96,7 @@ PLACES = {
     "predict": "checkpoints.footprint",  # the memory that a model needs at a workload
     "Footprint": "checkpoints.footprint",  # what `predict` returns: weights by part, KV cache, activations
     "check_files": "local.before_load",  # rejects what cannot work, as far as the headers tell
-    "notes_of_reach": "local.before_load",  # how little of a model its quantization reaches, where that is little
+    "notes_of_reach": "checkpoints.formats",  # how little of a model its quantization reaches, where that is little
     "check_fits": "local.before_load",  # rejects a model that does not fit into this machine's memory
     "gpus_needed": "checkpoints.memory_check",  # how many GPUs a model needs, and which it names
     "own_positions": "local.before_load",  # the positions that a model was made for
@@ -136,11 +137,4 @@ PLACES = {
 }
 __all__ = [*PLACES]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name at its first use, so that who needs no weights imports no torch."""
-    if name not in PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{PLACES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = at_first_use(__name__, PLACES)  # who needs no weights imports no torch

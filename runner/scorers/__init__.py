@@ -1,7 +1,8 @@
 """Verdicts on completions, for every task that asks questions with known answers. These names are its door."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from runner_base.first_use import at_first_use
 
 if TYPE_CHECKING:
     from runner.scorers.added import add_metrics as add_metrics
@@ -72,11 +73,4 @@ PLACES = {
 }
 __all__ = [*PLACES]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name at its first use: commands that answer at once need few of them."""
-    if name not in PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{PLACES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = at_first_use(__name__, PLACES)  # commands that answer at once need few of them

@@ -3,8 +3,9 @@
 base.py has the contract, and CONTRIBUTING.md shows a task. Each name is imported at its first use: a plan needs few.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from runner_base.first_use import at_first_use
 
 if TYPE_CHECKING:
     from runner.config.resolved import ResolvedJob as ResolvedJob
@@ -101,11 +102,4 @@ PLACES = {
 }
 __all__ = [*PLACES]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name at its first use."""
-    if name not in PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(PLACES[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = at_first_use(__name__, PLACES, prefix="")

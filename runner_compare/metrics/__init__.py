@@ -1,7 +1,8 @@
 """Metrics: what one is (kinds.py), and a module for each family of them. These names are its door."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from runner_base.first_use import at_first_use
 
 if TYPE_CHECKING:
     from runner_compare.metrics.answers import ACCURACY as ACCURACY
@@ -65,11 +66,4 @@ PLACES = {
 }
 __all__ = [*PLACES]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name at its first use."""
-    if name not in PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{PLACES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = at_first_use(__name__, PLACES)

@@ -21,11 +21,6 @@ def check_files(resolved: ResolvedModel, asks_in_chat: bool = False) -> None:
         random_weights.check_disk(resolved.files.model)
 
 
-def notes_of_reach(resolved: ResolvedModel) -> list[str]:
-    """Say how little of the model its quantization reaches, where that is little."""
-    return formats.notes_of_reach(resolved)
-
-
 def check_fits(resolved: ResolvedModel) -> list[str]:
     """Reject a model that does not fit into this machine's memory; return notes on what is close to a limit."""
     model = resolved.files.model

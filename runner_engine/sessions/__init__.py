@@ -3,8 +3,9 @@
 Each is imported at first use: most of them need neither torch nor transformers, and a few do.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from runner_base.first_use import at_first_use
 
 if TYPE_CHECKING:
     from runner_engine.sessions.arithmetic import Arithmetic as Arithmetic
@@ -100,11 +101,4 @@ PLACES = {
 }
 __all__ = [*PLACES]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name at its first use."""
-    if name not in PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{PLACES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = at_first_use(__name__, PLACES)
