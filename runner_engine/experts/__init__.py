@@ -1,0 +1,23 @@
+"""The experts of a mixture, each with matrices of its own. These names are what the engine needs of this folder.
+
+transformers fuses the experts of a layer into parameters with three dimensions, which no library quantizes. Taken
+apart, each matrix is a linear layer like any other, under the name that checkpoints have for it.
+"""
+
+from runner_base.first_use import at_first_use
+
+PLACES = {
+    # a layer's experts
+    "SeparateExperts": "separate",  # stands in place of the family's module; each expert is a child, by its number
+    "Expert": "separate",  # one expert: gate_proj unless its family has none, up_proj, down_proj
+    "separated": "separate",  # what stands in place of a family's module of fused experts
+    "separate_all": "separate",  # puts that in place of each such module of a model
+    # how a family fuses them
+    "Form": "form",  # transposed, interleaved, with a gate, with biases …
+    "form_of": "form",  # the form of a module; None if it has no fused experts that can be taken apart
+    "apart": "form",  # a matrix of one expert, out of a fused parameter
+}
+
+__all__ = [*PLACES]
+
+__getattr__ = at_first_use(__name__, PLACES)
