@@ -16,7 +16,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, TypeVar
 
-from runner_base.doors import distributions
+from runner_base.doors import packages_for_us
 from runner_base.errors import ConfigError, unknown
 from runner_base.fields import choice_of
 
@@ -124,11 +124,11 @@ def conf_folders() -> dict[str, Path]:
 def _own() -> tuple[PlugIn, ...]:
     """Read the entry points of the runner's own package, and of no other."""
     found = [
-        PlugIn(kind, entry.name, entry.value, package)
-        for package, distribution in distributions()  # without it if only a part is installed, such as the comparison
-        if package.partition(" ")[0] == OWN_PACKAGE
+        PlugIn(kind, name, place, str(package))
+        for package in packages_for_us()  # without it if only a part is installed, such as the comparison
+        if package.name == OWN_PACKAGE
         for kind, group in OF_OPTIONS.items()
-        for entry in distribution.entry_points.select(group=group)
+        for name, place in package.groups.get(group, {}).items()
     ]
     return tuple(sorted(found, key=lambda it: (it.kind, it.name)))
 
@@ -137,15 +137,15 @@ def _own() -> tuple[PlugIn, ...]:
 def _found() -> tuple[PlugIn, ...]:
     """Return the entry points of all other installed packages that are of a kind here."""
     found: dict[tuple[str, str], PlugIn] = {}
-    for package, distribution in distributions():
-        if package.partition(" ")[0] == OWN_PACKAGE:
+    for package in packages_for_us():
+        if package.name == OWN_PACKAGE:
             continue
         for kind, group in KINDS.items():
-            for entry in distribution.entry_points.select(group=group):
-                if (first := found.get((kind, entry.name))) is not None:
-                    found[kind, entry.name] = replace(first, rival=package)
+            for name, place in package.groups.get(group, {}).items():
+                if (first := found.get((kind, name))) is not None:
+                    found[kind, name] = replace(first, rival=str(package))
                 else:
-                    found[kind, entry.name] = PlugIn(kind, entry.name, entry.value, package)
+                    found[kind, name] = PlugIn(kind, name, place, str(package))
     return tuple(sorted(found.values(), key=lambda it: (it.kind, it.name)))
 
 

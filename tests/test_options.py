@@ -1,4 +1,4 @@
-"""Each folder of runner/options/ can be taken away: without it and its entry points all else works, and its tests pass."""
+"""Each folder of runner/options/ can be taken away, and all: without it and its entry points all else works."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from plug_in_packages import write_package
 pytestmark = [pytest.mark.thorough, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = sorted(path.parent.name for path in (ROOT / "runner" / "options").glob("*/__init__.py"))
+ALL = "all"
 KINDS = {"runner.tasks": "task", "runner.models": "model"}  # groups of entry points whose names are choices
 DISTRIBUTION = "runner-llm"
 # The tests that stay, all but the thorough ones, which takes as long as `make test`. RUNNER_REST=sample runs a few minutes
@@ -44,14 +45,20 @@ def entry_points_of(pyproject: Path) -> dict[str, dict[str, str]]:
 
 def is_of(option: str, place: str) -> bool:
     """Whether an entry point names something in an option's folder."""
-    return re.match(rf"runner\.options\.{option}\b", place) is not None
+    return re.match(rf"runner\.options\.{pattern_of(option)}\b", place) is not None
+
+
+def pattern_of(option: str) -> str:
+    """Return a pattern for the name of an option's folder, or of all."""
+    return f"({'|'.join(OPTIONS)})" if option == ALL else option
 
 
 def copy_without(option: str, folder: Path) -> None:
     """Copy the project's files but those of an option and its tests, with its entry points left out."""
-    copy_tree(folder, rf"(runner|tests)/options/({option}|\w+/with_{option})/")
+    pattern = pattern_of(option)
+    copy_tree(folder, rf"(runner|tests)/options/({pattern}|\w+/with_{pattern})/")
     lines = (folder / "pyproject.toml").read_text().splitlines(keepends=True)
-    left = [line for line in lines if not re.search(rf'= "runner\.options\.{option}\b', line)]
+    left = [line for line in lines if not re.search(rf'= "runner\.options\.{pattern}\b', line)]
     assert len(left) < len(lines), f"{option} has no entry point"
     (folder / "pyproject.toml").write_text("".join(left))
 
@@ -72,7 +79,7 @@ class Without(CopiedTree):
         metadata.write_text(metadata.read_text().replace(DISTRIBUTION.replace("-", "_"), DISTRIBUTION))
 
 
-@pytest.fixture(scope="module", params=OPTIONS)
+@pytest.fixture(scope="module", params=[*OPTIONS, ALL])
 def without(
     request: pytest.FixtureRequest,
     made_once: Callable[[str, Callable[[Path], None]], Path],
@@ -90,7 +97,7 @@ def test_the_copy_is_what_runs(without: Without) -> None:
     )
     found = without.output_of("timeit", "-n1", "-r1", program)
     assert str(without.folder / "runner" / "__init__.py") in found
-    assert f"runner.options.{without.option}." not in found
+    assert not re.search(rf"runner\.options\.{pattern_of(without.option)}\.", found)
 
 
 def test_all_other_tests_can_be_collected(without: Without) -> None:

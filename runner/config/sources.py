@@ -88,7 +88,7 @@ class CheckedFiles(FileConfigSource):
         """Load a file that ships as Hydra's source would."""
         text = file.read_text(encoding="utf-8")
         content = yaml.load(text, Loader=quick_loader())
-        config: Any = OmegaConf.create({} if content is None else content)
+        config: Any = _with_its_schema(content) or OmegaConf.create({} if content is None else content)
         return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", config, self._get_header_dict(text[:512]))
 
     def is_config(self, config_path: str) -> bool:
@@ -155,6 +155,25 @@ def _ours(source: ConfigSource) -> ConfigSource:
     """Return our source for one of Hydra's; one of another package stays as it is, and its files are not checked."""
     kind = OURS.get(source.scheme())
     return source if kind is None else kind(source.provider, source.full_path())
+
+
+def _with_its_schema(content: Any) -> DictConfig | None:
+    """Return a choice's content in its schema, if its defaults are that schema and itself; else None.
+
+    Hydra would load the schema as a further config and, for each config, copy all choices that were made so far.
+    """
+    match content:
+        case {"defaults": [str(schema), "_self_"], **keys} if make := own_config(_schema_path(schema)):
+            config = make()
+            config.merge_with(keys)
+            return config
+    return None
+
+
+def _schema_path(default: str) -> str:
+    """Return the path of the schema that an entry of a defaults list names: /hydra/schema/GROUP/NAME@_here_."""
+    path, _, package = default.removeprefix("/").partition("@")
+    return path if package == "_here_" and path.startswith("hydra/schema/") else ""
 
 
 def own_config(path: str) -> Callable[[], DictConfig] | None:

@@ -30,7 +30,7 @@ def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
     """Return a function that installs a package in a folder of its own, before all others on the path."""
 
     def forget() -> None:
-        doors.distributions.cache_clear()
+        doors.packages_for_us.cache_clear()
         plugins._found.cache_clear()
         plugins.plug_ins.cache_clear()
         plugins.conf_folders.cache_clear()
