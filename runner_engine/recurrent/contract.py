@@ -19,6 +19,18 @@ MIXERS = {  # the class of a layer: the module of mixers/ that computes it
     "Lfm2ShortConv": "short_conv",
     "Lfm2MoeShortConv": "short_conv",
     "Lfm3ShortConv": "short_conv",
+    "Mamba2Mixer": "mamba2",
+    "BambaMixer": "mamba2",
+    "GraniteMoeHybridMambaLayer": "mamba2",
+    "NemotronHMamba2Mixer": "mamba2",
+    "FalconH1Mixer": "mamba2",
+    "Zamba2MambaMixer": "mamba2",
+    "MambaMixer": "mamba",
+    "FalconMambaMixer": "mamba",
+    "JambaMambaMixer": "mamba",
+    "ZambaMambaMixer": "mamba",
+    "RecurrentGemmaRecurrentBlock": "rg_lru",
+    "MiniMaxLightningAttention": "lightning",
 }
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from runner_engine.recurrent.contract import Mixer, Segments, StateShape
-from runner_engine.recurrent.convolution import convolve
+from runner_engine.recurrent.contract import Mixer, Segments
+from runner_engine.recurrent.convolution import convolve, state_of
 
 
 class ShortConvolution(Mixer):
@@ -16,8 +16,7 @@ class ShortConvolution(Mixer):
 
     def __init__(self, module: Any) -> None:
         self.module = module
-        weight = module.conv.weight
-        self.states = (StateShape((weight.shape[0], weight.shape[2] - 1), weight.dtype),)
+        self.states = (state_of(module.conv.weight[:, 0]),)
 
     def forward(self, hidden: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
         """Gate the inputs, convolve them, and gate the result."""

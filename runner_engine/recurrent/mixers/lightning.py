@@ -1,0 +1,45 @@
+"""The lightning attention of MiniMax: a recurrence of heads whose decay is fixed, and whose time steps are all 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from runner_engine.recurrent.contract import Mixer, Segments, StateShape
+from runner_engine.recurrent.scans import scan_heads
+
+
+class LightningAttention(Mixer):
+    """A layer whose state is the sum of outer products of keys and values, [H, D, D]."""
+
+    in_pair = True
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.heads, self.width = module.num_attention_heads, module.head_dim
+        self.states = (StateShape((self.heads, self.width, self.width), torch.float32),)
+
+    @cached_property
+    def decay(self) -> Tensor:
+        """The negative logarithm of what is left of each head's state after a token, [H]."""
+        decay: Tensor = -self.module.slope_rate.detach().float().flatten()
+        return decay
+
+    def forward(self, hidden: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
+        """Project, scan, gate and project back."""
+        module = self.module
+        parts = module.act_fn(module.qkv_proj(hidden)).unflatten(1, (self.heads, 3 * self.width))
+        queries, keys, values = parts.chunk(3, dim=2)
+        steps = torch.ones((len(hidden), self.heads), device=hidden.device)
+        scanned = scan_heads(values, steps, self.decay, keys, queries, states[0], segments).to(hidden.dtype)
+        result: Tensor = module.out_proj(module.output_gate(hidden).sigmoid() * module.norm(scanned.flatten(1)))
+        return result
+
+
+def mixer_of(module: Any) -> Mixer:
+    """Return the mixer of a layer."""
+    return LightningAttention(module)

@@ -1,0 +1,83 @@
+"""The layer of Mamba, and of the hybrids that have it: a convolution and a recurrence of channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from runner_engine.recurrent.contract import Mixer, Segments, StateShape
+from runner_engine.recurrent.convolution import convolve, state_of
+from runner_engine.recurrent.scans import scan_channels
+
+
+class Mamba(Mixer):
+    """A layer whose state are the convolution's last inputs and [N, C] numbers."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        weight = module.conv1d.weight[:, 0]
+        self.channels, self.size = weight.shape[0], module.ssm_state_size
+        self.states = (
+            state_of(weight),
+            StateShape((self.size, self.channels), torch.float32),
+        )
+
+    @cached_property
+    def decay(self) -> Tensor:
+        """The negative numbers that time steps are multiplied by, [N, C]."""
+        logarithm: Tensor = self.module.A_log.detach().float().reshape(self.channels, self.size)
+        return -logarithm.exp().T.contiguous()
+
+    def forward(self, hidden: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
+        """Project, convolve, scan, gate and project back."""
+        module = self.module
+        mixed, gate = self._projected(hidden)
+        mixed = module.act(convolve(mixed, module.conv1d.weight[:, 0], module.conv1d.bias, states[0], segments))
+        steps, keys, queries = self._parameters(mixed)
+        scanned = scan_channels(mixed, functional.softplus(steps), self.decay, keys, queries, states[1], segments)
+        scanned = (scanned + mixed.float() * module.D.float().flatten()) * functional.silu(gate)
+        result: Tensor = module.out_proj(scanned.to(hidden.dtype))
+        return result
+
+    def _projected(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is convolved, and the gate."""
+        mixed, gate = self.module.in_proj(hidden).chunk(2, dim=-1)
+        return mixed, gate
+
+    def _parameters(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return steps before softplus [tokens, C], and keys and queries [tokens, 1, N]."""
+        module = self.module
+        parts = module.x_proj(mixed).split([module.time_step_rank, self.size, self.size], dim=-1)
+        if hasattr(module, "dt_layernorm"):  # Falcon Mamba and Jamba
+            norms = (module.dt_layernorm, module.b_layernorm, module.c_layernorm)
+            parts = [norm(part) for norm, part in zip(norms, parts, strict=True)]
+        steps, keys, queries = parts
+        return module.dt_proj(steps).float(), keys[:, None], queries[:, None]
+
+
+class HeadedMamba(Mamba):
+    """The layer of Zamba: groups of channels have projections of their own."""
+
+    def _projected(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        mixed, gate = self.module.in_proj(hidden).unflatten(-1, (-1, 2)).unbind(-1)
+        return mixed, gate
+
+    def _parameters(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        module = self.module
+        heads = mixed.view(-1, module.n_mamba_heads, module.mamba_head_dim).transpose(0, 1)  # [G, tokens, C / G]
+        parts = (heads @ module.x_proj_weight.transpose(1, 2)).split(
+            [module.time_step_rank, self.size, self.size], dim=-1
+        )
+        steps = parts[0] @ module.dt_proj_weight.transpose(1, 2)
+        of_channels = steps.transpose(0, 1).flatten(1).float() + module.dt_proj_bias.float().flatten()
+        return of_channels, parts[1].transpose(0, 1), parts[2].transpose(0, 1)
+
+
+def mixer_of(module: Any) -> Mixer:
+    """Return the mixer of a layer."""
+    return HeadedMamba(module) if hasattr(module, "x_proj_weight") else Mamba(module)

@@ -1,0 +1,160 @@
+"""Linear recurrences over the tokens of a pass, by operations of torch: what layers of state spaces have in common.
+
+Segments may have any lengths: nothing is padded to the longest. States are float32, and slots without a segment stay as
+they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from runner_engine.recurrent.contract import Segments
+
+CHUNK = 64  # tokens whose effects on each other are computed by one matmul
+
+
+class _Chunk(NamedTuple):
+    """The chunks that come at the same place of their segments: those of the first tokens, the second ones, …"""
+
+    segments: Tensor  # which segments have one
+    rows: slice  # where their chunks are among all
+
+
+def scan_heads(
+    inputs: Tensor, steps: Tensor, decay: Tensor, keys: Tensor, queries: Tensor, state: Tensor, segments: Segments
+) -> Tensor:
+    """Return each head's results [tokens, H, P] of a recurrence whose decay is a number for each head (SSD).
+
+    inputs: [tokens, H, P]; steps: the lengths of time steps [tokens, H]; decay: negative [H]; keys (B) and queries (C):
+    [tokens, G, N], each for H / G heads. For each token, state [slots, H, N, P] becomes
+    exp(step * decay) * state + step * key * input, and the result is query * state.
+    """
+    inputs, steps, keys, queries = (numbers.float() for numbers in (inputs, steps, keys, queries))
+    if segments.longest == 1:
+        return _step_heads(inputs, steps, decay, keys, queries, state, segments)
+    places, chunks = _chunks(segments, inputs.device)
+    per_group = inputs.shape[1] // keys.shape[1]
+    weighted = _taken(inputs * steps[..., None], places).transpose(1, 2)  # [chunks, H, Q, P]
+    keys, queries = (_taken(numbers, places).transpose(1, 2) for numbers in (keys, queries))  # [chunks, G, Q, N]
+    # in float64, since small differences of large sums are what counts
+    sums = _taken(steps * decay, places).double().cumsum(1).transpose(1, 2)  # [chunks, H, Q]
+    apart = (sums[..., :, None] - sums[..., None, :]).tril().exp().tril().float()
+    scores = (queries @ keys.transpose(2, 3)).repeat_interleave(per_group, dim=1)
+    results = (scores * apart) @ weighted
+    until_end = (sums[..., -1:] - sums).exp().float()
+    keys, queries = (numbers.repeat_interleave(per_group, dim=1) for numbers in (keys, queries))
+    added = (keys * until_end[..., None]).transpose(2, 3) @ weighted  # [chunks, H, N, P]
+    since_start = sums.exp().float()
+    current = segments.read(state).clone()
+    for chunk in chunks:
+        rows, before = chunk.rows, current[chunk.segments]
+        results[rows] += since_start[rows][..., None] * (queries[rows] @ before)
+        current[chunk.segments] = since_start[rows][..., -1, None, None] * before + added[rows]
+    segments.write(state, current)
+    return _put_back(results.transpose(1, 2), places, len(inputs))
+
+
+def _step_heads(
+    inputs: Tensor, steps: Tensor, decay: Tensor, keys: Tensor, queries: Tensor, state: Tensor, segments: Segments
+) -> Tensor:
+    current = segments.read(state)
+    per_group = inputs.shape[1] // keys.shape[1]
+    keys, queries = (numbers.repeat_interleave(per_group, dim=1) for numbers in (keys, queries))
+    current.mul_((steps * decay).exp()[:, :, None, None])
+    current.add_((keys * steps[..., None])[..., None] * inputs[:, :, None, :])
+    if not segments.is_step:
+        segments.write(state, current)
+    return (queries[:, :, None, :] @ current)[:, :, 0]
+
+
+def _chunks(segments: Segments, device: torch.device) -> tuple[Tensor, list[_Chunk]]:
+    """Return the tokens of each chunk [chunks, CHUNK], −1 behind the end, and which chunks come at the same place."""
+    rows: list[Tensor] = []
+    chunks: list[_Chunk] = []
+    span = torch.arange(CHUNK)
+    for start in range(0, segments.longest, CHUNK):
+        present = [at for at, count in enumerate(segments.counts) if count > start]
+        firsts = torch.tensor([segments.firsts[at] for at in present])[:, None]
+        counts = torch.tensor([segments.counts[at] for at in present])[:, None]
+        tokens = start + span
+        rows.append(torch.where(tokens < counts, firsts + tokens, -1))
+        done = chunks[-1].rows.stop if chunks else 0
+        chunks.append(_Chunk(torch.tensor(present, device=device), slice(done, done + len(present))))
+    return torch.cat(rows).to(device), chunks
+
+
+def _taken(numbers: Tensor, places: Tensor) -> Tensor:
+    """Return the numbers of the tokens at these places, zeros for −1."""
+    taken = numbers[places.clamp(min=0)]
+    return taken.masked_fill_((places < 0).view(*places.shape, *[1] * (numbers.dim() - 1)), 0)
+
+
+def _put_back(taken: Tensor, places: Tensor, tokens: int) -> Tensor:
+    result = taken.new_empty((tokens, *taken.shape[2:]))
+    is_token = places >= 0
+    result[places[is_token]] = taken[is_token]
+    return result
+
+
+def scan_channels(
+    inputs: Tensor, steps: Tensor, decay: Tensor, keys: Tensor, queries: Tensor, state: Tensor, segments: Segments
+) -> Tensor:
+    """Return each channel's results [tokens, C] of a recurrence with a decay for each number of its state (Mamba-1).
+
+    inputs and steps: [tokens, C]; decay: negative [N, C]; keys (B) and queries (C): [tokens, G, N], each for C / G
+    channels. For each token, state [slots, N, C] becomes exp(step * decay) * state + step * key * input, and the result
+    is the sum of query * state over N.
+    """
+    inputs, steps, keys, queries = (numbers.float() for numbers in (inputs, steps, keys, queries))
+    weighted, per_group = inputs * steps, inputs.shape[1] // keys.shape[1]
+    keys, queries = (numbers.transpose(1, 2) for numbers in (keys, queries))  # [tokens, N, G]
+    results = torch.empty_like(inputs)
+
+    def advance(current: Tensor, tokens: Tensor | slice) -> None:
+        """Read one token of each segment."""
+        key, query = (numbers[tokens].repeat_interleave(per_group, dim=2) for numbers in (keys, queries))
+        current.mul_((steps[tokens][:, None] * decay).exp_()).add_(key * weighted[tokens][:, None])
+        results[tokens] = (current * query).sum(1)
+
+    _advance_all(state, segments, advance)
+    return results
+
+
+def scan_elements(inputs: Tensor, decay: Tensor, state: Tensor, segments: Segments) -> Tensor:
+    """Return state = decay * state + input for each token, [tokens, C]; state: [slots, C]."""
+    inputs, decay = inputs.float(), decay.float()
+    results = torch.empty_like(inputs)
+
+    def advance(current: Tensor, tokens: Tensor | slice) -> None:
+        """Read one token of each segment."""
+        current.mul_(decay[tokens]).add_(inputs[tokens])
+        results[tokens] = current
+
+    _advance_all(state, segments, advance)
+    return results
+
+
+def _advance_all(state: Tensor, segments: Segments, advance: Callable[[Tensor, Tensor | slice], None]) -> None:
+    """Read the segments' tokens step by step: all first ones, all second ones, … as long as segments have one."""
+    if segments.longest == 1:
+        current = segments.read(state)
+        advance(current, slice(None))
+        if not segments.is_step:
+            segments.write(state, current)
+        return
+    order = sorted(range(len(segments.counts)), key=lambda at: -segments.counts[at])  # those that go on are the first
+    counts = [segments.counts[at] for at in order]
+    firsts = torch.tensor([segments.firsts[at] for at in order], device=state.device)
+    by_length = torch.tensor(order, device=state.device)
+    current, present = segments.read(state)[by_length], len(order)
+    for step in range(segments.longest):
+        while counts[present - 1] <= step:
+            present -= 1
+        advance(current[:present], firsts[:present] + step)
+    ended = torch.empty_like(current)
+    ended[by_length] = current
+    segments.write(state, ended)
