@@ -69,7 +69,7 @@ def test_they_are_those_of_pythons_reader(tmp_path: Path, monkeypatch: pytest.Mo
     install(tmp_path / "site", "stranger", "2.0", "[console_scripts]\nx = stranger:run\n")
     install(tmp_path / "zipped", "archived", "3.1")
     with zipfile.ZipFile(tmp_path / "packages.zip", "w") as archive:
-        for file in (tmp_path / "zipped").rglob("*.*"):
+        for file in (tmp_path / "zipped").rglob("*"):
             if file.is_file():
                 archive.write(file, file.relative_to(tmp_path / "zipped"))
     for place in ("site", "old", "packages.zip", "missing"):
