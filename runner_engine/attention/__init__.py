@@ -4,7 +4,7 @@ A decoding step on a GPU is made of the folder's parts, and takes these from the
 """
 
 from runner_engine.attention.attention import PassLayout, PrefixUse, Span
-from runner_engine.attention.interface import PLAIN, Softmax, register, running
+from runner_engine.attention.interface import PLAIN, Softmax, in_call_order, register, running
 from runner_engine.attention.page_trial import page_of
 
 __all__ = [  # noqa: RUF022 - by what they are for
@@ -15,6 +15,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     # how the model comes to it
     "register",  # registers the attention with transformers
     "running",  # a context in which the layers of a model attend by a function
+    "in_call_order",  # attention whose layers are numbered by their calls
     "Softmax",  # a layer's softmax: its cap and sinks
     "PLAIN",  # a softmax with neither
     "page_of",  # the places of a page, where attention by pages passes its trial

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
@@ -49,6 +50,16 @@ def running(model: Any, attend: Attend, name: str = NAME) -> Iterator[None]:
     finally:
         settings._attn_implementation = before
         _attend.reset(outer)
+
+
+def in_call_order(attend: Attend) -> Attend:
+    """Return a function for one pass that numbers layers by their calls: not all layers of the model attend."""
+    numbers = count()
+
+    def numbered(_: int, *more: Any) -> torch.Tensor:
+        return attend(next(numbers), *more)
+
+    return numbered
 
 
 def register() -> None:

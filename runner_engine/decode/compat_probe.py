@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import DynamicCache
-from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
 from runner_base import is_memory_error, one_line
-from runner_engine.attention import Softmax, page_of, register, running
+from runner_engine.attention import Softmax, in_call_order, page_of, register, running
 from runner_engine.attention.device_attention import is_wanted
+from runner_engine.decode.cache_probe import Incompatible, kept_by_cache
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.fused_weights import NotFusable
 from runner_engine.decode.passes import Forward, TokenSpan
@@ -27,6 +26,7 @@ from runner_engine.kv_cache import MASK_PROBE, Heads, Prefix, RowKv, Unknown, Wi
 from runner_engine.matmul import LayerWeights, note_on, unrounded_rows
 from runner_engine.models.gguf_blocks import GgufLinear
 from runner_engine.models.load import Loaded
+from runner_engine.recurrent import UnsupportedMixer, mixers_of
 from runner_engine.sessions import Request
 
 log = logging.getLogger(__name__)
@@ -38,14 +38,8 @@ SAME = 1e-4  # of the logits' spread: the same sums in another order
 COARSE = 0.15  # the same on average in 16 bits and with quantized layers
 SHALLOW = 2  # layers in which last bits have not grown yet
 SPLITS, NEAR = (1, 2, 4), 2.0  # of a prefix that is longer by so many tokens; so many times its noise is near
-KEYS_AND_VALUES = {DynamicLayer, DynamicSlidingWindowLayer}  # layers of a cache that hold these and nothing else
-NOTHING = {DummyLayer}  # empty: its layer attends to the keys and values of another layer
 COUNT_BEFORE = {"llama4", "llama4_text"}  # families that count positions from the cache: forward.Before answers them
 ROPE_CHANGES_AT = {"dynamic": "max_position_embeddings", "longrope": "original_max_position_embeddings"}
-
-
-class Incompatible(Exception):
-    """The scheduler cannot serve a model; the message says why."""
 
 
 def sliding_window(loaded: Loaded) -> float:
@@ -88,13 +82,17 @@ def probe_heads(loaded: Loaded) -> Heads:
     try:
         with torch.inference_mode():
             with _without_unpacking(model):
-                kept_tokens = _kept_by_cache(model, ids[None, :2])
-                heads = _inspect_attention(model, ids[None, :2], kept_tokens)
+                mixers = mixers_of(model)
+                kept_tokens = kept_by_cache(model, ids[None, :2], len(mixers))
+                heads = _inspect_attention(model, ids[None, :2], kept_tokens, bool(mixers))
+                heads = replace(heads, states=tuple(mixer.states for mixer in mixers.values()))
             with unrounded_rows(model) as zeroed:
                 expected = model(input_ids=ids[None], use_cache=False).logits[0, -2:].float()
                 ours = _scheduled_logits(model, heads, ids.tolist())
     except Incompatible:
         raise
+    except UnsupportedMixer as error:
+        raise Incompatible(str(error)) from error
     except NotImplementedError as error:  # its message is a whole reason
         raise Incompatible(one_line(error, limit=160)) from error
     except Exception as error:
@@ -130,7 +128,7 @@ def _without_unpacking(model: Any) -> Iterator[None]:
 def _by_sdpa_if_right(loaded: Loaded, heads: Heads, ids: list[int], expected: torch.Tensor) -> Heads:
     """Return heads whose attention is computed by SDPA, if that gives the model's logits here; else the same heads."""
     by_sdpa = replace(heads, by_sdpa=True)
-    in_pages = replace(by_sdpa, page=page_of(by_sdpa))
+    in_pages = replace(by_sdpa, page=0 if heads.states else page_of(by_sdpa))
     for one in (in_pages, by_sdpa) if in_pages.page else (by_sdpa,):
         try:
             with torch.inference_mode(), unrounded_rows(loaded.model):
@@ -159,11 +157,12 @@ class _Shape:
     device: torch.device
 
 
-def _inspect_attention(model: Any, ids: torch.Tensor, kept_tokens: list[int | None]) -> Heads:
+def _inspect_attention(model: Any, ids: torch.Tensor, kept_tokens: list[int | None], has_mixers: bool) -> Heads:
     """Return the shape that fits the heads of all layers, with their windows if all of them are known.
 
     kept_tokens: how many tokens the cache of each layer keeps. If these are fewer than its mask shows, `generate` has
-    another window from the second token on.
+    another window from the second token on. has_mixers: not all layers attend, perhaps none; they are numbered by their
+    calls.
     """
     shapes: dict[int, _Shape] = {}
     windows: dict[int, Window | None] = {}
@@ -181,9 +180,12 @@ def _inspect_attention(model: Any, ids: torch.Tensor, kept_tokens: list[int | No
         return query.new_zeros(query.shape[1], query.shape[0], value.shape[2])
 
     positions = torch.arange(ids.shape[1], device=ids.device)[None]
-    with probing_masks() as masks, running(model, record, MASK_PROBE):
+    attend = in_call_order(record) if has_mixers else record
+    with probing_masks() as masks, running(model, attend, MASK_PROBE):
         model(input_ids=ids, position_ids=positions, use_cache=False)
     layers, all_shapes = len(shapes), list(shapes.values())
+    if not layers and has_mixers:
+        return Heads(0, 1, 1, LANES, model.dtype, ids.device)
     if not layers:
         raise Incompatible("its attention does not go through transformers' interface")
     alike = {(shape.heads, shape.dtype, shape.device) for shape in all_shapes}
@@ -205,21 +207,6 @@ def _inspect_attention(model: Any, ids: torch.Tensor, kept_tokens: list[int | No
     if not known and "chunked_attention" in (getattr(settings, "layer_types", None) or ()):
         raise Incompatible("its attention sees one chunk of a text at a time")
     return Heads(layers, kv_heads, query_heads // kv_heads, width, dtype, device, known, all(softmaxes))
-
-
-def _kept_by_cache(model: Any, ids: torch.Tensor) -> list[int | None]:
-    """Return how many tokens each layer's cache keeps, None = all; Incompatible if it keeps other state.
-
-    The filled cache itself is checked, since missing state does not always show in the logits of a short trial.
-    """
-    cache: Any = DynamicCache(config=model.config)
-    model(input_ids=ids, past_key_values=cache, use_cache=True)
-    layers = [layer for layer in cache.layers if type(layer) not in NOTHING]
-    others = {type(layer).__name__ for layer in layers if type(layer) not in KEYS_AND_VALUES}
-    if others or any(layer.get_seq_length() != ids.shape[1] for layer in layers):
-        what = ", ".join(sorted(others)) or "a cache of its own"
-        raise Incompatible(f"it keeps other state than keys and values: {what}")
-    return [getattr(layer, "sliding_window", None) for layer in cache.layers]
 
 
 def _scheduled_logits(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:

@@ -19,6 +19,7 @@ from runner_engine.kv_cache import (
     PromptCache,
     own_cost,
     own_kv,
+    put_state,
     room_tokens,
 )
 from runner_engine.memory import MemoryGuard, release_failed_pass
@@ -56,7 +57,7 @@ class KvBudget:
     def set_budget(self) -> bool:
         """Set the budget to a share of memory that is free now, as other programs use it; return whether it grew."""
         before = self.tokens
-        held = 0 if self.own is None else self.own.held
+        held = 0 if self.own is None else self.own.held_with_states
         self.tokens = room_tokens(self.heads, held + self.prefixes.tokens)
         return self.tokens > before + before // GROWN
 
@@ -88,15 +89,15 @@ class KvBudget:
         return self.cost([*needs, row.need]) + self.prefixes.tokens + missing <= self.tokens
 
     def stored(self, rows: Sequence[Row]) -> int:
-        """Return of how many tokens keys and values are stored: of all prefixes, and of these rows."""
-        return self.prefixes.tokens + sum(row.kv.places for row in rows)
+        """Return of how many tokens keys and values are stored: of all prefixes, and of these rows, with states."""
+        return self.prefixes.tokens + sum(row.kv.places + self.heads.state_tokens for row in rows)
 
     # ------------------------------------------------------------------------------------------- rows come and go
 
     def find_copies(self, row: Row) -> None:
         """Note in a row which of its pending tokens earlier prompts, or a prefix, have left."""
         row.kv.blocks, row.kv.copied = [], 0
-        if row.request.recurring and row.given is None:
+        if row.request.recurring and row.given is None and not self.heads.states:
             self.prompts.find(row.kv, row.prompt, row.pending)
         self.prefixes.find_copy(row.kv)
 
@@ -121,13 +122,14 @@ class KvBudget:
             return
         needs = [row.need for row in rows]
         expected = min(expected, self.tokens // self.cost([max(*needs, 1)]))
-        own.enter(at, count, needs, [row.kv.rest + len(row.pending) for row in rows], max(expected, len(rows)))
+        own.insert(at, count, needs, [row.kv.rest + len(row.pending) for row in rows], max(expected, len(rows)))
 
     def begin(self, entering: Sequence[tuple[int, Row]]) -> None:
         """Copy into the slots of rows that enter what was found for them."""
         assert self.own is not None
         self.prefixes.copy([(slot, row.kv) for slot, row in entering], self.own)
         for slot, row in entering:
+            put_state(self.own, slot, row.kv.prefix)
             self.prompts.copy(row.kv, self.own, slot)
             row.kv.places = row.kv.copied
             self.stats.shared_tokens += row.kv.shared + row.kv.copied
@@ -145,13 +147,13 @@ class KvBudget:
             return
         if row.request.keep:
             self.conversations.keep(row.prompt + row.tokens, row.kv, self.own, slot, self.tokens)
-        if row.request.recurring:
+        if row.request.recurring and not self.heads.states:
             self.prompts.keep(row.kv, row.prompt, row.tokens, self.own, slot, self.tokens)
 
     def leave(self, slot: int, rows: int, is_sound: bool) -> None:
         """Free a slot; the last one of so many rows moves into it. is_sound: it has no NaN."""
         assert self.own is not None
-        self.own.leave(slot, rows, is_sound)
+        self.own.remove(slot, rows, is_sound)
 
     def release(self, row: Row) -> None:
         """Free the prefixes that only this row has used."""

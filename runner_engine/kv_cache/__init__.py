@@ -9,7 +9,7 @@ from runner_engine.kv_cache.prefix import Prefix
 from runner_engine.kv_cache.prefix_tree import ConversationCache, NewPrompt, Prefixes
 from runner_engine.kv_cache.prompt_cache import PromptCache
 from runner_engine.kv_cache.row_kv import RowKv
-from runner_engine.kv_cache.shared_kv import SharedKv, own_cost, own_kv
+from runner_engine.kv_cache.shared_kv import SharedKv, own_cost, own_kv, put_state
 from runner_engine.kv_cache.slots import Slots
 from runner_engine.kv_cache.windows import MASK_PROBE, Unknown, Window, probing_masks
 
@@ -22,6 +22,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     # stores
     "OwnKv",  # the rows' own keys and values, by slot: enter, leave, lengthen, fill, write, stored
     "own_kv",  # makes such a store, of the kind that fits heads and kernels
+    "put_state",  # lets a row continue from a prefix's state, where layers carry some
     "own_cost",  # how many tokens of the budget rows with such needs take
     "Slots",  # a store with one tensor for each layer: for plain torch and GPUs
     "PagedSlots",  # slots of pages, which rows share

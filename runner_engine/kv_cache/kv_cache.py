@@ -18,6 +18,7 @@ from runner_engine.kernels.shared_numbers import LANES, MAX_DIM, MAX_GROUP
 from runner_engine.kv_cache import int8_kv
 from runner_engine.kv_cache.windows import Window
 from runner_engine.memory import free_mib
+from runner_engine.recurrent import RowStates, Shapes, state_bytes
 from runner_engine.settings.generation import KvCache
 
 SHARE_OF_MEMORY = 0.5  # of free memory is for keys and values; activations need memory, too
@@ -41,6 +42,7 @@ class Heads:
     attention_tile_rows: int = 0  # of attention to shared keys: 0 = vectors (shared_attention.py)
     by_sdpa: bool = False  # attention by torch's SDPA (device_attention.py) and not by kernels or single operations
     page: int = 0  # places of a page where a decoding step reads pages by a table (paged_slots.py); 0: it does not
+    states: Shapes = ()  # of the layers that carry a state instead of keys and values, or besides them
     note: str = ""  # for a job's result, from the trial that found this
 
     @property
@@ -66,7 +68,12 @@ class Heads:
     @property
     def bytes_per_token(self) -> int:
         """Keys and values of one token in all layers."""
-        return 2 * self.layers * self.kv_heads * head_bytes(self.dim, self.dtype.itemsize, self.kv_cache)
+        return max(2 * self.layers * self.kv_heads * head_bytes(self.dim, self.dtype.itemsize, self.kv_cache), 1)
+
+    @property
+    def state_tokens(self) -> int:
+        """The states of one row, as a number of tokens whose keys and values take as much memory."""
+        return -(-state_bytes(self.states) // self.bytes_per_token)
 
     @property
     def most_rows(self) -> int:
@@ -119,6 +126,24 @@ class OwnKv(ABC):
 
     heads: Heads
     kernels: native.Kernels | None = None
+    states: RowStates | None = None  # the rows' states, if layers carry some: they move with the keys and values
+
+    def insert(self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int) -> None:
+        """Insert rows, as `enter`, with states that stand for no token."""
+        self.enter(at, count, needs, held, most)
+        if self.states is not None:
+            self.states.enter(at, count, max(most, len(needs)))
+
+    def remove(self, slot: int, active: int, is_sound: bool = True) -> None:
+        """Remove a row, as `leave`, with its states."""
+        self.leave(slot, active, is_sound)
+        if self.states is not None:
+            self.states.leave(slot, active)
+
+    @property
+    def held_with_states(self) -> int:
+        """The memory that keys, values and states take, in tokens."""
+        return self.held + (0 if self.states is None else self.states.most_used * self.heads.state_tokens)
 
     @property
     @abstractmethod

@@ -18,6 +18,7 @@ class Prefix:
     partial: Any = field(default=None, repr=False)  # the keys and values so far, while it is read in pieces
     read: int = 0  # tokens in `partial`
     in_pages: int = 0  # tokens of its whole pages, which decoding rows read and which are stored once more
+    of_state: int = 0  # tokens whose keys and values take as much memory as its state, where layers carry one
 
     @property
     def path(self) -> list[Prefix]:
@@ -46,7 +47,7 @@ class Prefix:
     @property
     def size(self) -> int:
         """Tokens whose keys and values are stored when it is complete."""
-        return len(self.tokens) + self.in_pages
+        return len(self.tokens) + self.in_pages + self.of_state
 
     @property
     def held(self) -> int:

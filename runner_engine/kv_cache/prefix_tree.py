@@ -78,6 +78,8 @@ class ConversationCache:
             parts = [*(prefix.kv.stored(layer) for prefix in row_kv.path), own.stored(layer, slot, row_kv.places)]
             keys, values = (torch.cat(some, dim=1) for some in zip(*parts, strict=True))
             kv.store.put_stored(layer, keys, values)
+        if kv.store.states is not None and own.states is not None:
+            kv.store.states.put(0, own.states, slot)
         self.add(tokens[: kv.length], kv, budget_tokens)
 
     def add(self, tokens: list[int], kv: SharedKv, budget_tokens: int) -> None:
@@ -100,12 +102,20 @@ class ConversationCache:
 
     def find(self, prompt: Sequence[int]) -> Prefix | None:
         """Return the longest prefix that a prompt has in common with a conversation, with its keys and values."""
-        shared = [common(conversation.tokens, prompt, 0) for conversation in self._conversations]
+        shared = [_usable(conversation, prompt) for conversation in self._conversations]
         length = min(max(shared, default=0), len(prompt) - 1)  # the last token is always computed
         if length < MIN_TOKENS:
             return None
         best = next(one for one, most in zip(self._conversations, shared, strict=True) if most >= length)
         return Prefix(best.tokens[:length], kv=best.kv.beginning(length))
+
+
+def _usable(conversation: Prefix, prompt: Sequence[int]) -> int:
+    """Return how many first tokens of a prompt a conversation has; its state stands for all of its tokens."""
+    length = common(conversation.tokens, prompt, 0)
+    if conversation.kv.store.states is not None and not length == len(conversation.tokens) < len(prompt):
+        return 0
+    return length
 
 
 class NewPrompt(NamedTuple):
@@ -160,12 +170,13 @@ class Prefixes:
             if not prefix.users:
                 self._alive.setdefault((prefix.parent, prefix.tokens[0]), []).append(prefix)
                 prefix.in_pages = prefix.pages(page) * page if page else 0
+                prefix.of_state = self.heads.state_tokens
                 self.tokens += prefix.held  # of a conversation
             prefix.users += 1
 
     def note_read(self, prefix: Prefix, tokens: int) -> None:
         """Note that so many more tokens of a prefix were computed."""
-        self.tokens += tokens + (prefix.in_pages if prefix.kv is not None else 0)
+        self.tokens += tokens + (prefix.size - len(prefix.tokens) if prefix.kv is not None else 0)
 
     def release(self, row_kv: RowKv) -> None:
         """Free the prefixes of a row that no other row uses."""

@@ -12,6 +12,7 @@ from runner_engine.kv_cache.kv_cache import Heads, OwnKv, rounded
 from runner_engine.kv_cache.paged_slots import PagedSlots
 from runner_engine.kv_cache.prefix import Prefix
 from runner_engine.kv_cache.slots import Slots
+from runner_engine.recurrent import RowStates
 
 
 def own_kv(
@@ -20,7 +21,10 @@ def own_kv(
     """Return a store with rows that may fill so many places each, and continue prefixes that are complete."""
     store: OwnKv = PagedSlots(heads) if heads.in_pages and kernels is None else _store(heads, kernels)
     if needs:
-        store.enter(0, len(needs), needs, needs, len(needs))
+        store.insert(0, len(needs), needs, needs, len(needs))
+    if store.states is not None:
+        for slot, prefix in enumerate(prefixes):
+            put_state(store, slot, prefix)
     if isinstance(store, PagedSlots):
         for slot, prefix in enumerate(prefixes):
             store.begin(slot, 1, prefix)
@@ -29,13 +33,22 @@ def own_kv(
 
 def own_cost(heads: Heads, kernels: native.Kernels | None, needs: Sequence[int]) -> int:
     """Return how many places rows take together in such a store that may fill so many each."""
+    of_states = len(needs) * heads.state_tokens
     if kernels is not None:
-        return KvArenas.cost(needs)
-    return Slots.cost([rounded(need, heads.page) for need in needs] if heads.in_pages else needs)
+        return KvArenas.cost(needs) + of_states
+    return Slots.cost([rounded(need, heads.page) for need in needs] if heads.in_pages else needs) + of_states
+
+
+def put_state(own: OwnKv, slot: int, prefix: Prefix | None) -> None:
+    """Let a row without tokens continue from a prefix's state, if there are states."""
+    if own.states is not None and prefix is not None:
+        own.states.put(slot, prefix.kv.store.states)
 
 
 def _store(heads: Heads, kernels: native.Kernels | None) -> OwnKv:
-    return Slots(heads) if kernels is None else KvArenas(heads, kernels)
+    store: OwnKv = Slots(heads) if kernels is None else KvArenas(heads, kernels)
+    store.states = RowStates(heads.states, heads.device) if heads.states else None
+    return store
 
 
 class SharedKv:
@@ -48,7 +61,7 @@ class SharedKv:
     def empty(cls, heads: Heads, length: int, kernels: native.Kernels | None) -> SharedKv:
         """Make room for a prefix, in the layout in which it will be read."""
         store = _store(heads, kernels)
-        store.enter(0, 1, [length], [length], 1)
+        store.insert(0, 1, [length], [length], 1)
         return cls(store, length)
 
     def stored(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:

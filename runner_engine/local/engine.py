@@ -19,8 +19,8 @@ from runner_engine.attention import device_attention, shared_attention
 from runner_engine.checkpoints.footprint import PACKED_SHARE
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.decode import branches
+from runner_engine.decode.cache_probe import Incompatible
 from runner_engine.decode.compat_probe import (
-    Incompatible,
     probe_fused_forward,
     probe_heads,
     rope_stable_length,
@@ -202,7 +202,8 @@ class LocalEngine:
             self.fused = probe_fused_forward(loaded, heads, fast.matrices, self._trials.is_fused_right())
             self._trials.keep_fused(self.fused is not None)
             self.stats.rows_are_independent = self.fused is not None and self.fused.is_by_row
-            is_plain = self.fused is None and not (quantized.exchanged or quantized.left)
+            # a prompt's states are summed in chunks, and those of an answer token by token
+            is_plain = self.fused is None and not (quantized.exchanged or quantized.left or heads.states)
             has_kernels = kernels_for(heads) is not None  # these read a token in the order in which they decode it
             self.stats.can_continue = has_kernels and (is_plain or self.stats.rows_are_independent)
 

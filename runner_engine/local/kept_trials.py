@@ -23,9 +23,13 @@ from runner_engine.kernels import native
 from runner_engine.kv_cache import Heads, Window
 from runner_engine.models.load import Loaded
 from runner_engine.quantization import CHOICES
+from runner_engine.recurrent import StateShape
 
 # the folders whose code the trials run
-CODE = ("attention", "decode", "kernels", "kv_cache", "local", "matmul", "memory", "models", "quantization", "sessions")
+CODE = (
+    *("attention", "decode", "kernels", "kv_cache", "local", "matmul", "memory", "models", "quantization"),
+    *("recurrent", "sessions"),
+)
 CHOOSING = ("RUNNER_", "ONEDNN_", "DNNL_", "ATEN_", "OMP_", "MKL_", "TORCH")  # beginnings of variables
 
 
@@ -56,7 +60,8 @@ class KeptTrials:
             found = dict(self._shown["heads"])
             dtype = getattr(torch, found.pop("dtype"))
             windows = tuple(None if one is None else Window(**one) for one in found.pop("windows"))
-            heads = Heads(**found, dtype=dtype, device=torch.device("cpu"), windows=windows)
+            states = tuple(tuple(map(_shape, of_layer)) for of_layer in found.pop("states"))
+            heads = Heads(**found, states=states, dtype=dtype, device=torch.device("cpu"), windows=windows)
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
         register()  # as the trial does
@@ -69,6 +74,10 @@ class KeptTrials:
             found: dict[str, Any] = {name: getattr(heads, name) for name in names}
             found["dtype"] = str(heads.dtype).removeprefix("torch.")
             found["windows"] = [None if window is None else asdict(window) for window in heads.windows]
+            found["states"] = [
+                [[shape.shape, str(shape.dtype).removeprefix("torch.")] for shape in of_layer]
+                for of_layer in heads.states
+            ]
             self._keep("heads", found)
         return heads
 
@@ -86,6 +95,12 @@ class KeptTrials:
             return
         self._shown[name] = shown
         kept.keep(self._file, self._shown)
+
+
+def _shape(kept_shape: Any) -> StateShape:
+    """Return the shape of a state that was kept as its sizes and the name of its numbers' format."""
+    sizes, dtype = kept_shape
+    return StateShape(tuple(sizes), getattr(torch, dtype))
 
 
 @cache

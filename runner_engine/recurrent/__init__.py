@@ -13,6 +13,7 @@ from runner_engine.recurrent.contract import (
     mixers_of,
 )
 from runner_engine.recurrent.convolution import convolve
+from runner_engine.recurrent.states import RowStates, Shapes, state_bytes
 
 __all__ = [  # noqa: RUF022 - by what they are for
     # what a kind of layer is
@@ -24,6 +25,10 @@ __all__ = [  # noqa: RUF022 - by what they are for
     # how they are made
     "mixer_of",  # makes the mixer of one layer
     "mixers_of",  # makes those of a model, by the modules in whose place they stand
+    # the states of rows
+    "RowStates",  # the states of rows, by slot: enter, leave, put, reading
+    "Shapes",  # of the states of each layer
+    "state_bytes",  # the memory of one row's states
     # what several of them need
     "convolve",  # a causal convolution of each channel, with its last inputs as its state
 ]

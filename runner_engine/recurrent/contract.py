@@ -31,6 +31,12 @@ MIXERS = {  # the class of a layer: the module of mixers/ that computes it
     "ZambaMambaMixer": "mamba",
     "RecurrentGemmaRecurrentBlock": "rg_lru",
     "MiniMaxLightningAttention": "lightning",
+    "Qwen3_5GatedDeltaNet": "gated_delta",
+    "Qwen3_5MoeGatedDeltaNet": "gated_delta",
+    "Qwen3NextGatedDeltaNet": "gated_delta",
+    "OlmoHybridGatedDeltaNet": "gated_delta",
+    "KimiLinearDeltaAttention": "gated_delta",
+    "BailingHybridDeltaAttention": "gated_delta",
 }
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from runner_base import ConfigError
-from runner_engine.attention import PassLayout, PrefixUse, Span, running
+from runner_engine.attention import PassLayout, PrefixUse, Span, in_call_order, running
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.passes.device_step import MOST_PREFIXES, DeviceStep, StepRows
 from runner_engine.decode.rows import Row
-from runner_engine.kv_cache import Heads, OwnKv, Prefix, SharedKv, Slots, kernels_for
+from runner_engine.kv_cache import Heads, OwnKv, Prefix, SharedKv, Slots, kernels_for, put_state
 from runner_engine.models.vocabulary import rows_of
+from runner_engine.recurrent import mixers_of
 
 SHORT_SPAN = 192  # tokens; with kernels, a shorter prompt is attended to token by token, as in decoding
 
@@ -59,7 +61,9 @@ class Forward:
         self.short_span = SHORT_SPAN if self.kernels else 1
         self.counts_before = bool(getattr(model.config.get_text_config(), "attn_temperature_tuning", None))
         self.rows = rows_of(model)
-        self.device_step = DeviceStep(model, heads) if heads.by_sdpa and not self.counts_before else None
+        self.mixers = mixers_of(model) if heads.states else {}
+        in_steps = heads.by_sdpa and not self.counts_before and not self.mixers
+        self.device_step = DeviceStep(model, heads) if in_steps else None
         self.fused: FusedForward | None = None  # runs a pass in a single call where possible
         self.most_tokens = self.most_logits = 0  # the largest pass so far: its tokens, and its rows of logits
 
@@ -80,15 +84,18 @@ class Forward:
 
     def read_prefix(self, prefix: Prefix, most: int) -> int:
         """Compute keys and values of at most `most` next tokens of a prefix; return how many."""
-        into = prefix.partial or SharedKv.empty(self.heads, len(prefix.tokens), self.kernels)
-        before = prefix.read
+        before, into = prefix.read, prefix.partial
+        if into is None:
+            into = SharedKv.empty(self.heads, len(prefix.tokens), self.kernels)
+            put_state(into.store, 0, prefix.parent)
         ids = prefix.tokens[before : before + most]
         count, first = len(ids), prefix.start + before
         zeros, places = self._ints([0] * count), self._ints(range(before, before + count))
         uses = self._uses([prefix.path[:-1]], [0] * count)
         spans = [Span(0, count, before=before)]
         layout = PassLayout(self.heads, self.kernels, into.store, zeros, places, zeros, uses, spans)
-        self._forward(layout, ids, list(range(first, first + count)), [count - 1])
+        with self._states(into.store, [0], [first], [count]):
+            self._forward(layout, ids, list(range(first, first + count)), [count - 1])
         prefix.partial, prefix.read = into, before + count
         if prefix.read == len(prefix.tokens):
             prefix.kv, prefix.partial = into, None
@@ -119,9 +126,11 @@ class Forward:
             kept += range(len(ids) - piece.wanted, len(ids))
         uses = self._uses([piece.row.kv.path for piece in pieces], of_row)
         kinds = (self._ints(slots), self._ints(places), self._ints(seen))
-        logits = self._forward(
-            PassLayout(self.heads, self.kernels, own, *kinds, uses, spans), ids, positions, kept or [len(ids) - 1]
-        )
+        layout = PassLayout(self.heads, self.kernels, own, *kinds, uses, spans)
+        read = [piece for piece in pieces if piece.ids]
+        starts = [piece.row.kv.shared + piece.before for piece in read]
+        with self._states(own, [piece.slot for piece in read], starts, [len(piece.ids) for piece in read]):
+            logits = self._forward(layout, ids, positions, kept or [len(ids) - 1])
         return logits[: len(kept)]
 
     def uses_of(self, rows: Sequence[Row]) -> list[PrefixUse]:
@@ -142,9 +151,9 @@ class Forward:
             return self._forward(StepRows(own, rows, reading), ids, positions, None)
         places = [row.kv.places for row in rows]
         kinds = (self._ints(range(len(rows))), self._ints(places), self._ints([place + 1 for place in places]))
-        return self._forward(
-            PassLayout(self.heads, self.kernels, own, *kinds, uses, is_step=True), ids, positions, None
-        )
+        layout = PassLayout(self.heads, self.kernels, own, *kinds, uses, is_step=True)
+        with self._states(own, range(len(rows)), positions, [1] * len(rows)):
+            return self._forward(layout, ids, positions, None)
 
     def step_of_picked(
         self, own: Slots, rows: Sequence[Row], reading: Sequence[Row], picked: torch.Tensor
@@ -180,6 +189,14 @@ class Forward:
             uses.append(PrefixUse(prefix.kv, chosen, self._ints(row_of), len(seen_by), prefix.start))
         return uses
 
+    def _states(
+        self, own: OwnKv, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int]
+    ) -> AbstractContextManager[None]:
+        """Let layers that carry a state read the pass into those of `own`, so many tokens into each slot."""
+        if own.states is None:
+            return nullcontext()
+        return own.states.reading(self.mixers, slots, starts, counts)
+
     def _ints(self, numbers: Sequence[int]) -> torch.Tensor:
         return torch.tensor(numbers, dtype=torch.int32, device=self.heads.device)
 
@@ -197,7 +214,8 @@ class Forward:
             return self.fused(layout, ids, positions, keep)
         device, layout.positions = self.heads.device, positions
         before = {"past_key_values": Before(positions, device)} if self.counts_before else {}
-        with torch.inference_mode(), running(self.model, layout.attend):
+        attend = in_call_order(layout.attend) if self.mixers else layout.attend
+        with torch.inference_mode(), running(self.model, attend):
             output = self.model(
                 input_ids=torch.tensor([ids], device=device),
                 position_ids=torch.tensor([positions], device=device),

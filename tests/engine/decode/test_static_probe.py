@@ -27,9 +27,10 @@ Make = Callable[..., RunnerConfig]
 @pytest.mark.parametrize(
     ("family", "way", "why"),
     [
-        ("qwen3_5_text", "static", "LinearAttentionLayer"),  # the layers of these caches cannot select rows
-        ("jamba", "static", "LinearAttentionLayer"),
-        ("lfm2", "static", "LinearAttentionLayer"),
+        ("qwen3_5_text", "stream", ""),
+        ("kimi_linear", "stream", ""),
+        ("lfm2", "stream", ""),
+        ("jamba", "static", "LinearAttentionLayer"),  # the layers of these caches cannot select rows
         ("falcon_h1", "static", "LinearAttentionAndFullAttentionLayer"),
         ("mamba2", "generate", "it does not fill the cache that it is given"),  # and would swallow it without a word
         ("rwkv", "generate, alone", "it does not fill the cache that it is given"),

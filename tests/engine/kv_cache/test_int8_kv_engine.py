@@ -13,7 +13,8 @@ from streams import PROMPTS, complete, requests
 
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
-from runner_engine.decode.compat_probe import Incompatible, gives_same_logits_together
+from runner_engine.decode.cache_probe import Incompatible
+from runner_engine.decode.compat_probe import gives_same_logits_together
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.kernels import native
 from runner_engine.kv_cache import prefix_tree

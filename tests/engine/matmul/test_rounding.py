@@ -14,7 +14,7 @@ from streams import complete, requests
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from runner.config.root import RunnerConfig
-from runner_engine.decode import compat_probe
+from runner_engine.decode import cache_probe, compat_probe
 from runner_engine.local.engine import LocalEngine
 from runner_engine.matmul.rounding import rounding_layers, unrounded_rows
 from runner_engine.quantization.bitsandbytes import Int8Config
@@ -66,7 +66,7 @@ def test_a_model_with_outliers_is_decoded_in_a_stream(
     monkeypatch.setattr(compat_probe, "unrounded_rows", lambda _: nullcontext({}))
     rounded = opened(make_config, folder, Int8DynamicConfig())
     rounded._loaded = rounded._load()
-    with pytest.raises(compat_probe.Incompatible, match="off by"):
+    with pytest.raises(cache_probe.Incompatible, match="off by"):
         compat_probe.probe_heads(rounded.loaded)
     rounded.close()
 

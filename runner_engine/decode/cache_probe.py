@@ -1,0 +1,45 @@
+"""What a model's own cache keeps: keys and values, states for which there are mixers, or what cannot be kept here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import (
+    DummyLayer,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionAndSlidingWindowAttentionLayer,
+    LinearAttentionLayer,
+)
+
+KEYS_AND_VALUES = {DynamicLayer, DynamicSlidingWindowLayer}  # layers of a cache that hold these and nothing else
+STATES = {LinearAttentionLayer}  # what a mixer keeps
+BOTH = {LinearAttentionAndFullAttentionLayer, LinearAttentionAndSlidingWindowAttentionLayer}  # of two layers at once
+NOTHING = {DummyLayer}  # empty: its layer attends to the keys and values of another layer
+
+
+class Incompatible(Exception):
+    """The scheduler cannot serve a model; the message says why."""
+
+
+def kept_by_cache(model: Any, ids: torch.Tensor, mixers: int) -> list[int | None]:
+    """Return how many tokens each layer's cache keeps, None = all; Incompatible if it keeps other state.
+
+    mixers: for so many layers we have a mixer, which keeps the state of one such layer.
+
+    The filled cache itself is checked, since missing state does not always show in the logits of a short trial.
+    """
+    cache: Any = DynamicCache(config=model.config)
+    model(input_ids=ids, past_key_values=cache, use_cache=True)
+    layers = [layer for layer in cache.layers if type(layer) not in NOTHING]
+    others = {type(layer).__name__ for layer in layers if type(layer) not in KEYS_AND_VALUES}
+    if mixers and mixers == sum(type(layer) in STATES | BOTH for layer in layers):
+        others -= {kind.__name__ for kind in STATES | BOTH}
+        layers = [layer for layer in layers if type(layer) not in STATES]
+    if others or any(layer.get_seq_length() != ids.shape[1] for layer in layers):
+        what = ", ".join(sorted(others)) or "a cache of its own"
+        raise Incompatible(f"it keeps other state than keys and values: {what}")
+    return [getattr(layer, "sliding_window", None) for layer in cache.layers if type(layer) not in STATES]

@@ -1,0 +1,129 @@
+"""The gated delta rule of Qwen3-Next, Qwen3.5, OLMo Hybrid, Kimi Linear and Bailing: delta_rule.py after a convolution.
+
+The families differ in how their projections are cut, and in the decay: by head, or by dimension of the keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers.activations import ACT2FN
+
+from runner_engine.recurrent import delta_rule
+from runner_engine.recurrent.contract import Mixer, Segments, StateShape
+from runner_engine.recurrent.convolution import convolve
+from runner_engine.recurrent.delta_rule import Inputs
+
+EPSILON = 1e-6  # of a key's length
+
+
+class Projected(NamedTuple):
+    """What a layer makes of the tokens before its convolution, [tokens, …]."""
+
+    mixed: Tensor  # queries, keys and values, side by side
+    gate: Tensor  # [tokens, heads, V]
+    beta: Tensor  # [tokens, heads]
+    decay: Tensor  # float32 [tokens, heads], or [tokens, heads, K]
+
+
+def _decay_by_head(module: Any, numbers: Tensor) -> Tensor:
+    decay: Tensor = -module.A_log.float().exp() * functional.softplus(numbers.float() + module.dt_bias)
+    return decay
+
+
+def _of_qwen3_5(module: Any, hidden: Tensor) -> Projected:
+    gate = module.in_proj_z(hidden).unflatten(-1, (-1, module.head_v_dim))
+    decay = _decay_by_head(module, module.in_proj_a(hidden))
+    return Projected(module.in_proj_qkv(hidden), gate, module.in_proj_b(hidden).sigmoid(), decay)
+
+
+def _of_qwen3_next(module: Any, hidden: Tensor) -> Projected:
+    cut = module.fix_query_key_value_ordering(module.in_proj_qkvz(hidden)[None], module.in_proj_ba(hidden)[None])
+    query, key, value, gate, beta, decay = (part[0] for part in cut)
+    mixed = torch.cat((query.flatten(1), key.flatten(1), value.flatten(1)), dim=-1)
+    return Projected(mixed, gate, beta.sigmoid(), _decay_by_head(module, decay))
+
+
+def _of_olmo(module: Any, hidden: Tensor) -> Projected:
+    mixed = torch.cat((module.q_proj(hidden), module.k_proj(hidden), module.v_proj(hidden)), dim=-1)
+    beta = module.b_proj(hidden).sigmoid() * (2.0 if module.allow_neg_eigval else 1.0)
+    gate = module.g_proj(hidden).unflatten(-1, (-1, module.head_v_dim))
+    return Projected(mixed, gate, beta, _decay_by_head(module, module.a_proj(hidden)))
+
+
+def _of_kimi(module: Any, hidden: Tensor) -> Projected:
+    mixed = torch.cat((module.q_proj(hidden), module.k_proj(hidden), module.v_proj(hidden)), dim=-1)
+    gate = module.g_proj(hidden) if hasattr(module, "g_proj") else module.g_b_proj(module.g_a_proj(hidden))
+    decay = module.forget_gate(hidden[None])[0].float()
+    return Projected(mixed, gate.unflatten(-1, (-1, module.head_dim)), module.b_proj(hidden).sigmoid(), decay)
+
+
+PROJECTIONS: dict[str, Callable[[Any, Tensor], Projected]] = {
+    "Qwen3_5GatedDeltaNet": _of_qwen3_5,
+    "Qwen3_5MoeGatedDeltaNet": _of_qwen3_5,
+    "Qwen3NextGatedDeltaNet": _of_qwen3_next,
+    "OlmoHybridGatedDeltaNet": _of_olmo,
+    "KimiLinearDeltaAttention": _of_kimi,
+    "BailingHybridDeltaAttention": _of_kimi,
+}
+
+
+class GatedDelta(Mixer):
+    """A layer with a gated delta rule."""
+
+    def __init__(self, module: Any) -> None:
+        self.module, self.project = module, PROJECTIONS[type(module).__name__]
+        is_kimi = self.project is _of_kimi
+        self.key_heads, self.heads = (module.num_heads,) * 2 if is_kimi else (module.num_k_heads, module.num_v_heads)
+        self.key_dim, self.value_dim = (module.head_dim,) * 2 if is_kimi else (module.head_k_dim, module.head_v_dim)
+        self.norm = module.norm if hasattr(module, "norm") else module.o_norm
+        self.out = module.out_proj if hasattr(module, "out_proj") else module.o_proj
+        weight = module.conv1d.weight
+        self.states = (
+            StateShape((weight.shape[0], weight.shape[2] - 1), weight.dtype),
+            StateShape((self.heads, self.key_dim, self.value_dim), torch.float32),
+        )
+
+    def forward(self, hidden: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
+        """Convolve queries, keys and values, apply the rule, and gate its result."""
+        module = self.module
+        projected = self.project(module, hidden)
+        weight = module.conv1d.weight[:, 0]
+        mixed = ACT2FN[module.activation](convolve(projected.mixed, weight, module.conv1d.bias, states[0], segments))
+        result = self._rule(mixed, projected, states[1], segments).to(hidden.dtype)
+        gated = self.norm(result.flatten(0, 1), projected.gate.flatten(0, 1))
+        output: Tensor = self.out(gated.view(len(hidden), -1))
+        return output
+
+    def _rule(self, mixed: Tensor, projected: Projected, state: Tensor, segments: Segments) -> Tensor:
+        """Return the rule's results [tokens, heads, V]."""
+        wide = self.key_heads * self.key_dim
+        query, key, value = torch.split(mixed.float(), [wide, wide, self.heads * self.value_dim], dim=-1)
+        query, key = (_unit(one.reshape(-1, self.key_heads, self.key_dim)) for one in (query, key))
+        if self.key_heads != self.heads:
+            query, key = (one.repeat_interleave(self.heads // self.key_heads, dim=1) for one in (query, key))
+        value = value.reshape(-1, self.heads, self.value_dim)
+        numbers = query * self.key_dim**-0.5, key, value, projected.decay.float(), projected.beta.float()
+        inputs = Inputs(*map(segments.padded, numbers))
+        before = segments.read(state)
+        if segments.longest == 1:
+            result, after = delta_rule.step(inputs, before)
+            segments.write(state, after)
+            return result
+        results, after = delta_rule.chunks(inputs, before)
+        segments.write(state, after)
+        return segments.flat(results)
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Return vectors of length 1."""
+    return vectors * torch.rsqrt((vectors * vectors).sum(-1, keepdim=True) + EPSILON)
+
+
+def mixer_of(module: Any) -> Mixer:
+    """Return the mixer of a layer."""
+    return GatedDelta(module)

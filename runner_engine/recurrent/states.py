@@ -1,0 +1,118 @@
+"""The states of rows: one slot of each tensor for a row, beside its keys and values, which move with it.
+
+A state stands for the tokens that were read into it, and cannot be cut back. So each slot knows how many these are, and
+a pass that would continue from another token is an error, and not an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from runner_engine.recurrent.contract import Mixer, Segments, StateShape
+
+Shapes = tuple[tuple[StateShape, ...], ...]  # of the states of each layer that has some
+BROKEN = -1  # tokens of a state that a pass has left half changed
+
+
+def state_bytes(shapes: Shapes) -> int:
+    """Return the memory of one row's states."""
+    return sum(shape.bytes for of_layer in shapes for shape in of_layer)
+
+
+class RowStates:
+    """The states of rows in all layers, by slot. Active rows have the first slots."""
+
+    def __init__(self, shapes: Shapes, device: torch.device) -> None:
+        self.shapes, self.device = shapes, device
+        self.slots = 0
+        self.read: list[int] = []  # of each row, the tokens from the start of its text that its state stands for
+        self.most_used = 0  # slots that were ever written, and so take memory
+        self.layers: list[list[Tensor]] = [[self._empty(shape, 0) for shape in of_layer] for of_layer in shapes]
+
+    def enter(self, at: int, count: int, most: int) -> None:
+        """Insert `count` rows without tokens at slot `at`; those that were there move behind. most: expected rows."""
+        used = len(self.read)
+        if used + count > self.slots:
+            self._grow(max(used + count, min(most, 2 * self.slots) if self.slots else most))
+        for slot in reversed(range(at, used)):
+            self._copy(slot, slot + count)
+        self.read[at:at] = [0] * count
+        self.most_used = max(self.most_used, len(self.read))
+        for tensor in self._tensors:
+            tensor[at : at + count] = 0
+
+    def leave(self, slot: int, active: int) -> None:
+        """Remove a row; the last active row moves into its slot, and those behind the active ones move up."""
+        for source, target in ((active - 1, slot), *((behind, behind - 1) for behind in range(active, len(self.read)))):
+            if source != target:
+                self._copy(source, target)
+        self.read[slot] = self.read[active - 1]
+        del self.read[active - 1]
+
+    def put(self, slot: int, other: RowStates, of_slot: int = 0) -> None:
+        """Set a row's state to that of a row, or prefix, in another store."""
+        for tensor, source in zip(self._tensors, other._tensors, strict=True):
+            tensor[slot] = source[of_slot]
+        self.read[slot] = other.read[of_slot]
+
+    @contextmanager
+    def reading(
+        self, mixers: Mapping[nn.Module, Mixer], slots: Sequence[int], starts: Sequence[int], counts: Sequence[int]
+    ) -> Iterator[None]:
+        """Let a model's layers read a pass into the states: `counts` tokens into each of these slots, one by one.
+
+        starts: how many tokens of the row's text come before them.
+        """
+        for slot, start in zip(slots, starts, strict=True):
+            if self.read[slot] != start:
+                raise RuntimeError(f"the state in slot {slot} stands for {self.read[slot]} tokens, and not for {start}")
+        segments = Segments.of(slots, counts)
+        before = {module: vars(module).get("forward") for module in mixers}
+        for slot in slots:
+            self.read[slot] = BROKEN
+        try:
+            for (module, mixer), states in zip(mixers.items(), self.layers, strict=True):
+                module.forward = partial(_mixed, mixer, states, segments)
+            yield
+        finally:
+            for module, forward in before.items():
+                if forward is None:
+                    vars(module).pop("forward", None)
+                else:
+                    module.forward = forward
+        for slot, start, count in zip(slots, starts, counts, strict=True):
+            self.read[slot] = start + count
+
+    @property
+    def _tensors(self) -> list[Tensor]:
+        return [tensor for of_layer in self.layers for tensor in of_layer]
+
+    def _empty(self, shape: StateShape, slots: int) -> Tensor:
+        return torch.zeros((slots, *shape.shape), dtype=shape.dtype, device=self.device)
+
+    def _grow(self, slots: int) -> None:
+        """Make room for more rows, a layer at a time; on a CPU a slot takes no memory before it is written."""
+        used = len(self.read)
+        for of_layer, shapes in zip(self.layers, self.shapes, strict=True):
+            for at, (old, shape) in enumerate(zip(of_layer, shapes, strict=True)):
+                of_layer[at] = self._empty(shape, slots)
+                of_layer[at][:used] = old[:used]
+        self.slots = slots
+
+    def _copy(self, source: int, target: int) -> None:
+        for tensor in self._tensors:
+            tensor[target] = tensor[source]
+
+
+def _mixed(
+    mixer: Mixer, states: Sequence[Tensor], segments: Segments, hidden_states: Tensor, *_: Any, **__: Any
+) -> Any:
+    """Stand in for the forward of the family's layer: [1, tokens, width] of a flat pass."""
+    result = mixer.forward(hidden_states[0], states, segments)[None]
+    return (result, None) if mixer.in_pair else result

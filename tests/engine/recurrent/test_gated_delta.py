@@ -1,0 +1,77 @@
+"""The gated delta rule beside the families' own layers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from mixers_alone import TOLERANCE, check, spread_weights
+from transformers import (
+    BailingHybridConfig,
+    DynamicCache,
+    KimiLinearConfig,
+    OlmoHybridConfig,
+    Qwen3_5TextConfig,
+    Qwen3NextConfig,
+)
+from transformers.models.bailing_hybrid.modeling_bailing_hybrid import BailingHybridDeltaAttention
+from transformers.models.kimi_linear.modeling_kimi_linear import KimiLinearDeltaAttention
+from transformers.models.olmo_hybrid.modeling_olmo_hybrid import OlmoHybridGatedDeltaNet
+from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
+from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet
+
+from runner_engine.recurrent import delta_rule, mixer_of
+
+pytestmark = pytest.mark.slow
+
+PLAIN: dict[str, Any] = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 8,
+}  # fmt: skip
+KIMI: dict[str, Any] = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+    "layer_types": ["linear_attention", "full_attention"], "linear_num_heads": 2, "linear_head_dim": 16,
+}  # fmt: skip
+LAYERS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "qwen3_5": (Qwen3_5TextConfig, Qwen3_5GatedDeltaNet, PLAIN),
+    "qwen3_next": (Qwen3NextConfig, Qwen3NextGatedDeltaNet, PLAIN),
+    "olmo": (OlmoHybridConfig, OlmoHybridGatedDeltaNet, PLAIN | {"linear_allow_neg_eigval": False}),
+    "olmo, negative": (OlmoHybridConfig, OlmoHybridGatedDeltaNet, PLAIN | {"linear_allow_neg_eigval": True}),
+    "kimi": (KimiLinearConfig, KimiLinearDeltaAttention, KIMI),
+    "bailing": (BailingHybridConfig, BailingHybridDeltaAttention, KIMI),
+}
+
+
+def _layer(what: str) -> tuple[Any, Any]:
+    config_class, layer_class, keys = LAYERS[what]
+    config = config_class(**keys)
+    layer = layer_class(config, 0).eval()
+    spread_weights(layer)
+    return layer, config
+
+
+@pytest.mark.parametrize("what", LAYERS)
+def test_it_gives_the_family_s_numbers(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, config = _layer(what)
+    mixer = mixer_of(layer)
+    assert mixer is not None
+    named = {"cache_params": DynamicCache}
+    assert check(layer, config, mixer, named) < TOLERANCE
+    assert check(layer, config, mixer, named, lambda states: states[1].fill_(0.1)) > 1e-3  # a state not set to zeros
+    real = delta_rule.chunks
+
+    def wrong(inputs: delta_rule.Inputs, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return real(replace(inputs, decay=1.1 * inputs.decay), state)
+
+    monkeypatch.setattr(delta_rule, "chunks", wrong)
+    assert check(layer, config, mixer, named) > 1e-3  # a wrong decay
+
+
+def test_a_state_is_kept_in_float32() -> None:
+    layer, _ = _layer("qwen3_5")
+    mixer = mixer_of(layer.bfloat16())
+    assert mixer is not None
+    assert [shape.dtype for shape in mixer.states] == [torch.bfloat16, torch.float32]

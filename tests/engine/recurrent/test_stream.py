@@ -1,0 +1,218 @@
+"""Models with recurrent layers in the stream: the tokens of `generate`, whoever enters and leaves, and what breaks them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hybrids import HYBRIDS, save_hybrid
+from opening import local_engine
+from streams import AGENTS, PROMPTS, QUESTIONS, SYSTEM, complete, generated, requests
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from runner.config.root import RunnerConfig
+from runner_base.dtypes import Dtype
+from runner_engine.checkpoints import pass_memory
+from runner_engine.decode.passes.forward import Forward
+from runner_engine.local.engine import LocalEngine
+from runner_engine.recurrent import delta_rule, states
+from runner_engine.sessions import contract
+from runner_engine.sessions.base import Request
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
+
+pytestmark = pytest.mark.slow
+
+Make = Callable[..., RunnerConfig]
+LENGTHS = (20, 3, 11, 20, 7, 1, 16, 5, 9, 13, 2, 18)  # of the answers, so that rows leave and enter all the time
+LONG = 500
+NO_END = 300  # no token of the model
+
+
+class Model:
+    """A saved model, and what transformers' own code says to prompts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.answers = generated(self.model, self.tokenizer)
+
+    def expected(self, lengths: dict[int, int]) -> dict[int, list[int]]:
+        """Return the answers, each up to so many tokens."""
+        return {at: answer[: lengths[at]] for at, answer in self.answers.items()}
+
+
+@pytest.fixture(scope="module", params=list(HYBRIDS))
+def hybrid(request: pytest.FixtureRequest, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return Model(save_hybrid(tmp_path_factory.mktemp(request.param), request.param, tiny_llama))
+
+
+def opened(make_config: Make, hybrid: Model, new_tokens: int = 20, **generation: Any) -> LocalEngine:
+    model = LocalModelConfig(name=str(hybrid.folder), device="cpu", dtype=Dtype.float32)
+    return local_engine(make_config(model=model, generation=GenerationConfig(max_new_tokens=new_tokens, **generation)))
+
+
+@pytest.fixture
+def engine(make_config: Make, hybrid: Model) -> Iterator[LocalEngine]:
+    one = opened(make_config, hybrid)
+    yield one
+    one.close()
+
+
+def asked(**keys: Any) -> list[Request]:
+    """Return requests that end one after another."""
+    return [
+        Request(at, prompt, max_new_tokens=length, **keys)
+        for at, (prompt, length) in enumerate(zip(PROMPTS, LENGTHS, strict=False))
+    ]
+
+
+def lengths(some: list[Request]) -> dict[int, int]:
+    return {int(one.id): one.max_new_tokens or 0 for one in some}
+
+
+@pytest.mark.parametrize("rows", [None, 1, 3])
+def test_rows_enter_and_leave_and_share_prefixes(engine: LocalEngine, hybrid: Model, rows: int | None) -> None:
+    some = asked()
+    assert complete(engine, some, rows) == hybrid.expected(lengths(some))
+    assert engine.stats.notes == []
+    assert engine.stats.shared_tokens > 0
+
+
+def test_five_hundred_tokens(make_config: Make, hybrid: Model) -> None:
+    prompts = [SYSTEM + AGENTS[0] + QUESTIONS[0], SYSTEM + AGENTS[1], "y"]
+    expected = generated(hybrid.model, hybrid.tokenizer, prompts, LONG, clear=1e-6, eos_token_id=NO_END)
+    engine = opened(make_config, hybrid, LONG)
+    assert complete(engine, requests(prompts, ignore_eos=True), 2) == expected
+    engine.close()
+
+
+def test_prompts_are_read_in_pieces(engine: LocalEngine, hybrid: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefixes, and prefixes of prefixes, too."""
+    monkeypatch.setitem(pass_memory.PREFILL_TOKENS, "cpu", 64)
+    some = asked()
+    assert complete(engine, some) == hybrid.expected(lengths(some))
+
+
+@pytest.mark.parametrize("failing", [{1}, {2}, {4}, {5, 6}, {9}, {5, 12, 13}], ids=str)
+def test_a_shortage_of_memory_sets_states_back(
+    engine: LocalEngine, hybrid: Model, failing: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pass fails when its states are half changed."""
+    expected = hybrid.expected(lengths(asked()))
+    assert complete(engine, asked()) == expected
+    real, count = Forward._forward, 0
+
+    def fail(self: Forward, *arguments: Any) -> torch.Tensor:
+        nonlocal count
+        count += 1
+        logits = real(self, *arguments)
+        if count in failing:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return logits
+
+    monkeypatch.setattr(Forward, "_forward", fail)
+    assert complete(engine, asked()) == expected
+    assert len(engine.stats.notes) == len(failing)
+
+
+def test_continuations_are_scored(engine: LocalEngine, hybrid: Model) -> None:
+    continuations = (" yes", " no, not at all, and nobody has ever said so.", "7")
+    pairs = [(prompt, continuation) for prompt in PROMPTS[:6] for continuation in continuations]
+    some = [Request(at, prompt, continuation=more) for at, (prompt, more) in enumerate(pairs)]
+    for completion in contract.complete(engine, some):
+        prompt, more = pairs[int(completion.id)]
+        ids = hybrid.tokenizer(prompt)["input_ids"], hybrid.tokenizer(more)["input_ids"]
+        with torch.inference_mode():
+            logits = hybrid.model(torch.tensor([[*ids[0], *ids[1]]])).logits[0, len(ids[0]) - 1 : -1]
+        expected = logits.log_softmax(-1).gather(1, torch.tensor(ids[1])[:, None])[:, 0]
+        assert completion.logprobs == pytest.approx(expected.tolist(), abs=2e-4)
+
+
+def test_choices_of_a_request_do_not_depend_on_the_others(make_config: Make, hybrid: Model) -> None:
+    engine = opened(make_config, hybrid, temperature=0.8)
+    some = [Request(at, prompt, n=4) for at, prompt in enumerate(PROMPTS[:3])]
+
+    def answers(rows: int | None) -> dict[Any, list[int]]:
+        done = contract.complete(engine, some, rows)
+        return {(one.id, one.choice): one.answer.token_ids for one in done}
+
+    together = answers(None)
+    assert len({tuple(tokens) for tokens in together.values()}) > 6
+    assert answers(1) == together == answers(5)
+    engine.close()
+
+
+def test_a_conversation_goes_on(engine: LocalEngine, hybrid: Model) -> None:
+    """Its state is kept at the end of the turn, and is used where the next prompt goes on from there."""
+    first = hybrid.tokenizer(PROMPTS[0])["input_ids"]
+    said = complete(engine, [Request(0, tuple(first), keep=True, ignore_eos=True)])[0]
+    before = engine.stats.shared_tokens
+    second = [*first, *said, *hybrid.tokenizer(" And then?")["input_ids"]]
+    other = [*first, *said[:5], *hybrid.tokenizer(" And then?")["input_ids"]]
+    for ids, shared in ((other, 0), (second, len(first) + len(said) - 1)):
+        before = engine.stats.shared_tokens
+        out = hybrid.model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=20)[0, len(ids) :].tolist()
+        assert complete(engine, [Request(1, tuple(ids), keep=True)])[1] == out
+        assert engine.stats.shared_tokens - before == shared
+
+
+def test_recurring_prompts_are_answered_alike(engine: LocalEngine, hybrid: Model) -> None:
+    some = asked(recurring=True)
+    for _ in range(2):
+        assert complete(engine, some, 4) == hybrid.expected(lengths(some))
+
+
+# ------------------------------------------------------------------------------------------------------- controls
+
+
+def test_a_wrong_decay_is_found_by_the_trial(
+    make_config: Make, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hybrid = Model(save_hybrid(tmp_path / "model", "qwen3_5", tiny_llama))
+    real = delta_rule.step
+
+    def wrong(inputs: delta_rule.Inputs, state: torch.Tensor) -> Any:
+        return real(delta_rule.Inputs(inputs.query, inputs.key, inputs.value, 2 * inputs.decay, inputs.beta), state)
+
+    monkeypatch.setattr(delta_rule, "step", wrong)
+    engine = opened(make_config, hybrid)
+    assert complete(engine, asked()) == hybrid.expected(lengths(asked()))
+    assert "its logits would be off by" in engine.stats.notes[0]
+    engine.close()
+
+
+@pytest.mark.parametrize("broken", ["entering", "prefix", "moving"])
+def test_a_state_that_is_not_set_changes_the_answers(
+    engine: LocalEngine, hybrid: Model, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.load()  # after the trial, which finds some of this, too
+    real_enter = states.RowStates.enter
+
+    def enter(self: states.RowStates, at: int, count: int, most: int) -> None:
+        before = [tensor.clone() for tensor in self._tensors]
+        real_enter(self, at, count, most)
+        for tensor, old in zip(self._tensors, before, strict=True):
+            tensor[at : at + count] = 0.5 if at >= len(old) else old[at : at + count].mean()
+
+    def put(self: states.RowStates, slot: int, other: states.RowStates, of_slot: int = 0) -> None:
+        self.read[slot] = other.read[of_slot]  # and nothing else
+
+    if broken == "entering":
+        monkeypatch.setattr(states.RowStates, "enter", enter)
+    elif broken == "prefix":
+        monkeypatch.setattr(states.RowStates, "put", put)
+    else:
+        monkeypatch.setattr(states.RowStates, "_copy", lambda self, source, target: None)
+    assert complete(engine, asked()) != hybrid.expected(lengths(asked()))
+
+
+def test_a_state_of_other_tokens_is_an_error(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.load()
+    monkeypatch.setattr(states.RowStates, "put", lambda self, slot, other, of_slot=0: None)
+    with pytest.raises(RuntimeError, match="stands for 0 tokens"):
+        complete(engine, asked())
