@@ -15,7 +15,7 @@ from transformers.activations import ACT2FN
 
 from runner_engine.recurrent import delta_rule
 from runner_engine.recurrent.contract import Mixer, Segments, StateShape
-from runner_engine.recurrent.convolution import convolve
+from runner_engine.recurrent.convolution import convolve, state_of
 from runner_engine.recurrent.delta_rule import Inputs
 
 EPSILON = 1e-6  # of a key's length
@@ -84,7 +84,7 @@ class GatedDelta(Mixer):
         self.out = module.out_proj if hasattr(module, "out_proj") else module.o_proj
         weight = module.conv1d.weight
         self.states = (
-            StateShape((weight.shape[0], weight.shape[2] - 1), weight.dtype),
+            state_of(weight[:, 0]),
             StateShape((self.heads, self.key_dim, self.value_dim), torch.float32),
         )
 

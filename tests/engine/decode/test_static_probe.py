@@ -30,9 +30,11 @@ Make = Callable[..., RunnerConfig]
         ("qwen3_5_text", "stream", ""),
         ("kimi_linear", "stream", ""),
         ("lfm2", "stream", ""),
-        ("jamba", "static", "LinearAttentionLayer"),  # the layers of these caches cannot select rows
-        ("falcon_h1", "static", "LinearAttentionAndFullAttentionLayer"),
-        ("mamba2", "generate", "it does not fill the cache that it is given"),  # and would swallow it without a word
+        ("jamba", "stream", ""),
+        ("falcon_h1", "stream", ""),
+        ("mamba2", "stream", ""),  # no layer attends
+        ("zamba2", "stream", ""),  # layers share their attention
+        ("zaya", "static", "LinearAttentionAndFullAttentionLayer"),  # the layers of this cache cannot select rows
         ("rwkv", "generate, alone", "it does not fill the cache that it is given"),
         ("openai-gpt", "generate", "it does not fill the cache that it is given"),
         ("minimax", "generate", "MiniMax uses cache of its own"),
@@ -52,7 +54,7 @@ def test_each_family_answers_as_generate_by_its_way(family: str, way: str, why: 
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
-@pytest.mark.parametrize("family", ["falcon_h1", "mamba", "doge"])
+@pytest.mark.parametrize("family", ["zaya", "rwkv", "doge"])
 def test_the_stream_is_refused_by_structure_whatever_the_dtype_tolerates(
     family: str, dtype: Dtype, make_config: Make, tmp_path: Path
 ) -> None:
@@ -83,7 +85,7 @@ def test_the_refusal_is_one_message_and_exit_code_2(runner: Callable[..., Any], 
 
 def test_generate_goes_by_our_settings_and_not_by_the_models(make_config: Make, tmp_path: Path) -> None:
     """Only the generation group decides: the model's own settings for generate are not applied in addition."""
-    families.build("mamba", tmp_path)
+    families.build("openai-gpt", tmp_path)
     plain = open_engine(make_config(model=LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32)))
     expected = complete(plain, requests(["Ann has 3", "x"], ignore_eos=True))
     plain.close()
