@@ -18,7 +18,7 @@ from runner_engine.attention import Softmax, in_call_order, page_of, register, r
 from runner_engine.attention.device_attention import is_wanted
 from runner_engine.decode.cache_probe import Incompatible, kept_by_cache
 from runner_engine.decode.fused_forward import FusedForward
-from runner_engine.decode.fused_weights import NotFusable
+from runner_engine.decode.layouts import NotFusable
 from runner_engine.decode.passes import Forward, TokenSpan
 from runner_engine.decode.rows import Row
 from runner_engine.kernels.shared_numbers import LANES
@@ -225,7 +225,7 @@ def _scheduled_logits(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:
 def probe_fused_forward(
     loaded: Loaded, heads: Heads, packed: Mapping[nn.Module, LayerWeights], is_right: bool = False
 ) -> FusedForward | None:
-    """Return the forward pass in a single call; None where the model is not a plain Llama, or the logits would differ.
+    """Return the forward pass in a single call; None where C does not know a part, or the logits differ.
 
     packed: the layers whose weights C already has; the model's own pass multiplies by the same weights.
     is_right: whether an earlier trial has found that the logits do not differ.
@@ -233,8 +233,7 @@ def probe_fused_forward(
     forward = Forward(loaded.model, heads)
     if forward.kernels is None:
         return None
-    windows = (window.size for window in heads.windows if window is not None)  # shorter rows see everything
-    room = int(min(loaded.metrics["max_positions"], rope_stable_length(loaded), *windows))
+    room = int(min(loaded.metrics["max_positions"], rope_stable_length(loaded)))
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(0, int(loaded.metrics["vocab_size"]), (SUFFIX,), generator=generator).tolist()
     try:
@@ -269,7 +268,7 @@ def _is_as_near_as_its_noise(forward: Forward, ids: list[int], fused: FusedForwa
         forward.fused = by
         return _trial_logits(forward, ids, prefix)
 
-    settings, layers = forward.model.config, fused.layers
+    settings, layers = forward.model.config.get_text_config(), fused.layers
     try:
         settings.num_hidden_layers = fused.layers = min(SHALLOW, layers)
         shallow = _worst(logits(fused), logits(None))

@@ -1,22 +1,24 @@
-"""A plain Llama's forward pass as a single call of C (kernels/fused_forward.h).
+"""A decoder's forward pass as a single call of C (kernels/fused_forward.h).
 
 Each operation of torch costs time in Python, starts and ends a region of threads, and writes memory that the next one
-reads; with a small model or pass, that takes as long as the arithmetic. A model is recognised by its parts
-(fused_weights.py), and then its logits are compared with those of its own forward pass.
+reads; with a small model or pass, that takes as long as the arithmetic. A model is described by its parts (layouts/,
+fused_weights.py), and then its logits are compared with those of its own forward pass.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from runner_engine.attention import PassLayout
+from runner_base import is_memory_error, one_line
+from runner_engine.attention import PassLayout, PrefixUse
 from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
-from runner_engine.decode.fused_weights import FusedWeights, NotFusable
+from runner_engine.decode.fused_weights import FusedWeights
+from runner_engine.decode.layouts import NotFusable
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import (
     CACHE_LINE,
@@ -26,7 +28,7 @@ from runner_engine.kernels.shared_numbers import (
     FusedTokens,
     SharedPart,
 )
-from runner_engine.kv_cache import Heads
+from runner_engine.kv_cache import Heads, Window
 from runner_engine.matmul import LayerWeights
 
 FIRST_POSITIONS = 1024  # of RoPE's table at first; it grows with the rows
@@ -43,17 +45,23 @@ class FusedForward:
         kernels: native.Kernels,
         packed: Mapping[nn.Module, LayerWeights],
     ) -> None:
-        """Read the model; NotFusable where it is not a plain Llama, or one that is not supported.
+        """Read the model; NotFusable where it has parts that C does not know, or that are not supported.
 
         positions: how many its rotary embedding supports. packed: as of FusedWeights.
         """
         self.heads, self.kernels, self.positions = heads, kernels, positions
-        self._rope_table: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._rope_tables: list[tuple[torch.Tensor, torch.Tensor]] = []  # cos and sin
+        self._extended = 0  # their positions
         try:
-            self.weights = FusedWeights(model, heads, kernels, packed)
-            self._extend_rope_table(min(FIRST_POSITIONS, positions))
-        except (AttributeError, TypeError, IndexError) as error:
-            raise NotFusable(f"it has no such parts: {error}") from error
+            with torch.inference_mode():
+                self.weights = FusedWeights(model, heads, kernels, packed)
+            self._extend_rope_tables(min(FIRST_POSITIONS, positions))
+        except NotFusable:
+            raise
+        except Exception as error:  # of the family's own code, which is called part by part
+            if is_memory_error(error):
+                raise
+            raise NotFusable(f"it has no such parts: {type(error).__name__}: {one_line(error, limit=120)}") from error
         self.is_quantized, self.is_by_row = self.weights.is_quantized, self.weights.is_by_row
 
     @property
@@ -73,7 +81,7 @@ class FusedForward:
         self, layout: PassLayout, ids: list[int], positions: list[int], keep: list[int] | None
     ) -> torch.Tensor:
         """Return the logits [n, V] after the tokens in `keep`, or after all tokens."""
-        self._extend_rope_table(max(positions) + 1)
+        self._extend_rope_tables(max(positions) + 1)
         weights, count = self.weights, len(ids)
         pointer, int32 = native.pointer, torch.int32
         kept = torch.arange(count, dtype=torch.int32) if keep is None else torch.tensor(keep, dtype=torch.int32)
@@ -82,7 +90,9 @@ class FusedForward:
                 rows = weights.unpack_rows(torch.tensor(ids))
             weights.model.embedding, weights.model.embedding_rows, ids = rows.data_ptr(), count, list(range(count))
         numbers = torch.tensor([ids, positions], dtype=torch.int32)
-        parts = _parts(layout, count)
+        layout.positions = positions
+        windows = _Windows(layout, weights.windows)
+        parts = _parts(layout, count, windows)
         workspace = torch.empty(self._workspace_bytes(count, [part.tokens for part in parts]), dtype=torch.uint8)
         logits = torch.empty(kept.numel(), weights.vocabulary, dtype=self.heads.dtype)
         part_list = (SharedPart * len(parts))(*parts)
@@ -92,6 +102,7 @@ class FusedForward:
             *(pointer(one, int32, count) for one in (layout.slot, layout.place, layout.seen)),
             int(layout.is_step), kept.numel(), kept.data_ptr(),
             len(parts), ctypes.addressof(part_list), workspace.data_ptr(), logits.data_ptr(), workspace.nbytes,
+            len(weights.windows), windows.own,
         )  # fmt: skip
         self.kernels(
             "fused_forward", self.heads.dtype,
@@ -104,9 +115,10 @@ class FusedForward:
         weights, heads, size = self.weights, self.heads, self.heads.dtype.itemsize
         queries, pairs = heads.kv_heads * heads.group, heads.kv_heads * heads.dim
         wide = queries * heads.dim
-        pieces = [(heads.layers * LAYER_PHASES + PRODUCT_PHASES + 1) * PHASE_BYTES]
+        pieces = [(heads.layers * LAYER_PHASES + PRODUCT_PHASES + 2) * PHASE_BYTES]
         pieces += [tokens * width * size for width in (weights.hidden, weights.hidden, wide + 2 * pairs)]
         pieces.append(tokens * max(wide, weights.inner) * size)
+        pieces += [tokens * weights.hidden * size * weights.has_halves, tokens * weights.gates * size]
         for count in of_parts:
             pieces += [count * wide * size, count * queries * 4, count * queries * 4]
         if weights.is_quantized:
@@ -114,31 +126,73 @@ class FusedForward:
             pieces.append(quantized_workspace_bytes(tokens, widest, torch.get_num_threads()))
         return int(sum(pieces)) + CACHE_LINE * len(pieces)
 
-    def _extend_rope_table(self, positions: int) -> None:
-        """Extend the table of cos and sin to at least so many positions."""
-        known = 0 if self._rope_table is None else self._rope_table[0].shape[0]
-        if positions <= known:
+    def _extend_rope_tables(self, positions: int) -> None:
+        """Extend the tables of cos and sin to at least so many positions."""
+        if positions <= self._extended:
             return
-        count = min(max(positions, 2 * known), self.positions)
-        with torch.inference_mode():
-            cos, sin = self.weights.rotary(torch.zeros(1, dtype=self.heads.dtype), torch.arange(count)[None])
-        if cos.shape != (1, count, self.heads.dim) or cos.dtype != self.heads.dtype:
-            raise NotFusable("it rotates a part of each head, or otherwise")
-        self._rope_table = cos[0].contiguous(), sin[0].contiguous()
-        shape = count, self.heads.dim
-        of_model = self.weights.model
-        of_model.cos, of_model.sin = (native.pointer(table, self.heads.dtype, *shape) for table in self._rope_table)
-        of_model.positions = count
+        count = min(max(positions, 2 * self._extended), self.positions)
+        rotation, of_model, dtype = self.weights.rotation, self.weights.model, self.heads.dtype
+        of_model.positions = self._extended = count
+        if rotation is None:
+            return
+        tables = []
+        for number, table in enumerate(self.weights.tables):
+            with torch.inference_mode():
+                pair = [
+                    rotation.table(some[0]) for some in table(torch.zeros(1, dtype=dtype), torch.arange(count)[None])
+                ]
+            tables.append((pair[0], pair[1]))
+            of_model.cos[number], of_model.sin[number] = (
+                native.pointer(some, torch.float32, count, rotation.rotated // 2) for some in pair
+            )
+        self._rope_tables = tables
 
 
-def _parts(layout: PassLayout, count: int) -> list[SharedPart]:
+class _Windows:
+    """From which places on the tokens of a pass see their keys, in the layers of each window of the model."""
+
+    def __init__(self, layout: PassLayout, windows: Sequence[Window | None]) -> None:
+        self.layout, self._kept = layout, list[Any]()  # what C has only the addresses of
+        furthest = max(layout.positions)
+        self.first = [None if window is None or furthest < window.size else self._first(window) for window in windows]
+        self.of_own = [None if first is None else self._of_own(first) for first in self.first]
+        self.own = self._addresses(self.of_own)
+
+    def _first(self, window: Window) -> torch.Tensor:
+        return torch.tensor([window.first(at) for at in self.layout.positions], dtype=torch.int32)
+
+    def _of_own(self, first: torch.Tensor) -> torch.Tensor:
+        begin = torch.tensor(self.layout.positions, dtype=torch.int32) - self.layout.place  # of a row's own places
+        return (first - begin).clamp_(min=0)
+
+    def of_prefix(self, use: PrefixUse) -> int:
+        """Return the address of what the tokens that see a prefix see of it, by windows."""
+        chosen = slice(None) if use.rows is None else use.rows
+        return self._addresses(
+            [None if first is None else (first[chosen] - use.start).clamp_(min=0) for first in self.first]
+        )
+
+    def of_span(self, first: int, last: int) -> int:
+        """Return the same of a span of tokens."""
+        return self._addresses([None if of_own is None else of_own[first:last] for of_own in self.of_own])
+
+    def _addresses(self, firsts: list[torch.Tensor | None]) -> int:
+        kept = [None if first is None else first.contiguous() for first in firsts]
+        table = (ctypes.c_void_p * len(kept))(*[None if first is None else first.data_ptr() for first in kept])
+        self._kept += [kept, table]
+        return ctypes.addressof(table)
+
+
+def _parts(layout: PassLayout, count: int, windows: _Windows) -> list[SharedPart]:
     """Return what several tokens share: prefixes and spans."""
     parts = []
     for use in layout.uses:
         chosen = native.pointer_or_none(use.rows, torch.int64, use.count)
         row_of = native.pointer(use.row_of, torch.int32, count)
-        parts.append(SharedPart(use.kv.store.table[0].data_ptr(), use.kv.length, 0, chosen, 0, use.count, row_of))
+        keys = use.kv.store.table[0].data_ptr()
+        parts.append(SharedPart(keys, use.kv.length, 0, chosen, 0, use.count, row_of, windows.of_prefix(use)))
     for span, rows in zip(layout.spans, layout.span_rows, strict=True):
         arena, row_of = layout.own.table[span.slot].data_ptr(), native.pointer(rows, torch.int32, count)
-        parts.append(SharedPart(arena, span.before + 1, 1, None, span.first, span.last - span.first, row_of))
+        begin = windows.of_span(span.first, span.last)
+        parts.append(SharedPart(arena, span.before + 1, 1, None, span.first, span.last - span.first, row_of, begin))
     return parts

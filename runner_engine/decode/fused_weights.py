@@ -1,34 +1,33 @@
-"""The weights of a plain Llama in the order in which C reads them (kernels/fused_structs.h).
+"""The weights of a decoder in the order in which C reads them (kernels/fused_structs.h).
 
-A model is recognised by its parts: what has others is not fusable.
+What a model's layers consist of is described in layouts/: what C does not know is not fusable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from runner_base import machine
+from runner_engine.decode.layouts import LayerLayout, ModelLayout, NormLayout, NotFusable, describe
 from runner_engine.kernels import native
-from runner_engine.kernels.shared_numbers import FusedLayer, FusedModel, Matrix, WeightFormat
-from runner_engine.kv_cache import Heads
+from runner_engine.kernels.shared_numbers import (
+    Activation,
+    FusedLayer,
+    FusedModel,
+    FusedNorm,
+    Matrix,
+    NormKind,
+    WeightFormat,
+)
+from runner_engine.kv_cache import Heads, Window
 from runner_engine.matmul import OWN, ROW_PARTS, LayerWeights, Panels, fits_panels, is_plain, requested
 from runner_engine.models.gguf_blocks import GgufEmbedding
 
-PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj"}
-PARTS = {
-    "attention": (PROJECTIONS, PROJECTIONS | {"q_norm", "k_norm"}),
-    "mlp": ({"gate_proj", "up_proj", "down_proj", "act_fn"},),
-    "layer": ({"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"},),
-}
-ACTIVATIONS = ("silu", "swish")
-
-
-class NotFusable(Exception):
-    """The model has other parts than a plain Llama."""
+NO_MATRIX = Matrix()  # fills a place of a layer that has fewer
 
 
 class FusedWeights:
@@ -37,7 +36,7 @@ class FusedWeights:
     def __init__(
         self, model: Any, heads: Heads, kernels: native.Kernels, packed: Mapping[nn.Module, LayerWeights]
     ) -> None:
-        """Read the model; NotFusable where it is not a plain Llama, or one that is not supported.
+        """Read the model; NotFusable where it has parts that C does not know, or that are not supported.
 
         packed: the layers whose weights C already has; the others are packed here if the model is small.
         """
@@ -48,55 +47,60 @@ class FusedWeights:
         self.is_by_row = True  # a row's sums do not depend on other rows
         self.is_small = model.num_parameters() < machine.ONE_THREAD_BELOW_PARAMETERS
         check_fusable(model, heads, kernels)
-        body, settings, head = model.model, model.config, model.lm_head
-        if settings.hidden_act not in ACTIVATIONS:
-            raise NotFusable(f"its MLP goes through {settings.hidden_act}")
-        self.rotary, self.hidden, first = body.rotary_emb, settings.hidden_size, body.layers[0]
-        self.inner, self.scale = first.mlp.gate_proj.out_features, first.self_attn.scaling
-        self.epsilon = body.norm.variance_epsilon
-        layers = [self._layer(layer) for layer in body.layers]
-        if head.bias is not None or len(layers) != heads.layers:
-            raise NotFusable("its head or its number of layers differs")
-        self.vocabulary, self.rows = head.out_features, len(body.embed_tokens.weight)
+        layout = describe(model, heads)
+        self.tables, self.rotation = layout.tables, layout.rotation
+        self.hidden, self.inner = layout.norm.weight.numel(), layout.layers[0].mlp.out.in_features
+        self.windows: list[Window | None] = [None, *dict.fromkeys(window for window in heads.windows if window)]
+        self.gates = max(_gates_of(layer, self.inner) for layer in layout.layers)
+        self.has_halves = _has_halves(layout)
+        layers = [self._layer(number, layer) for number, layer in enumerate(layout.layers)]
+        head = layout.head
+        if len(layers) != heads.layers:
+            raise NotFusable("its number of layers differs")
+        self.vocabulary, self.rows = head.out_features, len(layout.embedding.weight)
         of_head = self._matrix(head, self.hidden, self.vocabulary)
         self.layers = (FusedLayer * len(layers))(*layers)
+        embedding = self._embedding(layout.embedding)
         self.model = FusedModel(
-            len(layers), self.hidden, self.inner, heads.kv_heads, heads.group, heads.dim, self.is_quantized,
-            heads.is_int8, self.rows, 0, heads.attention_tile_rows, self.epsilon, self.scale,
-            self._embedding(body.embed_tokens), self._norm(body.norm, self.hidden),
-            None, None, of_head,
+            layers=len(layers), hidden=self.hidden, inner=self.inner, kv_heads=heads.kv_heads, group=heads.group,
+            dim=heads.dim, is_quantized=self.is_quantized, has_int8_kv=heads.is_int8, embedding_rows=self.rows,
+            attention_tile_rows=heads.attention_tile_rows,
+            rotated=0 if self.rotation is None else self.rotation.rotated,
+            is_interleaved=self.rotation is not None and self.rotation.is_interleaved,
+            gates=self.gates, has_halves=self.has_halves,
+            embedding_scale=self._scale_of_rows(layout), residual_scale=layout.residual_scale,
+            logit_scale=layout.logit_scale, logit_cap=layout.logit_cap,
+            embedding=embedding, norm=self._norm(layout.norm, self.hidden), head=of_head,
         )  # fmt: skip
 
-    def _layer(self, layer: Any) -> FusedLayer:
-        attention, mlp, heads = layer.self_attn, layer.mlp, self.heads
-        for module, kind in ((attention, "attention"), (mlp, "mlp"), (layer, "layer")):
-            if {name for name, _ in module.named_children()} not in PARTS[kind]:
-                raise NotFusable(f"its {kind} has other parts")
-        if attention.scaling != self.scale:
-            raise NotFusable("its layers differ")
+    def _layer(self, number: int, layer: LayerLayout) -> FusedLayer:
+        attention, mlp, heads, hidden = layer.attention, layer.mlp, self.heads, self.hidden
         queries, pairs = heads.kv_heads * heads.group * heads.dim, heads.kv_heads * heads.dim
-        hidden, inner = self.hidden, self.inner
-        has_norms = hasattr(attention, "q_norm")
-        if any(one.bias is not None for one in (mlp.gate_proj, mlp.up_proj)):
-            raise NotFusable("its MLP has biases")
-        qkv = (
-            self._matrix(attention.q_proj, hidden, queries),
-            self._matrix(attention.k_proj, hidden, pairs),
-            self._matrix(attention.v_proj, hidden, pairs),
-        )
-        gated = self._matrix(mlp.gate_proj, hidden, inner), self._matrix(mlp.up_proj, hidden, inner)
-        if len({_rows_of(one) for one in qkv if WeightFormat(one.kind).has_byte_rows}) > 1:
+        widths = (queries, pairs, pairs) if len(attention.into) == 3 else (queries + 2 * pairs,)
+        qkv = [self._matrix(part, hidden, width) for part, width in zip(attention.into, widths, strict=True)]
+        if len({_rows_of(matrix) for matrix in qkv if WeightFormat(matrix.kind).has_byte_rows}) > 1:
             raise NotFusable("the rows of its queries, keys and values are quantized in different ways")
-        if len({(*_rows_of(one), one.block) for one in gated}) > 1:
+        if mlp.out.in_features != self.inner:
+            raise NotFusable("its layers differ")
+        wide = self.inner * (1 + mlp.has_gate) // len(mlp.into)
+        gated = [self._matrix(part, hidden, wide) for part in mlp.into]
+        if len({(*_rows_of(matrix), matrix.block) for matrix in gated}) > 1:
             raise NotFusable("the two matrices that gate its MLP are quantized differently")
+        norms = [self._norm(norm, hidden) for norm in layer.norms]
+        if layer.is_parallel and (norms[1].weight or norms[3].weight):
+            raise NotFusable("its MLP is beside its attention, and what both add is normed")
+        norm_q, norm_k = (self._norm(norm, None) for norm in layer.head_norms or (None, None))
+        sinks = None if attention.sinks is None else self._hold_floats(attention.sinks, heads.kv_heads * heads.group)
+        window = heads.windows[number] if heads.windows else None
+        through = Activation.silu_in_product if _gates_in_product(layer) else mlp.activation
         return FusedLayer(
-            self._norm(layer.input_layernorm, hidden), self._norm(layer.post_attention_layernorm, hidden),
-            self._norm(attention.q_norm, heads.dim) if has_norms else None,
-            self._norm(attention.k_norm, heads.dim) if has_norms else None,
-            (Matrix * 3)(*qkv),
-            self._matrix(attention.o_proj, queries, hidden),
-            (Matrix * 2)(*gated),
-            self._matrix(mlp.down_proj, inner, hidden),
+            norm_in=norms[0], after_attention=norms[1], norm_mid=norms[2], after_mlp=norms[3],
+            norm_q=norm_q, norm_k=norm_k, sinks=sinks, scale=attention.scale, cap=attention.cap,
+            rope=layer.rope, window=self.windows.index(window),
+            norms_all_heads=attention.norms_all_heads, is_parallel=layer.is_parallel,
+            qkv_count=len(qkv), gated_count=len(gated), activation=through, has_gate=mlp.has_gate,
+            qkv=_filled(qkv, 3), out=self._matrix(attention.out, queries, hidden),
+            gated=_filled(gated, 2), down=self._matrix(mlp.out, self.inner, hidden),
         )  # fmt: skip
 
     def _matrix(self, layer: Any, inputs: int, outputs: int) -> Matrix:
@@ -123,15 +127,31 @@ class FusedWeights:
             return None
         if not isinstance(layer, GgufEmbedding):
             return self._hold(layer.weight, self.rows, self.hidden)
-        if layer.factor is not None or layer.dtype != self.heads.dtype:
-            raise NotFusable("its embedding is scaled")
+        if layer.dtype != self.heads.dtype:
+            raise NotFusable("its embedding has another number format")
         self.unpack_rows = layer
         return None
 
-    def _norm(self, layer: Any, width: int) -> int:
-        if layer.variance_epsilon != self.epsilon or layer.weight.shape != (width,):
+    def _scale_of_rows(self, layout: ModelLayout) -> float:
+        """Return what C multiplies the rows of the embedding by; rows in blocks are scaled where they are unpacked."""
+        factor = getattr(self.unpack_rows, "factor", None)
+        return layout.embedding_scale if factor is None else layout.embedding_scale / float(factor.to(self.heads.dtype))
+
+    def _norm(self, norm: NormLayout | None, width: int | None) -> FusedNorm:
+        if norm is None:
+            return FusedNorm()
+        if width is not None and norm.weight.numel() != width:
             raise NotFusable("its norms differ")
-        return self._hold(layer.weight, width)
+        count = norm.weight.numel()
+        is_plain = norm.kind is NormKind.rms_in_steps
+        weight = self._hold(norm.weight, count) if is_plain else self._hold_floats(norm.weight, count)
+        bias = None if norm.bias is None else self._hold_floats(norm.bias, count)
+        return FusedNorm(weight, bias, norm.kind, norm.epsilon)
+
+    def _hold_floats(self, tensor: torch.Tensor, count: int) -> int:
+        """Keep numbers alive in float32, and return their address."""
+        self._kept.append(tensor.detach().float().contiguous())
+        return native.pointer(self._kept[-1], torch.float32, count)
 
     def _hold(self, tensor: torch.Tensor, *shape: int) -> int:
         """Keep a tensor alive, and return its address."""
@@ -146,8 +166,6 @@ def check_fusable(model: Any, heads: Heads, kernels: native.Kernels) -> None:
     """Reject a model that C cannot run, whatever its parts are."""
     if not kernels.has("fused_forward", heads.dtype):
         raise NotFusable("this processor has no products of such numbers")
-    if not heads.plain_softmax:
-        raise NotFusable("its softmax has caps or sinks")
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         raise NotFusable("its layers have hooks")
 
@@ -157,3 +175,26 @@ def _rows_of(matrix: Matrix) -> tuple[float, ...]:
     zero_point = matrix.zero_point if matrix.kind == WeightFormat.int8_stored else 0
     row_part = ROW_PARTS[matrix.block] if matrix.kind == WeightFormat.byte_blocks else 0
     return matrix.kind, matrix.threshold, matrix.row_scale, zero_point, row_part
+
+
+def _gates_in_product(layer: LayerLayout) -> bool:
+    """Whether two matrices gate each other in the registers, as SiLU does without biases."""
+    mlp = layer.mlp
+    is_plain = all(part.bias is None for part in mlp.into)
+    return mlp.activation is Activation.silu and mlp.has_gate and len(mlp.into) == 2 and is_plain
+
+
+def _gates_of(layer: LayerLayout, inner: int) -> int:
+    """Return how many numbers of a token an MLP computes before they go through its function."""
+    return 0 if _gates_in_product(layer) else inner * (1 + layer.mlp.has_gate)
+
+
+def _has_halves(layout: ModelLayout) -> bool:
+    """Whether what attention or an MLP computes is not added as it is, or an MLP beside attention has its own norm."""
+    apart = layout.residual_scale != 1 or any(layer.norms[1] or layer.norms[3] for layer in layout.layers)
+    return apart or any(layer.is_parallel and layer.norms[2] for layer in layout.layers)
+
+
+def _filled(matrices: Sequence[Matrix], count: int) -> Any:
+    """Return an array of so many matrices for C."""
+    return (Matrix * count)(*matrices, *[NO_MATRIX] * (count - len(matrices)))

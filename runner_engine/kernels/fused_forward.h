@@ -1,4 +1,4 @@
-/* A whole forward pass of a plain Llama in a single call, for one number format (T, PACK, NAME: see kernels.c): one
+/* A whole forward pass of a decoder in a single call, for one number format (T, PACK, NAME: see kernels.c): one
    region of threads, which go through its phases together. Between two steps that are two operations in torch, numbers
    are rounded as torch rounds them. */
 
@@ -19,6 +19,7 @@ typedef struct {
   int64_t q_width, kv_width, qkv_width; /* of all heads of a token */
   void *x, *normed; /* [tokens, hidden] */
   void *qkv, *inner; /* [tokens, qkv_width], [tokens, widest of the rest] */
+  void *half, *gates; /* [tokens, hidden]: what is added to x later; [tokens, gates of the model] */
   int64_t *part_out, *part_top, *part_sum; /* addresses of each part's outputs, maxima and sums, as in attention_view */
   int64_t *first_tile; /* of each part, counted on over heads and rows; the last entry is the number of all tiles */
   int64_t tile_rows;   /* of a tile of shared keys: rows that are multiplied together */
@@ -35,46 +36,41 @@ INLINE void end_attention(void) {
 }
 #endif
 
-/* Rotates the heads [count, dim] of one token to its position (RoPE), after their norms where there are any. */
-INLINE void NAME(rotate)(T *heads, int64_t count, int64_t dim, const T *norm, float epsilon, const T *cos,
-                         const T *sin) {
-  const int64_t half = dim / 2;
-  for (int64_t h = 0; h < count; h++, heads += dim) {
-    if (norm) NAME(norm_row)(heads, norm, dim, epsilon, heads);
-    int64_t first = 0;
-#ifdef HAS_AVX512
-    for (; first + LANES <= half; first += LANES) {
-      T *low = heads + first, *high = low + half;
-      const __m512 a = NAME(load_16)(low), b = NAME(load_16)(high);
-      const __m512 cos_low = NAME(load_16)(cos + first), sin_low = NAME(load_16)(sin + first);
-      const __m512 cos_high = NAME(load_16)(cos + half + first), sin_high = NAME(load_16)(sin + half + first);
-      const __m512 ac = NAME(round_16)(_mm512_mul_ps(a, cos_low)), bs = NAME(round_16)(_mm512_mul_ps(b, sin_low));
-      const __m512 bc = NAME(round_16)(_mm512_mul_ps(b, cos_high)), as = NAME(round_16)(_mm512_mul_ps(a, sin_high));
-      NAME(store_16)(low, _mm512_sub_ps(ac, bs));
-      NAME(store_16)(high, _mm512_add_ps(bc, as));
-    }
-#endif
-#pragma omp simd
-    for (int64_t d = first; d < half; d++) {
-      const float a = NAME(to_float)(heads[d]), b = NAME(to_float)(heads[d + half]);
-      const float cos_low = NAME(to_float)(cos[d]), sin_low = NAME(to_float)(sin[d]);
-      const float cos_high = NAME(to_float)(cos[d + half]), sin_high = NAME(to_float)(sin[d + half]);
-      heads[d] = NAME(from_float)(NAME(rounded)(a * cos_low) - NAME(rounded)(b * sin_low));
-      heads[d + half] = NAME(from_float)(NAME(rounded)(b * cos_high) + NAME(rounded)(a * sin_high));
-    }
-  }
-}
-
 /* ------------------------------------------------------------------------------------------ the products of a layer */
+
+/* Whether what comes out of attention or of an MLP is added to the tokens as it is */
+INLINE int NAME(adds_at_once)(const fused_pass *s, const fused_norm *after) {
+  return !after->weight && s->model->residual_scale == 1;
+}
 
 INLINE product NAME(fused_product)(const fused_pass *s, const void *x, int64_t rows, int64_t inputs, const matrix *m,
                                    int64_t count, int output_mode, void *out, int64_t stride) {
   return product_of(x, rows, inputs, m, count, output_mode, out, stride, &s->work, sizeof(T), s->threads);
 }
 
-static product NAME(qkv_product)(const fused_pass *s, int64_t layer) {
-  return NAME(fused_product)(s, s->normed, s->in->tokens, s->model->hidden, s->layers[layer].qkv, 3, STORE, s->qkv,
+static product NAME(qkv_product)(const fused_pass *s, int64_t l) {
+  const fused_layer *layer = s->layers + l;
+  const void *x = layer->norm_in.weight ? s->normed : s->x;
+  return NAME(fused_product)(s, x, s->in->tokens, s->model->hidden, layer->qkv, layer->qkv_count, STORE, s->qkv,
                              s->qkv_width);
+}
+
+/* Into what the MLP's function reads, or through the function */
+static product NAME(gated_product)(const fused_pass *s, const fused_layer *layer) {
+  const fused_model *m = s->model;
+  const int is_through = layer->activation == SILU_IN_PRODUCT;
+  const void *in_parallel = layer->norm_mid.weight ? s->half : s->normed;
+  const void *in_turn = layer->norm_mid.weight ? s->normed : s->x;
+  return NAME(fused_product)(s, layer->is_parallel ? in_parallel : in_turn, s->in->tokens, m->hidden, layer->gated,
+                             layer->gated_count, is_through ? GATED : STORE, is_through ? s->inner : s->gates,
+                             is_through ? m->inner : layer->has_gate ? 2 * m->inner : m->inner);
+}
+
+/* Attention's or an MLP's last product: it is added to the tokens, or what follows it does so. */
+static product NAME(last_product)(const fused_pass *s, const fused_norm *after, int64_t inputs, const matrix *m) {
+  const int adds = NAME(adds_at_once)(s, after);
+  return NAME(fused_product)(s, s->inner, s->in->tokens, inputs, m, 1, adds ? ADD : STORE, adds ? s->x : s->half,
+                             s->model->hidden);
 }
 
 static product NAME(logits_product)(const fused_pass *s) {
@@ -90,6 +86,18 @@ INLINE void NAME(product_and_wait)(const fused_pass *s, const product *p, const 
 
 /* ------------------------------------------------------------------------------------------ phases between products */
 
+/* The norms of a token that a layer, or the head, begins with; `also`: of an MLP beside attention, or 0 */
+INLINE void NAME(norm_token)(const fused_pass *s, const fused_norm *norm, const fused_norm *also, int64_t t, const T *x) {
+  const int64_t hidden = s->model->hidden;
+  if (also) NAME(norm_by)(also, x, hidden, (T *)s->half + t * hidden);
+  if (norm->weight) NAME(norm_by)(norm, x, hidden, (T *)s->normed + t * hidden);
+}
+
+/* The norm of an MLP that reads what attention reads, or 0 */
+INLINE const fused_norm *NAME(norm_beside)(const fused_layer *layer) {
+  return layer->is_parallel && layer->norm_mid.weight ? &layer->norm_mid : 0;
+}
+
 static void NAME(embed_tokens)(const fused_pass *s, phase *now) {
   const fused_model *m = s->model;
   const int64_t tokens = s->in->tokens, chunk = chunk_of(tokens, s->threads), chunks = ceil_div(tokens, chunk);
@@ -97,7 +105,10 @@ static void NAME(embed_tokens)(const fused_pass *s, phase *now) {
     FOR_EACH_ITEM(t, i, chunk, tokens) {
       T *x = (T *)s->x + t * m->hidden;
       memcpy(x, (const T *)m->embedding + s->in->ids[t] * m->hidden, m->hidden * sizeof(T));
-      NAME(norm_row)(x, s->layers->norm_in, m->hidden, m->epsilon, (T *)s->normed + t * m->hidden);
+      if (m->embedding_scale != 1)
+#pragma omp simd
+        for (int64_t d = 0; d < m->hidden; d++) x[d] = NAME(from_float)(NAME(to_float)(x[d]) * m->embedding_scale);
+      NAME(norm_token)(s, &s->layers->norm_in, NAME(norm_beside)(s->layers), t, x);
     }
   barrier(now, chunks, s->is_alone);
 }
@@ -118,22 +129,69 @@ static void NAME(rotate_and_store)(const fused_pass *s, int64_t l, phase *now) {
   FOR_EACH_CHUNK(i, now, chunks, s->is_alone)
     FOR_EACH_ITEM(t, i, chunk, in->tokens) {
       T *q = (T *)s->qkv + t * s->qkv_width, *k = q + s->q_width, *v = k + s->kv_width;
-      const T *cos = (const T *)m->cos + in->positions[t] * dim, *sin = (const T *)m->sin + in->positions[t] * dim;
-      NAME(rotate)(q, m->kv_heads * m->group, dim, layer->norm_q, m->epsilon, cos, sin);
-      NAME(rotate)(k, m->kv_heads, dim, layer->norm_k, m->epsilon, cos, sin);
+      NAME(norm_and_rotate)(m, layer, &layer->norm_q, q, m->kv_heads * m->group, in->positions[t]);
+      NAME(norm_and_rotate)(m, layer, &layer->norm_k, k, m->kv_heads, in->positions[t]);
       for (int64_t h = 0; h < m->kv_heads && !in->is_step; h++)
         NAME(put)(m, in->arenas + in->slot[t], l * m->kv_heads + h, k + h * dim, v + h * dim, in->place[t]);
     }
   barrier(now, chunks, s->is_alone);
 }
 
-/* The norm of `count` tokens, or of those to keep: [count, hidden] */
-static void NAME(norm_tokens)(const fused_pass *s, const T *norm, int64_t count, const int32_t *keep, phase *now) {
+/* Adds what attention or an MLP has computed to `count` tokens, or to those to keep, where its product has not done so,
+   and applies the norms of what comes next. after: its own norm */
+static void NAME(end_half)(const fused_pass *s, const fused_norm *after, const fused_norm *norm, const fused_norm *also,
+                           int64_t count, const int32_t *keep, phase *now) {
   const int64_t hidden = s->model->hidden, chunk = chunk_of(count, s->threads), chunks = ceil_div(count, chunk);
+  const float scale = s->model->residual_scale;
+  const int is_added = NAME(adds_at_once)(s, after);
   FOR_EACH_CHUNK(i, now, chunks, s->is_alone)
-    FOR_EACH_ITEM(t, i, chunk, count)
-      NAME(norm_row)((T *)s->x + (keep ? keep[t] : t) * hidden, norm, hidden, s->model->epsilon,
-                     (T *)s->normed + t * hidden);
+    FOR_EACH_ITEM(t, i, chunk, count) {
+      const int64_t token = keep ? keep[t] : t;
+      T *x = (T *)s->x + token * hidden, *normed = (T *)s->normed + t * hidden;
+      if (!is_added) {
+        const T *half = (const T *)s->half + token * hidden, *before = x;
+        if (after->weight) NAME(norm_by)(after, half, hidden, normed), half = normed;
+        if (keep) x = normed; /* nobody reads x any more, and a token may be kept twice */
+#pragma omp simd
+        for (int64_t d = 0; d < hidden; d++)
+          x[d] = NAME(from_float)(NAME(to_float)(before[d]) + NAME(rounded)(scale * NAME(to_float)(half[d])));
+      }
+      NAME(norm_token)(s, norm, also, t, x);
+    }
+  barrier(now, chunks, s->is_alone);
+}
+
+#define ACTIVATED_AT_ONCE 512
+
+/* What an MLP has computed goes through its function. */
+static void NAME(activate)(const fused_pass *s, const fused_layer *layer, phase *now) {
+  const int64_t inner = s->model->inner, pieces = ceil_div(inner, ACTIVATED_AT_ONCE), all = s->in->tokens * pieces;
+  const int64_t chunk = chunk_of(all, s->threads), chunks = ceil_div(all, chunk);
+  FOR_EACH_CHUNK(i, now, chunks, s->is_alone)
+    FOR_EACH_ITEM(j, i, chunk, all) {
+      const int64_t t = j / pieces, first = j % pieces * ACTIVATED_AT_ONCE;
+      const int64_t some = inner - first < ACTIVATED_AT_ONCE ? inner - first : ACTIVATED_AT_ONCE;
+      const T *x = (const T *)s->gates + t * (layer->has_gate ? 2 * inner : inner) + first;
+      NAME(activate_row)(layer->activation, x, layer->has_gate ? x + inner : 0, some, (T *)s->inner + t * inner + first);
+    }
+  barrier(now, chunks, s->is_alone);
+}
+
+#define LOGITS_AT_ONCE 2048
+
+/* Scales and caps the logits. */
+static void NAME(finish_logits)(const fused_pass *s, phase *now) {
+  const fused_model *m = s->model;
+  const int64_t all = s->in->kept * m->head.outputs, chunks = ceil_div(all, LOGITS_AT_ONCE);
+  FOR_EACH_CHUNK(i, now, chunks, s->is_alone) {
+    const int64_t first = i * LOGITS_AT_ONCE, end = first + LOGITS_AT_ONCE < all ? first + LOGITS_AT_ONCE : all;
+    T *logits = (T *)s->in->logits;
+#pragma omp simd
+    for (int64_t j = first; j < end; j++) {
+      const float x = NAME(to_float)(logits[j]) * m->logit_scale;
+      logits[j] = NAME(from_float)(m->logit_cap ? soft_cap(x, m->logit_cap) : x);
+    }
+  }
   barrier(now, chunks, s->is_alone);
 }
 
@@ -155,7 +213,9 @@ static void NAME(attend_own)(const fused_pass *s, int64_t layer, int64_t t, int6
                              int64_t then_head) {
   const fused_model *m = s->model;
   const fused_tokens *in = s->in;
+  const fused_layer *of = s->layers + layer;
   const int64_t dim = m->dim, group = m->group, head = layer * m->kv_heads + h;
+  const int32_t *from = in->own_from[of->window];
   const kv_arena *arena = in->arenas + in->slot[t];
   T *q = (T *)s->qkv + t * s->qkv_width, *k = q + s->q_width + h * dim;
   int64_t rows[in->parts + 1];
@@ -164,7 +224,8 @@ static void NAME(attend_own)(const fused_pass *s, int64_t layer, int64_t t, int6
     rows[p] = of_part < 0 ? -1 : (h * in->part[p].tokens + of_part) * group;
   }
   if (in->is_step) NAME(put)(m, arena, head, k, k + s->kv_width, in->seen[t] - 1);
-  const attention_view view = {0, in->seen[t], m->scale, 0, 0, in->parts, s->part_out, s->part_top, s->part_sum,
+  const attention_view view = {from ? from[t] : 0, in->seen[t], of->scale, of->cap,
+                               of->sinks ? of->sinks + h * group : 0, in->parts, s->part_out, s->part_top, s->part_sum,
                                NAME(attends_own_by_tiles)(m), rows};
   const kv_arena *next = in->arenas + in->slot[then];
   const int64_t next_head = layer * m->kv_heads + then_head;
@@ -202,14 +263,17 @@ INLINE int NAME(attends_in_tile_order)(const fused_model *m) {
 #endif
 }
 
-/* The own keys and values of some tokens, to be prefetched evenly while the keys that they share are multiplied */
-static prefetch_queue NAME(prefetch_own_keys)(const fused_model *m, const fused_tokens *in, int64_t head,
-                                              int64_t first, int64_t after, memory_range *ranges) {
+/* The own keys and values of some tokens, to be prefetched evenly while the keys that they share are multiplied. begins: of
+   each token the first place that it sees, or 0 */
+static prefetch_queue NAME(prefetch_own_keys)(const fused_model *m, const fused_tokens *in, const int32_t *begins,
+                                              int64_t head, int64_t first, int64_t after, memory_range *ranges) {
   const int64_t dim = m->dim, place_bytes = m->has_int8_kv ? dim + SCALE_BYTES : dim * (int64_t)sizeof(T);
   int64_t count = 0, bytes = 0, keys = 0;
   for (int64_t t = first; t < after && bytes < PREFETCH_BYTES; t++) {
     const kv_arena *arena = in->arenas + in->slot[t];
-    const int64_t size = ceil_div(in->seen[t], LANES) * LANES * place_bytes, from = head * arena->capacity * place_bytes;
+    const int64_t begin = begins ? begins[t] / LANES * LANES : 0, end = ceil_div(in->seen[t], LANES) * LANES;
+    const int64_t size = (end > begin ? end - begin : 0) * place_bytes;
+    const int64_t from = (head * arena->capacity + begin) * place_bytes;
     const char *of[2] = {(char *)arena->keys + from, (char *)arena->values + from};
     for (int i = 0; i < 2; i++) ranges[count++] = (memory_range){of[i], of[i] + size};
     bytes += 2 * size;
@@ -232,12 +296,14 @@ static prefetch_queue NAME(prefetch_own_keys)(const fused_model *m, const fused_
 /* Tile i of a part */
 static void NAME(attend_part)(const fused_pass *s, int64_t layer, int64_t p, int64_t i, prefetch_queue *next) {
   const fused_model *m = s->model;
+  const fused_layer *of = s->layers + layer;
   const shared_part *part = s->in->part + p;
+  const int32_t *from = part->from[of->window];
   const T *q = (const T *)s->qkv + part->first * s->qkv_width;
 #if defined(HAS_TILES) && PACK == 2
 #define ATTEND(NAME)                                                                                               \
   NAME(attend_task)(i, q, m->dim, s->qkv_width, part->chosen, part->tokens, part->arena, layer, m->kv_heads, m->group, \
-                    m->dim, part->sees, part->causal, 0, m->scale, 0, (T *)s->part_out[p], (float *)s->part_top[p],    \
+                    m->dim, part->sees, part->causal, from, of->scale, of->cap, (T *)s->part_out[p], (float *)s->part_top[p],    \
                     (float *)s->part_sum[p], m->attention_tile_rows, next)
   if (is_in_tile_order(m->attention_tile_rows, m->dim)) {
     if (m->has_int8_kv) ATTEND(INT8_NAME);
@@ -248,7 +314,7 @@ static void NAME(attend_part)(const fused_pass *s, int64_t layer, int64_t p, int
 #endif
 #define ATTEND(NAME)                                                                                               \
   NAME(attend_tile)(i, q, m->dim, s->qkv_width, part->chosen, part->tokens, part->arena, layer, m->kv_heads, m->group, \
-                    m->dim, part->sees, part->causal, 0, m->scale, 0, (T *)s->part_out[p], (float *)s->part_top[p],    \
+                    m->dim, part->sees, part->causal, from, of->scale, of->cap, (T *)s->part_out[p], (float *)s->part_top[p],    \
                     (float *)s->part_sum[p], next)
   if (m->has_int8_kv) ATTEND(INT8_NAME);
   else ATTEND(NAME);
@@ -275,7 +341,8 @@ static void NAME(attend_interleaved)(const fused_pass *s, int64_t layer, phase *
     const int64_t first = (tiles - 1 - i % tiles) * s->tile_rows / m->group, h = i / tiles; /* as in attend_tile */
     const int64_t after = first + s->tile_rows / m->group < tokens ? first + s->tile_rows / m->group : tokens;
     memory_range ranges[2 * MOST_TILE_ROWS];
-    prefetch_queue next = NAME(prefetch_own_keys)(m, s->in, layer * m->kv_heads + h, first, after, ranges);
+    prefetch_queue next = NAME(prefetch_own_keys)(m, s->in, s->in->own_from[s->layers[layer].window],
+                                                        layer * m->kv_heads + h, first, after, ranges);
     for (int64_t p = 0; p < s->in->parts; p++) NAME(attend_part)(s, layer, p, i, &next);
     for (int64_t t = first; t < after; t++) NAME(attend_own)(s, layer, t, h, t + 1 < after ? t + 1 : t, h);
   }
@@ -285,16 +352,24 @@ static void NAME(attend_interleaved)(const fused_pass *s, int64_t layer, phase *
 
 /* ----------------------------------------------------------------------------------------------------------- passes */
 
+/* The MLP of a layer, after its norm; `later` comes next. */
+static void NAME(forward_mlp)(const fused_pass *s, int64_t l, const product *to_gated, const product *later, phase **now) {
+  const fused_layer *layer = s->layers + l;
+  const product to_down = NAME(last_product)(s, &layer->after_mlp, s->model->inner, &layer->down);
+  NAME(product_and_wait)(s, to_gated, &to_down, now);
+  if (layer->activation != SILU_IN_PRODUCT) NAME(activate)(s, layer, (*now)++);
+  NAME(product_and_wait)(s, &to_down, later, now);
+  end_part(PRODUCTS_OF_LAYERS);
+}
+
 static void NAME(forward_layer)(const fused_pass *s, int64_t l, phase **now) {
   const fused_model *m = s->model;
-  const fused_layer *layer = s->layers + l;
-  const int64_t tokens = s->in->tokens, hidden = m->hidden;
+  const fused_layer *layer = s->layers + l, *next = layer + 1;
+  const int64_t tokens = s->in->tokens;
   const int is_last = l + 1 == m->layers;
   const product to_qkv = NAME(qkv_product)(s, l);
-  const product to_out = NAME(fused_product)(s, s->inner, tokens, s->q_width, &layer->out, 1, ADD, s->x, hidden);
-  const product to_gated =
-      NAME(fused_product)(s, s->normed, tokens, hidden, layer->gated, 2, GATED, s->inner, m->inner);
-  const product to_down = NAME(fused_product)(s, s->inner, tokens, m->inner, &layer->down, 1, ADD, s->x, hidden);
+  const product to_out = NAME(last_product)(s, &layer->after_attention, s->q_width, &layer->out);
+  const product to_gated = NAME(gated_product)(s, layer);
   const product later = is_last ? NAME(logits_product)(s) : NAME(qkv_product)(s, l + 1);
 
   NAME(product_and_wait)(s, &to_qkv, &to_out, now);
@@ -309,13 +384,11 @@ static void NAME(forward_layer)(const fused_pass *s, int64_t l, phase **now) {
   end_part(ATTENTION);
   NAME(product_and_wait)(s, &to_out, &to_gated, now);
   end_part(PRODUCTS_OF_LAYERS);
-  NAME(norm_tokens)(s, layer->norm_mid, tokens, 0, (*now)++);
+  if (!layer->is_parallel) NAME(end_half)(s, &layer->after_attention, &layer->norm_mid, 0, tokens, 0, (*now)++);
   end_part(NORMS_AND_ROPE);
-  NAME(product_and_wait)(s, &to_gated, &to_down, now);
-  NAME(product_and_wait)(s, &to_down, &later, now);
-  end_part(PRODUCTS_OF_LAYERS);
-  if (is_last) NAME(norm_tokens)(s, m->norm, s->in->kept, s->in->keep, (*now)++);
-  else NAME(norm_tokens)(s, s->layers[l + 1].norm_in, tokens, 0, (*now)++);
+  NAME(forward_mlp)(s, l, &to_gated, &later, now);
+  if (is_last) NAME(end_half)(s, &layer->after_mlp, &m->norm, 0, s->in->kept, s->in->keep, (*now)++);
+  else NAME(end_half)(s, &layer->after_mlp, &next->norm_in, NAME(norm_beside)(next), tokens, 0, (*now)++);
   end_part(NORMS_AND_ROPE);
 }
 
@@ -343,7 +416,7 @@ static void NAME(lay_out_parts)(fused_pass *s, char **workspace) {
 int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, const fused_tokens *in, int threads) {
   const int64_t wrong = check_fused(m, layers, in, PACK);
   if (wrong) return wrong;
-  const int64_t tokens = in->tokens, parts = in->parts, phases = m->layers * LAYER_PHASES + PRODUCT_PHASES + 1;
+  const int64_t tokens = in->tokens, parts = in->parts, phases = m->layers * LAYER_PHASES + PRODUCT_PHASES + 2;
   int64_t part_out[parts + 1], part_top[parts + 1], part_sum[parts + 1], first_tile[parts + 1];
   char *workspace = in->workspace;
   phase *first = allocate(&workspace, phases * sizeof(phase));
@@ -355,6 +428,8 @@ int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, con
   s.normed = allocate(&workspace, tokens * m->hidden * sizeof(T));
   s.qkv = allocate(&workspace, tokens * s.qkv_width * sizeof(T));
   s.inner = allocate(&workspace, tokens * (s.q_width > m->inner ? s.q_width : m->inner) * sizeof(T));
+  if (m->has_halves) s.half = allocate(&workspace, tokens * m->hidden * sizeof(T));
+  if (m->gates) s.gates = allocate(&workspace, tokens * m->gates * sizeof(T));
   first_tile[0] = 0;
   NAME(lay_out_parts)(&s, &workspace);
   const int64_t wide = s.q_width > m->hidden ? s.q_width : m->hidden, widest = wide > m->inner ? wide : m->inner;
@@ -372,6 +447,10 @@ int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, con
     for (int64_t l = 0; l < m->layers; l++) NAME(forward_layer)(&s, l, &now);
     const product to_logits = NAME(logits_product)(&s);
     NAME(run_product)(&to_logits, 0, &now, threads);
+    if (m->logit_scale != 1 || m->logit_cap) {
+      barrier(now++, to_logits.tasks, s.is_alone);
+      NAME(finish_logits)(&s, now);
+    }
     end_part(PRODUCT_OF_HEAD);
   }
   free(s.work.wide_rows);

@@ -1,18 +1,48 @@
 /* What a fused forward pass gets from Python, and its check; the pass is in fused_forward.h. */
 
 #define PRODUCT_PHASES 3 /* that products.h goes through */
-#define LAYER_PHASES (4 * PRODUCT_PHASES + 5) /* beside them: the embedding, and the product of the head */
+#define LAYER_PHASES (4 * PRODUCT_PHASES + 6) /* beside them: the embedding, the product of the head, what follows it */
+
+/* Kinds of norms (fused_rows.h): by the root mean square, rounded before the weight as in Llama, or only at the end; or
+   with the mean subtracted, too. */
+enum { RMS_IN_STEPS, RMS_AT_ONCE, LAYER_NORM };
+
+typedef struct {
+  const void *weight; /* of RMS_IN_STEPS in the model's format, else float32; 0: there is no such norm */
+  const float *bias;  /* float32, or 0 */
+  int64_t kind;
+  float epsilon, unused;
+} fused_norm;
+
+/* What an MLP goes through between its products. SILU_IN_PRODUCT: two matrices gate each other in the registers. */
+enum { SILU_IN_PRODUCT, SILU, GELU, TANH_GELU, RELU, SQUARED_RELU };
+
+#define ROPE_TABLES 2
 
 typedef struct {
   int64_t layers, hidden, inner, kv_heads, group, dim, is_quantized, has_int8_kv, embedding_rows, positions;
-  int64_t attention_tile_rows; /* as tile_rows of attend_shared */
-  float epsilon, scale;
-  const void *embedding, *norm, *cos, *sin; /* embedding [embedding_rows, hidden]; RoPE's cos, sin [positions, dim] */
+  int64_t attention_tile_rows;   /* as tile_rows of attend_shared */
+  int64_t rotated, is_interleaved; /* numbers of a head that are rotated; whether by neighbours and not by halves */
+  int64_t gates;                 /* numbers of a token that an MLP computes before they go through its function, or 0 */
+  int64_t has_halves;            /* whether attention or an MLP is not added to a token as it is */
+  float embedding_scale, residual_scale, logit_scale, logit_cap; /* logit_cap: 0 where there is none */
+  const void *embedding;         /* [embedding_rows, hidden] */
+  const float *cos[ROPE_TABLES], *sin[ROPE_TABLES]; /* [positions, rotated / 2]: of each point */
+  fused_norm norm;
   matrix head;
 } fused_model;
 
 typedef struct {
-  const void *norm_in, *norm_mid, *norm_q, *norm_k; /* of each query's and key's head, or 0 */
+  fused_norm norm_in, norm_mid;          /* before attention and before the MLP */
+  fused_norm after_attention, after_mlp; /* before each is added to the token */
+  fused_norm norm_q, norm_k;             /* before RoPE: of each head, or of all together */
+  const float *sinks;                    /* of each query head, or 0 */
+  float scale, cap;                      /* of scores; cap: 0 where there is none */
+  int64_t rope;                          /* which table, or -1: its heads are not rotated */
+  int64_t window;                        /* which of a pass's windows; the first one hides nothing */
+  int64_t norms_all_heads, is_parallel;  /* is_parallel: the MLP reads what attention reads */
+  int64_t qkv_count, gated_count;        /* matrices that compute these, side by side */
+  int64_t activation, has_gate;          /* has_gate: half of the MLP's numbers gate the other half */
   matrix qkv[3], out, gated[2], down;
 } fused_layer;
 
@@ -23,6 +53,7 @@ typedef struct {
   const int64_t *chosen; /* the tokens, or 0: the first of them and those behind it */
   int64_t first, tokens;
   const int32_t *row_of; /* of each token of the pass: its place among these, or -1 */
+  const int32_t *const *from; /* of each window: of each of these tokens the first place that it sees, or 0 */
 } shared_part;
 
 /* A flat list of tokens: each with its id, its position in its text, the slot and place where its keys and values go,
@@ -36,15 +67,18 @@ typedef struct {
   int64_t parts;
   const shared_part *part;
   void *workspace, *logits;
-  int64_t workspace_bytes;
+  int64_t workspace_bytes, windows;
+  const int32_t *const *own_from; /* of each window: of each token the first place of its slot that it sees, or 0 */
 } fused_tokens;
 
-/* The matrices of a layer; pack: how many numbers of a row are in 32 bits */
+/* What a layer has, and its matrices; pack: how many numbers of a row are in 32 bits */
 static int is_layer_readable(const fused_model *m, const fused_layer *layer, int64_t pack) {
   const int64_t width = m->kv_heads * m->group * m->dim;
-  for (int i = 0; i < 3; i++)
+  if ((layer->qkv_count != 1 && layer->qkv_count != 3) || layer->gated_count < 1 || layer->gated_count > 2) return 0;
+  if (layer->rope < -1 || layer->rope >= ROPE_TABLES || (layer->rope >= 0 && !m->cos[layer->rope])) return 0;
+  for (int i = 0; i < layer->qkv_count; i++)
     if (!is_readable(layer->qkv + i, m->hidden, pack)) return 0;
-  for (int i = 0; i < 2; i++)
+  for (int i = 0; i < layer->gated_count; i++)
     if (!is_readable(layer->gated + i, m->hidden, pack)) return 0;
   return is_readable(&layer->out, width, pack) && is_readable(&layer->down, m->inner, pack);
 }
@@ -53,11 +87,24 @@ static int is_layer_readable(const fused_model *m, const fused_layer *layer, int
 static int are_matrices_missing(const fused_model *m, const fused_layer *layers, int64_t pack) {
   int some = is_missing(&m->head, pack);
   for (const fused_layer *l = layers; l < layers + m->layers; l++) {
-    for (int i = 0; i < 3; i++) some |= is_missing(l->qkv + i, pack);
-    for (int i = 0; i < 2; i++) some |= is_missing(l->gated + i, pack);
+    for (int i = 0; i < l->qkv_count; i++) some |= is_missing(l->qkv + i, pack);
+    for (int i = 0; i < l->gated_count; i++) some |= is_missing(l->gated + i, pack);
     some |= is_missing(&l->out, pack) || is_missing(&l->down, pack);
   }
   return some;
+}
+
+/* Each layer has a window of the pass, and what these begin with are places. */
+static int64_t check_windows(const fused_model *m, const fused_layer *layers, const fused_tokens *in) {
+  for (int64_t l = 0; l < m->layers; l++)
+    if (layers[l].window < 0 || layers[l].window >= in->windows) REFUSE(WRONG_MATRIX, l);
+  for (int64_t w = 0; w < in->windows; w++) {
+    int64_t wrong = check_range(in->own_from[w], in->tokens, 0, INT32_MAX, WRONG_FIRST);
+    for (int64_t p = 0; !wrong && p < in->parts; p++)
+      wrong = check_range(in->part[p].from[w], in->part[p].tokens, 0, INT32_MAX, WRONG_FIRST);
+    if (wrong) return wrong;
+  }
+  return FINE;
 }
 
 static int64_t check_fused(const fused_model *m, const fused_layer *layers, const fused_tokens *in, int64_t pack) {
@@ -75,6 +122,8 @@ static int64_t check_fused(const fused_model *m, const fused_layer *layers, cons
     if (!wrong) wrong = check_range(one->row_of, in->tokens, -1, one->tokens - 1, WRONG_PART_ROW);
     if (wrong) return wrong;
   }
+  if ((wrong = check_windows(m, layers, in))) return wrong;
+  if (m->rotated < 0 || m->rotated > m->dim || m->rotated % 2) REFUSE(WRONG_HEADS, 0);
   if (m->has_int8_kv && !(pack == 2 ? has_int8_kv_bf16 : has_int8_kv_f32)) REFUSE(MISSING_UNIT, 1);
   if (are_matrices_missing(m, layers, pack)) REFUSE(MISSING_UNIT, 0);
   for (int64_t l = 0; l < m->layers; l++)

@@ -73,6 +73,7 @@
 #include "row_int8.h"
 #endif
 #include "products.h"
+#include "fused_rows.h"
 #include "fused_forward.h"
 #undef T
 #undef PACK
@@ -109,6 +110,7 @@
 #include "row_int8.h"
 #endif
 #include "products.h"
+#include "fused_rows.h"
 #include "fused_forward.h"
 #include "sampling.h"
 #if IS_IN(SHARED)

@@ -17,7 +17,8 @@ MAX_GROUP = 16
 MAX_DIM = 512
 SHIFT = 128  # is added to quantized rows, so that they have no sign
 PRODUCT_PHASES = 3
-LAYER_PHASES = 4 * PRODUCT_PHASES + 5
+LAYER_PHASES = 4 * PRODUCT_PHASES + 6
+ROPE_TABLES = 2  # of a model at most
 PHASE_BYTES = 128
 NO_TILES = 2**62  # of `tile_rows`: any number of rows goes by vectors, in the order of tiles
 
@@ -54,6 +55,25 @@ class CodeType(IntEnum):
     integers = 0
     table = 1  # of 16 values
     e4m3 = 2  # float8
+
+
+class NormKind(IntEnum):
+    """What a norm computes (fused_rows.h)."""
+
+    rms_in_steps = 0  # rounded before it is multiplied by the weight, as in Llama
+    rms_at_once = 1
+    layer_norm = 2
+
+
+class Activation(IntEnum):
+    """What an MLP goes through between its products."""
+
+    silu_in_product = 0  # two matrices gate each other in the registers
+    silu = 1
+    gelu = 2
+    tanh_gelu = 3
+    relu = 4
+    squared_relu = 5
 
 
 class Refusal(IntEnum):
@@ -128,6 +148,16 @@ class Matrix(ctypes.Structure):
     )
 
 
+class FusedNorm(ctypes.Structure):
+    """fused_norm in fused_structs.h; without a weight there is no such norm."""
+
+    _fields_ = (
+        *_fields(ctypes.c_void_p, "weight", "bias"),
+        ("kind", ctypes.c_int64),
+        *_fields(ctypes.c_float, "epsilon", "unused"),
+    )
+
+
 class FusedModel(ctypes.Structure):
     """fused_model in fused_structs.h."""
 
@@ -136,8 +166,11 @@ class FusedModel(ctypes.Structure):
             ctypes.c_int64, "layers", "hidden", "inner", "kv_heads", "group", "dim", "is_quantized", "has_int8_kv"
         ),
         *_fields(ctypes.c_int64, "embedding_rows", "positions", "attention_tile_rows"),
-        *_fields(ctypes.c_float, "epsilon", "scale"),
-        *_fields(ctypes.c_void_p, "embedding", "norm", "cos", "sin"),
+        *_fields(ctypes.c_int64, "rotated", "is_interleaved", "gates", "has_halves"),
+        *_fields(ctypes.c_float, "embedding_scale", "residual_scale", "logit_scale", "logit_cap"),
+        ("embedding", ctypes.c_void_p),
+        *_fields(ctypes.c_void_p * ROPE_TABLES, "cos", "sin"),
+        ("norm", FusedNorm),
         ("head", Matrix),
     )
 
@@ -146,7 +179,11 @@ class FusedLayer(ctypes.Structure):
     """fused_layer in fused_structs.h."""
 
     _fields_ = (
-        *_fields(ctypes.c_void_p, "norm_in", "norm_mid", "norm_q", "norm_k"),
+        *_fields(FusedNorm, "norm_in", "norm_mid", "after_attention", "after_mlp", "norm_q", "norm_k"),
+        ("sinks", ctypes.c_void_p),
+        *_fields(ctypes.c_float, "scale", "cap"),
+        *_fields(ctypes.c_int64, "rope", "window", "norms_all_heads", "is_parallel"),
+        *_fields(ctypes.c_int64, "qkv_count", "gated_count", "activation", "has_gate"),
         ("qkv", Matrix * 3),
         ("out", Matrix),
         ("gated", Matrix * 2),
@@ -162,7 +199,7 @@ class SharedPart(ctypes.Structure):
         *_fields(ctypes.c_int64, "sees", "causal"),
         ("chosen", ctypes.c_void_p),
         *_fields(ctypes.c_int64, "first", "tokens"),
-        ("row_of", ctypes.c_void_p),
+        *_fields(ctypes.c_void_p, "row_of", "from"),
     )
 
 
@@ -177,13 +214,15 @@ class FusedTokens(ctypes.Structure):
         ("keep", ctypes.c_void_p),
         ("parts", ctypes.c_int64),
         *_fields(ctypes.c_void_p, "part", "workspace", "logits"),
-        ("workspace_bytes", ctypes.c_int64),
+        *_fields(ctypes.c_int64, "workspace_bytes", "windows"),
+        ("own_from", ctypes.c_void_p),
     )
 
 
 STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "kv_arena": KvArenaEntry,
     "matrix": Matrix,
+    "fused_norm": FusedNorm,
     "fused_model": FusedModel,
     "fused_layer": FusedLayer,
     "shared_part": SharedPart,
@@ -209,9 +248,12 @@ def of_python() -> dict[str, int]:
         "MAX_GROUP": MAX_GROUP,
         "MAX_DIM": MAX_DIM,
         "SCALE_BYTES": SCALE_BYTES,
+        "ROPE_TABLES": ROPE_TABLES,
     }
     phases = {"PRODUCT_PHASES": PRODUCT_PHASES, "LAYER_PHASES": LAYER_PHASES, "sizeof phase": PHASE_BYTES}
-    enums = {one.name.upper(): int(one) for enum in (WeightFormat, CodeType, Refusal) for one in enum}
+    enums = {
+        one.name.upper(): int(one) for enum in (WeightFormat, CodeType, NormKind, Activation, Refusal) for one in enum
+    }
     parameters = {name.upper(): place for place, name in enumerate(PARAMETERS)}
     numbers = sizes | phases | enums | parameters | FOR_QUANTIZED
     for name, structure in STRUCTURES.items():

@@ -1,0 +1,152 @@
+"""How fast is each family that streams, at one small shape? `python bench/engine/families.py [FAMILY …] [--rounds 3]`.
+
+Every family of docs/families.md that is decoded continuously is built with random weights: 4 layers, a hidden size of
+256, 4 heads on 2, an MLP of 512, in bfloat16. A dense qwen3 of the same size is measured beside each, by turns, so that
+other work on the machine affects both. The last column says whether a pass is a single call of C, or why not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import statistics
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from runner_base import Dtype
+from runner_engine import CHOICES, LocalModelConfig, ModelSpec, Request, complete, resolve
+from runner_engine.local.engine import LocalEngine
+from runner_engine.sessions.stats import EngineStats
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[up]) for up in (1, 2)]  # bench/, and tools/ beside it
+
+from engines import head_line  # noqa: E402
+
+from tools import families  # noqa: E402
+
+BESIDE = "qwen3"
+SHAPE: dict[str, Any] = {
+    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "n_embed", "dim", "emb_dim"), 256),
+    **dict.fromkeys(("intermediate_size", "ffn_hidden_size", "ffn_dim", "decoder_ffn_dim", "n_inner", "dff"), 512),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers"), 4),
+    **dict.fromkeys(("head_dim", "attention_head_dim", "dim_head"), 64),
+    **dict.fromkeys(("sliding_window", "attention_chunk_size"), 512),
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "seq_length"), 512),
+    "moe_intermediate_size": 128, "initializer_range": 0.1, "first_k_dense_replace": 1, "num_hidden_groups": 1,
+}  # fmt: skip
+OVERRIDES: dict[str, dict[str, Any]] = {
+    "gemma3n_text": {
+        "num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2, "num_kv_shared_layers": 2,
+        "intermediate_size": [512] * 4, "activation_sparsity_pattern": [0.95, 0.95, 0.0, 0.0],
+    }
+}  # fmt: skip
+PROMPT, ROWS = 16, (16, 1)
+SINGLE_CALL = "a single call"
+
+
+class Reasons(logging.Handler):
+    """Keeps why the last model's passes are no single call."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.last = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the reason."""
+        if found := re.match("passes run operation by operation: (.*)", record.getMessage()):
+            self.last = found[1]
+
+
+class Measured:
+    """An open engine of a tiny model, and its tokens/s by the number of rows."""
+
+    def __init__(self, folder: Path, reasons: Reasons) -> None:
+        spec = ModelSpec(LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16), CHOICES["none"]())
+        self.engine = LocalEngine(resolve(spec))
+        self.decoding = self.engine.load().facts["decoding"]
+        self.rates: dict[int, list[float]] = {rows: [] for rows in ROWS}
+        reasons.last = ""
+        self.decode(2, 4)
+        self.why = SINGLE_CALL if self.engine.fused is not None else reasons.last
+
+    def decode(self, rows: int, new: int) -> EngineStats:
+        """Decode prompts that share nothing, and return what was counted."""
+        before = self.engine.stats - EngineStats()
+        generator = torch.Generator().manual_seed(rows)
+        prompts = torch.randint(3, families.VOCABULARY, (rows, PROMPT), generator=generator).tolist()
+        asked = [Request(at, tuple(ids), ignore_eos=True, max_new_tokens=new) for at, ids in enumerate(prompts)]
+        complete(self.engine, asked)
+        return self.engine.stats - before
+
+    def measure(self, new: int) -> None:
+        """Time the decoding of each number of rows once."""
+        for rows, rates in self.rates.items():
+            counted = self.decode(rows, new)
+            rates.append(counted.decode_tokens / counted.decode_s)
+
+
+def measured(family: str, folder: Path, reasons: Reasons) -> Measured:
+    """Build a family in an empty folder and open it."""
+    families.build(family, folder)
+    return Measured(folder, reasons)
+
+
+def row_of(family: str, new: int, rounds: int, beside: Measured, reasons: Reasons) -> str:
+    """Return the family's line of the table."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            model = measured(family, Path(folder), reasons)
+        except Exception as error:  # noqa: BLE001  # any error: the family has no such shape
+            return f"| {family} | | | | | {type(error).__name__}: {str(error).splitlines()[0][:100]} |"
+        cells = [family]
+        slower = []
+        before = {rows: len(rates) for rows, rates in beside.rates.items()}
+        for _ in range(rounds):
+            model.measure(new)
+            beside.measure(new)
+        for rows in ROWS:
+            own = statistics.median(model.rates[rows])
+            other = statistics.median(beside.rates[rows][before[rows] :])
+            cells.append(f"{own:,.0f}")
+            slower.append(f"{other / own:.2f}")
+        why = model.why if model.decoding.startswith("in a stream") else model.decoding
+        model.engine.close()
+    return "| " + " | ".join([*cells, *slower, why or "?"]) + " |"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("families", nargs="*", help="default: all that stream")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--new", type=int, default=48, help="new tokens of each row")
+    options = parser.parse_args()
+    families.SIZES |= SHAPE
+    families.OVERRIDES |= OVERRIDES
+    families.MAX_PARAMETERS = 50_000_000
+    streaming = [name for name, way in families.rows(families.PAGE.read_text()).items() if way == "stream"]
+    reasons = Reasons()
+    logger = logging.getLogger("runner_engine.decode.compat_probe")
+    logger.addHandler(reasons)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    torch.set_grad_enabled(False)
+    print(head_line(["bench/engine/families.py", *sys.argv[1:]], torch.get_num_threads()))
+    print(f"\n{PROMPT} tokens of prompt, {options.new} new ones; {BESIDE} ÷ family: how many times as fast it is\n")
+    print(f"| family | tokens/s, 16 rows | 1 row | {BESIDE} ÷ family, 16 rows | 1 row | passes |")
+    print("|---|---:|---:|---:|---:|---|", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        beside = measured(BESIDE, Path(folder), reasons)
+        for family in options.families or streaming:
+            print(row_of(family, options.new, options.rounds, beside, reasons), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""What a decoder's layers are made of, by their parts and by trials of these. These names are what others need."""
+
+from runner_engine.decode.layouts.attention import AttentionLayout, Rotation
+from runner_engine.decode.layouts.model import LayerLayout, ModelLayout, describe
+from runner_engine.decode.layouts.norms import NormLayout
+from runner_engine.decode.layouts.parts import NotFusable
+
+__all__ = [  # noqa: RUF022 - by what they are for
+    "describe",  # the layout of a model, or NotFusable
+    "ModelLayout",  # its embedding, layers and head
+    "LayerLayout",  # attention, an MLP, and the norms around them
+    "AttentionLayout",  # projections, norms and rotation of heads, what is done to scores
+    "Rotation",  # which numbers of a head are rotated, and by which table
+    "NormLayout",  # what a norm computes, with its weight
+    "NotFusable",  # the model has parts that C does not know
+]

@@ -1,0 +1,178 @@
+"""The layout of a whole model: embedding, layers, head, and the numbers that scale what goes between them."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from runner_engine.attention import register
+from runner_engine.decode.layouts.attention import IGNORED, POSITIONS, AttentionLayout, Rotation, attention_of
+from runner_engine.decode.layouts.functions import activation_of
+from runner_engine.decode.layouts.norms import NormLayout, norm_of
+from runner_engine.decode.layouts.parts import (
+    ATTENTIONS,
+    FINAL_NORMS,
+    FUNCTIONS,
+    LAYERS,
+    MLPS,
+    OF_MLP,
+    PARALLEL,
+    LayerNames,
+    NotFusable,
+    child_of,
+    names_of_parts,
+    projections_of,
+)
+from runner_engine.kernels.shared_numbers import ROPE_TABLES, Activation
+from runner_engine.kv_cache import Heads
+
+
+@dataclass(frozen=True)
+class MlpLayout:
+    """An MLP: one matrix or two that come in, a function, one that goes out."""
+
+    into: tuple[Any, ...]
+    out: Any
+    activation: Activation
+    has_gate: bool  # half of what comes in goes through the function, and gates the other half
+
+
+@dataclass(frozen=True)
+class LayerLayout:
+    """A layer: attention, an MLP, and the norms around them."""
+
+    attention: AttentionLayout
+    mlp: MlpLayout
+    norms: tuple[NormLayout | None, ...]  # before and after attention, before and after the MLP
+    head_norms: tuple[NormLayout, NormLayout] | None
+    is_parallel: bool
+    rope: int  # which table rotates its heads; -1: none does
+
+
+class RopeTable:
+    """One of a model's tables of cos and sin."""
+
+    def __init__(self, module: Any, kind: str | None) -> None:
+        self.module, self.kind = module, kind
+
+    def __call__(self, like: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return cos and sin [1, n, width] at positions [1, n]."""
+        cos, sin = self.module(like, positions) if self.kind is None else self.module(like, positions, self.kind)
+        return cos, sin
+
+
+@dataclass(frozen=True)
+class ModelLayout:
+    """A decoder in the order of its forward pass."""
+
+    embedding: Any
+    embedding_scale: float
+    layers: list[LayerLayout]
+    residual_scale: float  # of what each layer adds
+    norm: NormLayout
+    head: Any
+    logit_scale: float
+    logit_cap: float  # 0: none
+    tables: list[RopeTable]
+    rotation: Rotation | None  # that of all layers which rotate
+
+
+def describe(model: Any, heads: Heads) -> ModelLayout:
+    """Return the layout of a model; NotFusable if it has parts that C does not know."""
+    register()
+    body, settings = model.model, model.config.get_text_config()
+    body = getattr(body, "language_model", body)
+    final, norm = child_of(body, FINAL_NORMS)
+    if others := names_of_parts(body) - {"embed_tokens", "layers", "rotary_emb", final}:
+        raise NotFusable(f"it has other parts: {', '.join(sorted(others))}")
+    hidden, kinds = settings.hidden_size, getattr(settings, "layer_types", None)
+    like = torch.zeros(1, dtype=heads.dtype)
+    tables, of_kind = _tables(body.rotary_emb, kinds)
+    rows = torch.randn(1, len(POSITIONS), hidden, generator=torch.Generator().manual_seed(0)).to(like)
+    angles = [table(rows, torch.tensor([POSITIONS])) for table in tables]
+    scales = {float(getattr(layer, "residual_multiplier", 1.0)) for layer in body.layers}
+    if len(scales) != 1:
+        raise NotFusable("its layers differ")
+    layers = []
+    for number, layer in enumerate(body.layers):
+        table = of_kind[kinds[number]] if kinds and of_kind else 0
+        layers.append(_layer(model, layer, heads, rows, table, angles[table]))
+    rotations = {layer.attention.rotation for layer in layers} - {None}
+    if len(rotations) > 1:
+        raise NotFusable("its layers rotate in different ways")
+    return ModelLayout(
+        body.embed_tokens,
+        _embedding_scale(body, heads.dtype),
+        layers,
+        scales.pop(),
+        norm_of(norm, hidden, like),
+        model.lm_head,
+        _logit_scale(model, settings),
+        float(getattr(settings, "final_logit_softcapping", None) or 0),
+        tables,
+        next(iter(rotations), None),
+    )
+
+
+def _tables(rotary: Any, kinds: list[str] | None) -> tuple[list[RopeTable], dict[str, int]]:
+    """Return a model's rotary tables, and the table of each kind of layers where they differ."""
+    if "layer_type" not in inspect.signature(type(rotary).forward).parameters or not kinds:
+        return [RopeTable(rotary, None)], {}
+    names = list(dict.fromkeys(kinds))
+    if len(names) > ROPE_TABLES:
+        raise NotFusable(f"its layers have {len(names)} rotary tables")
+    return [RopeTable(rotary, name) for name in names], {name: number for number, name in enumerate(names)}
+
+
+def _layer(
+    model: Any, layer: Any, heads: Heads, rows: torch.Tensor, table: int, angles: tuple[torch.Tensor, torch.Tensor]
+) -> LayerLayout:
+    of_attention, attention = child_of(layer, ATTENTIONS)
+    of_mlp, mlp = child_of(layer, MLPS)
+    names = _layer_names(layer, names_of_parts(layer) - {of_attention, of_mlp} - IGNORED)
+    hidden, like = rows.shape[-1], rows[0, :1]
+    found = attention_of(model, attention, heads, rows, angles)
+    head_norms = None
+    if found.norms is not None:
+        counts = (heads.kv_heads * heads.group, heads.kv_heads) if found.norms_all_heads else (1, 1)
+        queries, keys = (
+            norm_of(norm, count * heads.dim, like) for norm, count in zip(found.norms, counts, strict=True)
+        )
+        head_norms = queries, keys
+    places = names.before_attention, names.after_attention, names.before_mlp, names.after_mlp
+    norms = tuple(norm_of(getattr(layer, name), hidden, like) if name else None for name in places)
+    is_parallel = names.is_parallel or any(getattr(layer, name, False) for name in PARALLEL)
+    rope = -1 if found.rotation is None else table
+    return LayerLayout(found, _mlp(mlp), norms, head_norms, is_parallel, rope)
+
+
+def _layer_names(layer: nn.Module, norms: set[str]) -> LayerNames:
+    for names in LAYERS:
+        if norms == names.norms:
+            return names
+    raise NotFusable(f"its {type(layer).__name__} has other parts: {', '.join(sorted(norms))}")
+
+
+def _mlp(mlp: Any) -> MlpLayout:
+    function, module = child_of(mlp, FUNCTIONS)
+    names = projections_of(mlp, OF_MLP, {function})
+    into, out = tuple(getattr(mlp, name) for name in names.into), getattr(mlp, names.out)
+    outputs = sum(layer.out_features for layer in into)
+    if outputs not in (out.in_features, 2 * out.in_features):
+        raise NotFusable("its MLP has other sizes")
+    return MlpLayout(into, out, activation_of(module), outputs == 2 * out.in_features)
+
+
+def _embedding_scale(body: Any, dtype: torch.dtype) -> float:
+    """Return by what the rows of the embedding are multiplied before the first layer, rounded as the family does."""
+    own = getattr(body.embed_tokens, "embed_scale", 1.0)
+    own = torch.as_tensor(own).to(dtype).item()
+    return float(own) * float(getattr(body, "embedding_multiplier", 1.0))
+
+
+def _logit_scale(model: Any, settings: Any) -> float:
+    return float(getattr(model, "logit_scale", 1.0)) / float(getattr(settings, "logits_scaling", 1.0))

@@ -1,0 +1,105 @@
+"""The names of a layer's parts: a new way of putting them together is a line in one of these tables.
+
+What the parts compute is found by trials of them (norms.py, functions.py, attention.py), not by names of families.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+
+class NotFusable(Exception):
+    """The model has other parts than those that C knows."""
+
+
+@dataclass(frozen=True)
+class LayerNames:
+    """The norms of a layer by their places; without one before its MLP, that reads what attention reads."""
+
+    before_attention: str = ""
+    after_attention: str = ""
+    before_mlp: str = ""
+    after_mlp: str = ""
+    is_parallel: bool = False
+
+    @property
+    def norms(self) -> frozenset[str]:
+        """The names of all of them."""
+        return frozenset((self.before_attention, self.after_attention, self.before_mlp, self.after_mlp)) - frozenset(
+            ("",)
+        )
+
+
+LAYERS = (
+    LayerNames("input_layernorm", "", "post_attention_layernorm"),
+    LayerNames("input_layernorm", "", "pre_feedforward_layernorm"),
+    LayerNames("attention_layernorm", "", "feedforward_layernorm"),
+    LayerNames(
+        "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"
+    ),
+    LayerNames("input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm"),
+    LayerNames("", "post_attention_layernorm", "", "post_feedforward_layernorm"),
+    LayerNames("input_layernorm", is_parallel=True),
+)
+PARALLEL = ("use_parallel_residual",)  # attributes of a layer whose MLP does not wait for attention
+ATTENTIONS = ("self_attn", "attention", "attn")
+MLPS = ("mlp", "feed_forward")
+
+
+@dataclass(frozen=True)
+class ProjectionNames:
+    """The linear layers around attention or in an MLP: what comes in, side by side, and what goes out."""
+
+    into: tuple[str, ...]
+    out: str
+
+    @property
+    def all(self) -> frozenset[str]:
+        """The names of all of them."""
+        return frozenset((*self.into, self.out))
+
+
+SEPARATE = ("q_proj", "k_proj", "v_proj")
+OF_ATTENTION = (
+    ProjectionNames(SEPARATE, "o_proj"),
+    ProjectionNames(SEPARATE, "dense"),
+    ProjectionNames(SEPARATE, "out_proj"),
+    ProjectionNames(("qkv_proj",), "o_proj"),
+)
+OF_MLP = (
+    ProjectionNames(("gate_proj", "up_proj"), "down_proj"),
+    ProjectionNames(("gate_up_proj",), "down_proj"),
+    ProjectionNames(("up_proj",), "down_proj"),
+    ProjectionNames(("fc1",), "fc2"),
+    ProjectionNames(("c_fc",), "c_proj"),
+    ProjectionNames(("dense_h_to_4h",), "dense_4h_to_h"),
+)
+HEAD_NORMS = (("q_norm", "k_norm"), ("q_layernorm", "k_layernorm"))
+FUNCTIONS = ("act_fn", "activation_fn", "act")
+FINAL_NORMS = ("norm", "final_layernorm", "final_norm")
+
+
+def child_of(module: Any, names: Iterable[str]) -> tuple[str, Any]:
+    """Return the first of these parts that a module has, with its name; NotFusable without one."""
+    for name in names:
+        if isinstance(child := getattr(module, name, None), nn.Module):
+            return name, child
+    raise NotFusable(f"its {type(module).__name__} has no {' or '.join(names)}")
+
+
+def names_of_parts(module: nn.Module) -> set[str]:
+    """Return the names of a module's parts that compute something."""
+    return {name for name, child in module.named_children() if not isinstance(child, nn.Dropout | nn.Identity)}
+
+
+def projections_of(module: Any, choices: Iterable[ProjectionNames], others: set[str]) -> ProjectionNames:
+    """Return the names of a module's linear layers; NotFusable if it has parts beside these and `others`."""
+    parts = names_of_parts(module) - others
+    for names in choices:
+        if parts == names.all:
+            return names
+    raise NotFusable(f"its {type(module).__name__} has other parts: {', '.join(sorted(parts))}")

@@ -1,0 +1,215 @@
+"""Families beside the plain Llama go in a single call: their logits, their tokens, and what is wrong is noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from forward_pass import all_logits, with_fast_kernels
+from opening import local_engine
+from streams import complete
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from runner.config.root import RunnerConfig
+from runner_base.dtypes import Dtype
+from runner_engine.decode.fused_forward import FusedForward
+from runner_engine.decode.layouts import NotFusable
+from runner_engine.decode.layouts.functions import activation_of
+from runner_engine.decode.layouts.norms import norm_of
+from runner_engine.decode.passes.forward import Forward
+from runner_engine.kernels import native
+from runner_engine.kernels.shared_numbers import Activation, NormKind
+from runner_engine.local.engine import LocalEngine
+from runner_engine.sessions.base import Request
+from runner_engine.settings.model import LocalModelConfig
+from tools import families
+
+pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here, so nothing is called in C")
+OFF = {Dtype.float32: 2e-5, Dtype.bfloat16: 0.04}  # of the logits' spread: the farthest, and in 16 bits their mean
+LIVELY = {"query_pre_attn_scalar": 8, "tie_word_embeddings": False}  # else a tiny Gemma repeats its last token for ever
+SLIDING = {"layer_types": ["sliding_attention", "full_attention"]}
+# families by what they have, and keys so that it matters
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gemma": {},  # 1 is added to the weights of norms, rows of the embedding are scaled, GELU
+    "gemma2": LIVELY | SLIDING | {"attn_logit_softcapping": 1.0, "final_logit_softcapping": 2.0},  # norms behind, caps
+    "gemma3_text": LIVELY | SLIDING,  # two rotary tables
+    "vaultgemma": SLIDING,
+    "phi3": {},  # one matrix for queries, keys and values, and one for the MLP
+    "olmo": {},  # norms without weights
+    "olmo2": {},  # norms only behind; those of queries over all heads
+    "olmo3": SLIDING,
+    "exaone4": SLIDING,
+    "granite": {"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 4.0, "attention_multiplier": 0.3},
+    "glm": {"attention_bias": True},  # half of each head is rotated, by neighbours
+    "glm4": {"attention_bias": True},
+    "smollm3": {"no_rope_layers": [1, 0]},  # a layer without rotation
+    "cohere": {"logit_scale": 0.5},  # an MLP beside attention, layer norms without biases
+    "cohere2": SLIDING | {"logit_scale": 0.5},
+    "starcoder2": {},  # layer norms, biases, an MLP without a gate
+    "phi": {},  # all of these at once, and a head with a bias
+    "stablelm": {"use_parallel_residual": False},
+    "arcee": {},  # squared ReLU
+    "nemotron": {},
+    "mistral": {},
+    "helium": {},
+    "ernie4_5": {},
+}  # fmt: skip
+Make = Callable[..., RunnerConfig]
+
+
+@pytest.fixture
+def engine_of(make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., LocalEngine]:
+    def make(family: str, dtype: Dtype = Dtype.float32, **keys: Any) -> LocalEngine:
+        own = families.OVERRIDES.get(family, {}) | FAMILIES.get(family, {}) | keys
+        monkeypatch.setitem(families.OVERRIDES, family, own)
+        families.build(family, tmp_path / family)
+        return local_engine(make_config(model=LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=dtype)))
+
+    return make
+
+
+@pytest.mark.sampled(6)
+@pytest.mark.parametrize("dtype", list(OFF))
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_its_logits_are_those_of_the_model(family: str, dtype: Dtype, engine_of: Callable[..., LocalEngine]) -> None:
+    """Rows of all kinds, some longer than a window of 16."""
+    loaded, heads, fused = with_fast_kernels(engine_of(family, dtype))
+    assert fused is not None
+    for with_prefix in (False, True):
+        expected = all_logits(Forward(loaded.model, heads), with_prefix)
+        forward = Forward(loaded.model, heads)
+        forward.fused = fused
+        logits = all_logits(forward, with_prefix)
+        off = (logits - expected).abs()
+        assert (off.max() if dtype == Dtype.float32 else off.mean()) <= OFF[dtype] * expected.std()
+        if dtype == Dtype.float32:
+            assert (logits.argmax(-1) == expected.argmax(-1)).all()
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_its_tokens_are_those_of_generate(family: str, engine_of: Callable[..., LocalEngine]) -> None:
+    engine = engine_of(family)
+    engine.load()
+    model = AutoModelForCausalLM.from_pretrained(engine.spec.model.name, dtype="float32").eval()
+    expected = dict(enumerate(families.by_generate(model)))
+    asked = [
+        Request(number, ids, ignore_eos=True, max_new_tokens=count)
+        for number, (ids, count) in enumerate(zip(families.PROMPTS, families.NEW_TOKENS, strict=True))
+    ]
+    assert complete(engine, asked) == expected
+    assert engine.fused is not None
+    engine.close()
+
+
+def _without(*names: str) -> Callable[[FusedForward], None]:
+    """Return a change: the layers have no such norms."""
+
+    def change(fused: FusedForward) -> None:
+        for layer in fused.weights.layers:
+            for name in names:
+                getattr(layer, name).weight = None
+
+    return change
+
+
+def _with(**values: Any) -> Callable[[FusedForward], None]:
+    """Return a change: numbers of all layers, or of the model, are others."""
+
+    def change(fused: FusedForward) -> None:
+        for name, value in values.items():
+            for of in (fused.weights.model, *fused.weights.layers):
+                if hasattr(of, name):
+                    setattr(of, name, value)
+
+    return change
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize(
+    ("family", "change"),
+    [
+        ("gemma2", _with(cap=0.0)),
+        ("gemma2", _with(logit_cap=0.0)),
+        ("gemma2", _with(window=0)),
+        ("gemma2", _without("after_attention")),
+        ("gemma2", _with(embedding_scale=1.0)),
+        ("gemma3_text", _with(rope=0)),
+        ("olmo2", _without("after_mlp")),
+        ("olmo2", _without("norm_q", "norm_k")),
+        ("granite", _with(residual_scale=1.0)),
+        ("granite", _with(logit_scale=1.0)),
+        ("granite", _with(scale=0.25)),
+        ("glm4", _with(is_interleaved=0)),
+        ("smollm3", _with(rope=0)),
+        ("starcoder2", _with(activation=int(Activation.relu))),
+    ],
+)
+def test_what_is_wrong_shows_in_the_logits(
+    family: str, change: Callable[[FusedForward], None], engine_of: Callable[..., LocalEngine]
+) -> None:
+    loaded, heads, fused = with_fast_kernels(engine_of(family))
+    assert fused is not None
+    expected = all_logits(Forward(loaded.model, heads), with_prefix=True)
+    forward = Forward(loaded.model, heads)
+    change(fused)
+    forward.fused = fused
+    assert (all_logits(forward, with_prefix=True) - expected).abs().max() > 50 * OFF[Dtype.float32] * expected.std()
+
+
+def test_the_trial_refuses_a_layout_that_lacks_something(
+    engine_of: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert with_fast_kernels(engine_of("granite"))[2] is not None
+    monkeypatch.setattr("runner_engine.decode.layouts.model._logit_scale", lambda *_: 1.0)
+    assert with_fast_kernels(engine_of("granite"))[2] is None
+
+
+def test_each_window_hides_what_the_model_hides(engine_of: Callable[..., LocalEngine]) -> None:
+    """Tokens are read in one pass with their prefix, as a span, and one by one."""
+    fused = with_fast_kernels(engine_of("gemma3_text"))[2]
+    assert fused is not None
+    assert [layer.window for layer in fused.weights.layers] == [1, 0]
+    assert [layer.rope for layer in fused.weights.layers] == [0, 1]
+
+
+def test_parts_that_c_does_not_know_are_named(engine_of: Callable[..., LocalEngine]) -> None:
+    loaded, heads, fused = with_fast_kernels(engine_of("apertus"))
+    assert fused is None
+    kernels = native.kernels()
+    assert kernels is not None
+    with pytest.raises(NotFusable, match="its MLP goes through XIELUActivation"):
+        FusedForward(loaded.model, heads, 64, kernels, {})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kind_of_a_norm_is_found_by_a_trial(dtype: torch.dtype) -> None:
+    from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+    from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
+
+    torch.manual_seed(0)
+    like = torch.zeros(1, dtype=dtype)
+    llama, layer_norm = LlamaRMSNorm(64), nn.LayerNorm(64)
+    norms: dict[Any, float] = {llama: 0.0, Gemma2RMSNorm(64): 1.0, Olmo2RMSNorm(64): 0.0, layer_norm: 0.0}
+    with torch.no_grad():
+        for norm, adds_one in norms.items():
+            norm.to(dtype).weight.normal_()
+            found = norm_of(norm, 64, like)
+            assert torch.equal(found.weight.float(), norm.weight.float() + adds_one)
+            assert (found.kind is NormKind.layer_norm) == isinstance(norm, nn.LayerNorm)
+            assert found.kind is not NormKind.rms_in_steps or not adds_one
+        assert norm_of(llama, 64, like).kind is NormKind.rms_in_steps
+        with pytest.raises(NotFusable, match="no norm that C knows"):
+            norm_of(nn.GroupNorm(4, 64), 64, like)
+
+
+def test_two_kinds_of_gelu_are_told_apart() -> None:
+    assert activation_of(nn.GELU()) is Activation.gelu
+    assert activation_of(nn.GELU(approximate="tanh")) is Activation.tanh_gelu
+    with pytest.raises(NotFusable, match="Tanh"):
+        activation_of(nn.Tanh())
