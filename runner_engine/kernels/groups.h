@@ -4,7 +4,8 @@
    neighbouring inputs of one output as fit, then the upper ones. A weight is (code - zero point) * scale; where codes are not integers, it is the number that
    the code stands for, times the scale. */
 
-enum { SCALE_F32, SCALE_F16, SCALE_BF16 }; /* as in groups.py */
+/* as in groups.py; SCALE_E8M0: an exponent of two in a byte; SCALE_E4M3: float8, divided by `scale_divisor` */
+enum { SCALE_F32, SCALE_F16, SCALE_BF16, SCALE_E8M0, SCALE_E4M3 };
 enum { INTEGERS, TABLE, E4M3 };            /* as in shared_numbers.py; TABLE: 16 values; E4M3: float8, without NaN */
 enum { ZEROS_IN_BYTES = -1, ZEROS_LIKE_SCALES = -2 }; /* in place of a zero point that all groups share */
 
@@ -13,7 +14,9 @@ typedef struct {
   float scale[PANEL], zero_point[PANEL];
 } group_numbers;
 
-INLINE int64_t scale_size(const matrix *m) { return m->scale_type == SCALE_F32 ? 4 : 2; }
+INLINE int64_t scale_size(const matrix *m) {
+  return m->scale_type == SCALE_F32 ? 4 : m->scale_type <= SCALE_BF16 ? 2 : 1;
+}
 
 INLINE int64_t zero_point_size(const matrix *m) {
   return m->zero_point >= 0 ? 0 : m->zero_point == ZEROS_IN_BYTES ? 1 : scale_size(m);
@@ -28,6 +31,14 @@ INLINE int64_t grouped_bytes(const matrix *m, int64_t inputs) {
   return group_number_bytes(m, inputs) + inputs / 8 * m->bits;
 }
 
+/* Whether the scales have a format that is read; zero points are no bytes of float8 */
+INLINE int has_readable_scales(const matrix *m) {
+  const int are_bytes = m->scale_type > SCALE_BF16;
+  return m->scale_type >= SCALE_F32 && m->scale_type <= SCALE_E4M3 && m->zero_point >= ZEROS_LIKE_SCALES &&
+         m->zero_point < 256 && !(are_bytes && m->zero_point == ZEROS_LIKE_SCALES) &&
+         (m->scale_type != SCALE_E4M3 || m->scale_divisor > 0);
+}
+
 /* Whether a matrix in groups can be multiplied; groups that are not whole eights need the group of each input */
 INLINE int has_readable_groups(const matrix *m, int64_t inputs) {
   const int32_t *group_of = m->constants; /* from the checkpoint: each selects numbers of a panel */
@@ -35,8 +46,7 @@ INLINE int has_readable_groups(const matrix *m, int64_t inputs) {
   int are_groups = 1;
   for (int64_t i = 0; group_of && i < inputs; i++) are_groups &= group_of[i] >= 0 && group_of[i] < groups;
   const int are_bits = m->bits == 2 || m->bits == 3 || m->bits == 4 || m->bits == 5 || m->bits == 6 || m->bits == 8;
-  return are_bits && m->scale_type >= SCALE_F32 && m->scale_type <= SCALE_BF16 && m->zero_point >= ZEROS_LIKE_SCALES &&
-         m->zero_point < 256 && m->code_type >= INTEGERS && m->code_type <= E4M3 &&
+  return are_bits && has_readable_scales(m) && m->code_type >= INTEGERS && m->code_type <= E4M3 &&
          (m->code_type != TABLE || (m->bits == 4 && m->scale)) && (m->code_type != E4M3 || m->bits == 8) &&
          m->block > 0 && inputs % 8 == 0 && (m->constants || m->block % 8 == 0) && are_groups;
 }
@@ -46,14 +56,16 @@ INLINE int has_readable_byte_groups(const matrix *m, int64_t inputs) {
   const int are_codes = m->code_type == TABLE ? m->bits == 4 && m->constants && m->row_scale > 0
                                               : m->code_type == INTEGERS && !m->constants;
   const int are_bits = m->bits == 2 || m->bits == 3 || m->bits == 4 || m->bits == 5 || m->bits == 6 || m->bits == 8;
-  return are_codes && are_bits && m->scale_type >= SCALE_F32 && m->scale_type <= SCALE_BF16 && m->block > 0 &&
-         m->block % 16 == 0 && inputs % 32 == 0 && m->zero_point >= ZEROS_LIKE_SCALES && m->zero_point < 256;
+  return are_codes && are_bits && has_readable_scales(m) && m->block > 0 && m->block % 16 == 0 && inputs % 32 == 0;
 }
+
+/* The half-precision number that is 1 / 256 of the one a code of E4M3 stands for: the same digits, another exponent */
+INLINE uint16_t half_of_e4m3(int code) { return (uint16_t)((code & 0x80) << 8 | (code & 0x7f) << 7); }
 
 INLINE void read_scales(const matrix *m, const uint8_t *at, float to[PANEL]) {
   uint16_t halves[PANEL];
   if (m->scale_type == SCALE_F32) memcpy(to, at, PANEL * sizeof *to);
-  else memcpy(halves, at, sizeof halves);
+  else if (m->scale_type <= SCALE_BF16) memcpy(halves, at, sizeof halves);
   if (m->scale_type == SCALE_F16)
 #pragma omp simd
     for (int o = 0; o < PANEL; o++) to[o] = from_half(halves[o]);
@@ -63,6 +75,15 @@ INLINE void read_scales(const matrix *m, const uint8_t *at, float to[PANEL]) {
       union { uint32_t i; float f; } u = {(uint32_t)halves[o] << 16};
       to[o] = u.f;
     }
+  if (m->scale_type == SCALE_E8M0)
+#pragma omp simd
+    for (int o = 0; o < PANEL; o++) {
+      union { uint32_t i; float f; } u = {at[o] ? (uint32_t)at[o] << 23 : 1u << 22}; /* 2^-127 has no exponent */
+      to[o] = u.f;
+    }
+  if (m->scale_type == SCALE_E4M3)
+#pragma omp simd
+    for (int o = 0; o < PANEL; o++) to[o] = from_half(half_of_e4m3(at[o])) * 256 / m->scale_divisor;
 }
 
 INLINE group_numbers numbers_of_group(const matrix *m, const uint8_t *panel, int64_t groups, int64_t group) {
@@ -91,6 +112,3 @@ INLINE void codes_of_inputs(const int low, const int high, const uint8_t *at, ui
     }
   }
 }
-
-/* The half-precision number that is 1 / 256 of the one a code of E4M3 stands for: the same digits, another exponent */
-INLINE uint16_t half_of_e4m3(int code) { return (uint16_t)((code & 0x80) << 8 | (code & 0x7f) << 7); }

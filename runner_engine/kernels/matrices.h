@@ -46,6 +46,7 @@ typedef struct {
   int64_t block;   /* FOUR_BIT, FOUR_BIT_ROWS, GROUPS: inputs that share a scale; BLOCKS: the type of its blocks (see blocks.h) */
   float threshold; /* ROW_INT8: a number of at least this size is an outlier; 0: none is */
   float row_scale; /* INT8_STORED: the scale of all rows; 0: each has its own */
+  float scale_divisor; /* GROUPS: of scales in float8 (see groups.h) */
   /* PLAIN in bfloat16: 0, or sums are in the order of tiles, made by tiles from so many rows on (see tile_products.h);
      ROW_INT8, INT8_DYNAMIC, INT8_STORED: 0, or sums, which are exact, are made by tiles from so many rows on */
   int64_t tile_rows;

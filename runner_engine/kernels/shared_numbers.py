@@ -142,7 +142,7 @@ class Matrix(ctypes.Structure):
         *_fields(ctypes.c_int64, "outputs", "kind"),
         *_fields(ctypes.c_void_p, "scale", "constants"),
         ("block", ctypes.c_int64),
-        *_fields(ctypes.c_float, "threshold", "row_scale"),
+        *_fields(ctypes.c_float, "threshold", "row_scale", "scale_divisor"),
         ("tile_rows", ctypes.c_int64),
         *_fields(ctypes.c_int64, "bits", "scale_type", "zero_point", "code_type"),
     )

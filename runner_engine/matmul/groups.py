@@ -24,7 +24,9 @@ from runner_engine.models.layouts.made import PanelsLayout, RowsLayout
 PACKED_AT_ONCE = 2**22  # weights, which take a byte each while they are packed
 PLANES = {2: (2, 0), 3: (2, 1), 4: (4, 0), 5: (4, 1), 6: (4, 2), 7: (8, 0), 8: (8, 0)}  # lower and upper bits kept
 OWN_ZEROS = (-1, -2)  # of each group: in bytes, in the format of the scales; as in groups.h
-SCALE_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+SCALE_TYPES = {
+    torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float8_e8m0fnu: 3, torch.float8_e4m3fn: 4,
+}  # fmt: skip
 
 
 class Groups(PackedWeights):
@@ -69,7 +71,8 @@ class Groups(PackedWeights):
             kind=WeightFormat.byte_groups if by_bytes else WeightFormat.groups,
             block=layout.group,
             bits=sum(PLANES[layout.bits]),
-            scale_type=SCALE_TYPES[layout.scales(stored, 0, 1).dtype],
+            scale_type=SCALE_TYPES[layout.panel_scales(stored, 0, 1).dtype],
+            scale_divisor=layout.scale_divisor(stored),
             zero_point=int(zeros[0, 0]) if is_shared else OWN_ZEROS[zeros.is_floating_point()],
             code_type=kind,
             tile_rows=0 if by_bytes else tile_rows,
@@ -151,13 +154,14 @@ def packed(layer: GroupedLinear, zeros: torch.Tensor | None, outputs: int, width
     low, high = PLANES[layout.bits]
     in_fours = multiplies_bytes(layer)
     panels = -(-outputs // width)
-    each = layout.groups * (layout.scales(stored, 0, 1).element_size() + (0 if zeros is None else zeros.element_size()))
+    each = layout.groups * (layout.panel_scales(stored, 0, 1).element_size() + (0 if zeros is None else zeros.element_size()))
     result = huge_pages.empty(panels, (each + inputs // 8 * (low + high)) * width, dtype=torch.uint8)
     some = max(1, PACKED_AT_ONCE // (inputs * width))
     for begin in range(0, panels, some):
         end = min(begin + some, panels)
         first, last = begin * width, min(end * width, outputs)
-        sides = [layout.scales(stored, first, last).unsqueeze(2)]
+        scales = layout.panel_scales(stored, first, last)
+        sides = [(scales.view(torch.uint8) if scales.itemsize == 1 else scales).unsqueeze(2)]
         if zeros is not None:
             sides.append(zeros[first:last].unsqueeze(2))
         at_once, pack = (32, _words_of) if in_fours else (8, lambda some, each: fours_of(some, each, 1).squeeze(-1))
@@ -213,7 +217,7 @@ def problem(layer: GroupedLinear, kernels: Kernels | None, tile_rows: int = 0) -
         return "its inputs are not a multiple of 8"
     if layer.bias is not None and layer.bias.dtype not in FORMATS:
         return "its bias has another number format"
-    scales, is_ordered = layer.layout.scales(layer.stored, 0, 1).dtype, layer.group_of is None
+    scales, is_ordered = layer.layout.panel_scales(layer.stored, 0, 1).dtype, layer.group_of is None
     zeros = layer.layout.zeros(layer.stored, 0, 1).dtype if kind is CodeType.integers else None
     sizes = layer.layout.bits, layer.layout.group, layer.in_features
     key = type(layer.layout), kind, *sizes, scales, zeros, is_ordered, multiplies_bytes(layer), tile_rows

@@ -60,6 +60,14 @@ class Layout(ABC):
     def scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
         """Return their scales, [outputs, groups], in float32 or in 16 bits."""
 
+    def panel_scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
+        """Return them in the format in which the kernels read them, which may be a byte: see SCALE_TYPES of groups.py."""
+        return self.scales(stored, first, last)
+
+    def scale_divisor(self, stored: Tensors) -> float:  # noqa: ARG002
+        """Return by what scales in float8 are divided."""
+        return 1.0
+
     @abstractmethod
     def zeros(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
         """Return their zero points, uint8 or as the scales [outputs, groups], or [1, 1] where all are the same."""

@@ -48,6 +48,10 @@ class Mxfp4Layout(StoredLayout):
         """One output after another."""
         return as_numbers(stored["weight_scale"][first:last])
 
+    def panel_scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
+        """Exponents in a byte."""
+        return stored["weight_scale"][first:last].view(torch.float8_e8m0fnu)
+
     def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> str:
         """Scales are numbers, also together, and those of whole layers above 0."""
         if name == "weight_scale" and not as_numbers(tensor).float().isfinite().all():
@@ -73,6 +77,14 @@ class Nvfp4Layout(Mxfp4Layout):
     def scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
         """One output after another."""
         return stored["weight_scale"][first:last].float() / stored["weight_global_scale"].float()
+
+    def panel_scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
+        """As they are stored."""
+        return stored["weight_scale"][first:last]
+
+    def scale_divisor(self, stored: Tensors) -> float:
+        """The number of the whole layer."""
+        return float(stored["weight_global_scale"].detach())
 
     def prepared(self, stored: Tensors, rows: torch.Tensor) -> torch.Tensor:
         """Return rows as the numbers that their codes stand for, as the library does."""

@@ -91,7 +91,7 @@ def test_inputs_that_are_not_whole_eights_are_left_to_torch() -> None:
 
 @has_kernels
 @pytest.mark.parametrize(
-    "wrong", [{"bits": 7}, {"block": 0}, {"block": 12}, {"scale_type": 3}, {"zero_point": 256}, {"zero_point": -3}]
+    "wrong", [{"bits": 7}, {"block": 0}, {"block": 12}, {"scale_type": 5}, {"zero_point": 256}, {"zero_point": -3}]
 )
 def test_what_the_kernel_refuses(wrong: dict[str, int]) -> None:
     assert KERNELS is not None
