@@ -62,6 +62,41 @@ INLINE int has_readable_byte_groups(const matrix *m, int64_t inputs) {
 /* The half-precision number that is 1 / 256 of the one a code of E4M3 stands for: the same digits, another exponent */
 INLINE uint16_t half_of_e4m3(int code) { return (uint16_t)((code & 0x80) << 8 | (code & 0x7f) << 7); }
 
+/* Numbers from the exponents of two that are in bytes; 2^-127 has none in a float32 */
+INLINE void read_exponents(const uint8_t *at, float to[PANEL]) {
+#ifdef HAS_AVX512
+#pragma GCC unroll 2
+  for (int o = 0; o < PANEL; o += LANES) {
+    const __m512i exponent = _mm512_slli_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(at + o))), 23);
+    _mm512_storeu_si512(to + o, _mm512_max_epu32(exponent, _mm512_set1_epi32(1 << 22)));
+  }
+#else
+#pragma omp simd
+  for (int o = 0; o < PANEL; o++) {
+    const uint32_t exponent = (uint32_t)at[o] << 23;
+    union { uint32_t i; float f; } u = {exponent | (exponent ? 0 : 1u << 22)};
+    to[o] = u.f;
+  }
+#endif
+}
+
+/* Numbers of E4M3, divided by one that all have in common, each rounded once */
+INLINE void read_float8(const uint8_t *at, float divisor, float to[PANEL]) {
+#ifdef HAS_AVX512
+#pragma GCC unroll 2
+  for (int o = 0; o < PANEL; o += LANES) {
+    const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(at + o))); /* as half_of_e4m3 */
+    const __m256i half = _mm256_or_si256(_mm256_and_si256(wide, _mm256_set1_epi16((short)0x8000)),
+                                         _mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16(0x3f80)));
+    const __m512 number = _mm512_mul_ps(_mm512_cvtph_ps(half), _mm512_set1_ps(256));
+    _mm512_storeu_ps(to + o, _mm512_div_ps(number, _mm512_set1_ps(divisor)));
+  }
+#else
+#pragma omp simd
+  for (int o = 0; o < PANEL; o++) to[o] = from_half(half_of_e4m3(at[o])) * 256 / divisor;
+#endif
+}
+
 INLINE void read_scales(const matrix *m, const uint8_t *at, float to[PANEL]) {
   uint16_t halves[PANEL];
   if (m->scale_type == SCALE_F32) memcpy(to, at, PANEL * sizeof *to);
@@ -75,15 +110,8 @@ INLINE void read_scales(const matrix *m, const uint8_t *at, float to[PANEL]) {
       union { uint32_t i; float f; } u = {(uint32_t)halves[o] << 16};
       to[o] = u.f;
     }
-  if (m->scale_type == SCALE_E8M0)
-#pragma omp simd
-    for (int o = 0; o < PANEL; o++) {
-      union { uint32_t i; float f; } u = {at[o] ? (uint32_t)at[o] << 23 : 1u << 22}; /* 2^-127 has no exponent */
-      to[o] = u.f;
-    }
-  if (m->scale_type == SCALE_E4M3)
-#pragma omp simd
-    for (int o = 0; o < PANEL; o++) to[o] = from_half(half_of_e4m3(at[o])) * 256 / m->scale_divisor;
+  if (m->scale_type == SCALE_E8M0) read_exponents(at, to);
+  if (m->scale_type == SCALE_E4M3) read_float8(at, m->scale_divisor, to);
 }
 
 INLINE group_numbers numbers_of_group(const matrix *m, const uint8_t *panel, int64_t groups, int64_t group) {
