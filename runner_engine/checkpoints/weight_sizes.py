@@ -40,6 +40,7 @@ def weight_bytes(
     parts = dict.fromkeys(PARTS, 0)
     choices = walk(tensors, settings, mix, device, fuses_experts, dtype_bytes).choices if stored is None else {}
     has_embedding = any(part_of(tensor) == "embedding" for tensor in tensors)
+    coded = _coded(tensors, stored)
     for tensor in tensors:
         part = part_of(tensor, fuses_experts)
         if part == "head" and settings.get("tie_word_embeddings") and has_embedding:
@@ -48,12 +49,12 @@ def weight_bytes(
             if tensor.name.endswith(stored.config.packed_names):  # a byte for each code in the file
                 linear, scales = stored.config.price(tensor.shape[0], tensor.params, dtype_bytes)
                 parts["linear"], parts["scales"] = parts["linear"] + linear, parts["scales"] + scales
-        elif stored is not None and not tensor.name.endswith((".weight", ".bias")):
+        elif stored is not None and _is_of_codes(tensor, stored, coded):
             part = "linear" if tensor.name.endswith(stored.config.packed_names) else "scales"
             is_note = any(name in tensor.name for name in stored.config.note_names)
             parts[part] += 0 if is_note else tensor.nbytes
-        elif tensor.dtype not in STORED_BYTES:
-            parts[part] += tensor.nbytes  # stored quantized: loaded as it is
+        elif tensor.dtype not in STORED_BYTES:  # stored quantized: loaded as it is, an expert's, too
+            parts["linear" if part == "expert" else part] += tensor.nbytes
         elif tensor.name in choices:
             linear, scales = choices[tensor.name].price(sizes_of(tensor, settings)[0], tensor.params, dtype_bytes)
             parts["linear"] += linear
@@ -67,7 +68,22 @@ def elements(tensor: Tensor, stored: Format | None, mix: Mix | None = None) -> i
     """Count the numbers of a linear weight, packed or not; 0 for any other tensor."""
     packed = stored is not None and tensor.name.endswith(stored.config.packed_names)
     if stored is not None and (packed or (part_of(tensor) == "linear" and tensor.dtype in ("U8", "I8", "F8_E4M3"))):
-        return tensor.nbytes * 8 // stored.bits
+        return tensor.nbytes * 8 // stored.bits // (tensor.shape[0] if len(tensor.shape) > 2 else 1)  # of one expert
     part = part_of(tensor)
     is_quantized_head = mix is not None and part == "head" and mix.choice_for(layer_of(tensor), is_head=True).packed
     return tensor.params if part == "linear" or is_quantized_head else 0
+
+
+def _coded(tensors: list[Tensor], stored: Format | None) -> set[str]:
+    """Return the names of stored codes, and the paths of their layers."""
+    ends = () if stored is None else stored.config.packed_names
+    names = {tensor.name: end for tensor in tensors for end in ends if tensor.name.endswith(end)}
+    return {*names, *(name.removesuffix(end) for name, end in names.items())}
+
+
+def _is_of_codes(tensor: Tensor, stored: Format, coded: set[str]) -> bool:
+    """Whether a tensor is of a quantized layer, and neither its codes under the name of a weight nor its bias."""
+    if tensor.name.endswith((".weight", ".bias")):
+        return False
+    path = tensor.name.removesuffix("_scales") if tensor.name.endswith("_scales") else tensor.name.rpartition(".")[0]
+    return path in coded or tensor.name.endswith(stored.config.packed_names) or tensor.dtype not in STORED_BYTES

@@ -154,7 +154,9 @@ def packed(layer: GroupedLinear, zeros: torch.Tensor | None, outputs: int, width
     low, high = PLANES[layout.bits]
     in_fours = multiplies_bytes(layer)
     panels = -(-outputs // width)
-    each = layout.groups * (layout.panel_scales(stored, 0, 1).element_size() + (0 if zeros is None else zeros.element_size()))
+    each = layout.groups * (
+        layout.panel_scales(stored, 0, 1).element_size() + (0 if zeros is None else zeros.element_size())
+    )
     result = huge_pages.empty(panels, (each + inputs // 8 * (low + high)) * width, dtype=torch.uint8)
     some = max(1, PACKED_AT_ONCE // (inputs * width))
     for begin in range(0, panels, some):

@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 from runner_engine.quantization.compressed import CompressedConfig, keys_of, rows_of, unread
 from runner_engine.quantization.grouped import GroupSettings
 
+FUSED = "mxfp4"  # quant_method of gpt-oss's own checkpoints
+
 
 @dataclass
 class Float4Config(CompressedConfig):
@@ -57,8 +59,25 @@ class Nvfp4Config(Float4Config):
 
 @dataclass
 class Mxfp4Config(Float4Config):
-    """A checkpoint of compressed-tensors in MXFP4: groups of 32 whose scales are powers of two."""
+    """A checkpoint in MXFP4, of compressed-tensors or gpt-oss's own: groups of 32 whose scales are powers of two."""
 
     name: ClassVar[str] = "mxfp4_pack_quantized"
     form: ClassVar[str] = "mxfp4-pack-quantized"
     group: ClassVar[int] = 32
+    packed_names: ClassVar[tuple[str, ...]] = (".weight_packed", "_blocks")
+
+    @classmethod
+    def is_own(cls, stored: dict[str, Any]) -> bool:
+        """Also that of gpt-oss, whose experts alone are quantized."""
+        return stored.get("quant_method") == FUSED or super().is_own(stored)
+
+    @classmethod
+    def refusal_of(cls, stored: dict[str, Any]) -> str:
+        """gpt-oss has one variant."""
+        return "" if stored.get("quant_method") == FUSED else super().refusal_of(stored)
+
+    @classmethod
+    def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
+        """Codes of all experts may be in one tensor."""
+        is_fused = stored.get("quant_method") == FUSED
+        return GroupSettings("mxfp4_fused", (4,), cls.group) if is_fused else super().settings_of(stored)

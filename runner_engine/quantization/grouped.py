@@ -65,7 +65,7 @@ class GroupedConfig(Quantized):
             return None
         refusal = cls.refusal_of(stored)
         bits = 8 if refusal else cls.settings_of(stored).bits[0]
-        return Format(cls.method, cls(), bits, cls.name, refusal=refusal)
+        return Format(str(stored["quant_method"]), cls(), bits, cls.name, refusal=refusal)
 
     @classmethod
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:

@@ -1,7 +1,6 @@
 """Methods that transformers names and that the runner does not load, each with what stops it.
 
-Seen with transformers 5.23 on a CPU, by loading a checkpoint of two layers whose config.json names the method;
-mxfp4 was seen with experts in its codes, which load there, unpacked.
+Seen with transformers 5.23 on a CPU, by loading a checkpoint of two layers whose config.json names the method.
 """
 
 from __future__ import annotations
@@ -13,10 +12,6 @@ REASONS = {
     "fp_quant": "transformers 5.23 loads it on a GPU only",
     "higgs": "transformers 5.23 loads it on a GPU only",
     "metal": "transformers 5.23 needs a torch with MPS for it, Apple's GPUs",
-    "mxfp4": (
-        "transformers 5.23 unpacks its experts on a CPU, in bfloat16 to 3.8 times their bytes, and the runner does not "
-        "read their codes"
-    ),
     "nvfp4": "transformers 5.23 loads no checkpoint that is quantized with it already",
     "quanto": "transformers 5.23 needs the package optimum-quanto for it, whose last release is of March 2025",
     "quark": "transformers 5.23 needs the package Quark (0.12 or newer) for it, which the runner does not use",

@@ -61,10 +61,10 @@ class Layout(ABC):
         """Return their scales, [outputs, groups], in float32 or in 16 bits."""
 
     def panel_scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
-        """Return them in the format in which the kernels read them, which may be a byte: see SCALE_TYPES of groups.py."""
+        """Return them in the format in which the kernels read them: one of SCALE_TYPES of groups.py."""
         return self.scales(stored, first, last)
 
-    def scale_divisor(self, stored: Tensors) -> float:  # noqa: ARG002
+    def scale_divisor(self, stored: Tensors) -> float:
         """Return by what scales in float8 are divided."""
         return 1.0
 

@@ -21,7 +21,9 @@ from runner_engine.models.layouts.hqq import HqqLayout
 from runner_engine.models.layouts.int8 import Int8Layout
 from runner_engine.models.layouts.integers import AwqLayout, GptqLayout, PackedLayout
 from runner_engine.models.layouts.ternary import TernaryLayout
+from runner_engine.models.loading import fused_codes
 from runner_engine.models.loading.contract import Report, WayOfLoading
+from runner_engine.models.loading.stored_experts import ModelPaths, names_for
 from runner_engine.quantization import read_format, stored_settings
 from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
 
@@ -59,14 +61,22 @@ def layer_arguments(folder: Path, config: Any, stored: dict[str, Any]) -> dict[s
     return {"config": config, "quantization_config": _config_class()(tensors, _settings(stored))}
 
 
-def put_layers(model: Any, tensors: dict[str, Tensor], settings: GroupSettings) -> None:
+Origins = dict[str, dict[str, Tensor]]  # the tensors of each layer in its file, by the layer's path and their names
+
+
+def put_layers(model: Any, tensors: dict[str, Tensor], settings: GroupSettings) -> Origins:
     """Put a layer, without its numbers, in place of each linear layer that the checkpoint has as codes."""
+    if settings.layout == fused_codes.LAYOUT:
+        fused_codes.put_fused(model, tensors)
+        return {}
     kind = LAYOUTS[settings.layout]
     named_by = kind.named_by or next(iter(kind.types))
     named = {name.rpartition(".")[0] for name in tensors if name.endswith(f".{named_by}")}
     used: set[str] = set()
+    origins: Origins = {}
+    paths = ModelPaths(model)
     for stored_path in sorted(named):
-        path = _path_in(model, stored_path)
+        path = paths.path_of(stored_path)
         module: Any = None if path is None else model.get_submodule(path)
         found = {name: tensors[full] for name in kind.types if (full := f"{stored_path}.{name}") in tensors}
         first = next(iter(found.values()))
@@ -81,22 +91,23 @@ def put_layers(model: Any, tensors: dict[str, Tensor], settings: GroupSettings) 
             layer.bias = _empty_bias(added, module)
         model.set_submodule(path, layer)
         used |= {one.name for one in found.values()}
+        origins[path] = found
     if left := sorted(name for name, one in tensors.items() if kind.is_needed(one) and name not in used):
         raise DataError(
             f"{few(left)} belong to no layer: the checkpoint lacks the {named_by} beside, or another program's "
             "layers are needed"
         )
+    return origins
 
 
-def check_numbers(model: Any, tensors: dict[str, Tensor]) -> None:
+def check_numbers(model: Any, origins: Origins) -> None:
     """Reject scales that are no numbers, and groups that do not exist: DataError with tensor and file."""
     for path, layer in model.named_modules():
         if not isinstance(layer, GroupedLinear):
             continue
         assert isinstance(layer.layout, StoredLayout)
         for name, tensor in layer.stored.items():
-            where = next((one for full, one in tensors.items() if _ends(full, path, name)), None)
-            assert where is not None
+            where = origins[path][name]
             if tensor.device.type == "meta":
                 raise wrong(where, "layers of codes cannot be on disk: give model.device_map more memory")
             if problem := layer.layout.problem(layer.stored, name, tensor):
@@ -126,18 +137,6 @@ def _empty_bias(tensor: Tensor, module: nn.Linear) -> nn.Parameter:
     return nn.Parameter(torch.empty(tensor.shape, dtype=module.weight.dtype, device="meta"), requires_grad=False)
 
 
-def _path_in(model: Any, stored: str) -> str | None:
-    """Return a layer's path in the model: a checkpoint may be of the model within it, or of one around it."""
-    known, prefix = {path for path, _ in model.named_modules()}, f"{model.base_model_prefix}."
-    return next((path for path in (stored, prefix + stored, stored.removeprefix(prefix)) if path in known), None)
-
-
-def _ends(full: str, path: str, name: str) -> bool:
-    """Whether a stored tensor is this one of a layer."""
-    stored, _, last = full.rpartition(".")
-    return last == name and (stored == path or path.endswith(f".{stored}") or stored.endswith(f".{path}"))
-
-
 def _config_class() -> Any:
     """Return the class that transformers gets for such checkpoints; it is made known to transformers once."""
     from transformers.quantizers import auto
@@ -158,10 +157,14 @@ def _config_class() -> Any:
         quantization_config: GroupsConfig
 
         def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
-            put_layers(model, self.quantization_config.tensors, self.quantization_config.settings)
+            self.origins = put_layers(model, self.quantization_config.tensors, self.quantization_config.settings)
+
+        def update_weight_conversions(self, weight_conversions: Any, model: Any) -> Any:
+            separate = names_for(model, weight_conversions)
+            return super().update_weight_conversions(separate, model)  # type: ignore[no-untyped-call]
 
         def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> None:
-            check_numbers(model, self.quantization_config.tensors)
+            check_numbers(model, self.origins | fused_codes.take_apart(model))
             self.remove_quantization_config(model)  # type: ignore[no-untyped-call]  # the layers are the model's own
 
         def is_serializable(self) -> bool:
