@@ -14,7 +14,7 @@ from math import ceil, exp, log2
 from runner_base import BYTES, MIB, machine, processor
 from runner_base.dtypes import stored_dtype
 from runner_engine.checkpoints.gguf_file import bytes_beyond_file, kept_tensors, read_header
-from runner_engine.checkpoints.linear_layers import part_of, plain_layers
+from runner_engine.checkpoints.linear_layers import held_tensors, part_of, plain_layers
 from runner_engine.checkpoints.pass_memory import (
     PassShape,
     activation_bytes,
@@ -160,7 +160,7 @@ def _predict_one(resolved: ResolvedModel, work: Workload, free_mib: float | None
     rows, prompt_tokens, new_tokens = work
     spec, files, mix = resolved.spec, resolved.files, resolved.mix
     model, held = files.model, mix.base
-    tensors = kept_tensors(read_header(files.path)) if held.keeps_blocks else files.tensors
+    tensors = kept_tensors(read_header(files.path)) if held.keeps_blocks else held_tensors(files, spec.mix)
     settings = files.text_settings
     if not tensors:
         return None
