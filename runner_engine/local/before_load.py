@@ -28,6 +28,7 @@ def check_fits(resolved: ResolvedModel) -> list[str]:
         return []  # only torch knows how much memory of a GPU is free
     return check_memory(resolved, limited({"cpu": machine.available_mib()}, model.max_memory))
 
+
 STATE_SPACES = {  # families with layers whose states are computed in C
     "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "mamba", "mamba2", "nemotron_h",
     "recurrent_gemma", "zamba", "zamba2",

@@ -84,7 +84,7 @@ def with_other_decay(layer: Any) -> Any:
 def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Compute by the kernels and by operations of torch."""
     if request.param == "torch":
-        monkeypatch.setattr(compiled.native, "kernels", lambda: None)
+        monkeypatch.setattr(native, "kernels", lambda: None)
     elif native.kernels() is None:
         pytest.skip("no C compiler is here")
     return str(request.param)
