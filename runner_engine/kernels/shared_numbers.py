@@ -8,7 +8,8 @@ from __future__ import annotations
 import ctypes
 from enum import IntEnum
 
-from runner_engine.checkpoints.pass_memory import SCALE_BYTES, THREAD_BUFFER_BYTES
+from runner_engine.checkpoints.kept_kv import SCALE_BYTES
+from runner_engine.checkpoints.pass_memory import THREAD_BUFFER_BYTES
 from runner_engine.settings.sampling import PARAMETERS
 
 LANES = 16  # keys lie in blocks of this many places
