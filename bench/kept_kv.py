@@ -112,6 +112,7 @@ def measure(family: str, folder: Path, options: argparse.Namespace) -> bool:
     predicted = predict(resolved, (options.rows, options.prompt, options.new))
     assert predicted is not None
     engine = LocalEngine(resolved)
+    decoding = engine.load().facts["decoding"]
     resident = watched_arenas()
     prompts = [
         tuple((3 + 7 * place + 11 * row) % 250 for place in range(options.prompt)) for row in range(options.rows)
@@ -130,7 +131,7 @@ def measure(family: str, folder: Path, options: argparse.Namespace) -> bool:
         line += f"{in_memory / options.rows / 1024:12,.1f}{said / in_memory - 1:+12.1%}"
     else:
         line += f"{'-':>12}{'-':>12}"
-    print(f"{family:20}{line}  {stats.decoding}", flush=True)
+    print(f"{family:20}{line}  {decoding}", flush=True)
     return not abs(error) > LIMIT
 
 

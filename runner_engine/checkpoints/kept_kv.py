@@ -50,22 +50,25 @@ class KeptKv:
         """Keys and values of one token in all layers."""
         return self.layers * self.layer_bytes
 
-    def row_bytes(self, places: int, keeps_windows: bool) -> int:
-        """Return what a row of so many tokens takes; keeps_windows: layers with a window keep no more than that."""
-        return self.state_bytes + self.layer_bytes * (
-            self.full_layers * places + self.window_layers * self.window_places(places, keeps_windows)
-        )
+    def prompt_bytes(self, rows: int, prompt: int, read: int, keeps_windows: bool) -> int:
+        """Return what rows take when the last of their prompts is read, in a pass of so many tokens.
 
-    def passing_bytes(self, rows: int, places: int, read: int) -> int:
-        """Return what a pass that reads so many tokens adds until it ends, of rows that have so many then.
-
-        What is before a window is freed after the pass.
+        keeps_windows: layers with a window keep no more than that. What is before it is freed after each pass.
         """
-        return self.window_layers * self.layer_bytes * min(read, rows * (places - kept_places(self.window, places)))
+        kept = min(prompt, self.window + REWOUND) if keeps_windows else prompt
+        of_windows = min(rows * kept + read, rows * prompt)
+        return rows * self._elsewhere(prompt) + self.window_layers * self.layer_bytes * of_windows
 
-    def window_places(self, places: int, keeps_windows: bool) -> int:
-        """Return how many of a row's tokens a layer with a window keeps."""
-        return kept_places(self.window, places) if keeps_windows else places
+    def final_bytes(self, rows: int, prompt: int, new: int, keeps_windows: bool) -> int:
+        """Return what rows take when they end with so many new tokens."""
+        kept = prompt + new
+        if keeps_windows:
+            kept = min(kept_places(self.window, kept), min(prompt, self.window + REWOUND) + new)
+        return rows * (self._elsewhere(prompt + new) + self.window_layers * self.layer_bytes * kept)
+
+    def _elsewhere(self, places: int) -> int:
+        """Return what a row takes besides what layers with a window keep."""
+        return self.state_bytes + self.full_layers * self.layer_bytes * places
 
 
 def kept_kv(
