@@ -20,6 +20,8 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import torch
+
 from tools import families
 
 LIMIT = 0.05
@@ -153,11 +155,13 @@ def watched_arenas() -> list[int]:
         real(arena, filled)
 
     enter_of_store = KvArenas.enter
-    KvArenas.enter, KvArena.fill = enter, fill  # type: ignore[method-assign]
+    store_class: Any = KvArenas
+    arena_class: Any = KvArena
+    store_class.enter, arena_class.fill = enter, fill
     return found
 
 
-def in_memory(tensor: Any) -> int:
+def in_memory(tensor: torch.Tensor) -> int:
     """Return how many bytes of a tensor's pages are in memory."""
     first = tensor.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
     pages = -(-(tensor.data_ptr() + tensor.nbytes - first) // mmap.PAGESIZE)

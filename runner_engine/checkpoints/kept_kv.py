@@ -15,7 +15,9 @@ from runner_engine.checkpoints.layer_kinds import first_sharing_layer, layer_kin
 from runner_engine.settings.generation import KvCache
 
 SCALE_BYTES = 4  # of a place and head, where keys and values are stored in 8 bits: as in kernels/attention.h
+PAGE_BYTES = 4096  # of memory, on most machines
 LANES = 16  # numbers by which heads are stored on a CPU: as in kernels
+TWICE_IN_WINDOWS = {"mimo_v2_flash"}  # families whose layers with a window have twice the key-value heads
 REWOUND = 32  # places before a window that stay: guessed tokens may turn out wrong
 LEAST_SPARE, SPARE_SHARE = 64, 4  # a row may keep so many places more than its window, or one in so many of it
 
@@ -38,6 +40,7 @@ class KeptKv:
     window_layers: int  # that keep those within the window
     window: int
     layer_bytes: int  # of one token in one of these layers
+    page: int  # tokens of a head in a page of memory: they are freed together
     state_bytes: int  # of all layers together
 
     @property
@@ -55,7 +58,7 @@ class KeptKv:
 
         keeps_windows: layers with a window keep no more than that. What is before it is freed after each pass.
         """
-        kept = min(prompt, self.window + REWOUND) if keeps_windows else prompt
+        kept = min(prompt, self._least) if keeps_windows else prompt
         of_windows = min(rows * kept + read, rows * prompt)
         return rows * self._elsewhere(prompt) + self.window_layers * self.layer_bytes * of_windows
 
@@ -63,8 +66,13 @@ class KeptKv:
         """Return what rows take when they end with so many new tokens."""
         kept = prompt + new
         if keeps_windows:
-            kept = min(kept_places(self.window, kept), min(prompt, self.window + REWOUND) + new)
+            kept = min(kept_places(self.window, kept), min(prompt, self._least) + new)
         return rows * (self._elsewhere(prompt + new) + self.window_layers * self.layer_bytes * kept)
+
+    @property
+    def _least(self) -> int:
+        """How many of a long row's tokens a layer with a window keeps when others were just freed."""
+        return self.window + REWOUND + self.page // 2
 
     def _elsewhere(self, places: int) -> int:
         """Return what a row takes besides what layers with a window keep."""
@@ -79,11 +87,13 @@ def kept_kv(
     own = kinds[: first_sharing_layer(settings)]
     kv_heads, width = kv_heads_of(settings)
     width = -(-width // lanes) * lanes
+    of_head = head_bytes(width, dtype_bytes, kv_cache)
     return KeptKv(
         full_layers=sum(kind.attends and not kind.has_window for kind in own),
         window_layers=sum(kind.has_window for kind in own),
         window=window_of(settings) or 0,
-        layer_bytes=2 * kv_heads * head_bytes(width, dtype_bytes, kv_cache),
+        layer_bytes=2 * kv_heads * of_head,
+        page=PAGE_BYTES // max(of_head, 1),
         state_bytes=sum(kind.has_state for kind in kinds) * state_bytes(settings, dtype_bytes),
     )
 
@@ -101,6 +111,8 @@ def kv_heads_of(settings: Mapping[str, Any]) -> tuple[int, int]:
     many = [_first(one, "num_key_value_heads") for one in others]
     many += [_first(settings, key) for key in ("num_global_key_value_heads", "swa_num_key_value_heads")]
     kv_heads = max(_first(settings, "num_key_value_heads", default=heads), *many)
+    if settings.get("model_type") in TWICE_IN_WINDOWS and window_of(settings) is not None:
+        kv_heads *= 2
     if _first(settings, "kv_lora_rank") and (nope := _first(settings, "qk_nope_head_dim")):  # expanded latents
         return heads, max(nope + _first(settings, "qk_rope_head_dim"), _first(settings, "v_head_dim"))
     hidden = _first(settings, "hidden_size", "n_embd")

@@ -59,7 +59,7 @@ ONLY_STATES = {"mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"}
 BOTH = {"falcon_h1": LayerKind.state_and_full}
 FULL_EVERY = {  # one layer in so many sees everything, the others have a window
     "gemma2": 2, "gpt_oss": 2, "cohere2": 4, "olmo3": 4, "exaone4": 4, "llama4": 4, "gemma3n": 5, "gemma3": 6,
-    "gemma4": 6,
+    "gemma4": 6, "mimo_v2_flash": 6,
 }  # fmt: skip
 ATTENTION_EVERY = {"qwen3_next": 4, "qwen3_5": 4, "qwen3_5_moe": 4, "olmo_hybrid": 4}  # the others have a state
 
