@@ -129,8 +129,9 @@ def measure(family: str, folder: Path, options: argparse.Namespace) -> bool:
     line = "".join(f"{number / 1024:12,.1f}" for number in numbers)
     error = said / stats.peak_kv_bytes - 1 if stats.peak_kv_bytes else float("nan")
     line += f"{error:+12.1%}"
-    if in_memory:
-        line += f"{in_memory / options.rows / 1024:12,.1f}{said / in_memory - 1:+12.1%}"
+    if in_memory and predicted.decode_kv_bytes:
+        error = said / in_memory - 1
+        line += f"{in_memory / options.rows / 1024:12,.1f}{error:+12.1%}"
     else:
         line += f"{'-':>12}{'-':>12}"
     print(f"{family:20}{line}  {decoding}", flush=True)

@@ -96,6 +96,8 @@ class KvBudget:
 
     def stored_bytes(self, rows: Sequence[Row]) -> int:
         """Return the memory of all prefixes, and of these rows, as it was when the last pass ended."""
+        if not self.heads.layers:  # states alone
+            return self.heads.bytes_per_token * self.heads.state_tokens * len(rows)
         freed = 0 if self.own is None else self.own.freed_before
         return self.heads.bytes_per_token * (self.stored(rows) - freed)
 
