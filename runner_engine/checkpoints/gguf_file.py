@@ -8,14 +8,15 @@ from __future__ import annotations
 import math
 import mmap
 import struct
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
 from runner_base import DataError, reading, short
+from runner_engine.checkpoints.architectures import MODULES
+from runner_engine.checkpoints.gguf_header import Array, Header
 from runner_engine.checkpoints.weight_files import MAX_DIMENSIONS, Tensor
 
 MAGIC = b"GGUF"
@@ -53,40 +54,8 @@ KEPT_TYPES = (
 # bytes of a block in the kernels' panels, where they are more than in a file: a scale of a part has a whole byte
 PANEL_BYTES = {"Q3_K": 114, "Q4_K": 148, "Q5_K": 180, "IQ4_XS": 138}
 PANEL_OUTPUTS = 32  # a last panel is padded
-# architectures of which transformers reads each tensor of the file into one of the model
-KEPT_ARCHITECTURES = ("llama", "qwen2", "qwen3", "phi3", "starcoder2", "stablelm", "gemma2", "gemma3")
 FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
-
-
-@dataclass(frozen=True)
-class Array:
-    """Where the elements of an array are in the file."""
-
-    kind: int  # of its elements
-    count: int
-    start: int  # byte
-
-
-@dataclass(frozen=True)
-class Header:
-    """The header of a .gguf file; `metadata` contains a long array's length instead of the array."""
-
-    file: Path
-    metadata: dict[str, Any]
-    arrays: dict[str, Array]  # all of them, also short ones: `read_array` reads one
-    tensors: tuple[Tensor, ...]  # with GGUF's names of dtypes: F32, Q8_0
-
-    @property
-    def architecture(self) -> str:
-        """The model's architecture, as llama.cpp names it."""
-        return self.metadata["general.architecture"]  # type: ignore[no-any-return]  # checked to be a text
-
-    @property
-    def types(self) -> str:
-        """How the tensors are stored, e.g. `Q8_0 ×15, F32 ×6`."""
-        counts = Counter(tensor.dtype for tensor in self.tensors)
-        return ", ".join(f"{name} ×{count}" for name, count in counts.most_common())
 
 
 def is_gguf(path: Path) -> bool:
@@ -154,7 +123,7 @@ def read_settings(header: Header) -> dict[str, Any]:
 def is_known(header: Header) -> bool:
     """Whether the file's settings and names are known here (gguf_names.py); else transformers reads it, in seconds."""
     # transformers makes a Mistral of a Llama with this name
-    return header.architecture in KEPT_ARCHITECTURES and header.metadata.get("general.name") != "mistral"
+    return header.architecture in MODULES and header.metadata.get("general.name") != "mistral"
 
 
 def can_keep_blocks(header: Header) -> bool:
@@ -170,12 +139,12 @@ def kept_tensors(header: Header) -> list[Tensor]:
 
 def bytes_beyond_file(tensor: Tensor) -> int:
     """Count the bytes that a matrix takes in the kernels' panels, beyond those in the file."""
-    if tensor.dtype not in KEPT_TYPES or len(tensor.shape) != 2:
+    if tensor.dtype not in KEPT_TYPES or len(tensor.shape) not in (2, 3):
         return 0
-    outputs, inputs = tensor.shape
+    *experts, outputs, inputs = tensor.shape
     _, numbers, stored = next(one for one in BLOCKS.values() if one[0] == tensor.dtype)
     of_panel = inputs // numbers * PANEL_BYTES.get(tensor.dtype, stored) * PANEL_OUTPUTS
-    return math.ceil(outputs / PANEL_OUTPUTS) * of_panel - tensor.nbytes
+    return math.prod(experts) * math.ceil(outputs / PANEL_OUTPUTS) * of_panel - tensor.nbytes
 
 
 def unpacked_tensors(header: Header) -> list[Tensor]:

@@ -50,6 +50,48 @@ class GgufLinear(nn.Linear):
         return multiply_in_steps(self, weights, input, max(1, UNPACKED_AT_ONCE // self.in_features))
 
 
+class InOrder(nn.Module):
+    """A layer before which the inputs are put in the order of the file's columns."""
+
+    def __init__(self, layer: GgufLinear, order: torch.Tensor) -> None:
+        """order: which one of the file's columns each input is."""
+        super().__init__()
+        self.layer = layer
+        self.register_buffer("order", order.argsort(), persistent=False)
+        self.order: torch.Tensor
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Return the layer's outputs."""
+        return self.layer(input[..., self.order])  # type: ignore[no-any-return]
+
+
+class OfDtype(nn.Module):
+    """A head in blocks for a model that asks its head's weight for the dtype of what it gets."""
+
+    def __init__(self, layer: GgufLinear, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layer = layer
+        self.register_buffer("weight", torch.empty(0, dtype=dtype), persistent=False)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Return the head's outputs."""
+        return self.layer(input)  # type: ignore[no-any-return]
+
+
+def with_columns(
+    like: nn.Linear, stored: torch.Tensor, kind: str, order: torch.Tensor | None, columns: torch.Tensor
+) -> nn.Module:
+    """Return a layer whose inputs have another order than the file's columns; blocks move where whole ones can."""
+    block = TYPES[kind].inputs
+    starts = columns.view(-1, block)[:, :1] if len(columns) % block == 0 else columns[:0, None]
+    moves_blocks = len(starts) and bool((starts % block == 0).all())
+    if moves_blocks and bool((columns.view(-1, block) == starts + torch.arange(block)).all()):
+        in_blocks = stored.view(stored.shape[0], -1, TYPES[kind].stored_bytes)
+        return GgufLinear(like, in_blocks[:, starts[:, 0] // block].flatten(1), kind, order)
+    return InOrder(GgufLinear(like, stored, kind, order), columns)
+
+
 class GgufEmbedding(nn.Embedding):
     """An embedding whose table, uint8 [tokens, bytes], is a file's blocks; a pass unpacks the rows of its tokens."""
 

@@ -19,7 +19,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE, Unigram
 
 from runner_base import DataError, short
-from runner_engine.checkpoints.gguf_file import Header, is_known, read_array, read_header
+from runner_engine.checkpoints.gguf_file import is_known, read_array, read_header
+from runner_engine.checkpoints.gguf_header import Header
 from runner_engine.checkpoints.gguf_names import SPECIAL_TOKENS, cuts_single_digits, settings_of
 from runner_engine.checkpoints.model_files import of_gguf
 

@@ -6,8 +6,6 @@ tensors are named.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +14,17 @@ import torch
 from torch import nn
 
 from runner_base import DataError
-from runner_engine.checkpoints.gguf_file import NOT_WEIGHTS, read_header
-from runner_engine.checkpoints.gguf_names import weight_name
-from runner_engine.checkpoints.weight_files import Tensor
-from runner_engine.models.gguf_blocks import GgufEmbedding, GgufLinear
-from runner_engine.models.gguf_types import TYPES, scales_of
+from runner_engine.checkpoints.architectures.base import Change, Order
+from runner_engine.checkpoints.gguf_file import read_header
+from runner_engine.checkpoints.gguf_names import Place, places_of
+from runner_engine.models.gguf_blocks import GgufEmbedding, GgufLinear, OfDtype, with_columns
+from runner_engine.models.gguf_types import TYPES
+from runner_engine.models.loading import gguf_experts
 from runner_engine.models.loading.contract import Report, WayOfLoading
+from runner_engine.models.loading.gguf_tensors import numbers_of, stored_bytes
 from runner_engine.settings.model import Attention
 
-Numbers = np.ndarray[Any, Any]
-InModel = Callable[[str, Numbers], Numbers]  # a tensor's name and numbers → its numbers in the model
+CASTING = ("mamba2",)  # models that bring what the head gets to the dtype of its weight
 
 
 class Way(WayOfLoading):
@@ -52,91 +51,86 @@ def load(
     arguments = {} if attention is None else {"attn_implementation": attention}
     with no_init_weights():  # memory that nobody writes is not taken
         model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, **arguments)
-    in_model = partial(_in_model, header.architecture, config)
-    unfilled, unused = set(model.state_dict()), []
-    for tensor in header.tensors:
-        name = weight_name(header.architecture, tensor.name)
-        if name is None or name not in unfilled:
-            unused += [] if tensor.name in NOT_WEIGHTS else [tensor.name]
+    unfilled = set(model.state_dict())
+    places = places_of(header)
+    unused = places.unused
+    for place in places.weights:
+        if place.name not in unfilled:
+            unused += [tensor.name for tensor in place.tensors]
             continue
-        if not (keeps_blocks and _keep(model, name, tensor, in_model, dtype)):
-            _unpack(model, name, tensor, in_model)
-        unfilled.discard(name)
+        if not (keeps_blocks and _keep(model, place, config, dtype)):
+            _unpack(model, place, config)
+        unfilled.discard(place.name)
+    for of_layer, tensors in places.experts.items():
+        filled = gguf_experts.fill(model, of_layer, tensors, keeps_blocks)
+        if not filled:
+            unused += [tensor.name for tensor in tensors.values()]
+        unfilled -= filled
     if config.get_text_config().tie_word_embeddings:
         unfilled -= _tie(model)
+    head = model.get_output_embeddings()
+    if config.model_type in CASTING and isinstance(head, GgufLinear):
+        model.set_output_embeddings(OfDtype(head, dtype))
     if not keeps_blocks and (path.parent / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(path.parent, local_files_only=True)
     return model, {"missing_keys": sorted(unfilled), "unexpected_keys": unused}
 
 
-def stored_bytes(tensor: Tensor) -> torch.Tensor:
-    """Return a matrix's blocks in the mapped file, uint8 [outputs, bytes]; DataError where a scale is no number."""
-    data = np.memmap(tensor.file, mode="c", dtype=np.uint8, offset=tensor.offset, shape=(tensor.nbytes,))
-    stored: torch.Tensor = torch.from_numpy(data).view(*tensor.shape[:-1], -1)
-    if not scales_of(stored, tensor.dtype).isfinite().all():
-        raise DataError(f"{tensor.file}: tensor {tensor.name}: a scale of its blocks is not a finite number")
-    return stored
-
-
-def _in_model(architecture: str, config: Any, name: str, values: Numbers) -> Numbers:
-    """Return a tensor as the model has it: a .gguf file has a Llama's heads in pairs, and 1 more in Gemma's norms."""
-    if architecture == "llama" and (".attn_q." in name or ".attn_k." in name):
-        heads = config.num_attention_heads if ".attn_q." in name else config.num_key_value_heads
-        in_pairs = values.reshape(heads, values.shape[0] // heads // 2, 2, *values.shape[1:])
-        return in_pairs.swapaxes(2, 1).reshape(values.shape)
-    if architecture in ("gemma2", "gemma3") and name.endswith("norm.weight"):
-        return values - 1
-    return values
-
-
-def _keep(model: Any, name: str, tensor: Tensor, in_model: InModel, dtype: torch.dtype) -> bool:
-    """Let a layer of the model be the blocks of a tensor; False if they cannot stay as they are."""
-    path, _, part = name.rpartition(".")
+def _keep(model: Any, place: Place, config: Any, dtype: torch.dtype) -> bool:
+    """Let a layer of the model be the blocks of its tensors; False if they cannot stay as they are."""
+    path, _, part = place.name.rpartition(".")
     module = model.get_submodule(path)
-    if tensor.dtype not in TYPES or part != "weight":
+    first, change = place.tensors[0], place.change or Change()
+    kinds = {tensor.dtype for tensor in place.tensors}
+    if len(kinds) > 1 or first.dtype not in TYPES or part != "weight" or change.numbers or change.together:
         return False
-    if type(module) is nn.Linear and tensor.shape == (module.out_features, module.in_features):
-        order = _row_order(in_model, tensor)
-        if order is None:
-            return False
-        is_same = bool((order == torch.arange(len(order))).all())
-        layer = GgufLinear(module, stored_bytes(tensor), tensor.dtype, None if is_same else order)
+    rows = sum(tensor.shape[0] for tensor in place.tensors)
+    if type(module) is nn.Linear and (rows, first.shape[1]) == (module.out_features, module.in_features):
+        order = _order(change.rows, config, rows)
+        stored = [stored_bytes(tensor) for tensor in place.tensors]
+        columns = _order(change.columns, config, module.in_features)
+        together = stored[0] if len(stored) == 1 else torch.cat(stored)
+        if columns is None:
+            layer: nn.Module = GgufLinear(module, together, first.dtype, order)
+        else:
+            layer = with_columns(module, together, first.dtype, order, columns)
         model.set_submodule(path, layer)
         return True
-    if isinstance(module, nn.Embedding) and tensor.shape == (module.num_embeddings, module.embedding_dim):
-        model.set_submodule(path, GgufEmbedding(module, stored_bytes(tensor), tensor.dtype, dtype))
+    if isinstance(module, nn.Embedding) and first.shape == (module.num_embeddings, module.embedding_dim):
+        model.set_submodule(path, GgufEmbedding(module, stored_bytes(first), first.dtype, dtype))
         return True
     return False
 
 
-def _unpack(model: Any, name: str, tensor: Tensor, in_model: InModel) -> None:
-    """Write a tensor's numbers into the model."""
-    path, _, part = name.rpartition(".")
-    values = in_model(tensor.name, _numbers(tensor))
+def _unpack(model: Any, place: Place, config: Any) -> None:
+    """Write the numbers of a weight's tensors into the model."""
+    path, _, part = place.name.rpartition(".")
+    change = place.change or Change()
+    numbers = [numbers_of(tensor) for tensor in place.tensors]
+    if change.together is not None:
+        values = change.together(config, numbers)
+    else:
+        values = numbers[0] if len(numbers) == 1 else np.concatenate(numbers)
+    if change.rows is not None:
+        values = values[change.rows(config, len(values))]
+    if change.columns is not None:
+        values = values[:, change.columns(config, values.shape[1])]
+    if change.numbers is not None:
+        values = change.numbers(config, values)
     own = getattr(model.get_submodule(path), part)
     if tuple(values.shape) != tuple(own.shape):
-        raise DataError(f"tensor {tensor.name} is {list(values.shape)}, and the model's {name} {list(own.shape)}")
+        names = ", ".join(tensor.name for tensor in place.tensors)
+        raise DataError(f"tensor {names} is {list(values.shape)}, and the model's {place.name} {list(own.shape)}")
     with torch.no_grad():
         own.copy_(torch.from_numpy(np.ascontiguousarray(values)))
 
 
-def _row_order(in_model: InModel, tensor: Tensor) -> torch.Tensor | None:
-    """Return the rows of a file's matrix in the model's order; None if the model's has others."""
-    rows = np.arange(tensor.shape[0])[:, None]
-    order = in_model(tensor.name, rows)
-    if order.shape != rows.shape or not (np.sort(order, axis=0) == rows).all():
+def _order(order: Order | None, config: Any, count: int) -> torch.Tensor | None:
+    """Return which one of the file each one of the model is; None if all are where they were."""
+    if order is None:
         return None
-    return torch.from_numpy(np.ascontiguousarray(order[:, 0]))
-
-
-def _numbers(tensor: Tensor) -> Numbers:
-    """Return a tensor's numbers in float32, by the gguf package."""
-    from gguf import GGMLQuantizationType
-    from gguf.quants import dequantize
-
-    data = np.memmap(tensor.file, mode="r", dtype=np.uint8, offset=tensor.offset, shape=(tensor.nbytes,))
-    kind = GGMLQuantizationType[tensor.dtype]
-    return np.array(dequantize(data.reshape(*tensor.shape[:-1], -1), kind), dtype=np.float32).reshape(tensor.shape)
+    places = torch.from_numpy(np.ascontiguousarray(order(config, count)))
+    return None if bool((places == torch.arange(count)).all()) else places
 
 
 def _tie(model: Any) -> set[str]:

@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 
 from runner_engine.checkpoints.linear_layers import IN_A_BLOCK
-from runner_engine.experts import numbers_left_out
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.share import check_unfit
 
@@ -31,7 +30,7 @@ def leave_unfit(
         if (reason := reason_of(choice, layer, device))
     }
     in_blocks = sum(one.numel() for path, one in model.named_parameters() if IN_A_BLOCK.search(path))
-    check_unfit(choice.name, unfit, in_blocks + numbers_left_out(model))
+    check_unfit(choice.name, unfit, in_blocks)
     return set(unfit)
 
 

@@ -16,7 +16,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer
 
 from runner_base.errors import ConfigError
-from runner_engine.checkpoints.gguf_file import KEPT_ARCHITECTURES, read_header
+from runner_engine.checkpoints.gguf_file import read_header
 from runner_engine.checkpoints.gguf_names import SINGLE_DIGITS, cuts_single_digits
 from runner_engine.models import gguf_tokenizer
 from runner_engine.models.load_tokenizer import load_tokenizer
@@ -174,7 +174,7 @@ def test_each_kind_has_the_ids_of_transformers(kind: str, tmp_path: Path) -> Non
 
 @pytest.mark.sampled(8)
 @pytest.mark.parametrize("kind", ["bytes-qwen2", "pieces", "pieces-with-real-spaces", "pieces-with-merges", "unigrams"])
-@pytest.mark.parametrize("architecture", [one for one in KEPT_ARCHITECTURES if one != "llama"])
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "phi3", "starcoder2", "stablelm", "gemma2", "gemma3"])
 def test_each_architecture_has_the_ids_of_transformers(architecture: str, kind: str, tmp_path: Path) -> None:
     check_equal(write(tmp_path / "model.gguf", architecture, KINDS[kind]))
 

@@ -1,0 +1,84 @@
+"""DeepSeek: attention over a latent of keys and values, some layers with experts and others without."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runner_engine.checkpoints.architectures.base import (
+    LAYER,
+    RMS,
+    VOCABULARY,
+    Architecture,
+    Change,
+    Numbers,
+    of_file,
+    rope_of,
+)  # fmt: skip
+from runner_engine.checkpoints.architectures.mixtures import SHARED_EXPERTS, SIGMOID
+
+if TYPE_CHECKING:
+    from runner_engine.checkpoints.gguf_header import Header
+
+MSCALE_SHARE = 0.1  # of mscale_all_dim, as the converter writes it
+
+
+def _settings(header: Header) -> dict[str, Any]:
+    """Return V3's settings if its router takes sigmoids, else V2's; both have the same tensors."""
+    rotated = of_file(header, "rope.dimension_count", 64)
+    latent = of_file(header, "attention.kv_lora_rank", 512)
+    key = of_file(header, "attention.key_length_mla") or of_file(header, "attention.key_length", latent + rotated)
+    value = of_file(header, "attention.value_length_mla") or of_file(header, "attention.value_length", latent)
+    rope = rope_of(header, rotated)
+    if (factor := of_file(header, "rope.scaling.yarn_log_multiplier")) and rope["rope_type"] == "yarn":
+        rope |= {"mscale": factor / MSCALE_SHARE, "mscale_all_dim": factor / MSCALE_SHARE}
+    groups = of_file(header, "expert_group_count", 1)
+    heads = of_file(header, "attention.head_count", 1)
+    is_v3 = of_file(header, "expert_gating_func", 1) == SIGMOID
+    settings = {
+        "model_type": "deepseek_v3" if is_v3 else "deepseek_v2",
+        "num_key_value_heads": heads,
+        "q_lora_rank": of_file(header, "attention.q_lora_rank"),
+        "kv_lora_rank": latent,
+        "qk_rope_head_dim": rotated,
+        "qk_nope_head_dim": key - rotated,
+        "v_head_dim": value,
+        "rope_parameters": rope,
+        "norm_topk_prob": bool(of_file(header, "expert_weights_norm", False)),
+        "n_group": groups,
+        "topk_group": of_file(header, "expert_group_used_count", 1),
+        "num_nextn_predict_layers": 0,
+    }
+    if is_v3:
+        return settings | {"rope_interleave": True}
+    return settings | {"topk_method": "greedy" if groups == 1 else "group_limited_greedy"}
+
+
+def _keys_and_values(config: Any, parts: list[Numbers]) -> Numbers:
+    """Return kv_b_proj, [heads × (key + value), latent], of its keys, [heads, latent, key], and its values."""
+    keys, values = parts
+    both = np.concatenate((keys.swapaxes(1, 2), values), axis=1)
+    return both.reshape(-1, config.kv_lora_rank)
+
+
+KNOWN = {
+    "deepseek2": Architecture(
+        "deepseek_v3",
+        {
+            **RMS, **VOCABULARY, "expert_count": "n_routed_experts", "expert_used_count": "num_experts_per_tok",
+            "expert_feed_forward_length": "moe_intermediate_size", "expert_shared_count": "n_shared_experts",
+            "leading_dense_block_count": "first_k_dense_replace", "expert_weights_scale": "routed_scaling_factor",
+        },
+        {
+            **LAYER, **SHARED_EXPERTS, "attn_q_a": "self_attn.q_a_proj", "attn_q_b": "self_attn.q_b_proj",
+            "attn_q_a_norm": "self_attn.q_a_layernorm", "attn_kv_a_mqa": "self_attn.kv_a_proj_with_mqa",
+            "attn_kv_a_norm": "self_attn.kv_a_layernorm", "attn_kv_b": "self_attn.kv_b_proj",
+            "ffn_gate_inp": "mlp.gate", "exp_probs_b.bias": "mlp.gate.e_score_correction_bias",
+        },
+        computed=_settings,
+        changes={"self_attn.kv_b_proj.weight": Change(together=_keys_and_values)},
+        joined={("attn_k_b.weight", "attn_v_b.weight"): "self_attn.kv_b_proj.weight"},
+        experts="mlp.experts",
+    ),
+}  # fmt: skip
