@@ -7,7 +7,7 @@ it alone, so no code outside of this folder asks which task it is.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar, cast
 
@@ -90,7 +90,11 @@ class Task(Protocol):
 def with_inputs(resolved: ResolvedJob, inputs: Inputs) -> ResolvedJob:
     """Return the job as its inputs have decided: with the keys that were open, and with a second model."""
     if inputs.decided:
-        resolved = resolved.having(task=replace(resolved.config.task, **inputs.decided))
+        before = resolved.config.task
+        task = replace(before, **inputs.decided)
+        keys = {key.name for key in fields(before)}
+        vars(task).update({name: value for name, value in vars(before).items() if name not in keys})  # what was read
+        resolved = resolved.having(task=task)
     return resolved.beside(inputs.second)
 
 

@@ -74,7 +74,7 @@ class WindowView:
 class LayerAttention:
     """One layer of a pass: what its attention depends on besides queries, keys and values."""
 
-    layer: int
+    layer: int  # of the store
     scale: float
     softmax: Softmax
     view: WindowView
@@ -157,7 +157,7 @@ class PassLayout:
         """Return [T, H, D] for query [H, T, D], key and value [KVH, T, D] of one layer."""
         width = value.shape[-1]
         query, key, value = padded_heads(self.heads, query, key, value)
-        attention = LayerAttention(layer, scale, softmax, self._view(layer))
+        attention = LayerAttention(self.heads.store_of(layer), scale, softmax, self._view(layer))
         result = self._attend(attention, query, key, value)
         return result if width == self.heads.dim else result[..., :width]
 

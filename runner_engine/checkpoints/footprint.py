@@ -14,11 +14,11 @@ from math import ceil, exp, log2
 from runner_base import BYTES, MIB, machine, processor
 from runner_base.dtypes import stored_dtype
 from runner_engine.checkpoints.gguf_file import bytes_beyond_file, kept_tensors, read_header
-from runner_engine.checkpoints.linear_layers import part_of, plain_layers
+from runner_engine.checkpoints.kept_kv import LANES, kept_kv
+from runner_engine.checkpoints.linear_layers import held_tensors, part_of, plain_layers
 from runner_engine.checkpoints.pass_memory import (
     PassShape,
     activation_bytes,
-    place_bytes,
     quantized_workspace_bytes,
     recorded_rows,
     sampled_bytes,
@@ -160,7 +160,7 @@ def _predict_one(resolved: ResolvedModel, work: Workload, free_mib: float | None
     rows, prompt_tokens, new_tokens = work
     spec, files, mix = resolved.spec, resolved.files, resolved.mix
     model, held = files.model, mix.base
-    tensors = kept_tensors(read_header(files.path)) if held.keeps_blocks else files.tensors
+    tensors = kept_tensors(read_header(files.path)) if held.keeps_blocks else held_tensors(files, spec.mix)
     settings = files.text_settings
     if not tensors:
         return None
@@ -172,7 +172,6 @@ def _predict_one(resolved: ResolvedModel, work: Workload, free_mib: float | None
     shape = shape_of(settings)
     if new_tokens <= 1:  # nothing decodes: rows end in the pass that reads them
         rows = streamed(device, rows, prompt_tokens).rows
-    cache = place_bytes(settings, dtype_bytes, spec.generation.kv_cache) * rows  # for each position
     is_stream = model.attention is Attention.auto
     eager = model.attention is Attention.eager
     largest = max(elements(tensor, files.stored, mix) for tensor in tensors)
@@ -185,6 +184,10 @@ def _predict_one(resolved: ResolvedModel, work: Workload, free_mib: float | None
         and all(choice.has_kernels(dtype_bytes) for choice in mix.choices)
     )
     width = max(shape["intermediate"], shape["hidden"])
+    # with the kernels, keys before a window are freed, as in transformers' own cache
+    by_kernels = is_stream and device == "cpu"
+    keeps_windows = not is_stream or (by_kernels and processor.c_compiler() is not None)
+    kept = kept_kv(settings, dtype_bytes, spec.generation.kv_cache, LANES if by_kernels else 1)
 
     def activations(pass_shape: PassShape) -> int:
         positions = pass_shape.rows * pass_shape.tokens
@@ -209,7 +212,9 @@ def _predict_one(resolved: ResolvedModel, work: Workload, free_mib: float | None
         spans = () if by_length else (prompt_tokens, context)
         decode += recorded_rows(rows, *spans) * shape["vocab"] * dtype_bytes
     unpacked = 0 if by_panels else largest * max(choice.unpacked_bytes(dtype_bytes) for choice in mix.choices)
-    plain = Footprint(weights, cache * prompt_tokens, cache * context, prefill + unpacked, decode + unpacked)
+    of_prompts = kept.prompt_bytes(rows, prompt_tokens, reading.rows * reading.tokens, keeps_windows)
+    of_all = kept.final_bytes(rows, prompt_tokens, new_tokens, keeps_windows)
+    plain = Footprint(weights, of_prompts, of_all, prefill + unpacked, decode + unpacked)
     if device != "cpu":
         return plain
     free_mib = machine.available_mib() if free_mib is None else free_mib

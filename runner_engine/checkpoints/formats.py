@@ -108,7 +108,7 @@ def _check_mix(resolved: ResolvedModel) -> None:
             f"quantization={mix.base.label}: its layers are quantized one by one after loading, which is not possible "
             f"with model.device_map={files.model.device_map}: leave model.device_map out"
         )
-    if tensors := files.tensors:  # other files are only checked when they are loaded
+    if tensors := files.matrices:  # other files are only checked when they are loaded
         layers, heads = linear_layers(tensors, files.text_settings, files.fuses_experts)
         mix.check_layers(layers, heads or [HEAD], tied=not heads)
 

@@ -1,8 +1,9 @@
 """The linear layers of a checkpoint, by the names of its tensors, and what a quantization makes of each; no torch.
 
 One walk over the headers decides: what a plan predicts, what is refused, and what the loader leaves plain follow from
-it. Names decide what is a linear layer in the model: transformers fuses the experts of a mixture into one parameter,
-and its routers are no linear layers. A checkpoint's own code (model.trust_remote_code) may keep each expert apart.
+it. Names decide what is a linear layer in the model: where a quantization takes experts apart (experts.py), each of
+their matrices is one; else transformers fuses them into one parameter. Its routers are no linear layers. A checkpoint's
+own code (model.trust_remote_code) may keep each expert apart.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner_base import ConfigError
+from runner_engine.checkpoints.experts import ExpertMatrix
 from runner_engine.checkpoints.resolve import ModelFiles
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.quantization.base import OTHER_LINEAR, QuantizationConfig
@@ -22,6 +24,7 @@ from runner_engine.quantization.share import Share, check_unfit
 IN_A_BLOCK = re.compile(r"\.\d+\.")  # model.layers.0.self_attn…, transformer.h.0.…
 EXPERT = re.compile(r"(^|\.)experts\.\d+\.")  # one of a mixture, whose matrices are stored apart
 ROUTER = re.compile(r"\.(gate|router)(\.(layer|gate))?\.weight$")
+LINEAR_ROUTERS = frozenset({"afmoe", "dbrx", "jetmoe"})  # families whose routers are linear layers like others
 SHARED = re.compile(r"\.shared_transf(ormer)?\.")  # by Zamba's blocks: libraries leave plain what transformers ties
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
@@ -52,7 +55,7 @@ def walk(
     family = str(settings.get("model_type", ""))
     ties_blocks = fuses_experts and bool(settings.get("tie_word_embeddings", True))
     listed = list(tensors)
-    parts = {tensor.name: part_of(tensor, fuses_experts) for tensor in listed}
+    parts = {tensor.name: part_of(tensor, fuses_experts, family) for tensor in listed}
     is_tied = bool(settings.get("tie_word_embeddings")) and "embedding" in parts.values()
     choices: dict[str, QuantizationConfig] = {}
     unfit: dict[str, tuple[str, int]] = {}
@@ -96,7 +99,18 @@ def walk(
 
 def walk_files(files: ModelFiles, mix: Mix, device: str) -> Walk:
     """Walk over the headers of a job's model."""
-    return walk(files.tensors, files.text_settings, mix, device, files.fuses_experts, files.dtype_bytes)
+    return walk(files.matrices, files.text_settings, mix, device, files.fuses_experts, files.dtype_bytes)
+
+
+def are_experts_apart(files: ModelFiles, mix: Mix) -> bool:
+    """Whether a load takes experts apart, which it does if it quantizes any of their matrices."""
+    matrices = (tensor for tensor in files.matrices if isinstance(tensor, ExpertMatrix))
+    return mix.quantizes and any(mix.choice_for(layer_of(matrix)).packed for matrix in matrices)
+
+
+def held_tensors(files: ModelFiles, mix: Mix) -> list[Tensor]:
+    """Return the tensors of a model as it holds them once it is loaded: with experts apart, or as they are stored."""
+    return files.matrices if are_experts_apart(files, mix) else files.tensors
 
 
 @dataclass(frozen=True)
@@ -110,7 +124,7 @@ class PlainLayers:
 
 def plain_layers(files: ModelFiles, mix: Mix) -> PlainLayers:
     """Count what a mix leaves in model.dtype."""
-    layers, heads = linear_layers(files.tensors, files.text_settings, files.fuses_experts)
+    layers, heads = linear_layers(held_tensors(files, mix), files.text_settings, files.fuses_experts)
     plain = [tensor for path, tensor in layers.items() if not mix.choice_for(path).packed]
     shapes, plain_shapes = ({tensor.shape for tensor in some} for some in (layers.values(), plain))
     return PlainLayers(
@@ -126,19 +140,22 @@ def linear_layers(
     """Return the linear weights in blocks by the path of their layer, and the head unless it is tied."""
     by_part: dict[str, dict[str, Tensor]] = {}
     for tensor in tensors:
-        by_part.setdefault(part_of(tensor, fuses_experts), {})[layer_of(tensor)] = tensor
+        part = part_of(tensor, fuses_experts, settings.get("model_type"))
+        by_part.setdefault(part, {})[layer_of(tensor)] = tensor
     is_tied = settings.get("tie_word_embeddings") and "embedding" in by_part
     return by_part.get("linear", {}), {} if is_tied else by_part.get("head", {})
 
 
-def part_of(tensor: Tensor, fuses_experts: bool = True) -> str:
+def part_of(tensor: Tensor, fuses_experts: bool = True, family: object = "") -> str:
     """Return whether a tensor is a linear weight, an expert's, the embedding, the head or something else."""
+    if isinstance(tensor, ExpertMatrix):
+        return "linear"
     if tensor.name.endswith(HEADS) and not IN_A_BLOCK.search(tensor.name):
         return "head"
     if fuses_experts and len(tensor.shape) == 2 and IN_A_BLOCK.search(tensor.name):
         if EXPERT.search(tensor.name):
             return "expert"
-        if ROUTER.search(tensor.name):
+        if ROUTER.search(tensor.name) and family not in LINEAR_ROUTERS:
             return "other"
     if len(tensor.shape) == 2 and tensor.name.endswith(".weight"):
         return "linear" if IN_A_BLOCK.search(tensor.name) else "embedding"

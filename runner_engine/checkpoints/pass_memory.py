@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner_base import BYTES
+from runner_engine.checkpoints.kept_kv import kept_kv
 from runner_engine.settings.generation import KvCache
 from runner_engine.settings.sampling import SamplingKeys, active_parameters
 
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # prompt tokens in one pass
 MAX_ROWS = {"cpu": 128, "cuda": 512}  # at once, in 16 bits: with more rows, matrix products get no more efficient
 THREAD_BUFFER_BYTES = 163_840  # in which a thread unpacks and sums: as in kernels/quantized.h
-SCALE_BYTES = 4  # of a place and head, where keys and values are stored in 8 bits: as in kernels/attention.h
 FEWEST_PLACES = 64  # of own keys that a decoding step on a GPU reads
 WAITING_NUMBERS = 2**24  # of waiting distributions: 64 MiB, or more for the distributions of MIN_WAITING positions
 MIN_WAITING = 256
@@ -44,13 +44,7 @@ def most_rows(device: str, dtype_bytes: int) -> int:
 
 def place_bytes(settings: dict[str, Any], dtype_bytes: int, kv_cache: KvCache = KvCache.as_model) -> int:
     """Return the bytes of keys and values of one token in all layers, from a model's settings."""
-    shape = shape_of(settings)
-    return 2 * shape["layers"] * shape["kv_heads"] * head_bytes(shape["head_dim"], dtype_bytes, kv_cache)
-
-
-def head_bytes(dim: int, dtype_bytes: int, kv_cache: KvCache) -> int:
-    """Return the bytes of a key, or a value, of one place and one head."""
-    return dim + SCALE_BYTES if kv_cache is KvCache.int8 else dim * dtype_bytes
+    return kept_kv(settings, dtype_bytes, kv_cache).token_bytes
 
 
 def kv_number_bytes(dtype_bytes: int, kv_cache: KvCache) -> int:

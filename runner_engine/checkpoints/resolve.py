@@ -22,6 +22,7 @@ from runner_base.dtypes import dtype_for
 from runner_base.texts import read_cache
 from runner_engine.checkpoints import gguf_file, model_files, no_model, random_weights, torch_archive, weight_files
 from runner_engine.checkpoints.byteio import file_sha256
+from runner_engine.checkpoints.experts import expert_matrices
 from runner_engine.checkpoints.gguf_names import cuts_single_digits
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, LORA_TEAM_DIR, LORA_THINKING_DIR, MODEL_DIR
@@ -107,6 +108,12 @@ class ModelFiles:
     def tensors(self) -> list[Tensor]:
         """The checkpoint's tensors; none if it has no file whose header can be read."""
         return random_weights.list_tensors(self.settings) if self.model.random_weights else read_tensors(self.path)
+
+    @cached_property
+    def matrices(self) -> list[Tensor]:
+        """The tensors, with each matrix of each expert of a mixture apart, if a load may take experts apart."""
+        is_as_it_is = self.stored is not None or self.model.device_map is not None or not self.fuses_experts
+        return self.tensors if is_as_it_is else expert_matrices(self.tensors, self.text_settings)
 
     @property
     def fuses_experts(self) -> bool:

@@ -1,7 +1,7 @@
 """The bytes of a model's weights in memory, tensor by tensor, as the libraries will hold them; no torch.
 
-Linear layers of the blocks are quantized, as far as linear_layers.walk finds them; embeddings, the head, norms, biases,
-experts and routers keep model.dtype; tied tensors count once.
+Linear layers of the blocks are quantized, as far as linear_layers.walk finds them, and so are experts that the load
+takes apart (experts.py); embeddings, the head, norms, biases and routers keep model.dtype; tied tensors count once.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def weight_bytes(
     has_embedding = any(part_of(tensor) == "embedding" for tensor in tensors)
     coded = _coded(tensors, stored)
     for tensor in tensors:
-        part = part_of(tensor, fuses_experts)
+        part = part_of(tensor, fuses_experts, settings.get("model_type"))
         if part == "head" and settings.get("tie_word_embeddings") and has_embedding:
             continue  # the same memory as the embedding
         if stored is not None and stored.config.makes_groups and "_weight_" in tensor.name:

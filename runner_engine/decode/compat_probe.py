@@ -22,7 +22,7 @@ from runner_engine.decode.layouts import NotFusable
 from runner_engine.decode.passes import Forward, TokenSpan
 from runner_engine.decode.rows import Row
 from runner_engine.kernels.shared_numbers import LANES
-from runner_engine.kv_cache import MASK_PROBE, Heads, Prefix, RowKv, Unknown, Window, own_kv, probing_masks
+from runner_engine.kv_cache import MASK_PROBE, Heads, Prefix, RowKv, Unknown, Window, own_kv, probing_masks, stores_of
 from runner_engine.matmul import LayerWeights, note_on, unrounded_rows
 from runner_engine.models.gguf_blocks import GgufLinear
 from runner_engine.models.load import Loaded
@@ -167,12 +167,14 @@ def _inspect_attention(model: Any, ids: torch.Tensor, kept_tokens: list[int | No
     shapes: dict[int, _Shape] = {}
     windows: dict[int, Window | None] = {}
     softmaxes: set[bool] = set()
+    tensors: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # keys and values of each layer
 
     def record(
         layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: float, softmax: Softmax
     ) -> torch.Tensor:
         """Return zeros: only shapes and masks matter here."""
         width = max(key.shape[2], value.shape[2])
+        tensors[layer] = key, value
         shapes[layer] = _Shape(key.shape[0], query.shape[0], width, key.dtype, key.device)
         softmaxes.add(softmax.cap == 0 and softmax.sinks is None)
         with suppress(Unknown):
@@ -186,6 +188,7 @@ def _inspect_attention(model: Any, ids: torch.Tensor, kept_tokens: list[int | No
     layers, all_shapes = len(shapes), list(shapes.values())
     if not layers and has_mixers:
         return Heads(0, 1, 1, LANES, model.dtype, ids.device)
+    stores = stores_of([tensors[layer] for layer in sorted(tensors)])
     if not layers:
         raise Incompatible("its attention does not go through transformers' interface")
     alike = {(shape.heads, shape.dtype, shape.device) for shape in all_shapes}
@@ -206,7 +209,8 @@ def _inspect_attention(model: Any, ids: torch.Tensor, kept_tokens: list[int | No
     settings = model.config.get_text_config()
     if not known and "chunked_attention" in (getattr(settings, "layer_types", None) or ()):
         raise Incompatible("its attention sees one chunk of a text at a time")
-    return Heads(layers, kv_heads, query_heads // kv_heads, width, dtype, device, known, all(softmaxes))
+    stored = layers if not stores else max(stores) + 1
+    return Heads(stored, kv_heads, query_heads // kv_heads, width, dtype, device, known, stores, all(softmaxes))
 
 
 def _scheduled_logits(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:

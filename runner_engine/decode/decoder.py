@@ -68,8 +68,9 @@ class Decoder:
         """
         for prefix in row.kv.needed:
             if prefix.kv is None:
+                freed = prefix.freed
                 count = self.forward.read_prefix(prefix, most)
-                prefixes.note_read(prefix, count)
+                prefixes.note_read(prefix, count - (prefix.freed - freed))
                 self.stats.prefill_tokens += count
             if prefix.kv is None:
                 return False

@@ -17,6 +17,7 @@ from runner_engine.kv_cache import (
     PagedSlots,
     Prefixes,
     PromptCache,
+    kept_tokens,
     own_cost,
     own_kv,
     put_state,
@@ -84,9 +85,21 @@ class KvBudget:
 
     def fits(self, row: Row, others: Sequence[Row]) -> bool:
         """Whether the budget has room for another row with its prefixes."""
-        missing = sum(prefix.size - prefix.held for prefix in row.kv.needed)
-        needs = [other.need for other in others]
-        return self.cost([*needs, row.need]) + self.prefixes.tokens + missing <= self.tokens
+        missing = sum(prefix.size - prefix.held - prefix.freed for prefix in row.kv.needed)
+        needs = [self._kept(one) for one in (*others, row)]
+        return self.cost(needs) + self.prefixes.tokens + missing <= self.tokens
+
+    def _kept(self, row: Row) -> int:
+        """Return as many tokens as the memory of a row has room for when it ends."""
+        frees_places = self.forward.kernels is not None and not _is_kept_whole(row)
+        return kept_tokens(self.heads, row.need) if frees_places else row.need
+
+    def stored_bytes(self, rows: Sequence[Row]) -> int:
+        """Return the memory of all prefixes, and of these rows, as it was when the last pass ended."""
+        if not self.heads.layers:  # states alone
+            return self.heads.bytes_per_token * self.heads.state_tokens * len(rows)
+        freed = 0 if self.own is None else self.own.freed_before
+        return self.heads.bytes_per_token * (self.stored(rows) - freed)
 
     def stored(self, rows: Sequence[Row]) -> int:
         """Return of how many tokens keys and values are stored: of all prefixes, and of these rows, with states."""
@@ -112,7 +125,7 @@ class KvBudget:
         to_come = len(rows.waiting)
         self._insert(self.own, before_long, len(rows.active), len(whole), min(most_rows, len(before_long) + to_come))
         self._insert(self.own, all_rows, len(before_long), len(long), min(most_rows, len(all_rows) + to_come))
-        cost = self.cost([row.need for row in all_rows])
+        cost = self.cost([self._kept(row) for row in all_rows])
         self.own.keep_spare(min(cost, max(self.tokens - self.prefixes.tokens - cost, 0)))
         return self.own
 
@@ -121,7 +134,8 @@ class KvBudget:
         if not count:
             return
         needs = [row.need for row in rows]
-        expected = min(expected, self.tokens // self.cost([max(*needs, 1)]))
+        kept = max(*(self._kept(row) for row in rows), 1)
+        expected = min(expected, self.tokens // self.cost([kept]))
         own.insert(at, count, needs, [row.kv.rest + len(row.pending) for row in rows], max(expected, len(rows)))
 
     def begin(self, entering: Sequence[tuple[int, Row]]) -> None:
@@ -130,6 +144,8 @@ class KvBudget:
         self.prefixes.copy([(slot, row.kv) for slot, row in entering], self.own)
         for slot, row in entering:
             put_state(self.own, slot, row.kv.prefix)
+            if _is_kept_whole(row):
+                self.own.keep_whole(slot)
             self.prompts.copy(row.kv, self.own, slot)
             row.kv.places = row.kv.copied
             self.stats.shared_tokens += row.kv.shared + row.kv.copied
@@ -168,3 +184,8 @@ class KvBudget:
         self.forward.forget_recorded()
         release_failed_pass(error, self.heads.device)
         self.memory.forget()
+
+
+def _is_kept_whole(row: Row) -> bool:
+    """Whether later prompts may begin with any part of it: then windows free nothing of it."""
+    return row.request.keep or row.request.recurring

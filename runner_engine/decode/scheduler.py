@@ -196,8 +196,8 @@ class Scheduler:
 
     def _note_memory(self, leaving: Sequence[Row] = ()) -> None:
         """Note the memory of keys and values, before rows leave, and the size of the largest pass."""
-        tokens, forward = self.kv.stored([*self.rows.in_slots, *leaving]), self.decoder.forward
-        self.peaks.note_kv(tokens * forward.heads.bytes_per_token)
+        forward = self.decoder.forward
+        self.peaks.note_kv(self.kv.stored_bytes([*self.rows.in_slots, *leaving]))
         self.peaks.note_pass(forward.most_tokens, forward.most_logits)
 
     def _accept_tokens(self, new: NewTokens, events: list[Event]) -> list[Event]:

@@ -35,8 +35,9 @@ MATH = "-fno-math-errno -fno-trapping-math -fno-signed-zeros -ffp-contract=fast"
 WARNINGS = "-Wall -Wextra"
 NATIVE = "-march=native"
 FLAGS = f"-O3 {NATIVE} -fopenmp {MATH} {WARNINGS} -fPIC"
-FLOAT32, PACKED, INT8_KV = "float32", "packed", "int8_kv"  # what few models need: built when one does
-FEATURES = frozenset({FLOAT32, PACKED, INT8_KV})
+# what few models need: built when one does
+FLOAT32, PACKED, INT8_KV, RECURRENT = "float32", "packed", "int8_kv", "recurrent"
+FEATURES = frozenset({FLOAT32, PACKED, INT8_KV, RECURRENT})
 # The units of kernels.c (units.h), those that take longest first, and for which features all of one are needed
 UNITS: dict[str, frozenset[str]] = {
     "PACKED_BYTES": frozenset({PACKED}),
@@ -48,6 +49,8 @@ UNITS: dict[str, frozenset[str]] = {
     "PRODUCTS_BF16": frozenset(),
     "SHARED": frozenset(),
     "PRODUCTS_F32": frozenset({FLOAT32}),
+    "RECURRENT_BF16": frozenset({RECURRENT}),
+    "RECURRENT_F32": frozenset({FLOAT32, RECURRENT}),
     "ATTENTION_INT8_F32": frozenset({FLOAT32, INT8_KV}),
 }
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH

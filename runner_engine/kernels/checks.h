@@ -19,7 +19,9 @@ enum {
   WRONG_MATRIX,
   SMALL_WORKSPACE,
   NO_MEMORY,
-  MISSING_UNIT
+  MISSING_UNIT,
+  WRONG_STATE_SLOT,
+  WRONG_SEGMENT
 };
 
 /* What a function returns to Python: 0, or what is wrong and with which token, row or part */

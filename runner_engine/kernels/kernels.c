@@ -12,6 +12,7 @@
 #include "attention.h"
 #include "matrices.h"
 #include "checks.h"
+#include "recurrent_structs.h"
 #include "fused_structs.h"
 #include "pass_clock.h"
 #include "tiles.h"
@@ -47,7 +48,9 @@
 #define PRODUCTS_UNIT PRODUCTS_BF16
 #define PACKED_UNIT PACKED_BF16
 #define ROWS_UNIT PRODUCTS_BF16
+#define RECURRENT_UNIT RECURRENT_BF16
 #include "rows.h"
+#include "recurrent.h"
 #include "int8_products.h"
 #define KV bf16
 #define SCALE_SIZE 0
@@ -91,7 +94,9 @@
 #define PRODUCTS_UNIT PRODUCTS_F32
 #define PACKED_UNIT PACKED_F32
 #define ROWS_UNIT SHARED
+#define RECURRENT_UNIT RECURRENT_F32
 #include "rows.h"
+#include "recurrent.h"
 #include "int8_products.h"
 #define KV float
 #define SCALE_SIZE 0

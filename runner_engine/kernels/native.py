@@ -48,10 +48,15 @@ _SIGNATURES: dict[str, list[Any]] = {
     + [_PTR, _FLOAT, _FLOAT]
     + [_PTR] * 3
     + [_INT, _THREADS],
+    "convolve": [_PTR, _PTR, _INT, _INT, _INT, _PTR, _INT, _PTR, _PTR, _THREADS],
+    "scan_heads": [_PTR, _PTR, _INT, _INT, _INT] + [_PTR] * 5 + [_THREADS],
+    "scan_channels": [_PTR, _PTR, _INT, _INT, _INT] + [_PTR] * 4 + [_INT, _PTR, _INT, _PTR, _PTR, _THREADS],
+    "scan_numbers": [_PTR, _INT, _PTR, _INT, _INT, _INT] + [_PTR] * 7 + [_THREADS],
 }
 for _name in ("store", "attend", "attend_shared"):  # the same over keys and values in 8 bits
     _SIGNATURES[f"{_name}_int8"] = _SIGNATURES[_name]
 _FOR_ALL_FORMATS = ("sample",)
+_RECURRENT = ("convolve", "scan_heads", "scan_channels", "scan_numbers")
 _IN_ALL_LIBRARIES = ("sample", "argmax", "norm")  # in both formats
 _MISSING = (building.PACKED, building.INT8_KV)  # by what C adds to MISSING_UNIT (checks.h)
 _UNCHECKED = ("argmax", "norm", "sample")  # no number of a call selects memory; the others return what is wrong
@@ -136,7 +141,9 @@ class Kernels:
 
 def _features_of(name: str, dtype: torch.dtype | None) -> frozenset[str]:
     of_format = {building.FLOAT32} if dtype is torch.float32 and name not in _IN_ALL_LIBRARIES else set()
-    return frozenset(of_format | ({building.INT8_KV} if name.endswith("_int8") else set()))
+    of_keys = {building.INT8_KV} if name.endswith("_int8") else set()
+    of_layers = {building.RECURRENT} if name in _RECURRENT else set()
+    return frozenset(of_format | of_keys | of_layers)
 
 
 def pointer(tensor: torch.Tensor, dtype: torch.dtype, *shape: int) -> int:

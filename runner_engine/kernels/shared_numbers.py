@@ -8,7 +8,8 @@ from __future__ import annotations
 import ctypes
 from enum import IntEnum
 
-from runner_engine.checkpoints.pass_memory import SCALE_BYTES, THREAD_BUFFER_BYTES
+from runner_engine.checkpoints.kept_kv import SCALE_BYTES
+from runner_engine.checkpoints.pass_memory import THREAD_BUFFER_BYTES
 from runner_engine.settings.sampling import PARAMETERS
 
 LANES = 16  # keys lie in blocks of this many places
@@ -20,6 +21,11 @@ PRODUCT_PHASES = 3
 LAYER_PHASES = 4 * PRODUCT_PHASES + 6
 ROPE_TABLES = 2  # of a model at most
 PHASE_BYTES = 128
+STATE_LANES = 16  # layers with a state have multiples of so many channels, and of so many results of a head
+MAX_CONVOLVED = 8  # inputs of a convolution
+CHANNEL_TILE = 4  # a channel's state has a multiple of so many numbers
+STATE_TILE = 4  # and a head's, for each of its results
+ROUND_TOKENS = 128  # at most so many tokens need a workspace at once
 NO_TILES = 2**62  # of `tile_rows`: any number of rows goes by vectors, in the order of tiles
 
 
@@ -95,6 +101,8 @@ class Refusal(IntEnum):
     SMALL_WORKSPACE = 14
     NO_MEMORY = 15
     MISSING_UNIT = 16
+    WRONG_STATE_SLOT = 17
+    WRONG_SEGMENT = 18
 
 
 _WORDS = {
@@ -114,6 +122,8 @@ _WORDS = {
     Refusal.SMALL_WORKSPACE: "the workspace is too small",
     Refusal.NO_MEMORY: "there is no memory for the rows of a product",
     Refusal.MISSING_UNIT: "the unit that it needs is not linked",
+    Refusal.WRONG_STATE_SLOT: "there is no such slot of a state as that of segment {at}",
+    Refusal.WRONG_SEGMENT: "segment {at} is not among the tokens of the pass",
 }
 
 
@@ -219,6 +229,35 @@ class FusedTokens(ctypes.Structure):
     )
 
 
+class ConvLayer(ctypes.Structure):
+    """conv_layer in recurrent_structs.h."""
+
+    _fields_ = (
+        *_fields(ctypes.c_void_p, "weight", "bias"),
+        *_fields(ctypes.c_int64, "channels", "kernel", "has_silu"),
+    )
+
+
+class HeadsLayer(ctypes.Structure):
+    """heads_layer in recurrent_structs.h."""
+
+    _fields_ = (
+        ("conv", ConvLayer),
+        *_fields(ctypes.c_void_p, "step_bias", "decay", "skip", "norm"),
+        *_fields(ctypes.c_int64, "heads", "width", "size", "groups", "norm_groups", "norm_before_gate"),
+        *_fields(ctypes.c_float, "epsilon", "least_step", "most_step"),
+    )
+
+
+class ChannelsLayer(ctypes.Structure):
+    """channels_layer in recurrent_structs.h."""
+
+    _fields_ = (
+        *_fields(ctypes.c_void_p, "decay", "skip", "step_bias"),
+        *_fields(ctypes.c_int64, "channels", "size", "groups"),
+    )
+
+
 STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "kv_arena": KvArenaEntry,
     "matrix": Matrix,
@@ -227,6 +266,9 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "fused_layer": FusedLayer,
     "shared_part": SharedPart,
     "fused_tokens": FusedTokens,
+    "conv_layer": ConvLayer,
+    "heads_layer": HeadsLayer,
+    "channels_layer": ChannelsLayer,
 }
 FOR_QUANTIZED = {
     "THREAD_BUFFER_BYTES": THREAD_BUFFER_BYTES,
@@ -249,6 +291,11 @@ def of_python() -> dict[str, int]:
         "MAX_DIM": MAX_DIM,
         "SCALE_BYTES": SCALE_BYTES,
         "ROPE_TABLES": ROPE_TABLES,
+        "STATE_LANES": STATE_LANES,
+        "MAX_CONVOLVED": MAX_CONVOLVED,
+        "CHANNEL_TILE": CHANNEL_TILE,
+        "STATE_TILE": STATE_TILE,
+        "ROUND_TOKENS": ROUND_TOKENS,
     }
     phases = {"PRODUCT_PHASES": PRODUCT_PHASES, "LAYER_PHASES": LAYER_PHASES, "sizeof phase": PHASE_BYTES}
     enums = {

@@ -16,6 +16,8 @@
 #define PACKED_BYTES 8 /* their products with rows in bytes */
 #define ATTENTION_INT8_BF16 9
 #define ATTENTION_INT8_F32 10
+#define RECURRENT_BF16 11 /* layers that carry a state */
+#define RECURRENT_F32 12
 
 #ifndef UNIT
 #define UNIT ALL_UNITS

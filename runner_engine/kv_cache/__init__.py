@@ -3,7 +3,8 @@
 These names are what those who compute with them need of this folder.
 """
 
-from runner_engine.kv_cache.kv_cache import Heads, OwnKv, kernels_for, room_tokens, rounded
+from runner_engine.kv_cache.behind_windows import kept_tokens
+from runner_engine.kv_cache.kv_cache import Heads, OwnKv, kernels_for, room_tokens, rounded, stores_of
 from runner_engine.kv_cache.paged_slots import PagedSlots
 from runner_engine.kv_cache.prefix import Prefix
 from runner_engine.kv_cache.prefix_tree import ConversationCache, NewPrompt, Prefixes
@@ -16,8 +17,10 @@ from runner_engine.kv_cache.windows import MASK_PROBE, Unknown, Window, probing_
 __all__ = [  # noqa: RUF022 - by what they are for
     # how they are stored
     "Heads",  # the shape of stored keys and values, their number format and device
+    "stores_of",  # which layers attend to the keys and values of an earlier one
     "kernels_for",  # the kernels for such heads, if there are any
     "rounded",  # a number of places in whole blocks
+    "kept_tokens",  # what a row keeps of so many places, where layers have windows
     "room_tokens",  # for how many tokens there is memory
     # stores
     "OwnKv",  # the rows' own keys and values, by slot: enter, leave, lengthen, fill, write, stored

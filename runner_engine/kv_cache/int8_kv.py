@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from runner_engine.checkpoints.pass_memory import SCALE_BYTES
+from runner_engine.checkpoints.kept_kv import SCALE_BYTES
 from runner_engine.kernels.shared_numbers import LANES
 
 LARGEST = 127

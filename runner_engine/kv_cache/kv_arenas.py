@@ -1,7 +1,8 @@
 """A KV arena for each row: keys and values of all its layers in its own memory pages, for the kernels.
 
-An arena has as many places as its row may need; a place takes no memory before it is written. So a long row does not
-make short rows larger, and nothing is copied when rows grow, leave or change their slots.
+An arena has as many places as its row may need; a place takes no memory before it is written, nor when no token can see
+it any more (behind_windows.py). So a long row does not make short rows larger, and nothing is copied when rows grow,
+leave or change their slots.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import LANES
 from runner_engine.kv_cache import int8_kv
+from runner_engine.kv_cache.behind_windows import FreedPlaces, frees_places, page_places
 from runner_engine.kv_cache.kv_cache import Heads, OwnKv, rounded
 
 
@@ -20,10 +22,23 @@ class KvArena:
     """Keys and values of one row in all layers, in the kernels' layout (kernels/attention.h)."""
 
     def __init__(self, heads: Heads, places: int) -> None:
-        self.capacity = rounded(places)
+        self.capacity = _capacity(heads, places)
         self.keys, self.values = heads.empty(2, heads.layers, heads.kv_heads, self.capacity).unbind()
         self.address = [self.keys.data_ptr(), self.values.data_ptr(), self.capacity]
-        self.filled = 0  # places that were ever written, and so take memory
+        self.filled = 0  # places that were ever written, and so take memory unless they are freed
+        self.freed = FreedPlaces(heads, self.address[:2], self.capacity) if frees_places(heads) else None
+        self.is_whole = False  # nothing of it may be freed
+
+    @property
+    def held(self) -> int:
+        """The memory that it takes, in tokens."""
+        return self.filled if self.freed is None else self.filled - self.freed.tokens
+
+    def fill(self, places: int) -> None:
+        """Note how many places hold tokens; free those that no later token sees."""
+        self.filled = max(self.filled, places)
+        if self.freed is not None and not self.is_whole:
+            self.freed.free_behind(places)
 
 
 class KvArenas(OwnKv):
@@ -49,8 +64,8 @@ class KvArenas(OwnKv):
 
     @property
     def held(self) -> int:
-        """Places that were ever written."""
-        return sum(arena.filled for arena in (*self.arenas, *self._spare))
+        """Places that were ever written, without what was freed of them."""
+        return sum(arena.held for arena in (*self.arenas, *self._spare))
 
     def enter(self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int) -> None:
         """Give each row that enters an arena."""
@@ -59,7 +74,7 @@ class KvArenas(OwnKv):
 
     def leave(self, slot: int, active: int, is_sound: bool = True) -> None:
         """Remove an arena; the last row gets its number."""
-        if is_sound:
+        if is_sound and not self.freed(slot):
             self._spare.append(self.arenas[slot])
         self.arenas[slot] = self.arenas[active - 1]
         del self.arenas[active - 1]
@@ -70,12 +85,26 @@ class KvArenas(OwnKv):
 
     def fill(self, slot: int, places: int) -> None:
         """Note how many places of an arena hold tokens."""
-        self.arenas[slot].filled = max(self.arenas[slot].filled, places)
+        self.arenas[slot].fill(places)
+
+    def keep_whole(self, slot: int) -> None:
+        """Free nothing of a row while it grows."""
+        self.arenas[slot].is_whole = True
+
+    def freed(self, slot: int) -> int:
+        """Return how many tokens the memory would have room for that a row has given back behind its windows."""
+        freed = self.arenas[slot].freed
+        return 0 if freed is None else freed.tokens
+
+    @property
+    def freed_before(self) -> int:
+        """Return the same of all rows, before the last pass."""
+        return sum(arena.freed.before for arena in self.arenas if arena.freed is not None)
 
     def keep_spare(self, most: int) -> bool:
         """Free arenas that no row uses, the longest unused first."""
         before = len(self._spare)
-        while self._spare and sum(arena.filled for arena in self._spare) > most:
+        while self._spare and sum(arena.held for arena in self._spare) > most:
             self._spare.pop(0)
         return len(self._spare) < before
 
@@ -125,12 +154,19 @@ class KvArenas(OwnKv):
 
     def _arena(self, need: int) -> KvArena:
         """Return the smallest unused arena that is large enough, but not far too large; else a new one."""
-        fitting = [arena for arena in self._spare if rounded(need) <= arena.capacity <= 2 * rounded(need)]
+        capacity = _capacity(self.heads, need)
+        fitting = [arena for arena in self._spare if capacity <= arena.capacity <= 2 * capacity]
         if not fitting:
             return KvArena(self.heads, need)
         best = min(fitting, key=lambda arena: arena.capacity)
         self._spare.remove(best)
+        best.is_whole = False
         return best
 
     def _number(self) -> None:
         self._table = torch.tensor([arena.address for arena in self.arenas], dtype=torch.int64).view(-1, 3)
+
+
+def _capacity(heads: Heads, places: int) -> int:
+    """Return the places of an arena; where some are freed while it is used, each head has memory pages of its own."""
+    return rounded(places, page_places(heads) if frees_places(heads) else LANES)

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import torch
 
 from runner_base import MIB
-from runner_engine.checkpoints.pass_memory import SCALE_BYTES, head_bytes, most_rows
+from runner_engine.checkpoints.kept_kv import SCALE_BYTES, head_bytes
+from runner_engine.checkpoints.pass_memory import most_rows
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import LANES, MAX_DIM, MAX_GROUP
 from runner_engine.kv_cache import int8_kv
-from runner_engine.kv_cache.windows import Window
+from runner_engine.kv_cache.windows import Window, widest
 from runner_engine.memory import free_mib
 from runner_engine.recurrent import RowStates, Shapes, state_bytes
 from runner_engine.settings.generation import KvCache
@@ -30,13 +31,14 @@ NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" el
 class Heads:
     """The shape of stored keys and values: the same in all layers; smaller heads of a layer are padded."""
 
-    layers: int
+    layers: int  # that store keys and values; others attend to those of an earlier one
     kv_heads: int
     group: int  # query heads for each key-value head
     dim: int
     dtype: torch.dtype
     device: torch.device
     windows: tuple[Window | None, ...] = ()  # of each layer, None = it sees everything; empty if they are unknown
+    stores: tuple[int, ...] = ()  # for each layer, which of `layers` it attends to; empty: each to its own
     plain_softmax: bool = True  # no layer has a cap or sinks
     kv_cache: KvCache = KvCache.as_model
     attention_tile_rows: int = 0  # of attention to shared keys: 0 = vectors (shared_attention.py)
@@ -64,6 +66,25 @@ class Heads:
     def stored_width(self) -> int:
         """How many numbers of this format a key or a value takes, with its scale if it has one."""
         return self.dim + SCALE_BYTES if self.is_int8 else self.dim
+
+    @property
+    def place_bytes(self) -> int:
+        """The bytes of a key, or a value, of one place and one head."""
+        return self.stored_width * self.stored_dtype.itemsize
+
+    @property
+    def stored_windows(self) -> tuple[Window | None, ...]:
+        """How far back any token sees in each layer of the store; empty if that is unknown."""
+        if not self.stores or not self.windows:
+            return self.windows
+        readers = [
+            [self.windows[at] for at, store in enumerate(self.stores) if store == one] for one in range(self.layers)
+        ]
+        return tuple(None if None in of_store else widest(of_store) for of_store in readers)
+
+    def store_of(self, layer: int) -> int:
+        """Return which of the stored layers a layer of the model attends to."""
+        return self.stores[layer] if self.stores else layer
 
     @property
     def bytes_per_token(self) -> int:
@@ -119,6 +140,16 @@ def kernels_for(heads: Heads) -> native.Kernels | None:
 def room_tokens(heads: Heads, held: int = 0) -> int:
     """Return for how many tokens' keys and values there is memory, those that are stored already included."""
     return int((free_mib(heads.device) * MIB / heads.bytes_per_token + held) * SHARE_OF_MEMORY)
+
+
+def stores_of(tensors: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[int, ...]:
+    """Return for each layer which of those that store keys and values it attends to; nothing if each stores its own.
+
+    A layer that attends to those of another one is given the same tensors.
+    """
+    places = [(key.data_ptr(), value.data_ptr()) for key, value in tensors]
+    first = list(dict.fromkeys(places))
+    return tuple(first.index(place) for place in places) if len(first) < len(places) else ()
 
 
 class OwnKv(ABC):
@@ -179,6 +210,18 @@ class OwnKv(ABC):
     @abstractmethod
     def fill(self, slot: int, places: int) -> None:
         """Note how many places of a slot hold tokens."""
+
+    def keep_whole(self, slot: int) -> None:  # noqa: B027 - most stores never free places of a row
+        """Free nothing of a row while it grows: later prompts may begin with a part of it."""
+
+    def freed(self, slot: int) -> int:
+        """Return how many tokens the memory would have room for that a row has given back behind its windows."""
+        return 0
+
+    @property
+    def freed_before(self) -> int:
+        """Return the same of all rows, before the last pass."""
+        return 0
 
     @abstractmethod
     def keep_spare(self, most: int) -> bool:

@@ -17,6 +17,8 @@ class Prefix:
     kv: Any = field(default=None, repr=False)  # keys and values (SharedKv), while they are needed
     partial: Any = field(default=None, repr=False)  # the keys and values so far, while it is read in pieces
     read: int = 0  # tokens in `partial`
+    freed: int = 0  # as many tokens as the memory has room for that was given back behind windows
+    least: int = 0  # tokens of a kept conversation that a prompt must begin with: of fewer, some keys were given back
     in_pages: int = 0  # tokens of its whole pages, which decoding rows read and which are stored once more
     of_state: int = 0  # tokens whose keys and values take as much memory as its state, where layers carry one
 
@@ -51,9 +53,9 @@ class Prefix:
 
     @property
     def held(self) -> int:
-        """Tokens whose keys and values are stored."""
-        return self.read if self.kv is None else self.size
+        """Tokens whose keys and values are stored, without what was given back."""
+        return (self.read if self.kv is None else self.size) - self.freed
 
     def forget(self) -> None:
         """Free keys and values."""
-        self.kv, self.partial, self.read = None, None, 0
+        self.kv, self.partial, self.read, self.freed = None, None, 0, 0

@@ -80,10 +80,11 @@ class ConversationCache:
             kv.store.put_stored(layer, keys, values)
         if kv.store.states is not None and own.states is not None:
             kv.store.states.put(0, own.states, slot)
-        self.add(tokens[: kv.length], kv, budget_tokens)
+        least = max((prefix.length if prefix.freed else prefix.least for prefix in row_kv.path), default=0)
+        self.add(tokens[: kv.length], kv, budget_tokens, least)
 
-    def add(self, tokens: list[int], kv: SharedKv, budget_tokens: int) -> None:
-        """Keep a conversation; it replaces the ones that it continues."""
+    def add(self, tokens: list[int], kv: SharedKv, budget_tokens: int, least: int = 0) -> None:
+        """Keep a conversation; it replaces the ones that it continues. least: as of Prefix."""
         others = [
             conversation
             for conversation in self._conversations
@@ -94,7 +95,7 @@ class ConversationCache:
             return
         while others and (len(others) >= MAX_CONVERSATIONS or sum(len(other.tokens) for other in others) > room):
             others.pop(0)
-        self._conversations = [*others, Prefix(tokens, kv=kv)]
+        self._conversations = [*others, Prefix(tokens, kv=kv, least=least)]
 
     def forget(self) -> None:
         """Free everything: rows need the memory."""
@@ -102,20 +103,23 @@ class ConversationCache:
 
     def find(self, prompt: Sequence[int]) -> Prefix | None:
         """Return the longest prefix that a prompt has in common with a conversation, with its keys and values."""
-        shared = [_usable(conversation, prompt) for conversation in self._conversations]
-        length = min(max(shared, default=0), len(prompt) - 1)  # the last token is always computed
+        usable = [_usable(conversation, prompt) for conversation in self._conversations]
+        length = max(usable, default=0)
         if length < MIN_TOKENS:
             return None
-        best = next(one for one, most in zip(self._conversations, shared, strict=True) if most >= length)
-        return Prefix(best.tokens[:length], kv=best.kv.beginning(length))
+        best = self._conversations[usable.index(length)]
+        return Prefix(best.tokens[:length], kv=best.kv.beginning(length), least=best.least)
 
 
 def _usable(conversation: Prefix, prompt: Sequence[int]) -> int:
-    """Return how many first tokens of a prompt a conversation has; its state stands for all of its tokens."""
-    length = common(conversation.tokens, prompt, 0)
-    if conversation.kv.store.states is not None and not length == len(conversation.tokens) < len(prompt):
+    """Return how many first tokens of a prompt a conversation has, but for its last one, which is always computed.
+
+    Its state stands for all of its tokens, and behind windows not all keys are there for a beginning of it.
+    """
+    length = min(common(conversation.tokens, prompt, 0), len(prompt) - 1)
+    if conversation.kv.store.states is not None and length < len(conversation.tokens):
         return 0
-    return length
+    return 0 if length < conversation.least else length
 
 
 class NewPrompt(NamedTuple):

@@ -7,7 +7,7 @@ transformers builds masks by our function. That function gets the rule of each m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -34,6 +34,11 @@ class Window:
     def first(self, position: int) -> int:
         """Return the first position that a token sees."""
         return position // self.size * self.size if self.is_chunk else max(position - self.size + 1, 0)
+
+
+def widest(windows: Iterable[Window | None]) -> Window:
+    """Return a window in which a token sees what it sees in any of these."""
+    return Window(max(window.size for window in windows if window is not None))
 
 
 class Masks:

@@ -29,6 +29,12 @@ def check_fits(resolved: ResolvedModel) -> list[str]:
     return check_memory(resolved, limited({"cpu": machine.available_mib()}, model.max_memory))
 
 
+STATE_SPACES = {  # families with layers whose states are computed in C
+    "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "mamba", "mamba2", "nemotron_h",
+    "recurrent_gemma", "zamba", "zamba2",
+}  # fmt: skip
+
+
 def own_positions(resolved: ResolvedModel) -> int | None:
     """Return the positions that config.json names, those that the model was made for; None: none or unknown."""
     own = resolved.files.text_settings.get("max_position_embeddings")
@@ -48,6 +54,7 @@ def build_kernels(resolved: ResolvedModel) -> float:
     needs = {
         building.FLOAT32: resolved.files.dtype == "float32",
         building.PACKED: any(choice.keeps_blocks or choice.keeps_groups or choice.makes_groups for choice in choices),
+        building.RECURRENT: resolved.files.text_settings.get("model_type") in STATE_SPACES,
         building.INT8_KV: resolved.spec.generation.kv_cache is KvCache.int8,
     }
     return building.prepare([feature for feature, is_needed in needs.items() if is_needed])

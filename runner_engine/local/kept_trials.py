@@ -61,7 +61,8 @@ class KeptTrials:
             dtype = getattr(torch, found.pop("dtype"))
             windows = tuple(None if one is None else Window(**one) for one in found.pop("windows"))
             states = tuple(tuple(map(_shape, of_layer)) for of_layer in found.pop("states"))
-            heads = Heads(**found, states=states, dtype=dtype, device=torch.device("cpu"), windows=windows)
+            known: dict[str, Any] = {"states": states, "stores": tuple(found.pop("stores")), "windows": windows}
+            heads = Heads(**found, **known, dtype=dtype, device=torch.device("cpu"))
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
         register()  # as the trial does
@@ -70,7 +71,7 @@ class KeptTrials:
     def keep_heads(self, heads: Heads) -> Heads:
         """Keep the shape that a trial has found right, on a CPU by its kernels, and return it."""
         if heads.device.type == "cpu" and not heads.by_sdpa:
-            names = "layers", "kv_heads", "group", "dim", "plain_softmax", "note"
+            names = "layers", "stores", "kv_heads", "group", "dim", "plain_softmax", "note"
             found: dict[str, Any] = {name: getattr(heads, name) for name in names}
             found["dtype"] = str(heads.dtype).removeprefix("torch.")
             found["windows"] = [None if window is None else asdict(window) for window in heads.windows]

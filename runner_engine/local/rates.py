@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from runner_base import MIB
-from runner_engine.checkpoints.pass_memory import head_bytes
+from runner_engine.checkpoints.kept_kv import head_bytes
 from runner_engine.kernels import native
 from runner_engine.matmul import Panels, by_onednn, fits_panels, packing_problem
 from runner_engine.models.load import Loaded

@@ -1,7 +1,7 @@
 """How much of a model a quantization reaches, in parameters: by the headers of its files, or as it was loaded.
 
-Libraries quantize linear layers. What holds weights in any other way stays in model.dtype: the experts of a mixture,
-which transformers keeps in one tensor with three dimensions, its router, convolutions, norms, embeddings, the head.
+Libraries quantize linear layers. What holds weights in any other way stays in model.dtype: a mixture's router, experts
+that cannot be taken apart (runner_engine/experts/), convolutions, norms, embeddings, the head.
 """
 
 from __future__ import annotations

@@ -92,6 +92,12 @@ class Segments:
         pairs = enumerate(self.counts)
         return torch.tensor([at * self.longest + step for at, count in pairs for step in range(count)])
 
+    @cached_property
+    def table(self) -> Tensor:
+        """What C reads, int32 [4, segments]: slots, first tokens, counts of tokens, and whether a token was decoded."""
+        is_decoded = [count == 1 for count in self.counts]
+        return torch.tensor([self.slots, self.firsts, self.counts, is_decoded], dtype=torch.int32)
+
     def padded(self, tokens: Tensor) -> Tensor:
         """Return numbers of tokens [tokens, …] as [segments, longest, …], with zeros behind the shorter segments."""
         shape = (len(self.counts), self.longest, *tokens.shape[1:])

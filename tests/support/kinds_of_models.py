@@ -38,6 +38,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
             "qk_nope_head_dim": 32, "qk_rope_head_dim": 32, "v_head_dim": 32, "num_key_value_heads": 4,
         },
     ),
+    "jetmoe": ("JetMoeConfig", EXPERTS | {"num_local_experts": 16, "kv_channels": 32}),
     "falcon": ("FalconConfig", {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": False}),
     "gpt2": ("GPT2Config", {"n_inner": 256, "tie_word_embeddings": True}),
     "zamba2": (

@@ -60,9 +60,10 @@ class StepAttention:
     ) -> torch.Tensor:  # fmt: skip
         """Return [B, H, D] for query [H, B, D], key and value [KVH, B, D] of one layer."""
         heads, width, rows = self.heads, value.shape[-1], query.shape[1]
+        scaling, window = Scaling(scale, softmax.cap), heads.windows[layer] if heads.windows else None
+        layer = heads.store_of(layer)
         heads.check_layer(layer)
         query, key, value = padded_heads(heads, query, key, value)
-        scaling, window = Scaling(scale, softmax.cap), heads.windows[layer] if heads.windows else None
         grouped = query.view(heads.kv_heads, heads.group, rows, heads.dim)  # [KVH, G, B, D]
         out, top = self._of_own(layer, scaling, window, grouped, key, value)
         parts = [self._of_prefix(number, layer, scaling, window, grouped) for number in range(len(self.prefixes))]

@@ -97,6 +97,8 @@ class Forward:
         with self._states(into.store, [0], [first], [count]):
             self._forward(layout, ids, list(range(first, first + count)), [count - 1])
         prefix.partial, prefix.read = into, before + count
+        into.store.fill(0, prefix.read)  # whatever continues it begins at its end
+        prefix.freed = into.store.freed(0)
         if prefix.read == len(prefix.tokens):
             prefix.kv, prefix.partial = into, None
         return count

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
 from runner_base import ConfigError
+from runner_engine.checkpoints.experts import ExpertMatrix
+from runner_engine.checkpoints.linear_layers import layer_of
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.devices import heap
+from runner_engine.experts import SeparateExperts
 from runner_engine.models.loading import made_groups
 from runner_engine.models.loading.contract import WayOfLoading
 from runner_engine.models.loading.unfit import leave_unfit
@@ -26,22 +30,30 @@ class Way(WayOfLoading):
         self.device = torch.device("cpu")
 
     def finish(self, model: Any) -> Any:
-        """Quantize each layer as the mix says."""
+        """Quantize each layer as the mix says; those of experts have come in so, or stay fused."""
+        experts = [layer_of(one) for one in self.resolved.files.matrices if isinstance(one, ExpertMatrix)]
         with heap.large_blocks_mapped():
-            return apply(model, self.resolved.mix, self.target.device)
+            return apply(model, self.resolved.mix, self.target.device, experts)
 
 
-def apply(model: Any, mix: Mix, device: torch.device) -> Any:
-    """Quantize a model that is in main memory, layer by layer on the device, and move the rest there."""
+def apply(model: Any, mix: Mix, device: torch.device, experts: Iterable[str] = ()) -> Any:
+    """Quantize a model that is in main memory, layer by layer on the device, and move the rest there.
+
+    experts: the paths of matrices of experts, which are what the mix says already.
+    """
     from transformers.quantizers.base import get_keys_to_not_convert
 
-    linear = {path: module for path, module in model.named_modules() if _is_linear(module)}
+    apart = {path for path, module in model.named_modules() if isinstance(module, SeparateExperts)}
+    of_experts = {
+        f"{path}.{name}" for path in apart for name, one in model.get_submodule(path).named_modules() if _is_linear(one)
+    }
+    linear = {path: one for path, one in model.named_modules() if _is_linear(one) and path not in of_experts}
     left_alone = set(get_keys_to_not_convert(model))  # the head, and what is tied to an embedding
     heads = [path for path in linear if path in left_alone]
     layers = [path for path in linear if path not in left_alone]
     embedding = model.get_input_embeddings()
     tied = any(linear[path].weight is getattr(embedding, "weight", None) for path in heads)
-    mix.check_layers(layers, heads, tied)
+    mix.check_layers([*layers, *experts, *of_experts], heads, tied)
     choices = {path: mix.choice_for(path, is_head=path in left_alone) for path in linear}
     plain = {path for path in heads if tied}
     for kind in mix.choices:

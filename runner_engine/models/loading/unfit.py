@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from runner_engine.checkpoints.linear_layers import IN_A_BLOCK
+from runner_engine.experts import numbers_left_out
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.share import check_unfit
 
@@ -30,7 +31,7 @@ def leave_unfit(
         if (reason := reason_of(choice, layer, device))
     }
     in_blocks = sum(one.numel() for path, one in model.named_parameters() if IN_A_BLOCK.search(path))
-    check_unfit(choice.name, unfit, in_blocks)
+    check_unfit(choice.name, unfit, in_blocks + numbers_left_out(model))
     return set(unfit)
 
 

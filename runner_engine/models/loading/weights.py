@@ -16,6 +16,7 @@ from runner_engine.models import bin_file
 from runner_engine.models.gguf_blocks import GgufLinear
 from runner_engine.models.grouped import GroupedLinear
 from runner_engine.models.load_tokenizer import gguf_fix
+from runner_engine.models.loading import expert_by_expert
 from runner_engine.models.loading.contract import Report, WayOfLoading
 from runner_engine.models.rope import choices as rope_room
 
@@ -29,6 +30,7 @@ def load_weights(way: WayOfLoading, arguments: dict[str, Any]) -> tuple[Any, lis
     folder, named = resolved.files.path, f"model.name={resolved.files.model.name}"
     model, report = _read(way, arguments, folder, named)
     notes = _check_complete(model.eval(), report, f"{named}: the checkpoint in {folder}")
+    expert_by_expert.quantize_loaded(way, model)
     model = way.finish(model)
     mix = resolved.mix
     for choice in mix.choices:
@@ -54,7 +56,7 @@ def _read(way: WayOfLoading, arguments: dict[str, Any], folder: Path, named: str
         for file in files if kind == "safetensors" else []:
             read_weight_file(file)  # its error names a damaged file and the damage
         with heap.large_blocks_mapped():
-            return way.read(arguments, scaled)
+            return expert_by_expert.read(way, arguments, scaled)
     except pickle.UnpicklingError as error:  # a .bin from before torch 1.6, which could not be checked before
         for file in files:
             bin_file.refuse_code(file, str(error))

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from runner_engine.recurrent import compiled
+from runner_engine.recurrent.compiled import is_silu
 from runner_engine.recurrent.contract import Mixer, Segments, StateShape
 from runner_engine.recurrent.convolution import convolve, state_of
 from runner_engine.recurrent.scans import scan_channels
@@ -27,6 +29,10 @@ class Mamba(Mixer):
             StateShape((self.size, self.channels), torch.float32),
         )
 
+        decay, skip = self.decay, module.D.detach().flatten()
+        self.convolution = compiled.Convolution.of(weight, module.conv1d.bias, True) if is_silu(module.act) else None
+        self.recurrence = compiled.Channels.of(weight, decay, skip, getattr(module, "n_mamba_heads", 1))
+
     @cached_property
     def decay(self) -> Tensor:
         """The negative numbers that time steps are multiplied by, [N, C]."""
@@ -37,12 +43,23 @@ class Mamba(Mixer):
         """Project, convolve, scan, gate and project back."""
         module = self.module
         mixed, gate = self._projected(hidden)
+        if self.convolution is None or self.recurrence is None:
+            gated = self._scanned(mixed, gate, states, segments).to(hidden.dtype)
+        else:
+            mixed = self.convolution(mixed if mixed.stride(1) == 1 else mixed.contiguous(), states[0], segments)
+            gated = self.recurrence(mixed, *self._parameters(mixed), gate, states[1], segments)
+        result: Tensor = module.out_proj(gated)
+        return result
+
+    def _scanned(self, mixed: Tensor, gate: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
+        """Convolve, scan and gate by operations of torch."""
+        module = self.module
         mixed = module.act(convolve(mixed, module.conv1d.weight[:, 0], module.conv1d.bias, states[0], segments))
         steps, keys, queries = self._parameters(mixed)
-        scanned = scan_channels(mixed, functional.softplus(steps), self.decay, keys, queries, states[1], segments)
-        scanned = (scanned + mixed.float() * module.D.float().flatten()) * functional.silu(gate)
-        result: Tensor = module.out_proj(scanned.to(hidden.dtype))
-        return result
+        steps = functional.softplus(steps.float())
+        scanned = scan_channels(mixed, steps, self.decay, keys, queries, states[1], segments)
+        gated: Tensor = (scanned + mixed.float() * module.D.float().flatten()) * functional.silu(gate)
+        return gated
 
     def _projected(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Return what is convolved, and the gate."""
@@ -57,7 +74,7 @@ class Mamba(Mixer):
             norms = (module.dt_layernorm, module.b_layernorm, module.c_layernorm)
             parts = [norm(part) for norm, part in zip(norms, parts, strict=True)]
         steps, keys, queries = parts
-        return module.dt_proj(steps).float(), keys[:, None], queries[:, None]
+        return module.dt_proj(steps), keys[:, None], queries[:, None]
 
 
 class HeadedMamba(Mamba):
@@ -74,7 +91,7 @@ class HeadedMamba(Mamba):
             [module.time_step_rank, self.size, self.size], dim=-1
         )
         steps = parts[0] @ module.dt_proj_weight.transpose(1, 2)
-        of_channels = steps.transpose(0, 1).flatten(1).float() + module.dt_proj_bias.float().flatten()
+        of_channels = steps.transpose(0, 1).flatten(1) + module.dt_proj_bias.flatten()
         return of_channels, parts[1].transpose(0, 1), parts[2].transpose(0, 1)
 
 

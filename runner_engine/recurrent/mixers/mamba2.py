@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from runner_engine.recurrent import compiled
 from runner_engine.recurrent.contract import Mixer, Segments, StateShape
 from runner_engine.recurrent.convolution import convolve, state_of
 from runner_engine.recurrent.scans import scan_heads
@@ -28,6 +29,8 @@ class Mamba2(Mixer):
             StateShape((self.heads, self.size, self.width), torch.float32),
         )
 
+        self.compiled = compiled.Heads.of(module)
+
     @cached_property
     def decay(self) -> Tensor:
         """The negative number of each head that its time steps are multiplied by, [H]."""
@@ -36,17 +39,26 @@ class Mamba2(Mixer):
 
     def forward(self, hidden: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
         """Project, convolve, scan, gate and project back."""
+        projected = self._projected(hidden)
+        if self.compiled is not None:
+            gated = self.compiled(projected, states[0], states[1], segments)
+        else:
+            gated = self._scanned(projected, states, segments).to(hidden.dtype)
+        result: Tensor = self.module.out_proj(gated)
+        return result
+
+    def _scanned(self, projected: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
+        """Convolve, scan and gate by operations of torch."""
         module = self.module
         sizes = [self.inner, self.inner + 2 * self.group_numbers, self.heads]
-        gate, mixed, steps = torch.split(self._projected(hidden), sizes, dim=-1)
+        gate, mixed, steps = torch.split(projected, sizes, dim=-1)
         mixed = module.act(convolve(mixed, module.conv1d.weight[:, 0], module.conv1d.bias, states[0], segments))
         inputs, keys, queries = mixed.split([self.inner, self.group_numbers, self.group_numbers], dim=-1)
         inputs = inputs.unflatten(1, (self.heads, self.width))
         keys, queries = (numbers.unflatten(1, (module.n_groups, self.size)) for numbers in (keys, queries))
         scanned = scan_heads(inputs, self._steps(steps, segments), self.decay, keys, queries, states[1], segments)
         scanned = scanned + module.D.float()[:, None] * inputs.float()
-        result: Tensor = module.out_proj(self._gated(scanned.flatten(1), gate).to(hidden.dtype))
-        return result
+        return self._gated(scanned.flatten(1), gate)
 
     def _projected(self, hidden: Tensor) -> Tensor:
         module = self.module

@@ -50,11 +50,11 @@ def test_an_experts_matrices_are_linear_layers_in_the_usual_order(family: str) -
     model = mixture(family)
     path, experts = next((path, one) for path, module in model.named_modules() if (one := separated(module)))
     assert path.endswith(".experts")
-    layers = dict(experts.expert(3).named_children())
+    layers: dict[str, Any] = dict(experts.expert(3).named_children())
     assert [*layers] == (["up_proj", "down_proj"] if family == "nemotron_h" else ["gate_proj", "up_proj", "down_proj"])
     assert all(type(layer) is nn.Linear for layer in layers.values())
     assert all((layer.bias is not None) == (family == "gpt_oss") for layer in layers.values())
-    fused = model.get_submodule(path)
+    fused: Any = model.get_submodule(path)
     down = fused.down_proj[3]
     assert torch.equal(layers["down_proj"].weight, down.T if family in ("gpt_oss", "llama4") else down)
     assert layers["down_proj"].weight.data_ptr() == down.data_ptr()  # a view: nothing is in memory twice

@@ -13,7 +13,8 @@ from mixers_alone import TOLERANCE, check, fresh, mixer_results, off, rows_of, s
 from torch import Tensor
 from transformers import DynamicCache
 
-from runner_engine.recurrent import Mixer, Segments, mixer_of
+from runner_engine.kernels import native
+from runner_engine.recurrent import Mixer, Segments, compiled, mixer_of
 
 pytestmark = pytest.mark.slow
 MAMBA2: dict[str, Any] = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 2}
@@ -79,11 +80,27 @@ def with_other_decay(layer: Any) -> Any:
     return other
 
 
+@pytest.fixture(params=["C", "torch"], autouse=True)
+def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Compute by the kernels and by operations of torch."""
+    if request.param == "torch":
+        monkeypatch.setattr(native, "kernels", lambda: None)
+    elif native.kernels() is None:
+        pytest.skip("no C compiler is here")
+    return str(request.param)
+
+
+def is_compiled(mixer: Any) -> bool:
+    """Whether a mixer computes in C."""
+    return getattr(mixer, "compiled", None) is not None or getattr(mixer, "recurrence", None) is not None
+
+
 @pytest.mark.parametrize("family", list(LAYERS))
-def test_a_layer_gives_the_family_s_numbers(family: str) -> None:
+def test_a_layer_gives_the_family_s_numbers(family: str, by: str) -> None:
     layer, config = layer_of(family)
     mixer = mixer_of(layer)
     assert mixer is not None
+    assert is_compiled(mixer) == (by == "C")
     named = {"cache_params": DynamicCache}
     assert check(layer, config, mixer, named) < TOLERANCE
     wrong = mixer_of(with_other_decay(layer))
@@ -120,6 +137,42 @@ def test_slots_without_a_segment_stay_as_they_are(family: str) -> None:
         for state in states:
             assert all(bool((state[slot] == 1).all()) for slot in (0, 2, 4))
             assert not any(bool((state[slot] == 1).all()) for slot in (1, 3))
+
+
+def test_bits_depend_neither_on_other_rows_nor_on_how_a_prompt_is_divided(by: str) -> None:
+    if by == "torch":
+        pytest.skip("its matmuls of chunks round otherwise than single tokens")
+    layer, _ = layer_of("bamba")
+    heads = compiled.Heads.of(layer)
+    mixer = mixer_of(layer)
+    assert heads is not None
+    assert mixer is not None
+    projected = torch.randn(300, layer.in_proj.out_features)
+
+    def read(states: list[Tensor], slots: list[int], counts: list[int], first: int) -> Tensor:
+        return heads(projected[first : first + sum(counts)], states[0], states[1], Segments.of(slots, counts))
+
+    alone, beside, divided = (fresh(mixer, 3) for _ in range(3))
+    whole = read(alone, [1], [200], 0)
+    assert torch.equal(read(beside, [1, 0], [200, 100], 0)[:200], whole)
+    pieces = [read(divided, [1], [count], first) for first, count in ((0, 1), (1, 130), (131, 69))]
+    assert torch.equal(torch.cat(pieces), whole)
+    assert torch.equal(divided[1][1], alone[1][1])
+
+
+def test_a_call_beyond_the_slots_or_the_tokens_is_refused(by: str) -> None:
+    if by == "torch":
+        pytest.skip("torch checks its own indices")
+    layer, _ = layer_of("bamba")
+    heads, mixer = compiled.Heads.of(layer), mixer_of(layer)
+    assert heads is not None
+    assert mixer is not None
+    projected, states = torch.randn(3, layer.in_proj.out_features), fresh(mixer, 2)
+    with pytest.raises(IndexError, match="no such slot of a state as that of segment 1"):
+        heads(projected, states[0], states[1], Segments.of([0, 2], [1, 2]))
+    with pytest.raises(IndexError, match="segment 1 is not among the tokens of the pass"):
+        heads(projected, states[0], states[1], Segments.of([0, 1], [1, 3]))
+    assert all(bool((state == 0).all()) for state in states)
 
 
 def _block(heads: int = 4) -> tuple[Any, Any]:

@@ -209,18 +209,37 @@ def test_a_choice_that_misses_the_experts_is_not_recommended(data: Any, tmp_path
 
     from tools.families import _tokenizer
 
-    folder = save(tmp_path / "mixture", "qwen3_moe")
+    folder = save(tmp_path / "mixture", "jetmoe")
     _tokenizer().save_pretrained(folder)
     code, advice = data("model=auto", f"model.name={folder}", "--quick")
     assert code == 0
     assert [it["quantization"] for it in settings(advice)] == ["none"]
     assert [it["quantization"] for it in settings(advice, "out")] == ["int8", "nf4"]
-    assert all("would quantize only 5.9 % of the parameters in blocks" in it["why_not"] for it in advice["out"])
+    assert all("would quantize only 1.9 %" in it["why_not"] for it in advice["out"][:1])
+    assert all("would quantize only 1" in it["why_not"] for it in advice["out"])
     allowed = ["quantization=nf4", "quantization.allow_partial=true"]
     code, advice = data("model=auto", f"model.name={folder}", "--quick", *allowed)
     (nf4,) = advice["recommended"]
-    assert nf4["memory"]["weight_mib"] == pytest.approx(6.38, abs=0.01)
-    assert ["quantizes only 5.9 %" in note for note in nf4["notes"]] == [True]
+    assert nf4["memory"]["weight_mib"] == pytest.approx(8.32, abs=0.01)
+    assert ["quantizes only 1" in note for note in nf4["notes"]] == [True]
+
+
+def test_a_mixture_is_recommended_with_its_experts_quantized(data: Any, tmp_path: Path) -> None:
+    from kinds_of_models import save
+
+    from tools.families import _tokenizer
+
+    folder = save(tmp_path / "mixture", "qwen3_moe")
+    _tokenizer().save_pretrained(folder)
+    code, advice = data("model=auto", f"model.name={folder}", "--quick")
+    assert code == 0
+    weights = [it["memory"]["weight_mib"] for it in advice["recommended"]]
+    of_weights = dict(zip([it["quantization"] for it in settings(advice)], weights, strict=True))
+    assert of_weights == {
+        "none": pytest.approx(6.64, abs=0.01),
+        "int8": pytest.approx(3.56, abs=0.01),
+        "nf4": pytest.approx(2.13, abs=0.01),
+    }
 
 
 def test_it_imports_nothing_heavy(tmp_path: Path) -> None:

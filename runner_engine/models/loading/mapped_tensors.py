@@ -1,0 +1,44 @@
+"""Tensors of a checkpoint as views of its mapped files, whose pages are released once they are of no more use."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+
+import torch
+
+from runner_base import DataError
+from runner_engine.checkpoints.weight_files import Tensor
+
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
+
+
+class MappedTensors:
+    """The files that tensors are read from."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, mmap.mmap] = {}
+
+    def read(self, tensor: Tensor) -> torch.Tensor:
+        """Return a tensor of numbers; its memory is the file's."""
+        if tensor.dtype not in DTYPES:
+            raise DataError(f"{tensor.file}: tensor {tensor.name}: {tensor.dtype}, and numbers expected")
+        dtype = DTYPES[tensor.dtype]
+        mapped = self._mapped(tensor.file)
+        if tensor.offset % dtype.itemsize:  # a header of odd length
+            held = torch.frombuffer(bytearray(mapped[tensor.offset : tensor.offset + tensor.nbytes]), dtype=dtype)
+        else:
+            held = torch.frombuffer(mapped, dtype=dtype, count=tensor.params, offset=tensor.offset)
+        return held.view(tensor.shape)
+
+    def release(self) -> None:
+        """Release the pages; a tensor that still is a view of them reads them again."""
+        if hasattr(mmap, "MADV_DONTNEED"):  # nothing is ever written to them
+            for mapped in self._files.values():
+                mapped.madvise(mmap.MADV_DONTNEED)
+
+    def _mapped(self, path: Path) -> mmap.mmap:
+        if path not in self._files:
+            with path.open("rb") as file:
+                self._files[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch wants writable memory
+        return self._files[path]

@@ -1,0 +1,192 @@
+"""The experts of a mixture are quantized, each matrix as its library quantizes a matrix, and the plan knows it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mixtures import MIXTURES, mixture
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoTokenizer
+
+from runner.config.resolved import resolve
+from runner_base import ConfigError, machine
+from runner_engine.checkpoints import formats
+from runner_engine.checkpoints.footprint import predict
+from runner_engine.checkpoints.linear_layers import walk_files
+from runner_engine.experts import SeparateExperts, separate_all
+from runner_engine.models.load import Loaded, load_base
+from runner_engine.models.loading import made_groups
+from runner_engine.quantization import CHOICES
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.bitsandbytes import Nf4Config
+from runner_engine.settings.model import LocalModelConfig
+
+FORMATS = ("nf4", "fp4", "int8", "int8_dynamic", "torchao_int8", "torchao_float8", "hqq")
+FAMILIES = sorted(MIXTURES)
+
+
+@pytest.fixture(scope="module")
+def folder_of(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that saves a mixture in bfloat16 with a tokenizer, once."""
+    folders: dict[str, Path] = {}
+
+    def folder(family: str, is_bin: bool = False) -> Path:
+        key = f"{family} {is_bin}"
+        if key not in folders:
+            folders[key] = tmp_path_factory.mktemp(family)
+            model = mixture(family).to(torch.bfloat16)
+            model.save_pretrained(folders[key])
+            if is_bin:
+                (folders[key] / "model.safetensors").unlink()
+                torch.save(model.state_dict(), folders[key] / "pytorch_model.bin")
+            AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(folders[key])
+        return folders[key]
+
+    return folder
+
+
+@pytest.fixture
+def job(make_config: Callable[..., Any], folder_of: Callable[..., Path]) -> Callable[..., Any]:
+    def of(family: str, quantization: QuantizationConfig, is_bin: bool = False, folder: Path | None = None) -> Any:
+        model = LocalModelConfig(name=str(folder or folder_of(family, is_bin)), device="cpu")
+        return resolve(make_config(model=model, quantization=quantization))
+
+    return of
+
+
+def experts_of(base: Loaded) -> dict[str, SeparateExperts]:
+    return {path: one for path, one in base.model.named_modules() if isinstance(one, SeparateExperts)}
+
+
+def held(layer: Any) -> list[torch.Tensor]:
+    """Return all numbers that a quantized layer consists of."""
+    found = [*layer._parameters.values(), *layer._buffers.values()]
+    if hasattr(layer.weight, "quant_state"):
+        state = layer.weight.quant_state
+        found += [state.absmax, state.offset, state.state2.absmax]
+    if hasattr(layer.weight, "SCB"):
+        found.append(layer.weight.SCB)
+    if hasattr(layer.weight, "qdata"):
+        found += [layer.weight.qdata, layer.weight.scale]
+    return [one.detach() for one in found if one is not None]
+
+
+def are_equal(first: Any, second: Any) -> bool:
+    """Whether two quantized layers consist of the same bits."""
+    pairs = list(zip(held(first), held(second), strict=True))
+    return bool(pairs) and all(
+        torch.equal(
+            *(one.dequantize() if type(one) not in (torch.Tensor, nn.Parameter) else one.float() for one in pair)
+        )
+        for pair in pairs
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", FORMATS)
+def test_experts_are_quantized_as_the_library_does_and_the_plan_knows_it(
+    job: Callable[..., Any], family: str, name: str
+) -> None:
+    resolved = job(family, CHOICES[name]())
+    formats.check(resolved)
+    predicted = predict(resolved, resolved.config.task.workload(resolved.config.generation))
+    walked = walk_files(resolved.files, resolved.mix, "cpu").share
+    base = load_base(resolved)
+
+    assert predicted is not None
+    assert predicted.weight_mib == pytest.approx(sum(base.bytes_by_dtype.values()) / machine.MIB, rel=0.005)
+    exactly = 0.006 if family == "llama4" else 1e-4  # whose router torchao takes for a linear layer
+    assert base.metrics["quantized_share"] == pytest.approx(walked.of_blocks, abs=exactly)
+    assert base.metrics["quantized_share_of_all"] == pytest.approx(walked.of_all, abs=exactly)
+    assert walked.of_bytes == pytest.approx(base.metrics["quantized_share_of_bytes"], abs=max(exactly, 0.005))
+    assert walked.of_blocks > 0.95
+    assert "experts" not in base.facts["left_alone"]
+    assert not [note for note in base.notes if "no use for" in note or "quantizes only" in note]
+
+    found = experts_of(base)
+    others = separate_all(mixture(family).to(torch.bfloat16))
+    assert [*others] == [*found]
+    path = [*found][-1]
+    for matrix in found[path].form.matrices:
+        layers = [others[path].expert(number).get_submodule(matrix) for number in (5, 6)]
+        taken, other = (made_by_library(base, resolved.mix.base, layer) for layer in layers)
+        own = found[path].expert(5).get_submodule(matrix)
+        assert type(own) is type(taken)
+        assert are_equal(own, taken)
+        assert not are_equal(own, other)  # the control: another expert
+
+
+def made_by_library(base: Loaded, choice: Any, layer: Any) -> Any:
+    """Return a linear layer of ordinary memory as the choice's library quantizes it."""
+    single = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, dtype=torch.bfloat16)
+    single.weight.data.copy_(layer.weight)
+    if layer.bias is not None:
+        single.bias.data.copy_(layer.bias)
+    single.requires_grad_(False)
+    return (
+        made_groups.layer_of(choice, single, "") if choice.makes_groups else choice.quantize_layer(base.model, single)
+    )
+
+
+def test_a_mix_reaches_experts_one_by_one(job: Callable[..., Any]) -> None:
+    resolved = job("mixtral", Nf4Config(skip=["experts.3"], overrides={"layers.1.mlp.experts.2.down_proj": "int8"}))
+    formats.check(resolved)
+    walked = walk_files(resolved.files, resolved.mix, "cpu").share
+    base = load_base(resolved)
+    layers = {name: type(base.model.get_submodule(f"model.layers.1.mlp.experts.{name}")).__name__ for name in PLACES}
+    assert layers == dict(zip(PLACES, ("Linear4bit", "Linear", "Linear8bitLt", "Linear4bit"), strict=True))
+    assert base.metrics["quantized_share"] == pytest.approx(walked.of_blocks, abs=1e-4)
+    predicted = predict(resolved, resolved.config.task.workload(resolved.config.generation))
+    assert predicted is not None
+    assert predicted.weight_mib == pytest.approx(sum(base.bytes_by_dtype.values()) / machine.MIB, rel=0.005)
+    assert base.metrics["quantized_share_of_wanted"] > 0.99
+
+
+PLACES = ("2.gate_proj", "3.gate_proj", "2.down_proj", "7.down_proj")
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
+def test_experts_that_a_mix_leaves_plain_stay_fused(job: Callable[..., Any], family: str) -> None:
+    resolved = job(family, Nf4Config(skip=["experts"]))
+    formats.check(resolved)
+    base = load_base(resolved)
+    assert not experts_of(base)
+    assert base.metrics["quantized_share_of_wanted"] > 0.9
+    predicted = predict(resolved, resolved.config.task.workload(resolved.config.generation))
+    assert predicted is not None
+    assert predicted.weight_mib == pytest.approx(sum(base.bytes_by_dtype.values()) / machine.MIB, rel=0.005)
+
+
+@pytest.mark.parametrize("name", ["nf4", "hqq"])
+def test_without_headers_the_experts_of_a_loaded_model_are_quantized(job: Callable[..., Any], name: str) -> None:
+    from_bin, with_headers = (load_base(job("mixtral", CHOICES[name](), is_bin)) for is_bin in (True, False))
+    assert from_bin.metrics["quantized_share"] == with_headers.metrics["quantized_share"] > 0.95
+    for path, experts in experts_of(from_bin).items():
+        for inner, layer in experts.named_modules():
+            if hasattr(layer, "in_features"):
+                assert are_equal(layer, with_headers.model.get_submodule(f"{path}.{inner}"))
+
+
+def test_a_checkpoint_without_one_of_its_experts_is_refused(
+    job: Callable[..., Any], folder_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    shutil.copytree(folder_of("mixtral"), tmp_path, dirs_exist_ok=True)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.layers.1.block_sparse_moe.experts.4.w2.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    resolved = job("mixtral", Nf4Config(), folder=tmp_path)
+    with pytest.raises(ConfigError, match=r"it lacks model.layers.1.mlp.experts.4.down_proj.weight of Mixtral"):
+        load_base(resolved)
+
+
+def test_with_a_device_map_experts_stay_as_they_are_and_it_is_refused(job: Callable[..., Any]) -> None:
+    resolved = job("qwen3_moe", Nf4Config())
+    resolved.files.model.device_map = "auto"
+    with pytest.raises(ConfigError, match=r"^quantization=nf4 would quantize only .*mlp.experts"):
+        formats.check(resolved)
