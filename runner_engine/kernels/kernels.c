@@ -51,6 +51,8 @@
 #define RECURRENT_UNIT RECURRENT_BF16
 #include "rows.h"
 #include "recurrent.h"
+#include "delta_rule.h"
+#undef RECURRENT_UNIT
 #include "int8_products.h"
 #define KV bf16
 #define SCALE_SIZE 0
@@ -97,6 +99,8 @@
 #define RECURRENT_UNIT RECURRENT_F32
 #include "rows.h"
 #include "recurrent.h"
+#include "delta_rule.h"
+#undef RECURRENT_UNIT
 #include "int8_products.h"
 #define KV float
 #define SCALE_SIZE 0

@@ -49,6 +49,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     + [_PTR] * 3
     + [_INT, _THREADS],
     "convolve": [_PTR, _PTR, _INT, _INT, _INT, _PTR, _INT, _PTR, _PTR, _THREADS],
+    "delta_rule": [_PTR, _PTR, _INT, _INT, _INT] + [_PTR] * 6 + [_THREADS],
     "scan_heads": [_PTR, _PTR, _INT, _INT, _INT] + [_PTR] * 5 + [_THREADS],
     "scan_channels": [_PTR, _PTR, _INT, _INT, _INT] + [_PTR] * 4 + [_INT, _PTR, _INT, _PTR, _PTR, _THREADS],
     "scan_numbers": [_PTR, _INT, _PTR, _INT, _INT, _INT] + [_PTR] * 7 + [_THREADS],
@@ -56,7 +57,7 @@ _SIGNATURES: dict[str, list[Any]] = {
 for _name in ("store", "attend", "attend_shared"):  # the same over keys and values in 8 bits
     _SIGNATURES[f"{_name}_int8"] = _SIGNATURES[_name]
 _FOR_ALL_FORMATS = ("sample",)
-_RECURRENT = ("convolve", "scan_heads", "scan_channels", "scan_numbers")
+_RECURRENT = ("convolve", "delta_rule", "scan_heads", "scan_channels", "scan_numbers")
 _IN_ALL_LIBRARIES = ("sample", "argmax", "norm")  # in both formats
 _MISSING = (building.PACKED, building.INT8_KV)  # by what C adds to MISSING_UNIT (checks.h)
 _UNCHECKED = ("argmax", "norm", "sample")  # no number of a call selects memory; the others return what is wrong

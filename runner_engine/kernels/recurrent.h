@@ -257,4 +257,3 @@ int64_t NAME(scan_numbers)(const float *rate, int64_t channels, const int32_t *t
   return FINE;
 }
 #endif
-#undef RECURRENT_UNIT

@@ -22,7 +22,8 @@ LAYER_PHASES = 4 * PRODUCT_PHASES + 6
 ROPE_TABLES = 2  # of a model at most
 PHASE_BYTES = 128
 STATE_LANES = 16  # layers with a state have multiples of so many channels, and of so many results of a head
-MAX_CONVOLVED = 8  # inputs of a convolution
+MAX_CONVOLVED, MAX_KEY_DIM = 8, 512  # inputs of a convolution; a key's width in the gated delta rule
+GATE_BY_SILU, GATE_BY_SIGMOID = 0, 1  # the activation of its gate
 CHANNEL_TILE = 4  # a channel's state has a multiple of so many numbers
 STATE_TILE = 4  # and a head's, for each of its results
 ROUND_TOKENS = 128  # at most so many tokens need a workspace at once
@@ -249,6 +250,17 @@ class HeadsLayer(ctypes.Structure):
     )
 
 
+class DeltaLayer(ctypes.Structure):
+    """delta_layer in delta_rule.h."""
+
+    _fields_ = (
+        *_fields(ctypes.c_int64, "key_heads", "heads", "key_dim", "value_dim", "decays"),
+        ("norm", ctypes.c_void_p),
+        ("epsilon", ctypes.c_float),
+        ("gate", ctypes.c_int64),
+    )
+
+
 class ChannelsLayer(ctypes.Structure):
     """channels_layer in recurrent_structs.h."""
 
@@ -269,6 +281,7 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "conv_layer": ConvLayer,
     "heads_layer": HeadsLayer,
     "channels_layer": ChannelsLayer,
+    "delta_layer": DeltaLayer,
 }
 FOR_QUANTIZED = {
     "THREAD_BUFFER_BYTES": THREAD_BUFFER_BYTES,
@@ -296,6 +309,9 @@ def of_python() -> dict[str, int]:
         "CHANNEL_TILE": CHANNEL_TILE,
         "STATE_TILE": STATE_TILE,
         "ROUND_TOKENS": ROUND_TOKENS,
+        "MAX_KEY_DIM": MAX_KEY_DIM,
+        "GATE_BY_SILU": GATE_BY_SILU,
+        "GATE_BY_SIGMOID": GATE_BY_SIGMOID,
     }
     phases = {"PRODUCT_PHASES": PRODUCT_PHASES, "LAYER_PHASES": LAYER_PHASES, "sizeof phase": PHASE_BYTES}
     enums = {

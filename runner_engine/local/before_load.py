@@ -30,8 +30,9 @@ def check_fits(resolved: ResolvedModel) -> list[str]:
 
 
 STATE_SPACES = {  # families with layers whose states are computed in C
-    "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "mamba", "mamba2", "nemotron_h",
-    "recurrent_gemma", "zamba", "zamba2",
+    "bailing_hybrid", "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "kimi_linear", "lfm2",
+    "lfm2_moe", "lfm3", "mamba", "mamba2", "nemotron_h", "olmo_hybrid", "qwen3_5_moe_text", "qwen3_5_text",
+    "qwen3_next", "recurrent_gemma", "zamba", "zamba2",
 }  # fmt: skip
 
 

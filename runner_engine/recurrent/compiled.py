@@ -16,12 +16,16 @@ from torch import Tensor
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import (
     CHANNEL_TILE,
+    GATE_BY_SIGMOID,
+    GATE_BY_SILU,
     MAX_CONVOLVED,
+    MAX_KEY_DIM,
     ROUND_TOKENS,
     STATE_LANES,
     STATE_TILE,
     ChannelsLayer,
     ConvLayer,
+    DeltaLayer,
     HeadsLayer,
 )
 from runner_engine.recurrent.contract import Segments
@@ -211,6 +215,51 @@ class Numbers:
             *(native.pointer(of, self.dtype, tokens, channels) for of in (inputs, input_gates, open_gates, gates)),
             native.pointer(state, torch.float32, *state.shape),
             native.pointer(started, torch.float32, len(state), 1), out.data_ptr(),
+        )  # fmt: skip
+        return out
+
+
+class DeltaRule:
+    """The gated delta rule, and the norm and gate of its results."""
+
+    def __init__(self, kernels: native.Kernels, dtype: torch.dtype, shape: DeltaLayer, weight: Tensor) -> None:
+        self.kernels, self.dtype, self.shape = kernels, dtype, shape
+        self.layer = _Layer(shape)
+        self.layer.point(shape, norm=weight)
+
+    @classmethod
+    def of(
+        cls, like: Tensor, heads: tuple[int, int], dims: tuple[int, int], decays: int, norm: Any
+    ) -> DeltaRule | None:
+        """Return what computes it, None where C cannot.
+
+        heads: of keys and of values; dims: of a key and a value; decays: of a head and token; norm: the family's.
+        """
+        gates = {"silu": GATE_BY_SILU, "sigmoid": GATE_BY_SIGMOID}
+        kernels = kernels_of(like, *dims) if norm.activation in gates and dims[0] <= MAX_KEY_DIM else None
+        if kernels is None:
+            return None
+        shape = DeltaLayer(*heads, *dims, decays, None, norm.variance_epsilon, gates[norm.activation])
+        return cls(kernels, like.dtype, shape, norm.weight)
+
+    def __call__(
+        self, mixed: Tensor, decay: Tensor, beta: Tensor, gate: Tensor, state: Tensor, segments: Segments
+    ) -> Tensor:
+        """Return the gated results [tokens, heads * V].
+
+        mixed: queries, keys and values [tokens, …], convolved; decay: float32 [tokens, heads(, K)]; beta: float32
+        [tokens, heads]; gate: [tokens, heads, V].
+        """
+        tokens, shape = len(mixed), self.shape
+        inner = shape.heads * shape.value_dim
+        out = mixed.new_empty((tokens, inner))
+        self.kernels(
+            "delta_rule", self.dtype, self.layer.address, *_table(segments), tokens, len(state),
+            native.pointer(mixed, self.dtype, tokens, 2 * shape.key_heads * shape.key_dim + inner),
+            native.pointer(decay.reshape(tokens, -1), torch.float32, tokens, shape.heads * shape.decays),
+            native.pointer(beta, torch.float32, tokens, shape.heads),
+            native.pointer(gate.reshape(tokens, -1), self.dtype, tokens, inner),
+            native.pointer(state, torch.float32, *state.shape), out.data_ptr(),
         )  # fmt: skip
         return out
 

@@ -19,17 +19,27 @@ def convolve(inputs: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor,
 
     state: the K - 1 inputs before each segment, [slots, K - 1, C], the latest at the end; afterwards, those of the end.
     """
-    width = weight.shape[1]
+    kept = weight.shape[1] - 1
     before = segments.read(state).to(inputs.dtype)  # [segments, K - 1, C]
-    extended = torch.cat((before, segments.padded(inputs)), dim=1)
-    total = sum(extended[:, at : at + segments.longest] * weight[:, at] for at in range(width))
-    assert isinstance(total, Tensor)
-    if bias is not None:
-        total = total + bias
     if segments.are_alike:
-        last = extended[:, segments.longest :]
-    else:
-        places = segments.ends(inputs.device)[:, None] + torch.arange(width - 1, device=inputs.device)
-        last = extended.gather(1, places[:, :, None].expand(-1, -1, extended.shape[2]))
-    segments.write(state, last)
-    return segments.flat(total)
+        extended = torch.cat((before, segments.padded(inputs)), dim=1)
+        segments.write(state, extended[:, segments.longest :])
+        return _sums(extended, weight, bias).flatten(0, 1)
+    numbers, counts = torch.arange(len(segments.counts)), torch.tensor(segments.counts)
+    ends = (counts + kept).cumsum(0)  # of each segment, with what is before it
+    places = (torch.arange(len(inputs)) + kept * (numbers + 1).repeat_interleave(counts)).to(inputs.device)
+    of_states = torch.arange(kept)
+    starts = ((ends - counts - kept)[:, None] + of_states).to(inputs.device)
+    extended = inputs.new_empty((int(ends[-1]), inputs.shape[1]))
+    extended[places], extended[starts] = inputs, before
+    segments.write(state, extended[((ends - kept)[:, None] + of_states).to(inputs.device)])
+    return _sums(extended, weight, bias)[places - kept]
+
+
+def _sums(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the convolution of inputs [..., K - 1 + n, C], without those before the first: [..., n, C]."""
+    count = inputs.shape[-2] - weight.shape[1] + 1
+    total = inputs[..., :count, :] * weight[:, 0]
+    for at in range(1, weight.shape[1]):
+        total += inputs[..., at : at + count, :] * weight[:, at]
+    return total if bias is None else total.add_(bias)

@@ -7,74 +7,91 @@ The decay is a number for each head, or one for each key's dimension. All is in 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-CHUNK = 64  # tokens
-SMALL_CHUNK = 16  # the same where the decay is by dimension, whose products of pairs are [chunk, chunk, K]
+from runner_engine.recurrent.chunks import CHUNK, chunks_of, put_back, taken
+from runner_engine.recurrent.contract import Segments
+
+SMALL_CHUNK = 16  # where the decay is by dimension, whose products of pairs are [chunk, chunk, K]
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the rule reads of each token, in float32: keys of length 1, and queries scaled as their products need."""
+    """What the rule reads of each token: keys of length 1, and queries scaled as their products need."""
 
-    query: Tensor  # [rows, tokens, heads, K]
+    query: Tensor  # [tokens, heads, K]
     key: Tensor  # the same
-    value: Tensor  # [rows, tokens, heads, V]
-    decay: Tensor  # [rows, tokens, heads] or [rows, tokens, heads, K]: logs, at most 0
-    beta: Tensor  # [rows, tokens, heads]
+    value: Tensor  # [tokens, heads, V]
+    decay: Tensor  # [tokens, heads] or [tokens, heads, K]: logs, at most 0
+    beta: Tensor  # [tokens, heads]
 
-    def part(self, first: int, last: int) -> Inputs:
-        """Return some of the tokens."""
-        return Inputs(*(getattr(self, one.name)[:, first:last] for one in fields(self)))
+    def each(self, change: Callable[[Tensor], Tensor]) -> Inputs:
+        """Return the same with every tensor changed."""
+        return Inputs(*(change(getattr(self, one.name)) for one in fields(self)))
+
+
+def apply(inputs: Inputs, state: Tensor, segments: Segments) -> Tensor:
+    """Return the rule's results [tokens, heads, V], and change the states [slots, heads, K, V]."""
+    before = segments.read(state)
+    if segments.longest == 1:
+        result, after = step(inputs, before)
+    else:
+        result, after = chunks(inputs, before, segments)
+    segments.write(state, after)
+    return result
 
 
 def step(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
     """Read one token of each row: return [rows, heads, V], and the states [rows, heads, K, V] after it."""
-    query, key, value, decay, beta = (getattr(inputs, one.name)[:, 0] for one in fields(inputs))
-    decay = decay[..., None, None] if decay.dim() == 2 else decay[..., None]
+    decay = inputs.decay[..., None, None] if inputs.decay.dim() == 2 else inputs.decay[..., None]
     state = state * decay.exp()
-    known = torch.einsum("rhkv,rhk->rhv", state, key)
-    state = state + key[..., None] * ((value - known) * beta[..., None])[..., None, :]
-    return torch.einsum("rhkv,rhk->rhv", state, query), state
+    known = torch.einsum("rhkv,rhk->rhv", state, inputs.key)
+    correction = (inputs.value - known) * inputs.beta[..., None]
+    state = state + inputs.key[..., None] * correction[..., None, :]
+    return torch.einsum("rhkv,rhk->rhv", state, inputs.query), state
 
 
-def chunks(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Read the tokens of each row in chunks: return [rows, tokens, heads, V], and the states after them.
+def chunks(inputs: Inputs, state: Tensor, segments: Segments) -> tuple[Tensor, Tensor]:
+    """Read the tokens of each segment in chunks: return [tokens, heads, V], and the states after them.
 
-    Tokens without a key, decay and beta (padding) change nothing.
+    Tokens without a key, decay and beta, which fill the last chunk of a segment, change nothing.
     """
-    size = CHUNK if inputs.decay.dim() == 3 else SMALL_CHUNK
-    results = []
-    for first in range(0, inputs.query.shape[1], size):
-        result, state = _chunk(inputs.part(first, first + size), state)
-        results.append(result)
-    return torch.cat(results, dim=1), state
+    size = CHUNK if inputs.decay.dim() == 2 else SMALL_CHUNK
+    places, parts = chunks_of(segments, state.device, size)
+    cut = inputs.each(lambda numbers: taken(numbers, places).transpose(1, 2))
+    known, attended = _pairs(cut)
+    total = cut.decay.cumsum(2)  # of the tokens from the chunk's start up to each, [chunks, heads, tokens(, K)]
+    since = total[..., None] if total.dim() == 3 else total  # broadcasts over K
+    grown, left = since.exp(), (since[:, :, -1:] - since).exp()
+    weighted = cut.key * cut.beta[..., None]
+    both = torch.cat((cut.value * cut.beta[..., None], weighted * grown), dim=3)
+    new, of_state = torch.linalg.solve_triangular(known, both, upper=False, unitriangular=True).split_with_sizes(
+        [cut.value.shape[3], cut.key.shape[3]], dim=3
+    )
+    query, key, results = cut.query * grown, (cut.key * left).transpose(2, 3), torch.empty_like(cut.value)
+    state = state.clone()
+    for part in parts:
+        rows, before = part.rows, state[part.segments]
+        learned = new[rows] - of_state[rows] @ before
+        results[rows] = query[rows] @ before + attended[rows] @ learned
+        state[part.segments] = before * grown[rows][:, :, -1, :, None] + key[rows] @ learned
+    return put_back(results.transpose(1, 2), places, len(inputs.query)), state
 
 
-def _chunk(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Read one chunk: as `chunks`."""
-    query, key, value, decay, beta = (getattr(inputs, one.name).transpose(1, 2) for one in fields(inputs))
-    total = decay.cumsum(2)  # of the tokens from the chunk's start up to each, [rows, heads, tokens(, K)]
-    by_head = total.dim() == 3
-    since = total[..., None] if by_head else total  # broadcasts over K
-    earlier = torch.ones(key.shape[2], key.shape[2], dtype=torch.bool, device=key.device).tril()
-    weighted = key * beta[..., None]
-    if by_head:
-        between = (total[..., :, None] - total[..., None, :]).masked_fill(~earlier, -torch.inf).exp()
-        known = (weighted @ key.transpose(2, 3)) * between
-        attended = (query @ key.transpose(2, 3)) * between
-    else:
-        pairs = (total[..., :, None, :] - total[..., None, :, :]).masked_fill(~earlier[..., None], -torch.inf).exp()
-        pairs = pairs * key[..., None, :, :]
-        known = torch.einsum("rhik,rhijk->rhij", weighted, pairs)
-        attended = torch.einsum("rhik,rhijk->rhij", query, pairs)
-    grown = since.exp()
-    told = value * beta[..., None] - (weighted * grown) @ state
-    new = torch.linalg.solve_triangular(known, told, upper=False, unitriangular=True)
-    result = (query * grown) @ state + attended @ new
-    left = (since[:, :, -1:] - since).exp()  # of what each token has told, at the end
-    state = state * since[:, :, -1, :, None].exp() + (key * left).transpose(2, 3) @ new
-    return result.transpose(1, 2), state
+def _pairs(cut: Inputs) -> tuple[Tensor, Tensor]:
+    """Return what each token of a chunk knows of the earlier keys, and what its query has of them: [..., i, j]."""
+    total = cut.decay.cumsum(2)
+    later = torch.ones(cut.key.shape[2], cut.key.shape[2], dtype=torch.bool, device=cut.key.device).triu(1)
+    weighted = cut.key * cut.beta[..., None]
+    if total.dim() == 3:
+        between = (total[..., :, None] - total[..., None, :]).masked_fill(later, -torch.inf).exp()
+        keys = cut.key.transpose(2, 3)
+        return (weighted @ keys) * between, (cut.query @ keys) * between
+    between = (total[..., :, None, :] - total[..., None, :, :]).masked_fill(later[..., None], -torch.inf).exp()
+    decayed = between * cut.key[..., None, :, :]
+    known, attended = (torch.einsum("chik,chijk->chij", one, decayed) for one in (weighted, cut.query))
+    return known, attended

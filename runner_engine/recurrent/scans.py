@@ -7,21 +7,12 @@ they are.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from runner_engine.recurrent.chunks import chunks_of, put_back, taken
 from runner_engine.recurrent.contract import Segments
-
-CHUNK = 64  # tokens whose effects on each other are computed by one matmul
-
-
-class _Chunk(NamedTuple):
-    """The chunks that come at the same place of their segments: those of the first tokens, the second ones, …"""
-
-    segments: Tensor  # which segments have one
-    rows: slice  # where their chunks are among all
 
 
 def scan_heads(
@@ -36,12 +27,12 @@ def scan_heads(
     inputs, steps, keys, queries = (numbers.float() for numbers in (inputs, steps, keys, queries))
     if segments.longest == 1:
         return _step_heads(inputs, steps, decay, keys, queries, state, segments)
-    places, chunks = _chunks(segments, inputs.device)
+    places, chunks = chunks_of(segments, inputs.device)
     per_group = inputs.shape[1] // keys.shape[1]
-    weighted = _taken(inputs * steps[..., None], places).transpose(1, 2)  # [chunks, H, Q, P]
-    keys, queries = (_taken(numbers, places).transpose(1, 2) for numbers in (keys, queries))  # [chunks, G, Q, N]
+    weighted = taken(inputs * steps[..., None], places).transpose(1, 2)  # [chunks, H, Q, P]
+    keys, queries = (taken(numbers, places).transpose(1, 2) for numbers in (keys, queries))  # [chunks, G, Q, N]
     # in float64, since small differences of large sums are what counts
-    sums = _taken(steps * decay, places).double().cumsum(1).transpose(1, 2)  # [chunks, H, Q]
+    sums = taken(steps * decay, places).double().cumsum(1).transpose(1, 2)  # [chunks, H, Q]
     apart = (sums[..., :, None] - sums[..., None, :]).tril().exp().tril().float()
     scores = (queries @ keys.transpose(2, 3)).repeat_interleave(per_group, dim=1)
     results = (scores * apart) @ weighted
@@ -55,7 +46,7 @@ def scan_heads(
         results[rows] += since_start[rows][..., None] * (queries[rows] @ before)
         current[chunk.segments] = since_start[rows][..., -1, None, None] * before + added[rows]
     segments.write(state, current)
-    return _put_back(results.transpose(1, 2), places, len(inputs))
+    return put_back(results.transpose(1, 2), places, len(inputs))
 
 
 def _step_heads(
@@ -69,35 +60,6 @@ def _step_heads(
     if not segments.is_step:
         segments.write(state, current)
     return (queries[:, :, None, :] @ current)[:, :, 0]
-
-
-def _chunks(segments: Segments, device: torch.device) -> tuple[Tensor, list[_Chunk]]:
-    """Return the tokens of each chunk [chunks, CHUNK], −1 behind the end, and which chunks come at the same place."""
-    rows: list[Tensor] = []
-    chunks: list[_Chunk] = []
-    span = torch.arange(CHUNK)
-    for start in range(0, segments.longest, CHUNK):
-        present = [at for at, count in enumerate(segments.counts) if count > start]
-        firsts = torch.tensor([segments.firsts[at] for at in present])[:, None]
-        counts = torch.tensor([segments.counts[at] for at in present])[:, None]
-        tokens = start + span
-        rows.append(torch.where(tokens < counts, firsts + tokens, -1))
-        done = chunks[-1].rows.stop if chunks else 0
-        chunks.append(_Chunk(torch.tensor(present, device=device), slice(done, done + len(present))))
-    return torch.cat(rows).to(device), chunks
-
-
-def _taken(numbers: Tensor, places: Tensor) -> Tensor:
-    """Return the numbers of the tokens at these places, zeros for −1."""
-    taken = numbers[places.clamp(min=0)]
-    return taken.masked_fill_((places < 0).view(*places.shape, *[1] * (numbers.dim() - 1)), 0)
-
-
-def _put_back(taken: Tensor, places: Tensor, tokens: int) -> Tensor:
-    result = taken.new_empty((tokens, *taken.shape[2:]))
-    is_token = places >= 0
-    result[places[is_token]] = taken[is_token]
-    return result
 
 
 def scan_channels(

@@ -14,6 +14,7 @@ from torch.nn import functional
 from transformers.activations import ACT2FN
 
 from runner_engine.recurrent import delta_rule
+from runner_engine.recurrent.compiled import Convolution, DeltaRule, is_silu
 from runner_engine.recurrent.contract import Mixer, Segments, StateShape
 from runner_engine.recurrent.convolution import convolve, state_of
 from runner_engine.recurrent.delta_rule import Inputs
@@ -82,7 +83,13 @@ class GatedDelta(Mixer):
         self.key_dim, self.value_dim = (module.head_dim,) * 2 if is_kimi else (module.head_k_dim, module.head_v_dim)
         self.norm = module.norm if hasattr(module, "norm") else module.o_norm
         self.out = module.out_proj if hasattr(module, "out_proj") else module.o_proj
+        self.activation = ACT2FN[module.activation]
         weight = module.conv1d.weight
+        has_silu = is_silu(self.activation)
+        self.convolution = Convolution.of(weight[:, 0], module.conv1d.bias, has_silu) if has_silu else None
+        heads, dims = (self.key_heads, self.heads), (self.key_dim, self.value_dim)
+        decays = self.key_dim if is_kimi else 1
+        self.rule = DeltaRule.of(weight, heads, dims, decays, self.norm)
         self.states = (
             state_of(weight[:, 0]),
             StateShape((self.heads, self.key_dim, self.value_dim), torch.float32),
@@ -90,33 +97,30 @@ class GatedDelta(Mixer):
 
     def forward(self, hidden: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
         """Convolve queries, keys and values, apply the rule, and gate its result."""
-        module = self.module
-        projected = self.project(module, hidden)
-        weight = module.conv1d.weight[:, 0]
-        mixed = ACT2FN[module.activation](convolve(projected.mixed, weight, module.conv1d.bias, states[0], segments))
-        result = self._rule(mixed, projected, states[1], segments).to(hidden.dtype)
-        gated = self.norm(result.flatten(0, 1), projected.gate.flatten(0, 1))
+        module, projected = self.module, self.project(self.module, hidden)
+        if self.convolution is not None:
+            mixed = self.convolution(projected.mixed, states[0], segments)
+        else:
+            weight = module.conv1d.weight[:, 0]
+            mixed = self.activation(convolve(projected.mixed, weight, module.conv1d.bias, states[0], segments))
+        if self.rule is not None:
+            beta = projected.beta.float()
+            gated = self.rule(mixed, projected.decay, beta, projected.gate, states[1], segments)
+        else:
+            result = delta_rule.apply(self._inputs(mixed, projected), states[1], segments).to(hidden.dtype)
+            gated = self.norm(result.flatten(0, 1), projected.gate.flatten(0, 1))
         output: Tensor = self.out(gated.view(len(hidden), -1))
         return output
 
-    def _rule(self, mixed: Tensor, projected: Projected, state: Tensor, segments: Segments) -> Tensor:
-        """Return the rule's results [tokens, heads, V]."""
+    def _inputs(self, mixed: Tensor, projected: Projected) -> Inputs:
+        """Return what the rule reads, in float32."""
         wide = self.key_heads * self.key_dim
         query, key, value = torch.split(mixed.float(), [wide, wide, self.heads * self.value_dim], dim=-1)
         query, key = (_unit(one.reshape(-1, self.key_heads, self.key_dim)) for one in (query, key))
         if self.key_heads != self.heads:
             query, key = (one.repeat_interleave(self.heads // self.key_heads, dim=1) for one in (query, key))
         value = value.reshape(-1, self.heads, self.value_dim)
-        numbers = query * self.key_dim**-0.5, key, value, projected.decay.float(), projected.beta.float()
-        inputs = Inputs(*map(segments.padded, numbers))
-        before = segments.read(state)
-        if segments.longest == 1:
-            result, after = delta_rule.step(inputs, before)
-            segments.write(state, after)
-            return result
-        results, after = delta_rule.chunks(inputs, before)
-        segments.write(state, after)
-        return segments.flat(results)
+        return Inputs(query * self.key_dim**-0.5, key, value, projected.decay, projected.beta.float())
 
 
 def _unit(vectors: Tensor) -> Tensor:

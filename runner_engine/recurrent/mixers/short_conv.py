@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from runner_engine.recurrent.compiled import Convolution
 from runner_engine.recurrent.contract import Mixer, Segments
 from runner_engine.recurrent.convolution import convolve, state_of
 
@@ -16,16 +17,20 @@ class ShortConvolution(Mixer):
 
     def __init__(self, module: Any) -> None:
         self.module = module
-        self.states = (state_of(module.conv.weight[:, 0]),)
+        weight = module.conv.weight[:, 0]
+        self.states = (state_of(weight),)
+        self.convolution = Convolution.of(weight, module.conv.bias, has_silu=False)
 
     def forward(self, hidden: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
         """Gate the inputs, convolve them, and gate the result."""
         module = self.module
         before, after, inputs = module.in_proj(hidden).chunk(3, dim=-1)
-        weight = module.conv.weight[:, 0]
-        result: Tensor = module.out_proj(
-            after * convolve(before * inputs, weight, module.conv.bias, states[0], segments)
-        )
+        inputs = before * inputs
+        if self.convolution is not None:
+            convolved = self.convolution(inputs, states[0], segments)
+        else:
+            convolved = convolve(inputs, module.conv.weight[:, 0], module.conv.bias, states[0], segments)
+        result: Tensor = module.out_proj(after * convolved)
         return result
 
 

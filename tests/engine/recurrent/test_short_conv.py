@@ -10,6 +10,7 @@ from mixers_alone import TOLERANCE, check, spread_weights
 from transformers import DynamicCache, Lfm2Config
 from transformers.models.lfm2.modeling_lfm2 import Lfm2ShortConv
 
+from runner_engine.kernels import native
 from runner_engine.recurrent import Segments, mixer_of
 
 pytestmark = pytest.mark.slow
@@ -25,11 +26,14 @@ def _layer(bias: bool, width: int = 3) -> tuple[Any, Any]:
     return layer, config
 
 
+@pytest.mark.parametrize("way", ["kernels", "torch"])
 @pytest.mark.parametrize(("bias", "width"), [(False, 3), (True, 4)])
-def test_it_gives_the_family_s_numbers(bias: bool, width: int) -> None:
+def test_it_gives_the_family_s_numbers(bias: bool, width: int, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if way == "torch":
+        monkeypatch.setattr(native, "kernels", lambda: None)
     layer, config = _layer(bias, width)
-    mixer = mixer_of(layer)
-    assert mixer is not None
+    mixer: Any = mixer_of(layer)
+    assert (mixer.convolution is not None) is (way == "kernels")
     named = {"past_key_values": DynamicCache}
     assert check(layer, config, mixer, named) < TOLERANCE
     assert check(layer, config, mixer, named, lambda states: states[0].fill_(0.1)) > 1e-3  # a state not set to zeros

@@ -18,7 +18,8 @@ from runner_base.dtypes import Dtype
 from runner_engine.checkpoints import pass_memory
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.local.engine import LocalEngine
-from runner_engine.recurrent import delta_rule, states
+from runner_engine.recurrent import states
+from runner_engine.recurrent.mixers import gated_delta
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
@@ -174,12 +175,13 @@ def test_a_wrong_decay_is_found_by_the_trial(
     make_config: Make, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hybrid = Model(save_hybrid(tmp_path / "model", "qwen3_5", tiny_llama))
-    real = delta_rule.step
+    real = gated_delta.PROJECTIONS["Qwen3_5GatedDeltaNet"]
 
-    def wrong(inputs: delta_rule.Inputs, state: torch.Tensor) -> Any:
-        return real(delta_rule.Inputs(inputs.query, inputs.key, inputs.value, 2 * inputs.decay, inputs.beta), state)
+    def wrong(module: Any, hidden: torch.Tensor) -> gated_delta.Projected:
+        projected = real(module, hidden)
+        return projected._replace(decay=2 * projected.decay)
 
-    monkeypatch.setattr(delta_rule, "step", wrong)
+    monkeypatch.setitem(gated_delta.PROJECTIONS, "Qwen3_5GatedDeltaNet", wrong)
     engine = opened(make_config, hybrid)
     assert complete(engine, asked()) == hybrid.expected(lengths(asked()))
     assert "its logits would be off by" in engine.stats.notes[0]
