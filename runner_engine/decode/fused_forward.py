@@ -14,11 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from runner_base import is_memory_error, one_line
 from runner_engine.attention import PassLayout, PrefixUse
 from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
-from runner_engine.decode.fused_weights import FusedWeights
-from runner_engine.decode.layouts import NotFusable
+from runner_engine.decode.fused_weights import FusedWeights, NotFusable
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import (
     CACHE_LINE,
@@ -56,12 +54,8 @@ class FusedForward:
             with torch.inference_mode():
                 self.weights = FusedWeights(model, heads, kernels, packed)
             self._extend_rope_tables(min(FIRST_POSITIONS, positions))
-        except NotFusable:
-            raise
-        except Exception as error:  # of the family's own code, which is called part by part
-            if is_memory_error(error):
-                raise
-            raise NotFusable(f"it has no such parts: {type(error).__name__}: {one_line(error, limit=120)}") from error
+        except (AttributeError, TypeError, IndexError) as error:
+            raise NotFusable(f"it has no such parts: {error}") from error
         self.is_quantized, self.is_by_row = self.weights.is_quantized, self.weights.is_by_row
 
     @property

@@ -27,6 +27,8 @@ from runner_engine.kv_cache import Heads, Window
 from runner_engine.matmul import OWN, ROW_PARTS, LayerWeights, Panels, fits_panels, is_plain, requested
 from runner_engine.models.gguf_blocks import GgufEmbedding
 
+__all__ = ["FusedWeights", "NotFusable", "check_fusable"]
+
 NO_MATRIX = Matrix()  # fills a place of a layer that has fewer
 
 

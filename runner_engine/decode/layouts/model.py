@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from runner_base import is_memory_error, one_line
 from runner_engine.attention import register
 from runner_engine.decode.layouts.attention import IGNORED, POSITIONS, AttentionLayout, Rotation, attention_of
 from runner_engine.decode.layouts.functions import activation_of
@@ -84,6 +85,17 @@ class ModelLayout:
 def describe(model: Any, heads: Heads) -> ModelLayout:
     """Return the layout of a model; NotFusable if it has parts that C does not know."""
     register()
+    try:
+        return _described(model, heads)
+    except NotFusable:
+        raise
+    except Exception as error:  # of the family's own code, which is called part by part
+        if is_memory_error(error):
+            raise
+        raise NotFusable(f"its parts are others: {type(error).__name__}: {one_line(error, limit=120)}") from error
+
+
+def _described(model: Any, heads: Heads) -> ModelLayout:
     body, settings = model.model, model.config.get_text_config()
     body = getattr(body, "language_model", body)
     final, norm = child_of(body, FINAL_NORMS)
