@@ -47,7 +47,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     }
 }  # fmt: skip
 PROMPT, ROWS = 16, (16, 1)
-SINGLE_CALL = "a single call"
+SINGLE_CALL, MLPS_APART = "a single call", "calls of C, and modules of Python for MLPs"
 
 
 class Reasons(logging.Handler):
@@ -73,7 +73,9 @@ class Measured:
         self.rates: dict[int, list[float]] = {rows: [] for rows in ROWS}
         reasons.last = ""
         self.decode(2, 4)
-        self.why = SINGLE_CALL if self.engine.fused is not None else reasons.last
+        self.why = reasons.last
+        if self.engine.fused is not None:
+            self.why = MLPS_APART if self.engine.fused.has_mlps_apart else SINGLE_CALL
 
     def decode(self, rows: int, new: int) -> EngineStats:
         """Decode prompts that share nothing, and return what was counted."""

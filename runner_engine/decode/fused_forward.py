@@ -88,6 +88,7 @@ class FusedForward:
         windows = _Windows(layout, weights.windows)
         parts = _parts(layout, count, windows)
         workspace = torch.empty(self._workspace_bytes(count, [part.tokens for part in parts]), dtype=torch.uint8)
+        apart = [torch.empty(count, weights.hidden, dtype=self.heads.dtype) for _ in range(2 * self.has_mlps_apart)]
         logits = torch.empty(kept.numel(), weights.vocabulary, dtype=self.heads.dtype)
         part_list = (SharedPart * len(parts))(*parts)
         tokens = FusedTokens(
@@ -96,13 +97,33 @@ class FusedForward:
             *(pointer(one, int32, count) for one in (layout.slot, layout.place, layout.seen)),
             int(layout.is_step), kept.numel(), kept.data_ptr(),
             len(parts), ctypes.addressof(part_list), workspace.data_ptr(), logits.data_ptr(), workspace.nbytes,
-            len(weights.windows), windows.own,
+            len(weights.windows), windows.own, 0, *(some.data_ptr() for some in apart),
         )  # fmt: skip
+        self._run(tokens, apart)
+        return logits
+
+    @property
+    def has_mlps_apart(self) -> bool:
+        """Whether modules of the model compute some of its MLPs, between two calls."""
+        return bool(self.weights.apart)
+
+    def _run(self, tokens: FusedTokens, apart: Sequence[torch.Tensor]) -> None:
+        """Run a pass: in one call, or in pieces, between which modules compute MLPs that C does not know."""
+        for layer, mlp in self.weights.apart.items():
+            if layer < self.layers:
+                self._call(tokens)
+                with torch.inference_mode():
+                    done = mlp(apart[0][None])
+                apart[1].copy_((done[0] if isinstance(done, tuple) else done).view_as(apart[1]))
+                tokens.first_layer = layer + 1
+        self._call(tokens)
+
+    def _call(self, tokens: FusedTokens) -> None:
+        weights = self.weights
         self.kernels(
             "fused_forward", self.heads.dtype,
             ctypes.addressof(weights.model), ctypes.addressof(weights.layers), ctypes.addressof(tokens),
         )  # fmt: skip
-        return logits
 
     def _workspace_bytes(self, tokens: int, of_parts: list[int]) -> int:
         """Return the bytes of a pass's workspace, as fused_forward.h allocates them."""

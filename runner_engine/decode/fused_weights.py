@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from runner_base import machine
-from runner_engine.decode.layouts import LayerLayout, ModelLayout, NormLayout, NotFusable, describe
+from runner_engine.decode.layouts import LayerLayout, MlpLayout, ModelLayout, NormLayout, NotFusable, describe
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import (
     Activation,
@@ -46,12 +46,18 @@ class FusedWeights:
         self.unpack_rows: nn.Embedding | None = None  # gives a pass the rows of its tokens
         self._kept: list[Any] = []  # tensors of which C has only the addresses
         self.is_quantized = False  # some of its layers
-        self.is_by_row = True  # a row's sums do not depend on other rows
+        self.is_by_row = True  # a row's sums do not depend on other rows; unknown of an MLP's own module
         self.is_small = model.num_parameters() < machine.ONE_THREAD_BELOW_PARAMETERS
         check_fusable(model, heads, kernels)
         layout = describe(model, heads)
         self.tables, self.rotation = layout.tables, layout.rotation
-        self.hidden, self.inner = layout.norm.weight.numel(), layout.layers[0].mlp.out.in_features
+        # MLPs that their own modules compute, by layer
+        self.apart = {number: layer.apart for number, layer in enumerate(layout.layers) if layer.apart is not None}
+        self.is_by_row = not self.apart
+        inners = {layer.mlp.out.in_features for layer in layout.layers if layer.mlp is not None}
+        if len(inners) > 1:
+            raise NotFusable("its layers differ")
+        self.hidden, self.inner = layout.norm.weight.numel(), inners.pop() if inners else 0
         self.windows: list[Window | None] = [None, *dict.fromkeys(window for window in heads.windows if window)]
         self.gates = max(_gates_of(layer, self.inner) for layer in layout.layers)
         self.has_halves = _has_halves(layout)
@@ -76,34 +82,45 @@ class FusedWeights:
         )  # fmt: skip
 
     def _layer(self, number: int, layer: LayerLayout) -> FusedLayer:
-        attention, mlp, heads, hidden = layer.attention, layer.mlp, self.heads, self.hidden
+        attention, heads, hidden = layer.attention, self.heads, self.hidden
         queries, pairs = heads.kv_heads * heads.group * heads.dim, heads.kv_heads * heads.dim
         widths = (queries, pairs, pairs) if len(attention.into) == 3 else (queries + 2 * pairs,)
         qkv = [self._matrix(part, hidden, width) for part, width in zip(attention.into, widths, strict=True)]
         if len({_rows_of(matrix) for matrix in qkv if WeightFormat(matrix.kind).has_byte_rows}) > 1:
             raise NotFusable("the rows of its queries, keys and values are quantized in different ways")
-        if mlp.out.in_features != self.inner:
-            raise NotFusable("its layers differ")
-        wide = self.inner * (1 + mlp.has_gate) // len(mlp.into)
-        gated = [self._matrix(part, hidden, wide) for part in mlp.into]
-        if len({(*_rows_of(matrix), matrix.block) for matrix in gated}) > 1:
-            raise NotFusable("the two matrices that gate its MLP are quantized differently")
         norms = [self._norm(norm, hidden) for norm in layer.norms]
         if layer.is_parallel and (norms[1].weight or norms[3].weight):
             raise NotFusable("its MLP is beside its attention, and what both add is normed")
         norm_q, norm_k = (self._norm(norm, None) for norm in layer.head_norms or (None, None))
         sinks = None if attention.sinks is None else self._hold_floats(attention.sinks, heads.kv_heads * heads.group)
         window = heads.windows[number] if heads.windows else None
-        through = Activation.silu_in_product if _gates_in_product(layer) else mlp.activation
         return FusedLayer(
             norm_in=norms[0], after_attention=norms[1], norm_mid=norms[2], after_mlp=norms[3],
             norm_q=norm_q, norm_k=norm_k, sinks=sinks, scale=attention.scale, cap=attention.cap,
             rope=layer.rope, window=self.windows.index(window),
             norms_all_heads=attention.norms_all_heads, is_parallel=layer.is_parallel,
-            qkv_count=len(qkv), gated_count=len(gated), activation=through, has_gate=mlp.has_gate,
-            qkv=_filled(qkv, 3), out=self._matrix(attention.out, queries, hidden),
-            gated=_filled(gated, 2), down=self._matrix(mlp.out, self.inner, hidden),
+            qkv_count=len(qkv), qkv=_filled(qkv, 3), out=self._matrix(attention.out, queries, hidden),
+            **self._mlp(layer),
         )  # fmt: skip
+
+    def _mlp(self, layer: LayerLayout) -> dict[str, Any]:
+        """Return the fields of a layer's MLP."""
+        mlp = layer.mlp
+        if mlp is None:
+            if layer.is_parallel and layer.norms[2]:
+                raise NotFusable("its MLP is beside its attention, and has a norm of its own")
+            return {"mlp_apart": 1}
+        wide = self.inner * (1 + mlp.has_gate) // len(mlp.into)
+        gated = [self._matrix(part, self.hidden, wide) for part in mlp.into]
+        if len({(*_rows_of(matrix), matrix.block) for matrix in gated}) > 1:
+            raise NotFusable("the two matrices that gate its MLP are quantized differently")
+        return {
+            "activation": Activation.silu_in_product if _gates_in_product(mlp) else mlp.activation,
+            "has_gate": mlp.has_gate,
+            "gated_count": len(gated),
+            "gated": _filled(gated, 2),
+            "down": self._matrix(mlp.out, self.inner, self.hidden),
+        }
 
     def _matrix(self, layer: Any, inputs: int, outputs: int) -> Matrix:
         weights = self.packed.get(layer)
@@ -179,16 +196,16 @@ def _rows_of(matrix: Matrix) -> tuple[float, ...]:
     return matrix.kind, matrix.threshold, matrix.row_scale, zero_point, row_part
 
 
-def _gates_in_product(layer: LayerLayout) -> bool:
+def _gates_in_product(mlp: MlpLayout) -> bool:
     """Whether two matrices gate each other in the registers, as SiLU does without biases."""
-    mlp = layer.mlp
     is_plain = all(part.bias is None for part in mlp.into)
     return mlp.activation is Activation.silu and mlp.has_gate and len(mlp.into) == 2 and is_plain
 
 
 def _gates_of(layer: LayerLayout, inner: int) -> int:
     """Return how many numbers of a token an MLP computes before they go through its function."""
-    return 0 if _gates_in_product(layer) else inner * (1 + layer.mlp.has_gate)
+    mlp = layer.mlp
+    return 0 if mlp is None or _gates_in_product(mlp) else inner * (1 + mlp.has_gate)
 
 
 def _has_halves(layout: ModelLayout) -> bool:

@@ -137,13 +137,12 @@ static void NAME(rotate_and_store)(const fused_pass *s, int64_t l, phase *now) {
   barrier(now, chunks, s->is_alone);
 }
 
-/* Adds what attention or an MLP has computed to `count` tokens, or to those to keep, where its product has not done so,
-   and applies the norms of what comes next. after: its own norm */
-static void NAME(end_half)(const fused_pass *s, const fused_norm *after, const fused_norm *norm, const fused_norm *also,
-                           int64_t count, const int32_t *keep, phase *now) {
+/* Adds what attention or an MLP has computed to `count` tokens, or to those to keep, unless its product has done so
+   (is_added), and applies the norms of what comes next. after: its own norm */
+static void NAME(end_half)(const fused_pass *s, const fused_norm *after, int is_added, const fused_norm *norm,
+                           const fused_norm *also, int64_t count, const int32_t *keep, phase *now) {
   const int64_t hidden = s->model->hidden, chunk = chunk_of(count, s->threads), chunks = ceil_div(count, chunk);
   const float scale = s->model->residual_scale;
-  const int is_added = NAME(adds_at_once)(s, after);
   FOR_EACH_CHUNK(i, now, chunks, s->is_alone)
     FOR_EACH_ITEM(t, i, chunk, count) {
       const int64_t token = keep ? keep[t] : t;
@@ -352,25 +351,12 @@ static void NAME(attend_interleaved)(const fused_pass *s, int64_t layer, phase *
 
 /* ----------------------------------------------------------------------------------------------------------- passes */
 
-/* The MLP of a layer, after its norm; `later` comes next. */
-static void NAME(forward_mlp)(const fused_pass *s, int64_t l, const product *to_gated, const product *later, phase **now) {
+/* Attention of a layer, up to the norm before its MLP; `then` comes next, or 0. */
+static void NAME(forward_attention)(const fused_pass *s, int64_t l, const product *then, phase **now) {
   const fused_layer *layer = s->layers + l;
-  const product to_down = NAME(last_product)(s, &layer->after_mlp, s->model->inner, &layer->down);
-  NAME(product_and_wait)(s, to_gated, &to_down, now);
-  if (layer->activation != SILU_IN_PRODUCT) NAME(activate)(s, layer, (*now)++);
-  NAME(product_and_wait)(s, &to_down, later, now);
-  end_part(PRODUCTS_OF_LAYERS);
-}
-
-static void NAME(forward_layer)(const fused_pass *s, int64_t l, phase **now) {
-  const fused_model *m = s->model;
-  const fused_layer *layer = s->layers + l, *next = layer + 1;
-  const int64_t tokens = s->in->tokens;
-  const int is_last = l + 1 == m->layers;
   const product to_qkv = NAME(qkv_product)(s, l);
   const product to_out = NAME(last_product)(s, &layer->after_attention, s->q_width, &layer->out);
-  const product to_gated = NAME(gated_product)(s, layer);
-  const product later = is_last ? NAME(logits_product)(s) : NAME(qkv_product)(s, l + 1);
+  const int is_added = NAME(adds_at_once)(s, &layer->after_attention);
 
   NAME(product_and_wait)(s, &to_qkv, &to_out, now);
   end_part(PRODUCTS_OF_LAYERS);
@@ -382,14 +368,59 @@ static void NAME(forward_layer)(const fused_pass *s, int64_t l, phase **now) {
   if (!s->is_interleaved) NAME(attend_own_keys)(s, l, *now);
   (*now)++;
   end_part(ATTENTION);
-  NAME(product_and_wait)(s, &to_out, &to_gated, now);
+  NAME(product_and_wait)(s, &to_out, then, now);
   end_part(PRODUCTS_OF_LAYERS);
-  if (!layer->is_parallel) NAME(end_half)(s, &layer->after_attention, &layer->norm_mid, 0, tokens, 0, (*now)++);
+  if (!layer->is_parallel)
+    NAME(end_half)(s, &layer->after_attention, is_added, &layer->norm_mid, 0, s->in->tokens, 0, (*now)++);
   end_part(NORMS_AND_ROPE);
-  NAME(forward_mlp)(s, l, &to_gated, &later, now);
-  if (is_last) NAME(end_half)(s, &layer->after_mlp, &m->norm, 0, s->in->kept, s->in->keep, (*now)++);
-  else NAME(end_half)(s, &layer->after_mlp, &next->norm_in, NAME(norm_beside)(next), tokens, 0, (*now)++);
+}
+
+/* The MLP of a layer, after its norm; `then` comes next. */
+static void NAME(forward_mlp)(const fused_pass *s, int64_t l, const product *to_gated, const product *then, phase **now) {
+  const fused_layer *layer = s->layers + l;
+  const product to_down = NAME(last_product)(s, &layer->after_mlp, s->model->inner, &layer->down);
+  NAME(product_and_wait)(s, to_gated, &to_down, now);
+  if (layer->activation != SILU_IN_PRODUCT) NAME(activate)(s, layer, (*now)++);
+  NAME(product_and_wait)(s, &to_down, then, now);
+  end_part(PRODUCTS_OF_LAYERS);
+}
+
+/* The end of a layer: the norms of the next one, or of the head */
+static void NAME(end_layer)(const fused_pass *s, int64_t l, phase **now) {
+  const fused_layer *layer = s->layers + l, *next = layer + 1;
+  const int is_added = !layer->mlp_apart && NAME(adds_at_once)(s, &layer->after_mlp);
+  const fused_norm *after = &layer->after_mlp;
+  if (l + 1 == s->model->layers)
+    NAME(end_half)(s, after, is_added, &s->model->norm, 0, s->in->kept, s->in->keep, (*now)++);
+  else
+    NAME(end_half)(s, after, is_added, &next->norm_in, NAME(norm_beside)(next), s->in->tokens, 0, (*now)++);
   end_part(NORMS_AND_ROPE);
+}
+
+/* The layers from `l` on, up to an MLP that is apart. Returns how many layers are complete. */
+static int64_t NAME(forward_layers)(const fused_pass *s, int64_t l, phase **now) {
+  for (; l < s->model->layers; l++) {
+    if (s->layers[l].mlp_apart) {
+      NAME(forward_attention)(s, l, 0, now);
+      return l;
+    }
+    const product to_gated = NAME(gated_product)(s, s->layers + l);
+    const product then = l + 1 == s->model->layers ? NAME(logits_product)(s) : NAME(qkv_product)(s, l + 1);
+    NAME(forward_attention)(s, l, &to_gated, now);
+    NAME(forward_mlp)(s, l, &to_gated, &then, now);
+    NAME(end_layer)(s, l, now);
+  }
+  return l;
+}
+
+static void NAME(forward_head)(const fused_pass *s, phase **now) {
+  const product to_logits = NAME(logits_product)(s);
+  NAME(run_product)(&to_logits, 0, now, s->threads);
+  if (s->model->logit_scale != 1 || s->model->logit_cap) {
+    barrier((*now)++, to_logits.tasks, s->is_alone);
+    NAME(finish_logits)(s, *now);
+  }
+  end_part(PRODUCT_OF_HEAD);
 }
 
 /* Allocates the parts' results in the workspace, and decides whether parts and own keys are interleaved. */
@@ -425,10 +456,11 @@ int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, con
   s.q_width = m->kv_heads * m->group * m->dim, s.kv_width = m->kv_heads * m->dim;
   s.qkv_width = s.q_width + 2 * s.kv_width;
   s.x = allocate(&workspace, tokens * m->hidden * sizeof(T));
-  s.normed = allocate(&workspace, tokens * m->hidden * sizeof(T));
+  s.normed = in->mlp_in ? in->mlp_in : allocate(&workspace, tokens * m->hidden * sizeof(T));
   s.qkv = allocate(&workspace, tokens * s.qkv_width * sizeof(T));
   s.inner = allocate(&workspace, tokens * (s.q_width > m->inner ? s.q_width : m->inner) * sizeof(T));
-  if (m->has_halves) s.half = allocate(&workspace, tokens * m->hidden * sizeof(T));
+  if (in->mlp_out) s.half = in->mlp_out;
+  else if (m->has_halves) s.half = allocate(&workspace, tokens * m->hidden * sizeof(T));
   if (m->gates) s.gates = allocate(&workspace, tokens * m->gates * sizeof(T));
   first_tile[0] = 0;
   NAME(lay_out_parts)(&s, &workspace);
@@ -442,16 +474,10 @@ int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, con
 #pragma omp parallel num_threads(threads)
   {
     phase *now = first;
-    NAME(embed_tokens)(&s, now++);
+    if (in->first_layer) NAME(end_layer)(&s, in->first_layer - 1, &now);
+    else NAME(embed_tokens)(&s, now++);
     end_part(NORMS_AND_ROPE);
-    for (int64_t l = 0; l < m->layers; l++) NAME(forward_layer)(&s, l, &now);
-    const product to_logits = NAME(logits_product)(&s);
-    NAME(run_product)(&to_logits, 0, &now, threads);
-    if (m->logit_scale != 1 || m->logit_cap) {
-      barrier(now++, to_logits.tasks, s.is_alone);
-      NAME(finish_logits)(&s, now);
-    }
-    end_part(PRODUCT_OF_HEAD);
+    if (NAME(forward_layers)(&s, in->first_layer, &now) == m->layers) NAME(forward_head)(&s, &now);
   }
   free(s.work.wide_rows);
   return FINE;

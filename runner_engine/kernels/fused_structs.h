@@ -43,6 +43,7 @@ typedef struct {
   int64_t norms_all_heads, is_parallel;  /* is_parallel: the MLP reads what attention reads */
   int64_t qkv_count, gated_count;        /* matrices that compute these, side by side */
   int64_t activation, has_gate;          /* has_gate: half of the MLP's numbers gate the other half */
+  int64_t mlp_apart;                     /* the caller computes its MLP, between two calls */
   matrix qkv[3], out, gated[2], down;
 } fused_layer;
 
@@ -69,18 +70,22 @@ typedef struct {
   void *workspace, *logits;
   int64_t workspace_bytes, windows;
   const int32_t *const *own_from; /* of each window: of each token the first place of its slot that it sees, or 0 */
+  int64_t first_layer;    /* a call begins behind the MLP before this layer, and ends before the next MLP that is apart */
+  void *mlp_in, *mlp_out; /* [tokens, hidden], or 0 where no MLP is apart: what one reads, and what has come out */
 } fused_tokens;
 
 /* What a layer has, and its matrices; pack: how many numbers of a row are in 32 bits */
 static int is_layer_readable(const fused_model *m, const fused_layer *layer, int64_t pack) {
   const int64_t width = m->kv_heads * m->group * m->dim;
-  if ((layer->qkv_count != 1 && layer->qkv_count != 3) || layer->gated_count < 1 || layer->gated_count > 2) return 0;
+  const int64_t gated = layer->mlp_apart ? 0 : layer->gated_count;
+  if ((layer->qkv_count != 1 && layer->qkv_count != 3) || gated != layer->gated_count || gated > 2) return 0;
   if (layer->rope < -1 || layer->rope >= ROPE_TABLES || (layer->rope >= 0 && !m->cos[layer->rope])) return 0;
   for (int i = 0; i < layer->qkv_count; i++)
     if (!is_readable(layer->qkv + i, m->hidden, pack)) return 0;
-  for (int i = 0; i < layer->gated_count; i++)
+  for (int i = 0; i < gated; i++)
     if (!is_readable(layer->gated + i, m->hidden, pack)) return 0;
-  return is_readable(&layer->out, width, pack) && is_readable(&layer->down, m->inner, pack);
+  const int has_mlp = layer->mlp_apart || (gated && is_readable(&layer->down, m->inner, pack));
+  return is_readable(&layer->out, width, pack) && has_mlp;
 }
 
 /* Whether the unit is not linked that multiplies by one of the matrices */
@@ -89,7 +94,7 @@ static int are_matrices_missing(const fused_model *m, const fused_layer *layers,
   for (const fused_layer *l = layers; l < layers + m->layers; l++) {
     for (int i = 0; i < l->qkv_count; i++) some |= is_missing(l->qkv + i, pack);
     for (int i = 0; i < l->gated_count; i++) some |= is_missing(l->gated + i, pack);
-    some |= is_missing(&l->out, pack) || is_missing(&l->down, pack);
+    some |= is_missing(&l->out, pack) || (!l->mlp_apart && is_missing(&l->down, pack));
   }
   return some;
 }
@@ -104,6 +109,15 @@ static int64_t check_windows(const fused_model *m, const fused_layer *layers, co
       wrong = check_range(in->part[p].from[w], in->part[p].tokens, 0, INT32_MAX, WRONG_FIRST);
     if (wrong) return wrong;
   }
+  return FINE;
+}
+
+/* A call begins behind an MLP that is apart, or with the first layer. */
+static int64_t check_pieces(const fused_model *m, const fused_layer *layers, const fused_tokens *in) {
+  const int64_t first = in->first_layer;
+  if (first < 0 || first > m->layers || (first && !layers[first - 1].mlp_apart)) REFUSE(WRONG_MATRIX, first);
+  for (int64_t l = 0; l < m->layers; l++)
+    if (layers[l].mlp_apart && (!in->mlp_in || !in->mlp_out)) REFUSE(WRONG_MATRIX, l);
   return FINE;
 }
 
@@ -122,7 +136,7 @@ static int64_t check_fused(const fused_model *m, const fused_layer *layers, cons
     if (!wrong) wrong = check_range(one->row_of, in->tokens, -1, one->tokens - 1, WRONG_PART_ROW);
     if (wrong) return wrong;
   }
-  if ((wrong = check_windows(m, layers, in))) return wrong;
+  if ((wrong = check_windows(m, layers, in)) || (wrong = check_pieces(m, layers, in))) return wrong;
   if (m->rotated < 0 || m->rotated > m->dim || m->rotated % 2) REFUSE(WRONG_HEADS, 0);
   if (m->has_int8_kv && !(pack == 2 ? has_int8_kv_bf16 : has_int8_kv_f32)) REFUSE(MISSING_UNIT, 1);
   if (are_matrices_missing(m, layers, pack)) REFUSE(MISSING_UNIT, 0);

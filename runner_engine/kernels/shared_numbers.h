@@ -63,6 +63,7 @@ const shared_number shared_numbers[] = {
     AT(fused_layer, scale), AT(fused_layer, cap), AT(fused_layer, rope), AT(fused_layer, window),
     AT(fused_layer, norms_all_heads), AT(fused_layer, is_parallel), AT(fused_layer, qkv_count),
     AT(fused_layer, gated_count), AT(fused_layer, activation), AT(fused_layer, has_gate),
+    AT(fused_layer, mlp_apart),
     AT(fused_layer, qkv), AT(fused_layer, out), AT(fused_layer, gated), AT(fused_layer, down),
     SIZE(shared_part), AT(shared_part, arena), AT(shared_part, sees), AT(shared_part, causal), AT(shared_part, chosen),
     AT(shared_part, first), AT(shared_part, tokens), AT(shared_part, row_of), AT(shared_part, from),
@@ -71,5 +72,6 @@ const shared_number shared_numbers[] = {
     AT(fused_tokens, seen), AT(fused_tokens, is_step), AT(fused_tokens, kept), AT(fused_tokens, keep),
     AT(fused_tokens, parts), AT(fused_tokens, part), AT(fused_tokens, workspace), AT(fused_tokens, logits),
     AT(fused_tokens, workspace_bytes), AT(fused_tokens, windows), AT(fused_tokens, own_from),
+    AT(fused_tokens, first_layer), AT(fused_tokens, mlp_in), AT(fused_tokens, mlp_out),
     {0, 0},
 };

@@ -195,6 +195,7 @@ class FusedLayer(ctypes.Structure):
         *_fields(ctypes.c_float, "scale", "cap"),
         *_fields(ctypes.c_int64, "rope", "window", "norms_all_heads", "is_parallel"),
         *_fields(ctypes.c_int64, "qkv_count", "gated_count", "activation", "has_gate"),
+        ("mlp_apart", ctypes.c_int64),
         ("qkv", Matrix * 3),
         ("out", Matrix),
         ("gated", Matrix * 2),
@@ -227,6 +228,8 @@ class FusedTokens(ctypes.Structure):
         *_fields(ctypes.c_void_p, "part", "workspace", "logits"),
         *_fields(ctypes.c_int64, "workspace_bytes", "windows"),
         ("own_from", ctypes.c_void_p),
+        ("first_layer", ctypes.c_int64),
+        *_fields(ctypes.c_void_p, "mlp_in", "mlp_out"),
     )
 
 

@@ -203,7 +203,8 @@ class LocalEngine:
             self._trials.keep_fused(self.fused is not None)
             self.stats.rows_are_independent = self.fused is not None and self.fused.is_by_row
             # a prompt's states are summed in chunks, and those of an answer token by token
-            is_plain = self.fused is None and not (quantized.exchanged or quantized.left or heads.states)
+            is_whole = self.fused is not None and not self.fused.has_mlps_apart
+            is_plain = not is_whole and not (quantized.exchanged or quantized.left or heads.states)
             has_kernels = kernels_for(heads) is not None  # these read a token in the order in which they decode it
             self.stats.can_continue = has_kernels and (is_plain or self.stats.rows_are_independent)
 

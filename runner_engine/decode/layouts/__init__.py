@@ -1,7 +1,7 @@
 """What a decoder's layers are made of, by their parts and by trials of these. These names are what others need."""
 
 from runner_engine.decode.layouts.attention import AttentionLayout, Rotation
-from runner_engine.decode.layouts.model import LayerLayout, ModelLayout, describe
+from runner_engine.decode.layouts.model import LayerLayout, MlpLayout, ModelLayout, describe
 from runner_engine.decode.layouts.norms import NormLayout
 from runner_engine.decode.layouts.parts import NotFusable
 
@@ -9,6 +9,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "describe",  # the layout of a model, or NotFusable
     "ModelLayout",  # its embedding, layers and head
     "LayerLayout",  # attention, an MLP, and the norms around them
+    "MlpLayout",  # its matrices and its function
     "AttentionLayout",  # projections, norms and rotation of heads, what is done to scores
     "Rotation",  # which numbers of a head are rotated, and by which table
     "NormLayout",  # what a norm computes, with its weight

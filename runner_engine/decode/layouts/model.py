@@ -47,7 +47,8 @@ class LayerLayout:
     """A layer: attention, an MLP, and the norms around them."""
 
     attention: AttentionLayout
-    mlp: MlpLayout
+    mlp: MlpLayout | None
+    apart: Any  # the module of an MLP whose layout is not known, such as a mixture of experts; else None
     norms: tuple[NormLayout | None, ...]  # before and after attention, before and after the MLP
     head_norms: tuple[NormLayout, NormLayout] | None
     is_parallel: bool
@@ -159,7 +160,10 @@ def _layer(
     norms = tuple(norm_of(getattr(layer, name), hidden, like) if name else None for name in places)
     is_parallel = names.is_parallel or any(getattr(layer, name, False) for name in PARALLEL)
     rope = -1 if found.rotation is None else table
-    return LayerLayout(found, _mlp(mlp), norms, head_norms, is_parallel, rope)
+    of_c = _mlp(mlp)
+    if of_c is None and not is_parallel and norms[2] is None:
+        raise NotFusable("its MLP reads what is not normed")
+    return LayerLayout(found, of_c, mlp if of_c is None else None, norms, head_norms, is_parallel, rope)
 
 
 def _layer_names(layer: nn.Module, norms: set[str]) -> LayerNames:
@@ -169,14 +173,19 @@ def _layer_names(layer: nn.Module, norms: set[str]) -> LayerNames:
     raise NotFusable(f"its {type(layer).__name__} has other parts: {', '.join(sorted(norms))}")
 
 
-def _mlp(mlp: Any) -> MlpLayout:
-    function, module = child_of(mlp, FUNCTIONS)
-    names = projections_of(mlp, OF_MLP, {function})
+def _mlp(mlp: Any) -> MlpLayout | None:
+    """Return the layout of an MLP; None where C does not know its parts: then its own module computes it."""
+    try:
+        function, module = child_of(mlp, FUNCTIONS)
+        names = projections_of(mlp, OF_MLP, {function})
+        activation = activation_of(module)
+    except NotFusable:
+        return None
     into, out = tuple(getattr(mlp, name) for name in names.into), getattr(mlp, names.out)
     outputs = sum(layer.out_features for layer in into)
     if outputs not in (out.in_features, 2 * out.in_features):
-        raise NotFusable("its MLP has other sizes")
-    return MlpLayout(into, out, activation_of(module), outputs == 2 * out.in_features)
+        return None
+    return MlpLayout(into, out, activation, outputs == 2 * out.in_features)
 
 
 def _embedding_scale(body: Any, dtype: torch.dtype) -> float:

@@ -47,7 +47,7 @@ LAYERS = (
 )
 PARALLEL = ("use_parallel_residual",)  # attributes of a layer whose MLP does not wait for attention
 ATTENTIONS = ("self_attn", "attention", "attn")
-MLPS = ("mlp", "feed_forward")
+MLPS = ("mlp", "feed_forward", "block_sparse_moe", "moe")
 
 
 @dataclass(frozen=True)

@@ -289,8 +289,10 @@ def test_a_pass_with_a_wrong_rotation_is_noticed_in_each_format(
     assert with_fast_kernels(engine_of("llama", dtype))[2] is None
 
 
-def test_a_model_with_another_function_keeps_its_own_pass(engine_of: Callable[..., LocalEngine]) -> None:
-    assert with_fast_kernels(engine_of("llama", hidden_act="tanh"))[2] is None
+def test_a_function_that_c_does_not_know_stays_with_its_module(engine_of: Callable[..., LocalEngine]) -> None:
+    fused = with_fast_kernels(engine_of("llama", hidden_act="tanh"))[2]
+    assert fused is not None
+    assert fused.has_mlps_apart
 
 
 def test_a_model_with_hooks_keeps_its_own_pass(engine_of: Callable[..., LocalEngine]) -> None:
