@@ -12,7 +12,7 @@ from runner.config.root import RunnerConfig
 from runner.estimates.speed import EstimateBasis, Speed
 from runner_base import MIB, machine
 from runner_engine import Footprint
-from runner_engine.checkpoints import PREFILL_TOKENS
+from runner_engine.checkpoints import PREFILL_TOKENS, Mixture
 
 SPREAD = 0.6  # relative uncertainty of a guess
 # Memory traffic of unpacking weights in each pass, as a share of their size in 16 bits.
@@ -37,13 +37,27 @@ class Rates:
     flops_per_s: float
     unpacks: bool = True  # whether quantized weights are unpacked in each pass: our own kernels do not
 
-    def speed(self, config: RunnerConfig, predicted: Footprint, parameters: float, place_bytes: int) -> Speed:
-        """Guess the time of a model from the bytes that it moves and the products that it computes."""
+    def speed(
+        self,
+        config: RunnerConfig,
+        predicted: Footprint,
+        parameters: float,
+        place_bytes: int,
+        mixture: Mixture | None = None,
+    ) -> Speed:
+        """Guess the time of a model from the bytes that it moves and the products that it computes.
+
+        mixture: of its experts, a pass reads those that its tokens use, and each token goes through a few.
+        """
         unpacked = UNPACKED[self.device].get(config.quantization.name, 0.0) * self.unpacks
         weights_s = (predicted.weight_mib * MIB + unpacked * 2 * parameters) / self.bytes_per_s
+        active = parameters if mixture is None else parameters * mixture.active / mixture.parameters
+        in_blocks = predicted.weight_mib * MIB - sum(predicted.weights.get(part, 0) for part in ("embedding", "head"))
+        experts_s = 0.0 if mixture is None else mixture.routed_share * in_blocks / self.bytes_per_s
 
         def pass_s(tokens: float) -> float:
-            return STEP_S[self.device] + max(weights_s, 2 * parameters * tokens / self.flops_per_s)
+            unused_s = 0.0 if mixture is None else experts_s * (1 - mixture.touched(tokens))
+            return STEP_S[self.device] + max(weights_s - unused_s, 2 * active * tokens / self.flops_per_s)
 
         stored_gb = 2 * parameters / 1e9
         load_s = stored_gb / READ_GB_S + (stored_gb / QUANTIZED_GB_S if config.quantization.packed else 0.0)

@@ -8,6 +8,7 @@ METRICS: tuple[Metric, ...] = (
     # the model
     metric("file_mib", "file", ",.2f"),
     metric("parameters", form=",.0f"),
+    metric("active_parameters", "parameters that a token uses", ",.0f"),
     metric("weight_mib", form=",.2f", head_words="weights\nMiB"),
     *(metric(key, form=".0f") for key in ("lora_modules", "lora_rank", "rope_pairs")),
     metric("lora_delta_norm", form=".3g"),

@@ -17,6 +17,7 @@ from runner_base import FinishReason
 from runner_base.processor import left_out
 from runner_engine.attention import device_attention, shared_attention
 from runner_engine.checkpoints.footprint import PACKED_SHARE
+from runner_engine.checkpoints.mixture import mixture_in
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.decode import branches
 from runner_engine.decode.cache_probe import Incompatible
@@ -126,7 +127,7 @@ class LocalEngine:
 
     def arithmetic(self) -> Arithmetic | None:
         """Return the loaded model in numbers."""
-        return arithmetic_of(self.loaded, self.spec.generation.kv_cache)
+        return arithmetic_of(self.loaded, self.spec.generation.kv_cache, mixture_in(self._resolved.files))
 
     def close(self) -> None:
         """Remove the adapter; free the base model, unless the next job reuses it."""

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from runner_base import MIB
-from runner_engine.checkpoints.kept_kv import head_bytes
+from runner_engine.checkpoints.kept_kv import kept_kv
+from runner_engine.checkpoints.mixture import COUNTS, Mixture
 from runner_engine.kernels import native
 from runner_engine.matmul import Panels, by_onednn, fits_panels, packing_problem
 from runner_engine.models.load import Loaded
@@ -25,22 +26,21 @@ LARGE = 2048  # of a square matrix: so large that the overhead of a call does no
 MAX_FLOP = 1e10  # of the products of one round
 READ_MIB = {"cpu": 256, "cuda": 2048}  # many times the size of the caches
 TRIES = 2  # the fastest counts
-EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # each token uses a few of them
 
 
-def arithmetic_of(loaded: Loaded, kv_cache: KvCache) -> Arithmetic | None:
-    """Return the model's arithmetic; None for a mixture of experts, or if the model's shape is unknown.
+def arithmetic_of(loaded: Loaded, kv_cache: KvCache, mixture: Mixture | None = None) -> Arithmetic | None:
+    """Return the model's arithmetic; None if the model's shape is unknown, or how a mixture uses its experts.
 
-    Weights are counted once, even if the engine has a copy in its own layout.
+    Weights are counted once, even if the engine has a copy in its own layout. mixture: the model's experts, if it has
+    some; they take as large a share of the bytes of its blocks as of their parameters.
     """
     model, settings = loaded.model, loaded.model.config.get_text_config()
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if head is None or embedding is None or any(getattr(settings, name, None) for name in EXPERTS):
+    if head is None or embedding is None or (mixture is None and any(getattr(settings, key, None) for key in COUNTS)):
         return None
     try:
         layers, heads = settings.num_hidden_layers, settings.num_attention_heads
         dim = getattr(settings, "head_dim", None) or settings.hidden_size // heads
-        kv_heads = getattr(settings, "num_key_value_heads", None) or heads
     except AttributeError:
         return None
     is_tied = head.weight is embedding.weight
@@ -50,14 +50,19 @@ def arithmetic_of(loaded: Loaded, kv_cache: KvCache) -> Arithmetic | None:
     linear = (module for module in model.modules() if type(module) is nn.Linear and module is not head)
     shapes = Counter((one.out_features, one.in_features) for one in linear)
     dtype: torch.dtype = model.dtype
+    unused = 0 if mixture is None else mixture.parameters - mixture.active
+    weight_bytes = int(loaded.metrics["weight_mib"] * MIB) - (0 if is_tied else embedding.weight.nbytes)
+    expert_bytes = 0 if mixture is None else int((weight_bytes - head.weight.nbytes) * mixture.routed_share)
     return Arithmetic(
-        layer_parameters=int(loaded.metrics["parameters"]) - beside,
+        layer_parameters=int(loaded.metrics["parameters"]) - beside - unused,
         head_parameters=head_parameters,
         attention_flop=4 * layers * heads * dim,  # a query with a key, and a weight with a value
-        weight_bytes=int(loaded.metrics["weight_mib"] * MIB) - (0 if is_tied else embedding.weight.nbytes),
-        kv_bytes=2 * layers * kv_heads * head_bytes(dim, dtype.itemsize, kv_cache),
+        weight_bytes=weight_bytes,
+        kv_bytes=kept_kv(settings.to_dict(), dtype.itemsize, kv_cache).token_bytes,
         dtype=str(dtype).removeprefix("torch."),
         measure=partial(machine_rates, list(shapes), dtype, loaded.device),
+        expert_bytes=expert_bytes,
+        touched=None if mixture is None else mixture.touched,
     )
 
 

@@ -7,6 +7,7 @@ import logging
 from runner_base import ConfigError, machine
 from runner_base.console import IN_TABLE
 from runner_engine.checkpoints.gguf_file import read_header
+from runner_engine.checkpoints.mixture import mixture_in
 from runner_engine.checkpoints.resolve import ResolvedModel, file_bytes
 from runner_engine.models import gguf_blocks, inventory
 from runner_engine.models.grouped import hidden_parameters
@@ -43,6 +44,9 @@ def describe_base(base: Loaded, resolved: ResolvedModel) -> None:
         "attention": str(getattr(settings, "_attn_implementation", "unknown")),
         **rope_facts,
     }
+    if (mixture := mixture_in(files)) is not None:
+        base.metrics["active_parameters"] = mixture.active
+        base.facts["experts"] = str(mixture)
     for note in base.notes:
         log.warning("note: %s", note, extra=IN_TABLE)
     if files.stored is not None:

@@ -8,7 +8,7 @@ FORMS = {"parameters": ",.0f", "weight_mib": ",.2f", "rope_pairs": ".0f", "load_
          "load_rss_mib": ",.0f", "load_peak_gpu_mib": ",.0f", "gpu_mib": ",.0f"}  # fmt: skip
 # The metrics and facts on these lines, which the table then does not show again.
 SHOWN = {"architecture", "dtype", "quantized", "left_alone", "lora", "rope", "attention", "device", "threads",
-         "decoding", "kv_cache", "load_s", "weight_mib"}  # fmt: skip
+         "decoding", "kv_cache", "load_s", "weight_mib", "experts"}  # fmt: skip
 
 
 def lines(metrics: Mapping[str, float], facts: Mapping[str, str]) -> dict[str, str]:
@@ -22,13 +22,14 @@ def lines(metrics: Mapping[str, float], facts: Mapping[str, str]) -> dict[str, s
     checkpoint = f" · checkpoint {facts['checkpoint']}" if "checkpoint" in facts else ""
     decoding = f" · decoding {facts['decoding']}" if "decoding" in facts else ""
     kv_cache = f" · KV cache {facts['kv_cache']}" if "kv_cache" in facts else ""
+    experts = f" · experts {facts['experts']}" if "experts" in facts else ""
     load = f"{written['load_s']} s · peak {written['load_peak_rss_mib']} MiB"
     if "load_rss_mib" in written:
         load += f", then {written['load_rss_mib']} MiB resident"
     if "gpu_mib" in written:
         load += f" · GPU peak {written['load_peak_gpu_mib']} MiB, then {written['gpu_mib']} MiB"
     return {
-        "loaded": f"{facts['architecture']} · {written['parameters']} parameters · "
+        "loaded": f"{facts['architecture']} · {written['parameters']} parameters{experts} · "
         f"{written['weight_mib']} MiB: {facts['dtype']}",
         "quantized": f"{facts['quantized']}{alone}{checkpoint}",
         "lora": facts["lora"],

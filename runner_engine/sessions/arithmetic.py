@@ -34,13 +34,15 @@ class Arithmetic:
     and the unpacking of quantized weights are not counted.
     """
 
-    layer_parameters: int  # every token goes through these
+    layer_parameters: int  # every token goes through so many: of a mixture, through its active ones
     head_parameters: int  # of the output layer: only for tokens whose next token is needed
     attention_flop: int  # of one token that attends to one token, in all layers
     weight_bytes: int  # as stored, of the weights that a pass reads
     kv_bytes: int  # keys and values of one token
     dtype: str
     measure: Callable[[], Rates]  # takes about half a second
+    expert_bytes: int = 0  # of weight_bytes, those of experts of which each token uses a few
+    touched: Callable[[float], float] | None = None  # the share of them that a step of so many rows uses
 
     def prefill_gflop(self, shape: Shape) -> float:
         """Return the operations to read the prompts."""
@@ -59,11 +61,15 @@ class Arithmetic:
         return shape.batch_size * each / GIGA
 
     def decode_gb(self, shape: Shape) -> float:
-        """Return the least that decoding reads: in each step all weights once, and the KV cache of each row."""
+        """Return the least that decoding reads: in each step all weights once, and the KV cache of each row.
+
+        Of a mixture's experts, a step reads as many as its rows would use if each was chosen equally often.
+        """
         steps = shape.new_tokens - 1
         own = shape.prompt_tokens - shape.shared_tokens
         cached = steps * (shape.shared_tokens + shape.batch_size * own) + shape.batch_size * _sum_to(steps)
-        return (self.weight_bytes * steps + self.kv_bytes * cached) / GIGA
+        untouched = 0.0 if self.touched is None else self.expert_bytes * (1 - self.touched(shape.batch_size))
+        return ((self.weight_bytes - untouched) * steps + self.kv_bytes * cached) / GIGA
 
 
 def _sum_to(count: int) -> int:

@@ -14,10 +14,14 @@ from opening import open_engine
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.machine import MIB
+from runner_engine.checkpoints.mixture import short
 from runner_engine.local import rates
 from runner_engine.local.rates import product_rates, read_rate
+from runner_engine.models.loaded_lines import lines
 from runner_engine.quantization.bitsandbytes import Nf4Config
+from runner_engine.sessions.arithmetic import Shape
 from runner_engine.settings.model import LocalModelConfig
+from tools import families
 
 Make = Callable[..., RunnerConfig]
 
@@ -49,7 +53,31 @@ def test_quantized_weights_are_read_as_they_are_stored_and_computed_as_they_are_
     assert quantized.weight_bytes < plain.weight_bytes / 2
 
 
-def test_a_model_of_experts_is_not_put_in_numbers(make_config: Make, saved_family: Callable[..., Path]) -> None:
+def test_a_mixture_reads_the_experts_that_its_rows_use(make_config: Make, tmp_path: Path) -> None:
+    """The parameters of experts that a token does not use take no time; with more rows more of them are read."""
+    families.build("qwen3_moe", tmp_path)  # 2 of 4 experts, all weights in float32
+    engine = open_engine(make_config(model=LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32)))
+    report = engine.load()
+    experts = 2 * 4 * 3 * 64 * 32  # two layers, four experts, three matrices
+    total = int(report.metrics["parameters"])
+    assert report.metrics["active_parameters"] == total - experts // 2
+    assert report.facts["experts"] == f"2 of 4 · {short(total - experts / 2)} of {short(total)} active"
+    assert f"experts {report.facts['experts']}" in lines(report.metrics, report.facts)["loaded"]
+    found = engine.arithmetic()
+    assert found is not None
+    vocabulary = 2 * 259 * 64  # embedding and head
+    assert found.layer_parameters == total - vocabulary - experts // 2
+    assert found.expert_bytes == pytest.approx(4 * experts, rel=0.01)
+    read = {rows: found.decode_gb(Shape(rows, 0, 2)) * 1e9 for rows in (1, 2, 64)}
+    of_kv = {rows: rows * found.kv_bytes for rows in read}
+    assert read[1] - of_kv[1] == pytest.approx(found.weight_bytes - found.expert_bytes / 2, rel=1e-3)
+    assert read[2] - of_kv[2] == pytest.approx(found.weight_bytes - found.expert_bytes / 4, rel=1e-3)
+    assert read[64] - of_kv[64] == pytest.approx(found.weight_bytes, rel=1e-3)
+
+
+def test_a_mixture_whose_use_is_unknown_is_not_put_in_numbers(
+    make_config: Make, saved_family: Callable[..., Path]
+) -> None:
     folder = saved_family("llama", num_local_experts=4)
     engine = open_engine(make_config(model=LocalModelConfig(name=str(folder), device="cpu")))
     engine.load()
