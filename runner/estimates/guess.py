@@ -12,7 +12,7 @@ from runner.config.root import RunnerConfig
 from runner.estimates.speed import EstimateBasis, Speed
 from runner_base import MIB, machine
 from runner_engine import Footprint
-from runner_engine.checkpoints import PREFILL_TOKENS, Mixture
+from runner_engine.checkpoints import PREFILL_TOKENS
 
 SPREAD = 0.6  # relative uncertainty of a guess
 # Memory traffic of unpacking weights in each pass, as a share of their size in 16 bits.
@@ -37,18 +37,12 @@ class Rates:
     flops_per_s: float
     unpacks: bool = True  # whether quantized weights are unpacked in each pass: our own kernels do not
 
-    def speed(
-        self,
-        config: RunnerConfig,
-        predicted: Footprint,
-        parameters: float,
-        place_bytes: int,
-        mixture: Mixture | None = None,
-    ) -> Speed:
+    def speed(self, config: RunnerConfig, predicted: Footprint, parameters: float, place_bytes: int) -> Speed:
         """Guess the time of a model from the bytes that it moves and the products that it computes.
 
-        mixture: of its experts, a pass reads those that its tokens use, and each token goes through a few.
+        Of a mixture's experts, a pass reads those that its tokens use, and each token goes through a few.
         """
+        mixture = predicted.mixture
         unpacked = UNPACKED[self.device].get(config.quantization.name, 0.0) * self.unpacks
         weights_s = (predicted.weight_mib * MIB + unpacked * 2 * parameters) / self.bytes_per_s
         active = parameters if mixture is None else parameters * mixture.active / mixture.parameters

@@ -19,7 +19,7 @@ from runner.estimates.sample import CalibrationModel, calibration_model_of
 from runner.estimates.speed import Estimate, EstimateBasis, Speed
 from runner_base import RunnerError, clock, machine, say
 from runner_engine import ModelFiles, ToDownload, local_model, no_downloads
-from runner_engine.checkpoints import mixture_in, place_bytes
+from runner_engine.checkpoints import place_bytes
 
 SHARE = 0.1  # of the time that the jobs take: a calibration may take no more
 SPREAD_OF_ANSWERS = 0.25  # additional uncertainty if prompts have a typical length
@@ -111,7 +111,7 @@ def guessed_speed(resolved: ResolvedJob, job_fit: Fit, rates: Rates) -> Speed:
     config, files = resolved.config, resolved.files
     parameters = float(sum(tensor.params for tensor in files.tensors))
     token_bytes = place_bytes(files.settings, files.dtype_bytes, config.generation.kv_cache)
-    return rates.speed(config, job_fit.predicted, parameters, token_bytes, mixture_in(files))
+    return rates.speed(config, job_fit.predicted, parameters, token_bytes)
 
 
 def time_of(config: RunnerConfig, speed: Speed, rows: int, read: int | None = None) -> Estimate:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from runner_engine.checkpoints.linear_layers import block_of as block_of
     from runner_engine.checkpoints.linear_layers import first_number as first_number
     from runner_engine.checkpoints.memory_check import limited as limited
-    from runner_engine.checkpoints.mixture import Mixture as Mixture
-    from runner_engine.checkpoints.mixture import mixture_in as mixture_in
     from runner_engine.checkpoints.no_model import is_bare as is_bare
     from runner_engine.checkpoints.no_model import nothing_to_load as nothing_to_load
     from runner_engine.checkpoints.pass_memory import MAX_ROWS as MAX_ROWS
@@ -88,8 +86,6 @@ PLACES = {
     "PACKED_SHARE": "footprint",  # the share of free memory up to which linear layers are packed
     "weight_bytes": "weight_sizes",  # bytes of the loaded weights by part, scales included
     "compute_dtype": "weight_sizes",  # the number format of what is not quantized
-    "Mixture": "mixture",  # how many of a mixture's parameters each token uses
-    "mixture_in": "mixture",  # the same of a job's files; None if the model has no experts
     "block_of": "linear_layers",  # the path of the block that a layer belongs to
     "first_number": "linear_layers",  # which part of a layer's path is the number of its block
 }

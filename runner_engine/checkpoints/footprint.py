@@ -16,6 +16,7 @@ from runner_base.dtypes import stored_dtype
 from runner_engine.checkpoints.gguf_file import bytes_beyond_file, kept_tensors, read_header
 from runner_engine.checkpoints.kept_kv import LANES, kept_kv
 from runner_engine.checkpoints.linear_layers import held_tensors, part_of, plain_layers
+from runner_engine.checkpoints.mixture import Mixture, mixture_of
 from runner_engine.checkpoints.pass_memory import (
     PassShape,
     activation_bytes,
@@ -64,6 +65,7 @@ class Footprint:
     runtime_bytes: int = 0  # libraries and kernels, beyond what importing takes
     load_bytes: int = 0
     first_pass_bytes: int = 0  # while layers are packed, when the largest is in memory twice
+    mixture: Mixture | None = None  # how many of its parameters each token uses; None: all
 
     @property
     def weight_mib(self) -> float:
@@ -214,7 +216,8 @@ def _predict_one(resolved: ResolvedModel, work: Workload, free_mib: float | None
     unpacked = 0 if by_panels else largest * max(choice.unpacked_bytes(dtype_bytes) for choice in mix.choices)
     of_prompts = kept.prompt_bytes(rows, prompt_tokens, reading.rows * reading.tokens, keeps_windows)
     of_all = kept.final_bytes(rows, prompt_tokens, new_tokens, keeps_windows)
-    plain = Footprint(weights, of_prompts, of_all, prefill + unpacked, decode + unpacked)
+    mixture = mixture_of(settings, tensors, files.stored)
+    plain = Footprint(weights, of_prompts, of_all, prefill + unpacked, decode + unpacked, mixture=mixture)
     if device != "cpu":
         return plain
     free_mib = machine.available_mib() if free_mib is None else free_mib
