@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, Lfm2Config, Qwen3_5TextConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Lfm2Config, Qwen3_5TextConfig
 
 PLAIN: dict[str, Any] = {
     "vocab_size": 259, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -21,11 +21,57 @@ HYBRIDS: dict[str, Any] = {
     "lfm2": lambda: Lfm2Config(**PLAIN, layer_types=["conv", "full_attention", "conv", "conv"], conv_L_cache=3),
 }  # fmt: skip
 
+# Sizes suit the kernels: widths of heads and channels are multiples of 16.
+_MAMBA2: dict[str, Any] = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_n_groups": 2}
+_EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2}
+STATE_SPACES: dict[str, dict[str, Any]] = {  # what the config of each family of state spaces has beside PLAIN
+    "mamba2": {"num_heads": 8, "head_dim": 16, "state_size": 16, "n_groups": 2},
+    "bamba": _MAMBA2 | {"attn_layer_indices": [1]},
+    "granitemoehybrid": _MAMBA2
+    | _EXPERTS
+    | {
+        "layer_types": ["mamba", "attention", "mamba", "mamba"], "num_local_experts": 4, "shared_intermediate_size": 32,
+        "position_embedding_type": "rope",
+    },
+    "nemotron_h": _EXPERTS
+    | {
+        "mamba_num_heads": 8, "mamba_head_dim": 16, "ssm_state_size": 16, "n_groups": 2, "head_dim": 16,
+        "layers_block_type": ["mamba", "attention", "moe", "mamba"], "n_routed_experts": 4, "moe_intermediate_size": 32,
+        "moe_shared_expert_intermediate_size": 32, "moe_latent_size": None,
+    },
+    "falcon_h1": _MAMBA2 | {"mamba_d_ssm": 128, "mamba_rms_norm": True, "ssm_in_multiplier": 0.8},
+    "zamba2": {
+        "mamba_d_state": 16, "mamba_headdim": 16, "n_mamba_heads": 8, "mamba_ngroups": 2, "num_mem_blocks": 1,
+        "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"], "adapter_rank": 8, "num_key_value_heads": 4,
+    },
+    "mamba": {"state_size": 16, "time_step_rank": 4},
+    "falcon_mamba": {"state_size": 16, "time_step_rank": 4},
+    "jamba": _EXPERTS
+    | {
+        "mamba_d_state": 16, "mamba_dt_rank": 4, "attn_layer_offset": 1, "attn_layer_period": 4, "num_experts": 4,
+        "expert_layer_offset": 1, "expert_layer_period": 2, "use_mamba_kernels": True,
+    },
+    "zamba": {
+        "mamba_d_state": 16, "mamba_dt_rank": 4, "n_mamba_heads": 2, "num_key_value_heads": 4,
+        "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
+    },
+    "recurrent_gemma": {
+        "lru_width": 64, "attention_window_size": 2048, "num_key_value_heads": 1, "tie_word_embeddings": False,
+    },
+}  # fmt: skip
+
+
+def settings_of(family: str) -> Any:
+    """Return the config of a tiny model."""
+    if family in HYBRIDS:
+        return HYBRIDS[family]()
+    return AutoConfig.for_model(family, **PLAIN | STATE_SPACES[family])
+
 
 def save_hybrid(folder: Path, family: str, tokenizer: Path, seed: int = 0) -> Path:
     """Save such a model with the byte-level tokenizer."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(HYBRIDS[family]())
+    model = AutoModelForCausalLM.from_config(settings_of(family))
     slow_decay(model)
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
@@ -38,3 +84,5 @@ def slow_decay(model: Any) -> None:
         for name, parameter in model.named_parameters():
             if name.endswith("A_log"):
                 parameter.copy_(torch.linspace(-4, -1, parameter.numel()).view_as(parameter))
+            elif name.endswith("linear_out.weight"):
+                parameter.mul_(8)  # of RecurrentGemma: or the last token alone would decide
