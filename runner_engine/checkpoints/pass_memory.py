@@ -142,6 +142,15 @@ def quantized_workspace_bytes(rows: int, inputs: int, threads: int) -> int:
     return padded * (rows + 5) + 4 * rows + of_parts + 64 + threads * THREAD_BUFFER_BYTES + 64 * 10
 
 
+def expert_workspace_bytes(rows: int, experts: int, hidden: int, inner: int, size: int, of_product: int) -> int:
+    """Return the workspace of kernels/experts.h without that of quantized rows: rows of all chosen experts, in order.
+
+    of_product: bytes of what C notes on the rows of an expert.
+    """
+    notes = 8 * rows + 8 * (experts + 1) + 2 * min(rows, experts) * of_product
+    return notes + rows * (hidden + 3 * inner) * size + 64 * 8
+
+
 def waiting_places(vocab_size: int) -> int:
     """Return how many float32 distributions of one model may wait at a time for those of another."""
     return max(WAITING_NUMBERS // max(vocab_size, 1), MIN_WAITING)

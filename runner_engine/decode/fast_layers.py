@@ -25,6 +25,7 @@ from runner_engine.kernels import native
 from runner_engine.kv_cache import Heads, kernels_for
 from runner_engine.matmul import (
     Choice,
+    GroupedExperts,
     LayerWeights,
     Panels,
     Product,
@@ -78,6 +79,9 @@ class FastLayers:
         self.notes += self.quantized.notes
         for layer in self.quantized.left:
             self._watch_heap(layer)
+        tile_rows = {dtype: choice.tile_rows for dtype, choice in choices.items() if choice.way == Way.tiles}
+        self.experts = GroupedExperts.of(model, kernels, self.matrices, tile_rows)
+        self.notes += self.experts.notes
         if kernels is not None:
             norms = [layer for layer in norms_of(model) if _is_here(layer)]
             self.layers += [layer for layer in norms if replace_norm(layer, partial(_norm, kernels), TOLERANCE)]
@@ -91,6 +95,7 @@ class FastLayers:
         """Give every layer its own `forward` back."""
         for layer in self.layers:
             del layer.forward
+        self.experts.restore()
         self.layers, self.panels = [], {}
 
     def _replace_forward(self, layer: nn.Linear, product: Product, mapped: MappedFiles) -> None:

@@ -24,7 +24,7 @@ from runner_engine.kernels.shared_numbers import (
     WeightFormat,
 )
 from runner_engine.kv_cache import Heads, Window
-from runner_engine.matmul import OWN, ROW_PARTS, LayerWeights, Panels, fits_panels, is_plain, requested
+from runner_engine.matmul import OWN, LayerWeights, Panels, fits_panels, is_plain, requested, row_format
 from runner_engine.models.gguf_blocks import GgufEmbedding
 
 __all__ = ["FusedWeights", "NotFusable", "check_fusable"]
@@ -86,7 +86,7 @@ class FusedWeights:
         queries, pairs = heads.kv_heads * heads.group * heads.dim, heads.kv_heads * heads.dim
         widths = (queries, pairs, pairs) if len(attention.into) == 3 else (queries + 2 * pairs,)
         qkv = [self._matrix(part, hidden, width) for part, width in zip(attention.into, widths, strict=True)]
-        if len({_rows_of(matrix) for matrix in qkv if WeightFormat(matrix.kind).has_byte_rows}) > 1:
+        if len({row_format(matrix) for matrix in qkv if WeightFormat(matrix.kind).has_byte_rows}) > 1:
             raise NotFusable("the rows of its queries, keys and values are quantized in different ways")
         norms = [self._norm(norm, hidden) for norm in layer.norms]
         if layer.is_parallel and (norms[1].weight or norms[3].weight):
@@ -112,7 +112,7 @@ class FusedWeights:
             return {"mlp_apart": 1}
         wide = self.inner * (1 + mlp.has_gate) // len(mlp.into)
         gated = [self._matrix(part, self.hidden, wide) for part in mlp.into]
-        if len({(*_rows_of(matrix), matrix.block) for matrix in gated}) > 1:
+        if len({(*row_format(matrix), matrix.block) for matrix in gated}) > 1:
             raise NotFusable("the two matrices that gate its MLP are quantized differently")
         return {
             "activation": Activation.silu_in_product if _gates_in_product(mlp) else mlp.activation,
@@ -187,13 +187,6 @@ def check_fusable(model: Any, heads: Heads, kernels: native.Kernels) -> None:
         raise NotFusable("this processor has no products of such numbers")
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         raise NotFusable("its layers have hooks")
-
-
-def _rows_of(matrix: Matrix) -> tuple[float, ...]:
-    """Return how a matrix's rows are quantized before they are multiplied."""
-    zero_point = matrix.zero_point if matrix.kind == WeightFormat.int8_stored else 0
-    row_part = ROW_PARTS[matrix.block] if matrix.kind == WeightFormat.byte_blocks else 0
-    return matrix.kind, matrix.threshold, matrix.row_scale, zero_point, row_part
 
 
 def _gates_in_product(mlp: MlpLayout) -> bool:

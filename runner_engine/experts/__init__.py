@@ -36,6 +36,7 @@ PLACES = {
     "Form": "form",  # transposed, interleaved, with a gate, with biases …
     "form_of": "form",  # the form of a module; None if it has no fused experts that can be taken apart
     "apart": "form",  # a matrix of one expert, out of a fused parameter
+    "together": "form",  # what its two matrices give, as the family's own gate takes it
 }
 
 __all__ = [*PLACES]

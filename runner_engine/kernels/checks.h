@@ -1,7 +1,7 @@
 /* Numbers that come from outside and select memory are checked before a call reads or writes anything. A check goes once
    over the tokens of a call, which takes no time beside the call's work. */
 
-/* What is wrong with a call; shared_numbers.py has the words. */
+/* What is wrong with a call; refusals.py has the words. */
 enum {
   FINE,
   NO_TOKENS,
@@ -21,7 +21,8 @@ enum {
   NO_MEMORY,
   MISSING_UNIT,
   WRONG_STATE_SLOT,
-  WRONG_SEGMENT
+  WRONG_SEGMENT,
+  WRONG_EXPERT
 };
 
 /* What a function returns to Python: 0, or what is wrong and with which token, row or part */
@@ -79,6 +80,7 @@ INLINE int is_missing(const matrix *m, int64_t pack) {
 static int is_readable(const matrix *m, int64_t inputs, int64_t pack) {
   if (m->outputs < 1 || inputs < 1 || !m->weight) return 0;
   if (m->kind == PLAIN) return inputs % pack == 0;
+  if (m->kind == PLAIN_ROWS) return 1;
   if (has_blocks(m)) {
     const block_format *f = block_format_of(m->block);
     return f && inputs % f->group == 0;

@@ -14,6 +14,7 @@
 #include "checks.h"
 #include "recurrent_structs.h"
 #include "fused_structs.h"
+#include "expert_structs.h"
 #include "pass_clock.h"
 #include "tiles.h"
 
@@ -79,6 +80,7 @@
 #endif
 #include "products.h"
 #include "fused_rows.h"
+#include "experts.h"
 #include "fused_forward.h"
 #undef T
 #undef PACK
@@ -120,6 +122,7 @@
 #endif
 #include "products.h"
 #include "fused_rows.h"
+#include "experts.h"
 #include "fused_forward.h"
 #include "sampling.h"
 #if IS_IN(SHARED)

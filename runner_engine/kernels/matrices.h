@@ -17,6 +17,7 @@
 #define CACHED_ROW_BYTES (384 * 1024)           /* of rows that stay in the second-level cache beside a panel */
 #define MIN_ROW_BLOCK (4 * REGISTER_ROWS)       /* fewer rows are not worth reading the weights for */
 #define MIN_CHUNK_BYTES (16 * 1024)             /* of weights that are worth claiming */
+#define PRODUCT_PHASES 3 /* that products.h goes through */
 #define MAX_QUANTIZED_ROWS (32 * REGISTER_ROWS) /* of a task: their sums stay in the second-level cache */
 
 #if IS_IN(SHARED)
@@ -31,7 +32,8 @@ const int64_t panel_width = PANEL;
 /* as in shared_numbers.py; BYTE_BLOCKS, BYTE_GROUPS: blocks and groups that are multiplied by rows in bytes */
 enum {
   PLAIN, FOUR_BIT, ROW_INT8, WEIGHT_INT8, INT8_DYNAMIC, BLOCKS, GROUPS, INT8_STORED, BYTE_BLOCKS, BYTE_GROUPS,
-  FOUR_BIT_ROWS /* 4-bit weights as bitsandbytes stores them, where it does not put them in another order for FOUR_BIT */
+  FOUR_BIT_ROWS, /* 4-bit weights as bitsandbytes stores them, where it does not put them in another order for FOUR_BIT */
+  PLAIN_ROWS     /* plain weights output by output, as torch holds them (row_major.h) */
 };
 
 typedef struct {
@@ -65,6 +67,8 @@ enum { STORE, ADD, GATED };
 INLINE int is_unpacked(const matrix *m) {
   return m->kind == BLOCKS || m->kind == GROUPS || m->kind == FOUR_BIT_ROWS || m->kind == WEIGHT_INT8;
 }
+
+INLINE int is_plain(const matrix *m) { return m->kind == PLAIN || m->kind == PLAIN_ROWS; }
 
 INLINE int has_blocks(const matrix *m) { return m->kind == BLOCKS || m->kind == BYTE_BLOCKS; }
 
@@ -170,7 +174,7 @@ INLINE int64_t weight_bytes(const matrix *m, int64_t inputs, int64_t size) {
     return inputs / f->group * group_bytes(f);
   }
   if (m->kind == GROUPS || m->kind == BYTE_GROUPS) return grouped_bytes(m, inputs);
-  return m->kind == PLAIN ? inputs * size : m->kind == FOUR_BIT || m->kind == FOUR_BIT_ROWS ? inputs / 2 : inputs;
+  return is_plain(m) ? inputs * size : m->kind == FOUR_BIT || m->kind == FOUR_BIT_ROWS ? inputs / 2 : inputs;
 }
 
 /* The number of blocks into which rows are divided: each block stays in the cache, all threads have work until the end,
@@ -189,7 +193,7 @@ static int64_t row_blocks(const product *p, int is_quantized, int is_widened, in
 /* Whether a single row is multiplied by two panels at once: its few sums stay in the registers, where each waits for the one
    before, and there is room for those of two panels */
 INLINE int goes_in_pairs(const matrix *m) {
-  return m->kind == PLAIN || m->kind == BLOCKS || m->kind == WEIGHT_INT8;
+  return is_plain(m) || m->kind == BLOCKS || m->kind == WEIGHT_INT8;
 }
 
 static product product_of(const void *x, int64_t rows, int64_t inputs, const matrix *matrices, int64_t count,
@@ -200,7 +204,7 @@ static product product_of(const void *x, int64_t rows, int64_t inputs, const mat
   int is_quantized = 0, go_in_pairs = 1;
   const int is_widened = WIDENS_BF16 && size == sizeof(bf16);
   for (int64_t m = 0; m < count; m++) {
-    is_quantized |= matrices[m].kind != PLAIN, go_in_pairs &= goes_in_pairs(matrices + m);
+    is_quantized |= !is_plain(matrices + m), go_in_pairs &= goes_in_pairs(matrices + m);
     if (has_byte_rows(matrices + m)) p.of_bytes = matrices + m;
     else p.has_number_rows = 1;
   }

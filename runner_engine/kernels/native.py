@@ -16,6 +16,7 @@ import torch
 
 from runner_base import RunnerError, processor
 from runner_engine.kernels import building, prebuilt, shared_numbers
+from runner_engine.kernels.refusals import error_of
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     + [_PTR] * 6
     + [_INT, _THREADS],
     "fused_forward": [_PTR] * 3 + [_THREADS],
+    "experts": [_PTR, _INT, _PTR, _PTR, _PTR, _INT, _PTR, _INT, _PTR, _THREADS],
     "product": [_PTR, _INT, _INT, _PTR, _PTR, _INT, _PTR, _THREADS],
     "rows_of_blocks": [_PTR, _INT, _INT, _PTR, _PTR, _THREADS],
     "attend_shared": [_PTR, _INT, _INT, _INT, _PTR, _INT, _PTR]
@@ -137,7 +139,7 @@ class Kernels:
             self.load(frozenset({_MISSING[refusal & 0xFFFFFFFF]}))
             refusal = self._functions[name, dtype](*arguments, torch.get_num_threads())
         if refusal:
-            raise shared_numbers.error_of(refusal, name)
+            raise error_of(refusal, name)
 
 
 def _features_of(name: str, dtype: torch.dtype | None) -> frozenset[str]:

@@ -18,13 +18,18 @@ static int allocate_wide_rows(product_workspace *w, int64_t rows, int64_t inputs
 #endif
 
 #if IS_WIDENED
-/* Widens a block of a product's rows for this thread. */
-static void NAME(widen_rows)(const product *p, int64_t block) {
-  const int64_t row = block * p->row_block, rows = p->rows - row < p->row_block ? p->rows - row : p->row_block;
+/* Widens some rows of a product for this thread. */
+static void NAME(widen_rows)(const product *p, int64_t row, int64_t rows) {
   float *to = p->workspace->wide_rows + omp_get_thread_num() * p->workspace->wide_numbers;
   const T *x = (const T *)p->x + row * p->inputs;
 #pragma omp simd
   for (int64_t i = 0; i < rows * p->inputs; i++) to[i] = NAME(to_float)(x[i]);
+}
+
+/* Widens a block of a product's rows. */
+static void NAME(widen_block)(const product *p, int64_t block) {
+  const int64_t row = block * p->row_block, rows = p->rows - row < p->row_block ? p->rows - row : p->row_block;
+  NAME(widen_rows)(p, row, rows);
 }
 #endif
 

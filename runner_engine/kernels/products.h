@@ -58,7 +58,7 @@ INLINE void NAME(write_vectors)(const int output_mode, const product *p, const p
 INLINE void NAME(write_outputs)(const product *p, const panel_pair *u, float *y, int64_t y_stride, const float *second,
                                 int64_t rows, int64_t row) {
   const matrix *m = u->of[0];
-  const int has_own_bias = m->kind != PLAIN && m->kind != BLOCKS && m->kind != GROUPS && m->kind != FOUR_BIT_ROWS && !has_parted_rows(m);
+  const int has_own_bias = !is_plain(m) && m->kind != BLOCKS && m->kind != GROUPS && m->kind != FOUR_BIT_ROWS && !has_parted_rows(m);
   const T *bias = m->bias && !has_own_bias ? (const T *)m->bias + u->output[0] : 0;
 #ifdef HAS_AVX512
   if (!bias && u->width % LANES == 0) {
@@ -126,6 +126,7 @@ static void NAME(multiply_quantized)(const product *p, const panel_pair *u, int6
 #include "group_products.h"
 #include "block_products.h"
 #include "block_bytes.h"
+#include "row_major.h"
 #undef FORMAT_CASE
 #undef FOR_FORMAT
 #if defined(HAS_TILES) && PACK == 2
@@ -156,21 +157,17 @@ INLINE void NAME(multiply_plain)(const product *p, const panel_pair *u, int64_t 
   }
 }
 
-/* Does one task of a product, whose rows are widened already where that is needed. `after` is the task that this thread
-   does next, of the product `then` (or 0): its weights are prefetched meanwhile. */
-static void NAME(run_product_task)(const product *p, int64_t task, const product *then, int64_t after) {
-  const int64_t row = task / p->chunks * p->row_block;
-  const int64_t rows = p->rows - row < p->row_block ? p->rows - row : p->row_block;
-  const int64_t first = task % p->chunks * p->pairs_per_chunk;
-  const int64_t last = first + p->pairs_per_chunk < p->pairs ? first + p->pairs_per_chunk : p->pairs;
+/* Multiplies the panel pairs from `first` up to `last` of a product by `rows` rows, from `row` on, which are widened already
+   where that is needed. The weights of pair `later` of the product `then` (or 0) are prefetched for what comes next. */
+static void NAME(run_pairs)(const product *p, int64_t row, int64_t rows, int64_t first, int64_t last,
+                            const product *then, int64_t later) {
   for (int64_t at = first; at < last; at++) {
     const panel_pair u = panel_pair_at(p, at, sizeof(T));
     const product *of = at + 1 < last ? p : then;
     panel_pair ahead = u;
     int64_t lines = 0; /* of each of its panels */
     if (of) {
-      const int64_t later = at + 1 < last ? at + 1 : after % then->chunks * then->pairs_per_chunk;
-      ahead = panel_pair_at(of, later, sizeof(T));
+      ahead = panel_pair_at(of, at + 1 < last ? at + 1 : later, sizeof(T));
       lines = weight_bytes(ahead.of[0], of->inputs, sizeof(T)) * PANEL / CACHE_LINE;
     }
     const next_weights next = {ahead.first, ahead.second ? ahead.second : ahead.first, lines};
@@ -188,6 +185,10 @@ static void NAME(run_product_task)(const product *p, int64_t task, const product
       NAME(multiply_by_byte_rows)(p, &u, row, rows, next);
       continue;
     }
+    if (u.of[0]->kind == PLAIN_ROWS) {
+      NAME(multiply_row_major)(p, &u, row, rows, next);
+      continue;
+    }
     if (u.of[0]->kind != PLAIN) {
       NAME(multiply_quantized)(p, &u, row, rows, next);
       continue;
@@ -200,7 +201,24 @@ static void NAME(run_product_task)(const product *p, int64_t task, const product
 #endif
     NAME(multiply_plain)(p, &u, row, rows, next);
   }
+}
+
+/* Does one task of a product. `after` is the task that this thread does next, of the product `then` (or 0). */
+static void NAME(run_product_task)(const product *p, int64_t task, const product *then, int64_t after) {
+  const int64_t row = task / p->chunks * p->row_block;
+  const int64_t rows = p->rows - row < p->row_block ? p->rows - row : p->row_block;
+  const int64_t first = task % p->chunks * p->pairs_per_chunk, end = first + p->pairs_per_chunk;
+  NAME(run_pairs)(p, row, rows, first, end < p->pairs ? end : p->pairs, then,
+                  then ? after % then->chunks * then->pairs_per_chunk : 0);
   if (p->of_bytes && !task) memset(p->workspace->outlier_marks, 0, padded(p->inputs)); /* nobody reads them any more */
+}
+
+/* Quantizes the rows of a product where they become bytes, in the phases before its last one. */
+static void NAME(quantize_product_rows)(const product *p, phase *now, int threads, int is_alone) {
+  if (!p->of_bytes) return;
+  if (has_parted_rows(p->of_bytes)) NAME(quantize_rows_by_parts)(p, now, threads, is_alone);
+  else if (p->of_bytes->kind == ROW_INT8) NAME(quantize_rows_beside_outliers)(p, now, threads, is_alone);
+  else NAME(quantize_rows)(p, now, threads, is_alone);
 }
 
 /* Does this thread's share of a product's tasks. The next task is claimed before the current one is done, so that its
@@ -208,9 +226,7 @@ static void NAME(run_product_task)(const product *p, int64_t task, const product
    caller waits for the end of the last one. */
 static void NAME(run_product)(const product *p, const product *then, phase **now, int threads) {
   const int is_alone = threads == 1;
-  if (p->of_bytes && has_parted_rows(p->of_bytes)) NAME(quantize_rows_by_parts)(p, *now, threads, is_alone);
-  else if (p->of_bytes && p->of_bytes->kind == ROW_INT8) NAME(quantize_rows_beside_outliers)(p, *now, threads, is_alone);
-  else if (p->of_bytes) NAME(quantize_rows)(p, *now, threads, is_alone);
+  NAME(quantize_product_rows)(p, *now, threads, is_alone);
   phase *at = *now += PRODUCT_PHASES - 1;
 #if IS_WIDENED
   int64_t widened = -1; /* the block of rows that this thread has widened */
@@ -219,7 +235,7 @@ static void NAME(run_product)(const product *p, const product *then, phase **now
     after = claim(at, is_alone);
     const int is_last = after >= p->tasks;
 #if IS_WIDENED
-    if (p->has_number_rows && task / p->chunks != widened) NAME(widen_rows)(p, widened = task / p->chunks);
+    if (p->has_number_rows && task / p->chunks != widened) NAME(widen_block)(p, widened = task / p->chunks);
 #endif
     NAME(run_product_task)(p, task, is_last ? then : p, is_last ? omp_get_thread_num() : after);
     finish(at, p->tasks, is_alone);
@@ -239,7 +255,7 @@ int64_t NAME(product)(const T *x, int64_t rows, int64_t inputs, const matrix *m,
   if (rows < 1) return FINE;
   phase phases[PRODUCT_PHASES] __attribute__((aligned(CACHE_LINE))) = {0};
   product_workspace work = {0};
-  if (m->kind != PLAIN && !is_unpacked(m)) {
+  if (!is_plain(m) && !is_unpacked(m)) {
     const char *end = workspace + workspace_bytes;
     work = allocate_quantized(&workspace, rows, inputs, threads);
     if (workspace > end) REFUSE(SMALL_WORKSPACE, 0);

@@ -27,6 +27,9 @@ GATE_BY_SILU, GATE_BY_SIGMOID = 0, 1  # the activation of its gate
 CHANNEL_TILE = 4  # a channel's state has a multiple of so many numbers
 STATE_TILE = 4  # and a head's, for each of its results
 ROUND_TOKENS = 128  # at most so many tokens need a workspace at once
+EXPERT_PHASES = 2 * PRODUCT_PHASES + 3
+EXPERT_MATRICES = 3  # gate, up, down
+EXPERT_PRODUCT_BYTES = 144  # of what C notes on the rows of an expert
 NO_TILES = 2**62  # of `tile_rows`: any number of rows goes by vectors, in the order of tiles
 
 
@@ -44,6 +47,7 @@ class WeightFormat(IntEnum):
     byte_blocks = 8  # blocks that are multiplied by rows in bytes
     byte_groups = 9
     four_bit_rows = 10  # of bitsandbytes, in the order in which it stores them
+    plain_rows = 11  # plain ones, output by output, as torch holds them
 
     @property
     def has_byte_rows(self) -> bool:
@@ -53,7 +57,7 @@ class WeightFormat(IntEnum):
     @property
     def needs_workspace(self) -> bool:
         """Whether a product takes memory for its rows, or for unpacked weights."""
-        return self.name not in ("plain", "blocks", "groups", "four_bit_rows")
+        return self.name not in ("plain", "plain_rows", "blocks", "groups", "four_bit_rows")
 
 
 class CodeType(IntEnum):
@@ -104,35 +108,7 @@ class Refusal(IntEnum):
     MISSING_UNIT = 16
     WRONG_STATE_SLOT = 17
     WRONG_SEGMENT = 18
-
-
-_WORDS = {
-    Refusal.NO_TOKENS: "there are no tokens, or no logits are wanted",
-    Refusal.WRONG_HEADS: f"heads need 1 to {MAX_GROUP} queries each, and a width of 16, 32 … {MAX_DIM}",
-    Refusal.WRONG_TOKEN_ID: "the embedding has no row for the id of token {at}",
-    Refusal.WRONG_POSITION: "RoPE's table has no row for the position of token {at}",
-    Refusal.WRONG_SLOT: "there is no such slot as that of token {at}, or it is not in whole blocks",
-    Refusal.WRONG_PLACE: "the slot of token {at} has no such place",
-    Refusal.WRONG_SEEN: "token {at} sees more places than its slot has, or too few",
-    Refusal.WRONG_FIRST: "the window of token {at} begins before the first place",
-    Refusal.WRONG_KEPT: "entry {at} of the tokens to keep is not a token of the pass",
-    Refusal.WRONG_PART: "shared keys are not all in their arena",
-    Refusal.WRONG_PART_TOKEN: "entry {at} of those that see shared keys is not a token of the pass",
-    Refusal.WRONG_PART_ROW: "token {at} has no such row in a shared part",
-    Refusal.WRONG_MATRIX: "matrix or layer {at} has sizes or a format that this processor cannot multiply",
-    Refusal.SMALL_WORKSPACE: "the workspace is too small",
-    Refusal.NO_MEMORY: "there is no memory for the rows of a product",
-    Refusal.MISSING_UNIT: "the unit that it needs is not linked",
-    Refusal.WRONG_STATE_SLOT: "there is no such slot of a state as that of segment {at}",
-    Refusal.WRONG_SEGMENT: "segment {at} is not among the tokens of the pass",
-}
-
-
-def error_of(refusal: int, function: str) -> Exception:
-    """Return what is wrong with a call, from the number that a function of C returned."""
-    reason = Refusal(refusal >> 32)
-    words = f"{function}: {_WORDS[reason].format(at=refusal & 0xFFFFFFFF)}"
-    return MemoryError(words) if reason is Refusal.NO_MEMORY else IndexError(words)
+    WRONG_EXPERT = 19
 
 
 def _fields(kind: type, *names: str) -> tuple[tuple[str, type], ...]:
@@ -200,6 +176,16 @@ class FusedLayer(ctypes.Structure):
         ("out", Matrix),
         ("gated", Matrix * 2),
         ("down", Matrix),
+    )
+
+
+class ExpertSet(ctypes.Structure):
+    """expert_set in expert_structs.h."""
+
+    _fields_ = (
+        *_fields(ctypes.c_int64, "experts", "chosen", "hidden", "inner", "activation", "has_gate", "needs_workspace"),
+        *_fields(ctypes.c_float, "alpha", "limit", "shift"),
+        ("matrices", ctypes.c_void_p),
     )
 
 
@@ -279,6 +265,7 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "fused_norm": FusedNorm,
     "fused_model": FusedModel,
     "fused_layer": FusedLayer,
+    "expert_set": ExpertSet,
     "shared_part": SharedPart,
     "fused_tokens": FusedTokens,
     "conv_layer": ConvLayer,
@@ -320,6 +307,8 @@ def of_python() -> dict[str, int]:
     enums = {
         one.name.upper(): int(one) for enum in (WeightFormat, CodeType, NormKind, Activation, Refusal) for one in enum
     }
+    phases |= {"EXPERT_PHASES": EXPERT_PHASES, "EXPERT_MATRICES": EXPERT_MATRICES}
+    phases["sizeof expert_product"] = EXPERT_PRODUCT_BYTES
     parameters = {name.upper(): place for place, name in enumerate(PARAMETERS)}
     numbers = sizes | phases | enums | parameters | FOR_QUANTIZED
     for name, structure in STRUCTURES.items():

@@ -9,6 +9,7 @@ from runner_engine.matmul.autotune import TIE, Candidate, Contest, decide, faste
 from runner_engine.matmul.blocks import ROW_PARTS
 from runner_engine.matmul.byte_products import choose_bytes
 from runner_engine.matmul.choice import Choice, Naming, choice_of, requested_way, words_of_tiles
+from runner_engine.matmul.grouped import GroupedExperts
 from runner_engine.matmul.kept_seconds import kept
 from runner_engine.matmul.matrices import LayerWeights
 from runner_engine.matmul.measured import Seconds, by_turns
@@ -26,14 +27,17 @@ from runner_engine.matmul.products import (
 )
 from runner_engine.matmul.quantized_layers import QuantizedLayers
 from runner_engine.matmul.rounding import note_on, unrounded_rows
+from runner_engine.matmul.row_formats import row_format
 
 __all__ = [  # noqa: RUF022 - by what they are for
     # layers
     "QuantizedLayers",  # replaces the `forward` of a model's quantized layers
+    "GroupedExperts",  # replaces the `forward` of a model's experts
     "LayerWeights",  # a layer's weights as C reads them, whatever their format
     "Panels",  # plain weights in the layout of our own products
     "fits_panels",  # whether there are products for weights of this shape and format
     "ROW_PARTS",  # inputs of a row in bytes that share a scale, by type of blocks
+    "row_format",  # how rows are quantized before they are multiplied by a matrix
     "Product",  # a function from rows to a layer's outputs
     "product_of",  # the product with a plain weight by the way that was chosen
     "by_onednn",  # the product with weights in oneDNN's order

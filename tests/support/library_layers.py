@@ -13,11 +13,11 @@ from runner_engine.matmul.matrices import QuantizedWeights, shifted_sums
 
 
 def layer_of(kind: str, inputs: int, outputs: int, bias: bool, **keys: Any) -> Any:
-    """A real layer of the library's with random weights."""
+    """A real layer of the library's, with random weights unless some are given."""
     from bitsandbytes.nn.modules import Int8Params, Linear4bit, Linear8bitLt, Params4bit
 
     torch.manual_seed(inputs + outputs)
-    weight = torch.randn(outputs, inputs, dtype=torch.bfloat16) / inputs**0.5
+    weight = keys.get("weight", torch.randn(outputs, inputs, dtype=torch.bfloat16) / inputs**0.5)
     if kind == "int8":
         layer: Any = Linear8bitLt(inputs, outputs, bias, has_fp16_weights=False, threshold=keys.get("threshold", 6.0))
         layer.weight = Int8Params(weight, has_fp16_weights=False, requires_grad=False)

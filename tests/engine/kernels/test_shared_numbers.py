@@ -9,6 +9,7 @@ import pytest
 
 from runner_base import processor
 from runner_engine.kernels import building, native, shared_numbers
+from runner_engine.kernels.refusals import error_of
 from runner_engine.kernels.shared_numbers import SharedPart
 
 pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here, so nothing is called in C")
@@ -67,7 +68,7 @@ def test_a_library_with_other_structures_is_not_used(
 
 def test_every_refusal_has_words() -> None:
     for refusal in shared_numbers.Refusal:
-        error = shared_numbers.error_of(int(refusal) << 32 | 7, "product")
+        error = error_of(int(refusal) << 32 | 7, "product")
         assert len(str(error)) > len("product: ")
         assert type(error) is (MemoryError if refusal is shared_numbers.Refusal.NO_MEMORY else IndexError)
 

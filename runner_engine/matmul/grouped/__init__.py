@@ -1,0 +1,5 @@
+"""The experts of a layer in one call of C, in place of a family's own function."""
+
+from runner_engine.matmul.grouped.experts import GroupedExperts
+
+__all__ = ["GroupedExperts"]
