@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from runner_base import DataError
+from runner_base import DataError, machine
 from runner_engine.checkpoints.experts import ExpertMatrix
 from runner_engine.checkpoints.linear_layers import are_experts_apart, walk_files
 from runner_engine.checkpoints.weight_files import Tensor
@@ -104,7 +104,8 @@ class _Layer:
                     missing.append(f"{self.path}.{number}.{name}.weight")
                     continue
                 self._put(matrix, choices.get(matrix.name))
-        self.stored.release()
+            self.stored.release()
+            machine.trim()  # what quantizing has freed lies between what it has made, and is many times as much
         return missing
 
     def _put(self, matrix: ExpertMatrix, choice: QuantizationConfig | None) -> None:

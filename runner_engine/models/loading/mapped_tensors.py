@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import warnings
 from pathlib import Path
 
 import torch
@@ -28,17 +29,19 @@ class MappedTensors:
         if tensor.offset % dtype.itemsize:  # a header of odd length
             held = torch.frombuffer(bytearray(mapped[tensor.offset : tensor.offset + tensor.nbytes]), dtype=dtype)
         else:
-            held = torch.frombuffer(mapped, dtype=dtype, count=tensor.params, offset=tensor.offset)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="The given buffer is not writable")  # nobody writes there
+                held = torch.frombuffer(mapped, dtype=dtype, count=tensor.params, offset=tensor.offset)
         return held.view(tensor.shape)
 
     def release(self) -> None:
         """Release the pages; a tensor that still is a view of them reads them again."""
-        if hasattr(mmap, "MADV_DONTNEED"):  # nothing is ever written to them
+        if hasattr(mmap, "MADV_DONTNEED"):
             for mapped in self._files.values():
                 mapped.madvise(mmap.MADV_DONTNEED)
 
     def _mapped(self, path: Path) -> mmap.mmap:
         if path not in self._files:
             with path.open("rb") as file:
-                self._files[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch wants writable memory
+                self._files[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return self._files[path]
