@@ -66,7 +66,7 @@ INLINE ints fours_of_bits(const block_format f, const block_bits *at, int k, int
   if (f.is_code) return is_signed ? with_other_sign(x) : x;
   if (f.low == 8) return is_signed ? x : with_other_sign(x);
   if (!f.is_listed) return x;
-  const ints list = list_of_bytes(listed_weights);
+  const ints list = list_of_bytes(list_of(f));
   return V(shuffle_epi8)(is_signed ? list : with_other_sign(list), x);
 }
 

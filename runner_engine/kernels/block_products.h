@@ -148,6 +148,7 @@ INLINE void NAME(unpack_part)(const block_format f, const uint8_t *group, int pa
     FORMAT_CASE(0, TYPE, DO) FORMAT_CASE(1, TYPE, DO) FORMAT_CASE(2, TYPE, DO) FORMAT_CASE(3, TYPE, DO)  \
     FORMAT_CASE(4, TYPE, DO) FORMAT_CASE(5, TYPE, DO) FORMAT_CASE(6, TYPE, DO) FORMAT_CASE(7, TYPE, DO)  \
     FORMAT_CASE(8, TYPE, DO) FORMAT_CASE(9, TYPE, DO) FORMAT_CASE(10, TYPE, DO) FORMAT_CASE(11, TYPE, DO) \
+    FORMAT_CASE(12, TYPE, DO)                                                                            \
   }
 #define FORMAT_CASE(N, TYPE, DO)                       \
   if (i == N && block_formats[N].type == TYPE) {       \

@@ -6,12 +6,12 @@
    scale * part's scale * (bits - offset) - minimum * part's minimum; without parts the minimum is added. */
 
 enum { Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q2_K = 10, Q3_K = 11, Q4_K = 12, Q5_K = 13, Q6_K = 14,
-       IQ4_NL = 20, IQ4_XS = 23 }; /* as in a file */
+       IQ4_NL = 20, IQ4_XS = 23, MXFP4 = 39 }; /* as in a file */
 enum { NO_PARTS, ONE_BYTE, TWO_BYTES, NIBBLES }; /* the scales of a part: none; its scale; with its minimum; in a byte */
 
 typedef struct {
   int type, group, low, high, part; /* inputs of a group; lower and upper bits of a weight; inputs of a part */
-  int parts_are, has_minimum, is_listed, offset; /* is_listed: bits are places in listed_weights */
+  int parts_are, has_minimum, is_listed, offset; /* is_listed: bits are places in the first or second of listed_weights */
   int is_code; /* of a matrix in groups (group_bytes.h) */
 } block_format;
 
@@ -22,10 +22,16 @@ static const block_format block_formats[] = {
     {Q3_K, 256, 2, 1, 16, ONE_BYTE, 0, 0, 4, 0},    {Q4_K, 256, 4, 0, 32, TWO_BYTES, 1, 0, 0, 0},
     {Q5_K, 256, 4, 1, 32, TWO_BYTES, 1, 0, 0, 0},   {Q6_K, 256, 4, 2, 16, ONE_BYTE, 0, 0, 32, 0},
     {IQ4_NL, 32, 4, 0, 32, NO_PARTS, 0, 1, 0, 0},   {IQ4_XS, 256, 4, 0, 32, ONE_BYTE, 0, 1, 0, 0},
+    {MXFP4, 32, 4, 0, 32, NO_PARTS, 0, 2, 0, 0},
 };
 #define BLOCK_FORMATS ((int)(sizeof block_formats / sizeof *block_formats))
 
-static const int8_t listed_weights[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+/* The second are twice the four-bit floats: their scale, a power of two, is halved when they are packed. */
+static const int8_t listed_weights[2][16] = {
+    {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113},
+    {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12},
+};
+INLINE const int8_t *list_of(const block_format f) { return listed_weights[f.is_listed > 1]; }
 
 /* Inputs that are unpacked at a time, a multiple of every part: they stay near, in the caches. With a narrow panel more of
    them fit, and a row is read in longer pieces. */
@@ -133,7 +139,7 @@ INLINE __m512 table_of_bits(const block_format f, int first) {
   float table[16];
 #pragma GCC unroll 16
   for (int i = 0; i < 16; i++)
-    table[i] = f.is_listed ? (float)listed_weights[i] : (float)(((first + i) & mask) - f.offset);
+    table[i] = f.is_listed ? (float)list_of(f)[i] : (float)(((first + i) & mask) - f.offset);
   return _mm512_loadu_ps(table);
 }
 
@@ -167,7 +173,7 @@ INLINE void weights_of_eight(const block_format f, const part_vectors *s, const 
    8 i; the scale has the inverse of it, so that their product is the same. */
 INLINE ints fours_for_numbers(const block_format f, const block_bits *at, int k, int o) {
   const ints x = fours_of_codes(f.low, f.high, at, k, o);
-  if (f.is_listed) return V(shuffle_epi8)(with_other_sign(list_of_bytes(listed_weights)), x);
+  if (f.is_listed) return V(shuffle_epi8)(with_other_sign(list_of_bytes(list_of(f))), x);
   return f.low == 8 ? with_other_sign(x) : x;
 }
 INLINE floats number_of_four(ints four, int i) {
@@ -228,7 +234,7 @@ INLINE void bits_of_inputs(const block_format f, const block_bits *at, int k, in
       weights[i][o] = (int8_t)((int)x - f.offset);
     }
     if (f.is_listed)
-      for (int o = 0; o < PANEL; o++) weights[i][o] = listed_weights[(uint8_t)weights[i][o]];
+      for (int o = 0; o < PANEL; o++) weights[i][o] = list_of(f)[(uint8_t)weights[i][o]];
   }
 }
 #endif

@@ -130,6 +130,17 @@ def _iq4_xs(blocks: torch.Tensor) -> BlockParts:
     return BlockParts(blocks[..., :2], (lower | upper << 4) - 32, bits)
 
 
+def _mxfp4(blocks: torch.Tensor) -> BlockParts:
+    return BlockParts(_halves(blocks[..., :1]), blocks[..., :0], _nibbles(blocks[..., 1:]))
+
+
+def _halves(exponents: torch.Tensor) -> torch.Tensor:
+    """Return the halves of powers of two as float16, in bytes; what is too small for float16 becomes 0."""
+    powers = torch.exp2(exponents.float() - HALVED_BIAS)
+    return powers.to(torch.float16).view(torch.uint8)
+
+
+HALVED_BIAS = 128  # of an exponent: 127, and 1 because the list holds twice the weights
 TYPES = {
     "Q4_0": BlockType(2, 32, 18, 4, 0, 32, 8, _of_32(False, False)),
     "Q4_1": BlockType(3, 32, 20, 4, 0, 32, 0, _of_32(True, False), scales=2),
@@ -143,15 +154,19 @@ TYPES = {
     "Q6_K": BlockType(14, 256, 210, 4, 2, 16, 32, _q6_k, True, 208),
     "IQ4_NL": BlockType(20, 32, 18, 4, 0, 32, 0, _of_32(False, False)),
     "IQ4_XS": BlockType(23, 256, 136, 4, 0, 32, 0, _iq4_xs, True),
+    "MXFP4": BlockType(39, 32, 17, 4, 0, 32, 0, _mxfp4),
 }
-LISTED = ("IQ4_NL", "IQ4_XS")  # types whose bits are places in a list of weights
-LISTED_WEIGHTS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+UNEVEN = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+FLOAT4 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # twice the four-bit floats
+LISTED = {"IQ4_NL": UNEVEN, "IQ4_XS": UNEVEN, "MXFP4": FLOAT4}  # types whose bits are places in a list of weights
 
 
 def scales_of(stored: torch.Tensor, name: str) -> torch.Tensor:
     """Return the scales of a file's blocks in float16, and what is subtracted: [outputs, blocks, 1 or 2]."""
     kind = TYPES[name]
     blocks = split(stored, -1, kind.stored_bytes)
+    if name == "MXFP4":
+        return _halves(blocks[..., :1]).view(torch.float16)
     return blocks[..., kind.scales_at : kind.scales_at + 2 * kind.scales].contiguous().view(torch.float16)
 
 
@@ -162,7 +177,7 @@ def unpacked(stored: torch.Tensor, name: str, inputs: int) -> torch.Tensor:
     _, of_parts, bits = kind.take_apart(blocks)
     both = scales_of(stored, name).float()[..., None]  # [outputs, blocks, 1 or 2, 1]
     if name in LISTED:
-        weights = torch.tensor(LISTED_WEIGHTS, dtype=torch.float32)[bits.long()]
+        weights = torch.tensor(LISTED[name], dtype=torch.float32)[bits.long()]
     else:
         weights = (bits.view(torch.int8) if name == "Q8_0" else bits).float() - kind.offset
     weights = split(weights, -1, kind.part)

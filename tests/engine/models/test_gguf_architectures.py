@@ -70,7 +70,7 @@ def test_blocks_are_multiplied_as_what_they_stand_for(name: str, tmp_path: Path)
     )
 
 
-@pytest.mark.parametrize("kind", ["Q4_0", "Q5_1"])
+@pytest.mark.parametrize("kind", ["Q4_0", "Q5_1", "MXFP4"])
 @pytest.mark.parametrize("name", MIXTURES)
 def test_experts_in_few_bits(name: str, kind: str, tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "model.gguf", name, tiny(name), lambda tensor: kind if "exps" in tensor else "Q8_0")

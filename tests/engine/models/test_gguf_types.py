@@ -29,7 +29,8 @@ def test_the_scales_of_a_block_are_where_they_are_looked_for(name: str) -> None:
     blocks = random_blocks(name, 2, 256)
     assert scales_of(blocks, name).isfinite().all()
     at = TYPES[name].scales_at
-    blocks[1, at : at + 2] = torch.tensor([0, 0x7C], dtype=torch.uint8)  # infinity
+    infinity = [255] if name == "MXFP4" else [0, 0x7C]
+    blocks[1, at : at + len(infinity)] = torch.tensor(infinity, dtype=torch.uint8)
     assert not scales_of(blocks, name).isfinite().all()
     assert not unpacked(blocks, name, 256).isfinite().all()
 
@@ -39,7 +40,7 @@ def test_the_header_knows_the_same_types_with_the_same_sizes() -> None:
     assert tuple(TYPES) == gguf_file.KEPT_TYPES
     for name, kind in TYPES.items():
         assert (kind.number, kind.inputs, kind.stored_bytes) == sizes[name]
-        assert kind.packed_bytes <= 1.04 * kind.stored_bytes
+        assert kind.packed_bytes <= 1.06 * kind.stored_bytes
         one = Tensor("a", name, (33, 768), Path("a"), 0, 33 * 768 // kind.inputs * kind.stored_bytes)
         panels = packed(torch.zeros(33, one.nbytes // 33, dtype=torch.uint8), kind, 768, gguf_file.PANEL_OUTPUTS)
         assert gguf_file.bytes_beyond_file(one) == panels.nbytes - one.nbytes
