@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runner_base import ConfigError, DataError, machine
+from runner_base import ConfigError, DataError, machine, short
 from runner_engine.checkpoints import gguf_file
+from runner_engine.checkpoints.architectures import BY_TRANSFORMERS, MODULES
 from runner_engine.checkpoints.linear_layers import Walk, linear_layers, walk_files
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.quantization import methods, share
@@ -95,7 +96,13 @@ def _check_gguf(model: LocalModelConfig, wanted: QuantizationConfig, path: Path 
             "use quantization=gguf"
         )
     wanted.require_packages()
-    gguf_file.read_header(path)
+    architecture = gguf_file.read_header(path).architecture
+    if architecture not in (*MODULES, *BY_TRANSFORMERS):
+        raise ConfigError(
+            f"model.name={model.name} is a model of the architecture {short(architecture)}, which is not read from a "
+            f".gguf file: use the model's safetensors files. Read in their blocks: {', '.join(sorted(MODULES))}; unpacked "
+            f"by transformers: {', '.join(BY_TRANSFORMERS)}"
+        )
 
 
 def _check_mix(resolved: ResolvedModel) -> None:

@@ -23,7 +23,7 @@ from runner_base.texts import read_cache
 from runner_engine.checkpoints import gguf_file, model_files, no_model, random_weights, torch_archive, weight_files
 from runner_engine.checkpoints.byteio import file_sha256
 from runner_engine.checkpoints.experts import expert_matrices
-from runner_engine.checkpoints.gguf_names import cuts_single_digits
+from runner_engine.checkpoints.gguf_names import cuts_single_digits, settings_of
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, LORA_TEAM_DIR, LORA_THINKING_DIR, MODEL_DIR
 from runner_engine.quantization import read_format
@@ -239,7 +239,10 @@ def read_settings(path: Path) -> dict[str, Any]:
         settings = load_json(path / "config.json")
         _check_settings(settings, path / "config.json")
         return settings
-    settings = gguf_file.read_settings(gguf_file.read_header(path))
+    header = gguf_file.read_header(path)
+    settings = gguf_file.read_settings(header)
+    if gguf_file.is_known(header):  # what its layers are, and how many experts there are
+        settings = settings_of(header) | settings
     _check_settings(settings, path)
     return settings
 

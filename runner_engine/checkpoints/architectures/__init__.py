@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from runner_engine.checkpoints.architectures.base import Architecture
     from runner_engine.checkpoints.gguf_header import Header
 
-__all__ = ["MODULES", "architecture_of"]
+__all__ = ["BY_TRANSFORMERS", "MODULES", "architecture_of"]
 
 MODULES = {
     # every layer has attention and one feed-forward network
@@ -28,6 +28,9 @@ MODULES = {
     "granitehybrid": "state_space", "nemotron_h": "state_space", "nemotron_h_moe": "state_space",
     "falcon-h1": "state_space", "mamba2": "state_space",
 }  # fmt: skip
+
+# which transformers reads, all weights unpacked
+BY_TRANSFORMERS = ("bloom", "deci", "falcon", "gpt2", "mamba", "minimax-m2", "nemotron")
 
 
 def architecture_of(header: Header) -> Architecture:
