@@ -100,8 +100,8 @@ def _check_gguf(model: LocalModelConfig, wanted: QuantizationConfig, path: Path 
     if architecture not in (*MODULES, *BY_TRANSFORMERS):
         raise ConfigError(
             f"model.name={model.name} is a model of the architecture {short(architecture)}, which is not read from a "
-            f".gguf file: use the model's safetensors files. Read in their blocks: {', '.join(sorted(MODULES))}; unpacked "
-            f"by transformers: {', '.join(BY_TRANSFORMERS)}"
+            f".gguf file: use the model's safetensors files. Read in their blocks: {', '.join(sorted(MODULES))}; "
+            f"unpacked by transformers: {', '.join(BY_TRANSFORMERS)}"
         )
 
 

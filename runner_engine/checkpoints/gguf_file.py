@@ -52,7 +52,8 @@ KEPT_TYPES = (
     "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
     "MXFP4",
 )  # fmt: skip
-# bytes of a block in the kernels' panels, where they are more than in a file: a scale of a part has a whole byte, an exponent two
+# bytes of a block in the kernels' panels, where they are more than in a file: a scale of a part has a whole byte there,
+# and one that is a power of two has two
 PANEL_BYTES = {"MXFP4": 18, "Q3_K": 114, "Q4_K": 148, "Q5_K": 180, "IQ4_XS": 138}
 PANEL_OUTPUTS = 32  # a last panel is padded
 FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}

@@ -242,7 +242,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     header = gguf_file.read_header(path)
     settings = gguf_file.read_settings(header)
     if gguf_file.is_known(header):  # what its layers are, and how many experts there are
-        settings = settings_of(header) | settings
+        settings |= settings_of(header)
     _check_settings(settings, path)
     return settings
 
