@@ -248,7 +248,7 @@ def test_what_is_no_gguf_file(make_config: Make, files: dict[str, Path], tmp_pat
         )
     )
     strange = write(tmp_path / "strange.gguf", model, "F32", "mystery")
-    with pytest.raises(ConfigError, match=r"architecture mystery.*use the original checkpoint"):
+    with pytest.raises(ConfigError, match=r"architecture 'mystery', .* use the model's safetensors files"):
         load(make_config, strange)
 
 
