@@ -108,7 +108,7 @@ def main() -> None:
             save(SHAPES[name](options.layers), Path(folder))
             ways = {way: Measured(Path(folder), attention) for way, attention in WAYS.items()}
             for rows in ROWS:
-                for _ in range(options.rounds if rows < MANY else 1):
+                for _ in range(options.rounds):
                     for way in ways.values():
                         way.measure(rows, options.prompt, options.new)
                 print(line(name, rows, ways), flush=True)

@@ -59,7 +59,7 @@ class KvBudget:
         """Set the budget to a share of memory that is free now, as other programs use it; return whether it grew."""
         before = self.tokens
         held = 0 if self.own is None else self.own.held_with_states
-        self.tokens = room_tokens(self.heads, held + self.prefixes.tokens)
+        self.tokens = self.prefixes.budget = room_tokens(self.heads, held + self.prefixes.tokens)
         return self.tokens > before + before // GROWN
 
     def is_outdated(self) -> bool:
@@ -161,9 +161,10 @@ class KvBudget:
         assert self.own is not None
         if row.error is not None:
             return
-        if row.request.keep:
+        has_states = bool(self.heads.states)  # these cannot be cut back to a block of the prompt cache
+        if row.request.keep or (row.request.recurring and has_states):
             self.conversations.keep(row.prompt + row.tokens, row.kv, self.own, slot, self.tokens)
-        if row.request.recurring and not self.heads.states:
+        if row.request.recurring and not has_states:
             self.prompts.keep(row.kv, row.prompt, row.tokens, self.own, slot, self.tokens)
 
     def leave(self, slot: int, rows: int, is_sound: bool) -> None:
@@ -173,7 +174,8 @@ class KvBudget:
 
     def release(self, row: Row) -> None:
         """Free the prefixes that only this row has used."""
-        self.prefixes.release(row.kv)
+        is_kept = row.error is None and (row.request.keep or row.request.recurring)
+        self.prefixes.release(row.kv, is_kept)
 
     def free(self, error: BaseException) -> None:
         """Free everything after a pass that has failed: all that is needed is computed again."""

@@ -66,7 +66,11 @@ def common(first: Sequence[int], last: Sequence[int], start: int) -> int:
 
 
 class ConversationCache:
-    """The latest conversations."""
+    """The latest conversations.
+
+    Where layers carry a state, a conversation is of use only to prompts that continue all of it. So beginnings that a
+    prompt has in common with one are kept, too, when they have been computed as a prefix: the next prompt finds them.
+    """
 
     def __init__(self) -> None:
         self._conversations: list[Prefix] = []  # the latest at the end
@@ -84,16 +88,20 @@ class ConversationCache:
         self.add(tokens[: kv.length], kv, budget_tokens, least)
 
     def add(self, tokens: list[int], kv: SharedKv, budget_tokens: int, least: int = 0) -> None:
-        """Keep a conversation; it replaces the ones that it continues. least: as of Prefix."""
+        """Keep a conversation; it replaces those that are of no more use beside it. least: as of Prefix."""
+        has_states = kv.store.states is not None
         others = [
             conversation
             for conversation in self._conversations
-            if conversation.tokens != tokens[: len(conversation.tokens)]
+            if conversation.tokens != (tokens if has_states else tokens[: len(conversation.tokens)])
         ]
-        room = int(budget_tokens * SHARE_OF_BUDGET) - len(tokens)
+        of_state = kv.store.heads.state_tokens
+        room = int(budget_tokens * SHARE_OF_BUDGET) - len(tokens) - of_state
         if room < 0:
             return
-        while others and (len(others) >= MAX_CONVERSATIONS or sum(len(other.tokens) for other in others) > room):
+        while others and (
+            len(others) >= MAX_CONVERSATIONS or sum(len(other.tokens) + of_state for other in others) > room
+        ):
             others.pop(0)
         self._conversations = [*others, Prefix(tokens, kv=kv, least=least)]
 
@@ -108,7 +116,14 @@ class ConversationCache:
         if length < MIN_TOKENS:
             return None
         best = self._conversations[usable.index(length)]
+        if best.kv.store.states is not None:  # it is of use to several prompts, so it stays longer
+            self._conversations.remove(best)
+            self._conversations.append(best)
         return Prefix(best.tokens[:length], kv=best.kv.beginning(length), least=best.least)
+
+    def beginnings(self) -> list[list[int]]:
+        """Return the texts of which a beginning may be of use to others, though the whole is not."""
+        return [one.tokens for one in self._conversations if one.kv.store.states is not None]
 
 
 def _usable(conversation: Prefix, prompt: Sequence[int]) -> int:
@@ -139,6 +154,7 @@ class Prefixes:
     def __init__(self, heads: Heads, most_attended: int | None, conversations: ConversationCache) -> None:
         self.heads, self.most_attended, self.conversations = heads, most_attended, conversations
         self.tokens = 0  # whose keys and values are stored
+        self.budget = 0  # how many may be
         self._alive: dict[tuple[Prefix | None, int], list[Prefix]] = {}  # by parent and first token
 
     def arrange(self, prompts: Sequence[NewPrompt], mentioned: Sequence[list[int]] = ()) -> list[tuple[int, ...]]:
@@ -152,7 +168,7 @@ class Prefixes:
             if prompt.kv.prefix is None:
                 groups.setdefault(self._deepest(prompt.tokens), []).append(prompt)
         for parent, group in groups.items():
-            others = mentioned if parent is None else ()
+            others = [*mentioned, *self.conversations.beginnings()] if parent is None else []
             are_scored = all(prompt.is_scored for prompt in group)
             deepest = share([*(prompt.tokens for prompt in group), *others], parent, are_scored)
             for prompt, prefix in zip(group, deepest, strict=False):
@@ -182,8 +198,8 @@ class Prefixes:
         """Note that so many more tokens of a prefix were computed."""
         self.tokens += tokens + (prefix.size - len(prefix.tokens) if prefix.kv is not None else 0)
 
-    def release(self, row_kv: RowKv) -> None:
-        """Free the prefixes of a row that no other row uses."""
+    def release(self, row_kv: RowKv, is_kept: bool = False) -> None:
+        """Free the prefixes of a row that no other row uses. is_kept: later prompts may begin like this one."""
         for prefix in row_kv.needed:
             prefix.users -= 1
             if prefix.users:
@@ -193,6 +209,9 @@ class Prefixes:
             if not self._alive[key]:
                 del self._alive[key]
             self.tokens -= prefix.held
+            if is_kept and self.heads.states and prefix.parent is None and prefix.kv is not None:
+                least = prefix.length if prefix.freed else prefix.least
+                self.conversations.add(prefix.tokens, prefix.kv, self.budget, least)
             prefix.forget()
 
     def forget(self) -> None:

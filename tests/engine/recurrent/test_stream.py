@@ -152,20 +152,33 @@ def test_a_conversation_goes_on(engine: LocalEngine, hybrid: Model) -> None:
     """Its state is kept at the end of the turn, and is used where the next prompt goes on from there."""
     first = hybrid.tokenizer(PROMPTS[0])["input_ids"]
     said = complete(engine, [Request(0, tuple(first), keep=True, ignore_eos=True)])[0]
-    before = engine.stats.shared_tokens
     second = [*first, *said, *hybrid.tokenizer(" And then?")["input_ids"]]
     other = [*first, *said[:5], *hybrid.tokenizer(" And then?")["input_ids"]]
     for ids, shared in ((other, 0), (second, len(first) + len(said) - 1)):
-        before = engine.stats.shared_tokens
+        before = engine.stats.prefill_tokens
         out = hybrid.model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=20)[0, len(ids) :].tolist()
         assert complete(engine, [Request(1, tuple(ids), keep=True)])[1] == out
-        assert engine.stats.shared_tokens - before == shared
+        assert engine.stats.prefill_tokens - before == len(ids) - shared
 
 
 def test_recurring_prompts_are_answered_alike(engine: LocalEngine, hybrid: Model) -> None:
     some = asked(recurring=True)
     for _ in range(2):
         assert complete(engine, some, 4) == hybrid.expected(lengths(some))
+
+
+def test_a_beginning_that_came_twice_is_kept(engine: LocalEngine, hybrid: Model) -> None:
+    """The second prompt finds what it has in common with the first, and leaves the state there; the third one uses it."""
+    some = [at for at, prompt in enumerate(PROMPTS) if prompt.startswith(SYSTEM + AGENTS[0])][:4]
+    shared, read = [], []
+    for at in some:
+        before = engine.stats.prefill_tokens
+        assert complete(engine, [Request(at, PROMPTS[at], recurring=True)]) == {at: hybrid.answers[at]}
+        read.append(engine.stats.prefill_tokens - before)
+        shared.append(len(PROMPTS[at]) - read[-1])
+    assert shared[:2] == [0, 0]
+    assert shared[2:] == [len(SYSTEM + AGENTS[0])] * 2
+    assert complete(engine, requests()) == hybrid.answers
 
 
 # ------------------------------------------------------------------------------------------------------- controls
