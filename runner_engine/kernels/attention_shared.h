@@ -20,8 +20,9 @@ INLINE void KV_NAME(attend_tile_shape)(const int D, const NAME(operand) *q, cons
   begin = begin / LANES * LANES;
   for (int r = 0; r < rows; r++) top[r] = -INFINITY, sum[r] = 0;
   for (int i = 0; i < all_rows * D; i++) acc[i] = 0;
-  for (int64_t start = begin; start < keys; start += at_once) {
-    const int count = keys - start < at_once ? (int)(keys - start) : at_once;
+  for (int64_t start = begin, left; start < keys; start += left) {
+    left = at_once - start % at_once; /* the same ends of blocks wherever the windows of other rows begin */
+    const int count = (int)(keys - start < left ? keys - start : left);
     const int full = (count + LANES - 1) / LANES * LANES;
 #if IS_UNPACKED
     KV_NAME(unpack_places)(D, LANES, K + start * (D + SCALE_SIZE), full, unpacked, key_scales);

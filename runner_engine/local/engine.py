@@ -76,7 +76,7 @@ class LocalEngine:
         self._rejection: str | None = None  # why the scheduler cannot serve the model, once known
         self._batching: Batching | None = None
         self._fast_layers: FastLayers | GpuNorms | None = None
-        self.fused: FusedForward | None = None  # for a plain model on a CPU
+        self.fused: FusedForward | None = None  # on a CPU, where C knows the model's parts
 
     def load(self) -> EngineReport:
         """Load the model unless it is loaded, and describe it."""

@@ -115,17 +115,17 @@ def test_answers_are_those_of_one_token_at_a_time(
 
 
 @pytest.mark.usefixtures("eager")
-def test_rows_up_to_the_end_of_a_window(
+def test_rows_beyond_the_end_of_a_window(
     engine_of: Callable[..., LocalEngine], saved_family: Callable[..., Path]
 ) -> None:
-    """A fused pass supports rows for which the window hides nothing; beyond that no token is guessed."""
+    """What a window hides from a row does not depend on the rows and tokens beside it."""
     folder = saved_family("mistral", max_position_embeddings=512, sliding_window=64)
     plain, guessing = (engine_of(speculate, folder) for speculate in (Speculate.off, Speculate.auto))
     asked = [Request(0, "y"), Request(1, "Nothing in common.")]
     assert ended(guessing, asked, 1) == ended(plain, asked, 1)
     assert guessing.fused is not None
-    assert guessing.fused.positions == 64
-    assert 0 < guessing.stats.draft_tokens < 2 * 64
+    assert guessing.fused.positions == 512
+    assert guessing.stats.draft_tokens > 64
 
 
 @pytest.mark.usefixtures("eager")
@@ -179,9 +179,9 @@ def test_nothing_is_guessed_where_it_could_change_an_answer_or_a_measurement(
         list(contract.complete(guessing, [request]))
     list(contract.complete(guessing, [Request(at, prompt) for at in range(MAX_ROWS + 1)]))
     assert guessing.stats.draft_tokens == 0
-    other = engine_of(folder=saved_family("llama", max_position_embeddings=512, hidden_act="gelu"))
+    other = engine_of(folder=saved_family("llama", max_position_embeddings=512, hidden_act="tanh"))
     list(contract.complete(other, [Request(0, prompt)]))
-    assert other.fused is None
+    assert kernels is None or (other.fused is not None and other.fused.has_mlps_apart)
     assert other.stats.draft_tokens == 0
     if kernels is not None:
         int8 = engine_of(quantization=Int8Config())
