@@ -255,6 +255,11 @@ static void NAME(multiply_blocks)(const product *p, const panel_pair *u, int64_t
     return;
   }
 #endif
+  if (rows == 1 && NAME(has_code_row)(u->of[0]) && (!u->second || NAME(has_code_row)(u->of[1]))) {
+    NAME(multiply_code_row)(u, NAME(operands_of)(p, row, 0), p->inputs, y);
+    NAME(write_outputs)(p, u, y, width, y + PANEL, rows, row);
+    return;
+  }
 #if PACK == 2
   if (rows == 1 && has_row_sums(u->of[0])) {
     row_sums(p, u, row, y, second, next);

@@ -83,3 +83,94 @@ BETWEEN_UNITS void NAME(unpack_groups)(const matrix *m, const char *panel, int64
 #undef CASE
 }
 #endif
+
+#if defined(HAS_AVX512) && !IS_WIDENED
+/* The weights of eight inputs, of some outputs of a panel, whose codes have 4 bits: as store_codes makes them */
+INLINE void NAME(weights_of_eight_codes)(const int type, const uint8_t *at, const float *scale, const float *zero_point,
+                                         __m512 table, __m512 weights[8]) {
+  const __m512 scales = _mm512_loadu_ps(scale), zero = type == INTEGERS ? _mm512_loadu_ps(zero_point) : _mm512_setzero_ps();
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2, at += PANEL) {
+    const __m512i both = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)at)), upper = _mm512_srli_epi32(both, 4);
+    const __m512i lower = _mm512_and_si512(both, _mm512_set1_epi32(15));
+    weights[i] = type == TABLE ? _mm512_permutexvar_ps(both, table) : _mm512_sub_ps(_mm512_cvtepi32_ps(lower), zero);
+    weights[i + 1] = type == TABLE ? _mm512_permutexvar_ps(upper, table) : _mm512_sub_ps(_mm512_cvtepi32_ps(upper), zero);
+    weights[i] = _mm512_mul_ps(weights[i], scales), weights[i + 1] = _mm512_mul_ps(weights[i + 1], scales);
+  }
+}
+
+/* The sums y [2, PANEL] of a single row with a panel of each of two matrices, in the order of register tiles: no weight goes
+   through memory. Each sum waits for the one before, so panels take turns. */
+INLINE void NAME(sums_of_code_row)(const int type, const matrix *const of[2], const uint8_t *const panel[2],
+                                   const NAME(operand) *x, int64_t inputs, float *y) {
+  const int64_t block = of[0]->block, groups = ceil_div(inputs, block);
+  const uint8_t *at[2];
+  __m512 table[2], sum[2][PANEL / LANES];
+  group_numbers numbers[2];
+  for (int p = 0; p < 2; p++) {
+    at[p] = panel[p] + group_number_bytes(of[p], inputs) * PANEL;
+    table[p] = type == TABLE ? _mm512_loadu_ps(of[p]->scale) : _mm512_setzero_ps();
+    for (int v = 0; v < PANEL / LANES; v++) sum[p][v] = _mm512_setzero_ps();
+  }
+  for (int64_t group = 0, k = 0; group < groups; group++) {
+    const int64_t end = k + block < inputs ? k + block : inputs;
+    for (int p = 0; p < 2; p++)
+      if (type == TABLE) read_scales(of[p], panel[p] + group * PANEL * scale_size(of[p]), numbers[p].scale);
+      else numbers[p] = numbers_of_group(of[p], panel[p], groups, group);
+    for (; k < end; k += 8) {
+#pragma GCC unroll 2
+      for (int p = 0; p < 2; p++) {
+        __builtin_prefetch(at[p] + AHEAD), __builtin_prefetch(at[p] + AHEAD + CACHE_LINE);
+#pragma GCC unroll 2
+        for (int v = 0; v < PANEL / LANES; v++) {
+          __m512 weights[8];
+          NAME(weights_of_eight_codes)(type, at[p] + v * LANES, numbers[p].scale + v * LANES,
+                                       numbers[p].zero_point + v * LANES, table[p], weights);
+#pragma GCC unroll 8
+          for (int j = 0; j < 8; j += PACK)
+            sum[p][v] = (__m512)NAME(dot)((vec)sum[p][v], NAME(broadcast)(x + k + j), NAME(step)(weights + j));
+        }
+        at[p] += 4 * PANEL;
+      }
+    }
+  }
+  memcpy(y, sum, sizeof sum);
+}
+#endif
+
+/* Whether a single row is multiplied by codes that do not go through memory */
+INLINE int NAME(has_code_row)(const matrix *m) {
+#if defined(HAS_AVX512) && !IS_WIDENED
+  return m->kind == GROUPS && m->bits == 4 && m->code_type != E4M3 && !m->constants;
+#else
+  (void)m;
+  return 0;
+#endif
+}
+
+/* y [2, PANEL]: the sums of a single row with a panel of each of two matrices, which may be the same */
+#if !IS_IN(PACKED_UNIT)
+UNTIL_LINKED void NAME(multiply_row_by_codes)(const matrix *const of[2], const char *first, const char *second,
+                                              const NAME(operand) *x, int64_t inputs, float *y) {
+  abort();
+}
+#else
+BETWEEN_UNITS void NAME(multiply_row_by_codes)(const matrix *const of[2], const char *first, const char *second,
+                                               const NAME(operand) *x, int64_t inputs, float *y) {
+#if defined(HAS_AVX512) && !IS_WIDENED
+  const uint8_t *const panels[2] = {(const uint8_t *)first, (const uint8_t *)second};
+  if (of[0]->code_type == TABLE) NAME(sums_of_code_row)(TABLE, of, panels, x, inputs, y);
+  else NAME(sums_of_code_row)(INTEGERS, of, panels, x, inputs, y);
+#endif
+  (void)of, (void)first, (void)second, (void)x, (void)inputs, (void)y;
+}
+#endif
+
+/* y [2, PANEL]: the sums of a single row with a pair of panels, or with one */
+INLINE void NAME(multiply_code_row)(const panel_pair *u, const NAME(operand) *x, int64_t inputs, float *y) {
+  const matrix *const first[2] = {u->of[0], u->of[0]}, *const both[2] = {u->of[0], u->of[1]}, *const second[2] = {u->of[1], u->of[1]};
+  const int is_pair = u->second && NAME(has_code_row)(u->of[1]) && u->of[0]->code_type == u->of[1]->code_type &&
+                      u->of[0]->block == u->of[1]->block;
+  NAME(multiply_row_by_codes)(is_pair ? both : first, u->first, is_pair ? u->second : u->first, x, inputs, y);
+  if (u->second && !is_pair) NAME(multiply_row_by_codes)(second, u->second, u->second, x, inputs, y + PANEL);
+}

@@ -111,8 +111,14 @@ def replacement(layer: GroupedLinear, means: Means) -> Replacement:
         return weights.product(rows if prepared is None else prepared(rows))
 
     for tensor in stored:
-        means.mapped.release(tensor.data_ptr(), tensor.nbytes)
+        means.mapped.release(tensor.data_ptr(), _span(tensor))
     return Replacement(forward, weights if prepared is None else None)
+
+
+def _span(tensor: torch.Tensor) -> int:
+    """Return over how many bytes a tensor extends: outputs of an expert's gate and up may alternate."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return (last + 1) * tensor.itemsize
 
 
 def multiplies_bytes(layer: GroupedLinear) -> bool:
