@@ -111,7 +111,7 @@ def replacement(layer: GroupedLinear, means: Means) -> Replacement:
         return weights.product(rows if prepared is None else prepared(rows))
 
     for tensor in stored:
-        means.mapped.release(tensor.data_ptr(), _span(tensor))
+        means.release(tensor.data_ptr(), _span(tensor))
     return Replacement(forward, weights if prepared is None else None)
 
 

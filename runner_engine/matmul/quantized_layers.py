@@ -38,6 +38,7 @@ class QuantizedLayers:
         for layer in model.modules():
             if isinstance(layer, nn.Linear):
                 self._treat(layer)
+        self._means.release_again()
 
     def _treat(self, layer: nn.Linear) -> None:
         """Let the kernels multiply a layer, if it is quantized and they can."""

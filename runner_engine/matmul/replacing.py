@@ -51,11 +51,29 @@ class Means:
     workspace: Workspace = field(default_factory=Workspace)
     notes: list[str] = field(default_factory=list)
     trials: dict[tuple[Any, ...], str] = field(default_factory=dict)  # what is wrong with layers of a kind
+    _released: list[tuple[int, int]] = field(default_factory=list)  # first address and end
 
     @cached_property
     def mapped(self) -> MappedFiles:
         """The mapped files; only a quantized model needs them."""
         return MappedFiles()
+
+    def release(self, address: int, size: int) -> None:
+        """Release pages of a mapped file whose numbers are elsewhere now."""
+        self.mapped.release(address, size)
+        self._released.append((address, address + size))
+
+    def release_again(self) -> None:
+        """Release what reading the next weights has mapped again, and pages that two of them share."""
+        pieces: list[tuple[int, int]] = []
+        for first, last in sorted(self._released):
+            if pieces and first <= pieces[-1][1]:
+                pieces[-1] = pieces[-1][0], max(last, pieces[-1][1])
+            else:
+                pieces.append((first, last))
+        for first, last in pieces:
+            self.mapped.release(first, last - first)
+        self._released.clear()
 
     def note(self, note: str) -> None:
         """Note something once."""

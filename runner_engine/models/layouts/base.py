@@ -26,6 +26,7 @@ Shapes = list[tuple[int, ...]]
 SCALES: Types = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 WORDS: Types = {"I32": torch.int32}
 ORDERS: Types = {"I32": torch.int32, "I64": torch.int64}
+CODES = ("I8", "U8", "I32", "F8_E4M3", "F8_E5M2")  # formats that no plain weight has
 ONE_NUMBER: Shapes = [(), (1,), (1, 1)]
 MAX_INPUTS = 2**24  # a layer's inputs and groups are counted in numbers that C can hold
 
@@ -115,6 +116,8 @@ class StoredLayout(Layout):
     @classmethod
     def is_needed(cls, tensor: Tensor) -> bool:
         """Whether a tensor must belong to such a layer, because nothing else can be made of it."""
+        if ".experts." in tensor.name and tensor.dtype in CODES:  # fused in a way that is not read
+            return True
         end = tensor.name.rpartition(".")[2]  # codes without their scales would be loaded as if they were weights
         return end in cls.types and (end != "weight" or tensor.dtype in cls.types[end])
 

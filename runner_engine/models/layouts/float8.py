@@ -55,7 +55,7 @@ class Float8Layout(StoredLayout):
     def is_needed(cls, tensor: Tensor) -> bool:
         """Float8 of any kind without a scale would be loaded as if they were weights."""
         is_weight = tensor.name.endswith(".weight") and tensor.dtype.startswith("F8")
-        return is_weight or tensor.name.endswith(f".{cls.scale_name}")
+        return is_weight or tensor.name.endswith(f".{cls.scale_name}") or super().is_needed(tensor)
 
     def scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
         """Outputs of a block have the same scales."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from changed_checkpoints import changed
 from loading import Make, configure, load, logits, off
 from resolving import predict
+from safetensors.torch import load_file
 from stored_mixtures import ROUNDS_ROWS, STORED, exchanged, save, save_gpt_oss
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError
 from runner_engine.devices.heap import Heap
+from runner_engine.experts import SeparateExperts
 from runner_engine.kernels import native
 from runner_engine.matmul.quantized_layers import QuantizedLayers
 from runner_engine.models.grouped import GroupedLinear
@@ -22,7 +27,6 @@ FAMILIES = {  # of other names than most, or with more than experts
     "mixtral": "block_sparse_moe.experts.3.w1", "deepseek_v3": "shared_experts.up_proj", "glm4_moe": "shared_experts.up_proj",
     "nemotron_h": "mixer.experts.3.up_proj", "olmoe": "mlp.experts.3.up_proj",
 }  # fmt: skip
-EXPERTS = "model.layers.1.mlp.experts"
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +98,45 @@ def test_exchanged_experts_are_seen(make_config: Make, saved: Any, tmp_path: Pat
     other = exchanged(folder, tmp_path / "other", "model.layers.1.")
     AutoTokenizer.from_pretrained(folder).save_pretrained(other)
     assert off(logits(load(make_config, other, dtype=Dtype.float32)), plain_logits(plain)) > 1e-3
+
+
+@pytest.mark.skipif(native.kernels() is None, reason="the kernels are not built here")
+def test_mxfp4_of_gpt_oss_takes_no_more_memory_than_its_file(make_config: Make, saved: Any) -> None:
+    folder, _ = saved("gpt_oss", "mxfp4")
+    loaded = load(make_config, folder)
+    codes = [
+        one for name, one in load_file(folder / "model.safetensors").items() if name.endswith(("_blocks", "_scales"))
+    ]
+    weights = QuantizedLayers(loaded.model, Heap()).matrices.values()
+    assert sum(one.tensors[0].nbytes for one in weights) == sum(one.nbytes for one in codes)
+
+
+GATE_UP = "model.layers.1.mlp.experts.gate_up_proj"
+SCALES, BLOCKS = f"{GATE_UP}_scales", f"{GATE_UP}_blocks"
+DAMAGES: list[tuple[str, Callable[[Any], Any], str]] = [
+    ("mxfp4", lambda of: {name: one for name, one in of.items() if name != SCALES}, "lacks its gate_up_proj_scales"),
+    ("mxfp4", lambda of: of | {SCALES: of[SCALES][:, :, :1].contiguous()}, r"gate_up_proj_scales: \[8, 128, 1\], .*\[8, 128, 2\]"),
+    ("mxfp4", lambda of: of | {BLOCKS: of[BLOCKS].int()}, "gate_up_proj_blocks: I32, and U8 expected"),
+    ("mxfp4", lambda of: of | {SCALES: of[SCALES] | 255}, "gate_up_proj_scales: a scale is not a finite number"),
+    ("mxfp4", lambda of: of | {"model.layers.7.mlp.experts.down_proj_blocks": of[BLOCKS].clone()}, "GptOssForCausalLM has no experts of this name"),
+    ("gptq", lambda of: of | {name.replace("experts.7.", "experts.8."): one.clone() for name, one in of.items()}, r"experts\.8\..*Qwen3MoeForCausalLM has no linear layer of this name"),
+    ("gptq", lambda of: {name: one for name, one in of.items() if name != "model.layers.0.mlp.experts.3.up_proj.scales"}, r"experts\.3\.up_proj\.qweight: the checkpoint lacks its scales"),
+    ("fp8", lambda of: of | {GATE_UP: torch.ones(8, 128, 64).to(torch.float8_e4m3fn)}, r"experts\.gate_up_proj belong to no layer"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "change", "message"), DAMAGES)
+def test_what_does_not_fit_is_refused_by_name(
+    make_config: Make, saved: Any, tmp_path: Path, name: str, change: Callable[[Any], Any], message: str
+) -> None:
+    folder, _ = saved("gpt_oss" if name == "mxfp4" else "qwen3_moe", name)
+    with pytest.raises(ConfigError, match=message):
+        load(make_config, changed(folder, tmp_path / "changed", change))
+
+
+def test_some_layers_may_stay_joined(make_config: Make, saved: Any) -> None:
+    folder, plain = saved("mixtral", "gptq", keeps=r"layers\.0\.")
+    loaded = load(make_config, folder, dtype=Dtype.float32)
+    assert off(logits(loaded), plain_logits(plain)) < 1e-5
+    assert loaded.model.model.layers[0].mlp.experts.gate_up_proj.dim() == 3
+    assert isinstance(loaded.model.model.layers[1].mlp.experts, SeparateExperts)
