@@ -21,6 +21,8 @@ GATE_AND_UP = "gate_up_proj"
 FUSED = {f"experts.{name}": name for name in (GATE_AND_UP, UP, DOWN)} | {
     "block_sparse_moe.input_linear.weight": GATE_AND_UP,  # Granite's
     "block_sparse_moe.output_linear.weight": DOWN,
+    "experts.fc1.weight": GATE_AND_UP,  # Aria's
+    "experts.fc2.weight": DOWN,
 }
 OF_ALL = re.compile(rf"(?P<block>.*\.)(?P<name>{'|'.join(map(re.escape, FUSED))})")
 OLDER = ".block_sparse_moe.experts"  # where Mixtral's checkpoints have what is in mlp.experts in the model

@@ -35,6 +35,7 @@ def measure(
     """Return the loss of each layer, or of several together, in each format, measured on texts with a plain model."""
     loaded = load_base(resolved)
     loaded.model.float()
+    mixed.take_experts_apart(loaded.model)
     torch.set_num_threads(resolved.files.model.threads or machine.threads_for(loaded.model.num_parameters()))
     stored = getattr(torch, resolved.files.dtype)
     encoder = RequestEncoder(resolved.spec, loaded.tokenizer, resolved.config.model.name, float("inf"))

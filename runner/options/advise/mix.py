@@ -56,7 +56,7 @@ class MixableModel:
 
     words: list[str]  # the overrides of a job with it, without its quantization
     formats: dict[str, QuantizationConfig]
-    layers: dict[str, list[str]]  # a layer, or a whole block, and the paths of its linear layers
+    layers: dict[str, list[str]]  # a layer, the experts of one, or a whole block, and the paths of its linear layers
     nbytes: list[list[int]]  # of each in each format
     other_bytes: int  # of all that stays as it is: embeddings, head, norms
 
@@ -75,15 +75,15 @@ class MixableModel:
             )
         for name in formats:
             Mix.of(replace(config.quantization, overrides={"*": name}))  # refuses what quantizes whole models only
-        layers, _ = linear_layers(files.tensors, files.text_settings, files.fuses_experts)
+        layers, _ = linear_layers(files.matrices, files.text_settings, files.fuses_experts)
         dtype_bytes = BYTES[compute_dtype(files.model, files.text_settings)]
         together: dict[str, list[str]] = {}
         for path in layers:
-            together.setdefault(block_of(path) if by_block else path, []).append(path)
+            together.setdefault(block_of(path) if by_block else _alone(path), []).append(path)
         nbytes = [[sum(sum(it.price(layers[path].shape[0], layers[path].params, dtype_bytes)) for path in paths)
                    for it in formats.values()] for paths in together.values()]  # fmt: skip
         plain = sum(tensor.params * dtype_bytes for tensor in layers.values())
-        whole = sum(weight_bytes(files.tensors, files.text_settings, None, config.mix, dtype_bytes).values())
+        whole = sum(weight_bytes(files.matrices, files.text_settings, None, config.mix, dtype_bytes).values())
         return cls(words, formats, together, nbytes, whole - plain)
 
     @property
@@ -129,6 +129,12 @@ class MixableModel:
                 break
         inner = ", ".join(f"{path}: {name}" for path, name in patterns.items())
         return [f"quantization={base}", f"quantization.overrides={{{inner}}}"]
+
+
+def _alone(path: str) -> str:
+    """Return what gets a format of its own: a linear layer, or all experts together, each of which few tokens see."""
+    before, experts, _ = path.partition(".experts.")
+    return before + experts.removesuffix(".")
 
 
 def _patterns(of_layer: dict[str, str], base: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from runner_engine.checkpoints.experts import ExpertMatrix
 from runner_engine.checkpoints.linear_layers import layer_of
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.devices import heap
-from runner_engine.experts import SeparateExperts
+from runner_engine.experts import SeparateExperts, separate_all
 from runner_engine.models.loading import made_groups
 from runner_engine.models.loading.contract import WayOfLoading
 from runner_engine.models.loading.unfit import leave_unfit
@@ -72,6 +72,11 @@ def quantized(choice: QuantizationConfig, model: Any, layer: torch.nn.Module, pa
         return choice.quantize_layer(model, layer)
     except (RuntimeError, ValueError, AssertionError, NotImplementedError) as error:  # a library's own conditions
         raise ConfigError(f"quantization={choice.name} cannot quantize {path}: {error}") from error
+
+
+def take_experts_apart(model: Any) -> None:
+    """Let each matrix of a loaded mixture's experts be a layer, which can be quantized like any other."""
+    separate_all(model)
 
 
 def _is_linear(module: torch.nn.Module) -> bool:

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from runner.config.compose import compose
 from runner.config.hydra import to_config
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.library.jobs import evaluate
 from runner.options import advise
+from runner.options.advise import mix
 from runner.options.advise.mix import Limit, MixableModel
+from runner_base import MIB
 from runner_base.errors import ConfigError
 from runner_base.files import user_cache
+from runner_engine.embedded import MODEL_DIR
+from runner_engine.models.load import load_base
+from tools import embedded_mixture
 
 NAMES = ("nf4", "int8", "none")
 
@@ -101,3 +110,24 @@ def test_what_cannot_be_mixed_is_refused_before_anything_runs(capsys: pytest.Cap
     ]:
         assert advise.main(["--mix", "weight_mib<2", *words]) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("new_cache")
+def test_the_experts_of_a_layer_get_one_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32)
+    torch.manual_seed(0)
+    embedded_mixture.save(embedded_mixture.mixture(dense, 0.5), tmp_path / "mixture")
+    words = ["task=likelihood", "model=auto", f"model.name={tmp_path / 'mixture'}"]
+    model = MixableModel.of(words, ("nf4", "none"), False, composed)
+    assert len(model.layers) == 4 * (4 + 1)
+    experts = [number for number, name in enumerate(model.layers) if name.endswith(".mlp.experts")]
+    assert {len(paths) for name, paths in model.layers.items() if name.endswith("experts")} == {3 * 8}
+    choice = tuple(int(number not in experts) for number in range(len(model.layers)))  # only experts in 4 bits
+    config = composed([*words, *model.quantization(choice)])
+    base = load_base(resolve(config))
+    assert sum(base.bytes_by_dtype.values()) / MIB == pytest.approx(model.weight_mib(choice), rel=0.002)
+
+    monkeypatch.setattr(mix, "TEXTS", 2)
+    kept = {name: paths for name, paths in model.layers.items() if name.startswith("model.layers.2.")}
+    losses = mix.losses_of(replace(model, layers=kept), composed)
+    assert losses["model.layers.2.mlp.experts"]["nf4"] > losses["model.layers.2.self_attn.k_proj"]["nf4"] > 0
