@@ -1,4 +1,4 @@
-"""The likeliest continuations of some prompts by llama.cpp, in a process of its own: see gguf_families.py. No runner.
+"""The likeliest continuations of prompts by llama.cpp, in its own process: see gguf_against_llamacpp.py. No runner.
 
 `python bench/llamacpp_greedy_side.py REQUESTS.json ANSWERS.json`, in an environment with `xllamacpp`.
 """
@@ -24,7 +24,7 @@ def continuations(file: str, prompts: list[list[int]], new: int) -> list[list[in
     answers = []
     for prompt in prompts:
         asked: dict[str, Any] = {
-            "prompt": prompt, "n_predict": new, "temperature": 0, "cache_prompt": False, "ignore_eos": True,
+            "prompt": prompt, "n_predict": new, "temperature": 0, "cache_prompt": False,
             "return_tokens": True, "verbose": True,
         }  # fmt: skip
         answer = server.handle_completions(asked)

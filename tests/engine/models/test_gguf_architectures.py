@@ -1,6 +1,6 @@
 """A tiny model of each architecture, written as llama.cpp's converter does, is the same model when it is read again.
 
-bench/gguf_families.py asks llama.cpp itself for what follows some prompts in the same files.
+bench/gguf_against_llamacpp.py asks llama.cpp itself for what follows some prompts in the same files.
 """
 
 from __future__ import annotations
