@@ -68,13 +68,14 @@ class Segments:
     firsts: list[int]  # its first token
     counts: list[int]  # how many tokens it has, at least one
     is_step: bool  # each has one token, and segment s has the slot s
+    is_decoded: bool = False  # the tokens are those that were picked last, and not of prompts
 
     @classmethod
-    def of(cls, slots: Sequence[int], counts: Sequence[int]) -> Segments:
+    def of(cls, slots: Sequence[int], counts: Sequence[int], is_decoded: bool = False) -> Segments:
         """Return segments that follow each other, each with so many tokens."""
         firsts = [sum(counts[:at]) for at in range(len(counts))]
         is_step = all(count == 1 for count in counts) and list(slots) == list(range(len(slots)))
-        return cls(list(slots), firsts, list(counts), is_step)
+        return cls(list(slots), firsts, list(counts), is_step, is_decoded)
 
     @cached_property
     def longest(self) -> int:
@@ -94,8 +95,8 @@ class Segments:
 
     @cached_property
     def table(self) -> Tensor:
-        """What C reads, int32 [4, segments]: slots, first tokens, counts of tokens, and whether a token was decoded."""
-        is_decoded = [count == 1 for count in self.counts]
+        """What C reads, int32 [4, segments]: slots, first tokens, counts of tokens, and whether they were decoded."""
+        is_decoded = [self.is_decoded for _ in self.slots]
         return torch.tensor([self.slots, self.firsts, self.counts, is_decoded], dtype=torch.int32)
 
     def padded(self, tokens: Tensor) -> Tensor:

@@ -63,16 +63,21 @@ class RowStates:
 
     @contextmanager
     def reading(
-        self, mixers: Mapping[nn.Module, Mixer], slots: Sequence[int], starts: Sequence[int], counts: Sequence[int]
+        self,
+        mixers: Mapping[nn.Module, Mixer],
+        slots: Sequence[int],
+        starts: Sequence[int],
+        counts: Sequence[int],
+        is_decoded: bool = False,
     ) -> Iterator[None]:
         """Let a model's layers read a pass into the states: `counts` tokens into each of these slots, one by one.
 
-        starts: how many tokens of the row's text come before them.
+        starts: how many tokens of the row's text come before them; is_decoded: none of them is of a prompt.
         """
         for slot, start in zip(slots, starts, strict=True):
             if self.read[slot] != start:
                 raise RuntimeError(f"the state in slot {slot} stands for {self.read[slot]} tokens, and not for {start}")
-        segments = Segments.of(slots, counts)
+        segments = Segments.of(slots, counts, is_decoded)
         before = {module: vars(module).get("forward") for module in mixers}
         for slot in slots:
             self.read[slot] = BROKEN

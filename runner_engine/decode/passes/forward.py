@@ -154,7 +154,7 @@ class Forward:
         places = [row.kv.places for row in rows]
         kinds = (self._ints(range(len(rows))), self._ints(places), self._ints([place + 1 for place in places]))
         layout = PassLayout(self.heads, self.kernels, own, *kinds, uses, is_step=True)
-        with self._states(own, range(len(rows)), positions, [1] * len(rows)):
+        with self._states(own, range(len(rows)), positions, [1] * len(rows), is_decoded=True):
             return self._forward(layout, ids, positions, None)
 
     def step_of_picked(
@@ -192,12 +192,12 @@ class Forward:
         return uses
 
     def _states(
-        self, own: OwnKv, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int]
+        self, own: OwnKv, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], is_decoded: bool = False
     ) -> AbstractContextManager[None]:
         """Let layers that carry a state read the pass into those of `own`, so many tokens into each slot."""
         if own.states is None:
             return nullcontext()
-        return own.states.reading(self.mixers, slots, starts, counts)
+        return own.states.reading(self.mixers, slots, starts, counts, is_decoded)
 
     def _ints(self, numbers: Sequence[int]) -> torch.Tensor:
         return torch.tensor(numbers, dtype=torch.int32, device=self.heads.device)

@@ -73,14 +73,9 @@ class Mamba2(Mixer):
         module = self.module
         steps = functional.softplus(steps + module.dt_bias)
         least, most = module.time_step_limit
-        if segments.longest == 1 or (least <= 0 and most == float("inf")):
+        if segments.is_decoded or (least <= 0 and most == float("inf")):
             return steps
-        limited = steps.clamp(least, most)
-        if min(segments.counts) > 1:
-            return limited
-        is_decoded = torch.tensor(segments.counts, device=steps.device) == 1
-        of_tokens = is_decoded.repeat_interleave(segments.ends(steps.device))
-        return torch.where(of_tokens[:, None], steps, limited)
+        return steps.clamp(least, most)
 
     def _gated(self, scanned: Tensor, gate: Tensor) -> Tensor:
         module = self.module

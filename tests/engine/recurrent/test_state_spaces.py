@@ -32,7 +32,7 @@ LAYERS: dict[str, tuple[str, dict[str, Any]]] = {
         "NemotronHMamba2Mixer",
         {
             "mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 2,
-            "layers_block_type": ["mamba", "attention"],
+            "layers_block_type": ["mamba", "attention"], "time_step_min": 0.7,
         },
     ),
     "falcon_h1": (
@@ -46,7 +46,7 @@ LAYERS: dict[str, tuple[str, dict[str, Any]]] = {
         "Zamba2MambaMixer",
         {
             "mamba_d_state": 8, "mamba_headdim": 16, "n_mamba_heads": 4, "mamba_ngroups": 2, "num_hidden_layers": 2,
-            "layers_block_type": ["mamba", "hybrid"], "num_attention_heads": 4,
+            "layers_block_type": ["mamba", "hybrid"], "num_attention_heads": 4, "time_step_min": 0.7,
         },
     ),
     "mamba": ("MambaMixer", {"state_size": 8, "time_step_rank": 4, "num_hidden_layers": 1, "use_bias": True}),
