@@ -27,6 +27,8 @@ from runner_engine.settings.model import Attention
 sys.path[:0] = [str(Path(__file__).resolve().parents[up]) for up in (1, 2)]  # bench/, and tools/ beside it
 
 from engines import head_line  # noqa: E402
+from state_space_shapes import SHAPES as STATE_SPACES  # noqa: E402
+from state_space_shapes import WITHOUT_ATTENTION  # noqa: E402
 
 from tools import families  # noqa: E402
 
@@ -59,7 +61,7 @@ def lfm2(layers: int) -> Any:
     )  # fmt: skip
 
 
-SHAPES: dict[str, Callable[[int], Any]] = {"Qwen3.5-0.8B": qwen3_5, "LFM2-350M": lfm2}
+SHAPES: dict[str, Callable[[int], Any]] = {"Qwen3.5-0.8B": qwen3_5, "LFM2-350M": lfm2, **STATE_SPACES}
 
 
 class Measured:
@@ -106,7 +108,8 @@ def main() -> None:
     for name in options.shapes or SHAPES:
         with tempfile.TemporaryDirectory() as folder:
             save(SHAPES[name](options.layers), Path(folder))
-            ways = {way: Measured(Path(folder), attention) for way, attention in WAYS.items()}
+            before = Attention.eager if name in WITHOUT_ATTENTION else WAYS["before"]
+            ways = {way: Measured(Path(folder), attention) for way, attention in (WAYS | {"before": before}).items()}
             for rows in ROWS:
                 for _ in range(options.rounds):
                     for way in ways.values():

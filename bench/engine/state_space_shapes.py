@@ -57,3 +57,4 @@ SHAPES: dict[str, Callable[[int], Any]] = {
     "Falcon-H1-0.5B": falcon_h1,
     "Mamba-130M": mamba,
 }
+WITHOUT_ATTENTION = ("Mamba2-130M", "Mamba-130M")  # SDPA is refused for them
