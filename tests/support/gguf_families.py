@@ -206,7 +206,7 @@ def write_gguf(path: Path, name: str, model: Any, kind: str | Callable[[str], st
     writer = gguf.GGUFWriter(path, family.architecture)
     for key, value in {**_keys(name, config), **changed}.items():
         _add(writer, f"{family.architecture}.{key}", value)
-    _add_tokenizer(writer)
+    _add_tokenizer(writer, config.vocab_size)
     for tensor, values in tensors_of(name, model):
         wanted = kind if isinstance(kind, str) else kind(tensor)
         packed = gguf.GGMLQuantizationType[wanted]
@@ -274,11 +274,12 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
         writer.add_array(key, value)
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter) -> None:
+def _add_tokenizer(writer: gguf.GGUFWriter, vocabulary: int) -> None:
+    unused = [f"<unused {number}>" for number in range(len(TOKENS), vocabulary)]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("llama-bpe")
-    writer.add_token_list(TOKENS)
-    writer.add_token_types([3] * len(SPECIAL) + [1] * (len(TOKENS) - len(SPECIAL)))
+    writer.add_token_list([*TOKENS, *unused])
+    writer.add_token_types([3] * len(SPECIAL) + [1] * (len(TOKENS) - len(SPECIAL)) + [5] * len(unused))
     writer.add_token_merges([" ".join(pair) for pair in MERGES])
     writer.add_pad_token_id(0)
     writer.add_bos_token_id(1)
