@@ -50,8 +50,9 @@ class Measured:
     @property
     def facts(self) -> dict[str, str]:
         """The facts that the job reports of it."""
-        graphs = {"decoding_graphs": self.stats.decoding_graphs} if self.stats.decoding_graphs else {}
-        return self.report.facts | graphs | {"measured": self.contention, "machine": self.machine}
+        counted = {"decoding_graphs": self.stats.decoding_graphs, "expert_use": self.stats.expert_use}
+        found = {name: text for name, text in counted.items() if text}
+        return self.report.facts | found | {"measured": self.contention, "machine": self.machine}
 
     def after(self, earlier: Measured | None) -> Measured:
         """Return it together with the measurements of earlier starts, if these ran on the same kind of machine."""

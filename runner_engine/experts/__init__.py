@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from runner_engine.experts.separate import SeparateExperts as SeparateExperts
     from runner_engine.experts.separate import separate_all as separate_all
     from runner_engine.experts.separate import separated as separated
+    from runner_engine.experts.use import ExpertUse as ExpertUse
 
 PLACES = {
     # a layer's experts
@@ -28,6 +29,7 @@ PLACES = {
     "Expert": "separate",  # one expert: gate_proj unless its family has none, up_proj, down_proj
     "separated": "separate",  # what stands in place of a family's module of fused experts
     "separate_all": "separate",  # puts that in place of each such module of a model
+    "ExpertUse": "use",  # counts how often each expert is chosen
     # while a model is read
     "leaving_out": "left_out",  # a context in which models are built without their fused experts
     "LeftOut": "left_out",  # what stands in their place

@@ -9,7 +9,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 
@@ -37,6 +37,7 @@ from runner_engine.decode.static_batches import BY_GENERATE, Batching, StaticBat
 from runner_engine.decode.static_probe import probe_batching
 from runner_engine.decode.tokens import Speculation, Stopping
 from runner_engine.devices import gpu
+from runner_engine.experts import ExpertUse
 from runner_engine.kv_cache import ConversationCache, Heads, PromptCache, kernels_for
 from runner_engine.local.base_cache import BaseCache
 from runner_engine.local.capabilities import capabilities_of
@@ -76,6 +77,7 @@ class LocalEngine:
         self._rejection: str | None = None  # why the scheduler cannot serve the model, once known
         self._batching: Batching | None = None
         self._fast_layers: FastLayers | GpuNorms | None = None
+        self._expert_use = ExpertUse()
         self.fused: FusedForward | None = None  # on a CPU, where C knows the model's parts
 
     def load(self) -> EngineReport:
@@ -131,6 +133,7 @@ class LocalEngine:
 
     def close(self) -> None:
         """Remove the adapter; free the base model, unless the next job reuses it."""
+        self._expert_use.restore()
         if self._fast_layers is not None:
             self._fast_layers.restore()
             self.stats.packed_mib = 0.0
@@ -194,6 +197,7 @@ class LocalEngine:
         elif self._fast_layers is None and heads.device.type == "cpu":
             fast = FastLayers(loaded.model, kernels_for(heads), self.products(loaded, heads))
             self._fast_layers, quantized = fast, fast.quantized
+            self._expert_use = ExpertUse(loaded.model, partial(setattr, self.stats, "expert_use"))
             self.stats.notes += fast.notes
             if self._shared_attention is not None and self._shared_attention.note:
                 self.stats.notes.append(self._shared_attention.note)

@@ -37,6 +37,7 @@ class EngineStats:
     peak_cuda_bytes: int = 0  # of the allocator, if the whole model is on GPUs
     can_continue: bool = False  # an answer that was begun goes on with the tokens that it would have had
     rows_are_independent: bool = False  # known: the bits of a row's answer are the same whatever rows go along
+    expert_use: str = ""  # of a mixture: how unevenly its experts were used, once enough choices were counted
     decoding_graphs: str = ""  # on a GPU: how many steps were recorded ones, or why none was
     notes: list[str] = field(default_factory=list)  # deviations from what was requested
     # one entry per process, if the engine has several; set when a session ends with nothing under way

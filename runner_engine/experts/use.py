@@ -1,0 +1,103 @@
+"""How unevenly a mixture uses its experts: counted beside the passes, in so few of them that it takes no time.
+
+A router that sends most tokens to a few experts makes a mixture slower, and quantization may change whom it prefers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from runner_engine.experts.form import DOWN, form_of
+from runner_engine.experts.separate import SeparateExperts
+
+MANY = 32  # tokens: a pass of so many is counted, and takes far longer than counting
+EVERY = 16  # other passes that are counted: one in so many
+ENOUGH = 8  # times as many choices as there are experts, in each layer, before anything is said
+
+
+@dataclass(eq=False)
+class _Layer:
+    """A layer's experts, whose `forward` is exchanged for one that counts."""
+
+    module: nn.Module
+    forward: Callable[..., torch.Tensor]
+    was_own: bool  # whether this was the object's own, and not its class's
+    counts: torch.Tensor
+    passes: int = 0
+
+
+class ExpertUse:
+    """Counts how often each expert of each layer is chosen, on a CPU."""
+
+    def __init__(self, model: nn.Module | None = None, tell: Callable[[str], None] = str) -> None:
+        """Let each layer of experts count, and tell what is found. Without a model there is nothing to count."""
+        self.tell = tell
+        self.layers = [layer for module in (model.modules() if model else ()) if (layer := _layer_of(module))]
+        self._told = 0  # choices that were counted when it was told
+        for layer in self.layers:
+            layer.module.forward = self._counting(layer)
+
+    def restore(self) -> None:
+        """Let layers go without counting again."""
+        for layer in self.layers:
+            if layer.was_own:
+                layer.module.forward = layer.forward
+            else:
+                del layer.module.forward
+        self.layers = []
+
+    def _counting(self, layer: _Layer) -> Callable[..., torch.Tensor]:
+        forward = layer.forward
+
+        def count_and_forward(*given: Any, **named: Any) -> torch.Tensor:
+            layer.passes += 1
+            if len(given[0] if given else named["hidden_states"]) >= MANY or layer.passes % EVERY == 0:
+                self._count(layer, named["top_k_index"] if "top_k_index" in named else given[1])
+            return forward(*given, **named)
+
+        return count_and_forward
+
+    def _count(self, layer: _Layer, chosen: torch.Tensor) -> None:
+        """Count the experts that a pass's tokens have chosen [tokens, chosen]; a number too large stands for none."""
+        size = len(layer.counts)
+        layer.counts += torch.bincount(chosen.reshape(-1), minlength=size)[:size]
+        if layer is self.layers[-1]:
+            counted = sum(int(one.counts.sum()) for one in self.layers)
+            if counted > 2 * self._told and (summary := self.summary()):
+                self._told = counted
+                self.tell(summary)
+
+    def summary(self) -> str:
+        """Say how much more than an even share the most used expert of a layer gets; empty if too few were counted."""
+        shares = []
+        for layer in self.layers:
+            total, experts = int(layer.counts.sum()), len(layer.counts)
+            if total < ENOUGH * experts:
+                return ""
+            shares.append(float(layer.counts.max()) * experts / total)
+        if not shares:
+            return ""
+        typical, worst = sorted(shares)[len(shares) // 2], max(shares)
+        unused = sum(int((layer.counts == 0).sum()) for layer in self.layers)
+        text = f"a layer's most used expert {typical:.1f} times its even share, {worst:.1f} in the most uneven layer"
+        return f"{text} · {unused} never used" if unused else text
+
+
+def _layer_of(module: nn.Module) -> _Layer | None:
+    """Return a layer of experts that is on a CPU and is told which of them each token has chosen."""
+    form = module.form if isinstance(module, SeparateExperts) else form_of(module)
+    if form is None or form.takes_sorted_rows:
+        return None
+    if isinstance(module, SeparateExperts):
+        experts = module.num_experts
+    else:
+        weight = module._parameters[DOWN]
+        if weight is None or weight.device.type != "cpu":
+            return None
+        experts = len(weight)
+    return _Layer(module, module.forward, "forward" in vars(module), torch.zeros(experts, dtype=torch.int64))
