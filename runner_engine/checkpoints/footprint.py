@@ -214,7 +214,7 @@ def _predict_one(resolved: ResolvedModel, work: Workload, free_mib: float | None
         spans = () if by_length else (prompt_tokens, context)
         decode += recorded_rows(rows, *spans) * shape["vocab"] * dtype_bytes
     unpacked = 0 if by_panels else largest * max(choice.unpacked_bytes(dtype_bytes) for choice in mix.choices)
-    of_prompts = kept.prompt_bytes(rows, prompt_tokens, reading.rows * reading.tokens, keeps_windows)
+    of_prompts = kept.prompt_bytes(rows, prompt_tokens, (reading.rows, reading.tokens), keeps_windows)
     of_all = kept.final_bytes(rows, prompt_tokens, new_tokens, keeps_windows)
     mixture = mixture_of(settings, tensors, files.stored)
     plain = Footprint(weights, of_prompts, of_all, prefill + unpacked, decode + unpacked, mixture=mixture)

@@ -53,13 +53,13 @@ class KeptKv:
         """Keys and values of one token in all layers."""
         return self.layers * self.layer_bytes
 
-    def prompt_bytes(self, rows: int, prompt: int, read: int, keeps_windows: bool) -> int:
-        """Return what rows take when the last of their prompts is read, in a pass of so many tokens.
+    def prompt_bytes(self, rows: int, prompt: int, last: tuple[int, int], keeps_windows: bool) -> int:
+        """Return what rows take when the last of their prompts are read, in a pass of so many rows and tokens of each.
 
         keeps_windows: layers with a window keep no more than that. What is before it is freed after each pass.
         """
         kept = min(prompt, self._least) if keeps_windows else prompt
-        of_windows = min(rows * kept + read, rows * prompt)
+        of_windows = (rows - last[0]) * kept + last[0] * min(kept + last[1], prompt)
         return rows * self._elsewhere(prompt) + self.window_layers * self.layer_bytes * of_windows
 
     def final_bytes(self, rows: int, prompt: int, new: int, keeps_windows: bool) -> int:

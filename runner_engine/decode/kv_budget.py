@@ -40,6 +40,7 @@ class KvBudget:
         self.prefixes = Prefixes(self.heads, forward.most_prefixes, conversations)
         self.memory = MemoryGuard(forward.model, self.heads.device)
         self.cost = partial(own_cost, self.heads, forward.kernels)  # of rows with such needs, in tokens
+        self.kept_tokens = kept_tokens(self.heads)
         self.own: OwnKv | None = None  # the rows' own keys and values, by slot
         self.tokens = 0  # the budget: whose keys and values may be stored
         self._measured_s = 0.0  # when the free memory was measured from which the budget was computed
@@ -92,13 +93,13 @@ class KvBudget:
     def _kept(self, row: Row) -> int:
         """Return as many tokens as the memory of a row has room for when it ends."""
         frees_places = self.forward.kernels is not None and not _is_kept_whole(row)
-        return kept_tokens(self.heads, row.need) if frees_places else row.need
+        return self.kept_tokens(row.need) if frees_places else row.need
 
     def stored_bytes(self, rows: Sequence[Row]) -> int:
-        """Return the memory of all prefixes, and of these rows, as it was when the last pass ended."""
+        """Return the memory of all prefixes, and of these rows, at the end of a pass, before what it frees is free."""
         if not self.heads.layers:  # states alone
             return self.heads.bytes_per_token * self.heads.state_tokens * len(rows)
-        freed = 0 if self.own is None else self.own.freed_before
+        freed = 0 if self.own is None else self.own.freed_before_pass()
         return self.heads.bytes_per_token * (self.stored(rows) - freed)
 
     def stored(self, rows: Sequence[Row]) -> int:

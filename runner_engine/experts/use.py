@@ -34,7 +34,7 @@ class _Layer:
 class ExpertUse:
     """Counts how often each expert of each layer is chosen, on a CPU."""
 
-    def __init__(self, model: nn.Module | None = None, tell: Callable[[str], None] = str) -> None:
+    def __init__(self, model: nn.Module | None = None, tell: Callable[[str], object] = str) -> None:
         """Let each layer of experts count, and tell what is found. Without a model there is nothing to count."""
         self.tell = tell
         self.layers = [layer for module in (model.modules() if model else ()) if (layer := _layer_of(module))]

@@ -20,7 +20,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "stores_of",  # which layers attend to the keys and values of an earlier one
     "kernels_for",  # the kernels for such heads, if there are any
     "rounded",  # a number of places in whole blocks
-    "kept_tokens",  # what a row keeps of so many places, where layers have windows
+    "kept_tokens",  # a function: what a row keeps of so many places, where layers have windows
     "room_tokens",  # for how many tokens there is memory
     # stores
     "OwnKv",  # the rows' own keys and values, by slot: enter, leave, lengthen, fill, write, stored

@@ -10,7 +10,7 @@ import ctypes
 import math
 import mmap
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Protocol
 
@@ -50,17 +50,21 @@ def window_sizes(stored: Stored) -> dict[int, list[int]]:
     return layers
 
 
-def kept_tokens(stored: Stored, places: int) -> int:
-    """Return as many tokens, in all layers, as the memory of so many places of a row has room for.
+def kept_tokens(stored: Stored) -> Callable[[int], int]:
+    """Return a function: as many tokens, in all layers, as the memory of so many places of a row has room for.
 
     Layers with a window keep no more of them than the window and a few.
     """
     if not frees_places(stored):
-        return places
-    sizes = window_sizes(stored)
-    without = stored.layers - sum(map(len, sizes.values()))
-    kept = without * places + sum(len(layers) * kept_places(size, places) for size, layers in sizes.items())
-    return -(-kept // stored.layers)
+        return int
+    sizes = {size: len(layers) for size, layers in window_sizes(stored).items()}
+    count, without = stored.layers, stored.layers - sum(sizes.values())
+
+    def kept(places: int) -> int:
+        in_windows = sum(layers * kept_places(size, places) for size, layers in sizes.items())
+        return -(-(without * places + in_windows) // count)
+
+    return kept
 
 
 def page_places(stored: Stored) -> int:
@@ -75,18 +79,13 @@ class FreedPlaces:
     def __init__(self, stored: Stored, addresses: Sequence[int], capacity: int) -> None:
         """addresses: of the keys and of the values [layer, head, place], each of so many places."""
         self.stored, self.addresses, self.capacity = stored, addresses, capacity
-        self.first = dict.fromkeys(window_sizes(stored), 0)  # by the window's size: the first place that is there
-        self.before = 0  # `tokens` before the last pass
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens in all layers the freed memory would have room for."""
-        layers = window_sizes(self.stored)
-        return sum(len(layers[size]) * first for size, first in self.first.items()) // self.stored.layers
+        self.layers = window_sizes(stored)
+        self.first = dict.fromkeys(self.layers, 0)  # by the window's size: the first place that is there
+        self.tokens = 0  # as many, in all layers, as the freed memory has room for
+        self.before = 0  # the same when the last pass began
 
     def free_behind(self, places: int) -> None:
         """Free what no token sees once so many places are written, where that is enough to be worth it."""
-        self.before = self.tokens
         for size, first in self.first.items():
             if places - first > kept_places(size, places):
                 self._free(size, places - size - REWOUND)
@@ -99,8 +98,10 @@ class FreedPlaces:
         if end <= start:
             return
         self.first[size] = end // place_bytes // LANES * LANES
+        freed = sum(len(self.layers[one]) * first for one, first in self.first.items())
+        self.tokens = freed // self.stored.layers
         give_back = _madvise()
-        for layer in window_sizes(self.stored)[size]:
+        for layer in self.layers[size]:
             for address in self.addresses:
                 for head in range(layer * heads, (layer + 1) * heads):
                     first_byte = address + head * of_head

@@ -96,10 +96,15 @@ class KvArenas(OwnKv):
         freed = self.arenas[slot].freed
         return 0 if freed is None else freed.tokens
 
-    @property
-    def freed_before(self) -> int:
-        """Return the same of all rows, before the last pass."""
-        return sum(arena.freed.before for arena in self.arenas if arena.freed is not None)
+    def freed_before_pass(self) -> int:
+        """Return the same of all rows, before the last pass; the next one begins."""
+        if self.arenas and self.arenas[0].freed is None:
+            return 0
+        freed = [arena.freed for arena in self.arenas if arena.freed is not None]
+        tokens = sum(one.before for one in freed)
+        for one in freed:
+            one.before = one.tokens
+        return tokens
 
     def keep_spare(self, most: int) -> bool:
         """Free arenas that no row uses, the longest unused first."""

@@ -218,9 +218,8 @@ class OwnKv(ABC):
         """Return how many tokens the memory would have room for that a row has given back behind its windows."""
         return 0
 
-    @property
-    def freed_before(self) -> int:
-        """Return the same of all rows, before the last pass."""
+    def freed_before_pass(self) -> int:
+        """Return the same of all rows, before the last pass; the next one begins."""
         return 0
 
     @abstractmethod
