@@ -1,6 +1,6 @@
 """The likeliest continuations of prompts by llama.cpp, in its own process: see gguf_against_llamacpp.py. No runner.
 
-`python bench/llamacpp_greedy_side.py REQUESTS.json ANSWERS.json`, in an environment with `xllamacpp`.
+`python llamacpp_greedy_side.py REQUESTS.json ANSWERS.json`, in an environment with `xllamacpp`.
 """
 
 from __future__ import annotations
