@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from runner_base import ConfigError, load_json
+from runner_engine.checkpoints.linear_layers import are_experts_apart
 from runner_engine.checkpoints.resolve import ModelFiles, read_tensors
+from runner_engine.quantization.mixed import Mix
 
 KEY = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<side>[AB])\.weight")
 Shapes = dict[str, dict[str, tuple[int, ...]]]  # by the path of the module: the shapes of A [r, in] and B [out, r]
@@ -52,6 +54,18 @@ def check(files: ModelFiles) -> None:
                 f"{label}: size mismatch for {path}: A {list(a)} and B {list(b)} are for a layer of {[b[0], a[1]]}, "
                 f"the one of {files.model.name} is {list(shape)}{_made_for(settings.get('base_model_name_or_path'))}"
             )
+
+
+def check_experts(files: ModelFiles, mix: Mix) -> None:
+    """Raise ConfigError for an adapter of all experts of a layer at once, where each is quantized alone."""
+    folder = files.adapter
+    if folder is None or not (folder / "adapter_model.safetensors").is_file() or not are_experts_apart(files, mix):
+        return
+    if fused := [path for path in adapter_shapes(folder) if path.removesuffix(".base_layer").endswith(".experts")]:
+        raise ConfigError(
+            f"quantization={mix.base.label}: the adapter changes all experts of a layer at once ({fused[0]}), and each "
+            "is quantized alone: use quantization=none, or quantization.skip=[experts]"
+        )
 
 
 def _last_words(paths: Iterable[str]) -> set[str]:

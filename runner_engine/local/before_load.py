@@ -17,6 +17,7 @@ def check_files(resolved: ResolvedModel, asks_in_chat: bool = False) -> None:
     if asks_in_chat:
         chat_templates.check(resolved.files)
     adapter_header.check(resolved.files)
+    adapter_header.check_experts(resolved.files, resolved.mix)
     if resolved.files.model.random_weights:
         random_weights.check_disk(resolved.files.model)
 

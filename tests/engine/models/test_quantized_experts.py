@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from runner.config.resolved import resolve
 from runner_base import ConfigError, machine
-from runner_engine.checkpoints import formats
+from runner_engine.checkpoints import adapter_header, formats
 from runner_engine.checkpoints.footprint import predict
 from runner_engine.checkpoints.linear_layers import walk_files
 from runner_engine.experts import SeparateExperts, separate_all
@@ -190,3 +190,21 @@ def test_with_a_device_map_experts_stay_as_they_are_and_it_is_refused(job: Calla
     resolved.files.model.device_map = "auto"
     with pytest.raises(ConfigError, match=r"^quantization=nf4 would quantize only .*mlp.experts"):
         formats.check(resolved)
+
+
+def test_an_adapter_of_fused_experts_is_refused_where_each_is_quantized(
+    job: Callable[..., Any], tmp_path: Path
+) -> None:
+    of_attention, of_experts = ("self_attn.o_proj", "mlp.experts.base_layer")
+    for place in (of_attention, of_experts):
+        path = f"base_model.model.model.layers.1.{place}"
+        matrices = {f"{path}.lora_{side}.weight": torch.zeros(4, 4) for side in "AB"}
+        save_file(matrices, tmp_path / "adapter_model.safetensors")
+        for choice in (Nf4Config(), Nf4Config(skip=["experts"]), QuantizationConfig()):
+            resolved = job("mixtral", choice)
+            resolved.files.__dict__["adapter"] = tmp_path
+            if choice.packed and not choice.skip and place == of_experts:
+                with pytest.raises(ConfigError, match=r"^quantization=nf4: the adapter changes all experts of a layer"):
+                    adapter_header.check_experts(resolved.files, resolved.mix)
+            else:
+                adapter_header.check_experts(resolved.files, resolved.mix)
