@@ -53,8 +53,9 @@ INLINE void learn(float *state, const delta_layer *layer, const told *now, const
 #endif
 
 #if IS_IN(RECURRENT_UNIT)
-/* query, key: [key_dim] of a token; decay: the logs of what is left */
-static void NAME(tell)(const delta_layer *layer, const T *query, const T *key, const float *decay, told *token) {
+/* query, key: [key_dim] of a token; decay: the logs of what is left. It is compiled once, so that the squares are added up
+   in the same order for a segment's first token and for later ones. */
+static __attribute__((noinline)) void NAME(tell)(const delta_layer *layer, const T *query, const T *key, const float *decay, told *token) {
   vec of_query = {0}, of_key = {0};
   for (int64_t i = 0; i < layer->key_dim; i += VEC_FLOATS) {
     const vec q = NAME(load_vec)(query + i), k = NAME(load_vec)(key + i);
