@@ -58,6 +58,11 @@ LOCK = "kernels.lock"
 FAILURES = (OSError, subprocess.SubprocessError)
 
 
+def of_wheel() -> Path | None:
+    """Return the library that a wheel brings for this processor; None where it is to be built."""
+    return prebuilt.library()
+
+
 def prepare(features: Collection[str] = ()) -> float:
     """Build the kernels with some features unless the cache or a wheel has them; return the seconds, or 0.
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from runner_base import RunnerError, processor
-from runner_engine.kernels import building, prebuilt, shared_numbers
+from runner_engine.kernels import building, shared_numbers
 from runner_engine.kernels.refusals import error_of
 
 log = logging.getLogger(__name__)
@@ -188,7 +188,7 @@ def kernels() -> Kernels | None:
 
 
 def _of_wheel() -> Kernels | None:
-    file = prebuilt.library()
+    file = building.of_wheel()
     if file is None:
         return None
     try:
