@@ -28,7 +28,7 @@ INLINE void store_sums(const int count, const vec *x, float *y) {
   const __m512 sums = _mm512_add_ps(_mm512_shuffle_f32x4(halves, halves, 0x88), _mm512_shuffle_f32x4(halves, halves, 0xdd));
   memcpy(y, &sums, count * sizeof(float));
 }
-#elif defined(__AVX__) && VEC_FLOATS == 8
+#elif defined(__AVX2__) && VEC_FLOATS == 8
 INLINE void store_sums(const int count, const vec *x, float *y) {
   const __m256 low = _mm256_hadd_ps((__m256)x[0], (__m256)x[count > 1]);
   const __m256 high = count > 2 ? _mm256_hadd_ps((__m256)x[2], (__m256)x[3]) : low, both = _mm256_hadd_ps(low, high);
