@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from transformers.cache_utils import (
 KEYS_AND_VALUES = {DynamicLayer, DynamicSlidingWindowLayer}  # layers of a cache that hold these and nothing else
 STATES = {LinearAttentionLayer}  # what a mixer keeps
 BOTH = {LinearAttentionAndFullAttentionLayer, LinearAttentionAndSlidingWindowAttentionLayer}  # of two layers at once
+HINTS = "transformers.integrations.hub_kernels"  # advises to install libraries for what our mixers compute
 NOTHING = {DummyLayer}  # empty: its layer attends to the keys and values of another layer
 
 
@@ -32,6 +34,8 @@ def kept_by_cache(model: Any, ids: torch.Tensor, mixers: int) -> list[int | None
 
     The filled cache itself is checked, since missing state does not always show in the logits of a short trial.
     """
+    if mixers:
+        logging.getLogger(HINTS).addFilter(_is_no_hint)
     cache: Any = DynamicCache(config=model.config)
     model(input_ids=ids, past_key_values=cache, use_cache=True)
     layers = [layer for layer in cache.layers if type(layer) not in NOTHING]
@@ -43,3 +47,8 @@ def kept_by_cache(model: Any, ids: torch.Tensor, mixers: int) -> list[int | None
         what = ", ".join(sorted(others)) or "a cache of its own"
         raise Incompatible(f"it keeps other state than keys and values: {what}")
     return [getattr(layer, "sliding_window", None) for layer in cache.layers if type(layer) not in STATES]
+
+
+def _is_no_hint(record: logging.LogRecord) -> bool:
+    """Whether a message is not about the family's own functions, which are called in trials alone."""
+    return "falling back to its reference PyTorch implementation" not in record.getMessage()

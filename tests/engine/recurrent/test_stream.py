@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints import pass_memory
+from runner_engine.decode import cache_probe
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.local.engine import LocalEngine
 from runner_engine.recurrent import states
@@ -231,3 +233,23 @@ def test_a_state_of_other_tokens_is_an_error(engine: LocalEngine, monkeypatch: p
     monkeypatch.setattr(states.RowStates, "put", lambda self, slot, other, of_slot=0: None)
     with pytest.raises(RuntimeError, match="stands for 0 tokens"):
         complete(engine, asked())
+
+
+def test_no_library_is_recommended_for_what_is_computed_here(make_config: Make, hybrid: Model) -> None:
+    hints = logging.getLogger(cache_probe.HINTS)
+    said: list[str] = []
+    hints.addHandler(handler := logging.Handler())
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    hints.filters.clear()
+    tried = "`causal_conv1d_fn` is falling back to its reference PyTorch implementation"
+    try:
+        hints.warning(tried)
+        one = opened(make_config, hybrid)
+        complete(one, requests(PROMPTS[:2]))
+        one.close()
+        hints.warning(tried)
+        hints.warning("another message")
+    finally:
+        hints.removeHandler(handler)
+    assert said[0] == tried  # before: nothing is left out where no such model is loaded
+    assert said[1:] == ["another message"]
