@@ -30,6 +30,21 @@ typedef struct {
   float query[MAX_KEY_DIM], key[MAX_KEY_DIM], left[MAX_KEY_DIM], left_key[MAX_KEY_DIM];
 } told;
 
+/* x * y + z, rounded once where the processor can. The compiler would round some loops so and others not, as it thinks
+   quicker, and bits must not depend on where a text is cut. */
+INLINE vec fused_vec(vec x, vec y, vec z) {
+#if defined(HAS_AVX512)
+  return (vec)_mm512_fmadd_ps((__m512)x, (__m512)y, (__m512)z);
+#elif VEC_FLOATS == 8 && defined(__AVX2__) && defined(__FMA__)
+  return (vec)_mm256_fmadd_ps((__m256)x, (__m256)y, (__m256)z);
+#elif defined(__ARM_FEATURE_FMA)
+  for (int i = 0; i < VEC_FLOATS; i++) z[i] = __builtin_fmaf(x[i], y[i], z[i]);
+  return z;
+#else
+  return x * y + z;
+#endif
+}
+
 /* Reads one token into some columns of a state. known: what these have known of the token's key, and afterwards what they
    know of the next one's */
 INLINE void learn(float *state, const delta_layer *layer, const told *now, const told *next, const vec *value, float beta,
@@ -42,14 +57,16 @@ INLINE void learn(float *state, const delta_layer *layer, const told *now, const
   for (int64_t i = 0; i < layer->key_dim; i++) {
     float *row = state + i * layer->value_dim;
     for (int v = 0; v < vectors; v++) {
-      const vec learned = load_f32(row + v * VEC_FLOATS) * now->left[i] + now->key[i] * correction[v];
+      const vec added = now->key[i] * correction[v];
+      const vec learned = fused_vec(load_f32(row + v * VEC_FLOATS), (vec){0} + now->left[i], added);
       memcpy(row + v * VEC_FLOATS, &learned, sizeof learned);
-      sum[v] += learned * now->query[i];
-      coming[v] += learned * next->left_key[i];
+      sum[v] = fused_vec(learned, (vec){0} + now->query[i], sum[v]);
+      coming[v] = fused_vec(learned, (vec){0} + next->left_key[i], coming[v]);
     }
   }
   for (int v = 0; v < vectors; v++) result[v] = sum[v], known[v] = coming[v];
 }
+
 #endif
 
 #if IS_IN(RECURRENT_UNIT)
@@ -87,7 +104,7 @@ INLINE void NAME(learn_columns)(const delta_layer *layer, const T *mixed, const 
   for (int v = 0; v < vectors; v++) known[v] = (vec){0};
   for (int64_t i = 0; i < layer->key_dim; i++)
     for (int v = 0; v < vectors; v++)
-      known[v] += load_f32(state + i * layer->value_dim + v * VEC_FLOATS) * tokens->left_key[i];
+      known[v] = fused_vec(load_f32(state + i * layer->value_dim + v * VEC_FLOATS), (vec){0} + tokens->left_key[i], known[v]);
   for (int64_t t = 0; t < count; t++) {
     const told *now = tokens + t % 2;
     told *next = tokens + (t + 1) % 2;
