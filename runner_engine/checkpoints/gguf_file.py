@@ -111,9 +111,9 @@ def read_settings(header: Header) -> dict[str, Any]:
     settings = {
         "num_hidden_layers": of.get("block_count"),
         "hidden_size": of.get("embedding_length"),
-        "intermediate_size": _largest(of.get("feed_forward_length")),
-        "num_attention_heads": _largest(of.get("attention.head_count")),
-        "num_key_value_heads": _largest(of.get("attention.head_count_kv")),
+        "intermediate_size": largest(of.get("feed_forward_length")),
+        "num_attention_heads": largest(of.get("attention.head_count")),
+        "num_key_value_heads": largest(of.get("attention.head_count_kv")),
         "head_dim": of.get("attention.key_length") or of.get("rope.dimension_count"),
         "vocab_size": of.get("vocab_size") or of.get("tokenizer.ggml.tokens"),
         "tie_word_embeddings": "output.weight" not in names,
@@ -155,8 +155,9 @@ def unpacked_tensors(header: Header) -> list[Tensor]:
     return [replace(tensor, dtype="F32", nbytes=4 * tensor.params) for tensor in weights]
 
 
-def _largest(value: Any) -> Any:
-    return max(value) if isinstance(value, list) else value  # some models have one number per layer
+def largest(value: Any) -> Any:
+    """Return a number, or the largest one of a list: some models have one number per layer."""
+    return max(value) if isinstance(value, list) else value
 
 
 @lru_cache(maxsize=64)

@@ -242,7 +242,8 @@ def read_settings(path: Path) -> dict[str, Any]:
     header = gguf_file.read_header(path)
     settings = gguf_file.read_settings(header)
     if gguf_file.is_known(header):  # what its layers are, and how many experts there are
-        settings |= settings_of(header)
+        known = settings_of(header)
+        settings |= {key: gguf_file.largest(known[key]) if key in settings else known[key] for key in known}
     _check_settings(settings, path)
     return settings
 

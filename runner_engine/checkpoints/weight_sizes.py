@@ -83,7 +83,13 @@ def _coded(tensors: list[Tensor], stored: Format | None) -> set[str]:
 
 def _is_of_codes(tensor: Tensor, stored: Format, coded: set[str]) -> bool:
     """Whether a tensor is of a quantized layer, and neither its codes under the name of a weight nor its bias."""
-    if tensor.name.endswith((".weight", ".bias")):
+    if tensor.name.endswith((".weight", ".bias", "_bias")):
         return False
-    path = tensor.name.removesuffix("_scales") if tensor.name.endswith("_scales") else tensor.name.rpartition(".")[0]
-    return path in coded or tensor.name.endswith(stored.config.packed_names) or tensor.dtype not in STORED_BYTES
+    if not stored.config.packed_names:
+        return True  # codes have the name of the weight, so their layers cannot be told by names
+    paths = {tensor.name.rpartition(".")[0], tensor.name.rpartition("_")[0]}  # LAYER.scales, LAYER_scales
+    return (
+        not coded.isdisjoint(paths)
+        or tensor.name.endswith(stored.config.packed_names)
+        or tensor.dtype not in STORED_BYTES
+    )

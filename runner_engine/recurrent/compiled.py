@@ -88,7 +88,8 @@ class Convolution:
     def __call__(self, inputs: Tensor, state: Tensor, segments: Segments) -> Tensor:
         """As `convolve`, for inputs whose rows are contiguous."""
         tokens, channels = inputs.shape
-        assert inputs.stride(1) == 1
+        if inputs.stride(1) != 1:
+            raise ValueError(f"inputs with strides {inputs.stride()}: those of a row need to be contiguous")
         out = inputs.new_empty((tokens, channels))
         self.kernels(
             "convolve", self.dtype, self.layer.address, *_table(segments), tokens, len(state),

@@ -124,7 +124,7 @@ def read_gguf(path: Path) -> None:
         gguf_file.bytes_beyond_file(one)
     assert len({one.name for one in header.tensors}) == len(header.tensors)
     assert all(0 <= one.offset <= one.offset + one.nbytes <= path.stat().st_size for one in header.tensors)
-    assert all(type(sizes[key]) in (int, bool, str) for key in sizes)
+    assert all(type(sizes[key]) in (int, bool, str) for key in gguf_file.read_settings(header))
     assert isinstance(header.architecture, str)
     assert header.types is not None
 

@@ -111,7 +111,7 @@ def test_rows_are_rounded_where_the_kernels_do_not_do_it(kind: str, inputs: int)
 
 @has_kernels
 @pytest.mark.parametrize(
-    "wrong", [{"block": 24}, {"bits": 7}, {"scale_type": 3}, {"code_type": 2}, {"zero_point": 256}]
+    "wrong", [{"block": 24}, {"bits": 7}, {"scale_type": 6}, {"code_type": 2}, {"zero_point": 256}]
 )
 def test_what_the_kernel_refuses(wrong: dict[str, int]) -> None:
     assert KERNELS is not None
