@@ -40,6 +40,7 @@ PAGES = (
 )  # fmt: skip
 UNRENEWED = (  # by tools.run_docs: histories, designs, and pages that other tools write
     "CHANGELOG.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "bench/README.md", "bench/compare/README.md",
+    "bench/engine/README.md",
     "runner_engine/embedded/README.md", "runner_engine/README.md", "runner_engine/kernels/README.md",
     "runner_compare/README.md",
     "runner/options/README.md",
