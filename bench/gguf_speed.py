@@ -76,6 +76,11 @@ def ours(file: Path, dtype: str, has_byte_rows: bool, new: int, threads: int) ->
     config = replace(config, generation=replace(config.generation, speculate=Speculate.off))
     engine = LocalEngine(resolve(config))
     engine.load()
+    return completer_of(engine)
+
+
+def completer_of(engine: LocalEngine) -> Completer:
+    """Return what completes prompts with one of our engines."""
 
     def completer(prompts: list[list[int]], new: int) -> Seconds:
         before, spent = replace(engine.stats), time.process_time()

@@ -17,14 +17,13 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from runner_base import MIB, Dtype, processor
-from runner_engine import LocalModelConfig, Request, complete
+from runner_engine import LocalModelConfig
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.kernels import native
 from runner_engine.matmul import Panels
@@ -34,7 +33,7 @@ sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests" / "support")]
 
 import gguf_families  # noqa: E402
 from engines import greedy_engine, head_line, markdown, spread  # noqa: E402
-from gguf_speed import Completer, Seconds, measured, theirs  # noqa: E402
+from gguf_speed import Completer, completer_of, measured, theirs  # noqa: E402
 from peers import xllamacpp_python  # noqa: E402
 
 SHAPE: dict[str, Any] = {
@@ -73,14 +72,7 @@ def ours(folder: Path, side: str, threads: int) -> Completer:
     engine = greedy_engine(LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16, threads=threads))
     engine.load()
 
-    def completer(prompts: list[list[int]], new: int) -> Seconds:
-        before, spent = replace(engine.stats), time.process_time()
-        requests = [Request(at, tuple(one), max_new_tokens=new, ignore_eos=True) for at, one in enumerate(prompts)]
-        if failed := [done.error for done in complete(engine, requests, len(prompts)) if done.error]:
-            raise SystemExit(f"{len(failed)} prompts failed, e.g. {failed[0]}")
-        passed = engine.stats - before
-        return {"prefill": passed.prefill_s, "decode": passed.decode_s, "processor": time.process_time() - spent}
-
+    completer = completer_of(engine)
     completer([[5, 6, 7]], 2)  # the kernels are installed here, as the variable says
     del os.environ["RUNNER_EXPERTS"]
     return completer
