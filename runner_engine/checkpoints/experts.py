@@ -14,7 +14,7 @@ from typing import Any
 
 from runner_engine.checkpoints.weight_files import Tensor
 
-GATE, UP, DOWN = "gate_proj", "up_proj", "down_proj"
+GATE, UP, DOWN = "gate_proj", "up_proj", "down_proj"  # an expert's matrices, as most checkpoints name them
 APART = {GATE: GATE, UP: UP, DOWN: DOWN, "w1": GATE, "w3": UP, "w2": DOWN, "fc1": GATE, "fc3": UP, "fc2": DOWN}
 OF_ONE = re.compile(rf"(?P<layer>.*\.experts)\.(?P<number>\d+)\.(?P<name>{'|'.join(APART)})\.weight")
 GATE_AND_UP = "gate_up_proj"

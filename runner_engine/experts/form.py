@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-GATE, UP, DOWN = "gate_proj", "up_proj", "down_proj"  # an expert's matrices, as most checkpoints name them
+from runner_engine.checkpoints.experts import DOWN, GATE, UP
 
 
 @dataclass(frozen=True)

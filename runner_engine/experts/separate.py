@@ -13,7 +13,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from runner_engine.experts.form import DOWN, GATE, UP, Form, apart, form_of, together
+from runner_engine.checkpoints.experts import DOWN, GATE, UP
+from runner_engine.experts.form import Form, apart, form_of, together
 
 
 class Expert(nn.Module):

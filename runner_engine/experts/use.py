@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from runner_engine.experts.form import DOWN, form_of
+from runner_engine.checkpoints.experts import DOWN
+from runner_engine.experts.form import form_of
 from runner_engine.experts.separate import SeparateExperts
 
 MANY = 32  # tokens: a pass of so many is counted, and takes far longer than counting
