@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +74,7 @@ class Segments:
     @classmethod
     def of(cls, slots: Sequence[int], counts: Sequence[int], is_decoded: bool = False) -> Segments:
         """Return segments that follow each other, each with so many tokens."""
-        firsts = [sum(counts[:at]) for at in range(len(counts))]
+        firsts = [0, *accumulate(counts)][:-1]
         is_step = all(count == 1 for count in counts) and list(slots) == list(range(len(slots)))
         return cls(list(slots), firsts, list(counts), is_step, is_decoded)
 
