@@ -55,6 +55,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> CopiedTree:
          "runner.tasks.memory.task"),
         ("runner/run.py", "    import mlflow\n", "test_only_the_store_touches_mlflow", "runner.run"),
         ("runner/run.py", "    pass\n" * 400, "test_long_files_have_a_reason", "runner/run.py"),
+        ("tests/test_which_file.py", "    pytest.mark.parametrize('n', [{5, 13}], ids=str)\n",
+         "test_a_set_names_no_test", "test_which_file.py:"),
         ("runner/newly/__init__.py", "    pass\n", "test_the_picture_shows_every_folder", "newly"),
     ],
     ids=lambda value: value if isinstance(value, str) and value.startswith("test_") else "",

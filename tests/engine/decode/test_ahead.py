@@ -178,10 +178,10 @@ def test_a_row_without_numbers_harms_no_other(both_ways: Callable[[Work], Any]) 
 
 
 @pytest.mark.parametrize(
-    "failing", [("step", {4}), ("step", {4, 5}), ("step", {3, 7, 8}), ("prompts", {1, 2})], ids=str
+    "failing", [("step", (4,)), ("step", (4, 5)), ("step", (3, 7, 8)), ("prompts", (1, 2))], ids=str
 )
 def test_memory_that_runs_out_loses_nothing(
-    both_ways: Callable[[Work], Any], failing: tuple[str, set[int]], monkeypatch: pytest.MonkeyPatch
+    both_ways: Callable[[Work], Any], failing: tuple[str, tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For a step that begins ahead, for one that has to run, or for prompts that are read between steps."""
     real = Forward._forward

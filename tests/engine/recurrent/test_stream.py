@@ -101,9 +101,9 @@ def test_prompts_are_read_in_pieces(engine: LocalEngine, hybrid: Model, monkeypa
     assert complete(engine, some) == hybrid.expected(lengths(some))
 
 
-@pytest.mark.parametrize("failing", [{1}, {2}, {4}, {5, 6}, {9}, {5, 12, 13}], ids=str)
+@pytest.mark.parametrize("failing", [(1,), (2,), (4,), (5, 6), (9,), (5, 12, 13)], ids=str)
 def test_a_shortage_of_memory_sets_states_back(
-    engine: LocalEngine, hybrid: Model, failing: set[int], monkeypatch: pytest.MonkeyPatch
+    engine: LocalEngine, hybrid: Model, failing: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pass fails when its states are half changed."""
     expected = hybrid.expected(lengths(asked()))
