@@ -25,6 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 LENGTHS = (5, 17, 33)  # of prompts
 NEW = 24  # tokens after each
+CONTEXT = 512  # positions; those of a LongRoPE that was trained on fewer are as many, so that both rotate alike
 
 
 def main() -> None:
@@ -45,16 +46,30 @@ def main() -> None:
             models = {name: gguf_families.tiny(name) for name in files}
             for name, file in files.items():
                 gguf_families.write_gguf(file, name, models[name], kind)
-            expected = by_llamacpp(python, [*files.values()], prompts, Path(folder))
+            contexts = [context_of(models[name]) for name in files]
+            expected = by_llamacpp(python, [*files.values()], prompts, contexts, Path(folder))
             for (name, file), tokens in zip(files.items(), expected, strict=True):
                 wrong += compare(f"{name:24} {kind:5}", file, prompts, tokens, models[name] if kind == "F32" else None)
     sys.exit(1 if wrong else 0)
 
 
-def by_llamacpp(python: str, files: list[Path], prompts: list[list[int]], folder: Path) -> list[Any]:
+def context_of(model: Any) -> int:
+    """Return the positions that llama.cpp is given: beyond its pretraining it would rotate a LongRoPE otherwise."""
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    is_longrope = rope.get("rope_type") == "longrope"
+    return int(rope["original_max_position_embeddings"]) if is_longrope else CONTEXT
+
+
+def by_llamacpp(
+    python: str, files: list[Path], prompts: list[list[int]], contexts: list[int], folder: Path
+) -> list[Any]:
     """Return the tokens after each prompt for each file, or why there are none."""
     asked, answered = folder / "asked.json", folder / "answered.json"
-    asked.write_text(json.dumps([{"file": str(file), "prompts": prompts, "new": NEW} for file in files]))
+    requests = [
+        {"file": str(file), "prompts": prompts, "new": NEW, "context": context}
+        for file, context in zip(files, contexts, strict=True)
+    ]
+    asked.write_text(json.dumps(requests))
     side = Path(__file__).with_name("llamacpp_greedy_side.py")
     done = subprocess.run([python, str(side), str(asked), str(answered)], capture_output=True, check=False)
     if not answered.is_file():

@@ -28,12 +28,14 @@ from gguf_keys import (
     mamba2,
     mrope,
     nemotron,
+    rotated,
     routed,
     shared_expert,
     short_conv,
     short_conv_experts,
     windows,
 )  # fmt: skip
+from gguf_rope import divisors_of, rope_divisors, rope_keys
 from gguf_rules import (
     Named,
     Rule,
@@ -47,6 +49,7 @@ from gguf_rules import (
     mamba,
     nemotron_h,
     paired,
+    phi3,
     qwen3_next,
     qwen35,
 )  # fmt: skip
@@ -69,6 +72,7 @@ class Family:
     sizes: dict[str, Any] = field(default_factory=dict)
     rule: Rule = as_they_are
     keys: Callable[[Any], Keys] = lambda _config: {}  # beyond those that all files have
+    model_type: str = ""  # of transformers, where the family's name is another
 
 
 MOE = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -86,6 +90,15 @@ GRANITE = {
     "attention_multiplier": 0.2, "embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0,
 }  # fmt: skip
 MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_n_groups": 1, "mamba_expand": 2}
+LLAMA3 = {
+    **ROPE, "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 128,
+}  # fmt: skip
+YARN = {**ROPE, "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+LONGROPE = {
+    **ROPE, "rope_type": "longrope", "original_max_position_embeddings": 256,
+    "short_factor": [1.0, 1.05, 1.1, 1.2, 1.4, 1.7, 2.0, 2.5], "long_factor": [1.1, 1.3, 1.8, 2.6, 3.9, 6.0, 9.0, 12.0],
+}  # fmt: skip
 HYBRID = ["linear_attention", "full_attention", "linear_attention"]
 NEMOTRON = {
     "mamba_num_heads": 8, "mamba_head_dim": 16, "n_groups": 2, "ssm_state_size": 16, "head_dim": 16,
@@ -93,6 +106,11 @@ NEMOTRON = {
     "num_hidden_layers": None,
 }  # fmt: skip
 FAMILIES = {
+    "llama_llama3": Family("llama", {"rope_parameters": LLAMA3}, paired, rotated, "llama"),
+    "llama_linear": Family("llama", {"rope_parameters": {**ROPE, "rope_type": "linear", "factor": 4.0}}, paired, rotated, "llama"),
+    "llama_yarn": Family("llama", {"rope_parameters": YARN}, paired, rotated, "llama"),
+    "phi3_longrope": Family("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 256, "pad_token_id": 0},
+                            phi3, rotated, "phi3"),
     "qwen3": Family("qwen3", {"head_dim": 32}, keys=head),
     "granite": Family("granite", GRANITE, paired, granite),
     "olmo2": Family("olmo2"),
@@ -173,7 +191,9 @@ def config_of(name: str, **more: Any) -> Any:
     kept = {key: value for key, value in sizes.items() if value is not None or key in ("q_lora_rank", "bos_token_id")}
     if FAMILIES[name].architecture in ("mamba2", "nemotron_h", "nemotron_h_moe"):
         kept.pop("num_hidden_layers", None) if name != "mamba2" else None
-    return AutoConfig.for_model(name.removesuffix("_dense").replace("_h_moe", "_h"), **kept)
+    return AutoConfig.for_model(
+        FAMILIES[name].model_type or name.removesuffix("_dense").replace("_h_moe", "_h"), **kept
+    )
 
 
 LEARNED = ("layer_scalar", "e_score_correction_bias", "expert_bias")  # some of them are buffers
@@ -200,14 +220,25 @@ def tiny(name: str, seed: int = 0, **more: Any) -> Any:
     return model
 
 
-def write_gguf(path: Path, name: str, model: Any, kind: str | Callable[[str], str] = "F32", **changed: Any) -> Path:
-    """Write a model as the converter does; matrices in blocks of a type, or in the one that each name gets."""
+def write_gguf(
+    path: Path,
+    name: str,
+    model: Any,
+    kind: str | Callable[[str], str] = "F32",
+    rope_tensors: dict[str, list[float]] | None = None,
+    **changed: Any,
+) -> Path:
+    """Write a model as the converter does; matrices in blocks of a type, or in the one that each name gets.
+
+    rope_tensors: instead of the divisors of frequencies that the model's config leads to.
+    """
     family, config = FAMILIES[name], model.config
     writer = gguf.GGUFWriter(path, family.architecture)
     for key, value in {**_keys(name, config), **changed}.items():
         _add(writer, f"{family.architecture}.{key}", value)
     _add_tokenizer(writer, config.vocab_size)
-    for tensor, values in tensors_of(name, model):
+    of_rope = rope_divisors(model.config) if rope_tensors is None else divisors_of(rope_tensors)
+    for tensor, values in [*tensors_of(name, model), *of_rope]:
         wanted = kind if isinstance(kind, str) else kind(tensor)
         packed = gguf.GGMLQuantizationType[wanted]
         is_matrix = values.ndim > 1 and tensor.endswith(".weight") and not any(word in tensor for word in PLAIN)
@@ -258,7 +289,7 @@ def _keys(name: str, config: Any) -> Keys:
         "attention.layer_norm_rms_epsilon": getattr(config, "rms_norm_eps", getattr(config, "norm_eps", None)),
         "rope.freq_base": rope.get("rope_theta"), "vocab_size": config.vocab_size,
     }  # fmt: skip
-    return {**keys, **FAMILIES[name].keys(config)}
+    return {**keys, **rope_keys(config), **FAMILIES[name].keys(config)}
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:

@@ -21,6 +21,13 @@ def head(config: Any) -> Keys:
     return {"attention.key_length": config.head_dim, "attention.value_length": config.head_dim}
 
 
+def rotated(config: Any) -> Keys:
+    """Return how many numbers of a head are rotated."""
+    return {
+        "rope.dimension_count": getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    }
+
+
 def granite(config: Any) -> Keys:
     return {
         "attention.scale": config.attention_multiplier, "embedding_scale": config.embedding_multiplier,

@@ -58,6 +58,14 @@ def paired(path: str, values: Values, config: Any) -> Iterator[Named]:
     yield from as_they_are(path, values, config)
 
 
+def phi3(path: str, values: Values, config: Any) -> Iterator[Named]:
+    """Keep a weight: queries, keys and values are one matrix here as there, and gates and ups, too."""
+    layer = path.split(".")[2] if ".layers." in path else ""
+    parts = {"qkv_proj": "attn_qkv", "gate_up_proj": "ffn_up"}
+    part = next((own for name, own in parts.items() if path.endswith(f"{name}.weight")), None)
+    yield (path if part is None else f"blk.{layer}.{part}.weight"), values
+
+
 def gemma(path: str, values: Values, config: Any) -> Iterator[Named]:
     """Add 1 to norms."""
     yield from as_they_are(path, values + 1 if path.endswith("norm.weight") else values, config)

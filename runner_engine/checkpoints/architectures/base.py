@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runner_base import DataError, short
+from runner_base import DataError
 from runner_engine.checkpoints.weight_files import Tensor
 
 if TYPE_CHECKING:
@@ -118,33 +118,11 @@ def numbers_of(tensor: Tensor) -> Numbers:
     return np.fromfile(tensor.file, dtype="<f4", count=tensor.params, offset=tensor.offset)
 
 
-def rope_of(header: Header, head_dim: int) -> dict[str, Any]:
-    """Return the rotary embedding as transformers describes it; head_dim: of the heads that are rotated."""
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": float(of_file(header, "rope.freq_base", 10000.0))}
-    rotated = of_file(header, "rope.dimension_count", head_dim)
-    if rotated != head_dim:
-        rope["partial_rotary_factor"] = rotated / head_dim
-    kind = of_file(header, "rope.scaling.type", "none")
-    if kind == "none":
-        return rope
-    if kind not in ("linear", "yarn"):
-        raise DataError(f"{header.file}: {header.architecture}.rope.scaling.type={short(kind)} cannot be read")
-    rope |= {"rope_type": kind, "factor": float(of_file(header, "rope.scaling.factor", 1.0))}
-    if kind == "yarn":
-        if (original := of_file(header, "rope.scaling.original_context_length")) is not None:
-            rope["original_max_position_embeddings"] = original
-        for key, name in {"attn_factor": "attention_factor", "yarn_attn_factor": "attention_factor",
-                          "yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow"}.items():  # fmt: skip
-            if (value := of_file(header, f"rope.scaling.{key}")) is not None:
-                rope[name] = float(value)
-    return rope
-
-
 def head_dim_of(header: Header) -> int:
     """Return the size of a head: by the file, or the model's width shared out over its heads."""
     heads = of_file(header, "attention.head_count", 1)
     heads = max(heads) if isinstance(heads, list) else heads
-    return int(of_file(header, "attention.key_length") or of_file(header, "embedding_length") // max(1, heads))
+    return int(of_file(header, "attention.key_length") or of_file(header, "embedding_length", 0) // max(1, heads))
 
 
 def window_layers(header: Header, every: int) -> list[str]:

@@ -14,9 +14,9 @@ from runner_engine.checkpoints.architectures.base import (
     Change,
     Numbers,
     of_file,
-    rope_of,
 )  # fmt: skip
 from runner_engine.checkpoints.architectures.mixtures import SHARED_EXPERTS, SIGMOID
+from runner_engine.checkpoints.architectures.rope import rope_of
 
 if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_header import Header

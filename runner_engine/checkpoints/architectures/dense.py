@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from runner_base import DataError
 from runner_engine.checkpoints.architectures.base import (
     ATTENTION,
     LAYER,
@@ -16,36 +15,29 @@ from runner_engine.checkpoints.architectures.base import (
     has_tensor,
     head_dim_of,
     of_file,
-    rope_of,
     window_layers,
 )  # fmt: skip
+from runner_engine.checkpoints.architectures.rope import rope_of, scaled_rope
 
 if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_header import Header
 
 LAYER_NORM = "attention.layer_norm_epsilon"
+TRAINED = "original_max_position_embeddings"
 WINDOW = {"attention.sliding_window": "sliding_window"}
-
-
-def _scaled_rope(header: Header) -> dict[str, Any]:
-    """Return a rotary embedding for longer texts; without one, the settings above are enough."""
-    is_scaled = of_file(header, "rope.scaling.type", "none") != "none"
-    return {"rope_parameters": rope_of(header, head_dim_of(header))} if is_scaled else {}
 
 
 def _qwen3(header: Header) -> dict[str, Any]:
     """Return the size of a head where the file says it, which is not the model's width shared out."""
     own = of_file(header, "attention.key_length")
-    return _scaled_rope(header) | ({} if own is None else {"head_dim": own})
+    return scaled_rope(header) | ({} if own is None else {"head_dim": own})
 
 
 def _phi3(header: Header) -> dict[str, Any]:
-    if has_tensor(header, "rope_factors_long.weight"):
-        raise DataError(
-            f"{header.file}: its rotary embedding has factors of its own for long texts (LongRoPE), which are not read "
-            "from a .gguf file: use the model's safetensors files"
-        )
-    return _scaled_rope(header)
+    """Return the rotary embedding, and the length of the pretraining where Phi-3's config has it with precedence."""
+    settings = scaled_rope(header)
+    trained = settings.get("rope_parameters", {}).get(TRAINED)
+    return settings | ({} if trained is None else {TRAINED: trained})
 
 
 def _stablelm(header: Header) -> dict[str, Any]:
@@ -88,7 +80,7 @@ def _glm4(header: Header) -> dict[str, Any]:
 
 
 KNOWN = {
-    "qwen2": Architecture("qwen2", RMS | VOCABULARY | THETA, computed=_scaled_rope, is_read_by_transformers=True),
+    "qwen2": Architecture("qwen2", RMS | VOCABULARY | THETA, computed=scaled_rope, is_read_by_transformers=True),
     "qwen3": Architecture("qwen3", RMS | VOCABULARY | THETA, computed=_qwen3, is_read_by_transformers=True),
     "phi3": Architecture(
         "phi3",

@@ -21,9 +21,9 @@ from runner_engine.checkpoints.architectures.base import (
     head_dim_of,
     layer_count,
     of_file,
-    rope_of,
 )  # fmt: skip
 from runner_engine.checkpoints.architectures.mixtures import SHARED_EXPERT
+from runner_engine.checkpoints.architectures.rope import rope_of
 
 if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_header import Header

@@ -16,8 +16,8 @@ from runner_engine.checkpoints.architectures.base import (
     Architecture,
     head_dim_of,
     of_file,
-    rope_of,
 )  # fmt: skip
+from runner_engine.checkpoints.architectures.rope import rope_of
 
 if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_header import Header
@@ -26,9 +26,18 @@ MULTIPLIERS = {
     "attention.scale": "attention_multiplier", "embedding_scale": "embedding_multiplier",
     "residual_scale": "residual_multiplier", "logit_scale": "logits_scaling",
 }  # fmt: skip
+
+
+def _scaled_llama(header: Header) -> dict[str, Any]:
+    """Return the scaling of the rotary embedding, if there is one; all of a head is rotated."""
+    rope = rope_of(header, of_file(header, "rope.dimension_count") or head_dim_of(header))
+    return {} if rope["rope_type"] == "default" else {"rope_parameters": rope}
+
+
 LLAMA = Architecture(
     "llama",
     {**RMS, **VOCABULARY, **THETA, "rope.dimension_count": "head_dim"},
+    computed=_scaled_llama,
     changes=PAIRED,
     is_read_by_transformers=True,
 )

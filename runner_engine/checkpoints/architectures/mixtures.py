@@ -16,9 +16,9 @@ from runner_engine.checkpoints.architectures.base import (
     has_tensor,
     head_dim_of,
     of_file,
-    rope_of,
     window_layers,
 )  # fmt: skip
+from runner_engine.checkpoints.architectures.rope import rope_of
 
 if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_header import Header

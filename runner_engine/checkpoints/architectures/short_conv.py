@@ -13,9 +13,9 @@ from runner_engine.checkpoints.architectures.base import (
     has_tensor,
     head_dim_of,
     of_layers,
-    rope_of,
 )  # fmt: skip
 from runner_engine.checkpoints.architectures.gated_delta import channels
+from runner_engine.checkpoints.architectures.rope import rope_of
 
 if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_header import Header

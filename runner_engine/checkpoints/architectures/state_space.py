@@ -20,10 +20,10 @@ from runner_engine.checkpoints.architectures.base import (
     layer_count,
     of_file,
     of_layers,
-    rope_of,
 )  # fmt: skip
 from runner_engine.checkpoints.architectures.gated_delta import channels, decay
 from runner_engine.checkpoints.architectures.llama import MULTIPLIERS, SHARED_INPUT
+from runner_engine.checkpoints.architectures.rope import rope_of
 
 if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_header import Header
