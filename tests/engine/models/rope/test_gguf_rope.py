@@ -112,7 +112,8 @@ def test_the_scalings_of_keys(tmp_path: Path) -> None:
     found = settings_of(path).rope_parameters
     assert found == {**YARN, "beta_fast": 16.0, "beta_slow": 2.0}
     plain = tiny("llama_linear", rope_parameters=ROPE)
-    path = write_gguf(tmp_path / "model.gguf", "llama_linear", plain, **{"rope.scale_linear": 4.0})
+    older: dict[str, Any] = {"rope.scale_linear": 4.0}
+    path = write_gguf(tmp_path / "model.gguf", "llama_linear", plain, **older)
     assert settings_of(path).rope_parameters == {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
 
 
