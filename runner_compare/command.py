@@ -34,6 +34,7 @@ from runner_compare.sections.flips import FlipsOfTable, find_flips
 from runner_compare.sections.gates import Term, check, failures, margins_with, parse_requirements
 from runner_compare.sections.planning import parse_aim, plan_questions
 from runner_compare.sections.pooled import PooledVerdicts
+from runner_compare.sections.recall import with_margin
 from runner_compare.sections.tokens import write_llama
 from runner_compare.seeds import check_seeds
 from runner_compare.selection import newest, parse_keys, parse_margins, parse_pairs, pick, select, where
@@ -48,7 +49,7 @@ NO_ACROSS_TOOLS = ("lm_eval", "by", "baseline", "metric", "pool", "seeds", "unpa
 NO_SEEDS = ("by", "flips", "files", "metric", "lm_eval", "results", "unpaired")
 NO_FLIPS = ("baseline", "by", "unpaired", "pool", "require", "plan_questions")
 NAMED_ON_PAGE = ("experiment", "grid", "task", "runs", "where", "by", "baseline", "pool", "margin", "require",
-                 "plan_questions", "flips", "lm_eval", "results")  # fmt: skip
+                 "plan_questions", "recall_margin", "flips", "lm_eval", "results")  # fmt: skip
 
 
 def entry() -> NoReturn:
@@ -123,6 +124,8 @@ def comparison_of(options: argparse.Namespace, scratch: Path) -> Compared:
         lm_eval.refuse_other_documents(tables, reader)
     if aim is not None:
         plan_questions(tables, aim)
+    if options.recall_margin:
+        with_margin(tables, options.recall_margin)
     check(tables, terms, reader)
     comparison = Comparison(tables, options.explain)
     if options.files:

@@ -147,6 +147,12 @@ def parser() -> argparse.ArgumentParser:
         "points), finding!=worse, or a metric by its interval: 'margin=2 model_mib<4000 accuracy>=0.8 kl_p95<0.5nats'",
     )
     add(
+        "--recall-margin",
+        metavar="POINTS",
+        help="of jobs that ask for something in long texts: by how many points recall at a length may be below that at "
+        "the shortest one, to count as kept (default: task.margin of the jobs, or 10)",
+    )
+    add(
         "--plan-questions",
         nargs="+",
         default=[],

@@ -27,6 +27,14 @@ class Bounds(NamedTuple):
         return cls(at_worst, at_best, low, high)
 
 
+class RecallPlace(NamedTuple):
+    """Where in a text a question asks for something."""
+
+    kind: str  # of question
+    length: int  # of the text, in tokens
+    depth: float | None  # of what is asked for, as a share of the text; None: it is in several places
+
+
 class QuestionOutcome(NamedTuple):
     """Whether a run solved a question, the hash of its prompt, and what else a comparison counts."""
 
@@ -37,6 +45,7 @@ class QuestionOutcome(NamedTuple):
     number: float | None = None  # the value of a metric that is compared instead of the verdict
     cut_off: int = 0  # answers to it that were cut off: they are neither right nor wrong
     votes: Votes | None = None  # how several answers vote, where that is read
+    recall: RecallPlace | None = None  # of a question about a long text
 
     def if_cut_off(self, right: bool) -> QuestionOutcome:
         """Return it with all answers that were cut off right, or wrong; of a vote, they decide it."""

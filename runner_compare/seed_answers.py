@@ -16,6 +16,11 @@ def mean_answers(parts: Sequence[Answers]) -> Answers:
         answers = sum(outcome.samples for outcome in outcomes)
         cut_off = sum(outcome.cut_off for outcome in outcomes)
         mean[question] = QuestionOutcome(
-            2 * right > answers, first.prompt, first.cluster, (right, answers), cut_off=cut_off
+            2 * right > answers,
+            first.prompt,
+            first.cluster,
+            (right, answers),
+            cut_off=cut_off,
+            recall=first.recall,
         )
     return mean

@@ -22,6 +22,7 @@ NAMES = (
     "savings",  # what a team saves of its baseline's tokens
     "thinking",  # how long rows think, and what a right answer costs
     "budgets",  # settings with several budgets of thinking, at equal tokens
+    "recall",  # how far back models can look: recall by length and depth, the effective length
     "tokens",  # divergence from a reference token by token
     "seeds",  # --seeds: how far seeds are apart
     "gates",  # --require: what each row has to satisfy
