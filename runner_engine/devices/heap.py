@@ -16,8 +16,9 @@ from runner_base import machine
 
 STEP_MIB = 32.0  # only a larger growth is worth a walk through the heap
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt
-MAPPED_MIB = 1  # while a model is loaded, blocks of this size and more are mapped separately
-MAX_MAPPED_MIB = 32  # the same threshold afterwards: the highest that glibc chooses by itself
+MAPPED_KIB = 1024  # while a model is loaded, blocks of this size and more are mapped separately
+PIECES_KIB = 64  # the same threshold while a layer is read in many small pieces
+MAX_MAPPED_KIB = 32 * 1024  # and afterwards: the highest that glibc chooses by itself
 
 
 class Heap:
@@ -35,20 +36,33 @@ class Heap:
         self.least_mib = min(self.least_mib, now_mib)
 
 
+class Threshold:
+    """The size from which on blocks are mapped separately, as it was last set here."""
+
+    kib = MAX_MAPPED_KIB
+
+
 @contextmanager
-def large_blocks_mapped() -> Iterator[None]:
+def large_blocks_mapped(least_kib: int = MAPPED_KIB) -> Iterator[None]:
     """Have every large block mapped separately in this block, so that it goes back to the system when it is freed.
 
     By default glibc raises its threshold with the blocks that were freed: then the memory that stays behind between
     blocks in use differs from run to run.
+
+    least_kib: which blocks are large. PIECES_KIB where many pieces are made that stay, each with copies that are freed.
+    torch aligns its blocks, and small ones take the room between them that aligning needs: then a copy does not fit
+    where one of its size was freed, and the heap grows by most of all copies. Trimmed they take no memory, but a limit
+    of a process's data counts them, and so does a system that promises no more memory than it has.
     """
-    _set(M_MMAP_THRESHOLD, MAPPED_MIB)
+    before_kib = Threshold.kib
+    _set_threshold(least_kib)
     try:
         yield
     finally:
-        _set(M_MMAP_THRESHOLD, MAX_MAPPED_MIB)
-        _set(M_TRIM_THRESHOLD, 2 * MAX_MAPPED_MIB)
-        machine.trim()
+        _set_threshold(before_kib)
+        if before_kib == MAX_MAPPED_KIB:
+            _set(M_TRIM_THRESHOLD, 2 * MAX_MAPPED_KIB)
+            machine.trim()
 
 
 class Frozen:
@@ -78,7 +92,12 @@ def collecting_only_new() -> Iterator[None]:
             Frozen.here = False
 
 
-def _set(what: int, size_mib: int) -> None:
+def _set_threshold(kib: int) -> None:
+    _set(M_MMAP_THRESHOLD, kib)
+    Threshold.kib = kib
+
+
+def _set(what: int, size_kib: int) -> None:
     """Set a parameter of the C library; nothing happens if it is not glibc."""
     with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").mallopt(what, size_mib << 20)
+        ctypes.CDLL("libc.so.6").mallopt(what, size_kib << 10)

@@ -19,6 +19,7 @@ from runner_base import DataError, machine
 from runner_engine.checkpoints.experts import ExpertMatrix
 from runner_engine.checkpoints.linear_layers import are_experts_apart, walk_files
 from runner_engine.checkpoints.weight_files import Tensor
+from runner_engine.devices import heap
 from runner_engine.experts import LeftOut, SeparateExperts, apart, leaving_out, separate_all, separated
 from runner_engine.models.loading.contract import Report, WayOfLoading
 from runner_engine.models.loading.mapped_tensors import MappedTensors
@@ -43,7 +44,8 @@ def read(way: WayOfLoading, arguments: dict[str, Any], scaled: Any) -> tuple[Any
         experts = separated(module.family[0])
         assert experts is not None
         layer = _Layer(way, model, path, experts, others)
-        missing += layer.fill(by_layer.get(path, {}), choices)
+        with heap.large_blocks_mapped(heap.PIECES_KIB):
+            missing += layer.fill(by_layer.get(path, {}), choices)
         used.add(f"{path}.")
         model.set_submodule(path, experts)
     unexpected = [name for name in report["unexpected_keys"] if not name.startswith(tuple(used))]

@@ -1,6 +1,7 @@
 """Freed memory goes back to the system while the process runs, and the garbage collector passes over what is old."""
 
 import gc
+import platform
 import subprocess
 import sys
 import weakref
@@ -69,6 +70,52 @@ def test_freed_blocks_leave_nothing_behind_while_a_model_is_loaded() -> None:
     assert first < 8
     assert otherwise > 32
     assert again < 8
+
+
+# Pieces that stay, each with copies that are freed; torch aligns its blocks so.
+PIECES = """
+import ctypes, sys
+from runner_engine.devices import heap
+
+libc = ctypes.CDLL("libc.so.6")
+libc.aligned_alloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+libc.aligned_alloc.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
+libc.malloc.restype = ctypes.c_void_p
+
+def heap_mib():
+    (line,) = [line for line in open("/proc/self/maps") if line.endswith("[heap]\\n")]
+    first, last = (int(address, 16) for address in line.split()[0].split("-"))
+    return (last - first) / (1 << 20)
+
+before_mib = heap_mib()
+with heap.large_blocks_mapped(), heap.large_blocks_mapped(int(sys.argv[1])):
+    for _ in range(64):
+        copies = []
+        for size in (786_432, 196_608):
+            copies.append(libc.aligned_alloc(64, size))
+            libc.malloc(104)  # such as an object of Python
+        libc.free(copies[0])
+        libc.aligned_alloc(64, 98_304)
+        libc.malloc(104)
+        libc.free(copies[1])
+    print(heap_mib() - before_mib)
+print(heap.Threshold.kib)
+"""
+
+
+def grown(least_kib: int) -> float:
+    """Return by how many MiB the heap grows while 6 MiB of pieces are made."""
+    command = [sys.executable, "-c", PIECES, str(least_kib)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    grown_mib, threshold_kib = done.stdout.split()
+    assert int(threshold_kib) == heap.MAX_MAPPED_KIB
+    return float(grown_mib)
+
+
+def test_the_heap_does_not_grow_by_the_copies_of_small_pieces() -> None:
+    assert grown(heap.PIECES_KIB) < 1
+    if platform.libc_ver() == ("glibc", "2.36"):
+        assert grown(heap.MAPPED_KIB) > 30
 
 
 class Node:
