@@ -37,7 +37,14 @@ from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete
 from runner_engine.settings.model import LocalModelConfig
 
-IN_C = ("products of the layers", "attention", "norms and RoPE", "product of the head")  # as in pass_clock.h
+IN_C = (
+    "products of the layers",
+    "attention",
+    "norms and RoPE",
+    "product of the head",
+    "routing",
+    "experts",
+)  # as in pass_clock.h
 CALL = "call of C: checks, sizes, the start of its threads"
 PARTS: list[tuple[str, type, str]] = [
     (CALL, FusedForward, "__call__"),

@@ -147,8 +147,12 @@ def expert_workspace_bytes(rows: int, experts: int, hidden: int, inner: int, siz
 
     of_product: bytes of what C notes on the rows of an expert.
     """
-    notes = 8 * rows + 8 * (experts + 1) + 2 * min(rows, experts) * of_product
-    return notes + rows * (hidden + 3 * inner) * size + 64 * 8
+    return expert_note_bytes(rows, experts, of_product) + rows * (hidden + 3 * inner) * size + 64 * 3
+
+
+def expert_note_bytes(rows: int, experts: int, of_product: int) -> int:
+    """Return what is noted there on the rows of a layer."""
+    return 8 * rows + 8 * (experts + 1) + 2 * min(rows, experts) * of_product + 64 * 5
 
 
 def waiting_places(vocab_size: int) -> int:

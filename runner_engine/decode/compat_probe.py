@@ -23,7 +23,7 @@ from runner_engine.decode.passes import Forward, TokenSpan
 from runner_engine.decode.rows import Row
 from runner_engine.kernels.shared_numbers import LANES
 from runner_engine.kv_cache import MASK_PROBE, Heads, Prefix, RowKv, Unknown, Window, own_kv, probing_masks, stores_of
-from runner_engine.matmul import LayerWeights, note_on, unrounded_rows
+from runner_engine.matmul import ExpertLayer, LayerWeights, note_on, unrounded_rows
 from runner_engine.models.gguf_blocks import GgufLinear
 from runner_engine.models.load import Loaded
 from runner_engine.recurrent import UnsupportedMixer, mixers_of
@@ -227,11 +227,15 @@ def _scheduled_logits(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:
 
 
 def probe_fused_forward(
-    loaded: Loaded, heads: Heads, packed: Mapping[nn.Module, LayerWeights], is_right: bool = False
+    loaded: Loaded,
+    heads: Heads,
+    packed: Mapping[nn.Module, LayerWeights],
+    experts: Mapping[nn.Module, ExpertLayer],
+    is_right: bool = False,
 ) -> FusedForward | None:
     """Return the forward pass in a single call; None where C does not know a part, or the logits differ.
 
-    packed: the layers whose weights C already has; the model's own pass multiplies by the same weights.
+    packed, experts: the layers whose weights C already has; the model's own pass multiplies by the same weights.
     is_right: whether an earlier trial has found that the logits do not differ.
     """
     forward = Forward(loaded.model, heads)
@@ -242,7 +246,7 @@ def probe_fused_forward(
     ids = torch.randint(0, int(loaded.metrics["vocab_size"]), (SUFFIX,), generator=generator).tolist()
     try:
         with torch.inference_mode():
-            fused = FusedForward(loaded.model, heads, room, forward.kernels, packed)
+            fused = FusedForward(loaded.model, heads, room, forward.kernels, packed, experts)
             if is_right:
                 return fused
             expected = _trial_logits(forward, ids)

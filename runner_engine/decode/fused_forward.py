@@ -8,7 +8,8 @@ fused_weights.py), and then its logits are compared with those of its own forwar
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from runner_engine.kernels.shared_numbers import (
     SharedPart,
 )
 from runner_engine.kv_cache import Heads, Window
-from runner_engine.matmul import LayerWeights
+from runner_engine.matmul import ExpertLayer, LayerWeights
 
 FIRST_POSITIONS = 1024  # of RoPE's table at first; it grows with the rows
 
@@ -42,17 +43,19 @@ class FusedForward:
         positions: int,
         kernels: native.Kernels,
         packed: Mapping[nn.Module, LayerWeights],
+        experts: Mapping[nn.Module, ExpertLayer] = MappingProxyType({}),
     ) -> None:
         """Read the model; NotFusable where it has parts that C does not know, or that are not supported.
 
-        positions: how many its rotary embedding supports. packed: as of FusedWeights.
+        positions: how many its rotary embedding supports. packed, experts: as of FusedWeights.
         """
         self.heads, self.kernels, self.positions = heads, kernels, positions
         self._rope_tables: list[tuple[torch.Tensor, torch.Tensor]] = []  # cos and sin
         self._extended = 0  # their positions
+        self.after_pass: Callable[[int], object] = int  # is told of a pass's tokens
         try:
             with torch.inference_mode():
-                self.weights = FusedWeights(model, heads, kernels, packed)
+                self.weights = FusedWeights(model, heads, kernels, packed, experts)
             self._extend_rope_tables(min(FIRST_POSITIONS, positions))
         except (AttributeError, TypeError, IndexError) as error:
             raise NotFusable(f"it has no such parts: {error}") from error
@@ -100,7 +103,13 @@ class FusedForward:
             len(weights.windows), windows.own, 0, *(some.data_ptr() for some in apart),
         )  # fmt: skip
         self._run(tokens, apart)
+        self.after_pass(count)
         return logits
+
+    @property
+    def expert_counts(self) -> Mapping[nn.Module, torch.Tensor]:
+        """How often each expert was chosen in passes, by the module of a layer's experts."""
+        return self.weights.mixtures.counts
 
     @property
     def has_mlps_apart(self) -> bool:
@@ -136,9 +145,13 @@ class FusedForward:
         pieces += [tokens * weights.hidden * size * weights.has_halves, tokens * weights.gates * size]
         for count in of_parts:
             pieces += [count * wide * size, count * queries * 4, count * queries * 4]
+        pieces += weights.mixtures.workspace_pieces(tokens)
         if weights.is_quantized:
-            widest = max(wide, weights.hidden, weights.inner)
-            pieces.append(quantized_workspace_bytes(tokens, widest, torch.get_num_threads()))
+            widest, rows = (
+                max(wide, weights.hidden, weights.inner, weights.mixtures.widest),
+                tokens * weights.mixtures.chosen,
+            )
+            pieces.append(quantized_workspace_bytes(rows, widest, torch.get_num_threads()))
         return int(sum(pieces)) + CACHE_LINE * len(pieces)
 
     def _extend_rope_tables(self, positions: int) -> None:

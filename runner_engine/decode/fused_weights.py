@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from runner_base import machine
-from runner_engine.decode.layouts import LayerLayout, MlpLayout, ModelLayout, NormLayout, NotFusable, describe
+from runner_engine.decode.fused_mixtures import FusedMixtures
+from runner_engine.decode.layouts import LayerLayout, ModelLayout, NormLayout, NotFusable, describe
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import (
     Activation,
@@ -24,7 +25,7 @@ from runner_engine.kernels.shared_numbers import (
     WeightFormat,
 )
 from runner_engine.kv_cache import Heads, Window
-from runner_engine.matmul import OWN, LayerWeights, Panels, fits_panels, is_plain, requested, row_format
+from runner_engine.matmul import OWN, ExpertLayer, LayerWeights, Panels, fits_panels, is_plain, requested, row_format
 from runner_engine.models.gguf_blocks import GgufEmbedding
 
 __all__ = ["FusedWeights", "NotFusable", "check_fusable"]
@@ -36,11 +37,17 @@ class FusedWeights:
     """The weights of a model in the order in which C reads them."""
 
     def __init__(
-        self, model: Any, heads: Heads, kernels: native.Kernels, packed: Mapping[nn.Module, LayerWeights]
+        self,
+        model: Any,
+        heads: Heads,
+        kernels: native.Kernels,
+        packed: Mapping[nn.Module, LayerWeights],
+        experts: Mapping[nn.Module, ExpertLayer],
     ) -> None:
         """Read the model; NotFusable where it has parts that C does not know, or that are not supported.
 
-        packed: the layers whose weights C already has; the others are packed here if the model is small.
+        packed: the layers whose weights C already has; the others are packed here if the model is small. experts: the
+        layers of experts that C reads.
         """
         self.heads, self.kernels, self.packed = heads, kernels, packed
         self.unpack_rows: nn.Embedding | None = None  # gives a pass the rows of its tokens
@@ -51,16 +58,22 @@ class FusedWeights:
         check_fusable(model, heads, kernels)
         layout = describe(model, heads)
         self.tables, self.rotation = layout.tables, layout.rotation
+        self.mixtures = FusedMixtures(layout.layers, experts, heads.dtype, self._matrix)
         # MLPs that their own modules compute, by layer
-        self.apart = {number: layer.apart for number, layer in enumerate(layout.layers) if layer.apart is not None}
-        self.is_by_row = not self.apart
+        self.apart = {
+            number: layer.apart
+            for number, layer in enumerate(layout.layers)
+            if layer.apart is not None and number not in self.mixtures.of_layer
+        }
+        self.is_by_row = not self.apart and self.mixtures.is_by_row
+        self.is_quantized |= self.mixtures.needs_workspace
         inners = {layer.mlp.out.in_features for layer in layout.layers if layer.mlp is not None}
         if len(inners) > 1:
             raise NotFusable("its layers differ")
         self.hidden, self.inner = layout.norm.weight.numel(), inners.pop() if inners else 0
         self.windows: list[Window | None] = [None, *dict.fromkeys(window for window in heads.windows if window)]
-        self.gates = max(_gates_of(layer, self.inner) for layer in layout.layers)
-        self.has_halves = _has_halves(layout)
+        self.gates = max(0 if layer.mlp is None else layer.mlp.gates for layer in layout.layers)
+        self.has_halves = _has_halves(layout) or self.mixtures.has_shared
         layers = [self._layer(number, layer) for number, layer in enumerate(layout.layers)]
         head = layout.head
         if len(layers) != heads.layers:
@@ -100,22 +113,26 @@ class FusedWeights:
             rope=layer.rope, window=self.windows.index(window),
             norms_all_heads=attention.norms_all_heads, is_parallel=layer.is_parallel,
             qkv_count=len(qkv), qkv=_filled(qkv, 3), out=self._matrix(attention.out, queries, hidden),
-            **self._mlp(layer),
+            **self._mlp(number, layer),
         )  # fmt: skip
 
-    def _mlp(self, layer: LayerLayout) -> dict[str, Any]:
-        """Return the fields of a layer's MLP."""
+    def _mlp(self, number: int, layer: LayerLayout) -> dict[str, Any]:
+        """Return the fields of a layer's MLP, or of the mixture in its place."""
         mlp = layer.mlp
+        if number in self.mixtures.of_layer:
+            return self.mixtures.fields(number)
         if mlp is None:
             if layer.is_parallel and layer.norms[2]:
                 raise NotFusable("its MLP is beside its attention, and has a norm of its own")
+            if not layer.is_parallel and not layer.norms[2]:
+                raise NotFusable("its MLP reads what is not normed")
             return {"mlp_apart": 1}
         wide = self.inner * (1 + mlp.has_gate) // len(mlp.into)
         gated = [self._matrix(part, self.hidden, wide) for part in mlp.into]
         if len({(*row_format(matrix), matrix.block) for matrix in gated}) > 1:
             raise NotFusable("the two matrices that gate its MLP are quantized differently")
         return {
-            "activation": Activation.silu_in_product if _gates_in_product(mlp) else mlp.activation,
+            "activation": Activation.silu_in_product if mlp.gates_in_product else mlp.activation,
             "has_gate": mlp.has_gate,
             "gated_count": len(gated),
             "gated": _filled(gated, 2),
@@ -187,18 +204,6 @@ def check_fusable(model: Any, heads: Heads, kernels: native.Kernels) -> None:
         raise NotFusable("this processor has no products of such numbers")
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         raise NotFusable("its layers have hooks")
-
-
-def _gates_in_product(mlp: MlpLayout) -> bool:
-    """Whether two matrices gate each other in the registers, as SiLU does without biases."""
-    is_plain = all(part.bias is None for part in mlp.into)
-    return mlp.activation is Activation.silu and mlp.has_gate and len(mlp.into) == 2 and is_plain
-
-
-def _gates_of(layer: LayerLayout, inner: int) -> int:
-    """Return how many numbers of a token an MLP computes before they go through its function."""
-    mlp = layer.mlp
-    return 0 if mlp is None or _gates_in_product(mlp) else inner * (1 + mlp.has_gate)
 
 
 def _has_halves(layout: ModelLayout) -> bool:

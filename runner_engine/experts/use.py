@@ -5,8 +5,9 @@ A router that sends most tokens to a few experts makes a mixture slower, and qua
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -35,11 +36,20 @@ class _Layer:
 class ExpertUse:
     """Counts how often each expert of each layer is chosen, on a CPU."""
 
-    def __init__(self, model: nn.Module | None = None, tell: Callable[[str], object] = str) -> None:
-        """Let each layer of experts count, and tell what is found. Without a model there is nothing to count."""
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        tell: Callable[[str], object] = str,
+        in_c: Mapping[nn.Module, torch.Tensor] = MappingProxyType({}),
+    ) -> None:
+        """Let each layer of experts count, and tell what is found. Without a model there is nothing to count.
+
+        in_c: what C counts for itself in fused passes, by the module of a layer's experts.
+        """
         self.tell = tell
-        self.layers = [layer for module in (model.modules() if model else ()) if (layer := _layer_of(module))]
+        self.layers = [layer for module in (model.modules() if model else ()) if (layer := _layer_of(module, in_c))]
         self._told = 0  # choices that were counted when it was told
+        self._tokens, self._told_tokens = 0, 0  # of fused passes
         for layer in self.layers:
             layer.module.forward = self._counting(layer)
 
@@ -62,6 +72,14 @@ class ExpertUse:
             return forward(*given, **named)
 
         return count_and_forward
+
+    def after_pass(self, tokens: int) -> None:
+        """Tell what C has counted whenever there are twice as many tokens as when it was told."""
+        self._tokens += tokens
+        if self._tokens >= 2 * self._told_tokens:
+            self._told_tokens = self._tokens
+            if summary := self.summary():
+                self.tell(summary)
 
     def _count(self, layer: _Layer, chosen: torch.Tensor) -> None:
         """Count the experts that a pass's tokens have chosen [tokens, chosen]; a number too large stands for none."""
@@ -89,7 +107,7 @@ class ExpertUse:
         return f"{text} · {unused} never used" if unused else text
 
 
-def _layer_of(module: nn.Module) -> _Layer | None:
+def _layer_of(module: nn.Module, in_c: Mapping[nn.Module, torch.Tensor]) -> _Layer | None:
     """Return a layer of experts that is on a CPU and is told which of them each token has chosen."""
     form = module.form if isinstance(module, SeparateExperts) else form_of(module)
     if form is None or form.takes_sorted_rows:
@@ -101,4 +119,5 @@ def _layer_of(module: nn.Module) -> _Layer | None:
         if weight is None or weight.device.type != "cpu":
             return None
         experts = len(weight)
-    return _Layer(module, module.forward, "forward" in vars(module), torch.zeros(experts, dtype=torch.int64))
+    counts = in_c[module].zero_() if module in in_c else torch.zeros(experts, dtype=torch.int64)
+    return _Layer(module, module.forward, "forward" in vars(module), counts)

@@ -40,18 +40,36 @@ INLINE int gates_in_registers(const expert_set *s) {
          !s->matrices[0].bias && !s->matrices[1].bias;
 }
 
+/* Memory for the numbers of sorted rows, as in expert_pass */
+typedef struct {
+  void *x, *both, *inner;
+} expert_rows;
+
+static expert_rows allocate_expert_rows(int64_t rows, int64_t hidden, int64_t inner, int64_t size, char **workspace) {
+  expert_rows memory;
+  memory.x = allocate(workspace, rows * hidden * size);
+  memory.inner = allocate(workspace, rows * inner * size);
+  memory.both = allocate(workspace, rows * 2 * inner * size);
+  return memory;
+}
+
+/* Allocates what is noted on a layer's rows; their numbers go into `memory`. */
+static void note_expert_rows(expert_pass *e, const expert_set *set, int64_t tokens, const expert_rows *memory, char **workspace) {
+  *e = (expert_pass){.set = set, .tokens = tokens, .rows = tokens * set->chosen};
+  const int64_t active = e->rows < set->experts ? e->rows : set->experts;
+  e->token_of = allocate(workspace, e->rows * sizeof(int32_t));
+  e->row_of = allocate(workspace, e->rows * sizeof(int32_t));
+  e->first_row = allocate(workspace, (set->experts + 1) * sizeof(int64_t));
+  e->up.by_expert = allocate(workspace, active * sizeof(expert_product));
+  e->down.by_expert = allocate(workspace, active * sizeof(expert_product));
+  e->x = e->y = memory->x, e->inner = memory->inner, e->both = memory->both;
+}
+
 /* Allocates a layer's rows; their size: see expert_workspace_bytes in pass_memory.py. */
 static expert_pass allocate_experts(const expert_set *set, int64_t tokens, int64_t size, char **workspace) {
-  expert_pass e = {.set = set, .tokens = tokens, .rows = tokens * set->chosen};
-  const int64_t active = e.rows < set->experts ? e.rows : set->experts;
-  e.token_of = allocate(workspace, e.rows * sizeof(int32_t));
-  e.row_of = allocate(workspace, e.rows * sizeof(int32_t));
-  e.first_row = allocate(workspace, (set->experts + 1) * sizeof(int64_t));
-  e.up.by_expert = allocate(workspace, active * sizeof(expert_product));
-  e.down.by_expert = allocate(workspace, active * sizeof(expert_product));
-  e.x = e.y = allocate(workspace, e.rows * set->hidden * size);
-  e.inner = allocate(workspace, e.rows * set->inner * size);
-  e.both = allocate(workspace, e.rows * 2 * set->inner * size);
+  const expert_rows memory = allocate_expert_rows(tokens * set->chosen, set->hidden, set->inner, size, workspace);
+  expert_pass e;
+  note_expert_rows(&e, set, tokens, &memory, workspace);
   return e;
 }
 

@@ -118,15 +118,17 @@ static void NAME(sum_experts)(const expert_pass *e, const float *weights, int ro
   barrier(now, chunks, is_alone);
 }
 
-/* Goes through the phases of a layer whose rows are sorted: EXPERT_PHASES. */
+/* Goes through the phases of a layer whose rows are sorted: EXPERT_PHASES. `then`: the product that comes later, or 0 */
 static void NAME(run_expert_phases)(const expert_pass *e, const T *x, const float *weights, int rounds, int adds, T *out,
-                                    phase **now, int threads) {
+                                    const product *then, phase **now, int threads) {
   const int is_alone = threads == 1;
+  expert_product later = {.of = then ? *then : (product){0}};
+  const expert_products after = {.by_expert = &later, .count = then != 0};
   NAME(put_in_order)(e, x, (*now)++, threads, is_alone);
   NAME(run_experts)(&e->up, &e->down, now, threads);
   barrier((*now)++, e->up.tasks, is_alone);
   NAME(gate_rows)(e, (*now)++, threads, is_alone);
-  NAME(run_experts)(&e->down, 0, now, threads);
+  NAME(run_experts)(&e->down, &after, now, threads);
   barrier((*now)++, e->down.tasks, is_alone);
   NAME(sum_experts)(e, weights, rounds, adds, out, (*now)++, threads, is_alone);
 }
@@ -155,7 +157,7 @@ int64_t NAME(experts)(const T *x, int64_t tokens, const expert_set *set, const i
 #pragma omp parallel num_threads(threads) if (tokens)
   {
     phase *now = phases;
-    if (tokens) NAME(run_expert_phases)(&e, x, weights, (int)rounds, 0, out, &now, threads);
+    if (tokens) NAME(run_expert_phases)(&e, x, weights, (int)rounds, 0, out, 0, &now, threads);
   }
   free(work.wide_rows);
   return FINE;

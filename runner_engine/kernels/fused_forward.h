@@ -25,6 +25,7 @@ typedef struct {
   int64_t tile_rows;   /* of a tile of shared keys: rows that are multiplied together */
   int is_interleaved;  /* shared keys and then own keys, tile by tile: own keys are prefetched during products */
   product_workspace work;
+  mixture_pass mixed;
   int threads, is_alone;
 } fused_pass;
 
@@ -349,6 +350,8 @@ static void NAME(attend_interleaved)(const fused_pass *s, int64_t layer, phase *
   barrier(now, all, s->is_alone);
 }
 
+#include "mixtures.h"
+
 /* ----------------------------------------------------------------------------------------------------------- passes */
 
 /* Attention of a layer, up to the norm before its MLP; `then` comes next, or 0. */
@@ -388,7 +391,8 @@ static void NAME(forward_mlp)(const fused_pass *s, int64_t l, const product *to_
 /* The end of a layer: the norms of the next one, or of the head */
 static void NAME(end_layer)(const fused_pass *s, int64_t l, phase **now) {
   const fused_layer *layer = s->layers + l, *next = layer + 1;
-  const int is_added = !layer->mlp_apart && NAME(adds_at_once)(s, &layer->after_mlp);
+  const int is_apart = layer->mlp_apart || (layer->mixture && layer->mixture->shared_inner);
+  const int is_added = !is_apart && NAME(adds_at_once)(s, &layer->after_mlp);
   const fused_norm *after = &layer->after_mlp;
   if (l + 1 == s->model->layers)
     NAME(end_half)(s, after, is_added, &s->model->norm, 0, s->in->kept, s->in->keep, (*now)++);
@@ -404,10 +408,16 @@ static int64_t NAME(forward_layers)(const fused_pass *s, int64_t l, phase **now)
       NAME(forward_attention)(s, l, 0, now);
       return l;
     }
-    const product to_gated = NAME(gated_product)(s, s->layers + l);
+    const mixture *mixed = s->layers[l].mixture;
+    const int has_shared = mixed && mixed->shared_inner;
+    product to_gated = {0};
+    if (has_shared) to_gated = NAME(shared_product)(s, s->layers + l);
+    else if (!mixed) to_gated = NAME(gated_product)(s, s->layers + l);
+    const product *first = has_shared || !mixed ? &to_gated : 0;
     const product then = l + 1 == s->model->layers ? NAME(logits_product)(s) : NAME(qkv_product)(s, l + 1);
-    NAME(forward_attention)(s, l, &to_gated, now);
-    NAME(forward_mlp)(s, l, &to_gated, &then, now);
+    NAME(forward_attention)(s, l, first, now);
+    if (mixed) NAME(forward_mixture)(s, l, first, &then, now);
+    else NAME(forward_mlp)(s, l, first, &then, now);
     NAME(end_layer)(s, l, now);
   }
   return l;
@@ -445,14 +455,17 @@ static void NAME(lay_out_parts)(fused_pass *s, char **workspace) {
    Returns what is wrong with the call (checks.h). */
 #if IS_IN(PRODUCTS_UNIT)
 int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, const fused_tokens *in, int threads) {
-  const int64_t wrong = check_fused(m, layers, in, PACK);
+  int64_t wrong = check_fused(m, layers, in, PACK);
+  if (!wrong) wrong = check_mixtures(m, layers, PACK);
   if (wrong) return wrong;
-  const int64_t tokens = in->tokens, parts = in->parts, phases = m->layers * LAYER_PHASES + PRODUCT_PHASES + 2;
+  const mixture_pass mixed = mixtures_of(m, layers);
+  const int64_t tokens = in->tokens, parts = in->parts;
+  const int64_t phases = m->layers * LAYER_PHASES + mixed.layers * MIXTURE_PHASES + PRODUCT_PHASES + 2;
   int64_t part_out[parts + 1], part_top[parts + 1], part_sum[parts + 1], first_tile[parts + 1];
   char *workspace = in->workspace;
   phase *first = allocate(&workspace, phases * sizeof(phase));
   fused_pass s = {m, layers, in, .part_out = part_out, .part_top = part_top, .part_sum = part_sum,
-                  .first_tile = first_tile, .threads = threads, .is_alone = threads == 1};
+                  .first_tile = first_tile, .mixed = mixed, .threads = threads, .is_alone = threads == 1};
   s.q_width = m->kv_heads * m->group * m->dim, s.kv_width = m->kv_heads * m->dim;
   s.qkv_width = s.q_width + 2 * s.kv_width;
   s.x = allocate(&workspace, tokens * m->hidden * sizeof(T));
@@ -464,11 +477,14 @@ int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, con
   if (m->gates) s.gates = allocate(&workspace, tokens * m->gates * sizeof(T));
   first_tile[0] = 0;
   NAME(lay_out_parts)(&s, &workspace);
-  const int64_t wide = s.q_width > m->hidden ? s.q_width : m->hidden, widest = wide > m->inner ? wide : m->inner;
-  if (m->is_quantized) s.work = allocate_quantized(&workspace, tokens, widest, threads);
+  allocate_mixtures(&s.mixed, m, layers, tokens, sizeof(T), &workspace);
+  const int64_t wide = s.q_width > m->hidden ? s.q_width : m->hidden, rows = tokens * mixed.chosen;
+  const int64_t of_mlp = mixed.widest > m->inner ? mixed.widest : m->inner, widest = wide > of_mlp ? wide : of_mlp;
+  if (m->is_quantized) s.work = allocate_quantized(&workspace, rows, widest, threads);
   if (workspace - (char *)in->workspace > in->workspace_bytes) REFUSE(SMALL_WORKSPACE, 0);
   if (m->is_quantized) prepare_quantized(&s.work);
-  if (IS_WIDENED && !allocate_wide_rows(&s.work, tokens, widest, threads)) REFUSE(NO_MEMORY, 0);
+  prepare_mixtures(&s.mixed, m, layers, tokens);
+  if (IS_WIDENED && !allocate_wide_rows(&s.work, rows, widest, threads)) REFUSE(NO_MEMORY, 0);
   memset(first, 0, phases * sizeof(phase));
   start_clock();
 #pragma omp parallel num_threads(threads)

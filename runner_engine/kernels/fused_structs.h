@@ -31,6 +31,8 @@ typedef struct {
   matrix head;
 } fused_model;
 
+typedef struct mixture mixture; /* mixture_structs.h */
+
 typedef struct {
   fused_norm norm_in, norm_mid;          /* before attention and before the MLP */
   fused_norm after_attention, after_mlp; /* before each is added to the token */
@@ -43,6 +45,7 @@ typedef struct {
   int64_t qkv_count, gated_count;        /* matrices that compute these, side by side */
   int64_t activation, has_gate;          /* has_gate: half of the MLP's numbers gate the other half */
   int64_t mlp_apart;                     /* the caller computes its MLP, between two calls */
+  const mixture *mixture;                /* the experts in the place of its MLP, or 0 */
   matrix qkv[3], out, gated[2], down;
 } fused_layer;
 
@@ -83,7 +86,7 @@ static int is_layer_readable(const fused_model *m, const fused_layer *layer, int
     if (!is_readable(layer->qkv + i, m->hidden, pack)) return 0;
   for (int i = 0; i < gated; i++)
     if (!is_readable(layer->gated + i, m->hidden, pack)) return 0;
-  const int has_mlp = layer->mlp_apart || (gated && is_readable(&layer->down, m->inner, pack));
+  const int has_mlp = layer->mlp_apart || layer->mixture || (gated && is_readable(&layer->down, m->inner, pack));
   return is_readable(&layer->out, width, pack) && has_mlp;
 }
 

@@ -15,6 +15,7 @@
 #include "recurrent_structs.h"
 #include "fused_structs.h"
 #include "expert_structs.h"
+#include "mixture_structs.h"
 #include "pass_clock.h"
 #include "tiles.h"
 

@@ -5,7 +5,7 @@
 #include <omp.h>
 #include <time.h>
 
-typedef enum { PRODUCTS_OF_LAYERS, ATTENTION, NORMS_AND_ROPE, PRODUCT_OF_HEAD, PASS_PARTS } pass_part;
+typedef enum { PRODUCTS_OF_LAYERS, ATTENTION, NORMS_AND_ROPE, PRODUCT_OF_HEAD, ROUTING, PRODUCTS_OF_EXPERTS, PASS_PARTS } pass_part;
 
 #if IS_IN(SHARED)
 double pass_seconds[PASS_PARTS];

@@ -30,6 +30,8 @@ ROUND_TOKENS = 128  # at most so many tokens need a workspace at once
 EXPERT_PHASES = 2 * PRODUCT_PHASES + 3
 EXPERT_MATRICES = 3  # gate, up, down
 EXPERT_PRODUCT_BYTES = 144  # of what C notes on the rows of an expert
+EXPERT_PASS_BYTES = 384  # and on those of a layer
+MIXTURE_PHASES = 2 * PRODUCT_PHASES + 4 + EXPERT_PHASES
 NO_TILES = 2**62  # of `tile_rows`: any number of rows goes by vectors, in the order of tiles
 
 
@@ -85,6 +87,13 @@ class Activation(IntEnum):
     tanh_gelu = 3
     relu = 4
     squared_relu = 5
+
+
+class Scores(IntEnum):
+    """What a router's sums become (mixture_structs.h)."""
+
+    softmax_scores = 0
+    sigmoid_scores = 1
 
 
 class Refusal(IntEnum):
@@ -172,6 +181,7 @@ class FusedLayer(ctypes.Structure):
         *_fields(ctypes.c_int64, "rope", "window", "norms_all_heads", "is_parallel"),
         *_fields(ctypes.c_int64, "qkv_count", "gated_count", "activation", "has_gate"),
         ("mlp_apart", ctypes.c_int64),
+        ("mixture", ctypes.c_void_p),
         ("qkv", Matrix * 3),
         ("out", Matrix),
         ("gated", Matrix * 2),
@@ -186,6 +196,22 @@ class ExpertSet(ctypes.Structure):
         *_fields(ctypes.c_int64, "experts", "chosen", "hidden", "inner", "activation", "has_gate", "needs_workspace"),
         *_fields(ctypes.c_float, "alpha", "limit", "shift"),
         ("matrices", ctypes.c_void_p),
+    )
+
+
+class Mixture(ctypes.Structure):
+    """mixture in mixture_structs.h."""
+
+    _fields_ = (
+        ("set", ExpertSet),
+        *_fields(ctypes.c_void_p, "router", "bias", "correction", "counts"),
+        *_fields(ctypes.c_int64, "scores", "rounds_logits", "rounds_weights"),
+        *_fields(ctypes.c_int64, "groups", "chosen_groups", "best_of_group", "normalizes"),
+        *_fields(ctypes.c_float, "epsilon", "scale"),
+        *_fields(ctypes.c_int64, "shared_inner", "shared_count", "shared_activation", "shared_has_gate"),
+        ("shared_scale", ctypes.c_void_p),
+        ("shared_into", Matrix * 2),
+        ("shared_down", Matrix),
     )
 
 
@@ -266,6 +292,7 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "fused_model": FusedModel,
     "fused_layer": FusedLayer,
     "expert_set": ExpertSet,
+    "mixture": Mixture,
     "shared_part": SharedPart,
     "fused_tokens": FusedTokens,
     "conv_layer": ConvLayer,
@@ -305,10 +332,12 @@ def of_python() -> dict[str, int]:
     }
     phases = {"PRODUCT_PHASES": PRODUCT_PHASES, "LAYER_PHASES": LAYER_PHASES, "sizeof phase": PHASE_BYTES}
     enums = {
-        one.name.upper(): int(one) for enum in (WeightFormat, CodeType, NormKind, Activation, Refusal) for one in enum
+        one.name.upper(): int(one)
+        for enum in (WeightFormat, CodeType, NormKind, Activation, Scores, Refusal)
+        for one in enum
     }
-    phases |= {"EXPERT_PHASES": EXPERT_PHASES, "EXPERT_MATRICES": EXPERT_MATRICES}
-    phases["sizeof expert_product"] = EXPERT_PRODUCT_BYTES
+    phases |= {"EXPERT_PHASES": EXPERT_PHASES, "EXPERT_MATRICES": EXPERT_MATRICES, "MIXTURE_PHASES": MIXTURE_PHASES}
+    phases |= {"sizeof expert_product": EXPERT_PRODUCT_BYTES, "sizeof expert_pass": EXPERT_PASS_BYTES}
     parameters = {name.upper(): place for place, name in enumerate(PARAMETERS)}
     numbers = sizes | phases | enums | parameters | FOR_QUANTIZED
     for name, structure in STRUCTURES.items():

@@ -9,7 +9,7 @@ from runner_engine.matmul.autotune import TIE, Candidate, Contest, decide, faste
 from runner_engine.matmul.blocks import ROW_PARTS
 from runner_engine.matmul.byte_products import choose_bytes
 from runner_engine.matmul.choice import Choice, Naming, choice_of, requested_way, words_of_tiles
-from runner_engine.matmul.grouped import GroupedExperts
+from runner_engine.matmul.grouped import ExpertLayer, GroupedExperts
 from runner_engine.matmul.kept_seconds import kept
 from runner_engine.matmul.matrices import LayerWeights
 from runner_engine.matmul.measured import Seconds, by_turns
@@ -32,6 +32,7 @@ from runner_engine.matmul.row_formats import row_format
 __all__ = [  # noqa: RUF022 - by what they are for
     # layers
     "QuantizedLayers",  # replaces the `forward` of a model's quantized layers
+    "ExpertLayer",  # a layer of experts as C reads them
     "GroupedExperts",  # replaces the `forward` of a model's experts
     "LayerWeights",  # a layer's weights as C reads them, whatever their format
     "Panels",  # plain weights in the layout of our own products

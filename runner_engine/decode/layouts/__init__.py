@@ -1,7 +1,9 @@
 """What a decoder's layers are made of, by their parts and by trials of these. These names are what others need."""
 
 from runner_engine.decode.layouts.attention import AttentionLayout, Rotation
-from runner_engine.decode.layouts.model import LayerLayout, MlpLayout, ModelLayout, describe
+from runner_engine.decode.layouts.mixtures import MixtureLayout
+from runner_engine.decode.layouts.mlps import MlpLayout
+from runner_engine.decode.layouts.model import LayerLayout, ModelLayout, describe
 from runner_engine.decode.layouts.norms import NormLayout
 from runner_engine.decode.layouts.parts import NotFusable
 
@@ -10,6 +12,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "ModelLayout",  # its embedding, layers and head
     "LayerLayout",  # attention, an MLP, and the norms around them
     "MlpLayout",  # its matrices and its function
+    "MixtureLayout",  # a router, experts, and an MLP beside them
     "AttentionLayout",  # projections, norms and rotation of heads, what is done to scores
     "Rotation",  # which numbers of a head are rotated, and by which table
     "NormLayout",  # what a norm computes, with its weight

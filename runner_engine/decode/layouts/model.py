@@ -12,34 +12,22 @@ from torch import nn
 from runner_base import is_memory_error, one_line
 from runner_engine.attention import register
 from runner_engine.decode.layouts.attention import IGNORED, POSITIONS, AttentionLayout, Rotation, attention_of
-from runner_engine.decode.layouts.functions import activation_of
+from runner_engine.decode.layouts.mixtures import MixtureLayout, MixtureReader
+from runner_engine.decode.layouts.mlps import MlpLayout, mlp_of
 from runner_engine.decode.layouts.norms import NormLayout, norm_of
 from runner_engine.decode.layouts.parts import (
     ATTENTIONS,
     FINAL_NORMS,
-    FUNCTIONS,
     LAYERS,
     MLPS,
-    OF_MLP,
     PARALLEL,
     LayerNames,
     NotFusable,
     child_of,
     names_of_parts,
-    projections_of,
 )
-from runner_engine.kernels.shared_numbers import ROPE_TABLES, Activation
+from runner_engine.kernels.shared_numbers import ROPE_TABLES
 from runner_engine.kv_cache import Heads
-
-
-@dataclass(frozen=True)
-class MlpLayout:
-    """An MLP: one matrix or two that come in, a function, one that goes out."""
-
-    into: tuple[Any, ...]
-    out: Any
-    activation: Activation
-    has_gate: bool  # half of what comes in goes through the function, and gates the other half
 
 
 @dataclass(frozen=True)
@@ -48,7 +36,8 @@ class LayerLayout:
 
     attention: AttentionLayout
     mlp: MlpLayout | None
-    apart: Any  # the module of an MLP whose layout is not known, such as a mixture of experts; else None
+    mixture: MixtureLayout | None  # experts in the place of an MLP, where C knows their parts
+    apart: Any  # the module of what is no MLP that C knows, a mixture or something else; else None
     norms: tuple[NormLayout | None, ...]  # before and after attention, before and after the MLP
     head_norms: tuple[NormLayout, NormLayout] | None
     is_parallel: bool
@@ -110,10 +99,10 @@ def _described(model: Any, heads: Heads) -> ModelLayout:
     scales = {float(getattr(layer, "residual_multiplier", 1.0)) for layer in body.layers}
     if len(scales) != 1:
         raise NotFusable("its layers differ")
-    layers = []
+    layers, mixtures = [], MixtureReader()
     for number, layer in enumerate(body.layers):
         table = of_kind[kinds[number]] if kinds and of_kind else 0
-        layers.append(_layer(model, layer, heads, rows, table, angles[table]))
+        layers.append(_layer(model, layer, heads, rows, table, angles[table], mixtures))
     rotations = {layer.attention.rotation for layer in layers} - {None}
     if len(rotations) > 1:
         raise NotFusable("its layers rotate in different ways")
@@ -142,7 +131,13 @@ def _tables(rotary: Any, kinds: list[str] | None) -> tuple[list[RopeTable], dict
 
 
 def _layer(
-    model: Any, layer: Any, heads: Heads, rows: torch.Tensor, table: int, angles: tuple[torch.Tensor, torch.Tensor]
+    model: Any,
+    layer: Any,
+    heads: Heads,
+    rows: torch.Tensor,
+    table: int,
+    angles: tuple[torch.Tensor, torch.Tensor],
+    mixtures: MixtureReader,
 ) -> LayerLayout:
     of_attention, attention = child_of(layer, ATTENTIONS)
     of_mlp, mlp = child_of(layer, MLPS)
@@ -160,10 +155,9 @@ def _layer(
     norms = tuple(norm_of(getattr(layer, name), hidden, like) if name else None for name in places)
     is_parallel = names.is_parallel or any(getattr(layer, name, False) for name in PARALLEL)
     rope = -1 if found.rotation is None else table
-    of_c = _mlp(mlp)
-    if of_c is None and not is_parallel and norms[2] is None:
-        raise NotFusable("its MLP reads what is not normed")
-    return LayerLayout(found, of_c, mlp if of_c is None else None, norms, head_norms, is_parallel, rope)
+    of_c = mlp_of(mlp)
+    mixture = mixtures.read(mlp, rows) if of_c is None and not is_parallel else None
+    return LayerLayout(found, of_c, mixture, mlp if of_c is None else None, norms, head_norms, is_parallel, rope)
 
 
 def _layer_names(layer: nn.Module, norms: set[str]) -> LayerNames:
@@ -171,21 +165,6 @@ def _layer_names(layer: nn.Module, norms: set[str]) -> LayerNames:
         if norms == names.norms:
             return names
     raise NotFusable(f"its {type(layer).__name__} has other parts: {', '.join(sorted(norms))}")
-
-
-def _mlp(mlp: Any) -> MlpLayout | None:
-    """Return the layout of an MLP; None where C does not know its parts: then its own module computes it."""
-    try:
-        function, module = child_of(mlp, FUNCTIONS)
-        names = projections_of(mlp, OF_MLP, {function})
-        activation = activation_of(module)
-    except NotFusable:
-        return None
-    into, out = tuple(getattr(mlp, name) for name in names.into), getattr(mlp, names.out)
-    outputs = sum(layer.out_features for layer in into)
-    if outputs not in (out.in_features, 2 * out.in_features):
-        return None
-    return MlpLayout(into, out, activation, outputs == 2 * out.in_features)
 
 
 def _embedding_scale(body: Any, dtype: torch.dtype) -> float:

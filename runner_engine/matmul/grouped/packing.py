@@ -62,7 +62,7 @@ class PackedParameter:
         for number, of_expert in enumerate(self.weight):
             for matrix, panels in self._panels(of_expert):
                 into = apart(self.form, matrix, memory[number])
-                into.copy_(panels.transpose(1, 2).reshape(into.shape[0], -1).view(into.dtype))
+                into.copy_(panels.transpose(1, 2).reshape(into.shape[0], -1).contiguous().view(into.dtype))
         _exchange(self.weight, memory)
 
     def of_expert(self, number: int, biases: Mapping[str, torch.Tensor | None], tile_rows: int) -> list[PanelsOfExpert]:

@@ -303,7 +303,7 @@ def test_a_model_with_hooks_keeps_its_own_pass(engine_of: Callable[..., LocalEng
     hook = loaded.model.model.layers[1].register_forward_hook(lambda *_: None)
     with pytest.raises(NotFusable, match="hooks"):
         FusedForward(loaded.model, heads, 64, kernels, {})
-    assert probe_fused_forward(loaded, heads, {}) is None
+    assert probe_fused_forward(loaded, heads, {}, {}) is None
     hook.remove()
     assert FusedForward(loaded.model, heads, 64, kernels, {}).weights.vocabulary == loaded.metrics["vocab_size"]
 

@@ -57,8 +57,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mistral": {},
     "helium": {},
     "ernie4_5": {},
-    "gpt_oss": {"layer_types": SLIDING["layer_types"]},  # sinks; its own module computes its experts
+    "gpt_oss": {"layer_types": SLIDING["layer_types"]},  # sinks; experts and a router with biases, a clamped gate
     "qwen3_moe": {"decoder_sparse_step": 2},  # a mixture in every second layer
+    "mixtral": {},
+    "olmoe": {},
+    "flex_olmo": {},  # norms only behind
+    "qwen2_moe": {},  # an MLP beside the experts, scaled for each token
+    "granitemoe": {"residual_multiplier": 0.5},
+    "glm4_moe": {"n_routed_experts": 8, "n_group": 4, "topk_group": 2},  # groups, a correction, an MLP beside the experts
+    "phimoe": {},  # a router that C does not know: its own module computes its experts
     "apertus": {},  # a function that C does not know
 }  # fmt: skip
 Make = Callable[..., RunnerConfig]
@@ -181,7 +188,10 @@ def test_each_window_hides_what_the_model_hides(engine_of: Callable[..., LocalEn
     assert [layer.rope for layer in fused.weights.layers] == [0, 1]
 
 
-def test_only_mlps_that_c_does_not_know_are_computed_by_their_modules(engine_of: Callable[..., LocalEngine]) -> None:
+def test_only_mlps_that_c_does_not_know_are_computed_by_their_modules(
+    engine_of: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNNER_EXPERTS", "plain")  # C reads no experts
     loaded, _, fused = with_fast_kernels(engine_of("qwen3_moe"))
     assert fused is not None
     assert [layer.mlp_apart for layer in fused.weights.layers] == [0, 1]

@@ -1,0 +1,140 @@
+"""The mixtures of experts of a fused pass as C reads them (kernels/mixture_structs.h)."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from runner_engine.checkpoints.pass_memory import expert_note_bytes
+from runner_engine.decode.layouts import LayerLayout, MixtureLayout, MlpLayout, NotFusable
+from runner_engine.kernels import native
+from runner_engine.kernels.shared_numbers import (
+    CACHE_LINE,
+    EXPERT_PASS_BYTES,
+    EXPERT_PRODUCT_BYTES,
+    MIXTURE_PHASES,
+    PHASE_BYTES,
+    Activation,
+    ExpertSet,
+    Matrix,
+    Mixture,
+)
+from runner_engine.matmul import ExpertLayer, row_format
+
+MatrixOf = Callable[[Any, int, int], Matrix]  # of a linear layer with so many inputs and outputs
+
+
+class FusedMixtures:
+    """Those layers' mixtures that C computes; others are left to their own modules."""
+
+    def __init__(
+        self,
+        layers: Sequence[LayerLayout],
+        experts: Mapping[nn.Module, ExpertLayer],
+        dtype: torch.dtype,
+        matrix_of: MatrixOf,
+    ) -> None:
+        """Describe what can be; experts: the layers of experts that C reads already."""
+        self.experts, self.dtype, self.matrix_of = experts, dtype, matrix_of
+        self.layers = len(layers)
+        self.of_layer: dict[int, Mixture] = {}
+        self.counts: dict[nn.Module, torch.Tensor] = {}  # how often C has chosen each expert, by the experts' module
+        self.is_by_row = True  # a row's sums do not depend on other rows
+        self._kept: list[Any] = []  # tensors of which C has only the addresses
+        for number, layer in enumerate(layers):
+            found = layer.mixture
+            if found is None or found.experts not in experts:
+                continue
+            try:
+                self.of_layer[number] = self._described(found)
+            except NotFusable:
+                continue
+
+    @property
+    def has_shared(self) -> bool:
+        """Whether there is an MLP beside the experts of some layer."""
+        return any(one.shared_inner for one in self.of_layer.values())
+
+    @property
+    def chosen(self) -> int:
+        """The most experts of a token; 1 without mixtures."""
+        return max((int(one.set.chosen) for one in self.of_layer.values()), default=1)
+
+    @property
+    def widest(self) -> int:
+        """The widest inputs of the matrices of experts, and of MLPs beside them."""
+        return max((int(max(one.set.inner, one.shared_inner)) for one in self.of_layer.values()), default=0)
+
+    @property
+    def needs_workspace(self) -> bool:
+        """Whether a product of some experts takes memory for its rows, or for unpacked weights."""
+        return any(one.set.needs_workspace for one in self.of_layer.values())
+
+    def fields(self, layer: int) -> dict[str, Any]:
+        """Return the fields of a layer for C."""
+        return {"mixture": ctypes.addressof(self.of_layer[layer])}
+
+    def workspace_pieces(self, tokens: int) -> list[int]:
+        """Return the bytes of what a pass allocates for its mixtures, as mixture_structs.h does."""
+        all_of = list(self.of_layer.values())
+        if not all_of:
+            return []
+        size, chosen = self.dtype.itemsize, self.chosen
+        rows, inner, shared = tokens * chosen, max(one.set.inner for one in all_of), max(o.shared_inner for o in all_of)
+        pieces = [tokens * max(one.set.experts for one in all_of) * 4, rows * 4, rows * 8]
+        pieces += [tokens * 2 * shared * size, tokens * shared * size, self.layers * EXPERT_PASS_BYTES]
+        pieces += [rows * all_of[0].set.hidden * size, rows * inner * size, rows * 2 * inner * size]
+        pieces += [
+            expert_note_bytes(tokens * one.set.chosen, one.set.experts, EXPERT_PRODUCT_BYTES) + CACHE_LINE
+            for one in all_of
+        ]
+        return [*pieces, len(all_of) * MIXTURE_PHASES * PHASE_BYTES]
+
+    def _described(self, found: MixtureLayout) -> Mixture:
+        layer, router, formula = self.experts[found.experts], found.router, found.router.formula
+        if layer.dtype is not self.dtype or router.weight.dtype is not self.dtype:
+            raise NotFusable("its experts have another number format")
+        own = ExpertSet.from_buffer_copy(layer.set)
+        own.chosen = formula.chosen
+        weight, added = router.weight.contiguous(), None if router.added is None else router.added.float()
+        at = native.pointer(weight, self.dtype, own.experts, own.hidden)
+        of_added = None if added is None else native.pointer(added.contiguous(), torch.float32, own.experts)
+        with torch.inference_mode(False):  # it is changed outside as well
+            counts = torch.zeros(own.experts, dtype=torch.int64)
+        shared = self._shared(found.shared, own.hidden, found.shared_scale)
+        self._kept += [layer, weight, added]
+        self.is_by_row = self.is_by_row and layer.is_by_row
+        self.counts[found.experts] = counts
+        return Mixture(
+            set=own, router=at, bias=of_added if formula.has_bias else None,
+            correction=of_added if formula.has_correction else None, counts=counts.data_ptr(), scores=formula.scores,
+            rounds_logits=formula.rounds_logits, rounds_weights=formula.rounds_weights, groups=formula.groups,
+            chosen_groups=formula.chosen_groups, best_of_group=formula.best_of_group, normalizes=formula.normalizes,
+            epsilon=formula.epsilon, scale=formula.scale, **shared,
+        )  # fmt: skip
+
+    def _shared(self, mlp: MlpLayout | None, hidden: int, scale: torch.Tensor | None) -> dict[str, Any]:
+        """Return the fields of the MLP that all tokens go through."""
+        if mlp is None:
+            return {}
+        wide = mlp.inner * (1 + mlp.has_gate) // len(mlp.into)
+        into = [self.matrix_of(part, hidden, wide) for part in mlp.into]
+        if len({(*row_format(matrix), matrix.block) for matrix in into}) > 1:
+            raise NotFusable("the two matrices that gate its MLP are quantized differently")
+        if scale is not None:
+            if scale.dtype is not self.dtype:
+                raise NotFusable("the MLP beside its experts is scaled in another number format")
+            self._kept.append(scale := scale.contiguous())
+        return {
+            "shared_inner": mlp.inner,
+            "shared_count": len(into),
+            "shared_activation": Activation.silu_in_product if mlp.gates_in_product else mlp.activation,
+            "shared_has_gate": mlp.has_gate,
+            "shared_scale": None if scale is None else native.pointer(scale, self.dtype, hidden),
+            "shared_into": (Matrix * 2)(*into, *[Matrix()] * (2 - len(into))),
+            "shared_down": self.matrix_of(mlp.out, mlp.inner, hidden),
+        }

@@ -1,0 +1,51 @@
+"""The layout of an MLP: its matrices by their names, and its function by a trial."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from runner_engine.decode.layouts.functions import activation_of
+from runner_engine.decode.layouts.parts import FUNCTIONS, OF_MLP, NotFusable, child_of, projections_of
+from runner_engine.kernels.shared_numbers import Activation
+
+
+@dataclass(frozen=True)
+class MlpLayout:
+    """An MLP: one matrix or two that come in, a function, one that goes out."""
+
+    into: tuple[Any, ...]
+    out: Any
+    activation: Activation
+    has_gate: bool  # half of what comes in goes through the function, and gates the other half
+
+    @property
+    def inner(self) -> int:
+        """How many numbers of a token come out of its function."""
+        return int(self.out.in_features)
+
+    @property
+    def gates_in_product(self) -> bool:
+        """Whether two matrices gate each other in the registers, as SiLU does without biases."""
+        is_plain = all(part.bias is None for part in self.into)
+        return self.activation is Activation.silu and self.has_gate and len(self.into) == 2 and is_plain
+
+    @property
+    def gates(self) -> int:
+        """How many numbers of a token it computes before they go through its function; 0: in the registers."""
+        return 0 if self.gates_in_product else self.inner * (1 + self.has_gate)
+
+
+def mlp_of(mlp: Any) -> MlpLayout | None:
+    """Return the layout of an MLP; None where C does not know its parts."""
+    try:
+        function, module = child_of(mlp, FUNCTIONS)
+        names = projections_of(mlp, OF_MLP, {function})
+        activation = activation_of(module)
+    except NotFusable:
+        return None
+    into, out = tuple(getattr(mlp, name) for name in names.into), getattr(mlp, names.out)
+    outputs = sum(layer.out_features for layer in into)
+    if outputs not in (out.in_features, 2 * out.in_features):
+        return None
+    return MlpLayout(into, out, activation, outputs == 2 * out.in_features)

@@ -1,0 +1,170 @@
+"""By which formula a router chooses experts and weights them, found by trying its own code on numbers of ours.
+
+The trial's weights are not the checkpoint's: they are lively, so that a correction, a limit to groups or a small number
+in a sum shows whatever was trained.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from runner_engine.decode.layouts.parts import NotFusable
+from runner_engine.kernels.shared_numbers import Scores
+
+TRIED = 64  # rows
+LOW = -12.0  # router's sums whose sigmoids are as small as what families add to their sum
+NEAR = 1e-5  # of the largest weight
+EPSILONS = (1e-20, 1e-12, 1e-9, 1e-6)  # that are added to the sum of the chosen experts' scores
+GROUPS, CHOSEN_GROUPS = ("num_group", "n_group", "n_groups"), ("topk_group", "topk_groups")
+BEST_OF_GROUP = (2, 1)
+
+
+@dataclass(frozen=True)
+class RouterFormula:
+    """What becomes of a router's sums, as in kernels/mixture_structs.h."""
+
+    chosen: int
+    scores: Scores
+    has_bias: bool  # one number for each expert is added to its sum
+    has_correction: bool  # or to its score, for the choice alone
+    groups: int
+    chosen_groups: int
+    best_of_group: int  # so many experts make the score of a group
+    normalizes: bool
+    epsilon: float
+    scale: float
+    rounds_logits: bool = False  # to the model's format
+    rounds_weights: bool = False
+
+    def __call__(self, logits: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
+        """Return the weights of all experts [rows, experts], 0 of those that are not chosen; added: if it has any."""
+        if self.has_bias:
+            logits = logits + added
+        scores = logits.softmax(-1) if self.scores is Scores.softmax_scores else logits.sigmoid()
+        choice = scores + added if self.has_correction else scores
+        if self.chosen_groups < self.groups:
+            of_group = choice.view(len(choice), self.groups, -1)
+            best = of_group.topk(self.best_of_group).values.sum(-1).topk(self.chosen_groups).indices
+            is_left_out = torch.ones(of_group.shape[:2], dtype=torch.bool).scatter(1, best, False)
+            choice = of_group.masked_fill(is_left_out[..., None], -torch.inf).flatten(1)
+        index = choice.topk(self.chosen).indices
+        weights = scores.gather(1, index)
+        if self.normalizes:
+            weights = weights / (weights.sum(-1, keepdim=True) + self.epsilon)
+        return torch.zeros_like(scores).scatter(1, index, weights * self.scale)
+
+
+@dataclass(frozen=True)
+class RouterLayout:
+    """A router: its matrix [experts, hidden], what is added to its sums or scores, and its formula."""
+
+    weight: torch.Tensor
+    added: torch.Tensor | None  # [experts]
+    given: Mapping[str, torch.Tensor]  # what its block hands to it besides rows
+    formula: RouterFormula
+
+
+def router_of(router: nn.Module, block: nn.Module) -> RouterLayout:
+    """Return the layout of a router; NotFusable where it computes something else. block: the module that has it."""
+    weight = router._parameters.get("weight")
+    if weight is None or weight.dim() != 2 or weight.device.type != "cpu":
+        raise NotFusable("its router has no matrix")
+    experts, hidden = weight.shape
+    given = _given(router, block)
+    own = {name: some for name, some in (*router.named_parameters(), *router.named_buffers()) if name != "weight"}
+    added = own | given
+    if len(added) > 1 or any(some.numel() != experts for some in added.values()):
+        raise NotFusable(f"its router has other parts: {', '.join(sorted(added))}")
+    trial = copy.deepcopy(router).float()
+    random = torch.Generator().manual_seed(0)
+    rows = torch.randn(TRIED, hidden, generator=random)
+    of_all = torch.randn(experts, generator=random) / 2  # what is added, in the trial
+    expected, logits = [], []
+    for around, spread in ((0.0, 2.0), (LOW, 0.5)):
+        numbers = torch.randn(experts, hidden, generator=random) * spread * hidden**-0.5 + around / hidden
+        some = rows if not around else 1 + rows / hidden
+        with torch.no_grad():
+            trial.get_parameter("weight").copy_(numbers)
+            for name in own:
+                trial.state_dict(keep_vars=True)[name].copy_(of_all)
+            made = trial(some, **dict.fromkeys(given, of_all))
+        weights, index = weights_and_index(made, len(rows))
+        expected.append(torch.zeros(len(rows), experts).scatter(1, index, weights.float()))
+        logits.append(some @ numbers.T)
+    for formula in _formulas(router, index.shape[1], experts, bool(added)):
+        found = [formula(some, of_all) for some in logits]
+        if all(
+            float((one - other).abs().max()) <= NEAR * float(other.abs().max())
+            for one, other in zip(found, expected, strict=True)
+        ):
+            formula = _rounding(router, given, weight, formula)
+            of_layer = next((some.detach().flatten() for some in added.values()), None)
+            return RouterLayout(weight.detach(), of_layer, given, formula)
+    raise NotFusable("its router chooses or weights experts by another formula")
+
+
+def _given(router: nn.Module, block: nn.Module) -> dict[str, torch.Tensor]:
+    """Return what a block hands to its router besides rows: tensors of its own, by the names of arguments."""
+    names = list(inspect.signature(router.forward).parameters)[1:]
+    found = {name: getattr(block, name, None) for name in names}
+    return {name: some for name, some in found.items() if isinstance(some, torch.Tensor)}
+
+
+def weights_and_index(made: Any, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the weights of the chosen experts and their numbers, from what a router returns."""
+    tensors = [some for some in made if isinstance(some, torch.Tensor)] if isinstance(made, tuple) else []
+    numbers = [some for some in tensors if not some.is_floating_point() and some.dim() == 2 and len(some) == rows]
+    if len(numbers) != 1:
+        raise NotFusable("its router does not say which experts it chooses")
+    [index] = numbers
+    weights = [some for some in tensors if some.is_floating_point() and some.shape == index.shape]
+    if not weights:
+        raise NotFusable("its router does not weight the experts that it chooses")
+    return weights[-1], index
+
+
+def _formulas(router: nn.Module, chosen: int, experts: int, has_added: bool) -> Iterator[RouterFormula]:
+    """Go through the formulas that a router may have, from the numbers that it has as attributes."""
+    of = {name: value for name, value in vars(router).items() if isinstance(value, int | float)}
+    groups = next((int(of[name]) for name in GROUPS if of.get(name)), 1)
+    chosen_groups = next((int(of[name]) for name in CHOSEN_GROUPS if of.get(name)), 1)
+    scales = list(dict.fromkeys([*(value for value in of.values() if isinstance(value, float)), 1.0]))
+    limits = [(1, 1, 1)]
+    if experts % groups == 0 and chosen_groups < groups and chosen <= experts // groups * chosen_groups:
+        limits = [(groups, chosen_groups, best) for best in BEST_OF_GROUP if best <= experts // groups] + limits
+    for scores in Scores:
+        for has_bias, has_correction in ((False, True), (True, False), (False, False)):
+            if (has_bias or has_correction) and not has_added:
+                continue
+            for some_groups, best_groups, best in limits:
+                made = RouterFormula(
+                    chosen, scores, has_bias, has_correction, some_groups, best_groups, best, False, 0.0, 1.0
+                )
+                for scale in scales:
+                    yield replace(made, scale=scale)
+                    for epsilon in EPSILONS:
+                        yield replace(made, scale=scale, normalizes=True, epsilon=epsilon)
+
+
+def _rounding(
+    router: nn.Module, given: Mapping[str, torch.Tensor], weight: torch.Tensor, formula: RouterFormula
+) -> RouterFormula:
+    """Return the formula with what the family rounds to the model's format."""
+    dtype, random = weight.dtype, torch.Generator().manual_seed(1)
+    rows = torch.randn(TRIED, weight.shape[1], generator=random).to(dtype)
+    with torch.no_grad():
+        made = router(rows, **given)
+    weights, _ = weights_and_index(made, TRIED)
+    logits = [
+        some for some in made if isinstance(some, torch.Tensor) and some.is_floating_point() and some is not weights
+    ]
+    shaped = [some for some in logits if some.shape == (TRIED, len(weight))]
+    rounds_logits = all(torch.equal(some.float(), some.to(dtype).float()) for some in shaped)
+    return replace(formula, rounds_logits=rounds_logits, rounds_weights=weights.dtype is dtype)
