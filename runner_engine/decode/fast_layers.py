@@ -25,6 +25,7 @@ from runner_engine.kernels import native
 from runner_engine.kv_cache import Heads, kernels_for
 from runner_engine.matmul import (
     Choice,
+    ExpertLayer,
     GroupedExperts,
     LayerWeights,
     Panels,
@@ -90,6 +91,11 @@ class FastLayers:
     def matrices(self) -> dict[nn.Module, LayerWeights]:
         """The weights that our own products read, by layer."""
         return {**self.panels, **self.quantized.matrices}
+
+    @property
+    def grouped(self) -> dict[nn.Module, ExpertLayer]:
+        """The layers of experts that our own products read."""
+        return self.experts.layers
 
     def restore(self) -> None:
         """Give every layer its own `forward` back."""

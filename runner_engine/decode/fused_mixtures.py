@@ -12,17 +12,14 @@ from torch import nn
 from runner_engine.checkpoints.pass_memory import expert_note_bytes
 from runner_engine.decode.layouts import LayerLayout, MixtureLayout, MlpLayout, NotFusable
 from runner_engine.kernels import native
-from runner_engine.kernels.shared_numbers import (
-    CACHE_LINE,
+from runner_engine.kernels.expert_numbers import (
     EXPERT_PASS_BYTES,
     EXPERT_PRODUCT_BYTES,
     MIXTURE_PHASES,
-    PHASE_BYTES,
-    Activation,
     ExpertSet,
-    Matrix,
     Mixture,
 )
+from runner_engine.kernels.shared_numbers import CACHE_LINE, PHASE_BYTES, Activation, Matrix
 from runner_engine.matmul import ExpertLayer, row_format
 
 MatrixOf = Callable[[Any, int, int], Matrix]  # of a linear layer with so many inputs and outputs
@@ -135,6 +132,11 @@ class FusedMixtures:
             "shared_activation": Activation.silu_in_product if mlp.gates_in_product else mlp.activation,
             "shared_has_gate": mlp.has_gate,
             "shared_scale": None if scale is None else native.pointer(scale, self.dtype, hidden),
-            "shared_into": (Matrix * 2)(*into, *[Matrix()] * (2 - len(into))),
-            "shared_down": self.matrix_of(mlp.out, mlp.inner, hidden),
+            "shared_into": self._address(*into),
+            "shared_down": self._address(self.matrix_of(mlp.out, mlp.inner, hidden)),
         }
+
+    def _address(self, *matrices: Matrix) -> int:
+        """Keep matrices alive, and return the address of the first one."""
+        self._kept.append((Matrix * len(matrices))(*matrices))
+        return ctypes.addressof(self._kept[-1])

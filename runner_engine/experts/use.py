@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -33,6 +32,16 @@ class _Layer:
     passes: int = 0
 
 
+class CountsInC(Protocol):
+    """Passes in which C counts how often each expert is chosen."""
+
+    after_pass: Callable[[int], object]  # is told of a pass's tokens
+
+    @property
+    def expert_counts(self) -> Mapping[nn.Module, torch.Tensor]:
+        """The counts, by the module of a layer's experts."""
+
+
 class ExpertUse:
     """Counts how often each expert of each layer is chosen, on a CPU."""
 
@@ -40,16 +49,19 @@ class ExpertUse:
         self,
         model: nn.Module | None = None,
         tell: Callable[[str], object] = str,
-        in_c: Mapping[nn.Module, torch.Tensor] = MappingProxyType({}),
+        in_c: CountsInC | None = None,
     ) -> None:
         """Let each layer of experts count, and tell what is found. Without a model there is nothing to count.
 
-        in_c: what C counts for itself in fused passes, by the module of a layer's experts.
+        in_c: passes in which C counts for itself.
         """
         self.tell = tell
-        self.layers = [layer for module in (model.modules() if model else ()) if (layer := _layer_of(module, in_c))]
+        of_c: Mapping[nn.Module, torch.Tensor] = {} if in_c is None else in_c.expert_counts
+        self.layers = [layer for module in (model.modules() if model else ()) if (layer := _layer_of(module, of_c))]
         self._told = 0  # choices that were counted when it was told
-        self._tokens, self._told_tokens = 0, 0  # of fused passes
+        self._tokens, self._told_tokens = 0, 0  # of passes in which C counts
+        if in_c is not None and of_c:
+            in_c.after_pass = self.after_pass
         for layer in self.layers:
             layer.module.forward = self._counting(layer)
 

@@ -21,7 +21,7 @@ struct mixture {
   float epsilon, scale; /* is added to that sum; what scores are multiplied by in the end */
   int64_t shared_inner, shared_count, shared_activation, shared_has_gate; /* the MLP for all tokens; shared_inner 0: none */
   const void *shared_scale; /* [hidden], or 0: the sigmoid of its product with a token scales what that MLP gives */
-  matrix shared_into[2], shared_down;
+  const matrix *shared_into, *shared_down; /* [shared_count], and the one that goes out */
 };
 
 /* What a pass has in memory for its mixtures; rows are those of one layer at a time */
@@ -99,13 +99,13 @@ static int64_t check_mixtures(const fused_model *m, const fused_layer *layers, i
     const int64_t wrong = check_experts(set, pack);
     if (wrong) return wrong;
     if (!of->shared_inner) continue;
-    if (of->shared_count < 1 || of->shared_count > 2 || !m->has_halves) REFUSE(WRONG_MATRIX, l);
+    if (of->shared_count < 1 || of->shared_count > 2 || !m->has_halves || !of->shared_into || !of->shared_down) REFUSE(WRONG_MATRIX, l);
     for (int64_t i = 0; i < of->shared_count; i++) {
       if (is_missing(of->shared_into + i, pack)) REFUSE(MISSING_UNIT, 0);
       if (!is_readable(of->shared_into + i, m->hidden, pack)) REFUSE(WRONG_MATRIX, l);
     }
-    if (is_missing(&of->shared_down, pack)) REFUSE(MISSING_UNIT, 0);
-    if (!is_readable(&of->shared_down, of->shared_inner, pack)) REFUSE(WRONG_MATRIX, l);
+    if (is_missing(of->shared_down, pack)) REFUSE(MISSING_UNIT, 0);
+    if (!is_readable(of->shared_down, of->shared_inner, pack)) REFUSE(WRONG_MATRIX, l);
   }
   return FINE;
 }

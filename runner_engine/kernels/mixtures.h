@@ -97,7 +97,7 @@ static void NAME(forward_mixture)(const fused_pass *s, int64_t l, const product 
   const fused_layer *layer = s->layers + l;
   const mixture *of = layer->mixture;
   if (to_shared) {
-    const product to_down = NAME(fused_product)(s, s->mixed.inner, s->in->tokens, of->shared_inner, &of->shared_down, 1,
+    const product to_down = NAME(fused_product)(s, s->mixed.inner, s->in->tokens, of->shared_inner, of->shared_down, 1,
                                                 STORE, s->half, s->model->hidden);
     NAME(product_and_wait)(s, to_shared, &to_down, now);
     if (of->shared_scale || of->shared_activation != SILU_IN_PRODUCT) NAME(finish_shared)(s, layer, (*now)++);

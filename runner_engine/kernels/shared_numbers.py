@@ -10,6 +10,8 @@ from enum import IntEnum
 
 from runner_engine.checkpoints.kept_kv import SCALE_BYTES
 from runner_engine.checkpoints.pass_memory import THREAD_BUFFER_BYTES
+from runner_engine.kernels import expert_numbers
+from runner_engine.kernels.c_fields import fields_of
 from runner_engine.settings.sampling import PARAMETERS
 
 LANES = 16  # keys lie in blocks of this many places
@@ -27,11 +29,6 @@ GATE_BY_SILU, GATE_BY_SIGMOID = 0, 1  # the activation of its gate
 CHANNEL_TILE = 4  # a channel's state has a multiple of so many numbers
 STATE_TILE = 4  # and a head's, for each of its results
 ROUND_TOKENS = 128  # at most so many tokens need a workspace at once
-EXPERT_PHASES = 2 * PRODUCT_PHASES + 3
-EXPERT_MATRICES = 3  # gate, up, down
-EXPERT_PRODUCT_BYTES = 144  # of what C notes on the rows of an expert
-EXPERT_PASS_BYTES = 384  # and on those of a layer
-MIXTURE_PHASES = 2 * PRODUCT_PHASES + 4 + EXPERT_PHASES
 NO_TILES = 2**62  # of `tile_rows`: any number of rows goes by vectors, in the order of tiles
 
 
@@ -89,13 +86,6 @@ class Activation(IntEnum):
     squared_relu = 5
 
 
-class Scores(IntEnum):
-    """What a router's sums become (mixture_structs.h)."""
-
-    softmax_scores = 0
-    sigmoid_scores = 1
-
-
 class Refusal(IntEnum):
     """Why C refuses a call, before it reads or writes anything (checks.h)."""
 
@@ -120,27 +110,23 @@ class Refusal(IntEnum):
     WRONG_EXPERT = 19
 
 
-def _fields(kind: type, *names: str) -> tuple[tuple[str, type], ...]:
-    return tuple((name, kind) for name in names)
-
-
 class KvArenaEntry(ctypes.Structure):
     """A row of the table of arenas: kv_arena in attention.h."""
 
-    _fields_ = _fields(ctypes.c_int64, "keys", "values", "capacity")
+    _fields_ = fields_of(ctypes.c_int64, "keys", "values", "capacity")
 
 
 class Matrix(ctypes.Structure):
     """matrix in matrices.h."""
 
     _fields_ = (
-        *_fields(ctypes.c_void_p, "weight", "bias"),
-        *_fields(ctypes.c_int64, "outputs", "kind"),
-        *_fields(ctypes.c_void_p, "scale", "constants"),
+        *fields_of(ctypes.c_void_p, "weight", "bias"),
+        *fields_of(ctypes.c_int64, "outputs", "kind"),
+        *fields_of(ctypes.c_void_p, "scale", "constants"),
         ("block", ctypes.c_int64),
-        *_fields(ctypes.c_float, "threshold", "row_scale", "scale_divisor"),
+        *fields_of(ctypes.c_float, "threshold", "row_scale", "scale_divisor"),
         ("tile_rows", ctypes.c_int64),
-        *_fields(ctypes.c_int64, "bits", "scale_type", "zero_point", "code_type"),
+        *fields_of(ctypes.c_int64, "bits", "scale_type", "zero_point", "code_type"),
     )
 
 
@@ -148,9 +134,9 @@ class FusedNorm(ctypes.Structure):
     """fused_norm in fused_structs.h; without a weight there is no such norm."""
 
     _fields_ = (
-        *_fields(ctypes.c_void_p, "weight", "bias"),
+        *fields_of(ctypes.c_void_p, "weight", "bias"),
         ("kind", ctypes.c_int64),
-        *_fields(ctypes.c_float, "epsilon", "unused"),
+        *fields_of(ctypes.c_float, "epsilon", "unused"),
     )
 
 
@@ -158,14 +144,14 @@ class FusedModel(ctypes.Structure):
     """fused_model in fused_structs.h."""
 
     _fields_ = (
-        *_fields(
+        *fields_of(
             ctypes.c_int64, "layers", "hidden", "inner", "kv_heads", "group", "dim", "is_quantized", "has_int8_kv"
         ),
-        *_fields(ctypes.c_int64, "embedding_rows", "positions", "attention_tile_rows"),
-        *_fields(ctypes.c_int64, "rotated", "is_interleaved", "gates", "has_halves"),
-        *_fields(ctypes.c_float, "embedding_scale", "residual_scale", "logit_scale", "logit_cap"),
+        *fields_of(ctypes.c_int64, "embedding_rows", "positions", "attention_tile_rows"),
+        *fields_of(ctypes.c_int64, "rotated", "is_interleaved", "gates", "has_halves"),
+        *fields_of(ctypes.c_float, "embedding_scale", "residual_scale", "logit_scale", "logit_cap"),
         ("embedding", ctypes.c_void_p),
-        *_fields(ctypes.c_void_p * ROPE_TABLES, "cos", "sin"),
+        *fields_of(ctypes.c_void_p * ROPE_TABLES, "cos", "sin"),
         ("norm", FusedNorm),
         ("head", Matrix),
     )
@@ -175,11 +161,11 @@ class FusedLayer(ctypes.Structure):
     """fused_layer in fused_structs.h."""
 
     _fields_ = (
-        *_fields(FusedNorm, "norm_in", "norm_mid", "after_attention", "after_mlp", "norm_q", "norm_k"),
+        *fields_of(FusedNorm, "norm_in", "norm_mid", "after_attention", "after_mlp", "norm_q", "norm_k"),
         ("sinks", ctypes.c_void_p),
-        *_fields(ctypes.c_float, "scale", "cap"),
-        *_fields(ctypes.c_int64, "rope", "window", "norms_all_heads", "is_parallel"),
-        *_fields(ctypes.c_int64, "qkv_count", "gated_count", "activation", "has_gate"),
+        *fields_of(ctypes.c_float, "scale", "cap"),
+        *fields_of(ctypes.c_int64, "rope", "window", "norms_all_heads", "is_parallel"),
+        *fields_of(ctypes.c_int64, "qkv_count", "gated_count", "activation", "has_gate"),
         ("mlp_apart", ctypes.c_int64),
         ("mixture", ctypes.c_void_p),
         ("qkv", Matrix * 3),
@@ -189,41 +175,15 @@ class FusedLayer(ctypes.Structure):
     )
 
 
-class ExpertSet(ctypes.Structure):
-    """expert_set in expert_structs.h."""
-
-    _fields_ = (
-        *_fields(ctypes.c_int64, "experts", "chosen", "hidden", "inner", "activation", "has_gate", "needs_workspace"),
-        *_fields(ctypes.c_float, "alpha", "limit", "shift"),
-        ("matrices", ctypes.c_void_p),
-    )
-
-
-class Mixture(ctypes.Structure):
-    """mixture in mixture_structs.h."""
-
-    _fields_ = (
-        ("set", ExpertSet),
-        *_fields(ctypes.c_void_p, "router", "bias", "correction", "counts"),
-        *_fields(ctypes.c_int64, "scores", "rounds_logits", "rounds_weights"),
-        *_fields(ctypes.c_int64, "groups", "chosen_groups", "best_of_group", "normalizes"),
-        *_fields(ctypes.c_float, "epsilon", "scale"),
-        *_fields(ctypes.c_int64, "shared_inner", "shared_count", "shared_activation", "shared_has_gate"),
-        ("shared_scale", ctypes.c_void_p),
-        ("shared_into", Matrix * 2),
-        ("shared_down", Matrix),
-    )
-
-
 class SharedPart(ctypes.Structure):
     """shared_part in fused_structs.h."""
 
     _fields_ = (
         ("arena", ctypes.c_void_p),
-        *_fields(ctypes.c_int64, "sees", "causal"),
+        *fields_of(ctypes.c_int64, "sees", "causal"),
         ("chosen", ctypes.c_void_p),
-        *_fields(ctypes.c_int64, "first", "tokens"),
-        *_fields(ctypes.c_void_p, "row_of", "from"),
+        *fields_of(ctypes.c_int64, "first", "tokens"),
+        *fields_of(ctypes.c_void_p, "row_of", "from"),
     )
 
 
@@ -232,16 +192,16 @@ class FusedTokens(ctypes.Structure):
 
     _fields_ = (
         ("arenas", ctypes.c_void_p),
-        *_fields(ctypes.c_int64, "slots", "tokens"),
-        *_fields(ctypes.c_void_p, "ids", "positions", "slot", "place", "seen"),
-        *_fields(ctypes.c_int64, "is_step", "kept"),
+        *fields_of(ctypes.c_int64, "slots", "tokens"),
+        *fields_of(ctypes.c_void_p, "ids", "positions", "slot", "place", "seen"),
+        *fields_of(ctypes.c_int64, "is_step", "kept"),
         ("keep", ctypes.c_void_p),
         ("parts", ctypes.c_int64),
-        *_fields(ctypes.c_void_p, "part", "workspace", "logits"),
-        *_fields(ctypes.c_int64, "workspace_bytes", "windows"),
+        *fields_of(ctypes.c_void_p, "part", "workspace", "logits"),
+        *fields_of(ctypes.c_int64, "workspace_bytes", "windows"),
         ("own_from", ctypes.c_void_p),
         ("first_layer", ctypes.c_int64),
-        *_fields(ctypes.c_void_p, "mlp_in", "mlp_out"),
+        *fields_of(ctypes.c_void_p, "mlp_in", "mlp_out"),
     )
 
 
@@ -249,8 +209,8 @@ class ConvLayer(ctypes.Structure):
     """conv_layer in recurrent_structs.h."""
 
     _fields_ = (
-        *_fields(ctypes.c_void_p, "weight", "bias"),
-        *_fields(ctypes.c_int64, "channels", "kernel", "has_silu"),
+        *fields_of(ctypes.c_void_p, "weight", "bias"),
+        *fields_of(ctypes.c_int64, "channels", "kernel", "has_silu"),
     )
 
 
@@ -259,9 +219,9 @@ class HeadsLayer(ctypes.Structure):
 
     _fields_ = (
         ("conv", ConvLayer),
-        *_fields(ctypes.c_void_p, "step_bias", "decay", "skip", "norm"),
-        *_fields(ctypes.c_int64, "heads", "width", "size", "groups", "norm_groups", "norm_before_gate"),
-        *_fields(ctypes.c_float, "epsilon", "least_step", "most_step"),
+        *fields_of(ctypes.c_void_p, "step_bias", "decay", "skip", "norm"),
+        *fields_of(ctypes.c_int64, "heads", "width", "size", "groups", "norm_groups", "norm_before_gate"),
+        *fields_of(ctypes.c_float, "epsilon", "least_step", "most_step"),
     )
 
 
@@ -269,7 +229,7 @@ class DeltaLayer(ctypes.Structure):
     """delta_layer in delta_rule.h."""
 
     _fields_ = (
-        *_fields(ctypes.c_int64, "key_heads", "heads", "key_dim", "value_dim", "decays"),
+        *fields_of(ctypes.c_int64, "key_heads", "heads", "key_dim", "value_dim", "decays"),
         ("norm", ctypes.c_void_p),
         ("epsilon", ctypes.c_float),
         ("gate", ctypes.c_int64),
@@ -280,8 +240,8 @@ class ChannelsLayer(ctypes.Structure):
     """channels_layer in recurrent_structs.h."""
 
     _fields_ = (
-        *_fields(ctypes.c_void_p, "decay", "skip", "step_bias"),
-        *_fields(ctypes.c_int64, "channels", "size", "groups"),
+        *fields_of(ctypes.c_void_p, "decay", "skip", "step_bias"),
+        *fields_of(ctypes.c_int64, "channels", "size", "groups"),
     )
 
 
@@ -291,14 +251,13 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "fused_norm": FusedNorm,
     "fused_model": FusedModel,
     "fused_layer": FusedLayer,
-    "expert_set": ExpertSet,
-    "mixture": Mixture,
     "shared_part": SharedPart,
     "fused_tokens": FusedTokens,
     "conv_layer": ConvLayer,
     "heads_layer": HeadsLayer,
     "channels_layer": ChannelsLayer,
     "delta_layer": DeltaLayer,
+    **expert_numbers.STRUCTURES,
 }
 FOR_QUANTIZED = {
     "THREAD_BUFFER_BYTES": THREAD_BUFFER_BYTES,
@@ -332,14 +291,10 @@ def of_python() -> dict[str, int]:
     }
     phases = {"PRODUCT_PHASES": PRODUCT_PHASES, "LAYER_PHASES": LAYER_PHASES, "sizeof phase": PHASE_BYTES}
     enums = {
-        one.name.upper(): int(one)
-        for enum in (WeightFormat, CodeType, NormKind, Activation, Scores, Refusal)
-        for one in enum
+        one.name.upper(): int(one) for enum in (WeightFormat, CodeType, NormKind, Activation, Refusal) for one in enum
     }
-    phases |= {"EXPERT_PHASES": EXPERT_PHASES, "EXPERT_MATRICES": EXPERT_MATRICES, "MIXTURE_PHASES": MIXTURE_PHASES}
-    phases |= {"sizeof expert_product": EXPERT_PRODUCT_BYTES, "sizeof expert_pass": EXPERT_PASS_BYTES}
     parameters = {name.upper(): place for place, name in enumerate(PARAMETERS)}
-    numbers = sizes | phases | enums | parameters | FOR_QUANTIZED
+    numbers = sizes | phases | enums | parameters | FOR_QUANTIZED | expert_numbers.numbers()
     for name, structure in STRUCTURES.items():
         numbers[f"sizeof {name}"] = ctypes.sizeof(structure)
         for field, *_ in structure._fields_:

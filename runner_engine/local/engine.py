@@ -203,24 +203,15 @@ class LocalEngine:
             self.stats.packed_mib = fast.packed_mib
             if quantized.exchanged and not quantized.left:
                 loaded.metrics["unpacked_mib"] = quantized.workspace_mib
-            self.fused = probe_fused_forward(
-                loaded, heads, fast.matrices, fast.experts.layers, self._trials.is_fused_right()
-            )
+            self.fused = probe_fused_forward(loaded, heads, fast.matrices, fast.grouped, self._trials.is_fused_right())
+            self._expert_use = ExpertUse(loaded.model, partial(setattr, self.stats, "expert_use"), self.fused)
             self._trials.keep_fused(self.fused is not None)
-            self._count_experts(loaded)
             self.stats.rows_are_independent = self.fused is not None and self.fused.is_by_row
             # a prompt's states are summed in chunks, and those of an answer token by token
             is_whole = self.fused is not None and not self.fused.has_mlps_apart
             is_plain = not is_whole and not (quantized.exchanged or quantized.left or heads.states)
             has_kernels = kernels_for(heads) is not None  # these read a token in the order in which they decode it
             self.stats.can_continue = has_kernels and (is_plain or self.stats.rows_are_independent)
-
-    def _count_experts(self, loaded: Loaded) -> None:
-        """Let the layers of experts count how often each is chosen, in Python or in C."""
-        in_c = {} if self.fused is None else self.fused.expert_counts
-        self._expert_use = ExpertUse(loaded.model, partial(setattr, self.stats, "expert_use"), in_c)
-        if self.fused is not None and in_c:
-            self.fused.after_pass = self._expert_use.after_pass
 
     def _load(self) -> Loaded:
         base, reused = self._bases.get(self.spec.base_key, lambda: load_base(self._resolved))

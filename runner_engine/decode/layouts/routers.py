@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from runner_engine.decode.layouts.parts import NotFusable
-from runner_engine.kernels.shared_numbers import Scores
+from runner_engine.kernels.expert_numbers import Scores
 
 TRIED = 64  # rows
 LOW = -12.0  # router's sums whose sigmoids are as small as what families add to their sum

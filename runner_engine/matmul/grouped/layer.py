@@ -9,14 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from runner_engine.checkpoints.pass_memory import expert_workspace_bytes, quantized_workspace_bytes
+from runner_engine.kernels.expert_numbers import EXPERT_MATRICES, EXPERT_PRODUCT_BYTES, ExpertSet
 from runner_engine.kernels.native import Kernels, pointer
-from runner_engine.kernels.shared_numbers import (
-    EXPERT_MATRICES,
-    EXPERT_PRODUCT_BYTES,
-    ExpertSet,
-    Matrix,
-    WeightFormat,
-)
+from runner_engine.kernels.shared_numbers import Matrix, WeightFormat
 from runner_engine.matmul.grouped.gates import GateFormula
 from runner_engine.matmul.matrices import LayerWeights
 from runner_engine.matmul.row_formats import row_format

@@ -21,7 +21,7 @@ from runner_engine.decode.layouts import NotFusable
 from runner_engine.decode.layouts.routers import RouterFormula, router_of
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.kernels import native
-from runner_engine.kernels.shared_numbers import Scores
+from runner_engine.kernels.expert_numbers import Scores
 from runner_engine.kv_cache import Heads
 from runner_engine.local.engine import LocalEngine
 from runner_engine.models.load import Loaded
