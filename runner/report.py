@@ -40,6 +40,7 @@ FACTS_SHOWN = (
         "prompts",
         "sampling",
         "reference",
+        "context",
         "early_stop_vs",
         "early_stop_level",
         "early_stop_verdict",

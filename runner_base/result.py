@@ -119,6 +119,8 @@ class Likelihood:
     truncation_nats: float | None = None  # the most that the other tokens can add to it
     kl_variance: float | None = None  # of kl_nats, by the draws of the reference; None: earlier versions drew no tokens
     top_1_agreed: int | None = None  # tokens at whose position both models have the same first choice
+    context: int | None = None  # how many tokens stood before it, where the same tokens are scored after several
+    by_position: list[list[float]] | None = None  # of a text in windows: sums by position (statistics/positions.py)
 
 
 @dataclass

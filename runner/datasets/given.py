@@ -16,6 +16,8 @@ from typing import Any
 
 from runner.config.questions import QuestionsConfig
 from runner.datasets.gsm8k import Item, load_questions
+from runner.datasets.long_texts import DATA as LONG
+from runner.datasets.long_texts import long_rows
 from runner.datasets.prompts import text_of
 from runner.datasets.question_lists import named_places
 from runner.datasets.question_selection import QuestionSelection
@@ -65,19 +67,25 @@ def load_given(task: QuestionsConfig) -> list[Given]:
         if not text.strip():
             raise DataError(f"task.data={task.data}: {path} holds no text")
         return [Given(Form.text, "", (text,))]
+    if task.data == LONG and not path.exists():
+        return _given_rows(task, list(long_rows()), "text")
     is_lines = path.suffix == ".jsonl" and path.is_file() and not task.has_letters
     if is_lines and (shape := _shape_of(path, task)):
-        choice = QuestionSelection(None, task.offset, task.shuffle_seed)
-        rows = list(_rows(path))
-        named = None if task.only is None else _named(task.only, task.split, rows)
-        chosen = [row for place, row in choice.among(rows) if named is None or place in named]
-        if named is not None and not chosen:
-            raise ConfigError(f"task.only={task.only}: none of its rows comes after task.offset={task.offset}")
-        given = [_read(where, row, shape, task.cluster) for where, row in chosen[: task.limit]]
-        if not given:
-            raise ConfigError(f"task.offset={task.offset}: task.data={task.data} has only {len(rows)} rows")
-        return given
+        return _given_rows(task, list(_rows(path)), shape)
     return [_given(item) for item in load_questions(task)]
+
+
+def _given_rows(task: QuestionsConfig, rows: list[tuple[str, Any]], shape: str) -> list[Given]:
+    """Return those of the rows, each with its place, that the task selects."""
+    choice = QuestionSelection(None, task.offset, task.shuffle_seed)
+    named = None if task.only is None else _named(task.only, task.split, rows)
+    chosen = [row for place, row in choice.among(rows) if named is None or place in named]
+    if named is not None and not chosen:
+        raise ConfigError(f"task.only={task.only}: none of its rows comes after task.offset={task.offset}")
+    given = [_read(where, row, shape, task.cluster) for where, row in chosen[: task.limit]]
+    if not given:
+        raise ConfigError(f"task.offset={task.offset}: task.data={task.data} has only {len(rows)} rows")
+    return given
 
 
 def _given(item: Item) -> Given:

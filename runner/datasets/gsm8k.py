@@ -18,7 +18,7 @@ from typing import Any
 
 from runner.config.examples import ExamplesConfig
 from runner.config.questions import QuestionsConfig
-from runner.datasets import tables
+from runner.datasets import long_texts, tables
 from runner.datasets.question_lists import named_places
 from runner.datasets.question_selection import QuestionSelection, Row
 from runner.datasets.shapes import Keys, read_row
@@ -29,6 +29,7 @@ from runner_base.texts import read_json
 
 MAX_LIST_BYTES = 256 * 2**20  # a JSON list is parsed whole: SVAMP has 0.4 million bytes
 FILES = (".jsonl", ".json", ".parquet", ".arrow")
+GENERATED = {"embedded": "runner.embedded.problems", long_texts.DATA: "runner.datasets.long_texts"}  # as records say
 MAX_MADE = 100_000  # questions of the embedded generator in one job: seconds, and 100 MiB
 log = logging.getLogger(__name__)
 TEMPLATE = "template"  # the only field of the embedded questions that names families
@@ -164,14 +165,13 @@ def describe_questions(data: str, split: str, sha256: str) -> dict[str, str]:
     """Describe a data set as MLflow keeps it: name, digest, and where it comes from."""
     path = Path(data).expanduser()
     source: dict[str, Any]
-    if data == "embedded":
-        kind, source = "code", {"tags": {"mlflow.source.name": "runner.embedded.problems"}}  # as records have it
+    if data in GENERATED:
+        kind, source = "code", {"tags": {"mlflow.source.name": GENERATED[data]}}
     elif path.exists():
         kind, source = "local", {"uri": str(path.absolute())}
     else:
         kind, source = "hugging_face", {"path": data, "split": split}
-    name = f"{path.name} {split}"
-    return {"name": name, "digest": sha256[:16], "source_type": kind, "source": json.dumps(source)}
+    return {"name": f"{path.name} {split}", "digest": sha256[:16], "source_type": kind, "source": json.dumps(source)}
 
 
 def _read(source: QuestionSource, choice: QuestionSelection) -> list[Item]:
@@ -188,6 +188,7 @@ def _read(source: QuestionSource, choice: QuestionSelection) -> list[Item]:
     if path.is_file():
         is_table = path.suffix in (".parquet", ".arrow")
         return _read_tables([path], choice, keys) if is_table else _read_json(path, choice, keys)
+    long_texts.check_asked(source.key, data)
     if data.startswith((".", "/", "~")) or path.suffix in FILES or "/" not in data:
         raise DataError(f"{source.key}={data}: data path does not exist: {path.absolute()}")
     return list(_read_hub(source, choice))

@@ -28,6 +28,7 @@ class Divergence:
     kl_variance: float = 0.0  # of kl_nats, by the draws
     least: Values = ()  # the divergence in each position, or a lower bound: the other tokens count as one
     most: Values = ()  # an upper bound; empty: `least` is exact
+    estimated: Values = ()  # without bias in each position, where tokens were drawn; empty: `least` is the best known
     firsts: Sequence[tuple[int, int]] = ()  # the reference's and this model's first choice in each position
 
     def __add__(self, other: Divergence) -> Divergence:
@@ -39,6 +40,7 @@ class Divergence:
             self.kl_variance + other.kl_variance,
             [*self.least, *other.least],
             [*self.most, *other.most],
+            [*self.estimated, *other.estimated],
             [*self.firsts, *other.firsts],
         )
 
@@ -120,7 +122,8 @@ def diverge_with_drawn(
         variance = rest**2 * each.var(axis=1, ddof=1) / drawn if drawn > 1 else np.full(len(rest), np.inf)
     at_least = kept.inside + kept.tail
     kl, at_most = at_least + rest * each.mean(axis=1), at_least + kept.truncation(least)
-    return Divergence(_total(kl), 0.0, sum(same_first), _total(variance), at_least.tolist(), at_most.tolist())
+    bounds = at_least.tolist(), at_most.tolist()
+    return Divergence(_total(kl), 0.0, sum(same_first), _total(variance), *bounds, estimated=kl.tolist())
 
 
 def _total(values: Any) -> float:

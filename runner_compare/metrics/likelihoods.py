@@ -11,6 +11,11 @@ LOG_LIKELIHOODS = {
     "byte": "log_likelihood_nats_per_byte",
     "text": "log_likelihood_nats_per_text",
 }
+KL = "kl_nats_per_token"
+# by position and by context (LOSS/position_512, LOSS/context_1024): the loss is what the log-likelihood lacks to 0
+LOSS = "loss_nats_per_token"
+GAIN, GAIN_P = "context_gain_nats_per_token", "context_gain_p"  # of a context over the next shorter one
+HELPS_UP_TO = "context_helps_up_to_tokens"
 # percentiles over tokens: the divergence from the reference, and the change of the text's tokens' own probabilities
 KL_SHARES = {"kl_median_nats": 0.5, "kl_p90_nats": 0.9, "kl_p95_nats": 0.95, "kl_p99_nats": 0.99, "kl_p999_nats": 0.999}
 DELTA_P_SHARES = {
@@ -35,6 +40,10 @@ METRICS: tuple[Metric, ...] = (
     *with_ends("bits_per_token", "", ".4f", Better.lower),
     *with_ends("bits_per_byte", "", ".4f", Better.lower, head_words="bits\n/byte"),
     *with_ends("perplexity", "", ".4f", Better.lower),
+    *with_ends(LOSS, "loss", ".4f", Better.lower, unit="nats/token"),
+    *with_ends(GAIN, "gain of context", ".4f", Better.higher, unit="nats/token"),
+    metric(GAIN_P, "p of the gain of context", ".2g", pooling=Pooling.dropped),
+    metric(HELPS_UP_TO, "more context helps up to", ",.0f", unit="tokens", better=Better.higher),
     *with_ends("rank_1_share", "first choice of the model", ".2%", Better.higher),
     *with_ends(
         "kl_nats_per_token", "KL to the reference", ".3g", Better.lower, unit="nats/token", head_words="KL\nnats/token"

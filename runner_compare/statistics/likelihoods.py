@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from statistics import NormalDist
 from typing import Any
@@ -15,7 +15,8 @@ from runner_compare.statistics.ratios import MIN_TEXTS, paired_interval, ratio, 
 from runner_compare.statistics.stats import ALPHA
 
 WINDOWS = "windows of one text"  # the fact `samples` of a job with a single text
-SUMS = [field.name for field in fields(Likelihood) if field.name not in ("unit", "is_other")]
+NOT_SUMMED = ("unit", "is_other", "context", "by_position")
+SUMS = [field.name for field in fields(Likelihood) if field.name not in NOT_SUMMED]
 # the divisor of a choice's log-likelihood before the largest wins; lm-evaluation-harness counts characters
 NORMS: dict[str, Callable[[Likelihood], float]] = {
     "acc": lambda _: 1.0,
@@ -26,10 +27,11 @@ NORMS: dict[str, Callable[[Likelihood], float]] = {
 
 
 def units(parts: Sequence[Likelihood]) -> list[Likelihood]:
-    """Add up the windows of each text; a question with choices counts with its right choice."""
+    """Add up the windows of each text; a question counts with its right choice, a text with its longest context."""
     sum_by_unit: dict[int, Likelihood] = {}
+    longest = longest_context(parts)
     for part in parts:
-        if part.is_other:
+        if part.is_other or part.context != longest:
             continue
         earlier = sum_by_unit.get(part.unit)
         sums: dict[str, Any] = {}
@@ -38,6 +40,11 @@ def units(parts: Sequence[Likelihood]) -> list[Likelihood]:
             sums[name] = None if None in values else sum(values)
         sum_by_unit[part.unit] = replace(part, **sums)
     return [sum_by_unit[unit] for unit in sorted(sum_by_unit)]
+
+
+def longest_context(parts: Iterable[Likelihood]) -> int | None:
+    """Return the context that the figures of a job are about; None where texts are scored once."""
+    return max((part.context for part in parts if part.context is not None), default=None)
 
 
 def by_family(texts: Sequence[Likelihood], families: Sequence[str | None]) -> list[Likelihood]:

@@ -22,11 +22,17 @@ class Continuation:
     is_other: bool = False
     cluster: str | None = None
     category: str | None = None
+    context: int | None = None  # the tokens before it, where task.contexts asks for several
 
     @property
     def index(self) -> int:
         """Its number among the samples."""
         return int(self.request.id)
+
+    @property
+    def most_tokens(self) -> int:
+        """The tokens that the model reads and scores, of a window of a text."""
+        return len(self.request.prompt) + len(self.request.continuation or "")
 
 
 def windows(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from runner.config.questions import OTHER_JOB, WORDS_FOR_A_JOB, QuestionsConfig
 from runner.config.task import QUESTION_TOKENS, Amount
+from runner.config.token_counts import token_counts
 from runner.config.wording import PromptStyle, WordingConfig
 from runner_base import UNLESS_DEFAULT, Inert, check, least, setting
 from runner_engine import GenerationConfig, Workload
@@ -14,6 +15,8 @@ from runner_engine import GenerationConfig, Workload
 KEPT = 64  # most probable tokens that a reference keeps at each position by default
 DRAWN = 16  # further ones that it draws from all others, for the divergence over these
 STYLES = (PromptStyle.chat, PromptStyle.text)
+WINDOW = 1024
+LAST_TOKENS = 256
 
 
 @dataclass
@@ -22,8 +25,10 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
 
     module: ClassVar[str] = "runner.tasks.likelihood.task"
     name: ClassVar[str] = "likelihood"
-    window: int = setting(1024, takes=least(2, ": each token is scored after another one"))
+    window: int = setting(WINDOW, takes=least(2, ": each token is scored after another one"))
     stride: int | None = setting(None, takes=least(1, ", or null for half of task.window"))
+    contexts: list[str] = field(default_factory=list, metadata={"counts": UNLESS_DEFAULT})
+    last_tokens: int = setting(LAST_TOKENS, UNLESS_DEFAULT, least(1))
     keep_top_k: int = setting(
         0, Inert("adds evidence and changes no number; it counts among the hashes"), least(0, "; 0 keeps none")
     )
@@ -49,8 +54,26 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
         check(self.reference is None or not self.repeat, "task.repeat", self.repeat, need)
         need = f"must be below task.window={self.window}, or tokens between two windows would not be scored"
         check(self.stride is None or self.stride < self.window, "task.stride", self.stride, need)
+        self.context_lengths = token_counts("task.contexts", self.contexts)
+        self.contexts = [str(length) for length in self.context_lengths]  # 1k and 1024 are one job
+        self._check_contexts()
         need = "compares with another model: give task.reference=OVERRIDES, such as task.reference=quantization=none"
         check(not self.exact or self.reference is not None, "task.exact", "true", need)
+
+    def _check_contexts(self) -> None:
+        """Raise ConfigError for keys that say nothing beside the others."""
+        if not self.contexts:
+            need = "says how many tokens task.contexts scores: give it, such as task.contexts=[256,1k,4k]"
+            check(self.last_tokens == LAST_TOKENS, "task.last_tokens", self.last_tokens, need)
+            return
+        need = "task.contexts says how much stands before the scored tokens, and cuts no windows: leave it out"
+        check(self.window == WINDOW, "task.window", self.window, need)
+        check(self.stride is None, "task.stride", self.stride, need)
+
+    @property
+    def most_tokens(self) -> int:
+        """The tokens of the longest piece of a text that the model reads at once."""
+        return max(self.context_lengths) + self.last_tokens if self.context_lengths else self.window
 
     @property
     def step(self) -> int:
@@ -70,7 +93,7 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
         """Return rows whose texts are read and scored; nothing is generated. No text has more tokens than bytes."""
         _, prompt_tokens, _ = super().workload(generation, rows)
-        window = self.window if self.longest_text is None else min(self.window, self.longest_text)
+        window = self.most_tokens if self.longest_text is None else min(self.most_tokens, self.longest_text)
         return generation.batch_size or rows, max(prompt_tokens, window), 1
 
     def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
@@ -78,4 +101,5 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
         count = self.limit if read is None else read
         if count is None:
             return []
-        return [Amount(generation.batch_size, 2 * QUESTION_TOKENS, 1, count)] * self.loads
+        pieces = [context + self.last_tokens for context in self.context_lengths] or [2 * QUESTION_TOKENS]
+        return [Amount(generation.batch_size, tokens, 1, count) for tokens in pieces] * self.loads

@@ -20,9 +20,14 @@ TOKENIZER = "tokenizer.json"
 
 def check_window(task: LikelihoodConfig, longest: int, room: float) -> None:
     """Reject windows, the longest of which has so many tokens, that are longer than what the model can read."""
-    if min(longest, task.window) - 1 > room:
-        need = f"the model has room for {room:.0f} tokens: give task.window={room:.0f}"
-        raise ConfigError(f"task.window={task.window}: {need}, or less")
+    special = SPECIAL if task.contexts else 0  # it stands before each context, and is none of a window's tokens
+    if min(longest, task.most_tokens + special) - 1 <= room:
+        return
+    if task.contexts:
+        need = f"{task.most_tokens:,} tokens, and the model has room for {room:.0f}: give shorter contexts"
+        raise ConfigError(f"task.contexts=[{','.join(task.contexts)}] with task.last_tokens={task.last_tokens}: {need}")
+    need = f"the model has room for {room:.0f} tokens: give task.window={room:.0f}"
+    raise ConfigError(f"task.window={task.window}: {need}, or less")
 
 
 def check_before_the_load(task: LikelihoodConfig, texts: Sequence[str], resolved: ResolvedJob) -> list[str]:
@@ -35,10 +40,11 @@ def check_before_the_load(task: LikelihoodConfig, texts: Sequence[str], resolved
     if longest is not None:
         check_window(task, longest, room)
         return []
-    if task.window - 1 <= room:
+    if task.most_tokens - 1 <= room:
         return []
+    key = f"task.contexts=[{','.join(task.contexts)}]" if task.contexts else f"task.window={task.window}"
     return [
-        f"task.window={task.window}: the model has room for {room:.0f} tokens, and its tokenizer cannot be read before "
+        f"{key}: the model has room for {room:.0f} tokens, and its tokenizer cannot be read before "
         "the load: a text with more tokens will end the job"
     ]
 

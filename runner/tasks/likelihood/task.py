@@ -7,16 +7,13 @@ the windows of a text, or the choices of a question, are one sample of the stati
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from runner.datasets.chosen import cluster_hashes
 from runner.datasets.given import Form, Given, category_hashes, given_sha256, load_given
-from runner.scorers import Divergence
-from runner.store.divergences import DivergenceFile, TokenDivergences, read_divergences
-from runner.store.top_k import TopK, TopKFile
+from runner.store.divergences import DivergenceFile, read_divergences
+from runner.store.top_k import TopKFile
 from runner.tasks import (
     Context,
     Inputs,
@@ -25,7 +22,6 @@ from runner.tasks import (
     Policy,
     ResolvedJob,
     RunnerConfig,
-    Unjudged,
     Uses,
     collect,
     describe_questions,
@@ -33,34 +29,25 @@ from runner.tasks import (
     own_config,
     positions,
 )
-from runner.tasks.likelihood import prompts, ways
+from runner.tasks.likelihood import contexts, prompts, ways
 from runner.tasks.likelihood.continuations import Continuation, windows
 from runner.tasks.likelihood.exact import SideBySide, token_counts
 from runner.tasks.likelihood.keys import DRAWN, LikelihoodConfig
-from runner.tasks.likelihood.lengths import check_before_the_load, check_window
+from runner.tasks.likelihood.lengths import check_before_the_load
 from runner.tasks.likelihood.reference import TOP_K_HASH, ReferenceJob
+from runner.tasks.likelihood.scoring import Reference, Scoring
 from runner.tasks.likelihood.tokens import add_token_figures, write_worst
 from runner.tasks.named_job import overrides_of, state
-from runner_base import Likelihood, Result, Sample
-from runner_compare import LOG_LIKELIHOOD
-from runner_compare.statistics.likelihoods import WINDOWS, figures
-from runner_engine import Capability, Completion, Engine, EngineReport, Request
+from runner_base import Result, Sample
+from runner_compare import LOG_LIKELIHOOD, of_texts
+from runner_compare.statistics.likelihoods import WINDOWS
+from runner_engine import Capability, Engine, EngineReport, Request
 from runner_engine.sessions import require_among
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
 log = logging.getLogger(__name__)
-
-
-class Reference(Protocol):
-    """The model that a job is compared with: what it kept, or loaded beside the job's own."""
-
-    def divergence(self, completion: Completion) -> Divergence:
-        """Return the divergence from the reference over one text."""
-
-    def logprobs(self, index: int) -> Sequence[float]:
-        """Return the log-probabilities of the text's tokens under the reference; none if they are not known."""
 
 
 @dataclass
@@ -77,6 +64,7 @@ def prepare(config: RunnerConfig) -> Texts:
     """Read and hash the texts, and find the job that this one is compared with."""
     task = own_config(config, LikelihoodConfig)
     given = load_given(task)
+    contexts.check_forms(task, given)
     task.longest_text = max((len(it.texts[0].encode()) for it in given if it.form is Form.text), default=0)
     needed = {Capability.logprobs} | ({Capability.token_ids} if any(it.form is Form.text for it in given) else set())
     capabilities = kind_of(config.model).capabilities(config)
@@ -122,7 +110,7 @@ def run(inputs: Texts, context: Context) -> Result:
         compared_with = pair = both = SideBySide(context, words, counts)
         context = replace(context, engine=both)
     prompts.check(task, inputs.given, context.resolved)
-    positions.say_before_the_load(positions.of_given(context.resolved, inputs.given, task.window))
+    positions.say_before_the_load(positions.of_given(context.resolved, inputs.given, task.most_tokens))
     folder = context.recorder.folder
     kept = TopKFile(folder) if task.keep_top_k else None
     apart = DivergenceFile(folder) if compared_with is not None else None
@@ -146,15 +134,22 @@ def run(inputs: Texts, context: Context) -> Result:
     whole = [part for part in parts if part.unit not in failed]
     families = {pieces[sample.index].unit: sample.cluster for sample in done.samples}
     errors = {"errors": float(sum(sample.failed for sample in done.samples))}
-    facts = done.facts | ({"samples": WINDOWS} if is_one_text(inputs.given) else {})
+    facts = done.facts | ({"samples": WINDOWS} if is_one_text(inputs) else {})
     if reference is not None:
         facts["reference"] = f"{reference.words} · {reference.job.job_id}"
     spent = {name: value for name, value in done.metrics.items() if name != "decode_tok_per_s"}  # nothing is decoded
-    result = Result((figures(whole, families) if whole else {}) | errors | spent, facts=facts, notes=done.notes)
+    found_of_texts = of_texts(whole, families)
+    result = Result(
+        found_of_texts.metrics | errors | spent,
+        facts=facts | found_of_texts.facts,
+        notes=done.notes,
+        tables=found_of_texts.tables,
+        series=found_of_texts.series,
+    )
     if found is not None:
         add_token_figures(result, done.samples, found)
     result.problems = done.problems
-    result.notes += [*filter(None, [inputs.why_kept]), *notes(inputs)]
+    result.notes += [*filter(None, [inputs.why_kept]), *notes(inputs), *contexts.left_out(task, inputs.given, pieces)]
     result.notes += positions.needless_scaling_of(context.resolved, done.samples)
     return result
 
@@ -167,7 +162,7 @@ def deliver(inputs: Texts, resolved: ResolvedJob, job: Job, result: Result) -> N
 
 def preview(inputs: Texts, resolved: ResolvedJob) -> str:
     """Say what this job will be compared with, whether a scaling of RoPE can help, and show prompts if requested."""
-    lines = positions.of_given(resolved, inputs.given, inputs.task.window)
+    lines = positions.of_given(resolved, inputs.given, inputs.task.most_tokens)
     if inputs.second is not None:
         lines.append(f"reference: {inputs.task.reference}, loaded beside this model")
     elif inputs.reference is not None:
@@ -181,10 +176,12 @@ def notes(inputs: Texts) -> list[str]:
     texts = [given for given in inputs.given if given.form is Form.text]
     if not texts:
         return []
+    if inputs.task.contexts:
+        return contexts.notes(inputs.task)
     window, step = inputs.task.window, inputs.task.step
     lines = [f"perplexity: windows of {window} tokens, each next one {step} further on: every token but a text's first "
              f"is scored once, after {window - step} tokens of context or all there are"]  # fmt: skip
-    if is_one_text(inputs.given):
+    if is_one_text(inputs):
         lines.append("one text: its windows count as samples, although they are not independent")
     return lines
 
@@ -201,9 +198,11 @@ def cut(inputs: Texts, context: Context) -> list[Continuation]:
     pieces: list[Continuation] = []
     for unit, given in enumerate(inputs.given):
         if given.form is Form.text:
-            cut_text = windows(
-                inputs.task, given.texts[0], next(encoded), special, unit, len(pieces), is_one_text(inputs.given)
-            )
+            of_text = given.texts[0], next(encoded), special, unit, len(pieces)
+            if inputs.task.contexts:
+                cut_text = contexts.after_contexts(inputs.task, *of_text)
+            else:
+                cut_text = windows(inputs.task, *of_text, is_one_text(inputs))
             pieces += [replace(it, cluster=given.cluster, category=given.category) for it in cut_text]
             continue
         prompt = prompts.prompt_of(inputs.task, given)
@@ -221,95 +220,14 @@ def _keeping(request: Request, keep_top_k: int) -> Request:
     return replace(request, top_logprobs=keep_top_k, drawn_tokens=DRAWN) if keep_top_k else request
 
 
-def is_one_text(given: list[Given]) -> bool:
+def is_one_text(inputs: Texts) -> bool:
     """Whether the windows of a single text are the samples of the statistics."""
-    return len(given) == 1 and given[0].form is Form.text
+    return len(inputs.given) == 1 and inputs.given[0].form is Form.text and not inputs.task.contexts
 
 
 def texts_of(inputs: Texts) -> list[str]:
     """Return the texts that are cut into windows."""
     return [given.texts[0] for given in inputs.given if given.form is Form.text]
-
-
-# ------------------------------------------------------------------------------------------------------------ samples
-
-
-class Scoring(Unjudged):
-    """Turns completions into samples, and checks which samples on disk belong to this job."""
-
-    def __init__(
-        self,
-        pieces: dict[int, Continuation],
-        task: LikelihoodConfig,
-        reference: Reference | None,
-        kept: TopKFile | None,
-        apart: DivergenceFile | None,
-    ) -> None:
-        self.pieces, self.task, self.reference, self.kept, self.apart = pieces, task, reference, kept, apart
-
-    def look(self, report: EngineReport) -> None:
-        """Reject windows that are longer than what the loaded model can read."""
-        longest = max((len(piece.request.prompt) + len(piece.request.continuation or "")
-                       for piece in self.pieces.values() if piece.question is None), default=0)  # fmt: skip
-        check_window(self.task, longest, report.metrics.get("max_positions", math.inf))
-
-    def __call__(self, sample: Sample, *completions: Completion) -> Sample:
-        """Return the sample of a continuation; the tokens that a reference keeps are written to disk first."""
-        (completion,) = completions
-        piece = self.pieces[sample.index]
-        sample = replace(
-            sample,
-            question=piece.question,
-            gold=piece.gold,
-            cluster=piece.cluster,
-            category=piece.category,
-        )
-        if sample.failed:
-            return sample
-        scored = Likelihood(
-            piece.unit,
-            math.fsum(completion.logprobs or []),
-            len(completion.answer.token_ids),
-            piece.bytes,
-            piece.characters,
-            sum(completion.greedy or []),
-            piece.is_other,
-        )
-        if self.reference is not None and self.apart is not None:
-            far, theirs = self.reference.divergence(completion), self.reference.logprobs(piece.index)
-            self.apart.add(piece.index, TokenDivergences.of(far, completion.logprobs or [], theirs))
-            scored = replace(
-                scored,
-                kl_nats=far.kl_nats,
-                truncation_nats=far.truncation_nats,
-                kl_variance=far.kl_variance,
-                top_1_agreed=far.agreed,
-            )
-        if self.kept is not None:
-            drawn = completion.drawn_logprobs or []
-            self.kept.add(piece.index, TopK.of(completion.top_logprobs or [], drawn, completion.logprobs or []))
-        return replace(sample, likelihood=scored)
-
-    def rejection_reason(self, sample: Sample) -> str | None:
-        """Say why a sample on disk does not belong to this job; None if it does."""
-        piece, scored = self.pieces[sample.index], sample.likelihood
-        if (sample.question, sample.gold) != (piece.question, piece.gold):
-            return f"holds another text than text {sample.index} of this job"
-        if sample.failed:
-            return None
-        if scored is None:
-            return "has no likelihood"
-        is_window = piece.question is None
-        if is_window and tuple(sample.answer.token_ids) != piece.request.continuation:
-            return f"holds other tokens than text {sample.index} of this job"
-        known = (piece.unit, piece.bytes, piece.characters, piece.is_other, len(sample.answer.token_ids))
-        if (scored.unit, scored.bytes, scored.characters, scored.is_other, scored.tokens) != known:
-            return "was counted differently than its text is today"
-        if (scored.kl_nats is None) != (self.reference is None):
-            return "was compared with another reference than this job has"
-        if self.kept is not None and sample.index not in self.kept.widths:
-            return f"has no line in {self.kept.path.name}"
-        return None
 
 
 class Watching(Policy):

@@ -49,7 +49,9 @@ def add_token_figures(result: Result, samples: Sequence[Sample], found: Mapping[
 
 def texts_of(samples: Sequence[Sample], found: Mapping[int, TokenDivergences]) -> list[TextTokens] | None:
     """Return the tokens of each text, or family of texts, without wrong choices; None if some were not kept."""
-    counted = [sample for sample in samples if sample.likelihood is not None and not sample.likelihood.is_other]
+    scored = [sample for sample in samples if sample.likelihood is not None and not sample.likelihood.is_other]
+    longest = max((sample.likelihood.context or 0 for sample in scored if sample.likelihood is not None), default=0)
+    counted = [it for it in scored if it.likelihood is not None and (it.likelihood.context or 0) == longest]
     has_families = all(it.cluster is not None for it in counted)
     texts: dict[object, TextTokens] = {}
     for sample in counted:

@@ -1,0 +1,216 @@
+"""Writes long texts by rules: a chronicle, code and tables in which what is said later follows from what was said.
+
+They are synthetic. Each text has some hundred figures of its own, made up by a seed, and names each of them again and
+again with all that belongs to it: a trade, a town and a seal; arguments and results; an account and its balance. The
+last mention is a few or very many mentions back, each order of magnitude as often: so a model that looks back further
+predicts more of the text at every length. They show whether a model uses a context, and up to which length. They do
+not show how well it understands real texts, in which most of what helps is near, nor whether it reasons about them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import count
+from random import Random
+
+from runner_base import DataError
+
+DATA = "long"  # what task.data calls them
+DOCUMENTS = 60  # a test needs 50
+AT_FIRST = 6  # figures that are named before any is named again
+NEW_SHARE = 0.12  # of the later mentions: a figure that was not named before
+
+# fmt: off
+FIRST = ("Abel", "Ansa", "Berrin", "Bodil", "Cador", "Cinna", "Dorrit", "Edda", "Elwin", "Fenna", "Garrick", "Greta",
+         "Hale", "Ilse", "Jorun", "Kester", "Lorcan", "Maud", "Nessa", "Odra", "Orrin", "Pelle", "Quill", "Ranna",
+         "Sefton", "Signy", "Tamsin", "Torben", "Ulla", "Verrick", "Wenna", "Yorick")
+NAME_STARTS = ("Ash", "Birch", "Cold", "Dun", "Elder", "Fal", "Grim", "Hazel", "Iron", "Kettle", "Lang", "Marrow",
+               "Nether", "Oak", "Pell", "Quarr", "Raven", "Sorrel", "Thorn", "Ulver", "Whit", "Yarrow")
+NAME_ENDS = ("bridge", "brook", "croft", "dale", "field", "ford", "gate", "holt", "ley", "mere", "moor", "ridge",
+             "shaw", "stead", "stone", "thwaite", "wick", "worth")
+TOWN_STARTS = ("East", "West", "Nine", "Upper", "Lower", "Saint", "Old", "Black", "Fair", "High", "Long", "Salt")
+TOWN_ENDS = ("Anvil", "Barrow", "Chapel", "Ditch", "Elms", "Ferry", "Gallows", "Harbour", "Isle", "Kiln", "Landing",
+             "Mill", "Orchard", "Quay", "Reach", "Staithe", "Tower", "Weir")
+TRADES = ("cooper", "bellfounder", "glazier", "tanner", "miller", "chandler", "fletcher", "saddler", "scrivener",
+          "mason", "weaver", "dyer", "apothecary", "farrier", "thatcher", "brewer", "cartwright", "ropemaker",
+          "clockmaker", "falconer", "lamplighter", "organist", "beekeeper", "locksmith")
+ANIMALS = ("a heron", "an otter", "a badger", "a lynx", "a raven", "a salmon", "a stag", "a wren", "a viper", "a boar",
+           "a crane", "a hare", "a marten", "an owl", "a pike", "a swan")
+OBJECTS = ("keys", "reeds", "bells", "stars", "anchors", "sheaves", "lanterns", "arrows", "crowns", "shells", "wheels",
+           "ladders", "spades", "roses", "towers", "knots")
+NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine")
+GOODS = ("plum vinegar", "lamp oil", "grey wool", "copper nails", "barley", "beeswax", "hemp rope", "window glass",
+         "goose quills", "alum", "smoked eel", "chestnut flour", "pine tar", "blue slate", "saffron", "candle wick")
+MONTHS = ("Frostmonth", "Thawmonth", "Seedmonth", "Rainmonth", "Reedmonth", "Haymonth", "Cornmonth", "Winemonth",
+          "Leafmonth", "Fogmonth", "Slaughtermonth", "Yulemonth")
+VERBS = ("settle", "weigh", "fold", "rank", "pack", "trim", "seal", "count", "blend", "carve", "lift", "mark")
+UNITS = ("furlongs", "bushels", "fathoms", "drams", "hogsheads", "quires", "ells", "firkins", "scruples", "tuns")
+# fmt: on
+SENTENCES = (
+    "On the {day} of {month}, {a} sold {n} measures of {goods} to {b}.",
+    "In {month} {a} lent {n} crowns to {b}, and had it written down.",
+    "{b} asked for news of {a}, and was told of {n} barrels of {goods} on the quay.",
+    "It was {a} who carried the letter of {b} over the pass, {n} leagues in the rain of {month}.",
+    "The wardens heard {a} in the matter of {n} measures of {goods}, and then {b}.",
+    "{a} dreamt of {goods}, and paid {b} a debt of {n} crowns on the {day} of {month}.",
+    "Before the snow came, {a} and {b} shared the cost of {n} cartloads of {goods}.",
+    "A boat with {goods} came in on the {day} of {month}; {a} bought {n} measures of it, {b} the rest.",
+)
+
+
+@dataclass
+class Figure:
+    """Who or what a text names again and again, with all that belongs to it."""
+
+    name: str
+    trade: str
+    town: str
+    seal: str
+    account: str
+    argument: int
+    limit: int
+    balance: int
+
+    @property
+    def in_full(self) -> str:
+        """The figure as the chronicle names it each time."""
+        return f"{self.name}, the {self.trade} of {self.town} under the seal of {self.seal},"
+
+    @property
+    def result(self) -> int:
+        """What its function returns."""
+        return 3 * self.argument + self.limit
+
+
+class Cast:
+    """The figures of a text; the one that is named next was named last a few or very many mentions ago."""
+
+    def __init__(self, random: Random, make: Callable[[Random], Figure]) -> None:
+        self.random, self.make = random, make
+        self.latest_first: list[Figure] = []
+        self.names: set[str] = set()
+
+    def next(self) -> Figure:
+        """Return the figure to name, a new one or one from any distance: each order of magnitude as often."""
+        known = len(self.latest_first)
+        if known < AT_FIRST or self.random.random() < NEW_SHARE:
+            figure = self._new()
+        else:
+            rank = int(math.exp(self.random.random() * math.log(known)))
+            figure = self.latest_first.pop(rank)
+        self.latest_first.insert(0, figure)
+        return figure
+
+    def _new(self) -> Figure:
+        while True:
+            figure = self.make(self.random)
+            if figure.name not in self.names:
+                self.names.add(figure.name)
+                return figure
+
+
+def figure(random: Random) -> Figure:
+    """Make up a figure."""
+    place = f"{random.choice(TOWN_STARTS)} {random.choice(TOWN_ENDS)}"
+    seal = f"{random.choice(ANIMALS)} above {random.choice(NUMBERS)} {random.choice(OBJECTS)}"
+    surname = f"{random.choice(NAME_STARTS)}{random.choice(NAME_ENDS)}"
+    name = f"{random.choice(FIRST)} {surname}"
+    trade = random.choice(TRADES)
+    account = f"{random.choice(VERBS)}_{surname.lower()}_{random.choice(UNITS)}"
+    return Figure(name, trade, place, seal, account, random.randint(11, 98), random.randint(1000, 9999), 0)
+
+
+def chronicle(random: Random) -> Iterator[str]:
+    """Yield the paragraphs of a chronicle."""
+    cast = Cast(random, figure)
+    yield f"The chronicle of {random.choice(TOWN_STARTS)} {random.choice(TOWN_ENDS)}, as its clerks have kept it.\n\n"
+    while True:
+        sentences = []
+        for _ in range(random.randint(3, 5)):
+            sentence = random.choice(SENTENCES).format(
+                a=cast.next().in_full,
+                b=cast.next().in_full.removesuffix(","),
+                n=random.choice(NUMBERS),
+                goods=random.choice(GOODS),
+                day=f"{random.randint(4, 20)}th",
+                month=random.choice(MONTHS),
+            )
+            sentences.append(sentence)
+        yield " ".join(sentences) + "\n\n"
+
+
+def code(random: Random) -> Iterator[str]:
+    """Yield the functions of a module, and the checks that call them as they were defined."""
+    cast = Cast(random, figure)
+    yield '"""Measures and limits, each with its owner, and checks of them."""\n\n\n'
+    defined: set[str] = set()
+    for number in count(1):
+        it = cast.next()
+        owner = f"{it.name}, {it.trade} of {it.town}"
+        if it.name not in defined:
+            defined.add(it.name)
+            yield (
+                f"def {it.account}(part={it.argument}, limit={it.limit}):\n"
+                f'    """Owned by {owner}: {it.seal}."""\n'
+                f"    return 3 * part + limit\n\n\n"
+            )
+            continue
+        yield (
+            f"def test_{number}():  # of {owner}: {it.seal}\n"
+            f"    assert {it.account}(part={it.argument}, limit={it.limit}) == {it.result}\n\n\n"
+        )
+
+
+def table(random: Random) -> Iterator[str]:
+    """Yield the rows of a ledger, whose balances add up."""
+    cast = Cast(random, figure)
+    yield "| entry | account | holder | town | seal | change | balance |\n|---|---|---|---|---|---|---|\n"
+    for number in count(1):
+        it = cast.next()
+        change = random.randint(1, 40)
+        it.balance += change
+        holder = f"{it.name}, {it.trade}"
+        yield f"| {number} | {it.account} | {holder} | {it.town} | {it.seal} | +{change} | {it.balance} |\n"
+
+
+# so many characters have more than 16,384 + 256 tokens, also where a tokenizer takes three digits as one
+KINDS: dict[str, tuple[Callable[[Random], Iterator[str]], int]] = {
+    "prose": (chronicle, 76_000),
+    "code": (code, 56_000),
+    "table": (table, 56_000),
+}
+
+
+def check_asked(key: str, data: str) -> None:
+    """Raise DataError if a task asks for the questions of these texts."""
+    if data == DATA:
+        raise DataError(f"{key}={data}: it has texts without questions: they are for task=likelihood")
+
+
+def long_rows() -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield all texts as rows of a file of texts, each with its place."""
+    for index in range(DOCUMENTS):
+        yield f"task.data={DATA}, text {index}", {"text": long_text(index), "category": kind_of_text(index)}
+
+
+@cache
+def long_text(index: int) -> str:
+    """Return a text: always the same for the same number."""
+    kind = kind_of_text(index)
+    write, least = KINDS[kind]
+    parts: list[str] = []
+    size = 0
+    for part in write(Random(f"long/{kind}/{index}")):
+        parts.append(part)
+        size += len(part)
+        if size >= least:
+            break
+    return "".join(parts)
+
+
+def kind_of_text(index: int) -> str:
+    """Return the kind of a text: any three in a row hold all kinds."""
+    return list(KINDS)[index % len(KINDS)]

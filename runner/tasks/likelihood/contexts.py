@@ -1,0 +1,79 @@
+"""task.contexts: the last tokens of each text, scored after so many tokens of context, for each of several numbers.
+
+Not a task. A longer context holds the tokens of the shorter ones, but none of their keys and values: each of these
+depends on all tokens before it. So each context is read anew, and nothing is shared. A text that is too short for the
+longest context is in none of them: all contexts are compared over the same texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from runner.datasets.given import Form, Given
+from runner.tasks.likelihood.continuations import Continuation, share
+from runner.tasks.likelihood.keys import LikelihoodConfig
+from runner_base import ConfigError, check, counted, few
+from runner_engine import Request
+
+MOST_NAMED = 8  # texts that are left out
+
+
+def check_forms(task: LikelihoodConfig, given: Sequence[Given]) -> None:
+    """Raise ConfigError for data that are no texts."""
+    need = f"it scores the last tokens of texts, and task.data={task.data} has texts behind questions or prompts"
+    is_text = all(it.form is Form.text for it in given)
+    check(not task.contexts or is_text, "task.contexts", f"[{','.join(task.contexts)}]", need)
+
+
+def after_contexts(
+    task: LikelihoodConfig, text: str, ids: list[int], special: list[int], unit: int, first: int
+) -> list[Continuation]:
+    """Return the last tokens of a text after each context; none if the text is too short for the longest.
+
+    A token that the tokenizer puts before a text stands before each context, too, and is not counted in it.
+    """
+    begin = ids[:1] if ids[:1] == special[:1] else []
+    own = ids[len(begin) :]
+    scored_from = len(own) - task.last_tokens
+    if scored_from < max(task.context_lengths):
+        return []
+    scored = tuple(own[scored_from:])
+    size, characters = (
+        whole - share(whole, scored_from, len(own)) for whole in (len(text.encode()), len(text))
+    )  # fmt: skip
+    return [
+        Continuation(
+            Request(first + number, (*begin, *own[scored_from - context : scored_from]), continuation=scored),
+            unit,
+            size,
+            characters,
+            context=context,
+        )
+        for number, context in enumerate(task.context_lengths)
+    ]
+
+
+def left_out(task: LikelihoodConfig, given: Sequence[Given], pieces: Sequence[Continuation]) -> list[str]:
+    """Return a note that names the texts that are too short; ConfigError if all are."""
+    if not task.contexts:
+        return []
+    units = {piece.unit for piece in pieces}
+    missing = [str(unit) for unit in range(len(given)) if unit not in units]
+    longest = max(task.context_lengths)
+    if not units:
+        need = f"no text of task.data={task.data} has {longest + task.last_tokens:,} tokens: give shorter contexts"
+        raise ConfigError(f"task.contexts=[{','.join(task.contexts)}] with task.last_tokens={task.last_tokens}: {need}")
+    if not missing:
+        return []
+    return [
+        f"left out, in all contexts: {counted(len(missing), 'text')} of {len(given)} with fewer than "
+        f"{longest + task.last_tokens:,} tokens (number {few(missing, MOST_NAMED)})"
+    ]
+
+
+def notes(task: LikelihoodConfig) -> list[str]:
+    """Return what a reader of the numbers needs."""
+    return [
+        f"contexts: the last {task.last_tokens} tokens of each text, each time after the tokens right before them; the "
+        f"log-likelihood above is that after {max(task.context_lengths):,}"
+    ]

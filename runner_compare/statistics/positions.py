@@ -1,0 +1,113 @@
+"""The loss by position: over the tokens that have 1, 2–3, 4–7 … tokens before them, with intervals over texts.
+
+Tokens of one text are not independent, whichever window they are in: the sample is the text, in each bin. A bin of few
+texts has a wide interval, one of a single text none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from runner_base import Likelihood
+from runner_compare.metrics.likelihoods import KL, LOSS
+from runner_compare.statistics.ratios import MIN_TEXTS, paired_interval, ratio, ratio_interval
+
+POSITIONS_TITLE = "by position: how many tokens stand before, with 95 % intervals over texts"
+CELL = "position_"
+
+
+@dataclass
+class BinSums:
+    """The sums of one text over the tokens of one bin."""
+
+    tokens: float = 0.0
+    nats: float = 0.0
+    kl: float | None = None
+
+    def add(self, tokens: float, nats: float, kl: float | None) -> None:
+        """Add those of a window."""
+        self.tokens += tokens
+        self.nats += nats
+        if kl is not None:
+            self.kl = (self.kl or 0.0) + kl
+
+
+def position_figures(parts: Sequence[Likelihood], family_by_unit: Mapping[int, str | None]) -> dict[str, float]:
+    """Return loss and KL of each bin; empty where windows are short, or an earlier version has kept no sums."""
+    if not parts or any(part.by_position is None for part in parts):
+        return {}
+    bins: dict[int, dict[object, BinSums]] = {}
+    has_families = all(family_by_unit.get(part.unit) is not None for part in parts)
+    for part in parts:
+        sample = family_by_unit[part.unit] if has_families else part.unit
+        for number, tokens, nats, *kl in part.by_position or []:
+            of_text = bins.setdefault(int(number), {}).setdefault(sample, BinSums())
+            of_text.add(tokens, nats, kl[0] if kl else None)
+    found: dict[str, float] = {}
+    for number in sorted(bins):
+        found |= _of_bin(f"/{CELL}{2**number}", [*bins[number].values()])
+    return found
+
+
+def _of_bin(cell: str, texts: Sequence[BinSums]) -> dict[str, float]:
+    tokens = [text.tokens for text in texts]
+    losses = [-text.nats for text in texts]
+    found = {f"n{cell}": float(len(texts)), f"scored_tokens{cell}": sum(tokens), f"{LOSS}{cell}": ratio(losses, tokens)}
+    if len(texts) > 1:
+        low, high = ratio_interval(losses, tokens)
+        found |= {f"{LOSS}_low{cell}": max(low, 0.0), f"{LOSS}_high{cell}": high}
+    kls = [text.kl for text in texts if text.kl is not None]
+    if len(kls) < len(texts):
+        return found
+    found[f"{KL}{cell}"] = ratio(kls, tokens)
+    if len(kls) >= MIN_TEXTS and all(map(math.isfinite, kls)):  # as that of the whole job
+        low, high = paired_interval(kls, tokens)
+        found |= {f"{KL}_low{cell}": max(low, 0.0), f"{KL}_high{cell}": high}
+    return found
+
+
+def positions_of(figures: Mapping[str, float]) -> list[int]:
+    """Return the first position of each bin that a job has figures of."""
+    begin = f"{LOSS}/{CELL}"
+    return sorted(int(key.removeprefix(begin)) for key in figures if key.startswith(begin))
+
+
+def range_of(first: int) -> str:
+    """Return the positions of a bin in words."""
+    return f"{first:,}" if first == 1 else f"{first:,}–{2 * first - 1:,}"
+
+
+def position_table(figures: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Return a job's table by position: a line for each bin."""
+    from runner_compare.statistics.token_divergence import figure_in_words
+
+    lines: list[dict[str, Any]] = []
+    for first in positions_of(figures):
+        cell = f"/{CELL}{first}"
+        line: dict[str, Any] = {
+            "tokens before": range_of(first),
+            "texts": int(figures[f"n{cell}"]),
+            "tokens": int(figures[f"scored_tokens{cell}"]),
+            "loss, nats/token": figure_in_words(figures, LOSS, "{:.4f}".format, "", cell),
+        }
+        if f"{KL}{cell}" in figures:
+            line["KL, nats/token"] = figure_in_words(figures, KL, "{:.3g}".format, "", cell)
+        lines.append(line)
+    return lines
+
+
+def position_series(figures: Mapping[str, float]) -> dict[str, list[tuple[int, float]]]:
+    """Return the curves over positions, a point at the first position of each bin."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for name, key in (("loss_by_position", LOSS), ("kl_by_position", KL)):
+        points = [
+            (first, figures[f"{key}/{CELL}{first}"])
+            for first in positions_of(figures)
+            if f"{key}/{CELL}{first}" in figures
+        ]
+        if points:
+            curves[name] = points
+    return curves

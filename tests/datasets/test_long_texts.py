@@ -1,0 +1,82 @@
+"""The long texts that ship: always the same, long enough, and what is said later follows from what was said."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import pytest
+
+from runner.config.questions import QuestionsConfig
+from runner.config.token_counts import token_count, token_counts
+from runner.datasets.given import Form, load_given
+from runner.datasets.gsm8k import describe_questions, load_questions
+from runner.datasets.long_texts import DOCUMENTS, kind_of_text, long_text
+from runner.tasks.likelihood.keys import LikelihoodConfig
+from runner_base.errors import ConfigError, DataError
+
+SHA256 = "d289b5d9a0fe1fe3192d766f16d71feac492aa58035d500c8ecd9e4aa1bc319a"
+
+
+def test_they_are_always_the_same() -> None:
+    whole = "".join(long_text(index) for index in range(DOCUMENTS))
+    assert hashlib.sha256(whole.encode()).hexdigest() == SHA256
+    assert len(whole) < 5_000_000
+
+
+def test_all_kinds_are_among_any_three() -> None:
+    given = load_given(LikelihoodConfig(data="long"))
+    assert len(given) == DOCUMENTS
+    assert {it.form for it in given} == {Form.text}
+    assert all({it.category for it in given[at : at + 3]} == {"prose", "code", "table"} for at in range(DOCUMENTS - 2))
+    assert len({it.texts[0] for it in given}) == DOCUMENTS
+    assert [it.texts[0] for it in load_given(LikelihoodConfig(data="long", offset=58))] == [
+        long_text(58),
+        long_text(59),
+    ]
+
+
+def test_what_code_asserts_holds() -> None:
+    code = next(long_text(index) for index in range(3) if kind_of_text(index) == "code")
+    names: dict[str, object] = {}
+    exec(code.rsplit("\n\n\n", 1)[0], names)  # our own
+    checks = [check for name, check in names.items() if name.startswith("test_")]
+    assert len(checks) > 200
+    for check in checks:
+        check()  # type: ignore[operator]
+
+
+def test_balances_of_tables_add_up() -> None:
+    table = next(long_text(index) for index in range(3) if kind_of_text(index) == "table")
+    balances: dict[str, int] = {}
+    for row in table.splitlines()[2:]:
+        _, _, account, *_, change, balance, _ = (cell.strip() for cell in row.split("|"))
+        balances[account] = balances.get(account, 0) + int(change)
+        assert balances[account] == int(balance)
+    assert len(balances) > 20
+
+
+def test_who_is_named_again_has_the_same_trade_and_town() -> None:
+    prose = next(long_text(index) for index in range(3) if kind_of_text(index) == "prose")
+    found = re.findall(r"(\w+ \w+), the (\w+ of \w+ \w+ under the seal of an? \w+ above \w+ \w+)", prose)
+    known = dict(found)
+    assert len(found) > 4 * len(known) > 100
+    assert all(known[name] == rest for name, rest in found)
+
+
+def test_other_tasks_say_what_they_are_for() -> None:
+    with pytest.raises(DataError, match="task.data=long: it has texts without questions: they are for task=likelihood"):
+        load_questions(QuestionsConfig(data="long"))
+    assert describe_questions("long", "test", "0" * 64)["source_type"] == "code"
+
+
+@pytest.mark.parametrize(("written", "count"), [("512", 512), (512, 512), ("4k", 4096), ("1K", 1024), (" 2k ", 2048)])
+def test_numbers_of_tokens(written: str | int, count: int) -> None:
+    assert token_count(written) == count
+
+
+@pytest.mark.parametrize("written", ["", "k", "1.5k", "-1", "4M", "four"])
+def test_what_is_no_number_of_tokens(written: str) -> None:
+    assert token_count(written) is None
+    with pytest.raises(ConfigError, match="give numbers of tokens from 1 on"):
+        token_counts("task.lengths", [written])
