@@ -147,6 +147,10 @@ class Sample(Response):
     choices: list[Answer] | None = None  # of a prompt that was answered more than once
     reused_from: str | None = None  # the other job that it was generated for
     left_out: bool = False  # asked, and not counted in the score (task.without)
+    recall_kind: str | None = None  # of task=recall: what was hidden in the text
+    recall_length: int | None = None  # the tokens of the whole context, as asked for
+    recall_depth: float | None = None  # where the asked needle stands: 0 is the beginning, 1 the end
+    recall_case: int | None = None  # cases with the same number, kind and depth have the same needles at other lengths
 
     @property
     def answers(self) -> Sequence[Answer]:

@@ -8,6 +8,7 @@ from runner_base.choices import Choices
 PLACES = {
     "gsm8k": "runner.tasks.gsm8k.keys:Gsm8kConfig",
     "likelihood": "runner.tasks.likelihood.keys:LikelihoodConfig",
+    "recall": "runner.tasks.recall.keys:RecallConfig",
     "sweep": "runner.config.measures:SweepConfig",
     "memory": "runner.tasks.memory.keys:MemoryConfig",
 }

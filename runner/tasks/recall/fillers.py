@@ -1,0 +1,116 @@
+"""What needles are hidden in: noise, the texts that ship, or the user's own file, as units with their tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+
+from runner.config.choices import CONF
+from runner_base import ConfigError, DataError, read_text, unknown
+from runner_base.texts import read_json_lines
+
+TEXTS = CONF / "dataset" / "texts.jsonl"  # those that ship, whatever a folder of the user's own names so
+NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+CATEGORIES: dict[str, str | None] = {"texts": None, "prose": "long", "languages": "language", "code": "code"}
+NAMES = ("noise", *CATEGORIES)
+# A sentence with the space behind it, or the rest of a line; no unit is longer than MOST characters
+UNIT = re.compile(r".+?(?:[.!?…]+[\"'”»)]*\s+|[。！？]+[”」]*\s*|\n\s*|$)", re.DOTALL)
+MOST = 400
+CHARACTERS_A_TOKEN = 16  # more than a token of any text has on average: a file is read no further
+
+
+@dataclass(frozen=True)
+class Filler:
+    """A text in units, which is repeated as often as needed; `tokens` are those of each unit."""
+
+    units: Sequence[str]
+    tokens: Sequence[int]
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """The tokens of the first units: none, one, two …"""
+        return [0, *accumulate(self.tokens)]
+
+    def tokens_of(self, size: int) -> int:
+        """Return the tokens of the first units."""
+        rounds, rest = divmod(size, len(self.units))
+        return rounds * self._ends[-1] + self._ends[rest]
+
+    def size_of(self, tokens: int) -> int:
+        """Return how many units have about so many tokens."""
+        rounds, rest = divmod(tokens, max(1, self._ends[-1]))
+        return rounds * len(self.units) + bisect_left(self._ends, rest)
+
+    def boundary(self, size: int, depth: float) -> int:
+        """Return the end of a unit that is nearest to a depth, in tokens."""
+        wanted = depth * self.tokens_of(size)
+        after = bisect_left(range(size), wanted, key=self.tokens_of)
+        return min((max(0, after - 1), after), key=lambda end: abs(self.tokens_of(end) - wanted))
+
+    def text(self, begin: int, end: int) -> str:
+        """Return some units as one text."""
+        return "".join(self.units[at % len(self.units)] for at in range(begin, end))
+
+    def separator(self, end: int) -> str:
+        """Return what stands between a needle and the unit that follows it: as between the units before."""
+        before = self.units[(end - 1) % len(self.units)]
+        return "\n" if before.endswith("\n") else " "
+
+    def __contains__(self, text: str) -> bool:
+        """Whether a text stands in it, so that it would be no needle."""
+        return text in self._whole
+
+    @cached_property
+    def _whole(self) -> str:
+        return "".join(self.units)
+
+
+def read_filler(name: str, most_tokens: int) -> list[str]:
+    """Return the units of task.filler: a name, or a file of which no more is read than a text can need."""
+    if name == "noise":
+        return _units(f"{NOISE}\n")
+    if name in CATEGORIES:
+        return [unit for text in _texts(CATEGORIES[name]) for unit in _units(f"{text.strip()}\n\n")]
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"task.filler={name}: no such file, and {unknown('filler', name, NAMES)}")
+    text = read_text(path, f"task.filler={name}").removeprefix("\ufeff").strip()
+    if not text:
+        raise DataError(f"task.filler={name}: {path} holds no text")
+    return _units(f"{text[: most_tokens * CHARACTERS_A_TOKEN]}\n\n")
+
+
+def units_sha256(units: Sequence[str]) -> str:
+    """Fingerprint of a filler."""
+    return hashlib.sha256(json.dumps(units, ensure_ascii=False).encode()).hexdigest()
+
+
+def measured(units: Sequence[str], count: Callable[[Sequence[str]], list[int]]) -> Filler:
+    """Return a filler with the tokens of each unit, as `count` counts those of plain texts."""
+    empty, *tokens = count(["", *units])
+    return Filler(units, [max(1, tokens_of_unit - empty) for tokens_of_unit in tokens])
+
+
+def _texts(category: str | None) -> list[str]:
+    """Return the texts that ship, all or those of one category."""
+    rows = [row for _, row in read_json_lines(TEXTS)]
+    return [row["text"] for row in rows if category in (None, row["category"])]
+
+
+def _units(text: str) -> list[str]:
+    """Cut a text into sentences and lines, and long ones between words."""
+    found = []
+    for unit in UNIT.findall(text):
+        while len(unit) > MOST:
+            end = unit.rfind(" ", 1, MOST) + 1 or MOST
+            found.append(unit[:end])
+            unit = unit[end:]
+        found.append(unit)
+    return found

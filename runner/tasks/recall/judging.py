@@ -1,0 +1,117 @@
+"""Judges the answers of task=recall: whether the first values in an answer are the asked ones, however it is worded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from runner.config.extractors import Extractor
+from runner.scorers import judge
+from runner.tasks.recall.cases import Asked, Form
+from runner.tasks.recall.vocabulary import ADJECTIVES, NOUNS
+from runner_base import Answer, FinishReason, Sample, Verdict
+
+FOUND = "recall"  # what was found in an answer, in its sample
+# 4,713,920 or 4 713 920: groups of three digits behind separators are one number
+SEPARATED = re.compile(r"(?<![\d.,])\d{1,3}(?:[,.' \u00a0\u202f]\d{3})+(?![\d]|[.,]\d)")
+PAIR = re.compile(rf"\b({'|'.join(ADJECTIVES)})[- ]({'|'.join(NOUNS)})\b", re.IGNORECASE)
+UUID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE)
+WORD = re.compile(r"[\w-]+")
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A case as it is asked: its kind, length, depth and number, and its text."""
+
+    kind: str
+    length: int
+    depth: float | None
+    number: int
+    asked: Asked
+
+    @property
+    def question(self) -> str:
+        """What is asked, without the text."""
+        return self.asked.question
+
+    @property
+    def gold(self) -> str:
+        """The asked values."""
+        return ", ".join(self.asked.gold)
+
+
+class Judge:
+    """Gives samples their verdicts, and says where the asked needle stands."""
+
+    def __init__(self, placed: Mapping[int, Placed]) -> None:
+        self.placed = placed
+
+    def __call__(self, sample: Sample, *_completions: object) -> Sample:
+        """Return a new sample with its question and its verdict."""
+        case = self.placed[sample.index]
+        found, verdict = judged(sample.answer, case.asked)
+        answer = replace(sample.answer, extracted={FOUND: found}, verdict=verdict)
+        return replace(
+            sample,
+            answer=answer,
+            question=case.question,
+            gold=case.gold,
+            recall_kind=case.kind,
+            recall_length=case.length,
+            recall_depth=case.depth,
+            recall_case=case.number,
+        )
+
+    def rejection_reason(self, sample: Sample) -> str | None:
+        """Say why a sample does not belong to this job; None if it does."""
+        case = self.placed[sample.index]
+        if (sample.question, sample.gold, sample.recall_length) != (case.question, case.gold, case.length):
+            return f"holds another question or gold answer than question {sample.index} of this job"
+        return None if self(sample) == sample else "was judged differently than its text is today"
+
+    def adopted(self, sample: Sample) -> Sample | None:
+        """Return another job's sample as one of this job; None if it answers another question."""
+        case = self.placed[sample.index]
+        is_same = (sample.question, sample.gold, sample.recall_length) == (case.question, case.gold, case.length)
+        return self(sample) if is_same else None
+
+
+def judged(answer: Answer, asked: Asked) -> tuple[str | None, Verdict]:
+    """Return what was found in an answer, and the verdict on it."""
+    if asked.form is Form.total:
+        return _of_total(answer, asked.gold[0])
+    parts, is_whole = answer.parts, answer.finish_reason is FinishReason.stop
+    if answer.finish_reason is FinishReason.error or parts.is_open:
+        return None, Verdict.cut_off
+    wanted = len(asked.gold)
+    first = values_in(parts.answer, asked)[:wanted]
+    found = ", ".join(first) or None
+    if {*first} == {value.lower() for value in asked.gold}:
+        return found, Verdict.correct
+    if not is_whole and len(first) < wanted:
+        return found, Verdict.cut_off
+    return found, Verdict.wrong if first else Verdict.no_answer
+
+
+def values_in(text: str, asked: Asked) -> list[str]:
+    """Return the different values of the asked form in a text, in their order, in lower case."""
+    match asked.form:
+        case Form.number:
+            joined = SEPARATED.sub(lambda number: re.sub(r"\D", "", number[0]), text)
+            found: Sequence[str] = re.findall(rf"(?<!\d)\d{{{len(asked.gold[0])}}}(?!\d)", joined)
+        case Form.pair:
+            found = [f"{adjective}-{noun}" for adjective, noun in PAIR.findall(text)]
+        case Form.uuid:
+            found = UUID.findall(text)
+        case _:
+            known = {word.lower() for word in asked.known}
+            found = [word for word in WORD.findall(text) if word.lower() in known]
+    return [*dict.fromkeys(value.lower() for value in found)]
+
+
+def _of_total(answer: Answer, gold: str) -> tuple[str | None, Verdict]:
+    """Judge a number as task=gsm8k does: the marked one, else the last."""
+    judgement = judge(answer, gold)
+    way = Extractor.strict if judgement.found[Extractor.strict] is not None else Extractor.flexible
+    return judgement.found[way], judgement.verdicts[way]

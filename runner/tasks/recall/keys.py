@@ -1,0 +1,110 @@
+"""task – the keys of task=recall."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import ClassVar
+
+from runner.config.task import Amount, TaskConfig
+from runner.config.wording import PromptStyle
+from runner.tasks.recall.kinds import KINDS, has_depth, shares_text
+from runner_base import HASHED, UNLESS_DEFAULT, Inert, Text, check, filled, least, setting, unknown, within
+from runner_engine import GenerationConfig, Workload
+
+LENGTH = re.compile(r"(\d+)(k?)")
+K = 1024
+STYLES = (PromptStyle.chat, PromptStyle.text)
+MAX_CASES = 10_000  # of a kind, a length and a depth
+
+
+class Values(StrEnum):
+    """What a needle tells, and a question asks for."""
+
+    numbers = "numbers"
+    words = "words"
+    uuids = "uuids"
+
+
+@dataclass
+class RecallConfig(TaskConfig):
+    """How far back a model can look: needles, chains and counts in long texts."""
+
+    module: ClassVar[str] = "runner.tasks.recall.task"
+    name: ClassVar[str] = "recall"
+    gives_verdicts: ClassVar[bool] = True
+    lengths: list[str] = field(default_factory=lambda: ["512", "1k"])
+    depths: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0])
+    kinds: list[str] = field(default_factory=lambda: ["single"])
+    cases: int = setting(10, takes=within(1, MAX_CASES))
+    cases_seed: int = setting(0, takes=least(0))
+    filler: str = setting("noise", HASHED, filled("give noise, texts, prose, languages, code or a file"))
+    values: Values = Values.numbers
+    needles: int = setting(4, takes=within(2, 100))
+    prompt: PromptStyle = PromptStyle.chat
+    system: Text | None = None
+    repeat: int = setting(0, UNLESS_DEFAULT, least(0))
+    show_prompt: int = setting(0, Inert("how many prompts are shown"), least(0))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("lengths", "depths", "kinds"):
+            values = getattr(self, key)
+            check(bool(values), f"task.{key}", values, "give at least one")
+        need = "every length is a number of tokens, such as 512, or of 1,024 tokens, such as 4k"
+        check(all(LENGTH.fullmatch(length) for length in self.lengths), "task.lengths", self.lengths, need)
+        check(min(self.tokens) > 0, "task.lengths", self.lengths, need)
+        for key, values in (("lengths", self.tokens), ("depths", self.depths), ("kinds", self.kinds)):
+            check(len(set(values)) == len(values), f"task.{key}", getattr(self, key), "none may be repeated")
+        need = "every depth must lie in 0..1: 0 is the beginning of the text, 1 its end"
+        check(all(0 <= depth <= 1 for depth in self.depths), "task.depths", self.depths, need)
+        for kind in self.kinds:
+            check(kind in KINDS, "task.kinds", self.kinds, unknown("kind", kind, list(KINDS)))
+        choices = ", ".join(style.value for style in STYLES)
+        check(self.prompt in STYLES, "task.prompt", self.prompt.value, f"choose one of {choices}")
+        need = "needs task.prompt=chat: plain text has no system message"
+        check(self.prompt is PromptStyle.chat or not self.system, "task.system", repr(self.system), need)
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """Return the lengths in tokens, shortest first."""
+        found = [LENGTH.fullmatch(length) for length in self.lengths]
+        return sorted(int(match[1]) * (K if match[2] else 1) for match in found if match)
+
+    @property
+    def subject(self) -> str:
+        """Return the longest text."""
+        return f"up to {max(self.tokens):,} tokens"
+
+    @property
+    def asks_in_chat(self) -> bool:
+        """Whether questions are turns of a chat."""
+        return self.prompt is PromptStyle.chat
+
+    @property
+    def questions(self) -> int:
+        """Return how many questions are asked."""
+        of_kinds = sum(len(self.depths) if has_depth(kind) else 1 for kind in self.kinds)
+        return of_kinds * len(self.lengths) * self.cases
+
+    def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
+        """Return rows of the longest text, with the answer in it."""
+        new = generation.most_new_tokens
+        return generation.batch_size or rows, max(1, max(self.tokens) - new), new
+
+    def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
+        """Return the questions of each kind, length and depth: what stands before a needle is read once for all."""
+        new, rows = generation.most_new_tokens, generation.batch_size
+        amounts = []
+        for length in self.tokens:
+            text = max(1, length - new)
+            for kind in self.kinds:
+                if shares_text(kind):
+                    amounts += [Amount(rows, 1, new, len(self.depths), shared_tokens=text - 1)] * self.cases
+                    continue
+                for depth in self.depths if has_depth(kind) else (0.0,):
+                    shared = min(text - 1, int(depth * text))
+                    amounts.append(Amount(rows, text - shared, new, self.cases, shared_tokens=shared))
+        return amounts

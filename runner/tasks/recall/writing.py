@@ -1,0 +1,85 @@
+"""All cases of a job as they are asked, each as long as its length allows in the model's own tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from runner.config.wording import PromptStyle
+from runner.tasks import ResolvedJob, kind_of
+from runner.tasks.recall.cases import Asked, Recipe
+from runner.tasks.recall.fillers import Filler, measured
+from runner.tasks.recall.fitting import Group, fit
+from runner.tasks.recall.judging import Placed
+from runner.tasks.recall.keys import RecallConfig
+from runner.tasks.recall.kinds import drawn_by
+from runner_base import ConfigError
+from runner_engine import Message, Prompt
+
+ROOM = "generation.max_new_tokens"
+
+
+def written(task: RecallConfig, units: Sequence[str], resolved: ResolvedJob) -> dict[int, Placed]:
+    """Return every case by its number, the shortest first; only the tokenizer is loaded."""
+    kind = kind_of(resolved.config.model)
+
+    def count_texts(texts: Sequence[str]) -> list[int]:
+        return [len(ids) for _, ids in kind.encoded(resolved, texts)]
+
+    def count_asked(asked: Sequence[Asked]) -> list[int]:
+        return [len(ids) for _, ids in kind.encoded(resolved, [prompt_of(task, case) for case in asked])]
+
+    filler = measured(units, count_texts)
+    answer = resolved.config.generation.most_new_tokens
+    groups = [*_groups(task, filler, answer)]
+    fit(groups, lambda group, tokens: _guess(group, filler, tokens), count_asked, ROOM)
+    cases = [
+        Placed(case.kind, group.length, case.depth, case.number, case.at(group.size))
+        for group in groups
+        for case in group.cases
+    ]
+    check_values(cases, resolved)
+    return dict(enumerate(cases))
+
+
+def prompt_of(task: RecallConfig, asked: Asked) -> Prompt:
+    """Return a case's prompt: a turn of a chat, or plain text that ends in the beginning of an answer."""
+    if task.prompt is PromptStyle.text:
+        return f"{asked.text} {asked.beginning}"
+    turns = [Message("system", task.system)] if task.system else []
+    return (*turns, Message("user", asked.text))
+
+
+def check_values(cases: Sequence[Placed], resolved: ResolvedJob) -> None:
+    """Reject a tokenizer that does not give asked values back as they were: no answer could be right."""
+    values = [*dict.fromkeys(value for case in cases for value in case.asked.gold)]
+    kind = kind_of(resolved.config.model)
+    encoded = kind.encoded(resolved, [f"It is {value}." for value in ("green", *values)])
+    decode = kind.decoder(resolved)
+    back = [decode(ids) for _, ids in encoded]
+    if "green" not in back[0]:  # an engine whose tokens have no text of their own
+        return
+    for value, text in zip(values, back[1:], strict=True):
+        if value not in text:
+            raise ConfigError(
+                f"task.values: this model's tokenizer turns {f'It is {value}.'!r} into {text!r}, so that no answer "
+                "could be right: choose numbers, words or uuids, whichever it keeps"
+            )
+
+
+def _groups(task: RecallConfig, filler: Filler, answer: int) -> Iterator[Group]:
+    for length in task.tokens:
+        for kind in task.kinds:
+            recipe = Recipe(kind, task.cases_seed, task.cases, task.depths, task.values.value, task.needles, filler)
+            cases = [*drawn_by(kind)(recipe)]
+            if cases[0].has_own_size:
+                yield from (Group(length, length - answer, [case]) for case in cases)
+            else:
+                yield Group(length, length - answer, cases)
+
+
+def _guess(group: Group, filler: Filler, tokens: int) -> int:
+    """Return about how large a text of so many tokens is."""
+    return tokens // TOKENS_A_WORD if group.cases[0].has_own_size else filler.size_of(max(0, tokens))
+
+
+TOKENS_A_WORD = 6  # of a numbered list, about

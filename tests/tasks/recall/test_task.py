@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recalling import remembering, text_of
+from scripted import Scripted
+from tasking import work
+
+from runner.config.resolved import resolve
+from runner.config.root import RunnerConfig
+from runner.config.wording import PromptStyle
+from runner.engines.kinds import kind_of
+from runner.store.jobs import Job, Recorder
+from runner.tasks.recall import task as recall
+from runner.tasks.recall.keys import RecallConfig, Values
+from runner.tasks.recall.writing import written
+from runner_base.errors import ConfigError, EvidenceError
+from runner_base.result import Sample, Verdict
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
+
+Make = Callable[..., RunnerConfig]
+SHORT = GenerationConfig(max_new_tokens=32)
+ALL_NEEDLES = ["single", "several_asked_one", "several_asked_all", "multikey"]
+
+
+@pytest.fixture
+def job(make_config: Make) -> Callable[..., RunnerConfig]:
+    """Return a function that makes a job of the embedded model."""
+
+    def make(**keys: Any) -> RunnerConfig:
+        model = LocalModelConfig(name="embedded", device="cpu")
+        return make_config(model=model, generation=SHORT, task=RecallConfig(**({"cases": 2} | keys)))
+
+    return make
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> Iterator[Recorder]:
+    folder = tmp_path / "job"
+    folder.mkdir()
+    opened = Recorder(Job("recall-test", folder))
+    yield opened
+    opened.close()
+
+
+def samples_of(recorder: Recorder) -> list[Sample]:
+    return [recorder.samples[number] for number in sorted(recorder.samples)]
+
+
+def test_a_model_that_finds_all_is_always_right(job: Make, recorder: Recorder) -> None:
+    config = job(kinds=ALL_NEEDLES)
+    result = work(recall, config, recorder, Scripted(remembering()))
+    samples = samples_of(recorder)
+    assert {sample.answer.verdict for sample in samples} == {Verdict.correct}
+    assert result.metrics["recall_accuracy"] == 1
+    assert result.metrics["n"] == config.task.questions == len(samples) == 2 * 2 * (5 + 5 + 1 + 5)
+    assert Counter(sample.recall_kind for sample in samples)["several_asked_all"] == 4
+    assert {sample.recall_length for sample in samples} == {512, 1024}
+    assert {sample.recall_depth for sample in samples if sample.recall_kind == "several_asked_all"} == {None}
+    assert {sample.recall_depth for sample in samples if sample.recall_kind == "single"} == {0, 0.25, 0.5, 0.75, 1}
+
+
+def test_a_model_that_forgets_is_right_where_it_remembers(job: Make, recorder: Recorder) -> None:
+    result = work(recall, job(cases=4), recorder, Scripted(remembering(900)))
+    right = {(sample.recall_length, sample.recall_depth): sample.solved for sample in samples_of(recorder)}
+    short = [right[512, depth] for depth in (0, 0.25, 0.5, 0.75, 1)]
+    long = [right[1024, depth] for depth in (0, 0.25, 0.5, 0.75, 1)]
+    assert short.index(True) < long.index(True), "it forgets the beginning of the longer text sooner"
+    assert short == sorted(short), "what is nearer to the end is remembered"
+    assert long == sorted(long)
+    assert result.metrics["recall_accuracy/length_512"] > result.metrics["recall_accuracy/length_1024"] > 0
+    assert {s.answer.verdict for s in samples_of(recorder)} == {Verdict.correct, Verdict.no_answer}
+
+
+@pytest.mark.parametrize("prompt", list(PromptStyle)[:2])
+def test_prompts_fill_their_lengths_and_never_more(job: Make, prompt: PromptStyle) -> None:
+    config = job(kinds=[*ALL_NEEDLES, "problem"], prompt=prompt, lengths=["512", "1k"], values=Values.words)
+    resolved = resolve(config)
+    inputs = recall.prepare(config)
+    placed = written(inputs.task, inputs.units, resolved)
+    requests = recall.requests_for(inputs.task, placed)
+    encoded = kind_of(config.model).encoded(resolved, [request.prompt for request in requests])
+    for case, (_, ids) in zip(placed.values(), encoded, strict=True):
+        assert case.length - 80 < len(ids) + SHORT.max_new_tokens <= case.length
+    assert len({text_of(request) for request in requests}) == len(requests)
+
+
+def test_needles_stand_where_they_are_asked_to(job: Make) -> None:
+    config = job(filler="prose", lengths=["1k"])
+    inputs = recall.prepare(config)
+    for case in written(inputs.task, inputs.units, resolve(config)).values():
+        assert case.depth is not None
+        before, _, _ = case.asked.context.partition("One of the special magic")
+        assert len(before) / len(case.asked.context) == pytest.approx(case.depth, abs=0.12)
+        assert case.asked.context.count(case.gold) == 1
+
+
+def test_all_lengths_have_the_same_needles_and_another_seed_has_others(job: Make) -> None:
+    def golds(**keys: object) -> dict[tuple[int, float | None, int], str]:
+        config = job(**keys)
+        inputs = recall.prepare(config)
+        placed = written(inputs.task, inputs.units, resolve(config))
+        return {(case.length, case.depth, case.number): case.gold for case in placed.values()}
+
+    first = golds()
+    assert all(first[512, depth, number] == gold for (_, depth, number), gold in first.items())
+    assert golds() == first
+    assert set(golds(cases_seed=1).values()).isdisjoint(first.values())
+
+
+def test_longer_questions_leave_the_numbers_of_shorter_ones(job: Make) -> None:
+    def prompts(*lengths: str) -> list[str]:
+        config = job(lengths=[*lengths])
+        inputs = recall.prepare(config)
+        placed = written(inputs.task, inputs.units, resolve(config))
+        return [text_of(request) for request in recall.requests_for(inputs.task, placed)]
+
+    assert prompts("768", "512")[:10] == prompts("512")
+
+
+def test_a_sample_of_another_question_is_refused(job: Make, recorder: Recorder) -> None:
+    work(recall, job(lengths=["512"]), recorder, Scripted(remembering()))
+    recorder.close()
+    again = Recorder(recorder.job)
+    with pytest.raises(EvidenceError, match=r"holds another question or gold answer than question \d of this job"):
+        work(recall, job(lengths=["512"], cases_seed=1), again, Scripted(remembering()))
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"lengths": ["2k"]}, "task.lengths=2048: with rope=native the model has room for 1,024 tokens"),
+        ({"lengths": ["96"]}, r"task.lengths=96: a question of task.kinds=single takes \d+ tokens in this model's"),
+    ],
+)
+def test_what_cannot_fit_is_refused_before_the_load(
+    job: Make, recorder: Recorder, keys: dict[str, list[str]], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        work(recall, job(**keys), recorder)  # without an engine: none may be used
+
+
+def test_the_least_length_that_is_named_fits(job: Make, recorder: Recorder) -> None:
+    with pytest.raises(ConfigError, match="give at least") as refused:
+        work(recall, job(lengths=["96"]), recorder)
+    least = str(refused.value).rpartition(" ")[2]
+    work(recall, job(lengths=[least]), recorder, Scripted(remembering()))
+    with pytest.raises(ConfigError, match="give at least"):
+        work(recall, job(lengths=[str(int(least) - 1)]), recorder)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"depths": [0.5, 1.1]}, r"task.depths=\[0.5, 1.1\]: every depth must lie in 0..1"),
+        ({"depths": []}, r"task.depths=\[\]: give at least one"),
+        ({"depths": [0.5, 0.5]}, "none may be repeated"),
+        ({"lengths": ["1m"]}, "every length is a number of tokens"),
+        ({"lengths": ["0"]}, "every length is a number of tokens"),
+        ({"lengths": ["1k", "1024"]}, "none may be repeated"),
+        ({"kinds": ["singel"]}, "no kind 'singel'. Did you mean single?"),
+        ({"prompt": PromptStyle.lm_eval_5shot}, "choose one of chat, text"),
+        ({"prompt": PromptStyle.text, "system": "x"}, "plain text has no system message"),
+    ],
+)
+def test_wrong_keys(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RecallConfig(**keys)
+
+
+@pytest.mark.parametrize(("name", "message"), [("nois", "no such file, and no filler 'nois'. Did you mean noise"),
+                                               ("empty.txt", "holds no text")])  # fmt: skip
+def test_wrong_fillers(job: Make, tmp_path: Path, name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.txt").write_text(" \n")
+    with pytest.raises(Exception, match=message):
+        recall.prepare(job(filler=name))
+
+
+def test_a_tokenizer_that_loses_a_value_is_refused(
+    job: Make, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = job(values=Values.uuids)
+    kind = kind_of(config.model)
+    decoder = kind.decoder(resolve(config))
+    monkeypatch.setattr(type(kind), "decoder", lambda *_: lambda ids: decoder(ids).replace("4", ""))
+    with pytest.raises(ConfigError, match="this model's tokenizer turns 'It is .*so that no answer could be right"):
+        work(recall, config, recorder)
