@@ -28,8 +28,8 @@ REPORTED = re.compile(r"rss|pss|anon|cuda|gpu|baseline|mapped_files|held")
 PREDICTED = re.compile(r"predicted_|.*_p$")  # the result of a formula, or of a test
 OF_THE_MODEL = {
     "answers_each", "balance", "base_loads", "double_bos", "files", "lora_delta_norm", "lora_modules",
-    "lora_parameters", "lora_rank", "max_positions", "num_parts", "parameters", "problems", "processes",
-    "quantized_modules", "repeats", "rope_pairs", "rope_pairs_patched", "samples_per_question", "tensors",
+    "lora_parameters", "lora_rank", "made_for_positions", "max_positions", "num_parts", "parameters", "problems",
+    "processes", "quantized_modules", "repeats", "rope_pairs", "rope_pairs_patched", "samples_per_question", "tensors",
     "total_params", "unquantized_linears", "vocab_size", "written_parts",
 }  # fmt: skip
 

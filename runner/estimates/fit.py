@@ -101,7 +101,8 @@ def possible(resolved: ResolvedJob, read: int | None = None) -> ResolvedJob:
     config = resolved.config
     generation = with_possible_batch(config.task, config.generation, read)
     room = resolved.files.text_settings.get("max_position_embeddings")
-    if isinstance(room, int) and config.rope.name == RopeConfig.name and generation.max_new_tokens >= room:
+    ends = config.rope.name == RopeConfig.name and not config.rope.beyond_trained
+    if isinstance(room, int) and ends and generation.max_new_tokens >= room:
         generation = replace(generation, max_new_tokens=max(room - TYPICAL_PROMPT_TOKENS, 1))
     return resolved.having(generation=generation)
 

@@ -16,12 +16,15 @@ def room_of(report: EngineReport) -> float:
     return report.metrics.get("max_positions", inf)
 
 
-def check_room(room: float, prompt_tokens: int, new_tokens: int) -> None:
-    """Raise ConfigError unless prompt and new tokens fit the model's positions, before or after its load."""
+def check_room(room: float, prompt_tokens: int, new_tokens: int, beyond: str = "") -> None:
+    """Raise ConfigError unless prompt and new tokens fit the model's positions, before or after its load.
+
+    beyond: how the model can read more nevertheless, as the end of the message.
+    """
     if prompt_tokens + new_tokens > room:
         raise ConfigError(
             f"task.prompt_tokens={prompt_tokens} and task.new_tokens={new_tokens} make "
-            f"{prompt_tokens + new_tokens} tokens, the model has room for {room:.0f}: make one smaller"
+            f"{prompt_tokens + new_tokens} tokens, the model has room for {room:.0f}: make one smaller{beyond}"
         )
 
 

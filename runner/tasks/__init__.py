@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from runner.tasks.collecting import problems as problems
     from runner.tasks.collecting import sample_of as sample_of
     from runner.tasks.completing import collect as collect
+    from runner.tasks.positions import beyond_words as beyond_words
     from runner.tasks.positions import needless_scaling_of as needless_scaling_of
 
 PLACES = {
@@ -78,7 +79,8 @@ PLACES = {
     "open_engine": "runner.engines",  # opens another engine than the job's
     "look_at_prompts": "runner.tasks.asked_prompts",  # facts about the form of prompts, for the report
     "prompts_shown": "runner.tasks.asked_prompts",  # prompts as the model sees them
-    "needless_scaling_of": "runner.tasks.positions",  # the note that no text needs the scaling of RoPE
+    "needless_scaling_of": "runner.tasks.positions",  # the notes on texts that need no scaling of RoPE, or exceed it
+    "beyond_words": "runner.tasks.positions",  # how texts can exceed the model's room, for a message that refuses them
     # data: the user's own prompts, and questions with right answers
     "load_prompts": "runner.datasets.prompts",  # the prompts of a job: a key's, a file's or those of stdin
     "build_prompt": "runner.datasets.prompts",  # a prompt as it is asked: as a chat, or unchanged

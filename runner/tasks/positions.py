@@ -5,6 +5,7 @@ Not a task. A scaling is for texts that are longer than the model was trained on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from runner.config.resolved import ResolvedJob
@@ -12,9 +13,14 @@ from runner.datasets.given import Form, Given
 from runner.engines.kinds import kind_of
 from runner_base import Sample, tell
 from runner_engine import Request
-from runner_engine.settings.rope import RopeDynamicConfig, RopeScalingConfig
+from runner_engine.settings.rope import READ_BEYOND, RopeDynamicConfig, RopeScalingConfig
 
 TEMPLATE_TOKENS = 512  # more than a chat template adds to a question
+
+
+def beyond_words(resolved: ResolvedJob) -> str:
+    """Return how texts can be longer than the model has room for, as the end of a message that refuses them."""
+    return "" if kind_of(resolved.config.model).made_for(resolved) is None else f", or {READ_BEYOND}"
 
 
 def needless_scaling(resolved: ResolvedJob, longest: int) -> list[str]:
@@ -30,9 +36,21 @@ def needless_scaling(resolved: ResolvedJob, longest: int) -> list[str]:
 
 
 def needless_scaling_of(resolved: ResolvedJob, samples: Iterable[Sample]) -> list[str]:
-    """Return the note about texts that the model has read and written."""
+    """Return the notes about texts that the model has read and written."""
     lengths = (sample.prompt_tokens + max(answer.tokens for answer in sample.answers) for sample in samples)
-    return needless_scaling(resolved, max(lengths, default=0))
+    longest = max(lengths, default=0)
+    return needless_scaling(resolved, longest) + beyond_notes(resolved, longest)
+
+
+def beyond_notes(resolved: ResolvedJob, longest: int) -> list[str]:
+    """Return a note on what a job that may read beyond its room has read; nothing about other jobs."""
+    rope, limit = resolved.config.rope, kind_of(resolved.config.model).made_for(resolved)
+    if not rope.beyond_trained or limit is None or math.isinf(limit):
+        return []
+    if longest <= limit:
+        return [f"{READ_BEYOND}: no text exceeds {limit:,.0f} positions, so it changes nothing"]
+    made = "scaled" if isinstance(rope, RopeScalingConfig) else "trained"
+    return [f"rope={rope.name}, beyond its {made} {limit:,.0f} positions: the longest text has {longest:,} tokens"]
 
 
 def of_questions(resolved: ResolvedJob, requests: Sequence[Request]) -> list[str]:

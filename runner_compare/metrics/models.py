@@ -18,6 +18,7 @@ METRICS: tuple[Metric, ...] = (
     metric("quantized_share_of_wanted", "quantized parameters of those named", ".1%", better=Better.neither),
     *map(metric, ("quantized_modules", "unquantized_linears", "lora_parameters", "rope_pairs_patched")),
     *map(metric, ("vocab_size", "max_positions", "base_loads")),
+    metric("made_for_positions", "positions that its RoPE setting is made for", ",.0f", better=Better.neither),
     metric("stored_mib", "on disk"),
     # memory
     metric("peak_rss_mib", "peak RSS", ",.0f"),

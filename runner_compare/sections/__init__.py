@@ -16,6 +16,7 @@ NAMES = (
     "cut_offs",  # what answers that were cut off leave open
     "several_answers",  # several answers to a question: the mean, pass@k, the vote
     "unread_answers",  # of which rows the rule that judged has read few answers
+    "beyond_trained",  # rows whose texts may be longer than their RoPE setting is made for
     "training_seeds",  # rows that are training runs of one recipe
     "planning",  # --plan-questions: how many questions a comparison needs
     "token_costs",  # what the answers of teams cost in tokens

@@ -23,7 +23,12 @@ def positions_under(maximum: int, original: int | None, factor: float | None) ->
 
 
 def positions_of(settings: Mapping[str, Any], rope: RopeConfig) -> float:
-    """Return the positions that a model will have once it is loaded; infinity where its settings name none."""
+    """Return the positions that a model will have once it is loaded; infinity where no limit is known or heeded."""
+    return math.inf if rope.beyond_trained else made_for(settings, rope)
+
+
+def made_for(settings: Mapping[str, Any], rope: RopeConfig) -> float:
+    """Return the positions that a setting is made for; infinity where the model's settings name none."""
     maximum = next((settings[key] for key in MOST if settings.get(key)), None)
     if type(maximum) is not int or maximum <= 0:
         return math.inf

@@ -28,6 +28,7 @@ from runner_engine.sessions import (
     tags_of,
     template_values,
 )
+from runner_engine.settings.rope import READ_BEYOND
 from runner_engine.spec import ModelSpec
 
 
@@ -143,6 +144,7 @@ class RequestEncoder:
         elif len(ids) + len(given) - 1 > self.room:
             count = len(ids) + len(given)
             error = f"the prompt and its continuation have {count} tokens, the model has room for {self.room}"
+            error += f": {READ_BEYOND} reads on"
         elif request.score_token_ids and len(request.score_token_ids) != len(given):
             count = len(request.score_token_ids)
             error = f"score_token_ids has {count} entries, but the continuation has {len(given)} tokens"
@@ -174,7 +176,7 @@ class RequestEncoder:
     def _rejection_reason(self, tokens: int) -> str:
         if not tokens:
             return "the prompt is empty: it has no tokens"
-        return f"the prompt has {tokens} tokens, the model has room for {self.room}"
+        return f"the prompt has {tokens} tokens, the model has room for {self.room}: {READ_BEYOND} reads on"
 
     def _chat(self, messages: list[Message]) -> str:
         """Render the chat template, without the lock, because that may take long."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from runner_base import machine
 from runner_engine.checkpoints import adapter_header, chat_templates, formats, random_weights
 from runner_engine.checkpoints.memory_check import check_memory, limited
-from runner_engine.checkpoints.positions import positions_of
+from runner_engine.checkpoints.positions import made_for, positions_of
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.kernels import building
 from runner_engine.settings.generation import KvCache
@@ -46,6 +46,11 @@ def own_positions(resolved: ResolvedModel) -> int | None:
 def positions(resolved: ResolvedModel) -> float:
     """Return the positions that the loaded model will have; infinity where its settings name none."""
     return positions_of(resolved.files.text_settings, resolved.spec.rope)
+
+
+def made_for_positions(resolved: ResolvedModel) -> float:
+    """Return the positions that the model and its scaling are made for; rope.beyond_trained lets it read more."""
+    return made_for(resolved.files.text_settings, resolved.spec.rope)
 
 
 def build_kernels(resolved: ResolvedModel) -> float:

@@ -31,7 +31,7 @@ def describe_base(base: Loaded, resolved: ResolvedModel) -> None:
     # now, not later: bitsandbytes' CPU kernels repack the weights in their first forward pass
     base.bytes_by_dtype = inventory.weight_bytes(model)
     base.metrics["mapped_weight_mib"] = inventory.mapped_mib(model)
-    rope_metrics, rope_facts = rope_room.describe(model)
+    rope_metrics, rope_facts = rope_room.describe(model, spec.rope)
     base.metrics |= {
         "parameters": gguf_blocks.parameters(model) + hidden_parameters(model),
         "vocab_size": settings.vocab_size,

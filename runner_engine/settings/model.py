@@ -142,3 +142,4 @@ def require_own_weights(quantization: QuantizationConfig, lora: LoraConfig, rope
         ("rope", rope.name, "native"),
     ):
         check(choice == plain, group, choice, f"{why}: use {group}={plain}")
+    check(not rope.beyond_trained, "rope.beyond_trained", True, f"{why}: leave the key out")

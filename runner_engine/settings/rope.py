@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from runner_base import MISSING, Takes, above, check, check_keys, least, setting, within
+from runner_base import MISSING, UNLESS_DEFAULT, Takes, above, check, check_keys, least, setting, within
+
+READ_BEYOND = "rope.beyond_trained=true"  # what lets texts be longer than a setting has room for
 
 
 @dataclass
@@ -14,6 +16,7 @@ class RopeConfig:
     """The model's own rotary embedding, untouched."""
 
     name: ClassVar[str] = "native"
+    beyond_trained: bool = setting(False, UNLESS_DEFAULT)
 
     def __post_init__(self) -> None:
         check_keys("rope", self)

@@ -47,3 +47,19 @@ def test_a_text_that_needs_the_scaling_is_not_warned_of(runner: Callable[..., An
     long = runner(*task, f"task.window={OWN + 500}")
     assert long.code == 0, long.err
     assert "can only hurt" not in long.out + long.err
+
+
+@pytest.mark.slow
+def test_native_beyond_its_training_is_called_so(runner: Callable[..., Any], tmp_path: Path) -> None:
+    rows = tmp_path / "long.jsonl"
+    rows.write_text("".join(json.dumps({"text": f"a b {letter} d. " * OWN}) + "\n" for letter in "cdef"))
+    task = ("task=likelihood", f"task.data={rows}", f"task.window={OWN + 500}")
+    refused = runner(*task, "plan=true")
+    assert refused.code == 2
+    assert f"room for {OWN} tokens: give task.window={OWN}, or less, or rope.beyond_trained=true" in refused.out
+    done = runner(*task, "rope.beyond_trained=true")
+    assert done.code == 0, done.err
+    assert "rope=native, beyond its trained 1,024 positions: the longest text has 1,524 tokens" in done.out
+    assert "theta 10000.0, beyond its trained 1,024" in done.out
+    short = runner("task=likelihood", f"task.data={rows}", "task.window=512", "rope.beyond_trained=true")
+    assert "rope.beyond_trained=true: no text exceeds 1,024 positions, so it changes nothing" in short.out

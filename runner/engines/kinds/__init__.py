@@ -83,6 +83,10 @@ class ModelKind(ABC):
         """Return how many positions the loaded model will have, as far as its files tell; infinity if unknown."""
         return math.inf
 
+    def made_for(self, resolved: ResolvedJob) -> float | None:
+        """Return the positions beyond which rope.beyond_trained lets it read; None where that key is not taken."""
+        return None
+
     def need(self, resolved: ResolvedJob) -> Need:
         """Predict the memory, the threads and the GPUs of a job."""
         return Need(0.0, 1)

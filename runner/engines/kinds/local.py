@@ -27,6 +27,7 @@ from runner_engine import (
     check_files,
     check_fits,
     gpus_needed,
+    made_for_positions,
     notes_of_reach,
     own_positions,
     positions,
@@ -85,6 +86,10 @@ class Local(ModelKind):
     def positions(self, resolved: ResolvedJob) -> float:
         """Return those that config.json and a chosen scaling make."""
         return positions(resolved)
+
+    def made_for(self, resolved: ResolvedJob) -> float | None:
+        """Return those that config.json and a chosen scaling are made for, heeded or not."""
+        return made_for_positions(resolved)
 
     def need(self, resolved: ResolvedJob) -> Need:
         """Predict from the headers of the checkpoint; nothing is known without them."""
@@ -149,7 +154,8 @@ def _notes_of_room(resolved: ResolvedJob) -> list[str]:
     config = resolved.config
     room = None if resolved.files.model.random_weights else resolved.files.text_settings.get("max_position_embeddings")
     longest = max((amount.new_tokens for amount in config.task.amounts(config.generation)), default=0)
-    if not isinstance(room, int) or config.rope.name != RopeConfig.name or longest < room:
+    has_no_limit = config.rope.name != RopeConfig.name or config.rope.beyond_trained
+    if not isinstance(room, int) or has_no_limit or longest < room:
         return []
     limit = f"the model has room for {room:,} tokens, those of the prompt among them: an answer ends there"
     return [f"generation.max_new_tokens={config.generation.max_new_tokens}: {limit}"]

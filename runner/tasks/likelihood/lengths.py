@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.tasks import ResolvedJob, kind_of
+from runner.tasks import ResolvedJob, beyond_words, kind_of
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base import ConfigError
 
@@ -18,16 +18,20 @@ SPECIAL = 1  # a token that a tokenizer may put before a text
 TOKENIZER = "tokenizer.json"
 
 
-def check_window(task: LikelihoodConfig, longest: int, room: float) -> None:
-    """Reject windows, the longest of which has so many tokens, that are longer than what the model can read."""
+def check_window(task: LikelihoodConfig, longest: int, room: float, beyond: str = "") -> None:
+    """Reject windows, the longest of which has so many tokens, that are longer than what the model can read.
+
+    beyond: how the model can read them nevertheless, as the end of the message.
+    """
     special = SPECIAL if task.contexts else 0  # it stands before each context, and is none of a window's tokens
     if min(longest, task.most_tokens + special) - 1 <= room:
         return
     if task.contexts:
+        key = f"task.contexts=[{','.join(task.contexts)}] with task.last_tokens={task.last_tokens}"
         need = f"{task.most_tokens:,} tokens, and the model has room for {room:.0f}: give shorter contexts"
-        raise ConfigError(f"task.contexts=[{','.join(task.contexts)}] with task.last_tokens={task.last_tokens}: {need}")
+        raise ConfigError(f"{key}: {need}{beyond}")
     need = f"the model has room for {room:.0f} tokens: give task.window={room:.0f}"
-    raise ConfigError(f"task.window={task.window}: {need}, or less")
+    raise ConfigError(f"task.window={task.window}: {need}, or less{beyond}")
 
 
 def check_before_the_load(task: LikelihoodConfig, texts: Sequence[str], resolved: ResolvedJob) -> list[str]:
@@ -38,7 +42,7 @@ def check_before_the_load(task: LikelihoodConfig, texts: Sequence[str], resolved
     room = kind_of(resolved.config.model).positions(resolved)
     longest = longest_of(texts, resolved, room)
     if longest is not None:
-        check_window(task, longest, room)
+        check_window(task, longest, room, beyond_words(resolved))
         return []
     if task.most_tokens - 1 <= room:
         return []

@@ -26,6 +26,7 @@ from runner.tasks import (
     ResolvedJob,
     RunnerConfig,
     Uses,
+    beyond_words,
     kept_words,
     kind_of,
     own_config,
@@ -61,7 +62,7 @@ def check_lengths(inputs: Inputs, resolved: ResolvedJob) -> list[str]:  # noqa: 
     """Reject points that the model has no room for."""
     room = kind_of(resolved.config.model).positions(resolved)
     for _, prompt_tokens, new_tokens in own_config(resolved.config, MemoryConfig).points:
-        check_room(room, prompt_tokens, new_tokens)
+        check_room(room, prompt_tokens, new_tokens, beyond_words(resolved))
     return []
 
 

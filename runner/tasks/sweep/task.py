@@ -33,6 +33,7 @@ from runner.tasks import (
     ResolvedJob,
     RunnerConfig,
     Uses,
+    beyond_words,
     kept_words,
     kind_of,
     own_config,
@@ -83,7 +84,7 @@ def check_lengths(inputs: Prompted, resolved: ResolvedJob) -> list[str]:
     task = own_config(resolved.config, SweepConfig)
     if inputs.real is None:
         room = kind_of(resolved.config.model).positions(resolved)
-        check_room(room, max(task.prompt_tokens), max(task.new_tokens))
+        check_room(room, max(task.prompt_tokens), max(task.new_tokens), beyond_words(resolved))
     return []
 
 

@@ -22,14 +22,17 @@ from runner_engine.settings.rope import (
     RopeScalingConfig,
 )
 
+MADE_FOR = "made_for_positions"  # the metric of jobs that may read beyond them
 NO_LIMIT = 1e9  # positions, for a model without a maximum
 
 
 def prepare(rope: RopeConfig, folder: Path, trust_remote_code: bool) -> Any:
     """Return the config to load the model with, None for its own; ConfigError before any weight is read."""
-    if type(rope) is RopeConfig:
+    if type(rope) is RopeConfig and not rope.beyond_trained:
         return None
     settings = capability.settings_of(folder, trust_remote_code)
+    if rope.beyond_trained:
+        require_rotation(settings)
     put_on(settings, rope, trust_remote_code)
     return settings
 
@@ -40,6 +43,15 @@ def put_on(settings: Any, rope: RopeConfig, trust_remote_code: bool = False) -> 
         scale(settings, rope)
     elif isinstance(rope, Rope2dConfig):
         rope_2d.find(capability.skeleton(settings, trust_remote_code))
+
+
+def require_rotation(settings: Any) -> None:
+    """Reject a model whose positions are rows of a table, which ends where the training did."""
+    if not getattr(settings.get_text_config(), "rope_parameters", None):
+        raise ConfigError(
+            f"rope.beyond_trained=true: {type(settings).__name__} has no rotary embedding, so it has no positions "
+            "beyond those that it was trained on: leave the key out"
+        )
 
 
 def scale(settings: Any, rope: RopeScalingConfig) -> None:
@@ -74,20 +86,25 @@ def apply(model: Any, rope: RopeConfig) -> None:
         rope_2d.apply(model, rope)
 
 
-def describe(model: Any) -> Described:
+def describe(model: Any, rope: RopeConfig) -> Described:
     """Count patched pairs and possible positions of a loaded model, and name its rotary embedding."""
     settings, patch = model.config.get_text_config(), rope_2d.patch_of(model)
+    made_for = max_positions(settings)
     metrics = {
         "rope_pairs": rope_2d.pairs_of(model),
         "rope_pairs_patched": 0 if patch is None else len(patch.patched),
-        "max_positions": max_positions(settings),
+        "max_positions": NO_LIMIT if rope.beyond_trained else made_for,
     }
+    beyond = ""
+    if rope.beyond_trained and made_for < NO_LIMIT:
+        metrics[MADE_FOR] = made_for
+        beyond = f", beyond its {'scaled' if isinstance(rope, RopeScalingConfig) else 'trained'} {made_for:,.0f}"
     parameters = getattr(settings, "rope_parameters", None) or {}
     name = parameters.get("rope_type", "default") if patch is None else patch.describe()
     if not parameters:
-        return metrics, {"rope": "none" if patch is None else name}
+        return metrics, {"rope": "none" if patch is None else f"{name}{beyond}"}
     factor = f", factor {parameters['factor']:g}" if parameters.get("factor") and patch is None else ""
-    return metrics, {"rope": f"{name}{factor}, theta {parameters.get('rope_theta', '?')}"}
+    return metrics, {"rope": f"{name}{factor}, theta {parameters.get('rope_theta', '?')}{beyond}"}
 
 
 def max_positions(text: Any) -> float:

@@ -1,0 +1,22 @@
+"""Rows that may read beyond their positions are called so in a comparison; others are not."""
+
+from __future__ import annotations
+
+from runner_compare.data import Run, Table, TableRow
+from runner_compare.sections.beyond_trained import SECTION
+
+
+def row(rope: str, made_for: float | None) -> TableRow:
+    metrics = {} if made_for is None else {"made_for_positions": made_for}
+    run = Run("r", f"job_{rope}", "recall", "1", "", {"rope.name": rope}, metrics)
+    return TableRow(run, {"rope.name": rope})
+
+
+def test_a_row_is_named_as_what_it_is() -> None:
+    rows = [row("native", 8192), row("rope_2d", 8192), row("yarn", 16384), row("linear", None)]
+    assert SECTION.sentences(Table("recall", ["rope.name"], rows)) == [
+        "native: native, beyond its trained 8,192 positions where texts are longer",
+        "rope_2d: rope_2d, beyond its trained 8,192 positions where texts are longer",
+        "yarn: yarn, beyond its scaled 16,384 positions where texts are longer",
+    ]
+    assert SECTION.sentences(Table("recall", ["rope.name"], [row("linear", None)])) == []
