@@ -233,6 +233,7 @@ def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
         "generation.thinking_tokens",
         "quantization.skip",
         "quantization.overrides",
+        "rope.beyond_trained",
         "task.scorer",
         "metrics",
     }

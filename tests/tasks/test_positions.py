@@ -57,7 +57,7 @@ def test_native_beyond_its_training_is_called_so(runner: Callable[..., Any], tmp
     refused = runner(*task, "plan=true")
     assert refused.code == 2
     assert f"room for {OWN} tokens: give task.window={OWN}, or less, or rope.beyond_trained=true" in refused.out
-    done = runner(*task, "rope.beyond_trained=true")
+    done = runner(*task, "rope.beyond_trained=true", COLUMNS="200")
     assert done.code == 0, done.err
     assert "rope=native, beyond its trained 1,024 positions: the longest text has 1,524 tokens" in done.out
     assert "theta 10000.0, beyond its trained 1,024" in done.out
