@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from runner_engine.local.before_load import build_kernels as build_kernels
     from runner_engine.local.before_load import check_files as check_files
     from runner_engine.local.before_load import check_fits as check_fits
-    from runner_engine.local.before_load import made_for_positions as made_for_positions
     from runner_engine.local.before_load import own_positions as own_positions
     from runner_engine.local.before_load import positions as positions
     from runner_engine.local.capabilities import capabilities_of as capabilities_of
@@ -100,7 +99,6 @@ PLACES = {
     "notes_of_reach": "checkpoints.formats",  # how little of a model its quantization reaches, where that is little
     "check_fits": "local.before_load",  # rejects a model that does not fit into this machine's memory
     "gpus_needed": "checkpoints.memory_check",  # how many GPUs a model needs, and which it names
-    "made_for_positions": "local.before_load",  # the positions that a model and its scaling are made for
     "own_positions": "local.before_load",  # the positions that a model was made for
     "positions": "local.before_load",  # the positions that it will have, with its rope
     "capabilities_of": "local.capabilities",  # what the engine of a spec can do

@@ -13,8 +13,9 @@ from runner.datasets.given import Form, Given
 from runner.engines.kinds import kind_of
 from runner_base import Sample, tell
 from runner_engine import Request
-from runner_engine.settings.rope import READ_BEYOND, RopeDynamicConfig, RopeScalingConfig
+from runner_engine.settings.rope import RopeDynamicConfig, RopeScalingConfig
 
+READ_BEYOND = "rope.beyond_trained=true"
 TEMPLATE_TOKENS = 512  # more than a chat template adds to a question
 
 

@@ -43,14 +43,12 @@ def own_positions(resolved: ResolvedModel) -> int | None:
     return own if isinstance(own, int) and own > 0 else None
 
 
-def positions(resolved: ResolvedModel) -> float:
-    """Return the positions that the loaded model will have; infinity where its settings name none."""
-    return positions_of(resolved.files.text_settings, resolved.spec.rope)
+def positions(resolved: ResolvedModel, made_for_only: bool = False) -> float:
+    """Return the positions that the loaded model will have; infinity where its settings name none.
 
-
-def made_for_positions(resolved: ResolvedModel) -> float:
-    """Return the positions that the model and its scaling are made for; rope.beyond_trained lets it read more."""
-    return made_for(resolved.files.text_settings, resolved.spec.rope)
+    made_for_only: those that it and its scaling are made for, although rope.beyond_trained lets it read more.
+    """
+    return (made_for if made_for_only else positions_of)(resolved.files.text_settings, resolved.spec.rope)
 
 
 def build_kernels(resolved: ResolvedModel) -> float:

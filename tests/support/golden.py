@@ -15,7 +15,8 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ from typing import Any
 import warm_process
 from serving import Serving, serving
 from stored import read_together
+
+from runner.config.groups import GROUPS
+from runner.store.tracking import text_of
+from runner_base.fields import UnlessDefault, counts_of, default_of
 
 TREE = Path(__file__).parents[2]
 MODULES = {  # of the programs that are installed
@@ -295,6 +300,23 @@ def without_numbers(value: Any) -> Any:
         case str():
             return re.sub(r"[-+−]?\d[\d,.]*", "#", value)
     return "#"
+
+
+def is_new_key(difference: str) -> bool:
+    """Whether a difference is a key that older jobs do not have, with the default by which they keep their ids."""
+    found = re.fullmatch(r".* params (\S+): is new: (['\"])(.*)\2", difference)
+    return found is not None and found[3] in _defaults().get(found[1], ())
+
+
+@cache
+def _defaults() -> dict[str, set[str]]:
+    """Return the defaults, as MLflow has them, of keys that count in a job's id unless they have these."""
+    defaults: dict[str, set[str]] = {}
+    for group, schemas in GROUPS.items():
+        for item in (item for schema in schemas.values() for item in fields(schema)):
+            if isinstance(counts_of(item), UnlessDefault):
+                defaults.setdefault(f"{group}.{item.name}", set()).add(text_of(default_of(item)))
+    return defaults
 
 
 def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:

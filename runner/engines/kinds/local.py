@@ -27,7 +27,6 @@ from runner_engine import (
     check_files,
     check_fits,
     gpus_needed,
-    made_for_positions,
     notes_of_reach,
     own_positions,
     positions,
@@ -89,7 +88,7 @@ class Local(ModelKind):
 
     def made_for(self, resolved: ResolvedJob) -> float | None:
         """Return those that config.json and a chosen scaling are made for, heeded or not."""
-        return made_for_positions(resolved)
+        return positions(resolved, made_for_only=True)
 
     def need(self, resolved: ResolvedJob) -> Need:
         """Predict from the headers of the checkpoint; nothing is known without them."""

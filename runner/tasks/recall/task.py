@@ -66,7 +66,7 @@ def check_lengths(inputs: Haystack, resolved: ResolvedJob) -> list[str]:
         raise ConfigError(
             f"task.lengths={longest}: with rope={resolved.config.rope.name} the model has room for {room:,.0f} tokens: "
             f"give no more, or a scaling of RoPE that reaches further, such as rope=linear rope.factor="
-            f"{longest / room:.3g}"
+            f"{longest / room:.3g}{positions.beyond_words(resolved)}"
         )
     return []
 
