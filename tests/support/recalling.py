@@ -25,9 +25,9 @@ def remembering(characters: int | None = None) -> Callable[[Request], Reply]:
 
     def answer(request: Request) -> Reply:
         text = text_of(request)
-        seen = dict(NEEDLE.findall(text if characters is None else text[-characters:]))
+        seen = NEEDLE.findall(text if characters is None else text[-characters:])
         keys = re.split(r", and |, ", ASKED.findall(text)[-1])
-        values = [seen[key] for key in keys if key in seen]
+        values = [value for key, value in seen if key in keys]
         return f"It is {' and '.join(values)}." if values else "I do not know.", FinishReason.stop
 
     return answer

@@ -36,7 +36,12 @@ class Asked:
     @property
     def text(self) -> str:
         """The whole question, as one turn."""
-        return f"{self.before}\n{self.context}\n{self.question}"
+        return "\n".join(filter(None, (self.before, self.context, self.question)))
+
+    @property
+    def is_worked_out(self) -> bool:
+        """Whether the answer has several lines, the last of which counts."""
+        return self.form is Form.total
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Recipe:
     values: str  # numbers, words or uuids
     needles: int
     filler: Filler
+    length: int = 0  # in tokens; only RULER's lists of words depend on it
 
     def random(self, *names: object) -> Random:
         """Return the random numbers of a case, the same in every job with this seed."""

@@ -21,7 +21,7 @@ NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. The
 CATEGORIES: dict[str, str | None] = {"texts": None, "prose": "long", "languages": "language", "code": "code"}
 NAMES = ("noise", *CATEGORIES)
 # A sentence with the space behind it, or the rest of a line; no unit is longer than MOST characters
-UNIT = re.compile(r".+?(?:[.!?…]+[\"'”»)]*\s+|[。！？]+[”」]*\s*|\n\s*|$)", re.DOTALL)
+UNIT = re.compile(r".+?(?:[.!?…]+[\"'”»)]*(?: +|\n+)|[。！？]+[”」]*\n*|\n+|$)", re.DOTALL)
 MOST = 400
 CHARACTERS_A_TOKEN = 16  # more than a token of any text has on average: a file is read no further
 

@@ -116,13 +116,12 @@ def shown(inputs: Haystack, resolved: ResolvedJob) -> str:
 
 
 def requests_for(task: RecallConfig, placed: Mapping[int, Placed]) -> list[Request]:
-    """Return the request for each case; a plain text ends its answer with the line."""
-    stop = () if task.asks_in_chat else ("\n",)
+    """Return the request for each case; in plain text an answer ends with its line, if it is not worked out."""
     return [
         Request(
             number,
             prompt_of(task, case.asked),
-            stop,
+            () if task.asks_in_chat or case.asked.is_worked_out else ("\n",),
             random_id=f"{number}, repeat {task.repeat}" if task.repeat else None,
         )
         for number, case in placed.items()

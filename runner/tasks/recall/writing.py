@@ -16,6 +16,7 @@ from runner_base import ConfigError
 from runner_engine import Message, Prompt
 
 ROOM = "generation.max_new_tokens"
+TOKENS_A_LINE = 25  # of a text that is its own, about
 
 
 def written(task: RecallConfig, units: Sequence[str], resolved: ResolvedJob) -> dict[int, Placed]:
@@ -69,7 +70,9 @@ def check_values(cases: Sequence[Placed], resolved: ResolvedJob) -> None:
 def _groups(task: RecallConfig, filler: Filler, answer: int) -> Iterator[Group]:
     for length in task.tokens:
         for kind in task.kinds:
-            recipe = Recipe(kind, task.cases_seed, task.cases, task.depths, task.values.value, task.needles, filler)
+            recipe = Recipe(
+                kind, task.cases_seed, task.cases, task.depths, task.values.value, task.needles, filler, length
+            )
             cases = [*drawn_by(kind)(recipe)]
             if cases[0].has_own_size:
                 yield from (Group(length, length - answer, [case]) for case in cases)
@@ -79,7 +82,4 @@ def _groups(task: RecallConfig, filler: Filler, answer: int) -> Iterator[Group]:
 
 def _guess(group: Group, filler: Filler, tokens: int) -> int:
     """Return about how large a text of so many tokens is."""
-    return tokens // TOKENS_A_WORD if group.cases[0].has_own_size else filler.size_of(max(0, tokens))
-
-
-TOKENS_A_WORD = 6  # of a numbered list, about
+    return tokens // TOKENS_A_LINE if group.cases[0].has_own_size else filler.size_of(max(0, tokens))

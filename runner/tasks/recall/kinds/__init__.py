@@ -24,7 +24,19 @@ KINDS = {
     "several_asked_one": Kind("needles:several_asked_one", has_depth=True, shares_text=True),
     "several_asked_all": Kind("needles:several_asked_all"),
     "multikey": Kind("needles:multikey", has_depth=True),
+    "chain": Kind("chains:chain"),
+    "count": Kind("counting:count"),
     "problem": Kind("problems:story_problem", has_depth=True),
+    # RULER's, by the names that lm-evaluation-harness has for them, but for its ruler_cwe and ruler_fwe
+    "common_words": Kind("ruler_words:common_words"),
+    "frequent_words": Kind("ruler_words:frequent_words"),
+    "niah_single_1": Kind("ruler_niah:niah"),
+    "niah_multikey_1": Kind("ruler_niah:niah"),
+    "niah_multikey_2": Kind("ruler_niah:niah"),
+    "niah_multikey_3": Kind("ruler_niah:niah"),
+    "niah_multivalue": Kind("ruler_niah:niah"),
+    "niah_multiquery": Kind("ruler_niah:niah"),
+    "ruler_vt": Kind("ruler_tracking:tracking"),
 }
 
 
