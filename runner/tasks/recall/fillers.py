@@ -13,17 +13,19 @@ from itertools import accumulate
 from pathlib import Path
 
 from runner.config.choices import CONF
+from runner.datasets.long_texts import DOCUMENTS, kind_of_text, long_text
 from runner_base import ConfigError, DataError, read_text, unknown
 from runner_base.texts import read_json_lines
 
 TEXTS = CONF / "dataset" / "texts.jsonl"  # those that ship, whatever a folder of the user's own names so
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 CATEGORIES: dict[str, str | None] = {"texts": None, "prose": "long", "languages": "language", "code": "code"}
-NAMES = ("noise", *CATEGORIES)
+CHRONICLE = "chronicle"  # synthetic, and so long that it is not repeated
+NAMES = ("noise", *CATEGORIES, CHRONICLE)
 # A sentence with the space behind it, or the rest of a line; no unit is longer than MOST characters
 UNIT = re.compile(r".+?(?:[.!?…]+[\"'”»)]*(?: +|\n+)|[。！？]+[”」]*\n*|\n+|$)", re.DOTALL)
 MOST = 400
-CHARACTERS_A_TOKEN = 16  # more than a token of any text has on average: a file is read no further
+CHARACTERS_A_TOKEN = 8  # more than a token of nearly any text has on average: no more is read
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ def read_filler(name: str, most_tokens: int) -> list[str]:
         return _units(f"{NOISE}\n")
     if name in CATEGORIES:
         return [unit for text in _texts(CATEGORIES[name]) for unit in _units(f"{text.strip()}\n\n")]
+    if name == CHRONICLE:
+        return _units(_chronicle(most_tokens * CHARACTERS_A_TOKEN))
     path = Path(name).expanduser()
     if not path.is_file():
         raise ConfigError(f"task.filler={name}: no such file, and {unknown('filler', name, NAMES)}")
@@ -102,6 +106,17 @@ def _texts(category: str | None) -> list[str]:
     """Return the texts that ship, all or those of one category."""
     rows = [row for _, row in read_json_lines(TEXTS)]
     return [row["text"] for row in rows if category in (None, row["category"])]
+
+
+def _chronicle(characters: int) -> str:
+    """Return synthetic chronicles, one after another, until they have so many characters or there are no more."""
+    texts: list[str] = []
+    for index in range(DOCUMENTS):
+        if sum(map(len, texts)) >= characters:
+            break
+        if kind_of_text(index) == "prose":
+            texts.append(f"{long_text(index).strip()}\n\n")
+    return "".join(texts)[:characters]
 
 
 def _units(text: str) -> list[str]:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar
 
 from runner.config.task import Amount, TaskConfig
+from runner.config.token_counts import token_counts
 from runner.config.wording import PromptStyle
 from runner.tasks.recall.kinds import KINDS, has_depth, shares_text
 from runner_base import HASHED, UNLESS_DEFAULT, Inert, Text, check, filled, least, setting, unknown, within
 from runner_engine import GenerationConfig, Workload
 
-LENGTH = re.compile(r"(\d+)(k?)")
-K = 1024
 STYLES = (PromptStyle.chat, PromptStyle.text)
 MAX_CASES = 10_000  # of a kind, a length and a depth
 
@@ -53,11 +50,11 @@ class RecallConfig(TaskConfig):
         for key in ("lengths", "depths", "kinds"):
             values = getattr(self, key)
             check(bool(values), f"task.{key}", values, "give at least one")
-        need = "every length is a number of tokens, such as 512, or of 1,024 tokens, such as 4k"
-        check(all(LENGTH.fullmatch(length) for length in self.lengths), "task.lengths", self.lengths, need)
-        check(min(self.tokens) > 0, "task.lengths", self.lengths, need)
-        for key, values in (("lengths", self.tokens), ("depths", self.depths), ("kinds", self.kinds)):
-            check(len(set(values)) == len(values), f"task.{key}", getattr(self, key), "none may be repeated")
+        self.tokens = token_counts("task.lengths", self.lengths)  # no key: the lengths, shortest first
+        self.lengths = [str(tokens) for tokens in self.tokens]  # 1k and 1024 are one job
+        for key in ("depths", "kinds"):
+            values = getattr(self, key)
+            check(len(set(values)) == len(values), f"task.{key}", values, "none may be repeated")
         need = "every depth must lie in 0..1: 0 is the beginning of the text, 1 its end"
         check(all(0 <= depth <= 1 for depth in self.depths), "task.depths", self.depths, need)
         for kind in self.kinds:
@@ -66,12 +63,6 @@ class RecallConfig(TaskConfig):
         check(self.prompt in STYLES, "task.prompt", self.prompt.value, f"choose one of {choices}")
         need = "needs task.prompt=chat: plain text has no system message"
         check(self.prompt is PromptStyle.chat or not self.system, "task.system", repr(self.system), need)
-
-    @property
-    def tokens(self) -> Sequence[int]:
-        """Return the lengths in tokens, shortest first."""
-        found = [LENGTH.fullmatch(length) for length in self.lengths]
-        return sorted(int(match[1]) * (K if match[2] else 1) for match in found if match)
 
     @property
     def subject(self) -> str:

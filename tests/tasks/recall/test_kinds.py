@@ -117,7 +117,7 @@ def test_depths_are_spread_evenly() -> None:
     assert spread(4) == [0.125, 0.375, 0.625, 0.875]
 
 
-@pytest.mark.parametrize("name", ["noise", "texts", "prose", "languages", "code"])
+@pytest.mark.parametrize("name", ["noise", "texts", "prose", "languages", "code", "chronicle"])
 def test_fillers_can_be_joined_again(name: str) -> None:
     units = read_filler(name, 1000)
     assert max(map(len, units)) <= 400
