@@ -24,6 +24,8 @@ NAMES = (
     "thinking",  # how long rows think, and what a right answer costs
     "budgets",  # settings with several budgets of thinking, at equal tokens
     "recall",  # how far back models can look: recall by length and depth, the effective length
+    "contexts",  # the same tokens after several contexts: up to how much context helps
+    "positions",  # loss and divergence by position
     "tokens",  # divergence from a reference token by token
     "seeds",  # --seeds: how far seeds are apart
     "gates",  # --require: what each row has to satisfy

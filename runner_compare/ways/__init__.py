@@ -23,6 +23,7 @@ PROMPT_KEYS = (
     "task.instruction",
     "task.system",
 )  # keys that begin with one of these change prompts
+CONTEXT_KEYS = ("task.window", "task.stride", "task.contexts")  # these change how much of a text stands before a token
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Asked:
     @property
     def changes_prompts(self) -> bool:
         """Whether a key is compared that changes prompts."""
-        return any(key.startswith(PROMPT_KEYS) for key in self.keys)
+        return any(key.startswith((*PROMPT_KEYS, *CONTEXT_KEYS)) for key in self.keys)
 
 
 class Way(Protocol):

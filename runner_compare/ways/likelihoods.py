@@ -8,10 +8,11 @@ from runner_base import Likelihood
 from runner_compare.data import NotPaired, Run, Texts, TooFew
 from runner_compare.mean_pairs import cluster_field, clusters_of
 from runner_compare.reader import Reader
+from runner_compare.same_tokens import after_longest_context, in_same_pieces
 from runner_compare.statistics import MIN_TEXTS, Compared, SignFlips
 from runner_compare.statistics.likelihoods import WINDOWS, units
 from runner_compare.statistics.ratios import cluster_sums, ratio
-from runner_compare.ways import Asked
+from runner_compare.ways import CONTEXT_KEYS, Asked
 
 SIZES: dict[str, Callable[[Likelihood], int]] = {
     "token": lambda it: it.tokens,
@@ -33,12 +34,13 @@ def compare(run: Run, base: Run, reader: Reader, asked: Asked) -> list[Compared]
         raise NotPaired("the baseline has scored no text")
     if run.unit is None or run.unit != base.unit:
         raise NotPaired(f"measured per {run.unit}, the baseline per {base.unit}")
-    ours, theirs = reader.texts(run), reader.texts(base)
-    remark = check_pairs(ours, theirs, asked)
+    windows = run.facts.get("samples") == base.facts.get("samples") == WINDOWS
+    read = after_longest_context(reader.texts(run)), after_longest_context(reader.texts(base))
+    ours, theirs = in_same_pieces(*read, is_one_text=windows)
+    remark = remark_about_contexts(run, base) if ours is not read[0] else check_pairs(ours, theirs, asked)
     pairs = list(zip(*(units([one.likelihood for one in side.values()]) for side in (ours, theirs)), strict=True))
     differences = [mine.nats - other.nats for mine, other in pairs]
     sizes = [float(SIZES[run.unit](mine)) for mine, _ in pairs]
-    windows = run.facts.get("samples") == base.facts.get("samples") == WINDOWS
     what, clusters = WINDOWS if windows else "texts", text_clusters(ours, theirs, cluster_field(run, base))
     if clusters is not None:
         what = f"families of texts by {cluster_field(run, base)}"
@@ -51,6 +53,13 @@ def compare(run: Run, base: Run, reader: Reader, asked: Asked) -> list[Compared]
     if windows:
         remark = "; ".join(filter(None, ("the windows of one text count as samples", remark)))
     return [Compared(SignFlips(differences, sizes, run.unit), remark=remark)]
+
+
+def remark_about_contexts(run: Run, base: Run) -> str:
+    """Say which keys give the same tokens another context."""
+    differing = [key for key in CONTEXT_KEYS if run.value(key) != base.value(key)]
+    words = ", ".join(f"{key}={run.value(key)} here, {base.value(key)} in the baseline" for key in differing)
+    return f"the same tokens after other context ({words})" if words else "the same tokens after other context"
 
 
 def text_clusters(ours: Texts, theirs: Texts, field: str) -> list[str] | None:
