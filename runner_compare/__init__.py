@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from runner_compare.metrics import of_all_answers as of_all_answers
     from runner_compare.metrics import of_plug_ins as of_plug_ins
     from runner_compare.metrics import score as score
-    from runner_compare.of_texts import of_texts as of_texts
     from runner_compare.outcomes import Answers as Answers
     from runner_compare.outcomes import Costs as Costs
     from runner_compare.outcomes import Question as Question
@@ -72,6 +71,7 @@ if TYPE_CHECKING:
     from runner_compare.statistics.answer_times import answer_times as answer_times
     from runner_compare.table import ComparisonOptions as ComparisonOptions
     from runner_compare.table import tabulate as tabulate
+    from runner_compare.text_results import of_texts as of_texts
     from runner_compare.wording import TEAM as TEAM
     from runner_compare.wording import name_of as name_of
     from runner_compare.wording import number as number
@@ -136,7 +136,7 @@ PLACES = {
     "score": "metrics",  # how many questions are solved, and how many there are
     "ACCURACY": "metrics",  # the keys of an accuracy and its interval
     "ENDS": "metrics",  # the endings of the keys of a value and its interval
-    "of_texts": "of_texts",  # what a job records of the likelihoods of its texts
+    "of_texts": "text_results",  # what a job records of the likelihoods of its texts
     "LOG_LIKELIHOOD": "metrics",  # the keys of a log-likelihood, by unit
     "OF_CALLS": "metrics",  # the keys of the tokens of all calls
     "OF_GUESSES": "metrics",  # the keys of guessed tokens

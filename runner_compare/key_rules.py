@@ -57,6 +57,8 @@ class KeyRules:
             "generation.thinking_tokens": "null",
             "generation.thinking_end": "null",
             "generation.thinking_tags": "[]",
+            "task.contexts": "[]",
+            "task.last_tokens": "256",
         }
     )
 

@@ -12,8 +12,8 @@ from json_schema import SCHEMA, faults
 from stores import INT8, NONE, Store
 
 from runner_base.result import Answer, FinishReason, Likelihood, Sample
-from runner_compare.of_texts import of_texts
 from runner_compare.statistics.likelihoods import WINDOWS
+from runner_compare.text_results import of_texts
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 TEXTS, TOKENS = 60, 100

@@ -6,6 +6,8 @@ import pytest
 from options_here import absent
 
 from runner.recorded_runs.key_rules import SchemaRules
+from runner.store.tracking import text_of
+from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_compare.key_rules import KeyRules
 
 
@@ -21,3 +23,12 @@ def test_the_same_values_mean_the_same() -> None:
     assert plain.written_alike == of_schema.written_alike
     assert plain.defaults == of_schema.defaults
     assert [*plain.order] == [key for key in of_schema.order if key not in plain.inert_keys({})]
+
+
+def test_records_from_before_a_key_of_a_task_have_its_default() -> None:
+    defaults = {key.removeprefix("task."): it for key, it in KeyRules.defaults.items() if key.startswith("task.")}
+    assert defaults == {key: text_of(getattr(LikelihoodConfig(), key)) for key in ("contexts", "last_tokens")}
+    earlier = {"task.name": "likelihood", "task.window": "1024"}
+    today = earlier | {"task.contexts": "[]", "task.last_tokens": "256"}
+    assert SchemaRules().differing_keys([earlier, today]) == []
+    assert SchemaRules().differing_keys([earlier, today | {"task.contexts": "['64']"}]) == ["task.contexts"]
