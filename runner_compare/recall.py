@@ -16,7 +16,7 @@ from runner_compare.statistics.effects import Test
 from runner_compare.ways.verdicts import at_both_ends, by_verdicts
 
 if TYPE_CHECKING:
-    from runner_compare.statistics.lost_depths import LostDepths
+    from runner_compare.statistics.lost_depths import DepthAnswer, LostDepths
 
 MARGIN = 0.1  # the loss of recall that is accepted, unless the user names another
 
@@ -92,15 +92,20 @@ class RecallFindings:
     @cached_property
     def lost_depths(self) -> list[LostDepths]:
         """The range of depths that is most below the rest, for each length."""
-        from runner_compare.statistics.lost_depths import DepthAnswer, lost_depths  # imports numpy
+        from runner_compare.statistics.lost_depths import lost_depths  # imports numpy
 
-        placed = [(it, it.recall.length, it.recall.depth, it.recall.kind) for it in self.outcomes if it.recall]
-        answers = [
-            DepthAnswer(length, depth, outcome.mean, kind, outcome.cluster)
-            for outcome, length, depth, kind in placed
-            if depth is not None
+        return lost_depths(self.depth_answers, self.settings)
+
+    @property
+    def depth_answers(self) -> list[DepthAnswer]:
+        """The answers to what was asked for at one depth."""
+        from runner_compare.statistics.lost_depths import DepthAnswer
+
+        return [
+            DepthAnswer(place.length, place.depth, outcome.mean, place.kind, outcome.cluster)
+            for outcome in self.outcomes
+            if (place := outcome.recall) is not None and place.depth is not None
         ]
-        return lost_depths(answers, self.settings)
 
     @property
     def is_near_zero(self) -> bool:

@@ -1,0 +1,179 @@
+"""Recall in a comparison: its tables, sentences, JSON and pictures, from planted answers of which the truth is known."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+
+import pytest
+from json_schema import SCHEMA, faults
+
+from runner_base import ConfigError
+from runner_base.tables import fit
+from runner_compare.comparison import Comparison
+from runner_compare.data import Run, Table
+from runner_compare.outcomes import Answers, Question, QuestionOutcome, RecallPlace
+from runner_compare.output import FORMATS, flat_lines
+from runner_compare.reader import Reader
+from runner_compare.sections.recall import RecallOfTable, length_columns, with_margin
+from runner_compare.shown import of_table, sentences_of
+from runner_compare.table import ComparisonOptions, tabulate
+
+LENGTHS, DEPTHS, A_CELL = (1024, 2048, 4096, 8192), (0.0, 0.5, 1.0), 20
+NEAR_ALL, HALF, NONE = 20, 10, 0  # right answers of a cell
+UP_TO_1K = {1024: NEAR_ALL, 2048: NONE, 4096: NONE, 8192: NONE}
+UP_TO_4K = {1024: NEAR_ALL, 2048: NEAR_ALL, 4096: NEAR_ALL, 8192: NONE}
+SOME_BEYOND_4K = UP_TO_4K | {8192: HALF}
+NOTHING = dict.fromkeys(LENGTHS, NONE)
+
+
+class Planted(Reader):
+    """Answers that are given."""
+
+    def __init__(self, answers: Mapping[str, Answers]) -> None:
+        super().__init__()
+        self.answers = answers
+
+    def of(self, run: Run) -> Answers:
+        """Return what is given for the run."""
+        return self.answers[run.run_id]
+
+    of_baseline = of
+
+
+def planted(right: Mapping[int, int], lost_depth: float | None = None) -> Answers:
+    """Return answers of which so many are right at each depth of a length, and none at a lost depth of long texts."""
+    answers: Answers = {}
+    for length in LENGTHS:
+        for depth in DEPTHS:
+            for number in range(A_CELL):
+                is_lost = depth == lost_depth and length >= 4096
+                question: Question = (len(answers), f"question {depth} {number}", "42")
+                answers[question] = QuestionOutcome(
+                    number < right[length] and not is_lost,
+                    "prompt",
+                    f"single {depth} {number}",
+                    recall=RecallPlace("single", length, depth),
+                )
+    return answers
+
+
+def table_of(settings: Mapping[str, Answers], baseline: str = "", metric: str = "recall_accuracy") -> Table:
+    """Return the table of some settings of RoPE."""
+    runs = []
+    for name, answers in settings.items():
+        right = sum(outcome.solved for outcome in answers.values())
+        metrics = {"n": float(len(answers)), "correct": float(right), metric: right / len(answers)}
+        runs.append(Run(name, f"job-{name}", "recall", "1", "", {"rope.name": name}, metrics))
+    return tabulate(runs, ComparisonOptions({"rope.name": baseline} if baseline else {}), Planted(settings))
+
+
+@pytest.fixture(scope="module")
+def table() -> Table:
+    """A baseline, two settings that reach further, and one that finds nothing."""
+    settings = {"native": UP_TO_1K, "linear": UP_TO_4K, "yarn": SOME_BEYOND_4K, "dynamic": NOTHING}
+    return table_of({name: planted(right) for name, right in settings.items()}, "native")
+
+
+def test_each_setting_has_its_effective_length_and_the_table_fits(table: Table) -> None:
+    columns = {column.head: column.cells for column in length_columns(table)}
+    assert dict(zip(columns["rope"], columns["reaches"], strict=True)) == {
+        "native": "1,024", "linear": "4,096", "yarn": "4,096", "dynamic": "–"
+    }  # fmt: skip
+    assert dict(zip(columns["rope"], columns["less\nthan"], strict=True)) == {
+        "native": "2,048", "linear": "8,192", "yarn": "8,192", "dynamic": "–"
+    }  # fmt: skip
+    assert columns["8,192"][columns["rope"].index("yarn")] == "50"
+    for grid in of_table(table).grids[1:]:
+        fitted = fit(grid.columns, 100)
+        assert not fitted.left_out
+        assert not fitted.breaks_words
+
+
+def test_settings_are_compared_at_each_length_and_all_share_one_error(table: Table) -> None:
+    compared = table.of(RecallOfTable).compared
+    assert {run_id: [str(it.finding) for it in of_row.values()] for run_id, of_row in compared.items()} == {
+        "linear": ["no difference shown", "better", "better", "no difference shown"],
+        "yarn": ["no difference shown", "better", "better", "better"],
+        "dynamic": ["worse", "no difference shown", "no difference shown", "no difference shown"],
+    }
+    assert {decision.comparisons for of_row in compared.values() for decision in of_row.values()} == {12}
+    said = "\n".join(sentences_of(table))
+    assert "recall of yarn vs native: better at 2,048 (+100.0 points [" in said
+    assert "recall at each length: no difference shown in 6 of 12 comparisons, which share 5 %" in said
+    assert "shown to reach furthest: linear, yarn (4,096 tokens)" in said
+    assert "dynamic: recall is near zero even at the shortest length: 0.0 % [" in said
+
+
+def test_a_lost_depth_is_named_and_in_the_control_none_is() -> None:
+    lost = table_of({"native": planted(dict.fromkeys(LENGTHS, 20)), "linear": planted(dict.fromkeys(LENGTHS, 20), 0.5)})
+    said = [line for line in sentences_of(lost) if "depends on the depth" in line]
+    assert len(said) == 1
+    assert said[0].startswith(
+        "linear: recall depends on the depth: at 4,096 tokens lower at depth 0.5 (0 % against 100 % elsewhere, p=0.0002)"
+    )
+    assert "at 8,192 tokens lower at depth 0.5" in said[0]
+
+
+def test_the_record_is_as_its_schema_says_and_the_sheet_has_the_lengths(table: Table) -> None:
+    out = io.StringIO()
+    FORMATS["json"](Comparison([table]), out)
+    document = json.loads(out.getvalue())
+    assert list(faults(document, SCHEMA)) == []
+    of_row = {row["config"]["rope.name"]: row["recall"] for row in document["tables"][0]["rows"]}
+    assert of_row["linear"]["effective_length"] == {
+        "tokens": 4096,
+        "at_least": 4096,
+        "below": 8192,
+        "undecided": [],
+        "words": "reaches at least 4,096 tokens, less than 8,192",
+    }
+    assert of_row["dynamic"]["effective_length"] is None
+    assert [length["depths"][0]["recall"] for length in of_row["yarn"]["lengths"]] == [1.0, 1.0, 1.0, 0.5]
+    lines = {line["rope.name"]: line for line in flat_lines(Comparison([table]))}
+    assert lines["yarn"]["effective_length_below"] == 8192
+    assert lines["yarn"]["recall_8192"] == 0.5
+    with io.StringIO() as sheet:
+        FORMATS["csv"](Comparison([table]), sheet)
+        assert "recall_8192" in sheet.getvalue()
+
+
+def test_another_margin_decides_anew() -> None:
+    weaker = {1024: 20, 2048: 17, 4096: 17, 8192: 17}  # 15 points less
+    table = table_of({"native": planted(weaker), "linear": planted(UP_TO_4K)})
+    found = table.of(RecallOfTable).findings
+    assert found["native"].effective is not None
+    assert found["native"].effective.at_least == 1024
+    with_margin([table], "40")
+    found = table.of(RecallOfTable).findings
+    assert found["native"].effective is not None
+    assert found["native"].effective.at_least == 8192
+    assert "within 40 points of the recall" in "\n".join(sentences_of(table))
+
+
+@pytest.mark.parametrize("margin", ["0", "100", "-3", "ten"])
+def test_a_margin_that_is_none_is_refused(table: Table, margin: str) -> None:
+    with pytest.raises(ConfigError, match=f"--recall-margin {margin}: must be more than 0 and less than 100"):
+        with_margin([table], margin)
+
+
+def test_other_tables_are_as_they_were() -> None:
+    plain = {name: {q: it._replace(recall=None) for q, it in planted(UP_TO_1K).items()} for name in ("native", "yarn")}
+    table = table_of(plain, "native", metric="accuracy")
+    assert table.of(RecallOfTable).findings == {}
+    assert len(of_table(table).grids) == 1
+    with pytest.raises(ConfigError, match="no job among these asked for something in long texts"):
+        with_margin([table], "10")
+
+
+def test_pictures_are_drawn(table: Table) -> None:
+    from runner_compare.sections.recall import SECTION
+
+    curve, heat_map = SECTION.figures(table)
+    assert (curve.name, heat_map.name) == ("recall_curve", "recall_map")
+    drawn = heat_map.svg()
+    assert drawn.count(">50<") == len(DEPTHS), "yarn at 8,192 tokens"
+    for name in ("native", "linear", "yarn", "dynamic"):
+        assert f">{name}<" in drawn
+        assert f">{name}<" in curve.svg()
