@@ -39,6 +39,7 @@ FACTS_SHOWN = (
         "prompt",
         "prompts",
         "sampling",
+        "effective_length",
         "reference",
         "context",
         "early_stop_vs",

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from runner_base import Picture
 from runner_base.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, PAPER
 from runner_base.svg import plain
+from runner_compare.recall import RecallFindings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+CURVES, MAPS = "recall_curve", "recall_map"  # the names of the files
 COLOURS, LINES, MARKERS = (INK, FRONT, BAD, GOOD, MUTED), ("-", (0, (4, 2))), ("o", "s", "^", "D", "v")
 MAX_CURVES = len(COLOURS) * len(LINES)
 MAX_MAPS, MAPS_A_LINE = 12, 4
@@ -33,10 +36,40 @@ class DrawnRecall:
     effective: tuple[int, int | None] | None = None  # what it reaches at least, and what it does not reach
     is_baseline: bool = False
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> DrawnRecall:
-        """Read one as `vars` has written it."""
-        return cls(**values)
+
+def draw_recall(values: dict[str, Any]) -> list[Picture]:
+    """Return the pictures of one job, from what it has kept of its findings."""
+    drawn = DrawnRecall(**values)
+    return pictures_of([replace(drawn, name="")], drawn.name)
+
+
+def pictures_of(drawn: Sequence[DrawnRecall], of_what: str = "") -> list[Picture]:
+    """Return the pictures of some settings."""
+    of = f": {of_what}" if of_what else ""
+    pictures = []
+    if any(len(setting.lengths) > 1 for setting in drawn):
+        title = f"recall over lengths{of}; bars: 95 % intervals; wide line: as far as it is shown to be kept"
+        pictures.append(Picture(CURVES, title, lambda: draw_curves(drawn)))
+    if any(len(setting.depths) > 1 for setting in drawn):
+        title = f"recall by length and depth{of}, %; line: shown to be kept up to there; dashed: shown to be lost there"
+        pictures.append(Picture(MAPS, title, lambda: draw_maps(drawn)))
+    return pictures
+
+
+def drawn_of(findings: RecallFindings, name: str, is_baseline: bool = False) -> DrawnRecall:
+    """Return what is drawn of one setting."""
+    lengths = findings.lengths
+    cells = [[findings.cell(length.length, depth) for length in lengths] for depth in findings.depths]
+    found = findings.effective
+    return DrawnRecall(
+        name=name,
+        lengths=[length.length for length in lengths],
+        recall=[(100 * length.share, 100 * length.low, 100 * length.high) for length in lengths],
+        depths=findings.depths,
+        cells=[[None if cell is None else 100 * cell.share for cell in of_depth] for of_depth in cells],
+        effective=None if found is None else (found.at_least, found.below),
+        is_baseline=is_baseline,
+    )
 
 
 def draw_curves(drawn: Sequence[DrawnRecall]) -> Figure:

@@ -56,9 +56,10 @@ def effective_sentence(findings: RecallFindings) -> str:
     shortest = lengths[0]
     interval = f"{100 * shortest.share:.1f} % [{100 * shortest.low:.1f}, {100 * shortest.high:.1f}]"
     if findings.is_near_zero:
+        cut_off = f", {shortest.cut_off} of {shortest.answers} answers cut off" if shortest.cut_off else ""
         return (
-            f"recall is near zero even at the shortest length: {interval} at {shortest.length:,} tokens. A loss of "
-            f"{margin} could not be seen, so nothing is said of an effective length"
+            f"recall is near zero even at the shortest length: {interval} at {shortest.length:,} tokens{cut_off}. A "
+            f"loss of {margin} could not be seen, so nothing is said of an effective length"
         )
     found = findings.effective
     if found is None:
@@ -90,35 +91,42 @@ def depth_words(lost: LostDepths) -> str:
     return f"at {lost.length:,} tokens lower at {at} ({shares}, {p})"
 
 
-def length_depth_rows(findings: RecallFindings) -> list[dict[str, str]]:
+def length_depth_rows(findings: RecallFindings) -> list[dict[str, Any]]:
     """Return the table of recall by length and depth, in percent: a line for each length."""
     depths: list[tuple[str, float | None]] = [(f"{depth:g}", depth) for depth in findings.depths]
     if any(findings.cell(length.length, None) for length in findings.lengths):
         depths.append((IN_SEVERAL_PLACES, None))
     return [
         {
-            "tokens": f"{length.length:,}",
-            **{head: cell_words(findings.cell(length.length, depth)) for head, depth in depths},
-            "all": f"{percent(length.share)} [{percent(length.low)}, {percent(length.high)}]",
-            "answers": f"{length.answers:,}",
+            "tokens": length.length,
+            **{head: cell_percent(findings.cell(length.length, depth)) for head, depth in depths},
+            "all": round(100 * length.share),
+            "low": round(100 * length.low),
+            "high": round(100 * length.high),
+            "answers": length.answers,
         }
         for length in findings.lengths
     ]
 
 
-def cell_words(cell: CellRecall | None) -> str:
+def cell_percent(cell: CellRecall | None) -> int | None:
     """Return the recall of a cell in percent."""
+    return None if cell is None else round(100 * cell.share)
+
+
+def cell_words(cell: CellRecall | None) -> str:
+    """Return the same as a cell of a table."""
     return ABSENT if cell is None else percent(cell.share)
 
 
-def kind_rows(findings: RecallFindings) -> list[dict[str, str]]:
+def kind_rows(findings: RecallFindings) -> list[dict[str, Any]]:
     """Return the table of effective lengths by kind of question; empty if there is one kind."""
     lengths = [length.length for length in findings.lengths]
     rows = []
     for kind, found in findings.by_kind.items():
-        row = {"kind": kind, "reaches": reached_words(found), "less than": below_words(found)}
+        row: dict[str, Any] = {"kind": kind, "reaches": found and found.at_least, "less than": found and found.below}
         for length in lengths:
-            row[f"{length:,}"] = cell_words(findings.of_kind(kind, length))
+            row[f"{length:,}"] = cell_percent(findings.of_kind(kind, length))
         rows.append(row)
     return rows
 

@@ -28,12 +28,12 @@ from runner_compare import (
     Costs,
     Question,
     QuestionCost,
-    QuestionOutcome,
     Reader,
     Run,
     Texts,
     TextScore,
     no_samples,
+    outcome_of,
     question_of,
     side_of,
 )
@@ -197,13 +197,7 @@ def read_answers(path: Path, stopped_after: int | None = None) -> Answers:
     Only the first `stopped_after` questions count if a job stopped early, and none that task.without leaves out.
     """
     scored = sorted((it for it in _samples_in(path) if it.answer.verdict is not None), key=lambda it: it.index)
-    return {
-        question_of(one): QuestionOutcome(
-            one.solved, one.prompt_sha256, one.cluster, one.right_answers, cut_off=one.cut_off_answers
-        )
-        for one in scored[:stopped_after]
-        if not one.left_out
-    }
+    return {question_of(one): outcome_of(one) for one in scored[:stopped_after] if not one.left_out}
 
 
 def _samples_in(path: Path) -> Iterable[Sample]:

@@ -22,6 +22,7 @@ METRICS: tuple[Metric, ...] = (
     metric("accuracy_low", form=".1%", pooling=Pooling.dropped),
     metric("accuracy_high", form=".1%", pooling=Pooling.dropped),
     metric("recall_accuracy", "recall", ".1%", better=Better.higher),  # of task=recall; also `…/length_1024`
+    *with_ends("effective_length_tokens", "effective length", ",.0f", Better.higher),
     *(metric(f"accuracy_all{end}", form=".1%", pooling=Pooling.dropped) for end in ENDS),  # with task.without
     # where answers were cut off: if all of them were wrong, or right; the 95 % interval of the accuracy without a limit
     *(metric(key, form=".1%", pooling=Pooling.dropped) for key in BOUNDS),

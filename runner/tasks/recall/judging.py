@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from runner.config.extractors import Extractor
 from runner.scorers import judge
 from runner.tasks.recall.cases import Asked, Form
+from runner.tasks.recall.kinds import shares_text
 from runner.tasks.recall.vocabulary import ADJECTIVES, NOUNS
 from runner_base import Answer, FinishReason, Sample, Verdict
 
@@ -40,6 +41,12 @@ class Placed:
         """The asked values."""
         return ", ".join(self.asked.gold)
 
+    @property
+    def cluster(self) -> str:
+        """The question, which is the same at every length; those about one text at several depths count as one."""
+        names = (self.kind, self.number) if shares_text(self.kind) else (self.kind, self.depth, self.number)
+        return "/".join(str(name) for name in names if name is not None)
+
 
 class Judge:
     """Gives samples their verdicts, and says where the asked needle stands."""
@@ -57,6 +64,7 @@ class Judge:
             answer=answer,
             question=case.question,
             gold=case.gold,
+            cluster=case.cluster,
             recall_kind=case.kind,
             recall_length=case.length,
             recall_depth=case.depth,

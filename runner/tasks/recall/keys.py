@@ -42,6 +42,8 @@ class RecallConfig(TaskConfig):
     needles: int = setting(4, takes=within(2, 100))
     prompt: PromptStyle = PromptStyle.chat
     system: Text | None = None
+    margin: float = setting(10.0, takes=within(1, 99))
+    pictures: bool = setting(True, Inert("only draws what was answered"))
     repeat: int = setting(0, UNLESS_DEFAULT, least(0))
     show_prompt: int = setting(0, Inert("how many prompts are shown"), least(0))
 

@@ -1,0 +1,60 @@
+"""What a job that asks for something in long texts says of itself: as metrics, words, tables, a curve and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from runner_base import Sample
+from runner_compare.data import outcome_of
+from runner_compare.recall import RecallFindings
+from runner_compare.recall_picture import drawn_of
+from runner_compare.recall_words import (
+    depth_sentences,
+    effective_sentence,
+    kind_rows,
+    length_depth_rows,
+    length_words,
+)
+from runner_compare.statistics import points_of_margin
+
+BY_DEPTH = "recall by length and depth, %"
+CURVE = "recall_by_length"
+
+
+@dataclass(frozen=True)
+class RecallCard:
+    """What the answers of a job say; all empty if there is none."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    drawn: dict[str, Any] = field(default_factory=dict)  # what pictures are drawn from
+
+
+def recall_card(samples: Sequence[Sample], margin: float, title: str) -> RecallCard:
+    """Return what samples say within a margin of so many points; those that ended in an error are no answers."""
+    outcomes = tuple(outcome_of(sample) for sample in samples if not sample.failed)
+    if not outcomes:
+        return RecallCard()
+    findings = RecallFindings(outcomes, margin / 100)
+    within = f"within {points_of_margin(findings.margin)}"
+    metrics, facts = {}, {}
+    if (found := findings.effective) is not None:
+        ends = {"": found.tokens, "_low": found.at_least, "_high": found.at_most}
+        metrics = {f"effective_length_tokens{end}": float(tokens) for end, tokens in ends.items()}
+        facts = {"effective_length": f"{length_words(found)}, {within}"}
+    tables = {BY_DEPTH: length_depth_rows(findings)}
+    if by_kind := kind_rows(findings):
+        tables[f"effective length {within} by kind, and recall by length, %"] = by_kind
+    return RecallCard(
+        metrics,
+        facts,
+        {name: [*rows] for name, rows in tables.items()},
+        [effective_sentence(findings), *depth_sentences(findings)],
+        {CURVE: [(length.length, length.share) for length in findings.lengths]},
+        vars(drawn_of(findings, title)),
+    )

@@ -1,0 +1,104 @@
+"""What a job of task=recall says of itself: how far a model that is known to forget can look back, and where it is lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recalling import remembering
+from scripted import Scripted
+from tasking import work
+
+from runner.config.root import RunnerConfig
+from runner.recorded_runs.sample_reader import read_answers
+from runner.store.jobs import Job, Recorder
+from runner.tasks.recall import task as recall
+from runner.tasks.recall.keys import RecallConfig
+from runner.tasks.recall.pictures import POINTS
+from runner_base.result import FinishReason, Result
+from runner_compare import draw_recall, recall_card
+from runner_compare.recall_card import BY_DEPTH, CURVE
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
+
+Make = Callable[..., RunnerConfig]
+FORGETS = 900  # characters from the end that are remembered: a text of 256 tokens, with what stands before it
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> Iterator[Recorder]:
+    folder = tmp_path / "job"
+    folder.mkdir()
+    opened = Recorder(Job("recall-test", folder))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def asked(make_config: Make, recorder: Recorder) -> Callable[..., Result]:
+    """Return a function that asks a model that remembers the last characters of a prompt."""
+
+    def ask(characters: int | None, **keys: Any) -> Result:
+        task = RecallConfig(**({"cases": 8, "lengths": ["256", "512", "1k"], "pictures": False} | keys))
+        model = LocalModelConfig(name="embedded", device="cpu")
+        config = make_config(model=model, generation=GenerationConfig(max_new_tokens=32), task=task)
+        return work(recall, config, recorder, Scripted(remembering(characters)))
+
+    return ask
+
+
+def test_a_model_that_forgets_the_beginning_is_said_to(asked: Callable[..., Result], recorder: Recorder) -> None:
+    result = asked(FORGETS)
+    assert result.facts["effective_length"].startswith("less than 512 tokens: lost beyond 256, the shortest")
+    ends = [result.metrics[f"effective_length_tokens{end}"] for end in ("", "_low", "_high")]
+    assert ends == [256, 256, 256]
+    first, _, last = result.tables[BY_DEPTH]
+    assert [first[depth] for depth in ("0", "0.25", "0.5", "0.75", "1")] == [100] * 5
+    assert (last["0"], last["1"]) == (0, 100)
+    (sentence,) = (note for note in result.notes if "depends on the depth" in note)
+    assert "at 1,024 tokens lower at depths 0 to 0." in sentence
+    assert [length for length, _ in result.series[CURVE]] == [256, 512, 1024]
+    drawn = json.loads((recorder.folder / POINTS).read_text())
+    assert [picture.name for picture in draw_recall(drawn)] == ["recall_curve", "recall_map"]
+    assert draw_recall(drawn)[1].svg().count(">100<") > 5
+
+
+def test_a_model_that_finds_all_reaches_the_longest(asked: Callable[..., Result], recorder: Recorder) -> None:
+    result = asked(None, kinds=["single", "several_asked_one", "several_asked_all"])
+    assert "reaches at least 1,024 tokens, the longest that was asked" in result.facts["effective_length"]
+    assert not any("depends on the depth" in note for note in result.notes)
+    by_kind = next(rows for title, rows in result.tables.items() if "by kind" in title)
+    assert {row["kind"]: row["less than"] for row in by_kind} == {
+        "single": None, "several_asked_one": None, "several_asked_all": None
+    }  # fmt: skip
+    places = {outcome.recall for outcome in read_answers(recorder.folder / "samples.jsonl").values()}
+    assert {(place.kind, place.depth) for place in places if place} >= {("single", 0.5), ("several_asked_all", None)}
+
+
+def test_answers_to_a_question_count_as_one_question(asked: Callable[..., Result], recorder: Recorder) -> None:
+    result = asked(None, kinds=["single", "several_asked_one"], cases=3)
+    clusters = {sample.cluster for sample in recorder.samples.values()}
+    assert clusters == {f"single/{depth}/{number}" for depth in (0.0, 0.25, 0.5, 0.75, 1.0) for number in range(3)} | {
+        f"several_asked_one/{number}" for number in range(3)
+    }
+    assert result.metrics["families"] == 15 + 3
+
+
+def test_near_zero_is_said_with_what_was_cut_off(asked: Callable[..., Result], recorder: Recorder) -> None:
+    result = asked(0)
+    assert "effective_length" not in result.facts
+    (note,) = (note for note in result.notes if "near zero" in note)
+    assert "answers cut off" not in note
+    cut = [
+        replace(sample, answer=replace(sample.answer, finish_reason=FinishReason.length, verdict="cut_off"))
+        for sample in recorder.samples.values()
+    ]
+    assert "40 of 40 answers cut off" in recall_card(cut, 10, "").notes[0]
+
+
+def test_another_margin_is_another_result(asked: Callable[..., Result]) -> None:
+    assert "within 60 points" in asked(FORGETS, margin=60.0, lengths=["256", "512"]).facts["effective_length"]
