@@ -108,7 +108,7 @@ class RecallFindings:
         ]
 
     @property
-    def is_near_zero(self) -> bool:
+    def is_too_low(self) -> bool:
         """Whether recall at the shortest length is not shown to be above the margin, so that no loss can be seen."""
         return self.lengths[0].low <= self.margin
 

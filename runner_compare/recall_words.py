@@ -14,6 +14,7 @@ from runner_compare.wording import about
 if TYPE_CHECKING:
     from runner_compare.statistics.lost_depths import LostDepths
 
+NEAR_ZERO = 0.35  # a recall whose interval is below
 IN_SEVERAL_PLACES = "several"  # depths, of what is asked for
 
 
@@ -55,11 +56,14 @@ def effective_sentence(findings: RecallFindings) -> str:
     lengths, margin = findings.lengths, points_of_margin(findings.margin)
     shortest = lengths[0]
     interval = f"{100 * shortest.share:.1f} % [{100 * shortest.low:.1f}, {100 * shortest.high:.1f}]"
-    if findings.is_near_zero:
+    if findings.is_too_low:
         cut_off = f", {shortest.cut_off} of {shortest.answers} answers cut off" if shortest.cut_off else ""
+        head = "recall at the shortest length is not shown to be above the margin"
+        if shortest.high < NEAR_ZERO:
+            head = "recall is near zero even at the shortest length"
         return (
-            f"recall is near zero even at the shortest length: {interval} at {shortest.length:,} tokens{cut_off}. A "
-            f"loss of {margin} could not be seen, so nothing is said of an effective length"
+            f"{head}: {interval} at {shortest.length:,} tokens{cut_off}. A loss of {margin} could not be seen, so "
+            "nothing is said of an effective length"
         )
     found = findings.effective
     if found is None:

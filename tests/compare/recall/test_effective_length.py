@@ -123,6 +123,11 @@ def test_recall_near_zero_has_no_effective_length_and_says_so() -> None:
     assert findings.effective is None
     assert "recall is near zero even at the shortest length: 5.0 % [" in effective_sentence(findings)
     assert RecallFindings(tuple(answers({1024: 10, 2048: 0}))).effective is not None, "the control"
+    wide = RecallFindings(tuple(answers({1024: 20, 2048: 20})), margin=0.95)
+    assert wide.effective is None
+    assert effective_sentence(wide).startswith(
+        "recall at the shortest length is not shown to be above the margin: 100.0 %"
+    )
 
 
 def test_one_length_and_other_questions_at_each_length_have_none() -> None:

@@ -19,14 +19,14 @@ from runner.store.jobs import Job, Recorder
 from runner.tasks.recall import task as recall
 from runner.tasks.recall.keys import RecallConfig
 from runner.tasks.recall.pictures import POINTS
-from runner_base.result import FinishReason, Result
+from runner_base.result import FinishReason, Result, Verdict
 from runner_compare import draw_recall, recall_card
 from runner_compare.recall_card import BY_DEPTH, CURVE
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
-FORGETS = 900  # characters from the end that are remembered: a text of 256 tokens, with what stands before it
+FORGETS = 900  # characters from the end that are remembered: a text of 512 tokens, and the end of a longer one
 
 
 @pytest.fixture
@@ -53,9 +53,9 @@ def asked(make_config: Make, recorder: Recorder) -> Callable[..., Result]:
 
 def test_a_model_that_forgets_the_beginning_is_said_to(asked: Callable[..., Result], recorder: Recorder) -> None:
     result = asked(FORGETS)
-    assert result.facts["effective_length"].startswith("less than 512 tokens: lost beyond 256, the shortest")
+    assert result.facts["effective_length"].startswith("reaches at least 512 tokens, less than 1,024")
     ends = [result.metrics[f"effective_length_tokens{end}"] for end in ("", "_low", "_high")]
-    assert ends == [256, 256, 256]
+    assert ends == [512, 512, 512]
     first, _, last = result.tables[BY_DEPTH]
     assert [first[depth] for depth in ("0", "0.25", "0.5", "0.75", "1")] == [100] * 5
     assert (last["0"], last["1"]) == (0, 100)
@@ -68,7 +68,7 @@ def test_a_model_that_forgets_the_beginning_is_said_to(asked: Callable[..., Resu
 
 
 def test_a_model_that_finds_all_reaches_the_longest(asked: Callable[..., Result], recorder: Recorder) -> None:
-    result = asked(None, kinds=["single", "several_asked_one", "several_asked_all"])
+    result = asked(None, kinds=["single", "several_asked_one", "several_asked_all"], lengths=["512", "1k"])
     assert "reaches at least 1,024 tokens, the longest that was asked" in result.facts["effective_length"]
     assert not any("depends on the depth" in note for note in result.notes)
     by_kind = next(rows for title, rows in result.tables.items() if "by kind" in title)
@@ -80,7 +80,7 @@ def test_a_model_that_finds_all_reaches_the_longest(asked: Callable[..., Result]
 
 
 def test_answers_to_a_question_count_as_one_question(asked: Callable[..., Result], recorder: Recorder) -> None:
-    result = asked(None, kinds=["single", "several_asked_one"], cases=3)
+    result = asked(None, kinds=["single", "several_asked_one"], cases=3, lengths=["512"])
     clusters = {sample.cluster for sample in recorder.samples.values()}
     assert clusters == {f"single/{depth}/{number}" for depth in (0.0, 0.25, 0.5, 0.75, 1.0) for number in range(3)} | {
         f"several_asked_one/{number}" for number in range(3)
@@ -89,16 +89,20 @@ def test_answers_to_a_question_count_as_one_question(asked: Callable[..., Result
 
 
 def test_near_zero_is_said_with_what_was_cut_off(asked: Callable[..., Result], recorder: Recorder) -> None:
-    result = asked(0)
+    result = asked(1)
     assert "effective_length" not in result.facts
     (note,) = (note for note in result.notes if "near zero" in note)
     assert "answers cut off" not in note
     cut = [
-        replace(sample, answer=replace(sample.answer, finish_reason=FinishReason.length, verdict="cut_off"))
+        replace(sample, answer=replace(sample.answer, finish_reason=FinishReason.length, verdict=Verdict.cut_off))
         for sample in recorder.samples.values()
     ]
     assert "40 of 40 answers cut off" in recall_card(cut, 10, "").notes[0]
 
 
 def test_another_margin_is_another_result(asked: Callable[..., Result]) -> None:
-    assert "within 60 points" in asked(FORGETS, margin=60.0, lengths=["256", "512"]).facts["effective_length"]
+    result = asked(FORGETS, margin=80.0)
+    assert (
+        result.facts["effective_length"]
+        == "reaches at least 1,024 tokens, the longest that was asked, within 80 points"
+    )
