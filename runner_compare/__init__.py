@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from runner_compare.data import Table as Table
     from runner_compare.data import TableRow as TableRow
     from runner_compare.data import label as label
-    from runner_compare.data import outcome_of as outcome_of
     from runner_compare.data import question_of as question_of
     from runner_compare.data import side_of as side_of
     from runner_compare.effect_words import p_value as p_value
@@ -58,13 +57,10 @@ if TYPE_CHECKING:
     from runner_compare.outcomes import TextScore as TextScore
     from runner_compare.pictures import JobPicture as JobPicture
     from runner_compare.quantities import points as points
-    from runner_compare.reader import NOT_THERE as NOT_THERE
     from runner_compare.reader import SAMPLES as SAMPLES
     from runner_compare.reader import Reader as Reader
     from runner_compare.reader import no_samples as no_samples
     from runner_compare.recall_card import RecallCard as RecallCard
-    from runner_compare.recall_card import recall_card as recall_card
-    from runner_compare.recall_picture import draw_recall as draw_recall
     from runner_compare.records import Opener as Opener
     from runner_compare.records import Records as Records
     from runner_compare.running_bets import RunningBets as RunningBets
@@ -106,18 +102,13 @@ PLACES = {
     "Votes": "answer_votes",  # how several answers to a question vote
     "Chance": "answer_votes",  # pass@k, maj@k or pass^k of a question
     "question_of": "data",  # the question of a sample
-    "outcome_of": "data",  # the outcome of a sample
     "side_of": "data",  # one side of a flip as it is shown
     "no_samples": "reader",  # the error for a run whose samples are gone
-    "NOT_THERE": "reader",  # why they are gone
     "SAMPLES": "reader",  # the name of their file
     "TEXT_END": "data",  # characters of a text that are shown
     "JOB_ID": "data",  # the key by which a run is named
     "ENGINE": "data",  # the fact that names the engine of another program
-    # what a job that asks for something in long texts says of itself
-    "RecallCard": "recall_card",  # its metrics, tables, notes, curve, and what its pictures are drawn from
-    "recall_card": "recall_card",  # computes it from the answers
-    "draw_recall": "recall_picture",  # the pictures, from what the job has kept
+    "RecallCard": "recall_card",  # what a job that asks for something in long texts says of itself, and its pictures
     # what a section adds, and what it is added to
     "Section": "section",  # a feature of the comparison: its tables, sentences, JSON and pictures
     "Table": "data",  # all runs of one task, with what sections have computed

@@ -11,7 +11,6 @@ from runner_compare.outcomes import Answers as Answers
 from runner_compare.outcomes import Bounds as Bounds
 from runner_compare.outcomes import Question as Question
 from runner_compare.outcomes import QuestionOutcome as QuestionOutcome
-from runner_compare.outcomes import RecallPlace as RecallPlace
 from runner_compare.outcomes import Texts as Texts
 from runner_compare.outcomes import TextScore as TextScore
 from runner_compare.statistics import Decision
@@ -136,21 +135,6 @@ class Run:
 def question_of(sample: Sample) -> Question:
     """Return a question's identity: index, text and gold answer."""
     return sample.index, sample.question or "", sample.gold or ""
-
-
-def outcome_of(sample: Sample) -> QuestionOutcome:
-    """Return what a comparison reads of a sample with a verdict."""
-    recall = None
-    if sample.recall_kind is not None and sample.recall_length is not None:
-        recall = RecallPlace(sample.recall_kind, sample.recall_length, sample.recall_depth)
-    return QuestionOutcome(
-        sample.solved,
-        sample.prompt_sha256,
-        sample.cluster,
-        sample.right_answers,
-        cut_off=sample.cut_off_answers,
-        recall=recall,
-    )
 
 
 def side_of(verdict: Verdict, answer: str | None, text: str, most: int = TEXT_END) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from runner_base import Likelihood
+from runner_base import Likelihood, Sample
 from runner_compare.answer_votes import Votes
 from runner_compare.statistics.stats import exact_interval
 
@@ -46,6 +46,21 @@ class QuestionOutcome(NamedTuple):
     cut_off: int = 0  # answers to it that were cut off: they are neither right nor wrong
     votes: Votes | None = None  # how several answers vote, where that is read
     recall: RecallPlace | None = None  # of a question about a long text
+
+    @classmethod
+    def of(cls, sample: Sample) -> QuestionOutcome:
+        """Return what a sample with a verdict says."""
+        recall = None
+        if sample.recall_kind is not None and sample.recall_length is not None:
+            recall = RecallPlace(sample.recall_kind, sample.recall_length, sample.recall_depth)
+        return cls(
+            sample.solved,
+            sample.prompt_sha256,
+            sample.cluster,
+            sample.right_answers,
+            cut_off=sample.cut_off_answers,
+            recall=recall,
+        )
 
     def if_cut_off(self, right: bool) -> QuestionOutcome:
         """Return it with all answers that were cut off right, or wrong; of a vote, they decide it."""

@@ -94,9 +94,9 @@ class Reader:
         """Fetch what lies elsewhere, several at a time, before it is read."""
 
 
-def no_samples(run: Run, why: str = NOT_THERE) -> NotPaired:
-    """Return the error about a run whose answers are not there."""
-    return NotPaired(f"no samples: {SAMPLES} of {run.job_id} {why}")
+def no_samples(run: Run, why: str = "") -> NotPaired:
+    """Return the error about a run whose answers are not there, or are not to be used; the latter says why."""
+    return NotPaired(f"no samples: {SAMPLES} of {run.job_id} {why or NOT_THERE}")
 
 
 def no_repeats(run: Run) -> NotPaired:

@@ -21,19 +21,18 @@ from runner_base import EvidenceError, Progress, Sample, say
 from runner_base.result import REPEATS, read_repeats
 from runner_compare import (
     LOG_LIKELIHOOD,
-    NOT_THERE,
     SAMPLES,
     TEXT_END,
     Answers,
     Costs,
     Question,
     QuestionCost,
+    QuestionOutcome,
     Reader,
     Run,
     Texts,
     TextScore,
     no_samples,
-    outcome_of,
     question_of,
     side_of,
 )
@@ -140,7 +139,7 @@ class SampleReader(Reader):
         self, run: Run, read: Callable[[Path], Content], agrees: Callable[[Content], bool], logged: str
     ) -> Content:
         """Return the content of the first intact file of samples that agrees with the log, or raise NotPaired."""
-        why, damage = NOT_THERE, ""
+        why, damage = "", ""
         for path in self.files(run, SAMPLES):
             try:
                 content = read(path)
@@ -197,7 +196,7 @@ def read_answers(path: Path, stopped_after: int | None = None) -> Answers:
     Only the first `stopped_after` questions count if a job stopped early, and none that task.without leaves out.
     """
     scored = sorted((it for it in _samples_in(path) if it.answer.verdict is not None), key=lambda it: it.index)
-    return {question_of(one): outcome_of(one) for one in scored[:stopped_after] if not one.left_out}
+    return {question_of(one): QuestionOutcome.of(one) for one in scored[:stopped_after] if not one.left_out}
 
 
 def _samples_in(path: Path) -> Iterable[Sample]:

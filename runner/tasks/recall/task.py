@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,11 +28,9 @@ from runner.tasks import (
 from runner.tasks.recall.fillers import read_filler, units_sha256
 from runner.tasks.recall.judging import Judge, Placed
 from runner.tasks.recall.keys import RecallConfig
-from runner.tasks.recall.pictures import MODULE, POINTS
 from runner.tasks.recall.writing import prompt_of, written
-from runner_base import ConfigError, Result, Sample, write_atomically
-from runner_base.drawing import draw_in_process, draw_missing
-from runner_compare import recall_card
+from runner_base import ConfigError, Result, Sample
+from runner_compare import RecallCard
 from runner_engine import Capability, Engine, EngineReport, Request
 from runner_engine.sessions import require_among
 
@@ -88,24 +85,16 @@ def run(inputs: Haystack, context: Context) -> Result:
     done = collect(requests, context, Judge(placed), policies)
     metrics = score_without_left_out(done.samples) | recall_of(done.samples) | done.metrics
     result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
-    add_card(result, done.samples, context)
+    card = RecallCard.of(done.samples, task.margin, title_of(context.config))
+    card.add_to(result)
+    card.keep(context.recorder.folder, task.pictures)
     result.notes += positions.needless_scaling_of(context.resolved, done.samples)
     return result
 
 
-def add_card(result: Result, samples: list[Sample], context: Context) -> None:
-    """Add how far back the model can look, by length, depth and kind; draw it into the job's folder."""
-    task, config, folder = own_config(context.config, RecallConfig), context.config, context.recorder.folder
-    card = recall_card(samples, task.margin, f"{short_name(config.model.name)}, rope={config.rope.name}")
-    result.metrics |= card.metrics
-    result.facts |= card.facts
-    result.tables |= card.tables
-    result.series |= card.series
-    result.notes += card.notes
-    if card.drawn:
-        write_atomically(folder / POINTS, json.dumps(card.drawn, indent=1) + "\n")
-        if task.pictures:
-            draw_in_process(MODULE, folder)
+def title_of(config: RunnerConfig) -> str:
+    """Return what the pictures are of."""
+    return f"{short_name(config.model.name)}, rope={config.rope.name}"
 
 
 def recall_of(samples: list[Sample]) -> dict[str, float]:
@@ -123,7 +112,7 @@ def deliver(inputs: Haystack, resolved: ResolvedJob, job: Job, result: Result) -
     if inputs.task.show_prompt:
         log.info("%s", shown(inputs, resolved))
     if inputs.task.pictures:
-        draw_missing(MODULE, job.folder, POINTS)
+        RecallCard.draw_missing(job.folder)
 
 
 def preview(inputs: Haystack, resolved: ResolvedJob) -> str:

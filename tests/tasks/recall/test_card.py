@@ -18,10 +18,9 @@ from runner.recorded_runs.sample_reader import read_answers
 from runner.store.jobs import Job, Recorder
 from runner.tasks.recall import task as recall
 from runner.tasks.recall.keys import RecallConfig
-from runner.tasks.recall.pictures import POINTS
 from runner_base.result import FinishReason, Result, Verdict
-from runner_compare import draw_recall, recall_card
-from runner_compare.recall_card import BY_DEPTH, CURVE
+from runner_compare.recall_card import BY_DEPTH, CURVE, POINTS, RecallCard
+from runner_compare.recall_picture import draw_recall
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 
@@ -43,7 +42,8 @@ def asked(make_config: Make, recorder: Recorder) -> Callable[..., Result]:
     """Return a function that asks a model that remembers the last characters of a prompt."""
 
     def ask(characters: int | None, **keys: Any) -> Result:
-        task = RecallConfig(**({"cases": 8, "lengths": ["256", "512", "1k"], "pictures": False} | keys))
+        of_task: dict[str, Any] = {"cases": 8, "lengths": ["256", "512", "1k"], "pictures": False} | keys
+        task = RecallConfig(**of_task)
         model = LocalModelConfig(name="embedded", device="cpu")
         config = make_config(model=model, generation=GenerationConfig(max_new_tokens=32), task=task)
         return work(recall, config, recorder, Scripted(remembering(characters)))
@@ -97,7 +97,7 @@ def test_near_zero_is_said_with_what_was_cut_off(asked: Callable[..., Result], r
         replace(sample, answer=replace(sample.answer, finish_reason=FinishReason.length, verdict=Verdict.cut_off))
         for sample in recorder.samples.values()
     ]
-    assert "40 of 40 answers cut off" in recall_card(cut, 10, "").notes[0]
+    assert "40 of 40 answers cut off" in RecallCard.of(cut, 10, "").notes[0]
 
 
 def test_another_margin_is_another_result(asked: Callable[..., Result]) -> None:
