@@ -310,7 +310,7 @@ def _trial_logits(forward: Forward, ids: list[int], prefix_length: int = PREFIX)
     forward.read_prefix(prefix, prefix_length)
     rows = [Row(Request(0, ()), ids[:-1], "", 1, kv=RowKv(prefix)), Row(Request(1, ()), ids[3:-1], "", 1)]
     forward.short_span = len(rows[1].pending)
-    own = own_kv(forward.heads, forward.kernels, [len(ids)] * len(rows))
+    own = own_kv(forward.heads, forward.kernels, [len(ids)] * len(rows), [row.kv.prefix for row in rows])
     pieces = [TokenSpan(row, slot, row.pending, targets=row.pending) for slot, row in enumerate(rows)]
     read = forward.read_prompts(own, pieces)
     for row in rows:

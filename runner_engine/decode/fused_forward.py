@@ -102,6 +102,8 @@ class FusedForward:
             len(parts), ctypes.addressof(part_list), workspace.data_ptr(), logits.data_ptr(), workspace.nbytes,
             len(weights.windows), windows.own, 0, *(some.data_ptr() for some in apart),
         )  # fmt: skip
+        if weights.mixers.count:
+            weights.mixers.point(tokens, layout.own.states)
         self._run(tokens, apart)
         self.after_pass(count)
         return logits
@@ -139,18 +141,20 @@ class FusedForward:
         weights, heads, size = self.weights, self.heads, self.heads.dtype.itemsize
         queries, pairs = heads.kv_heads * heads.group, heads.kv_heads * heads.dim
         wide = queries * heads.dim
-        pieces = [(heads.layers * LAYER_PHASES + PRODUCT_PHASES + 2) * PHASE_BYTES]
-        pieces += [tokens * width * size for width in (weights.hidden, weights.hidden, wide + 2 * pairs)]
-        pieces.append(tokens * max(wide, weights.inner) * size)
+        phases = len(weights.layers) * LAYER_PHASES + weights.mixers.phases(tokens) + PRODUCT_PHASES + 2
+        of_gates, of_mixers = wide * weights.has_query_gates, weights.mixers
+        before = max(wide + of_gates + 2 * pairs, of_mixers.before)
+        behind = max(wide, weights.inner, of_mixers.behind)
+        pieces = [phases * PHASE_BYTES]
+        pieces += [tokens * width * size for width in (weights.hidden, weights.hidden, before, behind, of_gates)]
+        pieces.append(of_mixers.bytes(tokens, size))
         pieces += [tokens * weights.hidden * size * weights.has_halves, tokens * weights.gates * size]
         for count in of_parts:
             pieces += [count * wide * size, count * queries * 4, count * queries * 4]
         pieces += weights.mixtures.workspace_pieces(tokens)
         if weights.is_quantized:
-            widest, rows = (
-                max(wide, weights.hidden, weights.inner, weights.mixtures.widest),
-                tokens * weights.mixtures.chosen,
-            )
+            widest = max(behind, weights.hidden, weights.mixtures.widest)
+            rows = tokens * weights.mixtures.chosen
             pieces.append(quantized_workspace_bytes(rows, widest, torch.get_num_threads()))
         return int(sum(pieces)) + CACHE_LINE * len(pieces)
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from runner_base import machine
+from runner_engine.decode.fused_mixers import FusedMixers
 from runner_engine.decode.fused_mixtures import FusedMixtures
 from runner_engine.decode.layouts import LayerLayout, ModelLayout, NormLayout, NotFusable, describe
 from runner_engine.kernels import native
@@ -24,9 +25,11 @@ from runner_engine.kernels.shared_numbers import (
     NormKind,
     WeightFormat,
 )
+from runner_engine.kernels.state_numbers import MIXER_MATRICES
 from runner_engine.kv_cache import Heads, Window
 from runner_engine.matmul import OWN, ExpertLayer, LayerWeights, Panels, fits_panels, is_plain, requested, row_format
 from runner_engine.models.gguf_blocks import GgufEmbedding
+from runner_engine.recurrent import CallParts
 
 __all__ = ["FusedWeights", "NotFusable", "check_fusable"]
 
@@ -74,9 +77,11 @@ class FusedWeights:
         self.windows: list[Window | None] = [None, *dict.fromkeys(window for window in heads.windows if window)]
         self.gates = max(0 if layer.mlp is None else layer.mlp.gates for layer in layout.layers)
         self.has_halves = _has_halves(layout) or self.mixtures.has_shared
+        self.has_query_gates = _have_query_gates(layout)
+        self.mixers = FusedMixers(layout)
         layers = [self._layer(number, layer) for number, layer in enumerate(layout.layers)]
         head = layout.head
-        if len(layers) != heads.layers:
+        if (len(layers) - self.mixers.count, self.mixers.count) != (heads.layers, len(heads.states)):
             raise NotFusable("its number of layers differs")
         self.vocabulary, self.rows = head.out_features, len(layout.embedding.weight)
         of_head = self._matrix(head, self.hidden, self.vocabulary)
@@ -88,33 +93,54 @@ class FusedWeights:
             attention_tile_rows=heads.attention_tile_rows,
             rotated=0 if self.rotation is None else self.rotation.rotated,
             is_interleaved=self.rotation is not None and self.rotation.is_interleaved,
-            gates=self.gates, has_halves=self.has_halves,
+            gates=self.gates, has_halves=self.has_halves, has_query_gates=self.has_query_gates,
+            mixers=self.mixers.count,
             embedding_scale=self._scale_of_rows(layout), residual_scale=layout.residual_scale,
             logit_scale=layout.logit_scale, logit_cap=layout.logit_cap,
             embedding=embedding, norm=self._norm(layout.norm, self.hidden), head=of_head,
         )  # fmt: skip
 
     def _layer(self, number: int, layer: LayerLayout) -> FusedLayer:
-        attention, heads, hidden = layer.attention, self.heads, self.hidden
-        queries, pairs = heads.kv_heads * heads.group * heads.dim, heads.kv_heads * heads.dim
-        widths = (queries, pairs, pairs) if len(attention.into) == 3 else (queries + 2 * pairs,)
-        qkv = [self._matrix(part, hidden, width) for part, width in zip(attention.into, widths, strict=True)]
-        if len({row_format(matrix) for matrix in qkv if WeightFormat(matrix.kind).has_byte_rows}) > 1:
-            raise NotFusable("the rows of its queries, keys and values are quantized in different ways")
-        norms = [self._norm(norm, hidden) for norm in layer.norms]
+        norms = [self._norm(norm, self.hidden) for norm in layer.norms]
         if layer.is_parallel and (norms[1].weight or norms[3].weight):
             raise NotFusable("its MLP is beside its attention, and what both add is normed")
-        norm_q, norm_k = (self._norm(norm, None) for norm in layer.head_norms or (None, None))
-        sinks = None if attention.sinks is None else self._hold_floats(attention.sinks, heads.kv_heads * heads.group)
-        window = heads.windows[number] if heads.windows else None
+        before = self._mixer(layer.mixer, number) if layer.mixer else self._attention(layer, number)
         return FusedLayer(
             norm_in=norms[0], after_attention=norms[1], norm_mid=norms[2], after_mlp=norms[3],
-            norm_q=norm_q, norm_k=norm_k, sinks=sinks, scale=attention.scale, cap=attention.cap,
-            rope=layer.rope, window=self.windows.index(window),
-            norms_all_heads=attention.norms_all_heads, is_parallel=layer.is_parallel,
-            qkv_count=len(qkv), qkv=_filled(qkv, 3), out=self._matrix(attention.out, queries, hidden),
-            **self._mlp(number, layer),
+            is_parallel=layer.is_parallel, **self._mlp(number, layer), **before,
         )  # fmt: skip
+
+    def _mixer(self, parts: CallParts, number: int) -> dict[str, Any]:
+        """Return the fields of a layer that carries a state."""
+        into = self._side_by_side([self._matrix(part, self.hidden, part.out_features) for part in parts.into])
+        out = self._matrix(parts.out, parts.out.in_features, self.hidden)
+        address = self.mixers.address(number)
+        return {"rope": -1, "qkv_count": len(parts.into), "qkv": into, "out": out, "mixer": address}
+
+    def _attention(self, layer: LayerLayout, number: int) -> dict[str, Any]:
+        """Return the fields of a layer's attention."""
+        attention, heads, hidden = layer.attention, self.heads, self.hidden
+        assert attention is not None
+        queries, pairs = heads.kv_heads * heads.group * heads.dim, heads.kv_heads * heads.dim
+        of_queries = 2 * queries if attention.has_gates else queries
+        widths = (of_queries, pairs, pairs) if len(attention.into) == 3 else (queries + 2 * pairs,)
+        qkv = [self._matrix(part, hidden, width) for part, width in zip(attention.into, widths, strict=True)]
+        norm_q, norm_k = (self._norm(norm, None) for norm in layer.head_norms or (None, None))
+        sinks = None if attention.sinks is None else self._hold_floats(attention.sinks, heads.kv_heads * heads.group)
+        kv_layer = self.mixers.attending_before(number)
+        window = heads.windows[kv_layer] if heads.windows else None
+        return {
+            "norm_q": norm_q, "norm_k": norm_k, "sinks": sinks, "scale": attention.scale, "cap": attention.cap,
+            "rope": layer.rope, "window": self.windows.index(window), "norms_all_heads": attention.norms_all_heads,
+            "qkv_count": len(qkv), "qkv": self._side_by_side(qkv), "out": self._matrix(attention.out, queries, hidden),
+            "kv_layer": kv_layer,
+        }  # fmt: skip
+
+    def _side_by_side(self, matrices: list[Matrix]) -> Any:
+        """Return the matrices that compute what attention or a mixer reads."""
+        if len({row_format(matrix) for matrix in matrices if WeightFormat(matrix.kind).has_byte_rows}) > 1:
+            raise NotFusable("the rows before its attention are quantized in different ways")
+        return _filled(matrices, MIXER_MATRICES)
 
     def _mlp(self, number: int, layer: LayerLayout) -> dict[str, Any]:
         """Return the fields of a layer's MLP, or of the mixture in its place."""
@@ -204,6 +230,14 @@ def check_fusable(model: Any, heads: Heads, kernels: native.Kernels) -> None:
         raise NotFusable("this processor has no products of such numbers")
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         raise NotFusable("its layers have hooks")
+
+
+def _have_query_gates(layout: ModelLayout) -> bool:
+    """Whether layers have gates behind their queries; NotFusable if some have, and others not."""
+    found = {layer.attention.has_gates for layer in layout.layers if layer.attention is not None}
+    if len(found) > 1:
+        raise NotFusable("its layers differ")
+    return True in found
 
 
 def _has_halves(layout: ModelLayout) -> bool:

@@ -5,25 +5,8 @@
 
 #ifndef DELTA_RULE
 #define DELTA_RULE
-#define MAX_KEY_DIM 512
 #define COLUMNS 4 /* vectors of a value at once */
 #define KEY_EPSILON 1e-6f
-enum { GATE_BY_SILU, GATE_BY_SIGMOID };
-
-typedef struct {
-  int64_t key_heads, heads, key_dim, value_dim;
-  int64_t decays; /* of a head and token: 1, or key_dim */
-  const float *norm; /* [value_dim] */
-  float epsilon;
-  int64_t gate;
-} delta_layer;
-
-static int is_delta_layer(const delta_layer *layer) {
-  if (layer->key_heads < 1 || layer->heads < 1 || layer->heads % layer->key_heads || !layer->norm) return 0;
-  if (layer->key_dim < 1 || layer->key_dim > MAX_KEY_DIM || layer->key_dim % STATE_LANES) return 0;
-  if (layer->value_dim < 1 || layer->value_dim % STATE_LANES) return 0;
-  return layer->decays == 1 || layer->decays == layer->key_dim;
-}
 
 /* What a token tells a head: its query and key, how much of each row of the state is left, and the key times that */
 typedef struct {
@@ -132,6 +115,25 @@ INLINE void NAME(gate_head)(const delta_layer *layer, const T *gate, T *x) {
   }
 }
 
+/* Reads a segment into the state of one head; as below, but for a gate of rows of `gate_stride` numbers */
+static void NAME(read_segment)(const delta_layer *layer, const pass_segments *pass, int64_t segment, int64_t head,
+                               const T *mixed, const float *decay, const float *beta, const T *gate, int64_t gate_stride,
+                               float *states, T *out) {
+  const int64_t heads = layer->heads, value_dim = layer->value_dim, first = pass->firsts[segment];
+  const int64_t some = pass->counts[segment], stride = 2 * layer->key_heads * layer->key_dim + heads * value_dim;
+  float *state = states + (pass->slots[segment] * heads + head) * layer->key_dim * value_dim;
+  const T *x = mixed + first * stride;
+  const float *logs = decay + first * heads * layer->decays, *rates = beta + first * heads;
+  T *to = out + first * heads * value_dim;
+  int64_t column = 0;
+  for (; column + COLUMNS * VEC_FLOATS <= value_dim; column += COLUMNS * VEC_FLOATS)
+    NAME(learn_columns)(layer, x, logs, rates, head, some, state + column, column, to, COLUMNS);
+  for (; column < value_dim; column += VEC_FLOATS)
+    NAME(learn_columns)(layer, x, logs, rates, head, some, state + column, column, to, 1);
+  for (int64_t t = 0; t < some; t++)
+    NAME(gate_head)(layer, gate + (first + t) * gate_stride + head * value_dim, to + (t * heads + head) * value_dim);
+}
+
 /* The rule between a layer's convolution and its last projection. mixed: [tokens, queries and keys of key_heads, values
    of heads]; decay: logs [tokens, heads, decays]; beta: [tokens, heads]; gate, out: [tokens, heads, value_dim]; states:
    [slots, heads, key_dim, value_dim] */
@@ -142,26 +144,11 @@ int64_t NAME(delta_rule)(const delta_layer *layer, const int32_t *table, int64_t
   if (!is_delta_layer(layer)) REFUSE(WRONG_MATRIX, 0);
   const int64_t wrong = check_segments(&pass, tokens, slots);
   if (wrong) return wrong;
-  const int64_t heads = layer->heads, value_dim = layer->value_dim, size = layer->key_dim * value_dim;
-  const int64_t stride = 2 * layer->key_heads * layer->key_dim + heads * value_dim;
+  const int64_t heads = layer->heads;
   phase phases[1] __attribute__((aligned(CACHE_LINE))) = {0};
 #pragma omp parallel num_threads(threads)
-  FOR_EACH_CHUNK(i, phases, count * heads, threads == 1) {
-    const int64_t at = i / heads, head = i % heads, first = pass.firsts[at], some = pass.counts[at];
-    float *state = states + (pass.slots[at] * heads + head) * size;
-    const T *x = mixed + first * stride;
-    const float *logs = decay + first * heads * layer->decays, *rates = beta + first * heads;
-    T *to = out + first * heads * value_dim;
-    int64_t column = 0;
-    for (; column + COLUMNS * VEC_FLOATS <= value_dim; column += COLUMNS * VEC_FLOATS)
-      NAME(learn_columns)(layer, x, logs, rates, head, some, state + column, column, to, COLUMNS);
-    for (; column < value_dim; column += VEC_FLOATS)
-      NAME(learn_columns)(layer, x, logs, rates, head, some, state + column, column, to, 1);
-    for (int64_t t = 0; t < some; t++) {
-      const int64_t place = (t * heads + head) * value_dim;
-      NAME(gate_head)(layer, gate + first * heads * value_dim + place, to + place);
-    }
-  }
+  FOR_EACH_CHUNK(i, phases, count * heads, threads == 1)
+    NAME(read_segment)(layer, &pass, i / heads, i % heads, mixed, decay, beta, gate, heads * layer->value_dim, states, out);
   return FINE;
 }
 #endif

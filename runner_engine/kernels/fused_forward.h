@@ -17,8 +17,11 @@ typedef struct {
   const fused_layer *layers;
   const fused_tokens *in;
   int64_t q_width, kv_width, qkv_width; /* of all heads of a token */
+  int64_t first_key;                    /* where its keys begin, behind queries and their gates */
   void *x, *normed; /* [tokens, hidden] */
-  void *qkv, *inner; /* [tokens, qkv_width], [tokens, widest of the rest] */
+  void *qkv, *inner; /* [tokens, qkv_width, or what a mixer reads], [tokens, widest of the rest] */
+  void *query_gates, *mixer_space; /* [tokens, q_width]; what mixers need */
+  mixed_tokens states;
   void *half, *gates; /* [tokens, hidden]: what is added to x later; [tokens, gates of the model] */
   int64_t *part_out, *part_top, *part_sum; /* addresses of each part's outputs, maxima and sums, as in attention_view */
   int64_t *first_tile; /* of each part, counted on over heads and rows; the last entry is the number of all tiles */
@@ -28,6 +31,12 @@ typedef struct {
   mixture_pass mixed;
   int threads, is_alone;
 } fused_pass;
+
+/* Phases of a pass over so many tokens */
+INLINE int64_t phases_of(const fused_model *m, int64_t tokens) {
+  const int64_t of_mixers = m->mixers * MIXER_PHASES * ceil_div(tokens, ROUND_TOKENS);
+  return m->layers * LAYER_PHASES + of_mixers + PRODUCT_PHASES + 2;
+}
 
 /* What each thread does after its part of attention: oneDNN has other shapes of tiles. */
 INLINE void end_attention(void) {
@@ -53,7 +62,7 @@ static product NAME(qkv_product)(const fused_pass *s, int64_t l) {
   const fused_layer *layer = s->layers + l;
   const void *x = layer->norm_in.weight ? s->normed : s->x;
   return NAME(fused_product)(s, x, s->in->tokens, s->model->hidden, layer->qkv, layer->qkv_count, STORE, s->qkv,
-                             s->qkv_width);
+                             layer->mixer ? layer->mixer->width : s->qkv_width);
 }
 
 /* Into what the MLP's function reads, or through the function */
@@ -121,6 +130,23 @@ INLINE void NAME(put)(const fused_model *m, const kv_arena *arena, int64_t head,
   else NAME(store_head)(arena, head, k, v, m->dim, place);
 }
 
+/* Puts the queries of a token side by side, whose gates were between them. */
+INLINE void NAME(take_gates)(const fused_model *m, T *q, T *gates) {
+  for (int64_t h = 0; h < m->kv_heads * m->group; h++) {
+    memcpy(gates + h * m->dim, q + (2 * h + 1) * m->dim, m->dim * sizeof(T));
+    memmove(q + h * m->dim, q + 2 * h * m->dim, m->dim * sizeof(T));
+  }
+}
+
+/* What queries of a token have found, times their gates, which are before their sigmoids */
+INLINE void NAME(open_gates)(const T *gates, int64_t count, T *found) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; i++) {
+    const float x = NAME(to_float)(gates[i]), e = exp_fast(-fabsf(x));
+    found[i] = NAME(from_float)(NAME(to_float)(found[i]) * NAME(rounded)((x < 0 ? e : 1.0f) / (1.0f + e)));
+  }
+}
+
 /* RoPE of queries and keys. Where other tokens of a slot see a key, it has to be stored before anyone reads. */
 static void NAME(rotate_and_store)(const fused_pass *s, int64_t l, phase *now) {
   const fused_model *m = s->model;
@@ -129,11 +155,13 @@ static void NAME(rotate_and_store)(const fused_pass *s, int64_t l, phase *now) {
   const int64_t dim = m->dim, chunk = chunk_of(in->tokens, s->threads), chunks = ceil_div(in->tokens, chunk);
   FOR_EACH_CHUNK(i, now, chunks, s->is_alone)
     FOR_EACH_ITEM(t, i, chunk, in->tokens) {
-      T *q = (T *)s->qkv + t * s->qkv_width, *k = q + s->q_width, *v = k + s->kv_width;
+      T *q = (T *)s->qkv + t * s->qkv_width, *k = q + s->first_key, *v = k + s->kv_width;
+      if (m->has_query_gates) NAME(take_gates)(m, q, (T *)s->query_gates + t * s->q_width);
       NAME(norm_and_rotate)(m, layer, &layer->norm_q, q, m->kv_heads * m->group, in->positions[t]);
       NAME(norm_and_rotate)(m, layer, &layer->norm_k, k, m->kv_heads, in->positions[t]);
       for (int64_t h = 0; h < m->kv_heads && !in->is_step; h++)
-        NAME(put)(m, in->arenas + in->slot[t], l * m->kv_heads + h, k + h * dim, v + h * dim, in->place[t]);
+        NAME(put)(m, in->arenas + in->slot[t], layer->kv_layer * m->kv_heads + h, k + h * dim, v + h * dim,
+                  in->place[t]);
     }
   barrier(now, chunks, s->is_alone);
 }
@@ -214,10 +242,10 @@ static void NAME(attend_own)(const fused_pass *s, int64_t layer, int64_t t, int6
   const fused_model *m = s->model;
   const fused_tokens *in = s->in;
   const fused_layer *of = s->layers + layer;
-  const int64_t dim = m->dim, group = m->group, head = layer * m->kv_heads + h;
+  const int64_t dim = m->dim, group = m->group, head = of->kv_layer * m->kv_heads + h;
   const int32_t *from = in->own_from[of->window];
   const kv_arena *arena = in->arenas + in->slot[t];
-  T *q = (T *)s->qkv + t * s->qkv_width, *k = q + s->q_width + h * dim;
+  T *q = (T *)s->qkv + t * s->qkv_width, *k = q + s->first_key + h * dim;
   int64_t rows[in->parts + 1];
   for (int64_t p = 0; p < in->parts; p++) {
     const int64_t of_part = in->part[p].row_of[t];
@@ -228,7 +256,7 @@ static void NAME(attend_own)(const fused_pass *s, int64_t layer, int64_t t, int6
                                of->sinks ? of->sinks + h * group : 0, in->parts, s->part_out, s->part_top, s->part_sum,
                                NAME(attends_own_by_tiles)(m), rows};
   const kv_arena *next = in->arenas + in->slot[then];
-  const int64_t next_head = layer * m->kv_heads + then_head;
+  const int64_t next_head = of->kv_layer * m->kv_heads + then_head;
   T *out = (T *)s->inner + t * s->q_width + h * group * dim;
 #define ATTEND(NAME)                                                                                              \
   NAME(attend_head)(dim, group, q + h * group * dim, NAME(keys_of)(arena, head, dim), NAME(values_of)(arena, head, dim), \
@@ -236,6 +264,7 @@ static void NAME(attend_own)(const fused_pass *s, int64_t layer, int64_t t, int6
   if (m->has_int8_kv) ATTEND(INT8_NAME);
   else ATTEND(NAME);
 #undef ATTEND
+  if (m->has_query_gates) NAME(open_gates)((T *)s->query_gates + t * s->q_width + h * group * dim, group * dim, out);
 }
 
 static void NAME(attend_own_keys)(const fused_pass *s, int64_t layer, phase *now) {
@@ -302,9 +331,9 @@ static void NAME(attend_part)(const fused_pass *s, int64_t layer, int64_t p, int
   const T *q = (const T *)s->qkv + part->first * s->qkv_width;
 #if defined(HAS_TILES) && PACK == 2
 #define ATTEND(NAME)                                                                                               \
-  NAME(attend_task)(i, q, m->dim, s->qkv_width, part->chosen, part->tokens, part->arena, layer, m->kv_heads, m->group, \
-                    m->dim, part->sees, part->causal, from, of->scale, of->cap, (T *)s->part_out[p], (float *)s->part_top[p],    \
-                    (float *)s->part_sum[p], m->attention_tile_rows, next)
+  NAME(attend_task)(i, q, m->dim, s->qkv_width, part->chosen, part->tokens, part->arena, of->kv_layer, m->kv_heads,           \
+                    m->group, m->dim, part->sees, part->causal, from, of->scale, of->cap, (T *)s->part_out[p],         \
+                    (float *)s->part_top[p], (float *)s->part_sum[p], m->attention_tile_rows, next)
   if (is_in_tile_order(m->attention_tile_rows, m->dim)) {
     if (m->has_int8_kv) ATTEND(INT8_NAME);
     else ATTEND(NAME);
@@ -313,9 +342,9 @@ static void NAME(attend_part)(const fused_pass *s, int64_t layer, int64_t p, int
 #undef ATTEND
 #endif
 #define ATTEND(NAME)                                                                                               \
-  NAME(attend_tile)(i, q, m->dim, s->qkv_width, part->chosen, part->tokens, part->arena, layer, m->kv_heads, m->group, \
-                    m->dim, part->sees, part->causal, from, of->scale, of->cap, (T *)s->part_out[p], (float *)s->part_top[p],    \
-                    (float *)s->part_sum[p], next)
+  NAME(attend_tile)(i, q, m->dim, s->qkv_width, part->chosen, part->tokens, part->arena, of->kv_layer, m->kv_heads,           \
+                    m->group, m->dim, part->sees, part->causal, from, of->scale, of->cap, (T *)s->part_out[p],         \
+                    (float *)s->part_top[p], (float *)s->part_sum[p], next)
   if (m->has_int8_kv) ATTEND(INT8_NAME);
   else ATTEND(NAME);
 #undef ATTEND
@@ -342,7 +371,7 @@ static void NAME(attend_interleaved)(const fused_pass *s, int64_t layer, phase *
     const int64_t after = first + s->tile_rows / m->group < tokens ? first + s->tile_rows / m->group : tokens;
     memory_range ranges[2 * MOST_TILE_ROWS];
     prefetch_queue next = NAME(prefetch_own_keys)(m, s->in, s->in->own_from[s->layers[layer].window],
-                                                        layer * m->kv_heads + h, first, after, ranges);
+                                                        s->layers[layer].kv_layer * m->kv_heads + h, first, after, ranges);
     for (int64_t p = 0; p < s->in->parts; p++) NAME(attend_part)(s, layer, p, i, &next);
     for (int64_t t = first; t < after; t++) NAME(attend_own)(s, layer, t, h, t + 1 < after ? t + 1 : t, h);
   }
@@ -354,15 +383,8 @@ static void NAME(attend_interleaved)(const fused_pass *s, int64_t layer, phase *
 
 /* ----------------------------------------------------------------------------------------------------------- passes */
 
-/* Attention of a layer, up to the norm before its MLP; `then` comes next, or 0. */
-static void NAME(forward_attention)(const fused_pass *s, int64_t l, const product *then, phase **now) {
-  const fused_layer *layer = s->layers + l;
-  const product to_qkv = NAME(qkv_product)(s, l);
-  const product to_out = NAME(last_product)(s, &layer->after_attention, s->q_width, &layer->out);
-  const int is_added = NAME(adds_at_once)(s, &layer->after_attention);
-
-  NAME(product_and_wait)(s, &to_qkv, &to_out, now);
-  end_part(PRODUCTS_OF_LAYERS);
+/* Attention of a layer between its products */
+static void NAME(attend_layer)(const fused_pass *s, int64_t l, phase **now) {
   NAME(rotate_and_store)(s, l, (*now)++);
   end_part(NORMS_AND_ROPE);
   if (s->is_interleaved) NAME(attend_interleaved)(s, l, *now);
@@ -370,6 +392,21 @@ static void NAME(forward_attention)(const fused_pass *s, int64_t l, const produc
   (*now)++;
   if (!s->is_interleaved) NAME(attend_own_keys)(s, l, *now);
   (*now)++;
+  end_part(ATTENTION);
+}
+
+/* Attention of a layer, or its mixer, up to the norm before its MLP; `then` comes next, or 0. */
+static void NAME(forward_attention)(const fused_pass *s, int64_t l, const product *then, phase **now) {
+  const fused_layer *layer = s->layers + l;
+  const product to_qkv = NAME(qkv_product)(s, l);
+  const int64_t found = layer->mixer ? layer->mixer->inner : s->q_width;
+  const product to_out = NAME(last_product)(s, &layer->after_attention, found, &layer->out);
+  const int is_added = NAME(adds_at_once)(s, &layer->after_attention);
+
+  NAME(product_and_wait)(s, &to_qkv, &to_out, now);
+  end_part(PRODUCTS_OF_LAYERS);
+  if (layer->mixer) NAME(mix)(layer->mixer, &s->states, s->qkv, s->mixer_space, s->inner, now, s->threads);
+  else NAME(attend_layer)(s, l, now);
   end_part(ATTENTION);
   NAME(product_and_wait)(s, &to_out, then, now);
   end_part(PRODUCTS_OF_LAYERS);
@@ -433,6 +470,19 @@ static void NAME(forward_head)(const fused_pass *s, phase **now) {
   end_part(PRODUCT_OF_HEAD);
 }
 
+/* The most that any layer computes before attention or its mixer and behind it, of a token, and what its mixer needs */
+static void NAME(widest_layer)(const fused_pass *s, int64_t *before, int64_t *behind, int64_t *space) {
+  *before = s->qkv_width, *behind = s->q_width > s->model->inner ? s->q_width : s->model->inner, *space = 0;
+  for (int64_t l = 0; s->model->mixers && l < s->model->layers; l++) {
+    const fused_mixer *mixer = s->layers[l].mixer;
+    if (!mixer) continue;
+    const int64_t bytes = mixer_bytes(mixer, s->in->tokens, sizeof(T));
+    if (mixer->width > *before) *before = mixer->width;
+    if (mixer->inner > *behind) *behind = mixer->inner;
+    if (bytes > *space) *space = bytes;
+  }
+}
+
 /* Allocates the parts' results in the workspace, and decides whether parts and own keys are interleaved. */
 static void NAME(lay_out_parts)(fused_pass *s, char **workspace) {
   const fused_model *m = s->model;
@@ -459,27 +509,31 @@ int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, con
   if (!wrong) wrong = check_mixtures(m, layers, PACK);
   if (wrong) return wrong;
   const mixture_pass mixed = mixtures_of(m, layers);
-  const int64_t tokens = in->tokens, parts = in->parts;
-  const int64_t phases = m->layers * LAYER_PHASES + mixed.layers * MIXTURE_PHASES + PRODUCT_PHASES + 2;
+  const int64_t tokens = in->tokens, parts = in->parts, phases = phases_of(m, tokens) + mixed.layers * MIXTURE_PHASES;
   int64_t part_out[parts + 1], part_top[parts + 1], part_sum[parts + 1], first_tile[parts + 1];
   char *workspace = in->workspace;
   phase *first = allocate(&workspace, phases * sizeof(phase));
   fused_pass s = {m, layers, in, .part_out = part_out, .part_top = part_top, .part_sum = part_sum,
                   .first_tile = first_tile, .mixed = mixed, .threads = threads, .is_alone = threads == 1};
   s.q_width = m->kv_heads * m->group * m->dim, s.kv_width = m->kv_heads * m->dim;
-  s.qkv_width = s.q_width + 2 * s.kv_width;
+  s.first_key = s.q_width * (m->has_query_gates ? 2 : 1), s.qkv_width = s.first_key + 2 * s.kv_width;
+  s.states = (mixed_tokens){m->mixers ? segments_of(in->segments, in->segment_count) : (pass_segments){0}, tokens, in->states};
+  int64_t before, behind, space;
+  NAME(widest_layer)(&s, &before, &behind, &space);
   s.x = allocate(&workspace, tokens * m->hidden * sizeof(T));
   s.normed = in->mlp_in ? in->mlp_in : allocate(&workspace, tokens * m->hidden * sizeof(T));
-  s.qkv = allocate(&workspace, tokens * s.qkv_width * sizeof(T));
-  s.inner = allocate(&workspace, tokens * (s.q_width > m->inner ? s.q_width : m->inner) * sizeof(T));
+  s.qkv = allocate(&workspace, tokens * before * sizeof(T));
+  s.inner = allocate(&workspace, tokens * behind * sizeof(T));
+  if (m->has_query_gates) s.query_gates = allocate(&workspace, tokens * s.q_width * sizeof(T));
+  if (space) s.mixer_space = allocate(&workspace, space);
   if (in->mlp_out) s.half = in->mlp_out;
   else if (m->has_halves) s.half = allocate(&workspace, tokens * m->hidden * sizeof(T));
   if (m->gates) s.gates = allocate(&workspace, tokens * m->gates * sizeof(T));
   first_tile[0] = 0;
   NAME(lay_out_parts)(&s, &workspace);
   allocate_mixtures(&s.mixed, m, layers, tokens, sizeof(T), &workspace);
-  const int64_t wide = s.q_width > m->hidden ? s.q_width : m->hidden, rows = tokens * mixed.chosen;
-  const int64_t of_mlp = mixed.widest > m->inner ? mixed.widest : m->inner, widest = wide > of_mlp ? wide : of_mlp;
+  const int64_t of_layers = behind > m->hidden ? behind : m->hidden, rows = tokens * mixed.chosen;
+  const int64_t widest = mixed.widest > of_layers ? mixed.widest : of_layers;
   if (m->is_quantized) s.work = allocate_quantized(&workspace, rows, widest, threads);
   if (workspace - (char *)in->workspace > in->workspace_bytes) REFUSE(SMALL_WORKSPACE, 0);
   if (m->is_quantized) prepare_quantized(&s.work);

@@ -24,6 +24,8 @@ typedef struct {
   int64_t rotated, is_interleaved; /* numbers of a head that are rotated; whether by neighbours and not by halves */
   int64_t gates;                 /* numbers of a token that an MLP computes before they go through its function, or 0 */
   int64_t has_halves;            /* whether attention or an MLP is not added to a token as it is */
+  int64_t has_query_gates;       /* whether behind each query is a gate of what it finds */
+  int64_t mixers;                /* layers that carry a state instead of attending */
   float embedding_scale, residual_scale, logit_scale, logit_cap; /* logit_cap: 0 where there is none */
   const void *embedding;         /* [embedding_rows, hidden] */
   const float *cos[ROPE_TABLES], *sin[ROPE_TABLES]; /* [positions, rotated / 2]: of each point */
@@ -46,7 +48,9 @@ typedef struct {
   int64_t activation, has_gate;          /* has_gate: half of the MLP's numbers gate the other half */
   int64_t mlp_apart;                     /* the caller computes its MLP, between two calls */
   const mixture *mixture;                /* the experts in the place of its MLP, or 0 */
-  matrix qkv[3], out, gated[2], down;
+  int64_t kv_layer;                      /* whose keys and values are its own in an arena */
+  const fused_mixer *mixer;              /* 0: the layer attends; else `qkv` is what the mixer reads */
+  matrix qkv[MIXER_MATRICES], out, gated[2], down;
 } fused_layer;
 
 /* What many tokens read of one row: a prefix, or within a span, where each sees one place more than the one before */
@@ -74,13 +78,18 @@ typedef struct {
   const int32_t *const *own_from; /* of each window: of each token the first place of its slot that it sees, or 0 */
   int64_t first_layer;    /* a call begins behind the MLP before this layer, and ends before the next MLP that is apart */
   void *mlp_in, *mlp_out; /* [tokens, hidden], or 0 where no MLP is apart: what one reads, and what has come out */
+  const int32_t *segments;     /* for mixers, as segments_of */
+  int64_t segment_count, state_slots;
+  void *const *states;         /* [mixers, LAYER_STATES] */
 } fused_tokens;
 
 /* What a layer has, and its matrices; pack: how many numbers of a row are in 32 bits */
 static int is_layer_readable(const fused_model *m, const fused_layer *layer, int64_t pack) {
-  const int64_t width = m->kv_heads * m->group * m->dim;
+  const fused_mixer *mixer = layer->mixer;
+  const int64_t width = mixer ? mixer->inner : m->kv_heads * m->group * m->dim;
   const int64_t gated = layer->mlp_apart ? 0 : layer->gated_count;
-  if ((layer->qkv_count != 1 && layer->qkv_count != 3) || gated != layer->gated_count || gated > 2) return 0;
+  if (layer->qkv_count < 1 || layer->qkv_count > MIXER_MATRICES || gated != layer->gated_count || gated > 2) return 0;
+  if (mixer && !is_mixer(mixer, m->mixers, layer->qkv, layer->qkv_count)) return 0;
   if (layer->rope < -1 || layer->rope >= ROPE_TABLES || (layer->rope >= 0 && !m->cos[layer->rope])) return 0;
   for (int i = 0; i < layer->qkv_count; i++)
     if (!is_readable(layer->qkv + i, m->hidden, pack)) return 0;
@@ -114,6 +123,14 @@ static int64_t check_windows(const fused_model *m, const fused_layer *layers, co
   return FINE;
 }
 
+/* Layers that carry a state have one for each segment. */
+static int64_t check_mixers(const fused_model *m, const fused_tokens *in, int64_t pack) {
+  if (!m->mixers) return FINE;
+  if (!(pack == 2 ? has_recurrent_bf16 : has_recurrent_f32)) REFUSE(MISSING_UNIT, 2);
+  const pass_segments segments = segments_of(in->segments, in->segment_count);
+  return check_segments(&segments, in->tokens, in->state_slots);
+}
+
 /* A call begins behind an MLP that is apart, or with the first layer. */
 static int64_t check_pieces(const fused_model *m, const fused_layer *layers, const fused_tokens *in) {
   const int64_t first = in->first_layer;
@@ -139,6 +156,7 @@ static int64_t check_fused(const fused_model *m, const fused_layer *layers, cons
     if (wrong) return wrong;
   }
   if ((wrong = check_windows(m, layers, in)) || (wrong = check_pieces(m, layers, in))) return wrong;
+  if ((wrong = check_mixers(m, in, pack))) return wrong;
   if (m->rotated < 0 || m->rotated > m->dim || m->rotated % 2) REFUSE(WRONG_HEADS, 0);
   if (m->has_int8_kv && !(pack == 2 ? has_int8_kv_bf16 : has_int8_kv_f32)) REFUSE(MISSING_UNIT, 1);
   if (are_matrices_missing(m, layers, pack)) REFUSE(MISSING_UNIT, 0);

@@ -13,6 +13,7 @@
 #include "matrices.h"
 #include "checks.h"
 #include "recurrent_structs.h"
+#include "mixer_structs.h"
 #include "fused_structs.h"
 #include "expert_structs.h"
 #include "mixture_structs.h"
@@ -54,6 +55,7 @@
 #include "rows.h"
 #include "recurrent.h"
 #include "delta_rule.h"
+#include "mixers.h"
 #undef RECURRENT_UNIT
 #include "int8_products.h"
 #define KV bf16
@@ -103,6 +105,7 @@
 #include "rows.h"
 #include "recurrent.h"
 #include "delta_rule.h"
+#include "mixers.h"
 #undef RECURRENT_UNIT
 #include "int8_products.h"
 #define KV float

@@ -61,7 +61,7 @@ for _name in ("store", "attend", "attend_shared"):  # the same over keys and val
 _FOR_ALL_FORMATS = ("sample",)
 _RECURRENT = ("convolve", "delta_rule", "scan_heads", "scan_channels", "scan_numbers")
 _IN_ALL_LIBRARIES = ("sample", "argmax", "norm")  # in both formats
-_MISSING = (building.PACKED, building.INT8_KV)  # by what C adds to MISSING_UNIT (checks.h)
+_MISSING = (building.PACKED, building.INT8_KV, building.RECURRENT)  # by what C adds to MISSING_UNIT (checks.h)
 _UNCHECKED = ("argmax", "norm", "sample")  # no number of a call selects memory; the others return what is wrong
 
 
@@ -135,8 +135,11 @@ class Kernels:
         IndexError where a number among the arguments points beyond the memory that it is for: nothing was done then.
         """
         refusal = self._functions[name, dtype](*arguments, torch.get_num_threads())
-        if refusal and refusal >> 32 == shared_numbers.Refusal.MISSING_UNIT:
-            self.load(frozenset({_MISSING[refusal & 0xFFFFFFFF]}))
+        while refusal and refusal >> 32 == shared_numbers.Refusal.MISSING_UNIT:
+            feature = _MISSING[refusal & 0xFFFFFFFF]
+            if feature in self.features:
+                break
+            self.load(frozenset({feature}))
             refusal = self._functions[name, dtype](*arguments, torch.get_num_threads())
         if refusal:
             raise error_of(refusal, name)

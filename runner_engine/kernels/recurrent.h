@@ -97,44 +97,39 @@ INLINE void NAME(gate_token)(const heads_layer *layer, const float *results, con
   }
 }
 
-/* At most ROUND_TOKENS tokens of Mamba-2, whose segments are clipped to them; see below */
+/* At most ROUND_TOKENS tokens of Mamba-2, whose segments are clipped to them, in three phases; see below. The caller waits
+   for the end of the last one. */
 static void NAME(scan_heads_round)(const heads_layer *layer, const pass_segments *pass, int64_t tokens,
                                    const T *projected, T *conv_states, float *states, float *workspace, T *out,
-                                   int threads) {
+                                   phase *phases, int is_alone) {
   const int64_t heads = layer->heads, inner = heads * layer->width, channels = layer->conv.channels;
   const int64_t stride = inner + channels + heads, blocks = ceil_div(channels, CONV_BLOCK);
   const int64_t wide = channels + STATE_LANES, to = inner + STATE_LANES; /* else all rows may be in one set of a cache */
   float *convolved = workspace, *results = workspace + tokens * wide;
   const int64_t token_chunks = ceil_div(tokens, GATED_TOKENS);
-  phase phases[3] __attribute__((aligned(CACHE_LINE))) = {0};
-  if (tokens * inner < FEW_NUMBERS) threads = 1;
-#pragma omp parallel num_threads(threads)
-  {
-    const int is_alone = threads == 1;
-    FOR_EACH_CHUNK(i, phases, pass->count * blocks, is_alone)
-      NAME(convolve_block)(&layer->conv, pass, i / blocks, i % blocks, projected + inner, stride, conv_states, 0,
-                           convolved, wide);
-    barrier(phases, pass->count * blocks, is_alone);
-    FOR_EACH_CHUNK(i, phases + 1, pass->count * heads, is_alone) {
-      const int64_t segment = i / heads, head = i % heads;
-      float *state = states + (pass->slots[segment] * heads + head) * layer->size * layer->width;
-      float steps[SCAN_TOKENS];
-      for (int64_t start = 0; start < pass->counts[segment]; start += SCAN_TOKENS) {
-        const int64_t at = pass->firsts[segment] + start, left = pass->counts[segment] - start;
-        const int64_t some = left < SCAN_TOKENS ? left : SCAN_TOKENS;
-        for (int64_t t = 0; t < some; t++) {
-          const float step = NAME(to_float)(projected[(at + t) * stride + inner + channels + head]);
-          steps[t] = limited_step(layer, step + layer->step_bias[head], pass->is_decoded[segment]);
-        }
-        float *head_results = results + at * to + head * layer->width;
-        scan_head(layer, head, steps, some, convolved + at * wide, wide, state, head_results, to);
+  FOR_EACH_CHUNK(i, phases, pass->count * blocks, is_alone)
+    NAME(convolve_block)(&layer->conv, pass, i / blocks, i % blocks, projected + inner, stride, conv_states, 0,
+                         convolved, wide);
+  barrier(phases, pass->count * blocks, is_alone);
+  FOR_EACH_CHUNK(i, phases + 1, pass->count * heads, is_alone) {
+    const int64_t segment = i / heads, head = i % heads;
+    float *state = states + (pass->slots[segment] * heads + head) * layer->size * layer->width;
+    float steps[SCAN_TOKENS];
+    for (int64_t start = 0; start < pass->counts[segment]; start += SCAN_TOKENS) {
+      const int64_t at = pass->firsts[segment] + start, left = pass->counts[segment] - start;
+      const int64_t some = left < SCAN_TOKENS ? left : SCAN_TOKENS;
+      for (int64_t t = 0; t < some; t++) {
+        const float step = NAME(to_float)(projected[(at + t) * stride + inner + channels + head]);
+        steps[t] = limited_step(layer, step + layer->step_bias[head], pass->is_decoded[segment]);
       }
+      float *head_results = results + at * to + head * layer->width;
+      scan_head(layer, head, steps, some, convolved + at * wide, wide, state, head_results, to);
     }
-    barrier(phases + 1, pass->count * heads, is_alone);
-    FOR_EACH_CHUNK(i, phases + 2, token_chunks, is_alone)
-      FOR_EACH_ITEM(t, i, GATED_TOKENS, tokens)
-        NAME(gate_token)(layer, results + t * to, projected + t * stride, out + t * inner);
   }
+  barrier(phases + 1, pass->count * heads, is_alone);
+  FOR_EACH_CHUNK(i, phases + 2, token_chunks, is_alone)
+    FOR_EACH_ITEM(t, i, GATED_TOKENS, tokens)
+      NAME(gate_token)(layer, results + t * to, projected + t * stride, out + t * inner);
 }
 
 /* Mamba-2 between its two projections. projected: [tokens, inner + channels + heads], the gate, what is convolved, and
@@ -151,8 +146,11 @@ int64_t NAME(scan_heads)(const heads_layer *layer, const int32_t *table, int64_t
     const int64_t some = tokens - first < ROUND_TOKENS ? tokens - first : ROUND_TOKENS;
     segments_of_round round;
     const pass_segments clipped = clip_segments(&pass, first, some, &round);
+    phase phases[3] __attribute__((aligned(CACHE_LINE))) = {0};
+    const int some_threads = some * inner < FEW_NUMBERS ? 1 : threads;
+#pragma omp parallel num_threads(some_threads)
     NAME(scan_heads_round)(layer, &clipped, some, projected + first * stride, conv_states, states, workspace,
-                           out + first * inner, threads);
+                           out + first * inner, phases, some_threads == 1);
   }
   return FINE;
 }

@@ -2,6 +2,7 @@
 
 #define STATE_LANES 16   /* numbers of channels and of a head are multiples of it: of every processor's vectors */
 #define MAX_CONVOLVED 8  /* inputs of a convolution */
+#define MAX_KEY_DIM 512  /* of the delta rule */
 #define CONV_BLOCK 128   /* channels of a chunk of work */
 #define SCAN_TOKENS 32   /* tokens whose inputs stay in the first-level cache */
 #define ROUND_TOKENS 128 /* tokens that go through the phases of a layer together: their numbers stay in a cache */
@@ -29,6 +30,17 @@ typedef struct {
   const float *skip, *step_bias; /* [channels]; the second one, or 0 */
   int64_t channels, size, groups;
 } channels_layer;
+
+/* The gate of the delta rule's results */
+enum { GATE_BY_SILU, GATE_BY_SIGMOID };
+
+typedef struct {
+  int64_t key_heads, heads, key_dim, value_dim;
+  int64_t decays; /* of a head and token: 1, or key_dim */
+  const float *norm; /* [value_dim] */
+  float epsilon;
+  int64_t gate;
+} delta_layer;
 
 typedef struct {
   const int32_t *slots, *firsts, *counts, *is_decoded;
@@ -84,6 +96,13 @@ static int is_heads_layer(const heads_layer *layer) {
 static int is_channels_layer(const channels_layer *layer) {
   if (layer->channels < 1 || layer->channels % STATE_LANES || layer->size < 1 || layer->size % CHANNEL_TILE) return 0;
   return layer->groups >= 1 && layer->channels % (layer->groups * STATE_LANES) == 0;
+}
+
+static int is_delta_layer(const delta_layer *layer) {
+  if (layer->key_heads < 1 || layer->heads < 1 || layer->heads % layer->key_heads || !layer->norm) return 0;
+  if (layer->key_dim < 1 || layer->key_dim > MAX_KEY_DIM || layer->key_dim % STATE_LANES) return 0;
+  if (layer->value_dim < 1 || layer->value_dim % STATE_LANES) return 0;
+  return layer->decays == 1 || layer->decays == layer->key_dim;
 }
 
 typedef uint16_t halfwords __attribute__((vector_size(2 * VEC_FLOATS)));

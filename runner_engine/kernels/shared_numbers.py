@@ -10,8 +10,9 @@ from enum import IntEnum
 
 from runner_engine.checkpoints.kept_kv import SCALE_BYTES
 from runner_engine.checkpoints.pass_memory import THREAD_BUFFER_BYTES
-from runner_engine.kernels import expert_numbers
+from runner_engine.kernels import expert_numbers, state_numbers
 from runner_engine.kernels.c_fields import fields_of
+from runner_engine.kernels.state_numbers import MIXER_MATRICES
 from runner_engine.settings.sampling import PARAMETERS
 
 LANES = 16  # keys lie in blocks of this many places
@@ -23,12 +24,6 @@ PRODUCT_PHASES = 3
 LAYER_PHASES = 4 * PRODUCT_PHASES + 6
 ROPE_TABLES = 2  # of a model at most
 PHASE_BYTES = 128
-STATE_LANES = 16  # layers with a state have multiples of so many channels, and of so many results of a head
-MAX_CONVOLVED, MAX_KEY_DIM = 8, 512  # inputs of a convolution; a key's width in the gated delta rule
-GATE_BY_SILU, GATE_BY_SIGMOID = 0, 1  # the activation of its gate
-CHANNEL_TILE = 4  # a channel's state has a multiple of so many numbers
-STATE_TILE = 4  # and a head's, for each of its results
-ROUND_TOKENS = 128  # at most so many tokens need a workspace at once
 NO_TILES = 2**62  # of `tile_rows`: any number of rows goes by vectors, in the order of tiles
 
 
@@ -148,7 +143,7 @@ class FusedModel(ctypes.Structure):
             ctypes.c_int64, "layers", "hidden", "inner", "kv_heads", "group", "dim", "is_quantized", "has_int8_kv"
         ),
         *fields_of(ctypes.c_int64, "embedding_rows", "positions", "attention_tile_rows"),
-        *fields_of(ctypes.c_int64, "rotated", "is_interleaved", "gates", "has_halves"),
+        *fields_of(ctypes.c_int64, "rotated", "is_interleaved", "gates", "has_halves", "has_query_gates", "mixers"),
         *fields_of(ctypes.c_float, "embedding_scale", "residual_scale", "logit_scale", "logit_cap"),
         ("embedding", ctypes.c_void_p),
         *fields_of(ctypes.c_void_p * ROPE_TABLES, "cos", "sin"),
@@ -168,7 +163,9 @@ class FusedLayer(ctypes.Structure):
         *fields_of(ctypes.c_int64, "qkv_count", "gated_count", "activation", "has_gate"),
         ("mlp_apart", ctypes.c_int64),
         ("mixture", ctypes.c_void_p),
-        ("qkv", Matrix * 3),
+        ("kv_layer", ctypes.c_int64),
+        ("mixer", ctypes.c_void_p),
+        ("qkv", Matrix * MIXER_MATRICES),
         ("out", Matrix),
         ("gated", Matrix * 2),
         ("down", Matrix),
@@ -201,47 +198,9 @@ class FusedTokens(ctypes.Structure):
         *fields_of(ctypes.c_int64, "workspace_bytes", "windows"),
         ("own_from", ctypes.c_void_p),
         ("first_layer", ctypes.c_int64),
-        *fields_of(ctypes.c_void_p, "mlp_in", "mlp_out"),
-    )
-
-
-class ConvLayer(ctypes.Structure):
-    """conv_layer in recurrent_structs.h."""
-
-    _fields_ = (
-        *fields_of(ctypes.c_void_p, "weight", "bias"),
-        *fields_of(ctypes.c_int64, "channels", "kernel", "has_silu"),
-    )
-
-
-class HeadsLayer(ctypes.Structure):
-    """heads_layer in recurrent_structs.h."""
-
-    _fields_ = (
-        ("conv", ConvLayer),
-        *fields_of(ctypes.c_void_p, "step_bias", "decay", "skip", "norm"),
-        *fields_of(ctypes.c_int64, "heads", "width", "size", "groups", "norm_groups", "norm_before_gate"),
-        *fields_of(ctypes.c_float, "epsilon", "least_step", "most_step"),
-    )
-
-
-class DeltaLayer(ctypes.Structure):
-    """delta_layer in delta_rule.h."""
-
-    _fields_ = (
-        *fields_of(ctypes.c_int64, "key_heads", "heads", "key_dim", "value_dim", "decays"),
-        ("norm", ctypes.c_void_p),
-        ("epsilon", ctypes.c_float),
-        ("gate", ctypes.c_int64),
-    )
-
-
-class ChannelsLayer(ctypes.Structure):
-    """channels_layer in recurrent_structs.h."""
-
-    _fields_ = (
-        *fields_of(ctypes.c_void_p, "decay", "skip", "step_bias"),
-        *fields_of(ctypes.c_int64, "channels", "size", "groups"),
+        *fields_of(ctypes.c_void_p, "mlp_in", "mlp_out", "segments"),
+        *fields_of(ctypes.c_int64, "segment_count", "state_slots"),
+        ("states", ctypes.c_void_p),
     )
 
 
@@ -253,11 +212,8 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "fused_layer": FusedLayer,
     "shared_part": SharedPart,
     "fused_tokens": FusedTokens,
-    "conv_layer": ConvLayer,
-    "heads_layer": HeadsLayer,
-    "channels_layer": ChannelsLayer,
-    "delta_layer": DeltaLayer,
     **expert_numbers.STRUCTURES,
+    **state_numbers.STRUCTURES,
 }
 FOR_QUANTIZED = {
     "THREAD_BUFFER_BYTES": THREAD_BUFFER_BYTES,
@@ -280,21 +236,13 @@ def of_python() -> dict[str, int]:
         "MAX_DIM": MAX_DIM,
         "SCALE_BYTES": SCALE_BYTES,
         "ROPE_TABLES": ROPE_TABLES,
-        "STATE_LANES": STATE_LANES,
-        "MAX_CONVOLVED": MAX_CONVOLVED,
-        "CHANNEL_TILE": CHANNEL_TILE,
-        "STATE_TILE": STATE_TILE,
-        "ROUND_TOKENS": ROUND_TOKENS,
-        "MAX_KEY_DIM": MAX_KEY_DIM,
-        "GATE_BY_SILU": GATE_BY_SILU,
-        "GATE_BY_SIGMOID": GATE_BY_SIGMOID,
     }
     phases = {"PRODUCT_PHASES": PRODUCT_PHASES, "LAYER_PHASES": LAYER_PHASES, "sizeof phase": PHASE_BYTES}
     enums = {
         one.name.upper(): int(one) for enum in (WeightFormat, CodeType, NormKind, Activation, Refusal) for one in enum
     }
     parameters = {name.upper(): place for place, name in enumerate(PARAMETERS)}
-    numbers = sizes | phases | enums | parameters | FOR_QUANTIZED | expert_numbers.numbers()
+    numbers = sizes | phases | enums | parameters | FOR_QUANTIZED | expert_numbers.numbers() | state_numbers.NUMBERS
     for name, structure in STRUCTURES.items():
         numbers[f"sizeof {name}"] = ctypes.sizeof(structure)
         for field, *_ in structure._fields_:

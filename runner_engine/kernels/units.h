@@ -34,16 +34,21 @@
 #endif
 #define UNTIL_LINKED __attribute__((weak, visibility("hidden")))
 
-/* Whether the units are linked that multiply by weights in blocks and groups, and that attend to keys in bytes */
+/* Whether the units are linked that multiply by weights in blocks and groups, that attend to keys in bytes, and that have
+   layers with a state */
 #if UNIT == ALL_UNITS
-enum { has_packed_bf16 = 1, has_packed_f32 = 1, has_int8_kv_bf16 = 1, has_int8_kv_f32 = 1 };
+enum { has_packed_bf16 = 1, has_packed_f32 = 1, has_int8_kv_bf16 = 1, has_int8_kv_f32 = 1,
+       has_recurrent_bf16 = 1, has_recurrent_f32 = 1 };
 #elif UNIT == SHARED
 UNTIL_LINKED const int has_packed_bf16 = 0;
 UNTIL_LINKED const int has_packed_f32 = 0;
 UNTIL_LINKED const int has_int8_kv_bf16 = 0;
 UNTIL_LINKED const int has_int8_kv_f32 = 0;
+UNTIL_LINKED const int has_recurrent_bf16 = 0;
+UNTIL_LINKED const int has_recurrent_f32 = 0;
 #else
-extern BETWEEN_UNITS const int has_packed_bf16, has_packed_f32, has_int8_kv_bf16, has_int8_kv_f32;
+extern BETWEEN_UNITS const int has_packed_bf16, has_packed_f32, has_int8_kv_bf16, has_int8_kv_f32, has_recurrent_bf16,
+    has_recurrent_f32;
 #if UNIT == PACKED_BF16
 const int has_packed_bf16 = 1;
 #elif UNIT == PACKED_F32
@@ -52,6 +57,10 @@ const int has_packed_f32 = 1;
 const int has_int8_kv_bf16 = 1;
 #elif UNIT == ATTENTION_INT8_F32
 const int has_int8_kv_f32 = 1;
+#elif UNIT == RECURRENT_BF16
+const int has_recurrent_bf16 = 1;
+#elif UNIT == RECURRENT_F32
+const int has_recurrent_f32 = 1;
 #endif
 #endif
 #endif

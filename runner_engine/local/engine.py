@@ -207,11 +207,12 @@ class LocalEngine:
             self._expert_use = ExpertUse(loaded.model, partial(setattr, self.stats, "expert_use"), self.fused)
             self._trials.keep_fused(self.fused is not None)
             self.stats.rows_are_independent = self.fused is not None and self.fused.is_by_row
-            # a prompt's states are summed in chunks, and those of an answer token by token
+            # a state is not kept of an answer that was cut off, and may be summed in chunks
             is_whole = self.fused is not None and not self.fused.has_mlps_apart
             is_plain = not is_whole and not (quantized.exchanged or quantized.left or heads.states)
             has_kernels = kernels_for(heads) is not None  # these read a token in the order in which they decode it
-            self.stats.can_continue = has_kernels and (is_plain or self.stats.rows_are_independent)
+            is_by_row = self.stats.rows_are_independent and not heads.states
+            self.stats.can_continue = has_kernels and (is_plain or is_by_row)
 
     def _load(self) -> Loaded:
         base, reused = self._bases.get(self.spec.base_key, lambda: load_base(self._resolved))

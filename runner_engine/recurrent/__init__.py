@@ -3,6 +3,7 @@
 These names are what others need of this folder. A kind of layer is a module of `mixers/`, which `MIXERS` names.
 """
 
+from runner_engine.recurrent.call_parts import CallParts
 from runner_engine.recurrent.contract import (
     MIXERS,
     Mixer,
@@ -18,6 +19,7 @@ from runner_engine.recurrent.states import RowStates, Shapes, state_bytes
 __all__ = [  # noqa: RUF022 - by what they are for
     # what a kind of layer is
     "Mixer",  # a layer that carries states: their shapes, and how it reads the tokens of a pass
+    "CallParts",  # what the fused pass needs of one
     "StateShape",  # one tensor of a row's state in one layer
     "Segments",  # which tokens of a pass belong to which slot
     "MIXERS",  # the module for each class of transformers

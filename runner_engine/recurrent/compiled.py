@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from runner_engine.kernels import native
-from runner_engine.kernels.shared_numbers import (
+from runner_engine.kernels.state_numbers import (
     CHANNEL_TILE,
     GATE_BY_SIGMOID,
     GATE_BY_SILU,

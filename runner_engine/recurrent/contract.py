@@ -16,6 +16,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
+from runner_engine.recurrent.call_parts import CallParts
+
 MIXERS = {  # the class of a layer: the module of mixers/ that computes it
     "Lfm2ShortConv": "short_conv",
     "Lfm2MoeShortConv": "short_conv",
@@ -135,6 +137,11 @@ class Mixer(ABC):
 
     states: tuple[StateShape, ...]
     in_pair = False  # whether the family's layer returns a pair, whose first one is the result
+
+    @property
+    def call_parts(self) -> CallParts | None:
+        """What the fused pass needs to compute the layer; None where it has to be computed by `forward`."""
+        return None
 
     @abstractmethod
     def forward(self, hidden: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:

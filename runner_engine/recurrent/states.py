@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from runner_engine.kernels.state_numbers import LAYER_STATES
 from runner_engine.recurrent.contract import Mixer, Segments, StateShape
 
 Shapes = tuple[tuple[StateShape, ...], ...]  # of the states of each layer that has some
@@ -34,6 +35,7 @@ class RowStates:
         self.read: list[int] = []  # of each row, the tokens from the start of its text that its state stands for
         self.most_used = 0  # slots that were ever written, and so take memory
         self.layers: list[list[Tensor]] = [[self._empty(shape, 0) for shape in of_layer] for of_layer in shapes]
+        self.segments: Segments | None = None  # of the pass that reads tokens into them
 
     def enter(self, at: int, count: int, most: int) -> None:
         """Insert `count` rows without tokens at slot `at`; those that were there move behind. most: expected rows."""
@@ -77,7 +79,7 @@ class RowStates:
         for slot, start in zip(slots, starts, strict=True):
             if self.read[slot] != start:
                 raise RuntimeError(f"the state in slot {slot} stands for {self.read[slot]} tokens, and not for {start}")
-        segments = Segments.of(slots, counts, is_decoded)
+        self.segments = segments = Segments.of(slots, counts, is_decoded)
         before = {module: vars(module).get("forward") for module in mixers}
         for slot in slots:
             self.read[slot] = BROKEN
@@ -86,6 +88,7 @@ class RowStates:
                 module.forward = partial(_mixed, mixer, states, segments)
             yield
         finally:
+            self.segments = None
             for module, forward in before.items():
                 if forward is None:
                     vars(module).pop("forward", None)
@@ -93,6 +96,14 @@ class RowStates:
                     module.forward = forward
         for slot, start, count in zip(slots, starts, counts, strict=True):
             self.read[slot] = start + count
+
+    def addresses(self) -> Tensor:
+        """Return what C reads, int64 [layers, LAYER_STATES]: where each layer's tensors are, 0 behind the last one."""
+        table = torch.zeros(len(self.layers), LAYER_STATES, dtype=torch.int64)
+        for at, of_layer in enumerate(self.layers):
+            for number, tensor in enumerate(of_layer):
+                table[at, number] = tensor.data_ptr()
+        return table
 
     @property
     def _tensors(self) -> list[Tensor]:

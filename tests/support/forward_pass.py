@@ -37,13 +37,13 @@ def all_logits(forward: Forward, with_prefix: bool) -> torch.Tensor:
         forward.read_prefix(prefix, 20)
         forward.short_span = 20  # longer prompts are attended to by tiles
     prompts = [torch.randint(0, 60, (length,)).tolist() for length in LENGTHS]
-    own = own_kv(forward.heads, forward.kernels, [64] * len(prompts))
     rows = [
         Row(Request(number, ()), prefix.tokens + ids, "", 9, kv=RowKv(prefix))
         if with_prefix and number % 2
         else Row(Request(number, ()), ids, "", 9)
         for number, ids in enumerate(prompts)
     ]
+    own = own_kv(forward.heads, forward.kernels, [64] * len(prompts), [row.kv.prefix for row in rows])
     going, entering = rows[:4], rows[4:]
     read = forward.read_prompts(own, [TokenSpan(row, slot, row.pending) for slot, row in enumerate(going)])
     for row in going:

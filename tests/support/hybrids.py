@@ -60,9 +60,29 @@ STATE_SPACES: dict[str, dict[str, Any]] = {  # what the config of each family of
     },
 }  # fmt: skip
 
+_DELTA: dict[str, Any] = {
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 32,
+    "layer_types": ["linear_attention", "linear_attention", "linear_attention", "full_attention"],
+}  # fmt: skip
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # other forms of a family
+    "granite without experts": (
+        "granitemoehybrid",
+        STATE_SPACES["granitemoehybrid"]
+        | {
+            "num_local_experts": 0, "position_embedding_type": "nope", "residual_multiplier": 0.5,
+            "embedding_multiplier": 3.0, "logits_scaling": 2.0,
+        },
+    ),
+    "olmo_hybrid": ("olmo_hybrid", _DELTA),
+}  # fmt: skip
+SINGLE_CALL = (*HYBRIDS, "bamba", *VARIANTS)  # those whose forward pass is a single call of C
+
 
 def settings_of(family: str) -> Any:
     """Return the config of a tiny model."""
+    if family in VARIANTS:
+        model_type, own = VARIANTS[family]
+        return AutoConfig.for_model(model_type, **PLAIN | own)
     if family in HYBRIDS:
         return HYBRIDS[family]()
     return AutoConfig.for_model(family, **PLAIN | STATE_SPACES[family])

@@ -70,6 +70,7 @@ class AttentionLayout:
     scale: float
     cap: float
     sinks: torch.Tensor | None
+    has_gates: bool  # behind each query, of what it finds
 
 
 class _Handed(Exception):
@@ -82,9 +83,9 @@ class _Handed(Exception):
 
 
 def attention_of(
-    model: Any, attention: Any, heads: Heads, rows: torch.Tensor, table: tuple[torch.Tensor, torch.Tensor]
+    model: Any, attention: Any, heads: Heads, rows: torch.Tensor, table: tuple[torch.Tensor, torch.Tensor] | None
 ) -> AttentionLayout:
-    """Return the layout of a layer's attention; rows [1, T, hidden], table: cos and sin at POSITIONS."""
+    """Return the layout of a layer's attention; rows [1, T, hidden], table: cos and sin at POSITIONS, or nothing."""
     norm_names = next((set(names) for names in HEAD_NORMS if set(names) <= names_of_parts(attention)), set())
     names = projections_of(attention, OF_ATTENTION, norm_names | IGNORED)
     into = tuple(getattr(attention, name) for name in names.into)
@@ -98,6 +99,9 @@ def attention_of(
         raise NotFusable("its layers have heads of other shapes")
     widths = [count * dim for count, dim in expected_shapes]
     made = torch.cat([layer(rows)[0] for layer in into], -1)
+    if has_gates := len(into) == 3 and made.shape[-1] == sum(widths) + widths[0]:
+        queries_and_gates, made = made[:, : 2 * widths[0]], made[:, 2 * widths[0] :]
+        made = torch.cat((queries_and_gates.view(len(made), -1, 2, heads.dim)[:, :, 0].flatten(1), made), -1)
     if made.shape[-1] != sum(widths):
         raise NotFusable("its queries, keys and values have other sizes")
     own = [some.view(len(some), -1, heads.dim) for some in torch.split(made, widths, -1)]
@@ -112,11 +116,21 @@ def attention_of(
     rotation = _rotation(queries, keys, handed, table)
     softmax = handed.softmax
     return AttentionLayout(
-        into, getattr(attention, names.out), norms, norms_all, rotation, handed.scale, softmax.cap, softmax.sinks
+        into,
+        getattr(attention, names.out),
+        norms,
+        norms_all,
+        rotation,
+        handed.scale,
+        softmax.cap,
+        softmax.sinks,
+        has_gates,
     )
 
 
-def _handed_over(model: Any, attention: Any, rows: torch.Tensor, table: tuple[torch.Tensor, torch.Tensor]) -> _Handed:
+def _handed_over(
+    model: Any, attention: Any, rows: torch.Tensor, table: tuple[torch.Tensor, torch.Tensor] | None
+) -> _Handed:
     def record(
         _: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, softmax: Softmax = PLAIN
     ) -> torch.Tensor:
@@ -143,11 +157,13 @@ def _normed(norms: tuple[nn.Module, nn.Module], heads: list[torch.Tensor]) -> tu
 
 
 def _rotation(
-    queries: torch.Tensor, keys: torch.Tensor, handed: _Handed, table: tuple[torch.Tensor, torch.Tensor]
+    queries: torch.Tensor, keys: torch.Tensor, handed: _Handed, table: tuple[torch.Tensor, torch.Tensor] | None
 ) -> Rotation | None:
     """Return the rotation that gives what the module hands over, None where it is what was made."""
     if _off(queries, handed.heads[0]) <= NEAR and _off(keys, handed.heads[1]) <= NEAR:
         return None
+    if table is None:
+        raise NotFusable("its queries and keys are rotated by themselves")
     cos, sin = (numbers[0] for numbers in table)
     wide = cos.shape[-1]
     choices = [

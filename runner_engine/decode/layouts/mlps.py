@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from runner_engine.decode.layouts.functions import activation_of
-from runner_engine.decode.layouts.parts import FUNCTIONS, OF_MLP, NotFusable, child_of, projections_of
+from torch import Tensor, nn
+
+from runner_engine.decode.layouts.functions import activation_between, activation_of
+from runner_engine.decode.layouts.parts import FUNCTIONS, OF_MLP, NotFusable, projections_of
 from runner_engine.kernels.shared_numbers import Activation
 
 
@@ -36,15 +38,15 @@ class MlpLayout:
         return 0 if self.gates_in_product else self.inner * (1 + self.has_gate)
 
 
-def mlp_of(mlp: Any) -> MlpLayout | None:
-    """Return the layout of an MLP; None where C does not know its parts."""
+def mlp_of(mlp: Any, rows: Tensor) -> MlpLayout | None:
+    """Return the layout of an MLP; None where C does not know its parts. rows: for a trial."""
+    function = next((name for name in FUNCTIONS if isinstance(getattr(mlp, name, None), nn.Module)), None)
     try:
-        function, module = child_of(mlp, FUNCTIONS)
-        names = projections_of(mlp, OF_MLP, {function})
-        activation = activation_of(module)
+        names = projections_of(mlp, OF_MLP, {function} if function else set())
+        into, out = tuple(getattr(mlp, name) for name in names.into), getattr(mlp, names.out)
+        activation = activation_of(getattr(mlp, function)) if function else activation_between(mlp, into, out, rows)
     except NotFusable:
         return None
-    into, out = tuple(getattr(mlp, name) for name in names.into), getattr(mlp, names.out)
     outputs = sum(layer.out_features for layer in into)
     if outputs not in (out.in_features, 2 * out.in_features):
         return None

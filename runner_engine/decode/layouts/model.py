@@ -28,13 +28,15 @@ from runner_engine.decode.layouts.parts import (
 )
 from runner_engine.kernels.shared_numbers import ROPE_TABLES
 from runner_engine.kv_cache import Heads
+from runner_engine.recurrent import MIXERS, CallParts, mixer_of
 
 
 @dataclass(frozen=True)
 class LayerLayout:
-    """A layer: attention, an MLP, and the norms around them."""
+    """A layer: attention or what carries a state, an MLP, and the norms around them."""
 
-    attention: AttentionLayout
+    attention: AttentionLayout | None
+    mixer: CallParts | None  # exactly one of these two
     mlp: MlpLayout | None
     mixture: MixtureLayout | None  # experts in the place of an MLP, where C knows their parts
     apart: Any  # the module of what is no MLP that C knows, a mixture or something else; else None
@@ -54,6 +56,9 @@ class RopeTable:
         """Return cos and sin [1, n, width] at positions [1, n]."""
         cos, sin = self.module(like, positions) if self.kind is None else self.module(like, positions, self.kind)
         return cos, sin
+
+
+Angles = tuple[torch.Tensor, torch.Tensor] | None  # cos and sin of a few positions; None: nothing is rotated
 
 
 @dataclass(frozen=True)
@@ -102,8 +107,9 @@ def _described(model: Any, heads: Heads) -> ModelLayout:
     layers, mixtures = [], MixtureReader()
     for number, layer in enumerate(body.layers):
         table = of_kind[kinds[number]] if kinds and of_kind else 0
-        layers.append(_layer(model, layer, heads, rows, table, angles[table], mixtures))
-    rotations = {layer.attention.rotation for layer in layers} - {None}
+        of_layer = angles[table] if angles else None
+        layers.append(_layer(model, layer, heads, rows, table, of_layer, mixtures))
+    rotations = {layer.attention.rotation for layer in layers if layer.attention is not None} - {None}
     if len(rotations) > 1:
         raise NotFusable("its layers rotate in different ways")
     return ModelLayout(
@@ -122,6 +128,8 @@ def _described(model: Any, heads: Heads) -> ModelLayout:
 
 def _tables(rotary: Any, kinds: list[str] | None) -> tuple[list[RopeTable], dict[str, int]]:
     """Return a model's rotary tables, and the table of each kind of layers where they differ."""
+    if rotary is None:
+        return [], {}
     if "layer_type" not in inspect.signature(type(rotary).forward).parameters or not kinds:
         return [RopeTable(rotary, None)], {}
     names = list(dict.fromkeys(kinds))
@@ -136,16 +144,17 @@ def _layer(
     heads: Heads,
     rows: torch.Tensor,
     table: int,
-    angles: tuple[torch.Tensor, torch.Tensor],
+    angles: Angles,
     mixtures: MixtureReader,
 ) -> LayerLayout:
-    of_attention, attention = child_of(layer, ATTENTIONS)
+    of_mixer, mixer = _mixer(layer)
+    of_attention, attention = (of_mixer, None) if mixer else child_of(layer, ATTENTIONS)
     of_mlp, mlp = child_of(layer, MLPS)
     names = _layer_names(layer, names_of_parts(layer) - {of_attention, of_mlp} - IGNORED)
     hidden, like = rows.shape[-1], rows[0, :1]
-    found = attention_of(model, attention, heads, rows, angles)
+    found = None if attention is None else attention_of(model, attention, heads, rows, angles)
     head_norms = None
-    if found.norms is not None:
+    if found is not None and found.norms is not None:
         counts = (heads.kv_heads * heads.group, heads.kv_heads) if found.norms_all_heads else (1, 1)
         queries, keys = (
             norm_of(norm, count * heads.dim, like) for norm, count in zip(found.norms, counts, strict=True)
@@ -154,10 +163,22 @@ def _layer(
     places = names.before_attention, names.after_attention, names.before_mlp, names.after_mlp
     norms = tuple(norm_of(getattr(layer, name), hidden, like) if name else None for name in places)
     is_parallel = names.is_parallel or any(getattr(layer, name, False) for name in PARALLEL)
-    rope = -1 if found.rotation is None else table
-    of_c = mlp_of(mlp)
+    rope = -1 if found is None or found.rotation is None else table
+    of_c = mlp_of(mlp, rows)
     mixture = mixtures.read(mlp, rows) if of_c is None and not is_parallel else None
-    return LayerLayout(found, of_c, mixture, mlp if of_c is None else None, norms, head_norms, is_parallel, rope)
+    return LayerLayout(found, mixer, of_c, mixture, mlp if of_c is None else None, norms, head_norms, is_parallel, rope)
+
+
+def _mixer(layer: nn.Module) -> tuple[str, CallParts | None]:
+    """Return what carries a state in a layer, with its name; NotFusable where C does not know its form."""
+    for name, child in layer.named_children():
+        if type(child).__name__ in MIXERS:
+            mixer = mixer_of(child)
+            parts = None if mixer is None else mixer.call_parts
+            if parts is None or not parts.is_known:
+                raise NotFusable(f"its {type(child).__name__} is computed by calls of its own")
+            return name, parts
+    return "", None
 
 
 def _layer_names(layer: nn.Module, norms: set[str]) -> LayerNames:

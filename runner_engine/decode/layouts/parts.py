@@ -37,6 +37,8 @@ class LayerNames:
 LAYERS = (
     LayerNames("input_layernorm", "", "post_attention_layernorm"),
     LayerNames("input_layernorm", "", "pre_feedforward_layernorm"),
+    LayerNames("input_layernorm", "", "pre_ff_layernorm"),
+    LayerNames("operator_norm", "", "ffn_norm"),
     LayerNames("attention_layernorm", "", "feedforward_layernorm"),
     LayerNames(
         "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"
@@ -47,7 +49,7 @@ LAYERS = (
 )
 PARALLEL = ("use_parallel_residual",)  # attributes of a layer whose MLP does not wait for attention
 ATTENTIONS = ("self_attn", "attention", "attn")
-MLPS = ("mlp", "feed_forward", "block_sparse_moe", "moe")
+MLPS = ("mlp", "feed_forward", "block_sparse_moe", "moe", "shared_mlp")
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,15 @@ OF_MLP = (
     ProjectionNames(("gate_proj", "up_proj"), "down_proj"),
     ProjectionNames(("gate_up_proj",), "down_proj"),
     ProjectionNames(("up_proj",), "down_proj"),
+    ProjectionNames(("w1", "w3"), "w2"),
+    ProjectionNames(("input_linear",), "output_linear"),
     ProjectionNames(("fc1",), "fc2"),
     ProjectionNames(("c_fc",), "c_proj"),
     ProjectionNames(("dense_h_to_4h",), "dense_4h_to_h"),
 )
 HEAD_NORMS = (("q_norm", "k_norm"), ("q_layernorm", "k_layernorm"))
-FUNCTIONS = ("act_fn", "activation_fn", "act")
-FINAL_NORMS = ("norm", "final_layernorm", "final_norm")
+FUNCTIONS = ("act_fn", "activation_fn", "act", "activation")
+FINAL_NORMS = ("norm", "final_layernorm", "final_norm", "embedding_norm")
 
 
 def child_of(module: Any, names: Iterable[str]) -> tuple[str, Any]:

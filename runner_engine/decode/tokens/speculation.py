@@ -234,6 +234,6 @@ def _is_for(row: Row, at: int, sampler: Sampler) -> bool:
 def _is_exact(forward: Forward, rows: Sequence[Row]) -> bool:
     """Whether passes over several tokens of these rows use the fused pass, with sums that depend on no other row."""
     fused = forward.fused
-    if fused is None or not fused.is_by_row:
+    if fused is None or not fused.is_by_row or forward.mixers:  # a wrong guess cannot be taken out of a state
         return False
     return all(len(row.prompt) + len(row.tokens) <= fused.positions for row in rows)

@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.activations import ACT2FN
 
+from runner_engine.kernels.state_numbers import MixerKind
 from runner_engine.recurrent import delta_rule
+from runner_engine.recurrent.call_parts import CallParts
 from runner_engine.recurrent.compiled import Convolution, DeltaRule, is_silu
 from runner_engine.recurrent.contract import Mixer, Segments, StateShape
 from runner_engine.recurrent.convolution import convolve, state_of
@@ -73,6 +75,14 @@ PROJECTIONS: dict[str, Callable[[Any, Tensor], Projected]] = {
 }
 
 
+# What gives side by side queries, keys and values, the gate, the rate of each head, and its decay
+INTO: dict[str, tuple[str, ...]] = {
+    "Qwen3_5GatedDeltaNet": ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a"),
+    "Qwen3_5MoeGatedDeltaNet": ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a"),
+    "OlmoHybridGatedDeltaNet": ("q_proj", "k_proj", "v_proj", "g_proj", "b_proj", "a_proj"),
+}
+
+
 class GatedDelta(Mixer):
     """A layer with a gated delta rule."""
 
@@ -93,6 +103,23 @@ class GatedDelta(Mixer):
         self.states = (
             state_of(weight[:, 0]),
             StateShape((self.heads, self.key_dim, self.value_dim), torch.float32),
+        )
+
+    @property
+    def call_parts(self) -> CallParts | None:
+        """Convolution and rule between its projections, where these give their results side by side."""
+        module, names = self.module, INTO.get(type(self.module).__name__)
+        if names is None or self.convolution is None or self.rule is None:
+            return None
+        convolution, rule = self.convolution.layer, self.rule.layer
+        return CallParts(
+            MixerKind.delta_mixer,
+            tuple(getattr(module, name) for name in names),
+            self.out,
+            {"conv": convolution.address, "delta": rule.address},
+            {"step_bias": module.dt_bias.detach().float(), "decay": -module.A_log.detach().float().exp()},
+            2.0 if getattr(module, "allow_neg_eigval", False) else 1.0,
+            kept=(convolution, rule),
         )
 
     def forward(self, hidden: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:

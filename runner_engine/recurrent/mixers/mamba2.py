@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from runner_engine.kernels.state_numbers import MixerKind
 from runner_engine.recurrent import compiled
+from runner_engine.recurrent.call_parts import CallParts
 from runner_engine.recurrent.contract import Mixer, Segments, StateShape
 from runner_engine.recurrent.convolution import convolve, state_of
 from runner_engine.recurrent.scans import scan_heads
@@ -36,6 +38,15 @@ class Mamba2(Mixer):
         """The negative number of each head that its time steps are multiplied by, [H]."""
         decay: Tensor = -self.module.A_log.detach().float().exp()
         return decay
+
+    @property
+    def call_parts(self) -> CallParts | None:
+        """Convolution, recurrence, gate and norm between its two projections; none of those of Falcon-H1 is scaled."""
+        module, between = self.module, self.compiled
+        if between is None or hasattr(module, "ssm_in_multiplier"):
+            return None
+        structures = {"heads": between.layer.address}
+        return CallParts(MixerKind.heads_mixer, (module.in_proj,), module.out_proj, structures, kept=(between,))
 
     def forward(self, hidden: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
         """Project, convolve, scan, gate and project back."""

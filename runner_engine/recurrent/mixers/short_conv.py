@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from runner_engine.kernels.state_numbers import MixerKind
+from runner_engine.recurrent.call_parts import CallParts
 from runner_engine.recurrent.compiled import Convolution
 from runner_engine.recurrent.contract import Mixer, Segments
 from runner_engine.recurrent.convolution import convolve, state_of
@@ -20,6 +22,16 @@ class ShortConvolution(Mixer):
         weight = module.conv.weight[:, 0]
         self.states = (state_of(weight),)
         self.convolution = Convolution.of(weight, module.conv.bias, has_silu=False)
+
+    @property
+    def call_parts(self) -> CallParts | None:
+        """The convolution between its two projections."""
+        module, convolution = self.module, self.convolution
+        if convolution is None:
+            return None
+        structures = {"conv": convolution.layer.address}
+        into, out = (module.in_proj,), module.out_proj
+        return CallParts(MixerKind.convolution_mixer, into, out, structures, kept=(convolution,))
 
     def forward(self, hidden: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
         """Gate the inputs, convolve them, and gate the result."""

@@ -19,6 +19,7 @@ from runner_base.dtypes import Dtype
 from runner_engine.checkpoints import pass_memory
 from runner_engine.decode import cache_probe
 from runner_engine.decode.passes.forward import Forward
+from runner_engine.kernels import native
 from runner_engine.local.engine import LocalEngine
 from runner_engine.recurrent import states
 from runner_engine.recurrent.mixers import gated_delta
@@ -82,6 +83,7 @@ def lengths(some: list[Request]) -> dict[int, int]:
 def test_rows_enter_and_leave_and_share_prefixes(engine: LocalEngine, hybrid: Model, rows: int | None) -> None:
     some = asked()
     assert complete(engine, some, rows) == hybrid.expected(lengths(some))
+    assert native.kernels() is None or engine.fused is not None
     assert engine.stats.notes == []
     assert engine.stats.shared_tokens > 0
 

@@ -1,0 +1,58 @@
+/* Layers of a fused pass that carry a state from token to token instead of attending to keys, and their check. What they
+   compute between their products is in mixers.h. */
+
+#define MIXER_MATRICES 6 /* that compute side by side what one reads */
+#define MIXER_PHASES 3   /* for ROUND_TOKENS tokens */
+#define LAYER_STATES 2   /* tensors of a layer's state */
+
+/* What a token has before it, side by side: of a CONVOLUTION_MIXER the gate before its convolution, the gate behind it and its
+   inputs; of a DELTA_MIXER queries, keys and values, then a gate, and of each head the rate and the decay; of HEADS_MIXER
+   what scan_heads reads. */
+enum { CONVOLUTION_MIXER, DELTA_MIXER, HEADS_MIXER };
+
+typedef struct {
+  int64_t kind;
+  int64_t number;                        /* among those of the model */
+  int64_t width, inner;                  /* numbers of a token before and behind it */
+  const conv_layer *conv;                /* of CONVOLUTION_MIXER and DELTA_MIXER */
+  const delta_layer *delta;
+  const heads_layer *heads;
+  const float *step_bias, *decay;        /* of DELTA_MIXER: of each head */
+  float rate_scale, unused;              /* what its rates are multiplied by */
+} fused_mixer;
+
+/* The tokens of a pass, and where their rows' states are: [slots, ...] each */
+typedef struct {
+  pass_segments segments;
+  int64_t tokens;
+  void *const *states;
+} mixed_tokens;
+
+/* Bytes of memory that a mixer needs for so many tokens; size: of a number */
+static int64_t mixer_bytes(const fused_mixer *mixer, int64_t tokens, int64_t size) {
+  const int64_t some = tokens < ROUND_TOKENS ? tokens : ROUND_TOKENS;
+  if (mixer->kind == HEADS_MIXER)
+    return some * (mixer->heads->conv.channels + mixer->inner + 2 * STATE_LANES) * (int64_t)sizeof(float);
+  if (mixer->kind == DELTA_MIXER)
+    return tokens * (mixer->conv->channels * size + 2 * mixer->delta->heads * (int64_t)sizeof(float)) + CACHE_LINE;
+  return 0;
+}
+
+static int is_mixer(const fused_mixer *mixer, int64_t mixers, const matrix *into, int64_t count) {
+  int64_t width = 0;
+  for (int64_t i = 0; i < count; i++) width += into[i].outputs;
+  if (width != mixer->width || mixer->number < 0 || mixer->number >= mixers) return 0;
+  if (mixer->kind == HEADS_MIXER) {
+    const heads_layer *heads = mixer->heads;
+    if (!heads || !is_heads_layer(heads) || mixer->inner != heads->heads * heads->width) return 0;
+    return width == mixer->inner + heads->conv.channels + heads->heads;
+  }
+  if (!mixer->conv || !is_conv_layer(mixer->conv)) return 0;
+  const int64_t channels = mixer->conv->channels;
+  if (mixer->kind == CONVOLUTION_MIXER) return mixer->inner == channels && width == 3 * channels;
+  const delta_layer *delta = mixer->delta;
+  if (mixer->kind != DELTA_MIXER || !delta || !is_delta_layer(delta) || delta->decays != 1) return 0;
+  if (!mixer->step_bias || !mixer->decay || mixer->inner != delta->heads * delta->value_dim) return 0;
+  return channels == 2 * delta->key_heads * delta->key_dim + mixer->inner &&
+         width == channels + mixer->inner + 2 * delta->heads;
+}

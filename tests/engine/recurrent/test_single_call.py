@@ -1,0 +1,191 @@
+"""Hybrids in a single call: the model's logits, the same bits wherever a text is cut, and what is wrong is noticed."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from forward_pass import all_logits, with_fast_kernels
+from hybrids import SINGLE_CALL, save_hybrid
+from opening import local_engine
+from streams import complete
+
+from runner.config.root import RunnerConfig
+from runner_base.dtypes import Dtype
+from runner_engine.decode.fused_forward import FusedForward
+from runner_engine.decode.layouts import NotFusable
+from runner_engine.decode.passes import TokenSpan
+from runner_engine.decode.passes.forward import Forward
+from runner_engine.decode.rows import Row
+from runner_engine.kernels import native
+from runner_engine.kernels.shared_numbers import FusedTokens
+from runner_engine.kernels.state_numbers import DeltaLayer, FusedMixer
+from runner_engine.kv_cache import own_kv
+from runner_engine.local.engine import LocalEngine
+from runner_engine.recurrent import RowStates
+from runner_engine.sessions.base import Request
+from runner_engine.settings.model import LocalModelConfig
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here, so nothing is called in C"),
+]
+OFF = {Dtype.float32: 2e-5, Dtype.bfloat16: 0.04}  # of the logits' spread: the farthest, and in 16 bits their mean
+CUTS = ((50,), (1, 6, 1, 25, 17), (40, 10))
+Make = Callable[..., RunnerConfig]
+
+
+@pytest.fixture
+def engine_of(make_config: Make, tiny_llama: Path, tmp_path: Path) -> Callable[..., LocalEngine]:
+    def make(family: str, dtype: Dtype = Dtype.float32) -> LocalEngine:
+        folder = save_hybrid(tmp_path / family, family, tiny_llama)
+        return local_engine(make_config(model=LocalModelConfig(name=str(folder), device="cpu", dtype=dtype)))
+
+    return make
+
+
+@pytest.mark.parametrize("dtype", list(OFF))
+@pytest.mark.parametrize("family", SINGLE_CALL)
+def test_its_logits_are_those_of_the_model(family: str, dtype: Dtype, engine_of: Callable[..., LocalEngine]) -> None:
+    """Rows of all kinds: entering, read in pieces, decoding, and behind a prefix."""
+    loaded, heads, fused = with_fast_kernels(engine_of(family, dtype))
+    assert fused is not None
+    for with_prefix in (False, True):
+        expected = all_logits(Forward(loaded.model, heads), with_prefix)
+        forward = Forward(loaded.model, heads)
+        forward.fused = fused
+        off = (all_logits(forward, with_prefix) - expected).abs()
+        assert (off.max() if dtype == Dtype.float32 else off.mean()) <= OFF[dtype] * expected.std()
+
+
+@pytest.mark.parametrize("dtype", list(OFF))
+@pytest.mark.parametrize("family", SINGLE_CALL)
+def test_bits_do_not_depend_on_how_a_text_is_cut(
+    family: str, dtype: Dtype, engine_of: Callable[..., LocalEngine]
+) -> None:
+    """Nor on the row beside it."""
+    loaded, heads, fused = with_fast_kernels(engine_of(family, dtype))
+    assert fused is not None
+    forward = Forward(loaded.model, heads)
+    forward.fused, forward.short_span = fused, 1000
+    ids = torch.randint(3, 250, (50,), generator=torch.Generator().manual_seed(0)).tolist()
+
+    def read(counts: tuple[int, ...], ids: list[int]) -> torch.Tensor:
+        own = own_kv(heads, forward.kernels, [64, 64])
+        row, beside = Row(Request(0, ()), ids, "", 9), Row(Request(1, ()), ids[::-1], "", 9)
+        others = [TokenSpan(beside, 1, beside.prompt)] if len(counts) > 1 else []
+        first = 0
+        for count in counts:
+            piece = TokenSpan(row, 0, row.prompt[first : first + count], first)
+            logits = forward.read_prompts(own, [piece, *others])[0]
+            first, others = first + count, []
+        row.kv.places, row.tokens = len(ids), [7]
+        return torch.stack((logits, forward.step(own, [row], forward.uses_of([row]))[0]))
+
+    whole = read(CUTS[0], ids)
+    assert bool(whole.isfinite().all())
+    for cut in CUTS[1:]:
+        assert torch.equal(whole, read(cut, ids))
+    assert not torch.equal(whole, read(CUTS[0], [ids[0] + 1, *ids[1:]]))
+
+
+def _mixers(fused: FusedForward) -> list[FusedMixer]:
+    return list(fused.weights.mixers._structures.values())
+
+
+def _doubled(name: str) -> Callable[[FusedForward], None]:
+    """Return a change: numbers of the layers with a state are twice as large."""
+
+    def change(fused: FusedForward) -> None:
+        for mixer in _mixers(fused):
+            numbers = (ctypes.c_float * DeltaLayer.from_address(mixer.delta).heads).from_address(getattr(mixer, name))
+            numbers[:] = [2 * number for number in numbers]
+
+    return change
+
+
+def _one_state(fused: FusedForward) -> None:
+    """Let two layers read and write the same state."""
+    first, second, *_ = _mixers(fused)
+    second.number = first.number
+
+
+def _half_the_rate(fused: FusedForward) -> None:
+    for mixer in _mixers(fused):
+        mixer.rate_scale /= 2
+
+
+def _not_rotated(fused: FusedForward) -> None:
+    for layer in fused.weights.layers:
+        layer.rope = -1
+
+
+@pytest.mark.parametrize(
+    ("family", "change"),
+    [
+        ("qwen3_5", _doubled("decay")),
+        ("qwen3_5", _doubled("step_bias")),
+        ("qwen3_5", _half_the_rate),
+        ("qwen3_5", _not_rotated),
+        ("lfm2", _not_rotated),
+        ("qwen3_5", _one_state),
+    ],
+)
+def test_what_is_wrong_shows_in_the_logits(
+    family: str, change: Callable[[FusedForward], None], engine_of: Callable[..., LocalEngine]
+) -> None:
+    loaded, heads, fused = with_fast_kernels(engine_of(family))
+    assert fused is not None
+    expected = all_logits(Forward(loaded.model, heads), with_prefix=True)
+    forward = Forward(loaded.model, heads)
+    change(fused)
+    forward.fused = fused
+    assert (all_logits(forward, with_prefix=True) - expected).abs().max() > 50 * OFF[Dtype.float32] * expected.std()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("state_slots", "there is no such slot of a state as that of segment 0"),
+        ("segment_count", "there are no tokens"),
+    ],
+)
+def test_segments_that_do_not_fit_are_refused(
+    change: str, words: str, engine_of: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, heads, fused = with_fast_kernels(engine_of("lfm2"))
+    assert fused is not None
+    real = fused.weights.mixers.point
+
+    def point(tokens: FusedTokens, own: RowStates | None) -> None:
+        real(tokens, own)
+        setattr(tokens, change, 0)
+
+    monkeypatch.setattr(fused.weights.mixers, "point", point)
+    forward = Forward(loaded.model, heads)
+    forward.fused = fused
+    with pytest.raises(IndexError, match=words):
+        all_logits(forward, with_prefix=False)
+
+
+def test_no_tokens_are_guessed(engine_of: Callable[..., LocalEngine]) -> None:
+    """A wrong one could not be taken out of a state."""
+    engine = engine_of("qwen3_5")
+    again = "one two three four " * 12
+    asked = [Request(0, again, ignore_eos=True, max_new_tokens=60)]
+    assert len(complete(engine, asked)[0]) == 60
+    assert engine.fused is not None
+    assert engine.stats.draft_tokens == 0
+    engine.close()
+
+
+def test_what_c_does_not_know_of_a_layer_is_named(engine_of: Callable[..., LocalEngine]) -> None:
+    loaded, heads, fused = with_fast_kernels(engine_of("falcon_h1"))
+    assert fused is None
+    kernels = native.kernels()
+    assert kernels is not None
+    with pytest.raises(NotFusable, match="its FalconH1Mixer is computed by calls of its own"):
+        FusedForward(loaded.model, heads, 64, kernels, {})
