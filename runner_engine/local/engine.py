@@ -207,12 +207,11 @@ class LocalEngine:
             self._expert_use = ExpertUse(loaded.model, partial(setattr, self.stats, "expert_use"), self.fused)
             self._trials.keep_fused(self.fused is not None)
             self.stats.rows_are_independent = self.fused is not None and self.fused.is_by_row
-            # a state is not kept of an answer that was cut off, and may be summed in chunks
             is_whole = self.fused is not None and not self.fused.has_mlps_apart
-            is_plain = not is_whole and not (quantized.exchanged or quantized.left or heads.states)
-            has_kernels = kernels_for(heads) is not None  # these read a token in the order in which they decode it
-            is_by_row = self.stats.rows_are_independent and not heads.states
-            self.stats.can_continue = has_kernels and (is_plain or is_by_row)
+            is_plain = not is_whole and not (quantized.exchanged or quantized.left)
+            # kernels read a token in the order in which they decode it, but families may limit the steps of prompts alone
+            is_read_alike = kernels_for(heads) is not None and not heads.states
+            self.stats.can_continue = is_read_alike and (is_plain or self.stats.rows_are_independent)
 
     def _load(self) -> Loaded:
         base, reused = self._bases.get(self.spec.base_key, lambda: load_base(self._resolved))
