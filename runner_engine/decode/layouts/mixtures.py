@@ -57,7 +57,7 @@ class MixtureReader:
         if others - shared_names - scale_names or len(shared_names) > 1 or len(scale_names) > len(shared_names):
             raise NotFusable(f"its mixture has other parts: {', '.join(sorted(others))}")
         shared_module = getattr(block, next(iter(shared_names))) if shared_names else None
-        shared = None if shared_module is None else mlp_of(shared_module)
+        shared = None if shared_module is None else mlp_of(shared_module, rows)
         if shared_module is not None and shared is None:
             raise NotFusable("the MLP beside its experts has other parts")
         scale = getattr(block, next(iter(scale_names))) if scale_names else None
