@@ -209,7 +209,7 @@ class LocalEngine:
             self.stats.rows_are_independent = self.fused is not None and self.fused.is_by_row
             is_whole = self.fused is not None and not self.fused.has_mlps_apart
             is_plain = not is_whole and not (quantized.exchanged or quantized.left)
-            # kernels read a token in the order in which they decode it, but families may limit the steps of prompts alone
+            # kernels read a token as they decode it, but families of state spaces may limit the steps of prompts alone
             is_read_alike = kernels_for(heads) is not None and not heads.states
             self.stats.can_continue = is_read_alike and (is_plain or self.stats.rows_are_independent)
 
