@@ -15,6 +15,7 @@ from typing import Any
 
 from runner_base import ConfigError
 from runner_engine.checkpoints.experts import ExpertMatrix
+from runner_engine.checkpoints.library_rules import OUTSIDE_BLOCKS, is_left_plain, plain_bytes
 from runner_engine.checkpoints.resolve import ModelFiles
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.quantization.base import OTHER_LINEAR, QuantizationConfig
@@ -59,7 +60,7 @@ def walk(
     is_tied = bool(settings.get("tie_word_embeddings")) and "embedding" in parts.values()
     choices: dict[str, QuantizationConfig] = {}
     unfit: dict[str, tuple[str, int]] = {}
-    total = in_blocks = named = quantized_bytes = plain_bytes = 0
+    total = in_blocks = named = quantized_bytes = left_bytes = 0
     left: dict[str, int] = {}
     for tensor in listed:
         part, path, is_in_block = parts[tensor.name], layer_of(tensor), bool(IN_A_BLOCK.search(tensor.name))
@@ -70,7 +71,8 @@ def walk(
         choice = mix.choice_for(path, is_head=part == "head") if part in ("linear", "head") else None
         is_reached = part == "head" or (choice is not None and choice.reaches(family, mix.base.is_mixed))
         is_shared = ties_blocks and SHARED.search(tensor.name)
-        if choice is not None and choice.packed and is_reached and not is_shared:
+        is_left = is_shared or is_left_plain(tensor.name, family)
+        if choice is not None and choice.packed and is_reached and not is_left:
             outputs, inputs = sizes_of(tensor, settings)
             reason = choice.unfit(outputs, inputs, device)
             if not reason:
@@ -80,7 +82,7 @@ def walk(
             unfit[path] = reason, tensor.params
         elif is_in_block and mix.base.is_mixed and not mix.choice_for(path).packed:
             named += tensor.params
-        plain_bytes += tensor.params * dtype_bytes
+        left_bytes += plain_bytes(tensor.name, tensor.params, family, dtype_bytes)
         if len(tensor.shape) > 1:
             left[tensor.name] = tensor.params
     numbers = {tensor.name: tensor.params for tensor in listed}
@@ -92,7 +94,7 @@ def walk(
         in_blocks,
         named,
         quantized_bytes,
-        quantized_bytes + plain_bytes,
+        quantized_bytes + left_bytes,
     )
     return Walk(choices, unfit, share, left)
 
@@ -141,7 +143,8 @@ def linear_layers(
     by_part: dict[str, dict[str, Tensor]] = {}
     for tensor in tensors:
         part = part_of(tensor, fuses_experts, settings.get("model_type"))
-        by_part.setdefault(part, {})[layer_of(tensor)] = tensor
+        if part != "linear" or IN_A_BLOCK.search(tensor.name):
+            by_part.setdefault(part, {})[layer_of(tensor)] = tensor
     is_tied = settings.get("tie_word_embeddings") and "embedding" in by_part
     return by_part.get("linear", {}), {} if is_tied else by_part.get("head", {})
 
@@ -158,7 +161,8 @@ def part_of(tensor: Tensor, fuses_experts: bool = True, family: object = "") -> 
         if ROUTER.search(tensor.name) and family not in LINEAR_ROUTERS:
             return "other"
     if len(tensor.shape) == 2 and tensor.name.endswith(".weight"):
-        return "linear" if IN_A_BLOCK.search(tensor.name) else "embedding"
+        is_linear = IN_A_BLOCK.search(tensor.name) or OUTSIDE_BLOCKS.search(tensor.name)
+        return "linear" if is_linear else "embedding"
     return "other"
 
 

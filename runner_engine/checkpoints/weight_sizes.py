@@ -11,6 +11,7 @@ from typing import Any
 
 from runner_base import BYTES, Dtype
 from runner_base.dtypes import stored_dtype
+from runner_engine.checkpoints.library_rules import plain_bytes
 from runner_engine.checkpoints.linear_layers import layer_of, part_of, sizes_of, walk
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.quantization.base import Format
@@ -60,7 +61,7 @@ def weight_bytes(
             parts["linear"] += linear
             parts["scales"] += scales
         else:
-            parts[part] += tensor.params * dtype_bytes
+            parts[part] += plain_bytes(tensor.name, tensor.params, str(settings.get("model_type", "")), dtype_bytes)
     return parts
 
 

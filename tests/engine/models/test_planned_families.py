@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from runner_base import MIB
+from runner_base import MIB, Dtype
 from runner_engine import CHOICES, LocalModelConfig, ModelSpec, predict, resolve
+from runner_engine.checkpoints import library_rules, linear_layers
 from runner_engine.checkpoints.linear_layers import walk_files
+from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.models.load import load_base
 from tools import families
 
@@ -23,19 +27,42 @@ MIXTURES = (
     "mixtral", "olmoe", "phimoe", "qwen2_moe", "qwen3_moe", "solar_open",
 )  # fmt: skip
 MISSED = ("jetmoe", "longcat_flash")  # their experts stay as they are
+RULED: dict[str, dict[str, Any]] = {  # families with rules of their own, and sizes that 4-bit kernels take
+    "deepseek_v4": {}, "gemma3n_text": {}, "inkling_text": {}, "inkling2_text": {}, "qwen4_exp": {},
+    "hy_v4": {"q_lora_rank": 64, "kv_lora_rank": 64, "qk_rope_head_dim": 32, "intermediate_size": 128, "moe_intermediate_size": 64},
+}  # fmt: skip
+RULED_CASES = [
+    (family, name)
+    for family in RULED
+    for name in ("none", "int8", "nf4")
+    if (family, name) != ("gemma3n_text", "nf4")  # more than 2 % of a tiny one are layers of 4 x 4
+]
 KEPT_IN_FLOAT32 = 0.01  # of the bytes: some numbers of state spaces and routers stay so, whatever model.dtype is
 
 
-def compare(family: str, name: str, folder: Path) -> float:
-    """Compare a plan with a load; return the share of the parameters in blocks that is quantized."""
+def resolved_of(family: str, name: str, folder: Path, dtype: Dtype = Dtype.auto) -> ResolvedModel:
+    """Build a tiny model, and return it with a quantization."""
     families.build(family, folder)
-    resolved = resolve(ModelSpec(LocalModelConfig(name=str(folder), device="cpu"), CHOICES[name](allow_partial=True)))
-    predicted, walked = predict(resolved, (1, 16, 8)), walk_files(resolved.files, resolved.mix, "cpu").share
-    base = load_base(resolved)
+    model = LocalModelConfig(name=str(folder), device="cpu", dtype=dtype)
+    settings: dict[str, Any] = {} if name == "none" else {"allow_partial": True}
+    return resolve(ModelSpec(model, CHOICES[name](**settings)))
+
+
+def planned_mib(resolved: ResolvedModel) -> float:
+    predicted = predict(resolved, (1, 16, 8))
     assert predicted is not None
-    assert predicted.weight_mib == pytest.approx(sum(base.bytes_by_dtype.values()) / MIB, rel=KEPT_IN_FLOAT32)
-    assert base.metrics["quantized_share"] == pytest.approx(walked.of_blocks, abs=2e-3)
-    return base.metrics["quantized_share"]
+    return predicted.weight_mib
+
+
+def compare(family: str, name: str, folder: Path, dtype: Dtype = Dtype.auto) -> float:
+    """Compare a plan with a load; return the share of the parameters in blocks that is quantized."""
+    resolved = resolved_of(family, name, folder, dtype)
+    walked = walk_files(resolved.files, resolved.mix, "cpu").share
+    base = load_base(resolved)
+    assert planned_mib(resolved) == pytest.approx(sum(base.bytes_by_dtype.values()) / MIB, rel=KEPT_IN_FLOAT32)
+    share = base.metrics.get("quantized_share", 0.0)
+    assert share == pytest.approx(walked.of_blocks, abs=2e-3)
+    return share
 
 
 @pytest.mark.parametrize("family", HYBRIDS)
@@ -47,3 +74,23 @@ def test_of_hybrids(tmp_path: Path, family: str) -> None:
 @pytest.mark.parametrize("family", MIXTURES)
 def test_of_mixtures(tmp_path: Path, family: str) -> None:
     assert (compare(family, "int8", tmp_path) > 0.95) == (family not in MISSED)
+
+
+@pytest.mark.parametrize(("family", "name"), RULED_CASES)
+def test_of_families_with_rules(tmp_path: Path, family: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | RULED[family])
+    monkeypatch.setattr(families, "NOT_TINY", set())
+    share = compare(family, name, tmp_path, Dtype.bfloat16)
+    assert share == 0 if name == "none" else share > 0.85
+
+
+@pytest.mark.parametrize("family", ["hy_v4", "qwen4_exp"])
+def test_without_their_rules_a_plan_would_be_wrong(
+    tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(families, "NOT_TINY", set())
+    resolved = resolved_of(family, "int8", tmp_path, Dtype.bfloat16)
+    planned = planned_mib(resolved)
+    monkeypatch.setattr(library_rules, "IN_FLOAT32", {})
+    monkeypatch.setattr(linear_layers, "OUTSIDE_BLOCKS", re.compile("none of them"))
+    assert planned_mib(resolved) != pytest.approx(planned, rel=0.1)

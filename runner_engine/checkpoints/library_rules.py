@@ -1,0 +1,58 @@
+"""What transformers does to some tensors of a family, whatever is asked of it, by their names in checkpoints; no torch.
+
+In a few families some tensors stay in float32, libraries leave some linear layers as they are, or there are linear
+layers beside the blocks. A plan follows the same rules; `tests/engine/checkpoints/test_library_rules.py` compares their
+families with transformers' own. Tensors of few numbers, such as the correction biases of routers, are left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+FLOAT32_BYTES = 4
+
+# by family: names in checkpoints, old and new, of what stays in float32 if the rest is in 16 bits
+IN_FLOAT32: Mapping[str, re.Pattern[str]] = {
+    family: re.compile(names)
+    for family, names in {
+        "bailing_hybrid": r"A_log|conv1d|dt_bias",
+        "beam": r"mlp\.gate\.weight",
+        "deepseek_v4": r"hc_|_hc\.|sink|\.ape$|position_bias|norm",
+        "ernie4_5_moe": r"gate\.weight|moe_statics",
+        "flint": r"gate\.weight|sinks",
+        "hy_v4": r"hc_|_hc\.|sink|k_norm|weights_proj|^lm_head",
+        "inkling_text": r"sconv|global_scale",
+        "inkling2_text": r"mlp\.gate\.weight|post_(attention|mlp)_convolution|[kv]_sconv|(attention|mlp|final)_input",
+    }.items()
+}
+
+# by family: linear layers that libraries leave as they are
+LEFT_PLAIN: Mapping[str, re.Pattern[str]] = {
+    family: re.compile(names)
+    for family, names in {
+        "axk2": r"\.indexer\.weights_proj\.",
+        "deepseek_v32": r"\.indexer\.weights_proj\.",
+        "deepseek_v4": r"\.compressor\.|\.(wo_a|o_a_proj)\.",  # its o_a_proj is a class of its own
+        "glm_moe_dsa": r"\.indexer\.weights_proj\.",
+    }.items()
+}
+
+# linear layers in no block: Gemma 3n's and 4's inputs of all layers, OPT's and BLT's projections, Qwen 4's mixer
+OUTSIDE_BLOCKS = re.compile(
+    r"(^|\.)(per_layer_model_projection|project_(in|out)|\w+_embedding_projection"
+    r"|hyper_connection_mixer\.input_mix_weight_(up|down))\.weight$"
+)
+
+
+def plain_bytes(name: str, numbers: int, family: str, dtype_bytes: int) -> int:
+    """Return the bytes of a tensor that is not quantized."""
+    kept = IN_FLOAT32.get(family)
+    is_kept = kept is not None and kept.search(name) is not None
+    return numbers * (max(dtype_bytes, FLOAT32_BYTES) if is_kept else dtype_bytes)
+
+
+def is_left_plain(name: str, family: str) -> bool:
+    """Whether libraries leave a linear layer as it is."""
+    left = LEFT_PLAIN.get(family)
+    return left is not None and left.search(name) is not None
