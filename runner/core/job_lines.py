@@ -12,6 +12,7 @@ from runner_compare import LOG_LIKELIHOOD, Metric, described, known_metrics, of_
 # The columns of a grid that any of its jobs has measured: first the purpose of the tasks, then what most tasks have.
 OF_GRID = (
     "n",
+    "effective_length_tokens_low",
     "acc",
     "acc_norm",
     LOG_LIKELIHOOD,

@@ -22,7 +22,11 @@ METRICS: tuple[Metric, ...] = (
     metric("accuracy_low", form=".1%", pooling=Pooling.dropped),
     metric("accuracy_high", form=".1%", pooling=Pooling.dropped),
     metric("recall_accuracy", "recall", ".1%", better=Better.higher),  # of task=recall; also `…/length_1024`
-    *with_ends("effective_length_tokens", "effective length", ",.0f", Better.higher),
+    # up to which length recall is kept: as it was counted, as a test shows, and as no test excludes
+    *(
+        metric(f"effective_length_tokens{end}", label, ",.0f", better=Better.higher, pooling=Pooling.dropped)
+        for end, label in zip(ENDS, ("effective length, tokens", "reaches tokens", "may reach tokens"), strict=True)
+    ),
     *(metric(f"accuracy_all{end}", form=".1%", pooling=Pooling.dropped) for end in ENDS),  # with task.without
     # where answers were cut off: if all of them were wrong, or right; the 95 % interval of the accuracy without a limit
     *(metric(key, form=".1%", pooling=Pooling.dropped) for key in BOUNDS),

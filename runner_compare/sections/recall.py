@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from runner_base import Column, ConfigError, Picture, Use
+from runner_base import Column, ConfigError, Picture, Use, few
 from runner_compare.columns import naming
 from runner_compare.data import ABSENT, NotPaired, Run, Table, TableRow
 from runner_compare.effect_words import p_value
@@ -68,9 +68,9 @@ class Recall(Section):
     def sentences(self, table: Table) -> list[str]:
         """Say how far each row reaches, where in the texts something is lost, and at which lengths rows differ."""
         kept = table.of(RecallOfTable)
-        shown = [(name_of(row, table.keys), kept.findings[row.run.run_id]) for row in _rows(table)[:MAX_NAMES]]
-        said = [f"{name}: {effective_sentence(findings)}" for name, findings in shown]
-        said += [f"{name}: {words}" for name, findings in shown for words in depth_sentences(findings)]
+        shown = [(name_of(row, table.keys), kept.findings[row.run.run_id]) for row in _rows(table)]
+        said = _together([(name, effective_sentence(findings)) for name, findings in shown])
+        said += _together([(name, words) for name, findings in shown for words in depth_sentences(findings)])
         return [*said, *furthest_sentence(table), *compared_sentences(table)]
 
     def legend(self, table: Table, explain: bool) -> str:
@@ -272,6 +272,14 @@ def _naming(table: Table, rows: list[TableRow]) -> list[Column]:
 
 
 # ----------------------------------------------------------------------------------------------------- words and data
+
+
+def _together(said: list[tuple[str, str]]) -> list[str]:
+    """Return what is said of rows, those of which the same is said together; of many rows, the tables have the rest."""
+    names: dict[str, list[str]] = {}
+    for name, words in said:
+        names.setdefault(words, []).append(name)
+    return [f"{few(of_words, MAX_NAMES)}: {words}" for words, of_words in [*names.items()][:MAX_NAMES]]
 
 
 def furthest_sentence(table: Table) -> list[str]:

@@ -139,6 +139,13 @@ def test_the_record_is_as_its_schema_says_and_the_sheet_has_the_lengths(table: T
         assert "recall_8192" in sheet.getvalue()
 
 
+def test_what_is_the_same_of_several_rows_is_said_once() -> None:
+    table = table_of({name: planted(NOTHING) for name in ("native", "linear", "yarn")})
+    said = [line for line in sentences_of(table) if "near zero" in line]
+    assert len(said) == 1
+    assert said[0].startswith("linear, native, yarn: recall is near zero")
+
+
 def test_another_margin_decides_anew() -> None:
     weaker = {1024: 20, 2048: 17, 4096: 17, 8192: 17}  # 15 points less
     table = table_of({"native": planted(weaker), "linear": planted(UP_TO_4K)})
