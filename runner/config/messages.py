@@ -101,7 +101,8 @@ def _instead_of_repeat(keys: set[str]) -> str:
     """Say how a task without this key is run once more."""
     if "repeats" in keys:
         return "this task has task.repeats, which repeats measurements within a job; rerun=all runs the whole job again"
-    tasks = " and ".join(f"task={task}" for task in _tasks_with(REPEAT))
+    *others, last = (f"task={task}" for task in _tasks_with(REPEAT))
+    tasks = f"{', '.join(others)} and {last}"
     return f"only {tasks} have it: with another seed (seed=1) this task is a job of its own, with other random numbers"
 
 

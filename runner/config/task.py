@@ -31,6 +31,7 @@ class Amount:
     completions: int
     is_exact: bool = False  # no answer ends earlier, and no prompt is shorter
     shared_tokens: int = 0  # with which all prompts begin, and which are computed once
+    known_tokens: int = 0  # before all of these, computed already for other completions
 
 
 @dataclass

@@ -43,7 +43,8 @@ class Speed:
 
     def _wave(self, amount: Amount, rows: int) -> float:
         """Return the seconds of rows that start and end together."""
-        context = amount.shared_tokens + amount.prompt_tokens + amount.new_tokens / 2
+        before = amount.known_tokens + amount.shared_tokens
+        context = before + amount.prompt_tokens + amount.new_tokens / 2
         step_s = interpolate(self.decode, rows) + rows * context * self.place_s
         return self._prefill(rows * amount.prompt_tokens) + (amount.new_tokens - 1) * step_s
 

@@ -28,7 +28,7 @@ def test_an_old_name_is_answered_with_the_new_one(overrides: list[str], message:
     [
         ("sweep", "^task.repeat: this task has task.repeats"),
         ("memory", "^task.repeat: this task has task.repeats"),
-        ("generate", "^task.repeat: only task=gsm8k and task=likelihood have it: with another seed"),
+        ("generate", "^task.repeat: only task=gsm8k, task=likelihood and task=recall have it: with another seed"),
     ],
 )
 def test_a_task_without_repeat_says_what_to_use(task: str, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar
@@ -9,11 +10,12 @@ from typing import ClassVar
 from runner.config.task import Amount, TaskConfig
 from runner.config.token_counts import token_counts
 from runner.config.wording import PromptStyle
-from runner.tasks.recall.kinds import KINDS, has_depth, shares_text
+from runner.tasks.recall.kinds import KINDS, has_depth, shared_part, shares_text
 from runner_base import HASHED, UNLESS_DEFAULT, Inert, Text, check, filled, least, setting, unknown, within
 from runner_engine import GenerationConfig, Workload
 
 STYLES = (PromptStyle.chat, PromptStyle.text)
+QUESTION = 20  # tokens from the asked name on, about
 MAX_CASES = 10_000  # of a kind, a length and a depth
 
 
@@ -88,16 +90,22 @@ class RecallConfig(TaskConfig):
         return generation.batch_size or rows, max(1, max(self.tokens) - new), new
 
     def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
-        """Return the questions of each kind, length and depth: what stands before a needle is read once for all."""
-        new, rows = generation.most_new_tokens, generation.batch_size
+        """Return the questions of each length: what stands before a needle is computed once for all questions."""
+        new, rows, longest = generation.most_new_tokens, generation.batch_size, max(self.tokens)
         amounts = []
         for length in self.tokens:
             text = max(1, length - new)
-            for kind in self.kinds:
-                if shares_text(kind):
-                    amounts += [Amount(rows, 1, new, len(self.depths), shared_tokens=text - 1)] * self.cases
-                    continue
-                for depth in self.depths if has_depth(kind) else (0.0,):
-                    shared = min(text - 1, int(depth * text))
-                    amounts.append(Amount(rows, text - shared, new, self.cases, shared_tokens=shared))
+            computed = [tokens for kind in self.kinds for tokens in self._computed(kind, text, length == longest)]
+            completions = self.questions // len(self.tokens)
+            each = max(1, round(sum(computed) / completions))
+            amounts.append(Amount(rows, each, new, completions, known_tokens=max(0, text - each)))
         return amounts
+
+    def _computed(self, kind: str, text: int, is_longest: bool) -> Iterator[int]:
+        """Yield the tokens that are computed for the questions of a kind, the texts of which have so many tokens."""
+        if shares_text(kind):
+            yield self.cases * (text + (len(self.depths) - 1) * QUESTION)
+            return
+        parts = [shared_part(kind, depth) for depth in (self.depths if has_depth(kind) else [1.0])]
+        yield from (self.cases * max(QUESTION, round((1 - part) * text)) for part in parts)
+        yield round(max(parts) * text) * is_longest  # shorter texts begin as the longest one

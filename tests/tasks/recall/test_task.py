@@ -13,8 +13,10 @@ from tasking import work
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.config.wording import PromptStyle
+from runner.engines import open_engine
 from runner.engines.kinds import kind_of
 from runner.store.jobs import Job, Recorder
+from runner.tasks.base import Context
 from runner.tasks.recall import task as recall
 from runner.tasks.recall.cases import Form
 from runner.tasks.recall.keys import RecallConfig, Values
@@ -197,3 +199,17 @@ def test_a_tokenizer_that_loses_a_value_is_refused(
     monkeypatch.setattr(type(kind), "decoder", lambda *_: lambda ids: decoder(ids).replace("4", ""))
     with pytest.raises(ConfigError, match="this model's tokenizer turns 'It is .*so that no answer could be right"):
         work(recall, config, recorder)
+
+
+@pytest.mark.parametrize("kind", ["single", "several_asked_one", "several_asked_all", "niah_single_1"])
+def test_a_plan_knows_how_many_tokens_are_computed(job: Make, recorder: Recorder, kind: str) -> None:
+    config = job(kinds=[kind], lengths=["512", "900"], cases=3)
+    resolved = resolve(config)
+    engine = open_engine(resolved, None, recorder.folder)
+    result = recall.run(recall.prepare(config), Context(recorder, resolved, engine))
+    engine.close()
+    amounts = config.task.amounts(config.generation)
+    assert sum(amount.completions for amount in amounts) == result.metrics["n"] == config.task.questions
+    computed = sum(amount.completions * amount.prompt_tokens for amount in amounts)
+    assert computed == pytest.approx(result.metrics["computed_prompt_tokens"], rel=0.15)
+    assert result.metrics["shared_prompt_tokens"] > 0

@@ -17,25 +17,26 @@ class Kind(NamedTuple):
     drawn_by: str
     has_depth: bool = False  # each case has one of task.depths
     shares_text: bool = False  # the cases of all depths ask about one and the same text
+    first: float = 0.0  # about where in a text the first hidden thing stands: all cases begin alike up to there
 
 
 KINDS = {
-    "single": Kind("needles:single", has_depth=True),
+    "single": Kind("needles:single", has_depth=True, first=1),
     "several_asked_one": Kind("needles:several_asked_one", has_depth=True, shares_text=True),
-    "several_asked_all": Kind("needles:several_asked_all"),
-    "multikey": Kind("needles:multikey", has_depth=True),
-    "chain": Kind("chains:chain"),
-    "count": Kind("counting:count"),
-    "problem": Kind("problems:story_problem", has_depth=True),
+    "several_asked_all": Kind("needles:several_asked_all", first=0.125),
+    "multikey": Kind("needles:multikey", has_depth=True, first=0.25),
+    "chain": Kind("chains:chain", first=0.06),
+    "count": Kind("counting:count", first=0.1),
+    "problem": Kind("problems:story_problem", has_depth=True, first=1),
     # RULER's, by the names that lm-evaluation-harness has for them, but for its ruler_cwe and ruler_fwe
     "common_words": Kind("ruler_words:common_words"),
     "frequent_words": Kind("ruler_words:frequent_words"),
-    "niah_single_1": Kind("ruler_niah:niah"),
-    "niah_multikey_1": Kind("ruler_niah:niah"),
+    "niah_single_1": Kind("ruler_niah:niah", first=0.5),
+    "niah_multikey_1": Kind("ruler_niah:niah", first=0.2),
     "niah_multikey_2": Kind("ruler_niah:niah"),
     "niah_multikey_3": Kind("ruler_niah:niah"),
-    "niah_multivalue": Kind("ruler_niah:niah"),
-    "niah_multiquery": Kind("ruler_niah:niah"),
+    "niah_multivalue": Kind("ruler_niah:niah", first=0.2),
+    "niah_multiquery": Kind("ruler_niah:niah", first=0.2),
     "ruler_vt": Kind("ruler_tracking:tracking"),
 }
 
@@ -48,6 +49,11 @@ def has_depth(kind: str) -> bool:
 def shares_text(kind: str) -> bool:
     """Whether the cases of all depths ask about one and the same text."""
     return KINDS[kind].shares_text
+
+
+def shared_part(kind: str, depth: float) -> float:
+    """Return the share of a text with which all cases of a kind begin, the asked needle of which is at a depth."""
+    return min(KINDS[kind].first, depth)
 
 
 def drawn_by(kind: str) -> Callable[[Recipe], Iterator[Case]]:
