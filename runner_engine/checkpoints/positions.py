@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from runner_base import ConfigError
 from runner_engine.settings.rope import RopeConfig, RopeLengthScalingConfig, RopeScalingConfig
 
 MOST = ("max_position_embeddings", "n_positions")  # the second: GPT-2's
@@ -20,6 +21,42 @@ def positions_under(maximum: int, original: int | None, factor: float | None) ->
     """
     first = original or maximum
     return maximum if first < maximum else int(first * (factor or 1))
+
+
+def own_scaling(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the scaling that a model's settings have; empty without one."""
+    own = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
+    kind = own.get("rope_type") or own.get("type") if isinstance(own, Mapping) else None
+    return own if isinstance(kind, str) and kind != "default" else {}
+
+
+def check_factor(settings: Mapping[str, Any], rope: RopeConfig) -> None:
+    """Reject a factor beyond the model's own scaling: the positions that it would make have no room."""
+    own, most = own_scaling(settings), next((settings[key] for key in MOST if settings.get(key)), None)
+    if not own or not isinstance(rope, RopeLengthScalingConfig) or rope.beyond_trained or type(most) is not int:
+        return
+    trained = rope.original_max_position_embeddings or own.get(ORIGINAL) or settings.get(ORIGINAL)
+    if type(trained) is not int or trained >= most or trained * rope.factor <= most:
+        return
+    raise ConfigError(
+        f"rope.factor={rope.factor:g}: the model's own {own.get('rope_type') or own.get('type')} makes {most:,} "
+        f"positions of {trained:,}, {most / trained:g} times as many, and a larger factor has no room for more: give "
+        f"rope.factor={most / trained:g} or less, or rope.beyond_trained=true to read beyond them"
+    )
+
+
+def notes_on_factor(settings: Mapping[str, Any], rope: RopeConfig) -> list[str]:
+    """Say what a scaling takes the place of, where the model has one of its own."""
+    own = own_scaling(settings)
+    if not own or not isinstance(rope, RopeScalingConfig):
+        return []
+    kind, factor = own.get("rope_type") or own.get("type"), own.get("factor")
+    before = f"{kind}, factor {factor:g}" if isinstance(factor, int | float) else f"{kind}"
+    trained = own.get(ORIGINAL) or settings.get(ORIGINAL)
+    of_length = f" of {trained:,} positions" if type(trained) is int else ""
+    is_counted_anew = not isinstance(rope, RopeLengthScalingConfig) and type(trained) is int
+    hint = ", and counts from the model's longest text, not from its pretraining" if is_counted_anew else ""
+    return [f"rope={rope.name}, factor {rope.factor:g}, takes the place of the model's own {before}{of_length}{hint}"]
 
 
 def positions_of(settings: Mapping[str, Any], rope: RopeConfig) -> float:

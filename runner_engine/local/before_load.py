@@ -5,7 +5,7 @@ from __future__ import annotations
 from runner_base import machine
 from runner_engine.checkpoints import adapter_header, chat_templates, formats, random_weights
 from runner_engine.checkpoints.memory_check import check_memory, limited
-from runner_engine.checkpoints.positions import made_for, positions_of
+from runner_engine.checkpoints.positions import check_factor, made_for, notes_on_factor, positions_of
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.kernels import building
 from runner_engine.settings.generation import KvCache
@@ -14,6 +14,7 @@ from runner_engine.settings.generation import KvCache
 def check_files(resolved: ResolvedModel, asks_in_chat: bool = False) -> None:
     """Reject what cannot work, as far as the headers of model and adapter tell."""
     formats.check(resolved)
+    check_factor(resolved.files.text_settings, resolved.spec.rope)
     if asks_in_chat:
         chat_templates.check(resolved.files)
     adapter_header.check(resolved.files)
@@ -24,10 +25,10 @@ def check_files(resolved: ResolvedModel, asks_in_chat: bool = False) -> None:
 
 def check_fits(resolved: ResolvedModel) -> list[str]:
     """Reject a model that does not fit into this machine's memory; return notes on what is close to a limit."""
-    model = resolved.files.model
+    model, notes = resolved.files.model, notes_on_factor(resolved.files.text_settings, resolved.spec.rope)
     if machine.device_class(model.device) == "cuda":
-        return []  # only torch knows how much memory of a GPU is free
-    return check_memory(resolved, limited({"cpu": machine.available_mib()}, model.max_memory))
+        return notes  # only torch knows how much memory of a GPU is free
+    return notes + check_memory(resolved, limited({"cpu": machine.available_mib()}, model.max_memory))
 
 
 STATE_SPACES = {  # families with layers whose states are computed in C

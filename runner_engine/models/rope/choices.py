@@ -14,14 +14,18 @@ from runner_engine.checkpoints.positions import positions_under
 from runner_engine.models import capability
 from runner_engine.models.inventory import Described
 from runner_engine.models.rope import rope_2d
+from runner_engine.models.rope.naming import name_of
 from runner_engine.settings.rope import (
     Rope2dConfig,
     RopeConfig,
     RopeDynamicConfig,
     RopeLengthScalingConfig,
     RopeScalingConfig,
+    RopeYarnConfig,
 )
 
+KEPT = ("rope_theta", "partial_rotary_factor")  # by another scaling
+YARN_KEYS = ("truncate", "mscale", "mscale_all_dim")  # of a model's own YaRN, kept by one with another factor
 MADE_FOR = "made_for_positions"  # the metric of jobs that may read beyond them
 NO_LIMIT = 1e9  # positions, for a model without a maximum
 
@@ -69,13 +73,14 @@ def scale(settings: Any, rope: RopeScalingConfig) -> None:
             f"rope={rope.name}: {model_class} has other rope_parameters for each type of layer "
             f"({', '.join(map(str, native))}), and one scaling does not fit all: use rope=native"
         )
-    kept = {key: native[key] for key in ("rope_theta", "partial_rotary_factor") if native.get(key) is not None}
+    of_yarn = YARN_KEYS if rope.name == native.get("rope_type") == RopeYarnConfig.name else ()
+    kept = {key: native[key] for key in (*KEPT, *of_yarn) if native.get(key) is not None}
     scaling: dict[str, Any] = {"rope_type": rope.name, "factor": float(rope.factor), **kept}
     if isinstance(rope, RopeLengthScalingConfig):
         scaling["original_max_position_embeddings"] = rope.original_max_position_embeddings or _trained_on(text)
         if hasattr(text, "original_max_position_embeddings"):  # Phi-3 has it here, with precedence
             text.original_max_position_embeddings = scaling["original_max_position_embeddings"]
-    own = vars(rope).keys() - {"factor", "original_max_position_embeddings"}  # as transformers calls them, too
+    own = vars(rope).keys() - vars(RopeLengthScalingConfig(factor=1)).keys()  # as transformers calls them, too
     scaling |= {key: float(getattr(rope, key)) for key in sorted(own) if getattr(rope, key) is not None}
     text.rope_parameters = scaling
 
@@ -99,12 +104,7 @@ def describe(model: Any, rope: RopeConfig) -> Described:
     if rope.beyond_trained and made_for < NO_LIMIT:
         metrics[MADE_FOR] = made_for
         beyond = f", beyond its {'scaled' if isinstance(rope, RopeScalingConfig) else 'trained'} {made_for:,.0f}"
-    parameters = getattr(settings, "rope_parameters", None) or {}
-    name = parameters.get("rope_type", "default") if patch is None else patch.describe()
-    if not parameters:
-        return metrics, {"rope": "none" if patch is None else f"{name}{beyond}"}
-    factor = f", factor {parameters['factor']:g}" if parameters.get("factor") and patch is None else ""
-    return metrics, {"rope": f"{name}{factor}, theta {parameters.get('rope_theta', '?')}{beyond}"}
+    return metrics, {"rope": f"{name_of(settings, None if patch is None else patch.describe())}{beyond}"}
 
 
 def max_positions(text: Any) -> float:

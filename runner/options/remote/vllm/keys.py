@@ -38,6 +38,11 @@ BY_KEY = {  # what vLLM's command line says and a key of the runner says, too
     "--seed": "seed",
     "--port": "model.port",
 }
+NO_SCALING = "vLLM would read another config than the one that is hashed and compared with transformers"
+NO_ROPE = {
+    "rope_2d": "vLLM has no second coordinate for a token",
+    "dynamic": "vLLM rotates all texts as the longest one, so it would be another setting of the same name",
+}
 SHORT = {"-q": "--quantization", "-tp": "--tensor-parallel-size", "-pp": "--pipeline-parallel-size",
          "-dp": "--data-parallel-size"}  # fmt: skip
 OWN = ("--host", "--uds", "--api-key", "--served-model-name", "--root-path", "--headless")  # the runner gives them
@@ -100,7 +105,9 @@ class VllmConfig(ModelConfig):
     ) -> None:
         """Reject what vLLM cannot do, or does in another way than the record would say."""
         here = "use model=auto, which runs on this machine"
-        check(rope.name == RopeConfig.name, "rope", rope.name, f"vLLM takes rope=native only; {here}")
+        check(rope.name == RopeConfig.name, "rope", rope.name, f"{NO_ROPE.get(rope.name, NO_SCALING)}; {here}")
+        need = f"vLLM stops at model.max_positions, and refuses more than the model's own; {here}"
+        check(not rope.beyond_trained, "rope.beyond_trained", True, need)
         is_pth = (adapter := adapter_of(lora)) is not None and adapter.is_single_file
         check(not is_pth, "lora", lora.name, f"vLLM reads PEFT adapters, no .pth: {here}")
         check(not lora.merges, "lora.merge", True, "vLLM keeps adapters beside the weights: use lora.merge=false")

@@ -41,7 +41,7 @@ def test_a_jobs_id_holds_version_and_flags(runner: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (("rope=rope_2d",), "rope=rope_2d: vLLM takes rope=native only"),
+        (("rope=rope_2d",), "rope=rope_2d: vLLM has no second coordinate for a token"),
         (("lora=embedded_pth",), "lora=pth: vLLM reads PEFT adapters, no .pth"),
         (("lora=embedded", "lora.merge=true"), "lora.merge=True: vLLM keeps adapters beside the weights"),
         (("quantization=nf4", "quantization.skip=[layers.0]"), "vLLM quantizes all layers alike"),
