@@ -59,7 +59,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "ernie4_5": {},
     "gpt_oss": {"layer_types": SLIDING["layer_types"]},  # sinks; experts and a router with biases, a clamped gate
     "qwen3_moe": {"decoder_sparse_step": 2},  # a mixture in every second layer
-    "mixtral": {},
+    "mixtral": {"num_local_experts": 8},
     "olmoe": {},
     "flex_olmo": {},  # norms only behind
     "qwen2_moe": {},  # an MLP beside the experts, scaled for each token
