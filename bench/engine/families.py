@@ -1,8 +1,9 @@
-"""How fast is each family that streams, at one small shape? `python bench/engine/families.py [FAMILY …] [--rounds 3]`.
+"""How fast is each family that streams, at one small shape? `python bench/engine/families.py [FAMILY …]`.
 
 Every family of docs/families.md that is decoded continuously is built with random weights: 4 layers, a hidden size of
 256, 4 heads on 2, an MLP of 512, in bfloat16. A dense qwen3 of the same size is measured beside each, by turns, so that
-other work on the machine affects both. The last column says whether a pass is a single call of C, or why not.
+other work on the machine affects both; `--threads 1 --processor-time` measures what it affects least. The last column
+says whether a pass is a single call of C, or why not.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import re
 import statistics
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from runner_base import Dtype
+from runner_base import Dtype, processor
 from runner_engine import CHOICES, LocalModelConfig, ModelSpec, Request, complete, resolve
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.stats import EngineStats
@@ -66,8 +68,9 @@ class Reasons(logging.Handler):
 class Measured:
     """An open engine of a tiny model, and its tokens/s by the number of rows."""
 
-    def __init__(self, folder: Path, reasons: Reasons) -> None:
-        spec = ModelSpec(LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16), CHOICES["none"]())
+    def __init__(self, folder: Path, reasons: Reasons, threads: int) -> None:
+        model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16, threads=threads)
+        spec = ModelSpec(model, CHOICES["none"]())
         self.engine = LocalEngine(resolve(spec))
         self.decoding = self.engine.load().facts["decoding"]
         self.rates: dict[int, list[float]] = {rows: [] for rows in ROWS}
@@ -86,33 +89,39 @@ class Measured:
         complete(self.engine, asked)
         return self.engine.stats - before
 
-    def measure(self, new: int) -> None:
-        """Time the decoding of each number of rows once."""
+    def measure(self, new: int, by_processor: bool) -> None:
+        """Time the decoding of each number of rows once: by the clock, or by the processor's time."""
         for rows, rates in self.rates.items():
+            started = time.process_time()
             counted = self.decode(rows, new)
-            rates.append(counted.decode_tokens / counted.decode_s)
+            if not by_processor:
+                rates.append(counted.decode_tokens / counted.decode_s)
+                continue
+            spent, started = time.process_time() - started, time.process_time()
+            self.decode(rows, 1)  # its first token comes from the prompt
+            rates.append(counted.decode_tokens / (spent - (time.process_time() - started)))
 
 
-def measured(family: str, folder: Path, reasons: Reasons) -> Measured:
+def measured(family: str, folder: Path, reasons: Reasons, threads: int) -> Measured:
     """Build a family in an empty folder and open it."""
     families.build(family, folder)
-    return Measured(folder, reasons)
+    return Measured(folder, reasons, threads)
 
 
-def row_of(family: str, new: int, rounds: int, beside: Measured, reasons: Reasons) -> str:
+def row_of(family: str, options: argparse.Namespace, beside: Measured, reasons: Reasons) -> str:
     """Return the family's line of the table."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            model = measured(family, Path(folder), reasons)
+            model = measured(family, Path(folder), reasons, options.threads)
         except Exception as error:  # noqa: BLE001  # any error: the family has no such shape
             return f"| {family} | | | | | {type(error).__name__}: {str(error).splitlines()[0][:100]} |"
         cells = [family]
         slower = []
         before = {rows: len(rates) for rows, rates in beside.rates.items()}
-        for _ in range(rounds):
-            model.measure(new)
-            beside.measure(new)
+        for _ in range(options.rounds):
+            model.measure(options.new, options.processor_time)
+            beside.measure(options.new, options.processor_time)
         for rows in ROWS:
             own = statistics.median(model.rates[rows])
             other = statistics.median(beside.rates[rows][before[rows] :])
@@ -129,6 +138,8 @@ def main() -> None:
     parser.add_argument("families", nargs="*", help="default: all that stream")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--new", type=int, default=48, help="new tokens of each row")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--processor-time", action="store_true", help="of all threads; with one nothing waits in it")
     options = parser.parse_args()
     families.SIZES |= SHAPE
     families.OVERRIDES |= OVERRIDES
@@ -140,14 +151,18 @@ def main() -> None:
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
     torch.set_grad_enabled(False)
-    print(head_line(["bench/engine/families.py", *sys.argv[1:]], torch.get_num_threads()))
+    print(head_line(["bench/engine/families.py", *sys.argv[1:]], options.threads))
+    if left_out := processor.left_out():
+        print(f"without {', '.join(left_out)} (by {processor.LEFT_OUT})")
+    if options.processor_time:
+        print("by the processor's time")
     print(f"\n{PROMPT} tokens of prompt, {options.new} new ones; {BESIDE} ÷ family: how many times as fast it is\n")
     print(f"| family | tokens/s, 16 rows | 1 row | {BESIDE} ÷ family, 16 rows | 1 row | passes |")
     print("|---|---:|---:|---:|---:|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        beside = measured(BESIDE, Path(folder), reasons)
+        beside = measured(BESIDE, Path(folder), reasons, options.threads)
         for family in options.families or streaming:
-            print(row_of(family, options.new, options.rounds, beside, reasons), flush=True)
+            print(row_of(family, options, beside, reasons), flush=True)
 
 
 if __name__ == "__main__":

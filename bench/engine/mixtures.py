@@ -3,6 +3,7 @@
 A Qwen3-MoE with random weights in bfloat16, of the proportions of Qwen3-30B-A3B: 8 of 64 experts of 384 in each layer.
 The runner with the experts in one call of C, the runner with the family's own function for them
 (`RUNNER_EXPERTS=plain`), and llama.cpp with a .gguf file of the same weights complete the same random prompts by turns.
+vLLM, where `make vllm` has installed it and times are by the clock, completes them afterwards, in processes of its own.
 The last column of one row is the share of the time that reading the active weights takes, at the rate at which the same
 threads read memory.
 """
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -32,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests" / "support")]
 
 import gguf_families  # noqa: E402
-from engines import greedy_engine, head_line, markdown, spread  # noqa: E402
+from engines import Job, greedy_engine, head_line, markdown, run_counts, spread  # noqa: E402
 from gguf_speed import Completer, completer_of, measured, theirs  # noqa: E402
 from peers import xllamacpp_python  # noqa: E402
 
@@ -44,6 +46,7 @@ SHAPE: dict[str, Any] = {
 GROUPED, PLAIN, LLAMACPP = "grouped", "family's own", "llama.cpp"
 FORCED = {GROUPED: "grouped", PLAIN: "plain"}
 READ_BYTES, READ_TIMES = 512 * MIB, 5
+VLLM, VLLM_TOKENS = ROOT / ".vllm" / "bin" / "python", 2048  # tokens of a pass at most
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -76,6 +79,22 @@ def ours(folder: Path, side: str, threads: int) -> Completer:
     completer([[5, 6, 7]], 2)  # the kernels are installed here, as the variable says
     del os.environ["RUNNER_EXPERTS"]
     return completer
+
+
+def rates_of_vllm(folder: Path, prompts: list[list[int]], new: int, rows: list[int]) -> dict[tuple[str, int], float]:
+    """Return vLLM's tokens/s of prefill and decode by rows; nothing where it is not installed."""
+    if not VLLM.is_file():
+        return {}
+    settings = {"max_num_seqs": max(rows), "max_num_batched_tokens": VLLM_TOKENS, "eager": False}
+    seconds: dict[int, dict[int, float]] = {}
+    for count in (1, new):  # of one new token: what comes before decoding
+        job = Job("vllm", str(folder), "bfloat16", prompts, [count] * len(prompts), None, settings=settings)
+        seconds[count] = {some: one.total_s for some, one in run_counts(job, rows, str(VLLM)).items()}
+    found = {}
+    for some in rows:
+        found["prefill", some] = sum(map(len, prompts[:some])) / seconds[1][some]
+        found["decode", some] = some * (new - 1) / (seconds[new][some] - seconds[1][some])
+    return found
 
 
 def read_mib_per_s(by_processor: bool) -> float:
@@ -114,9 +133,11 @@ def main() -> None:
     sides = {side: ours(folder, side, options.threads) for side in (GROUPED, PLAIN)}
     torch.set_num_threads(options.threads)
     bound = read_mib_per_s(options.processor_time) / active_mib
-    lines = []
+    lines, most = [], max(options.rows)
+    all_prompts = [[chance.randrange(4, shape["vocab_size"]) for _ in range(options.prompt)] for _ in range(most)]
+    of_vllm = {} if options.processor_time else rates_of_vllm(folder, all_prompts, options.new, options.rows)
     for rows in options.rows:
-        prompts = [[chance.randrange(4, shape["vocab_size"]) for _ in range(options.prompt)] for _ in range(rows)]
+        prompts = all_prompts[:rows]
         with ExitStack() as open_sides:
             both = sides | {LLAMACPP: theirs(python, file, options.threads, rows, open_sides)}
             found = measured(both, prompts, options.new, options.rounds, options.processor_time)
@@ -125,8 +146,10 @@ def main() -> None:
             times = [
                 spread([mine / its for mine, its in zip(speeds[0], other, strict=True)], 2) for other in speeds[1:]
             ]
-            of_bound = f"{sorted(speeds[0])[len(speeds[0]) // 2] / bound:.2f}" if (part, rows) == ("decode", 1) else ""
-            lines.append([part, str(rows), *map(spread, speeds), *times, of_bound])
+            of_bound = f"{median(speeds[0]) / bound:.2f}" if (part, rows) == ("decode", 1) else ""
+            beside = of_vllm.get((part, rows))
+            of_last = ["", ""] if beside is None else [f"{beside:,.0f}", f"{median(speeds[0]) / beside:.2f}"]
+            lines.append([part, str(rows), *map(spread, speeds), *times, of_bound, *of_last])
     print("### A mixture of experts\n")
     print(head_line(["bench/engine/mixtures.py", *sys.argv[1:]], options.threads))
     if left_out := processor.left_out():
@@ -134,7 +157,7 @@ def main() -> None:
     how = "of the processor's time" if options.processor_time else "by the clock"
     print(f"\n{options.rounds} rounds by turns, {how}, {options.prompt} + {options.new} tokens a row, tokens/s:")
     print(f"median (least..most). A token reads {active_mib:,.0f} MiB; memory would allow {bound:,.0f} tokens/s.\n")
-    head = ["", "rows", *both, f"x {PLAIN}", f"x {LLAMACPP}", "of the bound"]
+    head = ["", "rows", *both, f"x {PLAIN}", f"x {LLAMACPP}", "of the bound", "vLLM, once", "x vLLM"]
     print(markdown(head, lines), flush=True)
 
 

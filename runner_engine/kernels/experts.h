@@ -50,6 +50,18 @@ static void NAME(gate_row)(const expert_set *s, const T *both, T *out) {
     return;
   }
   const float limit = s->limit > 0 ? s->limit : INFINITY, alpha = s->alpha, shift = s->shift;
+#define EACH(ACT)                                                                                              \
+  _Pragma("omp simd") for (int64_t o = 0; o < s->inner; o++) {                                                   \
+    const float sum = NAME(to_float)(both[o]), gate = sum > limit ? limit : sum, act = ACT;                     \
+    const float x = NAME(to_float)(up[o]), bounded = x < -limit ? -limit : x > limit ? limit : x;               \
+    out[o] = NAME(from_float)(act * NAME(rounded)(bounded + shift));                                            \
+  }
+  if (up && s->activation == SILU) { /* the usual one, several numbers at a time */
+    if (alpha == 1) EACH(NAME(rounded)(mlp_function(SILU, gate)))
+    else EACH(NAME(scaled_silu)(alpha, gate))
+    return;
+  }
+#undef EACH
   for (int64_t o = 0; o < s->inner; o++) {
     const float sum = NAME(to_float)(both[o]), gate = sum > limit ? limit : sum;
     const float act = alpha == 1 ? NAME(rounded)(mlp_function(s->activation, gate)) : NAME(scaled_silu)(alpha, gate);
