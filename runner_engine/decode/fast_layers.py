@@ -24,6 +24,7 @@ from runner_engine.devices.mapped_files import MappedFiles
 from runner_engine.kernels import native
 from runner_engine.kv_cache import Heads, kernels_for
 from runner_engine.matmul import (
+    OWN,
     Choice,
     ExpertLayer,
     GroupedExperts,
@@ -35,6 +36,8 @@ from runner_engine.matmul import (
     choose_bytes,
     choose_plain,
     choose_unpacked,
+    is_transposed,
+    matrix_of,
     packing_problem,
     plain_layers,
     product_of,
@@ -60,7 +63,10 @@ class FastLayers:
         mapped, unpacked = MappedFiles(), set[torch.dtype]()
         for layer in plain_layers(model):
             choice = choices[layer.weight.dtype]
-            packed = product_of(choice, layer.weight, layer.bias, kernels, mapped.release)
+            if is_transposed(layer) and choice.way not in OWN:
+                continue  # torch multiplies by it as it lies
+            release = None if is_transposed(layer) else mapped.release  # panels are made of a copy
+            packed = product_of(choice, matrix_of(layer), layer.bias, kernels, release)
             if isinstance(packed, Panels):
                 self.panels[layer] = packed
                 packed = packed.product

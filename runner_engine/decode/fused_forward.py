@@ -56,7 +56,8 @@ class FusedForward:
         try:
             with torch.inference_mode():
                 self.weights = FusedWeights(model, heads, kernels, packed, experts)
-            self._extend_rope_tables(min(FIRST_POSITIONS, positions))
+            self.positions = min(positions, self.weights.positions or positions)
+            self._extend_rope_tables(min(FIRST_POSITIONS, self.positions))
         except (AttributeError, TypeError, IndexError) as error:
             raise NotFusable(f"it has no such parts: {error}") from error
         self.is_quantized, self.is_by_row = self.weights.is_quantized, self.weights.is_by_row

@@ -27,7 +27,18 @@ from runner_engine.kernels.shared_numbers import (
 )
 from runner_engine.kernels.state_numbers import MIXER_MATRICES
 from runner_engine.kv_cache import Heads, Window
-from runner_engine.matmul import OWN, ExpertLayer, LayerWeights, Panels, fits_panels, is_plain, requested, row_format
+from runner_engine.matmul import (
+    OWN,
+    ExpertLayer,
+    LayerWeights,
+    Panels,
+    fits_panels,
+    is_plain,
+    is_transposed,
+    matrix_of,
+    requested,
+    row_format,
+)
 from runner_engine.models.gguf_blocks import GgufEmbedding
 from runner_engine.recurrent import CallParts
 
@@ -61,6 +72,7 @@ class FusedWeights:
         check_fusable(model, heads, kernels)
         layout = describe(model, heads)
         self.tables, self.rotation = layout.tables, layout.rotation
+        self.positions = None if layout.positions is None else len(layout.positions.weight)  # that it has rows for
         self.mixtures = FusedMixtures(layout.layers, experts, heads.dtype, self._matrix)
         # MLPs that their own modules compute, by layer
         self.apart = {
@@ -70,7 +82,7 @@ class FusedWeights:
         }
         self.is_by_row = not self.apart and self.mixtures.is_by_row
         self.is_quantized |= self.mixtures.needs_workspace
-        inners = {layer.mlp.out.in_features for layer in layout.layers if layer.mlp is not None}
+        inners = {layer.mlp.inner for layer in layout.layers if layer.mlp is not None}
         if len(inners) > 1:
             raise NotFusable("its layers differ")
         self.hidden, self.inner = layout.norm.weight.numel(), inners.pop() if inners else 0
@@ -97,7 +109,8 @@ class FusedWeights:
             mixers=self.mixers.count,
             embedding_scale=self._scale_of_rows(layout), residual_scale=layout.residual_scale,
             logit_scale=layout.logit_scale, logit_cap=layout.logit_cap,
-            embedding=embedding, norm=self._norm(layout.norm, self.hidden), head=of_head,
+            embedding=embedding, position_embedding=self._position_embedding(layout),
+            norm=self._norm(layout.norm, self.hidden), head=of_head,
         )  # fmt: skip
 
     def _layer(self, number: int, layer: LayerLayout) -> FusedLayer:
@@ -168,12 +181,12 @@ class FusedWeights:
     def _matrix(self, layer: Any, inputs: int, outputs: int) -> Matrix:
         weights = self.packed.get(layer)
         if weights is None:
-            if not is_plain(layer):
+            if not is_plain(layer) and not is_transposed(layer):
                 raise NotFusable("its linear layers are not plain ones")
             is_ours = requested() in (None, *OWN)
-            if not self.is_small or not is_ours or not fits_panels(layer.weight, self.kernels):
+            if not self.is_small or not is_ours or not fits_panels(matrix_of(layer), self.kernels):
                 raise NotFusable("its linear layers cannot be packed in panels")
-            weights = Panels.of(layer.weight, layer.bias, self.kernels)
+            weights = Panels.of(matrix_of(layer), layer.bias, self.kernels)
         if self.heads.dtype not in weights.formats or (weights.matrix.outputs, weights.inputs) != (outputs, inputs):
             raise NotFusable("its linear layers have another number format, or other sizes")
         self._kept.append(weights.tensors)
@@ -193,6 +206,11 @@ class FusedWeights:
             raise NotFusable("its embedding has another number format")
         self.unpack_rows = layer
         return None
+
+    def _position_embedding(self, layout: ModelLayout) -> int | None:
+        """Return the address of what is added to the rows of tokens by their positions."""
+        table = layout.positions
+        return None if table is None else self._hold(table.weight, self.positions or 0, self.hidden)
 
     def _scale_of_rows(self, layout: ModelLayout) -> float:
         """Return what C multiplies the rows of the embedding by; rows in blocks are scaled where they are unpacked."""

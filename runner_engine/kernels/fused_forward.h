@@ -118,6 +118,11 @@ static void NAME(embed_tokens)(const fused_pass *s, phase *now) {
       if (m->embedding_scale != 1)
 #pragma omp simd
         for (int64_t d = 0; d < m->hidden; d++) x[d] = NAME(from_float)(NAME(to_float)(x[d]) * m->embedding_scale);
+      if (m->position_embedding) {
+        const T *place = (const T *)m->position_embedding + s->in->positions[t] * m->hidden;
+#pragma omp simd
+        for (int64_t d = 0; d < m->hidden; d++) x[d] = NAME(from_float)(NAME(to_float)(x[d]) + NAME(to_float)(place[d]));
+      }
       NAME(norm_token)(s, &s->layers->norm_in, NAME(norm_beside)(s->layers), t, x);
     }
   barrier(now, chunks, s->is_alone);

@@ -28,6 +28,7 @@ typedef struct {
   int64_t mixers;                /* layers that carry a state instead of attending */
   float embedding_scale, residual_scale, logit_scale, logit_cap; /* logit_cap: 0 where there is none */
   const void *embedding;         /* [embedding_rows, hidden] */
+  const void *position_embedding; /* [positions, hidden], which is added to it, or 0 */
   const float *cos[ROPE_TABLES], *sin[ROPE_TABLES]; /* [positions, rotated / 2]: of each point */
   fused_norm norm;
   matrix head;

@@ -62,7 +62,7 @@ const shared_number shared_numbers[] = {
     AT(fused_model, gates), AT(fused_model, has_halves),
     AT(fused_model, has_query_gates), AT(fused_model, mixers), AT(fused_model, embedding_scale),
     AT(fused_model, residual_scale), AT(fused_model, logit_scale), AT(fused_model, logit_cap),
-    AT(fused_model, embedding), AT(fused_model, cos), AT(fused_model, sin), AT(fused_model, norm),
+    AT(fused_model, embedding), AT(fused_model, position_embedding), AT(fused_model, cos), AT(fused_model, sin), AT(fused_model, norm),
     AT(fused_model, head),
     SIZE(fused_layer), AT(fused_layer, norm_in), AT(fused_layer, norm_mid), AT(fused_layer, after_attention),
     AT(fused_layer, after_mlp), AT(fused_layer, norm_q), AT(fused_layer, norm_k), AT(fused_layer, sinks),

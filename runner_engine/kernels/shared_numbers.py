@@ -145,7 +145,7 @@ class FusedModel(ctypes.Structure):
         *fields_of(ctypes.c_int64, "embedding_rows", "positions", "attention_tile_rows"),
         *fields_of(ctypes.c_int64, "rotated", "is_interleaved", "gates", "has_halves", "has_query_gates", "mixers"),
         *fields_of(ctypes.c_float, "embedding_scale", "residual_scale", "logit_scale", "logit_cap"),
-        ("embedding", ctypes.c_void_p),
+        *fields_of(ctypes.c_void_p, "embedding", "position_embedding"),
         *fields_of(ctypes.c_void_p * ROPE_TABLES, "cos", "sin"),
         ("norm", FusedNorm),
         ("head", Matrix),

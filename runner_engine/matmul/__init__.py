@@ -21,6 +21,8 @@ from runner_engine.matmul.products import (
     choose_plain,
     choose_unpacked,
     is_plain,
+    is_transposed,
+    matrix_of,
     plain_layers,
     product_of,
     requested,
@@ -44,6 +46,8 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "by_onednn",  # the product with weights in oneDNN's order
     "packing_problem",  # why oneDNN cannot pack weights of a format
     "is_plain",  # whether a layer is torch's own with a plain matrix
+    "is_transposed",  # whether its plain matrix lies the other way round, as in GPT-2
+    "matrix_of",  # the matrix [outputs, inputs] of either
     "plain_layers",  # such layers of a model
     "unrounded_rows",  # a context in which layers do not round their rows, for trials
     "note_on",  # which layers round their rows, for a note

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -76,14 +77,13 @@ def requested() -> Way | None:
     return None if way is None else Way(way)
 
 
-def choose_plain(
-    layers: Iterable[nn.Linear], dtype: torch.dtype, kernels: Kernels | None, is_small: bool = False
-) -> Choice:
+def choose_plain(layers: Iterable[Any], dtype: torch.dtype, kernels: Kernels | None, is_small: bool = False) -> Choice:
     """Return the way for the layers of a model with weights of this dtype.
 
     is_small: a model whose products take less time than a pass saves in a single call, which needs our own products.
     """
-    shapes = Counter((layer.out_features, layer.in_features) for layer in layers if layer.weight.dtype == dtype)
+    matrices = [matrix_of(layer) for layer in layers]
+    shapes = Counter((len(matrix), matrix.shape[1]) for matrix in matrices if matrix.dtype == dtype)
     return choose_for(shapes, dtype, kernels, is_small)
 
 
@@ -228,6 +228,20 @@ def is_plain(layer: nn.Linear) -> bool:
     return is_torch_own and weight.device.type == "cpu" and weight.dtype in FORMATS
 
 
-def plain_layers(model: nn.Module) -> list[nn.Linear]:
+def is_transposed(layer: Any) -> bool:
+    """Whether it is GPT-2's linear layer with a plain matrix, which lies the other way round."""
+    if type(layer).__name__ != "Conv1D" or type(layer.weight) not in (nn.Parameter, torch.Tensor):
+        return False
+    return bool(layer.weight.dim() == 2 and layer.weight.device.type == "cpu" and layer.weight.dtype in FORMATS)
+
+
+def matrix_of(layer: Any) -> torch.Tensor:
+    """Return the matrix [outputs, inputs] of a layer with a plain one."""
+    weight: torch.Tensor = layer.weight
+    return weight.T if is_transposed(layer) else weight
+
+
+def plain_layers(model: nn.Module) -> list[Any]:
     """Return the linear layers of a model whose weights are plain matrices."""
-    return [layer for layer in model.modules() if isinstance(layer, nn.Linear) and is_plain(layer)]
+    layers = model.modules()
+    return [layer for layer in layers if is_transposed(layer) or (isinstance(layer, nn.Linear) and is_plain(layer))]

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from runner_engine.decode.layouts.functions import activation_between, activation_of
-from runner_engine.decode.layouts.parts import FUNCTIONS, OF_MLP, NotFusable, projections_of
+from runner_engine.decode.layouts.parts import FUNCTIONS, OF_MLP, NotFusable, projections_of, sizes_of
 from runner_engine.kernels.shared_numbers import Activation
 
 
@@ -24,7 +24,7 @@ class MlpLayout:
     @property
     def inner(self) -> int:
         """How many numbers of a token come out of its function."""
-        return int(self.out.in_features)
+        return sizes_of(self.out)[1]
 
     @property
     def gates_in_product(self) -> bool:
@@ -47,7 +47,7 @@ def mlp_of(mlp: Any, rows: Tensor) -> MlpLayout | None:
         activation = activation_of(getattr(mlp, function)) if function else activation_between(mlp, into, out, rows)
     except NotFusable:
         return None
-    outputs = sum(layer.out_features for layer in into)
-    if outputs not in (out.in_features, 2 * out.in_features):
+    outputs, inner = sum(sizes_of(layer)[0] for layer in into), sizes_of(out)[1]
+    if outputs not in (inner, 2 * inner):
         return None
-    return MlpLayout(into, out, activation, outputs == 2 * out.in_features)
+    return MlpLayout(into, out, activation, outputs == 2 * inner)

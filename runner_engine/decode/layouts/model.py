@@ -17,10 +17,14 @@ from runner_engine.decode.layouts.mlps import MlpLayout, mlp_of
 from runner_engine.decode.layouts.norms import NormLayout, norm_of
 from runner_engine.decode.layouts.parts import (
     ATTENTIONS,
+    BODIES,
+    EMBEDDINGS,
     FINAL_NORMS,
     LAYERS,
+    LISTS,
     MLPS,
     PARALLEL,
+    PLACES,
     LayerNames,
     NotFusable,
     child_of,
@@ -67,6 +71,7 @@ class ModelLayout:
 
     embedding: Any
     embedding_scale: float
+    positions: Any  # the table of what is added to a token by its position; None: there is none
     layers: list[LayerLayout]
     residual_scale: float  # of what each layer adds
     norm: NormLayout
@@ -91,21 +96,23 @@ def describe(model: Any, heads: Heads) -> ModelLayout:
 
 
 def _described(model: Any, heads: Heads) -> ModelLayout:
-    body, settings = model.model, model.config.get_text_config()
+    (_, body), settings = child_of(model, BODIES), model.config.get_text_config()
     body = getattr(body, "language_model", body)
     final, norm = child_of(body, FINAL_NORMS)
-    if others := names_of_parts(body) - {"embed_tokens", "layers", "rotary_emb", final}:
+    (of_embedding, embedding), (of_layers, body_layers) = child_of(body, EMBEDDINGS), child_of(body, LISTS)
+    places = getattr(body, PLACES, None)
+    if others := names_of_parts(body) - {of_embedding, of_layers, "rotary_emb", final, PLACES}:
         raise NotFusable(f"it has other parts: {', '.join(sorted(others))}")
     hidden, kinds = settings.hidden_size, getattr(settings, "layer_types", None)
     like = torch.zeros(1, dtype=heads.dtype)
-    tables, of_kind = _tables(body.rotary_emb, kinds)
+    tables, of_kind = _tables(getattr(body, "rotary_emb", None), kinds)
     rows = torch.randn(1, len(POSITIONS), hidden, generator=torch.Generator().manual_seed(0)).to(like)
     angles = [table(rows, torch.tensor([POSITIONS])) for table in tables]
-    scales = {float(getattr(layer, "residual_multiplier", 1.0)) for layer in body.layers}
+    scales = {float(getattr(layer, "residual_multiplier", 1.0)) for layer in body_layers}
     if len(scales) != 1:
         raise NotFusable("its layers differ")
     layers, mixtures = [], MixtureReader()
-    for number, layer in enumerate(body.layers):
+    for number, layer in enumerate(body_layers):
         table = of_kind[kinds[number]] if kinds and of_kind else 0
         of_layer = angles[table] if angles else None
         layers.append(_layer(model, layer, heads, rows, table, of_layer, mixtures))
@@ -113,8 +120,9 @@ def _described(model: Any, heads: Heads) -> ModelLayout:
     if len(rotations) > 1:
         raise NotFusable("its layers rotate in different ways")
     return ModelLayout(
-        body.embed_tokens,
-        _embedding_scale(body, heads.dtype),
+        embedding,
+        _embedding_scale(body, embedding, heads.dtype),
+        places,
         layers,
         scales.pop(),
         norm_of(norm, hidden, like),
@@ -188,9 +196,9 @@ def _layer_names(layer: nn.Module, norms: set[str]) -> LayerNames:
     raise NotFusable(f"its {type(layer).__name__} has other parts: {', '.join(sorted(norms))}")
 
 
-def _embedding_scale(body: Any, dtype: torch.dtype) -> float:
+def _embedding_scale(body: Any, embedding: Any, dtype: torch.dtype) -> float:
     """Return by what the rows of the embedding are multiplied before the first layer, rounded as the family does."""
-    own = getattr(body.embed_tokens, "embed_scale", 1.0)
+    own = getattr(embedding, "embed_scale", 1.0)
     own = torch.as_tensor(own).to(dtype).item()
     return float(own) * float(getattr(body, "embedding_multiplier", 1.0))
 

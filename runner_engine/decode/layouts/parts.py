@@ -46,6 +46,7 @@ LAYERS = (
     LayerNames("input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm"),
     LayerNames("", "post_attention_layernorm", "", "post_feedforward_layernorm"),
     LayerNames("input_layernorm", is_parallel=True),
+    LayerNames("ln_1", "", "ln_2"),
 )
 PARALLEL = ("use_parallel_residual",)  # attributes of a layer whose MLP does not wait for attention
 ATTENTIONS = ("self_attn", "attention", "attn")
@@ -71,6 +72,7 @@ OF_ATTENTION = (
     ProjectionNames(SEPARATE, "dense"),
     ProjectionNames(SEPARATE, "out_proj"),
     ProjectionNames(("qkv_proj",), "o_proj"),
+    ProjectionNames(("c_attn",), "c_proj"),
 )
 OF_MLP = (
     ProjectionNames(("gate_proj", "up_proj"), "down_proj"),
@@ -84,7 +86,10 @@ OF_MLP = (
 )
 HEAD_NORMS = (("q_norm", "k_norm"), ("q_layernorm", "k_layernorm"))
 FUNCTIONS = ("act_fn", "activation_fn", "act", "activation")
-FINAL_NORMS = ("norm", "final_layernorm", "final_norm", "embedding_norm")
+FINAL_NORMS = ("norm", "final_layernorm", "final_norm", "embedding_norm", "ln_f")
+BODIES = ("model", "transformer")  # of a whole model, beside its head
+EMBEDDINGS, PLACES = ("embed_tokens", "wte"), "wpe"  # of tokens, and what is added to them by their places
+LISTS = ("layers", "h")
 
 
 def child_of(module: Any, names: Iterable[str]) -> tuple[str, Any]:
@@ -98,6 +103,12 @@ def child_of(module: Any, names: Iterable[str]) -> tuple[str, Any]:
 def names_of_parts(module: nn.Module) -> set[str]:
     """Return the names of a module's parts that compute something."""
     return {name for name, child in module.named_children() if not isinstance(child, nn.Dropout | nn.Identity)}
+
+
+def sizes_of(layer: Any) -> tuple[int, int]:
+    """Return how many outputs and inputs a linear layer has; GPT-2's have other names for them."""
+    names = ("nf", "nx") if hasattr(layer, "nf") else ("out_features", "in_features")
+    return int(getattr(layer, names[0])), int(getattr(layer, names[1]))
 
 
 def projections_of(module: Any, choices: Iterable[ProjectionNames], others: set[str]) -> ProjectionNames:

@@ -66,6 +66,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "granitemoe": {"residual_multiplier": 0.5},
     "glm4_moe": {"n_routed_experts": 8, "n_group": 4, "topk_group": 2},  # groups, a correction, an MLP beside the experts
     "phimoe": {},  # a router that C does not know: its own module computes its experts
+    "gpt2": {},  # places in a table, matrices the other way round
     "apertus": {},  # a function that C does not know
 }  # fmt: skip
 Make = Callable[..., RunnerConfig]
@@ -158,6 +159,7 @@ def _with(**values: Any) -> Callable[[FusedForward], None]:
         ("smollm3", _with(rope=0)),
         ("starcoder2", _with(activation=int(Activation.relu))),
         ("gpt_oss", _with(sinks=None)),
+        ("gpt2", _with(position_embedding=None)),
     ],
 )
 def test_what_is_wrong_shows_in_the_logits(
