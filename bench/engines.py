@@ -31,7 +31,8 @@ from runner_engine.embedded import MODEL_DIR
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete
-from runner_engine.settings.generation import GenerationConfig, KvCache
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.lora import LoraConfig
 from runner_engine.settings.model import LocalModelConfig, ModelConfig
 from runner_engine.settings.rope import RopeConfig

@@ -96,14 +96,15 @@ def measure(family: str, folder: Path, options: argparse.Namespace) -> bool:
     from runner_engine.local.engine import LocalEngine
     from runner_engine.quantization.base import QuantizationConfig
     from runner_engine.sessions import Request, complete
-    from runner_engine.settings.generation import GenerationConfig, KvCache
+    from runner_engine.settings.generation import GenerationConfig
+    from runner_engine.settings.kv_cache import KvCache
     from runner_engine.settings.lora import LoraConfig
     from runner_engine.settings.model import LocalModelConfig
     from runner_engine.settings.rope import RopeConfig
 
     families.OVERRIDES[family] = families.OVERRIDES.get(family, {}) | SIZES.get(family, DEEP)
     families.build(family, folder)
-    kv_cache = KvCache(options.kv_cache)
+    kv_cache = KvCache.of(options.kv_cache)
     config = RunnerConfig(
         model=LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32),
         quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(), task=Gsm8kConfig(),
@@ -125,7 +126,11 @@ def measure(family: str, folder: Path, options: argparse.Namespace) -> bool:
     said = max(predicted.prefill_kv_bytes, predicted.decode_kv_bytes)
     full = kept_kv(resolved.files.text_settings, 4, kv_cache)
     layers = resolved.files.text_settings.get("num_hidden_layers", full.layers)
-    numbers = [places * layers * full.layer_bytes, said / options.rows, stats.peak_kv_bytes / options.rows]
+    numbers = [
+        places * full.token_bytes * layers // full.layers,
+        said / options.rows,
+        stats.peak_kv_bytes / options.rows,
+    ]
     line = "".join(f"{number / 1024:12,.1f}" for number in numbers)
     error = said / stats.peak_kv_bytes - 1 if stats.peak_kv_bytes else float("nan")
     line += f"{error:+12.1%}"

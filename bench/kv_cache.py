@@ -28,7 +28,7 @@ from runner_base import Dtype
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Message, Request
 from runner_engine.sessions.contract import complete
-from runner_engine.settings.generation import KvCache
+from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.model import LocalModelConfig
 
 Engines = dict[str, LocalEngine]  # by the format of the cache
@@ -61,10 +61,10 @@ def main() -> None:
 def engines_of(model: str, dtype: str, new_tokens: int) -> Engines:
     """Return an engine for each format of the cache, loaded."""
     engines = {}
-    for kv_cache in KvCache:
+    for kv_cache in (KvCache.as_model, KvCache.int8):
         named = LocalModelConfig(name=str(model_folder(model)), device="cpu", dtype=Dtype(dtype))
-        engines[kv_cache.value] = greedy_engine(named, None, new_tokens, kv_cache)
-        engines[kv_cache].load()
+        engines[str(kv_cache)] = greedy_engine(named, None, new_tokens, kv_cache)
+        engines[str(kv_cache)].load()
     return engines
 
 
@@ -96,7 +96,7 @@ def cost(engines: Engines, texts: int, long: int) -> None:
     """Score worked answers by both engines, and print what 8 bits cost."""
     table = []
     for name, before in (("after its question", 0), (f"after {long} tokens of others", long)):
-        asked = worked_answers(engines[KvCache.as_model], texts, before)
+        asked = worked_answers(engines[str(KvCache.as_model)], texts, before)
         plain, eight = (score(engine, asked) for engine in engines.values())
         differences, divergences, tokens = [], [], 0
         for one in asked:

@@ -36,7 +36,7 @@ from runner_base import Dtype
 from runner_engine.local.engine import LocalEngine
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import QuantizationConfig, WithByteRows
-from runner_engine.settings.generation import KvCache
+from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.model import LocalModelConfig
 from tools.commands import printed
 
@@ -61,7 +61,7 @@ class Line:
         rows = {"quantization.int8_rows": str(self.int8_rows).lower()} if self.file and self.has_byte_rows else {}
         return rows | {
             "quantization.name": self.quantization,
-            "generation.kv_cache": self.kv_cache.value,
+            "generation.kv_cache": str(self.kv_cache),
             "model.dtype": self.dtype,
         }
 

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from runner_engine.sessions.session import Session as Session
     from runner_engine.sessions.stats import EngineStats as EngineStats
     from runner_engine.settings.generation import GenerationConfig as GenerationConfig
-    from runner_engine.settings.generation import KvCache as KvCache
+    from runner_engine.settings.kv_cache import KvCache as KvCache
     from runner_engine.settings.lora import LoraConfig as LoraConfig
     from runner_engine.settings.lora import PeftConfig as PeftConfig
     from runner_engine.settings.lora import adapter_of as adapter_of
@@ -83,7 +83,7 @@ PLACES = {
     "ModelConfig": "settings.model",  # the base of all keys of models
     "local_model": "settings.model",  # the keys of the model on this machine that a config has, of whatever kind
     "Attention": "settings.model",  # how attention is computed: auto, sdpa, eager, flash_attention_2
-    "KvCache": "settings.generation",  # how keys and values are stored: as_model, int8
+    "KvCache": "settings.kv_cache",  # how keys and values are stored: each with a format of its own
     "adapter_of": "settings.lora",  # where an adapter is, if there is one
     "GenerationConfig": "settings.generation",  # defaults of requests: limit, temperature, rows at once
     "Sampling": "settings.sampling",  # how the tokens of one request are drawn

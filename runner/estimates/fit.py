@@ -59,7 +59,7 @@ def rows_of(resolved: ResolvedJob) -> int:
     config, files = resolved.config, resolved.files
     amounts = config.task.amounts(config.generation)
     rows = max((amount.rows or 0 for amount in amounts), default=0)
-    number_bytes = kv_number_bytes(files.dtype_bytes, config.generation.kv_cache)
+    number_bytes = kv_number_bytes(files.dtype_bytes, config.generation.stored_kv)
     device_rows = most_rows(machine.device_class(files.model.device), number_bytes)
     return rows or min(device_rows, max((amount.completions for amount in amounts), default=TYPICAL_ROWS))
 

@@ -110,7 +110,7 @@ def guessed_speed(resolved: ResolvedJob, job_fit: Fit, rates: Rates) -> Speed:
     """Guess the speed of a job's model on a machine with these rates."""
     config, files = resolved.config, resolved.files
     parameters = float(sum(tensor.params for tensor in files.tensors))
-    token_bytes = place_bytes(files.settings, files.dtype_bytes, config.generation.kv_cache)
+    token_bytes = place_bytes(files.settings, files.dtype_bytes, config.generation.stored_kv)
     return rates.speed(config, job_fit.predicted, parameters, token_bytes)
 
 

@@ -77,11 +77,11 @@ def calibration_model_of(resolved: ResolvedJob, weight_mib: float) -> Calibratio
     is_packed = plain_mib <= PACKED_SHARE * machine.available_mib()
     shape = {key: value for key, value in settings.items() if key != "torch_dtype"}
     name = digest([shape])
-    kv_cache = config.generation.kv_cache
+    kv_cache = config.generation.stored_kv
     timed: list[Any] = [VERSION, shape, files.dtype, repr(config.quantization), repr(config.rope), files.model.device]
     timed += [files.model.attention, threads, is_packed, machine.name(), machine.versions()]
     timed += config.quantization.mix_keys
-    timed += [kv_cache] * (kv_cache is not KvCache.as_model)  # earlier timings stay valid
+    timed += [str(kv_cache)] * (kv_cache != KvCache.as_model)  # earlier timings stay valid
     return CalibrationModel(
         digest(timed), name, with_local_model(config), shape, depths, threads, is_packed,
         place_bytes(settings, files.dtype_bytes, kv_cache),

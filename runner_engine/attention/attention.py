@@ -156,9 +156,11 @@ class PassLayout:
     ) -> torch.Tensor:  # fmt: skip
         """Return [T, H, D] for query [H, T, D], key and value [KVH, T, D] of one layer."""
         width = value.shape[-1]
-        query, key, value = padded_heads(self.heads, query, key, value)
+        query, key, value = (
+            self.heads.turned(some, self.kernels) for some in padded_heads(self.heads, query, key, value)
+        )
         attention = LayerAttention(self.heads.store_of(layer), scale, softmax, self._view(layer))
-        result = self._attend(attention, query, key, value)
+        result = self.heads.turned(self._attend(attention, query, key, value), self.kernels)
         return result if width == self.heads.dim else result[..., :width]
 
     def _attend(
@@ -188,8 +190,8 @@ class PassLayout:
                 part = attend_to_keys(attention.scaling, chosen, keys, values, first, None)
             parts.append(PartialAttention(*part, use.row_of, use.count))
         if self.spans:
-            if heads.is_int8:  # a span's tokens see each other's keys as later tokens will
-                key, value = (heads.to_numbers(heads.to_stored(some)) for some in (key, value))
+            if heads.in_bytes:  # a span's tokens see each other's keys as later tokens will
+                key, value = heads.to_numbers(layer, *heads.to_stored(layer, key, value))
             if by_sdpa:
                 parts += self._span_parts(attention, query, key, value)
             else:
@@ -304,7 +306,7 @@ def _join(
     if longest := layout.longest:
         slots: slice | torch.Tensor = slice(tokens) if layout.is_in_slot_order else layout.slot.long()
         keys, values = own.keys[layer][slots, :, :longest], own.values[layer][slots, :, :longest]
-        terms.append(own_term(heads, attention.scaling, query, keys, values, layout.seen, first))
+        terms.append(own_term(heads, layer, attention.scaling, query, keys, values, layout.seen, first))
     if sinks is not None:
         terms.append(sinks_term(sinks, shape, heads.dim))
     return joined(terms, query.dtype)

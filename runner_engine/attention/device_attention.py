@@ -86,7 +86,7 @@ def attends_by_length(heads: Heads) -> bool:
 
     Flash attention does that; on a CPU, where tests force SDPA, the same with a mask stands for it.
     """
-    if not (heads.by_sdpa and heads.plain_softmax) or heads.is_int8:
+    if not (heads.by_sdpa and heads.plain_softmax) or heads.in_bytes:
         return False
     if (
         heads.dim > WIDEST

@@ -1,6 +1,6 @@
 """Attention of tokens to their own keys, joined with attention to keys that they share: the call of the kernel.
 
-Where attention to shared keys goes by tiles (shared_attention.py), own keys do, too, but for those in 8 bits.
+Where attention to shared keys goes by tiles (shared_attention.py), own keys do, too, but for those in bytes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def attend_own(
     kernels(
         heads.kernel("attend"), heads.dtype,
         pointer(query, heads.dtype, tokens, heads.kv_heads * heads.group, heads.dim),
-        table.data_ptr(), len(table), *put, layer,
+        table.data_ptr(), len(table), *put, heads.kernel_layer(layer),
         heads.kv_heads, heads.group, heads.dim, tokens, pointer(places.slot, torch.int32, tokens),
         pointer_or_none(places.first, torch.int32, tokens), pointer(places.seen, torch.int32, tokens),
         ctypes.c_float(scaling.scale), ctypes.c_float(scaling.cap),

@@ -72,12 +72,12 @@ def attend_to_keys(
 
 
 def own_term(
-    heads: Heads, scaling: Scaling, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
+    heads: Heads, layer: int, scaling: Scaling, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     seen: torch.Tensor, first: torch.Tensor | None,
 ) -> Term:  # fmt: skip
-    """Attend [T, KVH, G, D] to stored keys and values [T, KVH, L, W] of its row each, from first [T] to seen [T]."""
+    """Attend [T, KVH, G, D] to a layer's stored keys and values [T, KVH, L, W] of its row, from first [T] to seen."""
     shape = query.shape[:3]
-    keys, values = (heads.to_numbers(some.flatten(0, 1)) for some in (keys, values))
+    keys, values = heads.to_numbers(layer, keys.flatten(0, 1), values.flatten(0, 1))
     scores = scores_of(scaling, query.flatten(0, 1), keys).view(*shape, -1)
     places = torch.arange(scores.shape[-1], device=query.device)[None, :]
     hidden = places >= seen[:, None]

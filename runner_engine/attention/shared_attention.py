@@ -36,7 +36,7 @@ from runner_engine.matmul import (
     requested_way,
     words_of_tiles,
 )
-from runner_engine.settings.generation import KvCache
+from runner_engine.settings.kv_cache import KvCache
 
 FORCED = "RUNNER_SHARED_ATTENTION"
 TILE_WIDTH = 32  # of a head: numbers that one instruction multiplies
@@ -83,8 +83,8 @@ def attend_shared(
     kernels(
         heads.kernel("attend_shared"), heads.dtype, query.data_ptr(), query.stride(0), query.stride(1), query.shape[1],
         pointer_or_none(chosen, torch.int64, count), count,
-        places.store.table[places.slot].data_ptr(), layer, heads.kv_heads, heads.group, heads.dim, places.sees,
-        int(places.causal), pointer_or_none(first, torch.int32, count),
+        places.store.table[places.slot].data_ptr(), heads.kernel_layer(layer), heads.kv_heads, heads.group, heads.dim,
+        places.sees, int(places.causal), pointer_or_none(first, torch.int32, count),
         ctypes.c_float(scaling.scale), ctypes.c_float(scaling.cap),
         out.data_ptr(), top.data_ptr(), total.data_ptr(), heads.attention_tile_rows,
     )  # fmt: skip
@@ -131,8 +131,9 @@ def what_tiles_lack(heads: Heads, kernels: Kernels) -> str:
 
 def _kept_seconds(heads: Heads, kernels: Kernels) -> Seconds | None:
     """Return the seconds of each way for these heads, one on which others are measured; None if they cannot be kept."""
-    alone = replace(heads, layers=1, kv_heads=1, windows=(), attention_tile_rows=0)
-    stored = "int8" if heads.is_int8 else "bfloat16"
+    of_most = replace(heads.kv_cache, layers=())
+    alone = replace(heads, layers=1, kv_heads=1, windows=(), attention_tile_rows=0, kv_cache=of_most)
+    stored = str(heads.kv_cache) if heads.in_bytes else "bfloat16"
     key = f"attention of {heads.group} x {heads.dim} to {KEYS} keys, {stored}"
     ways = {"tiles": 1, IN_ORDER: NO_TILES, "vectors": 0}
 
@@ -162,7 +163,7 @@ def _random_places(heads: Heads, kernels: Kernels, count: int, random: torch.Gen
     """Return random keys and values of a single layer."""
     kv = SharedKv.empty(heads, count, kernels)
     keys, values = (torch.randn(heads.kv_heads, count, heads.dim, generator=random).to(heads.dtype) for _ in range(2))
-    kv.store.put_stored(0, heads.to_stored(keys), heads.to_stored(values))
+    kv.store.put_stored(0, *heads.to_stored(0, keys, values))
     return SharedPlaces(kv.store, 0, count)
 
 
@@ -173,7 +174,8 @@ def difference(group: int, dim: int, kv_cache: KvCache, kernels: Kernels) -> str
     Each token must also have the bits that it has alone, where its rows go by vectors in the order of tiles.
     """
     random = torch.Generator().manual_seed(0)
-    heads = Heads(1, 2, group, dim, torch.bfloat16, torch.device("cpu"), kv_cache=kv_cache)
+    of_most = replace(kv_cache, layers=())
+    heads = Heads(1, 2, group, dim, torch.bfloat16, torch.device("cpu"), kv_cache=of_most)
     by_tiles = replace(heads, attention_tile_rows=group + 1)  # one token's rows go by vectors, more by tiles
     query = torch.randn(2 * group, TRIAL_TOKENS, dim, generator=random).to(torch.bfloat16)
     whole = _random_places(heads, kernels, TRIAL_KEYS, random)
@@ -195,7 +197,7 @@ def difference(group: int, dim: int, kv_cache: KvCache, kernels: Kernels) -> str
             rows = slice(at * group, (at + 1) * group)
             if not all(torch.equal(one, many[:, rows]) for one, many in zip(alone, found, strict=True)):
                 return f"{what} some bits from that of each token alone"
-    return "" if heads.is_int8 else _own_difference(kernels, heads, whole, query.transpose(0, 1).contiguous())
+    return "" if heads.in_bytes else _own_difference(kernels, heads, whole, query.transpose(0, 1).contiguous())
 
 
 def _own_difference(kernels: Kernels, heads: Heads, whole: SharedPlaces, query: torch.Tensor) -> str:

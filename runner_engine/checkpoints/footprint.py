@@ -29,7 +29,6 @@ from runner_engine.checkpoints.pass_memory import (
 )
 from runner_engine.checkpoints.resolve import ModelFiles, ResolvedModel
 from runner_engine.checkpoints.weight_sizes import compute_dtype, elements, weight_bytes
-from runner_engine.settings.generation import KvCache
 from runner_engine.settings.model import Attention
 from runner_engine.spec import Workload
 
@@ -189,7 +188,7 @@ def _predict_one(resolved: ResolvedModel, work: Workload, free_mib: float | None
     # with the kernels, keys before a window are freed, as in transformers' own cache
     by_kernels = is_stream and device == "cpu"
     keeps_windows = not is_stream or (by_kernels and processor.c_compiler() is not None)
-    kept = kept_kv(settings, dtype_bytes, spec.generation.kv_cache, LANES if by_kernels else 1)
+    kept = kept_kv(settings, dtype_bytes, spec.generation.stored_kv, LANES if by_kernels else 1)
 
     def activations(pass_shape: PassShape) -> int:
         positions = pass_shape.rows * pass_shape.tokens
@@ -210,7 +209,7 @@ def _predict_one(resolved: ResolvedModel, work: Workload, free_mib: float | None
     prefill = activations(reading)
     decode = activations(PassShape(rows, 1, context * eager, drawing))
     if device == "cuda" and is_stream and new_tokens > 1:
-        by_length = dtype_bytes == BYTES["bfloat16"] and spec.generation.kv_cache is not KvCache.int8
+        by_length = dtype_bytes == BYTES["bfloat16"] and not spec.generation.stored_kv.in_bytes
         spans = () if by_length else (prompt_tokens, context)
         decode += recorded_rows(rows, *spans) * shape["vocab"] * dtype_bytes
     unpacked = 0 if by_panels else largest * max(choice.unpacked_bytes(dtype_bytes) for choice in mix.choices)

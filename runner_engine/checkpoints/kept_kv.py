@@ -12,9 +12,10 @@ from typing import Any
 
 from runner_base import BYTES
 from runner_engine.checkpoints.layer_kinds import first_sharing_layer, layer_kinds, window_of
-from runner_engine.settings.generation import KvCache
+from runner_engine.settings.kv_cache import KvCache, KvNumbers
 
-SCALE_BYTES = 4  # of a place and head, where keys and values are stored in 8 bits: as in kernels/attention.h
+SCALE_BYTES = 4  # of a place and head, where keys or values are stored in 8 bits: as in kernels/attention.h
+INT4_GROUP, INT4_GROUP_BYTES = 32, 18  # in 4 bits so many numbers of a head, with their scale, take so many bytes
 PAGE_BYTES = 4096  # of memory, on most machines
 LANES = 16  # numbers by which heads are stored on a CPU: as in kernels
 TWICE_IN_WINDOWS = {"mimo_v2_flash"}  # families whose layers with a window have twice the key-value heads
@@ -39,7 +40,8 @@ class KeptKv:
     full_layers: int  # that keep keys and values of all tokens
     window_layers: int  # that keep those within the window
     window: int
-    layer_bytes: int  # of one token in one of these layers
+    full_bytes: int  # of one token in all layers that keep all of them
+    window_bytes: int  # of one token in all layers that keep those within the window
     page: int  # tokens of a head in a page of memory: they are freed together
     state_bytes: int  # of all layers together
 
@@ -51,7 +53,7 @@ class KeptKv:
     @property
     def token_bytes(self) -> int:
         """Keys and values of one token in all layers."""
-        return self.layers * self.layer_bytes
+        return self.full_bytes + self.window_bytes
 
     def prompt_bytes(self, rows: int, prompt: int, last: tuple[int, int], keeps_windows: bool) -> int:
         """Return what rows take when the last of their prompts are read, in a pass of so many rows and tokens of each.
@@ -60,14 +62,14 @@ class KeptKv:
         """
         kept = min(prompt, self._least) if keeps_windows else prompt
         of_windows = (rows - last[0]) * kept + last[0] * min(kept + last[1], prompt)
-        return rows * self._elsewhere(prompt) + self.window_layers * self.layer_bytes * of_windows
+        return rows * self._elsewhere(prompt) + self.window_bytes * of_windows
 
     def final_bytes(self, rows: int, prompt: int, new: int, keeps_windows: bool) -> int:
         """Return what rows take when they end with so many new tokens."""
         kept = prompt + new
         if keeps_windows:
             kept = min(kept_places(self.window, kept), min(prompt, self._least) + new)
-        return rows * (self._elsewhere(prompt + new) + self.window_layers * self.layer_bytes * kept)
+        return rows * (self._elsewhere(prompt + new) + self.window_bytes * kept)
 
     @property
     def _least(self) -> int:
@@ -76,7 +78,7 @@ class KeptKv:
 
     def _elsewhere(self, places: int) -> int:
         """Return what a row takes besides what layers with a window keep."""
-        return self.state_bytes + self.full_layers * self.layer_bytes * places
+        return self.state_bytes + self.full_bytes * places
 
 
 def kept_kv(
@@ -87,20 +89,33 @@ def kept_kv(
     own = kinds[: first_sharing_layer(settings)]
     kv_heads, width = kv_heads_of(settings)
     width = -(-width // lanes) * lanes
-    of_head = head_bytes(width, dtype_bytes, kv_cache)
+    in_windows = [kind.has_window for kind in own if kind.attends or kind.has_window]
+    each = [kv_heads * layer_head_bytes(kv_cache, layer, len(in_windows), width, dtype_bytes)
+            for layer in range(len(in_windows))]  # fmt: skip
+    window_bytes = sum(of_layer for of_layer, is_in_window in zip(each, in_windows, strict=True) if is_in_window)
     return KeptKv(
-        full_layers=sum(kind.attends and not kind.has_window for kind in own),
-        window_layers=sum(kind.has_window for kind in own),
+        full_layers=len(in_windows) - sum(in_windows),
+        window_layers=sum(in_windows),
         window=window_of(settings) or 0,
-        layer_bytes=2 * kv_heads * of_head,
-        page=PAGE_BYTES // max(of_head, 1),
+        full_bytes=sum(each) - window_bytes,
+        window_bytes=window_bytes,
+        page=PAGE_BYTES // max(head_bytes(width, dtype_bytes, kv_cache.keys), 1),
         state_bytes=sum(kind.has_state for kind in kinds) * state_bytes(settings, dtype_bytes),
     )
 
 
-def head_bytes(dim: int, dtype_bytes: int, kv_cache: KvCache) -> int:
+def layer_head_bytes(kv_cache: KvCache, layer: int, layers: int, dim: int, dtype_bytes: int) -> int:
+    """Return the bytes of a key and a value of one place and one head, in one of so many layers that store some."""
+    return sum(head_bytes(dim, dtype_bytes, numbers) for numbers in kv_cache.of_layer(layer, layers))
+
+
+def head_bytes(dim: int, dtype_bytes: int, numbers: KvNumbers) -> int:
     """Return the bytes of a key, or a value, of one place and one head."""
-    return dim + SCALE_BYTES if kv_cache is KvCache.int8 else dim * dtype_bytes
+    if numbers is KvNumbers.int8:
+        return dim + SCALE_BYTES
+    if numbers is KvNumbers.int4:
+        return -(-dim // INT4_GROUP) * INT4_GROUP_BYTES
+    return dim * dtype_bytes
 
 
 def kv_heads_of(settings: Mapping[str, Any]) -> tuple[int, int]:

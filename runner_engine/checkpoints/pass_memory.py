@@ -10,7 +10,7 @@ from typing import Any
 
 from runner_base import BYTES
 from runner_engine.checkpoints.kept_kv import kept_kv
-from runner_engine.settings.generation import KvCache
+from runner_engine.settings.kv_cache import KvCache, KvNumbers
 from runner_engine.settings.sampling import SamplingKeys, active_parameters
 
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # prompt tokens in one pass
@@ -49,7 +49,7 @@ def place_bytes(settings: dict[str, Any], dtype_bytes: int, kv_cache: KvCache = 
 
 def kv_number_bytes(dtype_bytes: int, kv_cache: KvCache) -> int:
     """Return the bytes of one number of keys and values, scales left out."""
-    return 1 if kv_cache is KvCache.int8 else dtype_bytes
+    return dtype_bytes if KvNumbers.as_model in (kv_cache.keys, kv_cache.values) else 1
 
 
 def pass_bytes(settings: dict[str, Any], dtype_bytes: int, rows: int, tokens: int) -> int:

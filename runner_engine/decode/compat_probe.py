@@ -251,7 +251,7 @@ def probe_fused_forward(
                 return fused
             expected = _trial_logits(forward, ids)
             forward.fused = fused
-            is_exact = heads.dtype is torch.float32 and not fused.is_quantized and not heads.is_int8
+            is_exact = heads.dtype is torch.float32 and not fused.is_quantized and not heads.in_bytes
             # elsewhere a number may be rounded to the other side, and then the farthest of 49,152 logits is 0.2 off:
             # noise that a token's mean does not have, and in which each real difference shows
             of_tokens, allowed = (torch.amax, SAME) if is_exact else (torch.mean, COARSE)

@@ -101,7 +101,7 @@ class FusedWeights:
         embedding = self._embedding(layout.embedding)
         self.model = FusedModel(
             layers=len(layers), hidden=self.hidden, inner=self.inner, kv_heads=heads.kv_heads, group=heads.group,
-            dim=heads.dim, is_quantized=self.is_quantized, has_int8_kv=heads.is_int8, embedding_rows=self.rows,
+            dim=heads.dim, is_quantized=self.is_quantized, has_kv_bytes=heads.in_bytes, embedding_rows=self.rows,
             attention_tile_rows=heads.attention_tile_rows,
             rotated=0 if self.rotation is None else self.rotation.rotated,
             is_interleaved=self.rotation is not None and self.rotation.is_interleaved,
@@ -146,7 +146,7 @@ class FusedWeights:
             "norm_q": norm_q, "norm_k": norm_k, "sinks": sinks, "scale": attention.scale, "cap": attention.cap,
             "rope": layer.rope, "window": self.windows.index(window), "norms_all_heads": attention.norms_all_heads,
             "qkv_count": len(qkv), "qkv": self._side_by_side(qkv), "out": self._matrix(attention.out, queries, hidden),
-            "kv_layer": kv_layer,
+            "kv": heads.kernel_layers[kv_layer],
         }  # fmt: skip
 
     def _side_by_side(self, matrices: list[Matrix]) -> Any:

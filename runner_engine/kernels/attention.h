@@ -3,7 +3,9 @@
 
 #define MAX_GROUP 16 /* query heads on a key-value head; both limits are in native.py, too */
 #define MAX_DIM 512
-#define SCALE_BYTES 4 /* of a place and head, where keys and values are stored in bytes */
+#define SCALE_BYTES 4 /* of a place and head, where keys or values are stored in 8 bits */
+#define INT4_GROUP 32 /* in 4 bits so many numbers of a head, with their scale, */
+#define INT4_GROUP_BYTES 18 /* take so many bytes */
 #define KEY_BLOCK 512 /* keys at a time: their scores stay in the first-level cache */
 #define MAX_SCORES (KEY_BLOCK + 2 * LANES)
 /* Bytes; the processor's own prefetching stops at the end of a page, which is too soon for these reads. */
@@ -41,19 +43,42 @@ typedef struct {
   int64_t keys, values, capacity;
 } kv_arena;
 
-/* The layout of one head. Keys: in blocks of LANES places, within a block dimension by dimension, so that the scores of
+/* How keys, or values, are stored */
+enum { KV_AS_MODEL, KV_INT8, KV_INT4 };
+
+/* How a layer's keys and values are stored, and where they begin in an arena: behind so many bytes for each place */
+typedef struct {
+  int64_t keys, values, keys_before, values_before;
+  int64_t rotated; /* numbers of a head that are rotated together (rotation.h), or 0 */
+} kv_layer;
+
+/* The bytes that a place of a head takes */
+INLINE int64_t kv_place_bytes(int64_t format, int64_t dim, int64_t number_bytes) {
+  if (format == KV_INT8) return dim + SCALE_BYTES;
+  if (format == KV_INT4) return (dim + INT4_GROUP - 1) / INT4_GROUP * INT4_GROUP_BYTES;
+  return dim * number_bytes;
+}
+
+/* The layout of one head in the model's own numbers. Keys: in blocks of LANES places, within a block dimension by dimension, so that the scores of
    LANES keys are computed side by side. Values: place by place. In bfloat16 two dimensions of a key, and two places of
    a value, lie side by side, since products of pairs are faster than widening. */
 
-INLINE void store_place_f32(float *K, float *V, const float *k, const float *v, int64_t dim, int64_t place) {
+INLINE void store_key_f32(float *K, const float *k, int64_t dim, int64_t place) {
   float *block = K + place / LANES * LANES * dim + place % LANES;
   for (int64_t d = 0; d < dim; d++) block[d * LANES] = k[d];
+}
+
+INLINE void store_value_f32(float *V, const float *v, int64_t dim, int64_t place) {
   memcpy(V + place * dim, v, dim * sizeof(float));
 }
 
-INLINE void store_place_bf16(bf16 *K, bf16 *V, const bf16 *k, const bf16 *v, int64_t dim, int64_t place) {
-  bf16 *block = K + place / LANES * LANES * dim + place % LANES * 2, *pair = V + place / 2 * 2 * dim;
+INLINE void store_key_bf16(bf16 *K, const bf16 *k, int64_t dim, int64_t place) {
+  bf16 *block = K + place / LANES * LANES * dim + place % LANES * 2;
   for (int64_t d = 0; d < dim; d += 2) memcpy(block + d * LANES, k + d, 2 * sizeof(bf16));
+}
+
+INLINE void store_value_bf16(bf16 *V, const bf16 *v, int64_t dim, int64_t place) {
+  bf16 *pair = V + place / 2 * 2 * dim;
 #ifdef HAS_AVX512 /* a head is whole vectors */
   const int is_second = place % 2;
   for (int64_t d = 0; d < dim; d += LANES) {
@@ -96,6 +121,7 @@ INLINE void scale_weights(float *weights, int count, const char *scales, int64_t
    are already computed, and its own keys */
 typedef struct {
   int64_t first, end; /* own keys from `first` to before `end`; it always sees the last one */
+  const kv_layer *layer; /* how they are stored */
   float scale, cap;   /* cap: the soft cap of the scores, or 0 for none */
   const float *sinks; /* 0, or a score for each head that takes weight and has no value */
   int64_t parts;

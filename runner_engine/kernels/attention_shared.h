@@ -1,9 +1,9 @@
 /* Attention to what many tokens share, for one number format (T, PACK, NAME) and one format of stored keys and values (KV,
-   SCALE_SIZE, KV_NAME: see kernels.c), in the tiles of attention_tiles.h. */
+   KV_NAME: see kernels.c), in the tiles of attention_tiles.h. */
 
 /* Up to TILE_ROWS rows of one key-value head over the keys of an arena: row r sees those from first[r] to sees[r],
    which may be none. cap: the soft cap of the scores, or 0 for none. */
-INLINE void KV_NAME(attend_tile_shape)(const int D, const NAME(operand) *q, const KV *K, const KV *V, const int64_t *first,
+INLINE void KV_NAME(attend_tile_shape)(const kv_layer *layer, const int D, const NAME(operand) *q, const KV *K, const KV *V, const int64_t *first,
                                        const int64_t *sees, int rows, float scale, float cap, float *acc, float *top,
                                        float *sum, prefetch_queue *next) {
   const int at_once = IS_UNPACKED ? UNPACKED_KEYS : TILE_KEYS;
@@ -11,6 +11,7 @@ INLINE void KV_NAME(attend_tile_shape)(const int D, const NAME(operand) *q, cons
   NAME(operand) unpacked[UNPACKED_KEYS * MAX_DIM];
   float key_scales[UNPACKED_KEYS], value_scales[UNPACKED_KEYS];
 #endif
+  const int64_t key_stride = KV_NAME(key_stride)(layer, D), value_stride = KV_NAME(value_stride)(layer, D);
   float s[TILE_ROWS][TILE_KEYS];
   NAME(operand) weights[TILE_ROWS][TILE_KEYS];
   const int all_rows = (rows + REGISTER_ROWS - 1) / REGISTER_ROWS * REGISTER_ROWS;
@@ -25,16 +26,16 @@ INLINE void KV_NAME(attend_tile_shape)(const int D, const NAME(operand) *q, cons
     const int count = (int)(keys - start < left ? keys - start : left);
     const int full = (count + LANES - 1) / LANES * LANES;
 #if IS_UNPACKED
-    KV_NAME(unpack_places)(D, LANES, K + start * (D + SCALE_SIZE), full, unpacked, key_scales);
+    const int are_scaled = KV_NAME(unpack_keys)(layer, D, K + start * key_stride, full, unpacked, key_scales);
     OPERAND_NAME(tile_scores)(D, q, unpacked, all_rows, full, s, next);
-    for (int r = 0; r < rows && SCALE_SIZE; r++)
+    for (int r = 0; r < rows && are_scaled; r++)
       for (int j = 0; j < full; j++) s[r][j] *= key_scales[j];
-    KV_NAME(unpack_places)(D, D, V + start * (D + SCALE_SIZE), full, unpacked, value_scales);
+    const int have_scales = KV_NAME(unpack_values)(layer, D, V + start * value_stride, full, unpacked, value_scales);
     const NAME(operand) *values = unpacked;
-    const float *scales = SCALE_SIZE ? value_scales : 0;
+    const float *scales = have_scales ? value_scales : 0;
 #else
-    OPERAND_NAME(tile_scores)(D, q, K + start * D, all_rows, full, s, next);
-    const T *values = V + start * D;
+    OPERAND_NAME(tile_scores)(D, q, K + start * key_stride, all_rows, full, s, next);
+    const T *values = V + start * value_stride;
     const float *scales = 0;
 #endif
     for (int r = 0; r < rows; r++) {
@@ -52,12 +53,12 @@ INLINE void KV_NAME(attend_tile_shape)(const int D, const NAME(operand) *q, cons
 #if IS_IN(ATTENTION_UNIT)
 /* Task i of `attend_shared`: some of the rows of one key-value head, those that see most first */
 BETWEEN_UNITS void KV_NAME(attend_tile)(int64_t i, const T *q, int64_t q_head, int64_t q_token, const int64_t *chosen,
-                              int64_t tokens, const kv_arena *arena, int64_t layer, int64_t kv_heads, int64_t group,
+                              int64_t tokens, const kv_arena *arena, const kv_layer *layer, int64_t kv_heads, int64_t group,
                               int64_t dim, int64_t keys, int64_t causal, const int32_t *from, float scale,
                               float cap, T *out, float *top, float *sum, prefetch_queue *next) {
   const int64_t rows = tokens * group, tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
   const int64_t h = i / tiles, first = (tiles - 1 - i % tiles) * TILE_ROWS;
-  const KV *K = KV_NAME(keys_of)(arena, layer * kv_heads + h, dim), *V = KV_NAME(values_of)(arena, layer * kv_heads + h, dim);
+  const KV *K = KV_NAME(keys_of)(arena, layer, h, dim), *V = KV_NAME(values_of)(arena, layer, h, dim);
   const int some = rows - first < TILE_ROWS ? (int)(rows - first) : TILE_ROWS;
   NAME(operand) query[TILE_ROWS * MAX_DIM];
   float acc[TILE_ROWS * MAX_DIM], m[TILE_ROWS], l[TILE_ROWS];
@@ -74,8 +75,8 @@ BETWEEN_UNITS void KV_NAME(attend_tile)(int64_t i, const T *q, int64_t q_head, i
     sees[r] = keys + (causal ? t : 0);
     begins[r] = from ? from[t] : 0;
   }
-#define IS_RARE (SCALE_SIZE && PACK == 1) /* no shape of it is worth the compiler's time */
-#define SHAPE(D) KV_NAME(attend_tile_shape)(D, query, K, V, begins, sees, some, scale, cap, acc, m, l, next)
+#define IS_RARE (IS_IN_BYTES && PACK == 1) /* no shape of it is worth the compiler's time */
+#define SHAPE(D) KV_NAME(attend_tile_shape)(layer, D, query, K, V, begins, sees, some, scale, cap, acc, m, l, next)
   if (!IS_RARE && dim == 64) SHAPE(64);
   else if (!IS_RARE && dim == 128) SHAPE(128);
   else SHAPE(dim);
@@ -99,7 +100,7 @@ BETWEEN_UNITS void KV_NAME(attend_tile)(int64_t i, const T *q, int64_t q_head, i
    tiles where a block has at least so many rows, if this processor and the heads allow it (tile_attention.h). Returns what
    is wrong with the call (checks.h). */
 int64_t KV_NAME(attend_shared)(const T *q, int64_t q_head, int64_t q_token, int64_t all, const int64_t *chosen,
-                            int64_t tokens, const kv_arena *arena, int64_t layer, int64_t kv_heads, int64_t group,
+                            int64_t tokens, const kv_arena *arena, const kv_layer *layer, int64_t kv_heads, int64_t group,
                             int64_t dim, int64_t keys, int64_t causal, const int32_t *from, float scale, float cap,
                             T *out, float *top, float *sum, int64_t tile_rows, int threads) {
   int64_t wrong = check_heads(kv_heads, group, dim);

@@ -36,13 +36,13 @@ WARNINGS = "-Wall -Wextra"
 NATIVE = "-march=native"
 FLAGS = f"-O3 {NATIVE} -fopenmp {MATH} {WARNINGS} -fPIC"
 # what few models need: built when one does
-FLOAT32, PACKED, INT8_KV, RECURRENT = "float32", "packed", "int8_kv", "recurrent"
-FEATURES = frozenset({FLOAT32, PACKED, INT8_KV, RECURRENT})
+FLOAT32, PACKED, KV_BYTES, RECURRENT = "float32", "packed", "kv_bytes", "recurrent"
+FEATURES = frozenset({FLOAT32, PACKED, KV_BYTES, RECURRENT})
 # The units of kernels.c (units.h), those that take longest first, and for which features all of one are needed
 UNITS: dict[str, frozenset[str]] = {
     "PACKED_BYTES": frozenset({PACKED}),
     "ATTENTION_BF16": frozenset(),
-    "ATTENTION_INT8_BF16": frozenset({INT8_KV}),
+    "ATTENTION_BYTES_BF16": frozenset({KV_BYTES}),
     "PACKED_BF16": frozenset({PACKED}),
     "ATTENTION_F32": frozenset({FLOAT32}),
     "PACKED_F32": frozenset({FLOAT32, PACKED}),
@@ -51,7 +51,7 @@ UNITS: dict[str, frozenset[str]] = {
     "PRODUCTS_F32": frozenset({FLOAT32}),
     "RECURRENT_BF16": frozenset({RECURRENT}),
     "RECURRENT_F32": frozenset({FLOAT32, RECURRENT}),
-    "ATTENTION_INT8_F32": frozenset({FLOAT32, INT8_KV}),
+    "ATTENTION_BYTES_F32": frozenset({FLOAT32, KV_BYTES}),
 }
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 LOCK = "kernels.lock"

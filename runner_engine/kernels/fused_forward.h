@@ -129,10 +129,10 @@ static void NAME(embed_tokens)(const fused_pass *s, phase *now) {
 }
 
 /* Puts k and v of a token and a head into a place of its arena, in the format of the cache. */
-INLINE void NAME(put)(const fused_model *m, const kv_arena *arena, int64_t head, const T *k, const T *v,
+INLINE void NAME(put)(const fused_model *m, const kv_arena *arena, const kv_layer *kv, int64_t head, const T *k, const T *v,
                       int64_t place) {
-  if (m->has_int8_kv) INT8_NAME(store_head)(arena, head, k, v, m->dim, place);
-  else NAME(store_head)(arena, head, k, v, m->dim, place);
+  if (m->has_kv_bytes) BYTES_NAME(store_head)(arena, kv, head, k, v, m->dim, place);
+  else NAME(store_head)(arena, kv, head, k, v, m->dim, place);
 }
 
 /* Puts the queries of a token side by side, whose gates were between them. */
@@ -164,9 +164,12 @@ static void NAME(rotate_and_store)(const fused_pass *s, int64_t l, phase *now) {
       if (m->has_query_gates) NAME(take_gates)(m, q, (T *)s->query_gates + t * s->q_width);
       NAME(norm_and_rotate)(m, layer, &layer->norm_q, q, m->kv_heads * m->group, in->positions[t]);
       NAME(norm_and_rotate)(m, layer, &layer->norm_k, k, m->kv_heads, in->positions[t]);
+      if (layer->kv.rotated) {
+        NAME(rotate_heads)(q, m->kv_heads * m->group, dim, layer->kv.rotated);
+        NAME(rotate_heads)(k, 2 * m->kv_heads, dim, layer->kv.rotated); /* and the values behind the keys */
+      }
       for (int64_t h = 0; h < m->kv_heads && !in->is_step; h++)
-        NAME(put)(m, in->arenas + in->slot[t], layer->kv_layer * m->kv_heads + h, k + h * dim, v + h * dim,
-                  in->place[t]);
+        NAME(put)(m, in->arenas + in->slot[t], &layer->kv, h, k + h * dim, v + h * dim, in->place[t]);
     }
   barrier(now, chunks, s->is_alone);
 }
@@ -233,7 +236,7 @@ static void NAME(finish_logits)(const fused_pass *s, phase *now) {
 /* Whether own keys are multiplied by the processor's tiles (tile_own_keys.h) */
 INLINE int NAME(attends_own_by_tiles)(const fused_model *m) {
 #if defined(HAS_TILES) && PACK == 2
-  return !m->has_int8_kv && attends_own_by_tiles(m->attention_tile_rows, m->dim);
+  return !m->has_kv_bytes && attends_own_by_tiles(m->attention_tile_rows, m->dim);
 #else
   (void)m;
   return 0;
@@ -247,7 +250,7 @@ static void NAME(attend_own)(const fused_pass *s, int64_t layer, int64_t t, int6
   const fused_model *m = s->model;
   const fused_tokens *in = s->in;
   const fused_layer *of = s->layers + layer;
-  const int64_t dim = m->dim, group = m->group, head = of->kv_layer * m->kv_heads + h;
+  const int64_t dim = m->dim, group = m->group;
   const int32_t *from = in->own_from[of->window];
   const kv_arena *arena = in->arenas + in->slot[t];
   T *q = (T *)s->qkv + t * s->qkv_width, *k = q + s->first_key + h * dim;
@@ -256,19 +259,19 @@ static void NAME(attend_own)(const fused_pass *s, int64_t layer, int64_t t, int6
     const int64_t of_part = in->part[p].row_of[t];
     rows[p] = of_part < 0 ? -1 : (h * in->part[p].tokens + of_part) * group;
   }
-  if (in->is_step) NAME(put)(m, arena, head, k, k + s->kv_width, in->seen[t] - 1);
-  const attention_view view = {from ? from[t] : 0, in->seen[t], of->scale, of->cap,
+  if (in->is_step) NAME(put)(m, arena, &of->kv, h, k, k + s->kv_width, in->seen[t] - 1);
+  const attention_view view = {from ? from[t] : 0, in->seen[t], &of->kv, of->scale, of->cap,
                                of->sinks ? of->sinks + h * group : 0, in->parts, s->part_out, s->part_top, s->part_sum,
                                NAME(attends_own_by_tiles)(m), rows};
   const kv_arena *next = in->arenas + in->slot[then];
-  const int64_t next_head = of->kv_layer * m->kv_heads + then_head;
   T *out = (T *)s->inner + t * s->q_width + h * group * dim;
 #define ATTEND(NAME)                                                                                              \
-  NAME(attend_head)(dim, group, q + h * group * dim, NAME(keys_of)(arena, head, dim), NAME(values_of)(arena, head, dim), \
-                    &view, out, NAME(keys_of)(next, next_head, dim))
-  if (m->has_int8_kv) ATTEND(INT8_NAME);
+  NAME(attend_head)(dim, group, q + h * group * dim, NAME(keys_of)(arena, &of->kv, h, dim),                       \
+                    NAME(values_of)(arena, &of->kv, h, dim), &view, out, NAME(keys_of)(next, &of->kv, then_head, dim))
+  if (m->has_kv_bytes) ATTEND(BYTES_NAME);
   else ATTEND(NAME);
 #undef ATTEND
+  if (of->kv.rotated) NAME(rotate_heads)(out, group, dim, of->kv.rotated); /* back */
   if (m->has_query_gates) NAME(open_gates)((T *)s->query_gates + t * s->q_width + h * group * dim, group * dim, out);
 }
 
@@ -300,17 +303,21 @@ INLINE int NAME(attends_in_tile_order)(const fused_model *m) {
 /* The own keys and values of some tokens, to be prefetched evenly while the keys that they share are multiplied. begins: of
    each token the first place that it sees, or 0 */
 static prefetch_queue NAME(prefetch_own_keys)(const fused_model *m, const fused_tokens *in, const int32_t *begins,
-                                              int64_t head, int64_t first, int64_t after, memory_range *ranges) {
-  const int64_t dim = m->dim, place_bytes = m->has_int8_kv ? dim + SCALE_BYTES : dim * (int64_t)sizeof(T);
+                                              const kv_layer *kv, int64_t head, int64_t first, int64_t after,
+                                              memory_range *ranges) {
+  const int64_t dim = m->dim, key_bytes = kv_place_bytes(kv->keys, dim, sizeof(T));
+  const int64_t value_bytes = kv_place_bytes(kv->values, dim, sizeof(T));
   int64_t count = 0, bytes = 0, keys = 0;
   for (int64_t t = first; t < after && bytes < PREFETCH_BYTES; t++) {
     const kv_arena *arena = in->arenas + in->slot[t];
     const int64_t begin = begins ? begins[t] / LANES * LANES : 0, end = ceil_div(in->seen[t], LANES) * LANES;
-    const int64_t size = (end > begin ? end - begin : 0) * place_bytes;
-    const int64_t from = (head * arena->capacity + begin) * place_bytes;
-    const char *of[2] = {(char *)arena->keys + from, (char *)arena->values + from};
-    for (int i = 0; i < 2; i++) ranges[count++] = (memory_range){of[i], of[i] + size};
-    bytes += 2 * size;
+    const int64_t some = end > begin ? end - begin : 0;
+    const char *keys_at = (char *)arena->keys + arena->capacity * (kv->keys_before + head * key_bytes) + begin * key_bytes;
+    const char *values_at =
+        (char *)arena->values + arena->capacity * (kv->values_before + head * value_bytes) + begin * value_bytes;
+    ranges[count++] = (memory_range){keys_at, keys_at + some * key_bytes};
+    ranges[count++] = (memory_range){values_at, values_at + some * value_bytes};
+    bytes += some * (key_bytes + value_bytes);
   }
   for (int64_t p = 0; p < in->parts; p++) keys += in->part[p].sees;
   const int64_t numbers = (IS_WIDENED ? 1 : PACK) * LANES * TILE_BLOCKS; /* of a step of tile_products */
@@ -336,21 +343,21 @@ static void NAME(attend_part)(const fused_pass *s, int64_t layer, int64_t p, int
   const T *q = (const T *)s->qkv + part->first * s->qkv_width;
 #if defined(HAS_TILES) && PACK == 2
 #define ATTEND(NAME)                                                                                               \
-  NAME(attend_task)(i, q, m->dim, s->qkv_width, part->chosen, part->tokens, part->arena, of->kv_layer, m->kv_heads,           \
-                    m->group, m->dim, part->sees, part->causal, from, of->scale, of->cap, (T *)s->part_out[p],         \
-                    (float *)s->part_top[p], (float *)s->part_sum[p], m->attention_tile_rows, next)
+  NAME(attend_task)(i, q, m->dim, s->qkv_width, part->chosen, part->tokens, part->arena, &of->kv, m->kv_heads, m->group, \
+                    m->dim, part->sees, part->causal, from, of->scale, of->cap, (T *)s->part_out[p], (float *)s->part_top[p],    \
+                    (float *)s->part_sum[p], m->attention_tile_rows, next)
   if (is_in_tile_order(m->attention_tile_rows, m->dim)) {
-    if (m->has_int8_kv) ATTEND(INT8_NAME);
+    if (m->has_kv_bytes) ATTEND(BYTES_NAME);
     else ATTEND(NAME);
     return;
   }
 #undef ATTEND
 #endif
 #define ATTEND(NAME)                                                                                               \
-  NAME(attend_tile)(i, q, m->dim, s->qkv_width, part->chosen, part->tokens, part->arena, of->kv_layer, m->kv_heads,           \
-                    m->group, m->dim, part->sees, part->causal, from, of->scale, of->cap, (T *)s->part_out[p],         \
-                    (float *)s->part_top[p], (float *)s->part_sum[p], next)
-  if (m->has_int8_kv) ATTEND(INT8_NAME);
+  NAME(attend_tile)(i, q, m->dim, s->qkv_width, part->chosen, part->tokens, part->arena, &of->kv, m->kv_heads, m->group, \
+                    m->dim, part->sees, part->causal, from, of->scale, of->cap, (T *)s->part_out[p], (float *)s->part_top[p],    \
+                    (float *)s->part_sum[p], next)
+  if (m->has_kv_bytes) ATTEND(BYTES_NAME);
   else ATTEND(NAME);
 #undef ATTEND
 }
@@ -376,7 +383,7 @@ static void NAME(attend_interleaved)(const fused_pass *s, int64_t layer, phase *
     const int64_t after = first + s->tile_rows / m->group < tokens ? first + s->tile_rows / m->group : tokens;
     memory_range ranges[2 * MOST_TILE_ROWS];
     prefetch_queue next = NAME(prefetch_own_keys)(m, s->in, s->in->own_from[s->layers[layer].window],
-                                                        s->layers[layer].kv_layer * m->kv_heads + h, first, after, ranges);
+                                                  &s->layers[layer].kv, h, first, after, ranges);
     for (int64_t p = 0; p < s->in->parts; p++) NAME(attend_part)(s, layer, p, i, &next);
     for (int64_t t = first; t < after; t++) NAME(attend_own)(s, layer, t, h, t + 1 < after ? t + 1 : t, h);
   }

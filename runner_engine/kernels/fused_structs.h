@@ -19,7 +19,7 @@ enum { SILU_IN_PRODUCT, SILU, GELU, TANH_GELU, RELU, SQUARED_RELU };
 #define ROPE_TABLES 2
 
 typedef struct {
-  int64_t layers, hidden, inner, kv_heads, group, dim, is_quantized, has_int8_kv, embedding_rows, positions;
+  int64_t layers, hidden, inner, kv_heads, group, dim, is_quantized, has_kv_bytes, embedding_rows, positions;
   int64_t attention_tile_rows;   /* as tile_rows of attend_shared */
   int64_t rotated, is_interleaved; /* numbers of a head that are rotated; whether by neighbours and not by halves */
   int64_t gates;                 /* numbers of a token that an MLP computes before they go through its function, or 0 */
@@ -49,7 +49,7 @@ typedef struct {
   int64_t activation, has_gate;          /* has_gate: half of the MLP's numbers gate the other half */
   int64_t mlp_apart;                     /* the caller computes its MLP, between two calls */
   const mixture *mixture;                /* the experts in the place of its MLP, or 0 */
-  int64_t kv_layer;                      /* whose keys and values are its own in an arena */
+  kv_layer kv;                           /* how its keys and values are stored, and where in an arena */
   const fused_mixer *mixer;              /* 0: the layer attends; else `qkv` is what the mixer reads */
   matrix qkv[MIXER_MATRICES], out, gated[2], down;
 } fused_layer;
@@ -159,7 +159,7 @@ static int64_t check_fused(const fused_model *m, const fused_layer *layers, cons
   if ((wrong = check_windows(m, layers, in)) || (wrong = check_pieces(m, layers, in))) return wrong;
   if ((wrong = check_mixers(m, in, pack))) return wrong;
   if (m->rotated < 0 || m->rotated > m->dim || m->rotated % 2) REFUSE(WRONG_HEADS, 0);
-  if (m->has_int8_kv && !(pack == 2 ? has_int8_kv_bf16 : has_int8_kv_f32)) REFUSE(MISSING_UNIT, 1);
+  if (m->has_kv_bytes && !(pack == 2 ? has_kv_bytes_bf16 : has_kv_bytes_f32)) REFUSE(MISSING_UNIT, 1);
   if (are_matrices_missing(m, layers, pack)) REFUSE(MISSING_UNIT, 0);
   for (int64_t l = 0; l < m->layers; l++)
     if (!is_layer_readable(m, layers + l, pack)) REFUSE(WRONG_MATRIX, l);

@@ -2,8 +2,8 @@
    (units.h).
    README.md lists the kernels. Files without a number format come first; the others are compiled once for each: numbers
    are of type T, PACK of them are packed in 32 bits, and NAME ends the name of a function in the format, OPERAND_NAME in the one in which it is multiplied. Attention is
-   compiled twice for each, since keys and values may be stored otherwise: as KV, with SCALE_SIZE numbers of a scale for
-   each place, or none; KV_NAME ends the names of these functions. */
+   compiled twice for each, since keys and values may be stored otherwise: as KV, in the model's numbers or in bytes
+   (IS_IN_BYTES); KV_NAME ends the names of these functions. */
 #include "numbers.h"
 #ifdef HAS_AVX512
 #include "avx512.h"
@@ -42,6 +42,9 @@
 #define PACK 2
 #define NAME(x) x##_bf16
 #define INT8_NAME(x) x##_int8_bf16
+#define INT4_NAME(x) x##_int4_bf16
+#define BYTES_NAME(x) x##_bytes_bf16
+#define ROTATION_UNIT ATTENTION_BYTES_BF16
 #if WIDENS_BF16
 #define OPERAND_NAME(x) x##_f32
 #else
@@ -58,16 +61,16 @@
 #include "mixers.h"
 #undef RECURRENT_UNIT
 #include "int8_products.h"
+#include "kv_formats.h"
 #define KV bf16
-#define SCALE_SIZE 0
+#define IS_IN_BYTES 0
 #define KV_NAME NAME
 #define ATTENTION_UNIT ATTENTION_BF16
 #include "attention_of_format.h"
-#define KV int8_t
-#define SCALE_SIZE SCALE_BYTES
-#define KV_NAME INT8_NAME
-#define ATTENTION_UNIT ATTENTION_INT8_BF16
-#include "kv_int8.h"
+#define KV char
+#define IS_IN_BYTES 1
+#define KV_NAME BYTES_NAME
+#define ATTENTION_UNIT ATTENTION_BYTES_BF16
 #include "attention_of_format.h"
 #include "register_tile.h"
 #include "operands.h"
@@ -89,6 +92,9 @@
 #undef PACK
 #undef NAME
 #undef INT8_NAME
+#undef INT4_NAME
+#undef BYTES_NAME
+#undef ROTATION_UNIT
 #undef OPERAND_NAME
 #undef PRODUCTS_UNIT
 #undef PACKED_UNIT
@@ -97,6 +103,9 @@
 #define PACK 1
 #define NAME(x) x##_f32
 #define INT8_NAME(x) x##_int8_f32
+#define INT4_NAME(x) x##_int4_f32
+#define BYTES_NAME(x) x##_bytes_f32
+#define ROTATION_UNIT ATTENTION_BYTES_F32
 #define OPERAND_NAME(x) x##_f32
 #define PRODUCTS_UNIT PRODUCTS_F32
 #define PACKED_UNIT PACKED_F32
@@ -108,16 +117,16 @@
 #include "mixers.h"
 #undef RECURRENT_UNIT
 #include "int8_products.h"
+#include "kv_formats.h"
 #define KV float
-#define SCALE_SIZE 0
+#define IS_IN_BYTES 0
 #define KV_NAME NAME
 #define ATTENTION_UNIT ATTENTION_F32
 #include "attention_of_format.h"
-#define KV int8_t
-#define SCALE_SIZE SCALE_BYTES
-#define KV_NAME INT8_NAME
-#define ATTENTION_UNIT ATTENTION_INT8_F32
-#include "kv_int8.h"
+#define KV char
+#define IS_IN_BYTES 1
+#define KV_NAME BYTES_NAME
+#define ATTENTION_UNIT ATTENTION_BYTES_F32
 #include "attention_of_format.h"
 #include "register_tile.h"
 #include "operands.h"

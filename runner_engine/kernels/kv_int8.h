@@ -1,10 +1,11 @@
-/* Keys and values in bytes, for one number format (T, PACK, NAME: see kernels.c). Each place of a head has a scale of its
+/* Keys or values in 8 bits, for one number format (T, PACK, NAME: see kernels.c). Each place of a head has a scale of its
    own, and a number is a byte from -127 to 127 times it. A block of LANES places is laid out as that of other formats,
    byte by byte, and its LANES scales in float32 follow. bfloat16 holds each of these bytes exactly, so only the scores,
-   and the weights of values, are multiplied by scales. torch does the same with the same bits in int8_kv.py. */
+   and the weights of values, are multiplied by scales. torch does the same with the same bits in
+   kv_cache/formats/int8.py. */
 
-#ifndef KV_INT8
-#define KV_INT8
+#ifndef KV_INT8_FORMAT
+#define KV_INT8_FORMAT
 #define SMALLEST_KV 1e-30f /* of a row's largest number; below it, 127 divided by it could be infinite */
 typedef int8_t bytes_vec __attribute__((vector_size(VEC_FLOATS)));
 typedef uint16_t pairs_vec __attribute__((vector_size(2 * VEC_FLOATS)));
@@ -51,12 +52,17 @@ INLINE float NAME(to_bytes)(const T *x, int64_t dim, int8_t *bytes) {
   return most / 127.0f;
 }
 
-/* Puts k and v [dim] of a head into a place of its keys K and values V. */
-INLINE void KV_NAME(store_place)(int8_t *K, int8_t *V, const T *k, const T *v, int64_t dim, int64_t place) {
+/* Puts k, or v, [dim] of a head into a place of its keys K, or values V. */
+INLINE void INT8_NAME(store_key)(int8_t *K, const T *k, int64_t dim, int64_t place) {
   int8_t bytes[MAX_DIM];
-  const int64_t block = place / LANES * LANES * (dim + SCALE_SIZE), at = place % LANES;
+  const int64_t block = place / LANES * LANES * (dim + SCALE_BYTES), at = place % LANES;
   ((float *)(K + block + LANES * dim))[at] = NAME(to_bytes)(k, dim, bytes);
   for (int64_t d = 0; d < dim; d++) K[block + d / PACK * PACK * LANES + at * PACK + d % PACK] = bytes[d];
+}
+
+INLINE void INT8_NAME(store_value)(int8_t *V, const T *v, int64_t dim, int64_t place) {
+  int8_t bytes[MAX_DIM];
+  const int64_t block = place / LANES * LANES * (dim + SCALE_BYTES), at = place % LANES;
   ((float *)(V + block + LANES * dim))[at] = NAME(to_bytes)(v, dim, bytes);
   for (int64_t d = 0; d < dim; d++) V[block + at / PACK * PACK * dim + d * PACK + at % PACK] = bytes[d];
 }

@@ -32,6 +32,7 @@ TILE_PROBLEMS = (  # by tiles_state in tile_products.h
 _PTR, _INT, _FLOAT, _THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _SIGNATURES: dict[str, list[Any]] = {
     "store": [_PTR] * 3 + [_INT] * 5 + [_PTR, _PTR, _THREADS],
+    "rotate": [_PTR, _INT, _INT, _INT, _THREADS],
     "argmax": [_PTR, _INT, _INT, _PTR, _THREADS],
     "norm": [_PTR, _PTR, _INT, _INT, _FLOAT, _PTR, _THREADS],
     "sample": [_PTR] + [_INT] * 4 + [_PTR, _INT] + [_PTR] * 4 + [_INT, _PTR, _THREADS],
@@ -56,12 +57,12 @@ _SIGNATURES: dict[str, list[Any]] = {
     "scan_channels": [_PTR, _PTR, _INT, _INT, _INT] + [_PTR] * 4 + [_INT, _PTR, _INT, _PTR, _PTR, _THREADS],
     "scan_numbers": [_PTR, _INT, _PTR, _INT, _INT, _INT] + [_PTR] * 7 + [_THREADS],
 }
-for _name in ("store", "attend", "attend_shared"):  # the same over keys and values in 8 bits
-    _SIGNATURES[f"{_name}_int8"] = _SIGNATURES[_name]
+for _name in ("store", "attend", "attend_shared"):  # the same over keys and values in bytes
+    _SIGNATURES[f"{_name}_bytes"] = _SIGNATURES[_name]
 _FOR_ALL_FORMATS = ("sample",)
 _RECURRENT = ("convolve", "delta_rule", "scan_heads", "scan_channels", "scan_numbers")
 _IN_ALL_LIBRARIES = ("sample", "argmax", "norm")  # in both formats
-_MISSING = (building.PACKED, building.INT8_KV, building.RECURRENT)  # by what C adds to MISSING_UNIT (checks.h)
+_MISSING = (building.PACKED, building.KV_BYTES, building.RECURRENT)  # by what C adds to MISSING_UNIT (checks.h)
 _UNCHECKED = ("argmax", "norm", "sample")  # no number of a call selects memory; the others return what is wrong
 
 
@@ -147,7 +148,7 @@ class Kernels:
 
 def _features_of(name: str, dtype: torch.dtype | None) -> frozenset[str]:
     of_format = {building.FLOAT32} if dtype is torch.float32 and name not in _IN_ALL_LIBRARIES else set()
-    of_keys = {building.INT8_KV} if name.endswith("_int8") else set()
+    of_keys = {building.KV_BYTES} if name.endswith("_bytes") or name == "rotate" else set()
     of_layers = {building.RECURRENT} if name in _RECURRENT else set()
     return frozenset(of_format | of_keys | of_layers)
 

@@ -12,6 +12,9 @@ typedef struct {
 
 const shared_number shared_numbers[] = {
     CONSTANT(LANES), CONSTANT(CACHE_LINE), CONSTANT(MAX_GROUP), CONSTANT(MAX_DIM), CONSTANT(SCALE_BYTES),
+    CONSTANT(INT4_GROUP), CONSTANT(INT4_GROUP_BYTES), CONSTANT(KV_AS_MODEL), CONSTANT(KV_INT8), CONSTANT(KV_INT4),
+    SIZE(kv_layer), AT(kv_layer, keys), AT(kv_layer, values), AT(kv_layer, keys_before), AT(kv_layer, values_before),
+    AT(kv_layer, rotated),
     CONSTANT(PRODUCT_PHASES), CONSTANT(LAYER_PHASES), SIZE(phase),
     CONSTANT(PLAIN), CONSTANT(FOUR_BIT), CONSTANT(ROW_INT8), CONSTANT(WEIGHT_INT8),
     CONSTANT(INT8_DYNAMIC), CONSTANT(BLOCKS), CONSTANT(GROUPS), CONSTANT(INT8_STORED), CONSTANT(BYTE_BLOCKS), CONSTANT(BYTE_GROUPS),
@@ -56,7 +59,7 @@ const shared_number shared_numbers[] = {
     AT(fused_norm, unused),
     SIZE(fused_model), AT(fused_model, layers), AT(fused_model, hidden), AT(fused_model, inner),
     AT(fused_model, kv_heads), AT(fused_model, group), AT(fused_model, dim), AT(fused_model, is_quantized),
-    AT(fused_model, has_int8_kv),
+    AT(fused_model, has_kv_bytes),
     AT(fused_model, embedding_rows), AT(fused_model, positions),
     AT(fused_model, attention_tile_rows), AT(fused_model, rotated), AT(fused_model, is_interleaved),
     AT(fused_model, gates), AT(fused_model, has_halves),
@@ -69,7 +72,7 @@ const shared_number shared_numbers[] = {
     AT(fused_layer, scale), AT(fused_layer, cap), AT(fused_layer, rope), AT(fused_layer, window),
     AT(fused_layer, norms_all_heads), AT(fused_layer, is_parallel), AT(fused_layer, qkv_count),
     AT(fused_layer, gated_count), AT(fused_layer, activation), AT(fused_layer, has_gate),
-    AT(fused_layer, mlp_apart), AT(fused_layer, mixture), AT(fused_layer, kv_layer), AT(fused_layer, mixer),
+    AT(fused_layer, mlp_apart), AT(fused_layer, mixture), AT(fused_layer, kv), AT(fused_layer, mixer),
     AT(fused_layer, qkv), AT(fused_layer, out), AT(fused_layer, gated), AT(fused_layer, down),
     SIZE(expert_set), AT(expert_set, experts), AT(expert_set, chosen), AT(expert_set, hidden), AT(expert_set, inner),
     AT(expert_set, activation), AT(expert_set, has_gate), AT(expert_set, needs_workspace), AT(expert_set, alpha),

@@ -8,10 +8,11 @@ from __future__ import annotations
 import ctypes
 from enum import IntEnum
 
-from runner_engine.checkpoints.kept_kv import SCALE_BYTES
+from runner_engine.checkpoints.kept_kv import INT4_GROUP, INT4_GROUP_BYTES, SCALE_BYTES
 from runner_engine.checkpoints.pass_memory import THREAD_BUFFER_BYTES
 from runner_engine.kernels import expert_numbers, state_numbers
 from runner_engine.kernels.c_fields import fields_of
+from runner_engine.kernels.kv_layers import KvCode, KvLayer
 from runner_engine.kernels.state_numbers import MIXER_MATRICES
 from runner_engine.settings.sampling import PARAMETERS
 
@@ -140,7 +141,7 @@ class FusedModel(ctypes.Structure):
 
     _fields_ = (
         *fields_of(
-            ctypes.c_int64, "layers", "hidden", "inner", "kv_heads", "group", "dim", "is_quantized", "has_int8_kv"
+            ctypes.c_int64, "layers", "hidden", "inner", "kv_heads", "group", "dim", "is_quantized", "has_kv_bytes"
         ),
         *fields_of(ctypes.c_int64, "embedding_rows", "positions", "attention_tile_rows"),
         *fields_of(ctypes.c_int64, "rotated", "is_interleaved", "gates", "has_halves", "has_query_gates", "mixers"),
@@ -163,7 +164,7 @@ class FusedLayer(ctypes.Structure):
         *fields_of(ctypes.c_int64, "qkv_count", "gated_count", "activation", "has_gate"),
         ("mlp_apart", ctypes.c_int64),
         ("mixture", ctypes.c_void_p),
-        ("kv_layer", ctypes.c_int64),
+        ("kv", KvLayer),
         ("mixer", ctypes.c_void_p),
         ("qkv", Matrix * MIXER_MATRICES),
         ("out", Matrix),
@@ -206,6 +207,7 @@ class FusedTokens(ctypes.Structure):
 
 STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "kv_arena": KvArenaEntry,
+    "kv_layer": KvLayer,
     "matrix": Matrix,
     "fused_norm": FusedNorm,
     "fused_model": FusedModel,
@@ -235,12 +237,13 @@ def of_python() -> dict[str, int]:
         "MAX_GROUP": MAX_GROUP,
         "MAX_DIM": MAX_DIM,
         "SCALE_BYTES": SCALE_BYTES,
+        "INT4_GROUP": INT4_GROUP,
+        "INT4_GROUP_BYTES": INT4_GROUP_BYTES,
         "ROPE_TABLES": ROPE_TABLES,
     }
     phases = {"PRODUCT_PHASES": PRODUCT_PHASES, "LAYER_PHASES": LAYER_PHASES, "sizeof phase": PHASE_BYTES}
-    enums = {
-        one.name.upper(): int(one) for enum in (WeightFormat, CodeType, NormKind, Activation, Refusal) for one in enum
-    }
+    kinds: tuple[type[IntEnum], ...] = (WeightFormat, KvCode, CodeType, NormKind, Activation, Refusal)
+    enums = {one.name.upper(): int(one) for kind in kinds for one in kind}
     parameters = {name.upper(): place for place, name in enumerate(PARAMETERS)}
     numbers = sizes | phases | enums | parameters | FOR_QUANTIZED | expert_numbers.numbers() | state_numbers.NUMBERS
     for name, structure in STRUCTURES.items():

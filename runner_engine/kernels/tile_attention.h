@@ -252,12 +252,12 @@ INLINE void weights_in_place(float *s, int keys, float scale, const float *scale
 #endif
 
 /* As attend_tile_shape, for a block of rows in the order of tiles; scores of a block with a soft cap have the scale. */
-static void KV_NAME(attend_block)(const attention_block *of, const KV *K, const KV *V, const int64_t *first,
+static void KV_NAME(attend_block)(const kv_layer *layer, const attention_block *of, const KV *K, const KV *V, const int64_t *first,
                                   const int64_t *sees, float scale, float cap, float *top, float *sum) {
-  const int at_once = SCALE_SIZE ? UNPACKED_KEYS : TILE_PLACES, rows = of->rows;
-  const int64_t dim = of->dim;
+  const int at_once = IS_IN_BYTES ? UNPACKED_KEYS : TILE_PLACES, rows = of->rows;
+  const int64_t dim = of->dim, key_stride = KV_NAME(key_stride)(layer, dim), value_stride = KV_NAME(value_stride)(layer, dim);
   bf16 last[TILE_INPUTS * MAX_DIM] __attribute__((aligned(CACHE_LINE)));
-#if SCALE_SIZE
+#if IS_IN_BYTES
   bf16 unpacked[UNPACKED_KEYS * MAX_DIM] __attribute__((aligned(CACHE_LINE)));
   float key_scales[UNPACKED_KEYS], value_scales[UNPACKED_KEYS];
 #endif
@@ -273,23 +273,23 @@ static void KV_NAME(attend_block)(const attention_block *of, const KV *K, const 
   for (int64_t start = begin / at_once * at_once; start < keys; start += at_once) {
     const int count = keys - start < at_once ? (int)(keys - start) : at_once;
     const int places = (count + LANES - 1) / LANES * LANES, whole = (places + TILE_INPUTS - 1) / TILE_INPUTS * TILE_INPUTS;
-#if SCALE_SIZE
-    KV_NAME(unpack_places)((int)dim, LANES, K + start * (dim + SCALE_SIZE), places, unpacked, key_scales);
+#if IS_IN_BYTES
+    const int are_scaled = KV_NAME(unpack_keys)(layer, (int)dim, K + start * key_stride, places, unpacked, key_scales);
     const bf16 *block_keys = unpacked;
 #else
-    const bf16 *block_keys = K + start * dim;
+    const bf16 *block_keys = K + start * key_stride;
 #endif
     if (of->by_tiles) score_by_tiles(of, block_keys, places / LANES);
     else score_by_vectors(of, block_keys, places / LANES);
-#if SCALE_SIZE
-    for (int r = 0; r < rows; r++)
+#if IS_IN_BYTES
+    for (int r = 0; r < rows && are_scaled; r++)
       for (int j = 0; j < places; j++) of->scores[r * SCORE_STRIDE + j] *= key_scales[j];
-    KV_NAME(unpack_places)((int)dim, (int)dim, V + start * (dim + SCALE_SIZE), places, unpacked, value_scales);
+    const int have_scales = KV_NAME(unpack_values)(layer, (int)dim, V + start * value_stride, places, unpacked, value_scales);
     for (int j = places; j < whole; j++) value_scales[j] = 0;
     const bf16 *values = unpacked;
-    const float *scales = value_scales;
+    const float *scales = have_scales ? value_scales : 0;
 #else
-    const bf16 *values = V + start * dim;
+    const bf16 *values = V + start * value_stride;
     const float *scales = 0;
 #endif
     for (int r = 0; r < rows; r++) {
@@ -321,13 +321,13 @@ static void KV_NAME(attend_block)(const attention_block *of, const KV *K, const 
 #if IS_IN(ATTENTION_UNIT)
 /* As attend_tile, in the order of tiles: by tiles where a block has at least `tile_rows` rows */
 BETWEEN_UNITS void KV_NAME(attend_task)(int64_t i, const bf16 *q, int64_t q_head, int64_t q_token, const int64_t *chosen,
-                                 int64_t tokens, const kv_arena *arena, int64_t layer, int64_t kv_heads, int64_t group,
+                                 int64_t tokens, const kv_arena *arena, const kv_layer *layer, int64_t kv_heads, int64_t group,
                                  int64_t dim, int64_t keys, int64_t causal, const int32_t *from, float scale,
                                  float cap, bf16 *out, float *top, float *sum, int64_t tile_rows, prefetch_queue *next) {
   const int64_t rows = tokens * group, tasks = ceil_div(rows, TILE_TASK_ROWS), h = i / tasks;
-  const int64_t first = (tasks - 1 - i % tasks) * TILE_TASK_ROWS, head = layer * kv_heads + h;
+  const int64_t first = (tasks - 1 - i % tasks) * TILE_TASK_ROWS;
   const int64_t end = rows - first < TILE_TASK_ROWS ? rows : first + TILE_TASK_ROWS;
-  const KV *K = KV_NAME(keys_of)(arena, head, dim), *V = KV_NAME(values_of)(arena, head, dim);
+  const KV *K = KV_NAME(keys_of)(arena, layer, h, dim), *V = KV_NAME(values_of)(arena, layer, h, dim);
   bf16 query[TILE_BLOCK * MAX_DIM] __attribute__((aligned(CACHE_LINE)));
   float acc[TILE_BLOCK * MAX_DIM] __attribute__((aligned(CACHE_LINE)));
   float scores[TILE_BLOCK * SCORE_STRIDE] __attribute__((aligned(CACHE_LINE)));
@@ -342,7 +342,7 @@ BETWEEN_UNITS void KV_NAME(attend_task)(int64_t i, const bf16 *q, int64_t q_head
       begins[r] = from ? from[t] : 0;
     }
     const int64_t at = h * rows + row;
-    KV_NAME(attend_block)(&of, K, V, begins, sees, scale, cap, top + at, sum + at);
+    KV_NAME(attend_block)(layer, &of, K, V, begins, sees, scale, cap, top + at, sum + at);
     for (int64_t d = 0; d < some * dim; d += LANES) store_16_bf16(out + at * dim + d, _mm512_loadu_ps(acc + d));
   }
 }

@@ -14,8 +14,8 @@
 #define PACKED_BF16 6 /* weights in blocks and groups */
 #define PACKED_F32 7
 #define PACKED_BYTES 8 /* their products with rows in bytes */
-#define ATTENTION_INT8_BF16 9
-#define ATTENTION_INT8_F32 10
+#define ATTENTION_BYTES_BF16 9
+#define ATTENTION_BYTES_F32 10
 #define RECURRENT_BF16 11 /* layers that carry a state */
 #define RECURRENT_F32 12
 
@@ -37,26 +37,26 @@
 /* Whether the units are linked that multiply by weights in blocks and groups, that attend to keys in bytes, and that have
    layers with a state */
 #if UNIT == ALL_UNITS
-enum { has_packed_bf16 = 1, has_packed_f32 = 1, has_int8_kv_bf16 = 1, has_int8_kv_f32 = 1,
+enum { has_packed_bf16 = 1, has_packed_f32 = 1, has_kv_bytes_bf16 = 1, has_kv_bytes_f32 = 1,
        has_recurrent_bf16 = 1, has_recurrent_f32 = 1 };
 #elif UNIT == SHARED
 UNTIL_LINKED const int has_packed_bf16 = 0;
 UNTIL_LINKED const int has_packed_f32 = 0;
-UNTIL_LINKED const int has_int8_kv_bf16 = 0;
-UNTIL_LINKED const int has_int8_kv_f32 = 0;
+UNTIL_LINKED const int has_kv_bytes_bf16 = 0;
+UNTIL_LINKED const int has_kv_bytes_f32 = 0;
 UNTIL_LINKED const int has_recurrent_bf16 = 0;
 UNTIL_LINKED const int has_recurrent_f32 = 0;
 #else
-extern BETWEEN_UNITS const int has_packed_bf16, has_packed_f32, has_int8_kv_bf16, has_int8_kv_f32, has_recurrent_bf16,
+extern BETWEEN_UNITS const int has_packed_bf16, has_packed_f32, has_kv_bytes_bf16, has_kv_bytes_f32, has_recurrent_bf16,
     has_recurrent_f32;
 #if UNIT == PACKED_BF16
 const int has_packed_bf16 = 1;
 #elif UNIT == PACKED_F32
 const int has_packed_f32 = 1;
-#elif UNIT == ATTENTION_INT8_BF16
-const int has_int8_kv_bf16 = 1;
-#elif UNIT == ATTENTION_INT8_F32
-const int has_int8_kv_f32 = 1;
+#elif UNIT == ATTENTION_BYTES_BF16
+const int has_kv_bytes_bf16 = 1;
+#elif UNIT == ATTENTION_BYTES_F32
+const int has_kv_bytes_f32 = 1;
 #elif UNIT == RECURRENT_BF16
 const int has_recurrent_bf16 = 1;
 #elif UNIT == RECURRENT_F32

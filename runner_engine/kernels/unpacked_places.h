@@ -1,10 +1,7 @@
 /* Shared keys and values that are not stored as they are multiplied (bytes, and bfloat16 that has to be widened), unpacked
-   for all rows of a tile: for one number format and one format of stored keys and values, as attention_shared.h. */
+   for all rows of a tile: for one number format and one format of stored keys or values, as stored_products.h. */
 
-#undef IS_UNPACKED
-#define IS_UNPACKED (SCALE_SIZE || IS_WIDENED)
-
-#if IS_UNPACKED
+#if SCALE_SIZE || IS_WIDENED
 /* Whole blocks of keys or values of up to `places` in the format in which they are multiplied, and their scales. side: how
    many pairs lie side by side, LANES of keys and D of values. */
 INLINE void KV_NAME(unpack_places)(const int D, const int side, const KV *from, int places, NAME(operand) *to,

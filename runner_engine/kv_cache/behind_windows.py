@@ -10,7 +10,7 @@ import ctypes
 import math
 import mmap
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, Protocol
 
@@ -27,9 +27,8 @@ class Stored(Protocol):
     layers: int
     kv_heads: int
 
-    @property
-    def place_bytes(self) -> int:
-        """Return the bytes of a key, or a value, of one place and one head."""
+    def place_bytes(self, layer: int) -> tuple[int, int]:
+        """Return the bytes of a key, and of a value, of one place and one head in a layer."""
 
     @property
     def stored_windows(self) -> Sequence[Window | None]:
@@ -57,20 +56,26 @@ def kept_tokens(stored: Stored) -> Callable[[int], int]:
     """
     if not frees_places(stored):
         return int
-    sizes = {size: len(layers) for size, layers in window_sizes(stored).items()}
-    count, without = stored.layers, stored.layers - sum(sizes.values())
+    sizes = {size: bytes_of(stored, layers) for size, layers in window_sizes(stored).items()}
+    whole = bytes_of(stored, range(stored.layers))
+    without = whole - sum(sizes.values())
 
     def kept(places: int) -> int:
-        in_windows = sum(layers * kept_places(size, places) for size, layers in sizes.items())
-        return -(-(without * places + in_windows) // count)
+        in_windows = sum(of_layers * kept_places(size, places) for size, of_layers in sizes.items())
+        return -(-(without * places + in_windows) // whole)
 
     return kept
 
 
 def page_places(stored: Stored) -> int:
     """Return a number of places, a multiple of LANES, that takes whole pages in each head."""
-    places = PAGE // math.gcd(stored.place_bytes, PAGE)
-    return math.lcm(places, LANES)
+    sizes = {size for layer in range(stored.layers) for size in stored.place_bytes(layer)}
+    return math.lcm(*(PAGE // math.gcd(size, PAGE) for size in sizes), LANES)
+
+
+def bytes_of(stored: Stored, layers: Iterable[int]) -> int:
+    """Return the bytes of a key and a value of one place and one head, in all of these layers."""
+    return sum(sum(stored.place_bytes(layer)) for layer in layers)
 
 
 class FreedPlaces:
@@ -83,6 +88,8 @@ class FreedPlaces:
         self.first = dict.fromkeys(self.layers, 0)  # by the window's size: the first place that is there
         self.tokens = 0  # as many, in all layers, as the freed memory has room for
         self.before = 0  # the same when the last pass began
+        self._bytes = {size: bytes_of(stored, layers) for size, layers in self.layers.items()}
+        self._all_bytes = bytes_of(stored, range(stored.layers))
 
     def free_behind(self, places: int) -> None:
         """Free what no token sees once so many places are written, where that is enough to be worth it."""
@@ -92,23 +99,24 @@ class FreedPlaces:
 
     def _free(self, size: int, end: int) -> None:
         """Free the places before `end`, in whole pages."""
-        place_bytes, heads = self.stored.place_bytes, self.stored.kv_heads
-        of_head = self.capacity * place_bytes
-        start, end = self.first[size] * place_bytes // PAGE * PAGE, end * place_bytes // PAGE * PAGE
-        if end <= start:
+        start, heads, give_back = self.first[size], self.stored.kv_heads, _madvise()
+        most = max(one for layer in self.layers[size] for one in self.stored.place_bytes(layer))
+        whole = end * most // PAGE * PAGE // most // LANES * LANES
+        if whole <= start:
             return
-        self.first[size] = end // place_bytes // LANES * LANES
-        freed = sum(len(self.layers[one]) * first for one, first in self.first.items())
-        self.tokens = freed // self.stored.layers
-        give_back = _madvise()
-        for layer in self.layers[size]:
-            for address in self.addresses:
-                for head in range(layer * heads, (layer + 1) * heads):
-                    first_byte = address + head * of_head
-                    page = max(-(-first_byte // PAGE) * PAGE, (first_byte + start) // PAGE * PAGE)
-                    last = (first_byte + end) // PAGE * PAGE
+        self.first[size] = whole
+        freed = sum(self._bytes[one] * first for one, first in self.first.items())
+        self.tokens = freed // self._all_bytes
+        first_bytes = list(self.addresses)
+        for layer in range(self.stored.layers):
+            for side, place_bytes in enumerate(self.stored.place_bytes(layer)):
+                for head in range(heads if layer in self.layers[size] else 0):
+                    first_byte = first_bytes[side] + head * self.capacity * place_bytes
+                    page = max(-(-first_byte // PAGE), (first_byte + start * place_bytes) // PAGE) * PAGE
+                    last = (first_byte + end * place_bytes) // PAGE * PAGE
                     if page < last:
                         give_back(page, last - page, mmap.MADV_DONTNEED)
+                first_bytes[side] += heads * self.capacity * place_bytes
 
 
 @cache

@@ -13,7 +13,6 @@ import torch
 
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import LANES
-from runner_engine.kv_cache import int8_kv
 from runner_engine.kv_cache.behind_windows import FreedPlaces, frees_places, page_places
 from runner_engine.kv_cache.kv_cache import Heads, OwnKv, rounded
 
@@ -23,8 +22,9 @@ class KvArena:
 
     def __init__(self, heads: Heads, places: int) -> None:
         self.capacity = _capacity(heads, places)
-        self.keys, self.values = heads.empty(2, heads.layers, heads.kv_heads, self.capacity).unbind()
-        self.address = [self.keys.data_ptr(), self.values.data_ptr(), self.capacity]
+        self.keys, self.values = heads.empty_layers(self.capacity)
+        first = [layers[0].data_ptr() if layers else 0 for layers in (self.keys, self.values)]
+        self.address = [*first, self.capacity]
         self.filled = 0  # places that were ever written, and so take memory unless they are freed
         self.freed = FreedPlaces(heads, self.address[:2], self.capacity) if frees_places(heads) else None
         self.is_whole = False  # nothing of it may be freed
@@ -118,35 +118,30 @@ class KvArenas(OwnKv):
     ) -> None:
         """Put keys and values [T, KVH, D] of a layer into their arenas and places."""
         keys, values, heads, tokens = keys.contiguous(), values.contiguous(), self.heads, len(slot)
-        heads.check_layer(layer)
         shape = tokens, heads.kv_heads, heads.dim
         self.kernels(
             heads.kernel("store"), heads.dtype, *(native.pointer(one, heads.dtype, *shape) for one in (keys, values)),
-            self.table.data_ptr(), len(self.table), layer, heads.kv_heads, heads.dim, tokens,
+            self.table.data_ptr(), len(self.table), heads.kernel_layer(layer), heads.kv_heads, heads.dim, tokens,
             native.pointer(slot, torch.int32, tokens), native.pointer(place, torch.int32, tokens),
         )  # fmt: skip
 
     def stored(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values [KVH, places, W] of a row, as copies in the usual layout."""
-        arena, pair = self.arenas[slot], self._pair
-        kv_heads, dim = self.heads.kv_heads, self.heads.dim
-        if self.heads.is_int8:
-            keys = int8_kv.rows_of_blocks(arena.keys[layer][:, : rounded(places)], pair, is_keys=True)
-            values = int8_kv.rows_of_blocks(arena.values[layer][:, : rounded(places)], pair, is_keys=False)
-            return keys[:, :places], values[:, :places]
-        keys = arena.keys[layer].view(kv_heads, -1, dim // pair, LANES, pair).permute(0, 1, 3, 2, 4)
-        values = arena.values[layer].view(kv_heads, arena.capacity // pair, dim, pair).transpose(2, 3)
-        keys, values = keys[:, : -(-places // LANES)], values[:, : -(-places // pair)]
-        return keys.reshape(kv_heads, -1, dim)[:, :places], values.reshape(kv_heads, -1, dim)[:, :places]
+        arena, pair, dim, whole = self.arenas[slot], self._pair, self.heads.dim, rounded(places)
+        of_keys, of_values = self.heads.formats(layer)
+        keys = of_keys.rows_of_blocks(arena.keys[layer][:, :whole], dim, pair, is_keys=True)
+        values = of_values.rows_of_blocks(arena.values[layer][:, :whole], dim, pair, is_keys=False)
+        return keys[:, :places], values[:, :places]
 
     def put_stored(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Put keys and values [KVH, places, W] into the first places of the first arena."""
-        if self.heads.is_int8:
-            int8_kv.put_rows(self.arenas[0].keys[layer], keys, self._pair, is_keys=True)
-            int8_kv.put_rows(self.arenas[0].values[layer], values, self._pair, is_keys=False)
-        else:
+        if not self.heads.in_bytes:
             place = torch.arange(keys.shape[1], dtype=torch.int32)
             self.write(layer, keys.transpose(0, 1), values.transpose(0, 1), torch.zeros_like(place), place)
+            return
+        (of_keys, of_values), pair, dim = self.heads.formats(layer), self._pair, self.heads.dim
+        of_keys.put_rows(self.arenas[0].keys[layer], keys, dim, pair, is_keys=True)
+        of_values.put_rows(self.arenas[0].values[layer], values, dim, pair, is_keys=False)
 
     @property
     def _pair(self) -> int:

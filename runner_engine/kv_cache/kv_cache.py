@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import mmap
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 
 from runner_base import MIB
-from runner_engine.checkpoints.kept_kv import SCALE_BYTES, head_bytes
+from runner_engine.checkpoints.kept_kv import layer_head_bytes
 from runner_engine.checkpoints.pass_memory import most_rows
 from runner_engine.kernels import native
+from runner_engine.kernels.kv_layers import KvLayer
 from runner_engine.kernels.shared_numbers import LANES, MAX_DIM, MAX_GROUP
-from runner_engine.kv_cache import int8_kv
+from runner_engine.kv_cache.formats import KvFormat, format_of
+from runner_engine.kv_cache.rotation import piece_of, rotated
 from runner_engine.kv_cache.windows import Window, widest
 from runner_engine.memory import free_mib
 from runner_engine.recurrent import RowStates, Shapes, state_bytes
-from runner_engine.settings.generation import KvCache
+from runner_engine.settings.kv_cache import KvCache, KvNumbers
 
 SHARE_OF_MEMORY = 0.5  # of free memory is for keys and values; activations need memory, too
 # a row may fill far fewer places than it may need: the system need not reserve memory for all of them
@@ -48,29 +54,63 @@ class Heads:
     note: str = ""  # for a job's result, from the trial that found this
 
     @property
-    def is_int8(self) -> bool:
-        """Whether keys and values are stored in 8 bits."""
-        return self.kv_cache is KvCache.int8
+    def in_bytes(self) -> bool:
+        """Whether some keys or values are stored in fewer bits."""
+        return self.kv_cache.in_bytes
 
     @property
     def in_pages(self) -> bool:
         """Whether a decoding step reads pages: shared ones by many rows."""
-        return self.page > 0 and not self.is_int8
+        return self.page > 0 and not self.in_bytes
+
+    def formats(self, layer: int) -> tuple[KvFormat, KvFormat]:
+        """Return the formats of the keys and of the values in a layer of the store."""
+        keys, values = self.kv_cache.of_layer(layer, self.layers)
+        return format_of(keys), format_of(values)
+
+    def place_bytes(self, layer: int) -> tuple[int, int]:
+        """Return the bytes of a key, and of a value, of one place and one head in a layer of the store."""
+        return self._place_bytes[layer]
+
+    @cached_property
+    def _place_bytes(self) -> list[tuple[int, int]]:
+        sizes = []
+        for layer in range(self.layers):
+            keys, values = (one.width(self.dim) * one.stored_dtype(self.dtype).itemsize for one in self.formats(layer))
+            sizes.append((keys, values))
+        return sizes
+
+    @cached_property
+    def kernel_layers(self) -> Any:
+        """An array for C of how each layer of the store is stored, and of where it begins in an arena."""
+        entries, keys_before, values_before = [], 0, 0
+        for layer, (keys, values) in enumerate(self._place_bytes):
+            codes = [one.CODE for one in self.formats(layer)]
+            entries.append(KvLayer(*codes, keys_before, values_before, self.rotated_piece))
+            keys_before += self.kv_heads * keys
+            values_before += self.kv_heads * values
+        return (KvLayer * max(self.layers, 1))(*entries)
+
+    def kernel_layer(self, layer: int) -> int:
+        """Return the address of what C has to know of a layer of the store."""
+        self.check_layer(layer)
+        return ctypes.addressof(self.kernel_layers) + layer * ctypes.sizeof(KvLayer)
 
     @property
-    def stored_dtype(self) -> torch.dtype:
-        """The number format of stored keys and values."""
-        return torch.int8 if self.is_int8 else self.dtype
+    def rotated_piece(self) -> int:
+        """How many numbers of a head are rotated together; 0: none are."""
+        return piece_of(self.dim) if self.kv_cache.rotate else 0
 
-    @property
-    def stored_width(self) -> int:
-        """How many numbers of this format a key or a value takes, with its scale if it has one."""
-        return self.dim + SCALE_BYTES if self.is_int8 else self.dim
-
-    @property
-    def place_bytes(self) -> int:
-        """The bytes of a key, or a value, of one place and one head."""
-        return self.stored_width * self.stored_dtype.itemsize
+    def turned(self, given: torch.Tensor, kernels: native.Kernels | None = None) -> torch.Tensor:
+        """Return queries, keys or values [..., D] rotated where they are stored so; results, rotated back."""
+        if not self.kv_cache.rotate:
+            return given
+        if kernels is None:
+            return rotated(given)
+        turned = given.clone(memory_format=torch.contiguous_format)
+        address = native.pointer(turned, self.dtype, *turned.shape)
+        kernels("rotate", self.dtype, address, turned.numel() // self.dim, self.dim, self.rotated_piece)
+        return turned
 
     @property
     def stored_windows(self) -> tuple[Window | None, ...]:
@@ -89,7 +129,9 @@ class Heads:
     @property
     def bytes_per_token(self) -> int:
         """Keys and values of one token in all layers."""
-        return max(2 * self.layers * self.kv_heads * head_bytes(self.dim, self.dtype.itemsize, self.kv_cache), 1)
+        each = [layer_head_bytes(self.kv_cache, layer, self.layers, self.dim, self.dtype.itemsize)
+                for layer in range(self.layers)]  # fmt: skip
+        return max(self.kv_heads * sum(each), 1)
 
     @property
     def state_tokens(self) -> int:
@@ -99,34 +141,54 @@ class Heads:
     @property
     def most_rows(self) -> int:
         """How many rows may decode at once."""
-        return most_rows(self.device.type, self.stored_dtype.itemsize)
+        is_plain = KvNumbers.as_model in (self.kv_cache.keys, self.kv_cache.values)
+        return most_rows(self.device.type, self.dtype.itemsize if is_plain else 1)
 
     def kernel(self, name: str) -> str:
         """Return the name of a kernel that reads or writes keys and values as they are stored."""
-        return f"{name}_int8" if self.is_int8 else name
+        return f"{name}_bytes" if self.in_bytes else name
 
-    def to_stored(self, numbers: torch.Tensor) -> torch.Tensor:
-        """Return keys or values [..., D] as they are stored [..., W]."""
-        return int8_kv.to_rows(numbers) if self.is_int8 else numbers
+    def to_stored(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values [..., D] of a layer as they are stored [..., W]."""
+        of_keys, of_values = self.formats(layer)
+        return of_keys.to_rows(keys), of_values.to_rows(values)
 
-    def to_numbers(self, stored: torch.Tensor) -> torch.Tensor:
-        """Return stored keys or values [..., W] as numbers [..., D] of the model."""
-        return int8_kv.to_numbers(stored, self.dtype) if self.is_int8 else stored
+    def to_numbers(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return stored keys and values [..., W] of a layer as numbers [..., D] of the model."""
+        of_keys, of_values = self.formats(layer)
+        return of_keys.to_numbers(keys, self.dim, self.dtype), of_values.to_numbers(values, self.dim, self.dtype)
 
     def check_layer(self, layer: int) -> None:
         """Reject the number of a layer for which nothing is stored: C would go beyond the memory."""
         if not 0 <= layer < self.layers:
             raise IndexError(f"layer {layer}: keys and values are stored for {self.layers} layers")
 
-    def empty(self, *rows: int) -> torch.Tensor:
-        """Return zeros [*rows, W]: a masked key must still be a number."""
-        shape = (*rows, self.stored_width)
-        size = math.prod(shape) * self.stored_dtype.itemsize
+    def empty(self, of: KvFormat, *rows: int) -> torch.Tensor:
+        """Return zeros [*rows, W] for keys or values of a format: a masked key must still be a number."""
+        shape, dtype = (*rows, of.width(self.dim)), of.stored_dtype(self.dtype)
+        return self._own_pages(math.prod(shape) * dtype.itemsize).view(dtype).view(shape)
+
+    def empty_layers(self, capacity: int) -> list[list[torch.Tensor]]:
+        """Return zeros for the keys, and for the values, of all layers [KVH, capacity, W], one behind the other."""
+        found = []
+        for side in (0, 1):
+            sizes = [self.kv_heads * capacity * of_layer[side] for of_layer in self._place_bytes]
+            whole, ends = self._own_pages(sum(sizes)), [0, *accumulate(sizes)]
+            pieces = [whole[first:end] for first, end in pairwise(ends)]
+            kinds = [self.formats(layer)[side] for layer in range(self.layers)]
+            found.append([
+                piece.view(kind.stored_dtype(self.dtype)).view(self.kv_heads, capacity, kind.width(self.dim))
+                for piece, kind in zip(pieces, kinds, strict=True)
+            ])  # fmt: skip
+        return found
+
+    def _own_pages(self, size: int) -> torch.Tensor:
+        """Return so many bytes of zeros."""
         if self.device.type != "cpu" or not size:
-            return torch.zeros(shape, dtype=self.stored_dtype, device=self.device)
-        # its own pages: they take no memory until they are written, and are freed with the tensor
+            return torch.zeros(size, dtype=torch.uint8, device=self.device)
+        # they take no memory until they are written, and are freed with the tensor
         pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE)
-        return torch.frombuffer(pages, dtype=self.stored_dtype).view(shape)
+        return torch.frombuffer(pages, dtype=torch.uint8)
 
 
 def kernels_for(heads: Heads) -> native.Kernels | None:
@@ -243,7 +305,7 @@ class OwnKv(ABC):
     def read(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values [KVH, places, D] of a row."""
         keys, values = self.stored(layer, slot, places)
-        return self.heads.to_numbers(keys), self.heads.to_numbers(values)
+        return self.heads.to_numbers(layer, keys, values)
 
     @abstractmethod
     def tensors(self, slot: int) -> list[torch.Tensor]:

@@ -14,6 +14,7 @@ import torch
 
 from runner_engine.devices.gpu import put
 from runner_engine.kernels.shared_numbers import LANES
+from runner_engine.kv_cache.formats import KvFormat
 from runner_engine.kv_cache.kv_cache import Heads, rounded
 from runner_engine.kv_cache.prefix import Prefix
 from runner_engine.kv_cache.slots import Slots
@@ -172,8 +173,8 @@ class PagedSlots(Slots):
     def _rounded(self, places: int) -> int:
         return rounded(places, self.page)
 
-    def _empty(self, slots: int, capacity: int) -> torch.Tensor:
-        return super()._empty(slots + (-(-self.spare * self.page // capacity) if capacity else 0), capacity)
+    def _empty(self, of: KvFormat, slots: int, capacity: int) -> torch.Tensor:
+        return super()._empty(of, slots + (-(-self.spare * self.page // capacity) if capacity else 0), capacity)
 
     def _grow(self, slots: int, capacity: int) -> None:
         super()._grow(slots, capacity)

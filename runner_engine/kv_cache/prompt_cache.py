@@ -124,7 +124,7 @@ class PromptCache:
         """Go through all keys and values: the store's [block, KVH, LANES, W], and a slot's [KVH, block, LANES, W]."""
         assert self._store is not None
         for kept, of_slot in zip((*self._store.keys, *self._store.values), own.tensors(slot), strict=True):
-            yield kept, of_slot.view(own.heads.kv_heads, -1, LANES, own.heads.stored_width)
+            yield kept, of_slot.view(own.heads.kv_heads, -1, LANES, kept.shape[-1])
 
     def _new_block(self) -> _Block:
         """Return a free block; if there is none, the one that was used longest ago is replaced."""

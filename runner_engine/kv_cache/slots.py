@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from runner_engine.kv_cache.formats import KvFormat
 from runner_engine.kv_cache.kv_cache import Heads, OwnKv, rounded
 
 ROOM_TO_GROW = 256  # places beyond the longest own prompt, before slots have to grow
@@ -19,8 +20,9 @@ class Slots(OwnKv):
 
     def __init__(self, heads: Heads, slots: int = 0, capacity: int = 0) -> None:
         self.heads, self.slots, self.capacity, self.used = heads, slots, self._rounded(capacity), 0
-        self.keys = [self._empty(slots, self.capacity) for _ in range(heads.layers)]
-        self.values = [self._empty(slots, self.capacity) for _ in range(heads.layers)]
+        kinds = [heads.formats(layer) for layer in range(heads.layers)]
+        self.keys = [self._empty(of_keys, slots, self.capacity) for of_keys, _ in kinds]
+        self.values = [self._empty(of_values, slots, self.capacity) for _, of_values in kinds]
         self.filled = [0] * slots  # places of each that were ever written, and so take memory
         self._table = torch.zeros(slots, 3, dtype=torch.int64)
 
@@ -86,8 +88,9 @@ class Slots(OwnKv):
         self, layer: int, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, place: torch.Tensor
     ) -> None:
         """Store keys and values [T, KVH, D] of a layer in their slots and places."""
-        self.keys[layer][slot.long(), :, place.long()] = self.heads.to_stored(keys)
-        self.values[layer][slot.long(), :, place.long()] = self.heads.to_stored(values)
+        keys, values = self.heads.to_stored(layer, keys, values)
+        self.keys[layer][slot.long(), :, place.long()] = keys
+        self.values[layer][slot.long(), :, place.long()] = values
 
     def put_stored(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Put keys and values [KVH, places, W] into the first places of the first slot."""
@@ -111,16 +114,16 @@ class Slots(OwnKv):
         """Return a capacity for so many places."""
         return rounded(places)
 
-    def _empty(self, slots: int, capacity: int) -> torch.Tensor:
+    def _empty(self, of: KvFormat, slots: int, capacity: int) -> torch.Tensor:
         if self.heads.by_sdpa:
-            return self.heads.empty(slots, capacity, self.heads.kv_heads).transpose(1, 2)
-        return self.heads.empty(slots, self.heads.kv_heads, capacity)
+            return self.heads.empty(of, slots, capacity, self.heads.kv_heads).transpose(1, 2)
+        return self.heads.empty(of, slots, self.heads.kv_heads, capacity)
 
     def _grow(self, slots: int, capacity: int) -> None:
         """Make room for more slots, or more places in each, a layer at a time."""
-        for tensors in (self.keys, self.values):
+        for side, tensors in enumerate((self.keys, self.values)):
             for layer, old in enumerate(tensors):
-                new = self._empty(slots, capacity)
+                new = self._empty(self.heads.formats(layer)[side], slots, capacity)
                 self._move(old, new, slots)
                 tensors[layer] = new
         self.filled = [self.capacity] * self.used + [0] * (slots - self.used)

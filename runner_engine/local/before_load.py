@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from runner_base import machine
 from runner_engine.checkpoints import adapter_header, chat_templates, formats, random_weights
+from runner_engine.checkpoints.kept_kv import kept_kv
 from runner_engine.checkpoints.memory_check import check_memory, limited
 from runner_engine.checkpoints.positions import check_factor, made_for, notes_on_factor, positions_of
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.kernels import building
-from runner_engine.settings.generation import KvCache
 
 
 def check_files(resolved: ResolvedModel, asks_in_chat: bool = False) -> None:
@@ -18,6 +18,9 @@ def check_files(resolved: ResolvedModel, asks_in_chat: bool = False) -> None:
     if asks_in_chat:
         chat_templates.check(resolved.files)
     adapter_header.check(resolved.files)
+    of = resolved.spec.generation.stored_kv
+    if of.layers:
+        of.check_layers(kept_kv(resolved.files.text_settings, resolved.files.dtype_bytes).layers)
     adapter_header.check_experts(resolved.files, resolved.mix)
     if resolved.files.model.random_weights:
         random_weights.check_disk(resolved.files.model)
@@ -61,6 +64,6 @@ def build_kernels(resolved: ResolvedModel) -> float:
         building.FLOAT32: resolved.files.dtype == "float32",
         building.PACKED: any(choice.keeps_blocks or choice.keeps_groups or choice.makes_groups for choice in choices),
         building.RECURRENT: resolved.files.text_settings.get("model_type") in STATE_SPACES,
-        building.INT8_KV: resolved.spec.generation.kv_cache is KvCache.int8,
+        building.KV_BYTES: resolved.spec.generation.stored_kv.in_bytes,
     }
     return building.prepare([feature for feature, is_needed in needs.items() if is_needed])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runner_engine.sessions import Capability
-from runner_engine.settings.generation import KvCache
+from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.model import Attention
 from runner_engine.settings.rope import Rope2dConfig
 from runner_engine.spec import ModelSpec
@@ -13,5 +13,5 @@ def capabilities_of(spec: ModelSpec) -> frozenset[Capability]:
     """Return all capabilities; branches need rope_2d, an attention with a mask and a KV cache in the model's format."""
     has_mask = spec.model.attention is not Attention.flash_attention_2
     has_branches = isinstance(spec.rope, Rope2dConfig) and has_mask
-    has_branches = has_branches and spec.generation.kv_cache is KvCache.as_model
+    has_branches = has_branches and spec.generation.stored_kv == KvCache.as_model
     return frozenset(Capability) - (frozenset() if has_branches else {Capability.branches})

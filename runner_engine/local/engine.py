@@ -51,7 +51,6 @@ from runner_engine.sessions import Arithmetic, Capability, EngineReport, EngineS
 from runner_engine.settings.generation import Speculate, require_plain_kv
 from runner_engine.settings.model import Attention
 
-KV_IN_INT8 = "int8, a float32 scale for each head and place"
 STATIC_ROWS = 16  # of a static batch, where the number is ours to choose
 
 
@@ -92,7 +91,7 @@ class LocalEngine:
         generation, own = self.spec.generation, own_generation(loaded.model)
         facts = {"decoding": decoding, "sampling": generation.describe(own)}
         if heads is not None:
-            facts |= {"kv_cache": KV_IN_INT8} if heads.is_int8 else {}
+            facts |= {"kv_cache": heads.kv_cache.words} if heads.in_bytes else {}
             facts |= ways_of(loaded.model, heads, self.products(loaded, heads), self._shared_attention)
         notes, tokenizer = loaded.notes + generation.ignored_settings_notes(own), loaded.tokenizer
         if self.spec.cpu_note and loaded.device.type == "cpu":
@@ -129,7 +128,7 @@ class LocalEngine:
 
     def arithmetic(self) -> Arithmetic | None:
         """Return the loaded model in numbers."""
-        return arithmetic_of(self.loaded, self.spec.generation.kv_cache, mixture_in(self._resolved.files))
+        return arithmetic_of(self.loaded, self.spec.generation.stored_kv, mixture_in(self._resolved.files))
 
     def close(self) -> None:
         """Remove the adapter; free the base model, unless the next job reuses it."""
@@ -165,7 +164,7 @@ class LocalEngine:
                 if wanted is not Attention.auto:
                     raise Incompatible(f"model.attention={wanted.value} was requested")
                 found = self._trials.heads() or self._trials.keep_heads(probe_heads(loaded))
-                heads = replace(found, kv_cache=self.spec.generation.kv_cache)
+                heads = replace(found, kv_cache=self.spec.generation.stored_kv)
                 self._shared_attention = shared_attention.choose(heads, kernels_for(heads))
                 tile_rows = 0 if self._shared_attention is None else self._shared_attention.tile_rows
                 self._heads = replace(heads, attention_tile_rows=tile_rows)
@@ -225,7 +224,7 @@ class LocalEngine:
         return loaded
 
     def require_plain_kv(self, why: str) -> None:
-        """Raise ConfigError if rows cannot be decoded by the scheduler, whose keys and values were to be in 8 bits."""
+        """Raise ConfigError if rows cannot be decoded by the scheduler, and keys and values were to have fewer bits."""
         require_plain_kv(self.spec.generation, why)
 
     def _speculation(self) -> Speculation:

@@ -19,7 +19,7 @@ from runner_engine.kernels import native
 from runner_engine.matmul import Panels, by_onednn, fits_panels, packing_problem
 from runner_engine.models.load import Loaded
 from runner_engine.sessions import Arithmetic, Rates
-from runner_engine.settings.generation import KvCache
+from runner_engine.settings.kv_cache import KvCache
 
 ROWS = 512
 LARGE = 2048  # of a square matrix: so large that the overhead of a call does not count

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 from runner_base import UNLESS_DEFAULT, ConfigError, Inert, Text, check, check_keys, least, setting
+from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.sampling import NEUTRAL, PARAMETERS, SamplingKeys, active_parameters, check_sampling
 
 # Settings of a generation_config.json that are ignored here, each with the value that means off.
@@ -26,19 +27,12 @@ class Speculate(StrEnum):
     off = "off"
 
 
-class KvCache(StrEnum):
-    """The number format of stored keys and values."""
-
-    as_model = "as_model"
-    int8 = "int8"
-
-
 def require_plain_kv(generation: GenerationConfig, why: str) -> None:
-    """Raise ConfigError if keys and values are to be stored in 8 bits; why: they cannot be."""
-    if generation.kv_cache is not KvCache.as_model:
+    """Raise ConfigError if keys and values are to be stored in fewer bits; why: they cannot be."""
+    if generation.stored_kv != KvCache.as_model:
         raise ConfigError(
             f"generation.kv_cache={generation.kv_cache}: only the scheduler of the local engine (decoding: in a "
-            f"stream) stores keys and values in 8 bits, and {why}: use generation.kv_cache=as_model"
+            f"stream) stores keys and values in fewer bits, and {why}: use generation.kv_cache=as_model"
         )
 
 
@@ -54,12 +48,13 @@ class GenerationConfig(SamplingKeys):
         Speculate.auto, Inert("a guessed token counts only if the model gives the same", measured=True)
     )
 
-    kv_cache: KvCache = setting(KvCache.as_model, UNLESS_DEFAULT)
+    kv_cache: Any = setting("as_model", UNLESS_DEFAULT)  # or a mapping: OmegaConf has no type for a text or a mapping
     thinking_tokens: int | None = setting(None, UNLESS_DEFAULT, takes=least(0, ", or null for no budget"))
     thinking_end: Text | None = setting(None, UNLESS_DEFAULT)
     thinking_tags: list[str] = field(default_factory=list, metadata={"counts": UNLESS_DEFAULT})
 
     def __post_init__(self) -> None:
+        self.kv_cache = str(KvCache.of(self.kv_cache))
         check_keys("generation", self)
         check_thinking(self)
         check_sampling("generation.", self)
@@ -73,6 +68,11 @@ class GenerationConfig(SamplingKeys):
                 f"generation.temperature=0 is greedy, so {words} would do nothing: give a generation.temperature "
                 f"above 0, or {off}"
             )
+
+    @property
+    def stored_kv(self) -> KvCache:
+        """How keys and values are stored."""
+        return KvCache.of(self.kv_cache)
 
     @property
     def most_new_tokens(self) -> int:

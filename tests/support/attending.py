@@ -66,7 +66,7 @@ def random(generator: torch.Generator, *shape: int, dtype: torch.dtype) -> torch
 def shared_kv(heads: Heads, kernels: Any, keys: list[torch.Tensor], values: list[torch.Tensor]) -> SharedKv:
     kv = SharedKv.empty(heads, keys[0].shape[1], kernels)
     for layer, (key, value) in enumerate(zip(keys, values, strict=True)):
-        kv.store.put_stored(layer, heads.to_stored(key), heads.to_stored(value))
+        kv.store.put_stored(layer, *heads.to_stored(layer, heads.turned(key), heads.turned(value)))
     return kv
 
 

@@ -73,7 +73,7 @@ class OnlyTiles(OnlyProducts):
         super().__init__(library, problem)
         self.has_quantized = hasattr(self.loaded, "has_quantized")
         for kernel in ("store", "attend", "attend_shared"):
-            self._bind(kernel, f"{kernel}_int8")
+            self._bind(kernel, f"{kernel}_bytes")
 
 
 def emulated(folder: Path, flags: Sequence[str] = ()) -> OnlyProducts:

@@ -13,17 +13,24 @@ from attending import TOLERANCE, heads_for, ints, kernels_or_none, random, share
 from runner_engine.attention import parts
 from runner_engine.attention.attention import PassLayout, Span
 from runner_engine.attention.interface import PLAIN, Softmax
-from runner_engine.kv_cache import int8_kv
 from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.kv_cache.shared_kv import own_kv
 from runner_engine.kv_cache.windows import Window
-from runner_engine.settings.generation import KvCache
+from runner_engine.settings.kv_cache import KvCache, KvNumbers
 
 FORMATS = {  # of keys and values: those of the model, and as they are stored
     "f32": (torch.float32, KvCache.as_model),
     "bf16": (torch.bfloat16, KvCache.as_model),
     "f32 in int8": (torch.float32, KvCache.int8),
     "bf16 in int8": (torch.bfloat16, KvCache.int8),
+    "f32 in int4": (torch.float32, KvCache.int4),
+    "bf16 in int4": (torch.bfloat16, KvCache.int4),
+    "bf16 in k8v4": (torch.bfloat16, KvCache.k8v4),
+    "f32 in 4 and 32 bits": (torch.float32, KvCache(KvNumbers.int4, KvNumbers.as_model)),
+    "bf16 in 16 and 4 bits": (
+        torch.bfloat16,
+        KvCache(KvNumbers.as_model, KvNumbers.int4, layers=((0, KvNumbers.int8),)),
+    ),
 }
 
 
@@ -112,17 +119,27 @@ CASES = dict(_cases())
 
 
 def one_softmax(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, heads: Heads, scale: float, softmax: Softmax = PLAIN
-) -> torch.Tensor:
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, heads: Heads, scale: float, softmax: Softmax = PLAIN,
+    layer: int = 1,
+) -> torch.Tensor:  # fmt: skip
     """Return [H, D] for a query [H, D]: one softmax over keys and values [KVH, L, D] as they are stored, in float64."""
-    if heads.is_int8:
-        keys, values = (int8_kv.to_numbers(int8_kv.to_rows(some), torch.float32) for some in (keys, values))
+    if heads.in_bytes:
+        keys, values = as_stored(heads, layer, keys, values)
     scores = query.double().view(heads.kv_heads, heads.group, -1) @ keys.double().mT * scale
     if softmax.cap:
         scores = softmax.cap * (scores / softmax.cap).tanh()
     if softmax.sinks is not None:
         scores = torch.cat((scores, softmax.sinks.to(scores).view(heads.kv_heads, heads.group, 1)), dim=2)
     return (scores.softmax(dim=-1)[..., : keys.shape[1]] @ values.double()).flatten(0, 1)
+
+
+def as_stored(heads: Heads, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what keys and values [KVH, L, D] of a layer are when they have been stored and are read, in float32."""
+    numbers = []
+    for of, given in zip(heads.formats(layer), (keys, values), strict=True):
+        stored = of.to_numbers(of.to_rows(heads.turned(given)), heads.dim, torch.float32)
+        numbers.append(heads.turned(stored))
+    return numbers[0], numbers[1]
 
 
 def check_pass(case: Case, form: str, way: str) -> None:
@@ -158,7 +175,9 @@ def check_pass(case: Case, form: str, way: str) -> None:
     for slot, row, mine, text in zip(slot_of, scene.rows, rows, texts, strict=True):
         if row.before:
             keys, values = (one[:, : row.before].transpose(0, 1) for one in mine)
-            own.write(layer, keys, values, ints([slot] * row.before), ints([*range(row.before)]))
+            own.write(
+                layer, heads.turned(keys), heads.turned(values), ints([slot] * row.before), ints([*range(row.before)])
+            )
         first = len(slots)
         if row.is_span:
             spans.append(Span(first, first + row.new, slot, row.before))
@@ -194,4 +213,5 @@ def check_pass(case: Case, form: str, way: str) -> None:
         assert off < TOLERANCE[dtype], f"token {token}, position {position}: off by {off}"
     for slot, mine in zip(slot_of, rows, strict=True):
         stored = own.stored(layer, slot, mine[0].shape[1])
-        assert all(map(torch.equal, stored, map(heads.to_stored, mine))), f"what is stored in slot {slot}"
+        wanted_rows = heads.to_stored(layer, *map(heads.turned, mine))
+        assert all(map(torch.equal, stored, wanted_rows)), f"what is stored in slot {slot}"

@@ -23,7 +23,7 @@ from runner_engine.kv_cache.shared_kv import own_kv
 from runner_engine.kv_cache.slots import Slots
 from runner_engine.models.load import Loaded
 from runner_engine.sessions.base import Request
-from runner_engine.settings.generation import KvCache
+from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.model import LocalModelConfig
 
 DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])

@@ -26,16 +26,19 @@
 #define NAME(x) x##_bf16
 #define OPERAND_NAME NAME
 #define INT8_NAME(x) x##_int8_bf16
+#define INT4_NAME(x) x##_int4_bf16
+#define BYTES_NAME(x) x##_bytes_bf16
+#define ROTATION_UNIT ATTENTION_BYTES_BF16
 #include "int8_products.h"
 #include "attention_tiles.h"
+#include "kv_formats.h"
 #define KV bf16
-#define SCALE_SIZE 0
+#define IS_IN_BYTES 0
 #define KV_NAME NAME
 #include "attention_of_format.h"
-#define KV int8_t
-#define SCALE_SIZE SCALE_BYTES
-#define KV_NAME INT8_NAME
-#include "kv_int8.h"
+#define KV char
+#define IS_IN_BYTES 1
+#define KV_NAME BYTES_NAME
 #include "attention_of_format.h"
 #include "register_tile.h"
 #include "operands.h"

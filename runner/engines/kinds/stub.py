@@ -50,13 +50,13 @@ class StubEngine:
     ) -> None:
         self.delay_s, self.thinking_words, self.answer = delay_s, thinking_words, answer
         self.max_new_tokens, self.budget = config.generation.max_new_tokens, config.generation.thinking_tokens
-        self.kv_cache = config.generation.kv_cache
+        self.kv_cache = config.generation.stored_kv
         self.stats = EngineStats()
 
     def load(self) -> EngineReport:
         """Report that there is nothing to load."""
         facts = {"architecture": "stub", "device": "none", "dtype": "none"}
-        if self.kv_cache is not KvCache.as_model:
+        if self.kv_cache != KvCache.as_model:
             facts["kv_cache"] = f"none, and generation.kv_cache={self.kv_cache} has no effect: the stub keeps no keys"
         return EngineReport(
             metrics={"load_s": 0.0, "weight_mib": 0.0, "vocab_size": 1000.0, "max_positions": 1e9},

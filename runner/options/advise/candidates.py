@@ -195,7 +195,7 @@ def _set_batch_size(candidate: Candidate, resolved: ResolvedJob, free_mib: dict[
     sizes = [candidate.config.generation.batch_size]
     amounts = amounts_of(candidate.config)
     if sizes[0] is None and all(amount.rows is None for amount in amounts):
-        number_bytes = kv_number_bytes(resolved.files.dtype_bytes, candidate.config.generation.kv_cache)
+        number_bytes = kv_number_bytes(resolved.files.dtype_bytes, candidate.config.generation.stored_kv)
         most = most_rows("cuda" if "cuda" in free_mib else "cpu", number_bytes)
         completions = max((amount.completions for amount in amounts), default=most)
         most = min(most, 1 << (completions - 1).bit_length())

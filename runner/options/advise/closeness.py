@@ -74,7 +74,7 @@ def is_reference(config: RunnerConfig, of: RunnerConfig, closeness: RecordedClos
         named = overridden(of, KEY, closeness.overrides, SCORING)
     except ConfigError:  # a choice of another version, or of a package that is not here
         return False
-    is_same_cache = named.generation.kv_cache is config.generation.kv_cache
+    is_same_cache = named.generation.kv_cache == config.generation.kv_cache
     return is_same_cache and all(getattr(named, group) == getattr(config, group) for group in MODEL_GROUPS)
 
 

@@ -63,7 +63,7 @@ class StepAttention:
         scaling, window = Scaling(scale, softmax.cap), heads.windows[layer] if heads.windows else None
         layer = heads.store_of(layer)
         heads.check_layer(layer)
-        query, key, value = padded_heads(heads, query, key, value)
+        query, key, value = map(heads.turned, padded_heads(heads, query, key, value))
         grouped = query.view(heads.kv_heads, heads.group, rows, heads.dim)  # [KVH, G, B, D]
         out, top = self._of_own(layer, scaling, window, grouped, key, value)
         parts = [self._of_prefix(number, layer, scaling, window, grouped) for number in range(len(self.prefixes))]
@@ -75,6 +75,7 @@ class StepAttention:
             result = joined_by_logs([*outs, out], [*tops, top], query.dtype)
         else:
             result = out.flatten(1, 2)
+        result = heads.turned(result)
         return result if width == heads.dim else result[..., :width]
 
     def _of_own(
@@ -94,9 +95,8 @@ class StepAttention:
             out, top = attend_by_length(scaling, by_row.flatten(1, 2), own)
             return out.view(by_row.shape), top.view(by_row.shape[:3])
         self.own.write(layer, key, value, self._slots, self.table[:, PLACE])
-        keys, values = (
-            heads.to_numbers(some[layer][:rows, :, : self.places]) for some in (self.own.keys, self.own.values)
-        )
+        stored = (some[layer][:rows, :, : self.places] for some in (self.own.keys, self.own.values))
+        keys, values = heads.to_numbers(layer, *stored)
         return attend(scaling, by_row, keys, values, self._hidden_own(window)[:, None, None])
 
     def _of_prefix(

@@ -13,24 +13,23 @@ from runner_engine.attention.parts import Scaling
 from runner_engine.attention.shared_attention import Part, SharedPlaces, attend_shared, difference, what_tiles_lack
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import NO_TILES
-from runner_engine.kv_cache import int8_kv
 from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.kv_cache.shared_kv import SharedKv
-from runner_engine.settings.generation import KvCache
+from runner_engine.settings.kv_cache import KvCache
 
 CPU = torch.device("cpu")
 HEADS = Heads(2, 2, 3, 64, torch.bfloat16, CPU)
 SHAPES = [(1, 1, 32), (2, 3, 64), (1, 16, 96), (2, 4, 128), (1, 2, 512)]  # key-value heads, group, dim
 KEYS = (1, 15, 16, 17, 33, 255, 256, 257, 300)  # remainders of blocks, of tiles, and of what is multiplied at a time
-KV = pytest.mark.parametrize("kv_cache", list(KvCache))
+KV = pytest.mark.parametrize("kv_cache", [KvCache.as_model, KvCache.int8, KvCache.int4, KvCache.k8v4], ids=str)
 
 
 def places_of(heads: Heads, kernels: native.Kernels, count: int, scale: float = 1.0) -> SharedPlaces:
     """Random keys and values in the first layer; those of the second, which lie behind, are no numbers."""
     kv = SharedKv.empty(heads, count, kernels)
     keys, values = (torch.randn(heads.kv_heads, count, heads.dim).to(heads.dtype) * scale for _ in range(2))
-    kv.store.put_stored(0, heads.to_stored(keys), heads.to_stored(values))
-    if not heads.is_int8:
+    kv.store.put_stored(0, *heads.to_stored(0, keys, values))
+    if not heads.in_bytes:
         for tensor in kv.store.tensors(0)[1::2]:
             tensor.fill_(float("nan"))
     return SharedPlaces(kv.store, 0, count)
@@ -40,7 +39,8 @@ def expected(heads: Heads, query: torch.Tensor, places: SharedPlaces, first: tor
     """Outputs, maxima and sums in float64."""
     tokens, reach = query.shape[1], places.sees + (query.shape[1] - 1 if places.causal else 0)
     stored = places.store.stored(0, 0, reach)
-    exact = [int8_kv.to_numbers(some, torch.float32) for some in stored] if heads.is_int8 else stored
+    kinds = zip(heads.formats(0), stored, strict=True)
+    exact = [of.to_numbers(some, heads.dim, torch.float32) for of, some in kinds]
     keys, values = (some.double() for some in exact)
     grouped = query.double().view(heads.kv_heads, heads.group, tokens, heads.dim).transpose(1, 2)
     scores = grouped.reshape(heads.kv_heads, -1, heads.dim) @ keys.mT * 0.2

@@ -25,7 +25,8 @@ from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner_engine.quantization.mixed import Mix
-from runner_engine.settings.generation import GenerationConfig, KvCache
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.model import Attention, LocalModelConfig
 
 Saved = Callable[..., Path]  # the fixture `saved_family`

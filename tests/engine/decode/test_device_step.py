@@ -25,7 +25,8 @@ from runner_engine.decode.passes.host_reads import HostRead, NoHostReads
 from runner_engine.kv_cache.paged_slots import PagedSlots
 from runner_engine.kv_cache.prefix import Prefix
 from runner_engine.sessions.base import Request
-from runner_engine.settings.generation import GenerationConfig, KvCache
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.sampling import Sampling
 

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,8 +209,9 @@ def test_quantized_products_with_wrong_sizes() -> None:
 
 
 def test_heads_of_another_shape() -> None:
-    for changed in ({"dim": 24}, {"dim": 1024}, {"group": 17}):
-        heads = Heads(**{**vars(HEADS), **changed})
+    shapes: tuple[dict[str, Any], ...] = ({"dim": 24}, {"dim": 1024}, {"group": 17})
+    for changed in shapes:
+        heads = replace(HEADS, **changed)
         of = PassLayout(heads, KERNELS, own_kv(heads, KERNELS, [PLACES]), ints(0), ints(0), ints(1))
         queries, keys = torch.randn(2 * heads.group, 1, heads.dim), torch.randn(2, 1, heads.dim)
         with pytest.raises(IndexError, match="heads need"):

@@ -18,14 +18,14 @@ from attending import (
 
 from runner_engine.attention.attention import PassLayout
 from runner_engine.kernels import native
-from runner_engine.kv_cache import int8_kv
+from runner_engine.kv_cache.formats import int8
 from runner_engine.kv_cache.kv_arenas import KvArenas
 from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.kv_cache.prefix import Prefix
 from runner_engine.kv_cache.prefix_tree import ConversationCache
 from runner_engine.kv_cache.row_kv import RowKv
 from runner_engine.kv_cache.shared_kv import own_kv
-from runner_engine.settings.generation import KvCache
+from runner_engine.settings.kv_cache import KvCache
 
 __all__ = ["on_the_device_of_the_way"]
 CPU = torch.device("cpu")
@@ -49,7 +49,7 @@ def test_kernels_and_torch_store_the_same_bits(dim: int, dtype: torch.dtype) -> 
     order = torch.randperm(37, generator=generator)
     own.write(1, keys[order], values[order], ints([1] * 37), order.int())
     for got, given in zip(own.stored(1, 1, 37), (keys, values), strict=True):
-        rows = int8_kv.to_rows(given.transpose(0, 1))
+        rows = int8.to_rows(given.transpose(0, 1))
         scales = [some[..., dim:].contiguous().view(torch.float32) for some in (got, rows)]
         assert torch.equal(got[..., :dim], rows[..., :dim])
         assert torch.equal(scales[0].nan_to_num(-1), scales[1].nan_to_num(-1))
@@ -106,5 +106,5 @@ def test_a_conversation_keeps_the_bits_of_its_row(dtype: torch.dtype, way: str) 
     kept = conversations.find([*range(61), 7, 8])
     assert kept is not None
     assert kept.length == 61
-    assert all(map(torch.equal, kept.kv.stored(0), (int8_kv.to_rows(one) for one in (keys, values))))
+    assert all(map(torch.equal, kept.kv.stored(0), (int8.to_rows(one) for one in (keys, values))))
     assert isinstance(own, KvArenas) == (kernels is not None)

@@ -23,7 +23,8 @@ from runner_engine.local.capabilities import capabilities_of
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Capability, Request
-from runner_engine.settings.generation import GenerationConfig, KvCache, Speculate
+from runner_engine.settings.generation import GenerationConfig, Speculate
+from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., LocalEngine]
@@ -108,13 +109,13 @@ def test_the_memory_of_keys_and_values_is_that_of_8_bits(
     if by_torch:
         monkeypatch.setattr(native, "kernels", lambda: None)
     peaks = {}
-    for kv_cache in KvCache:
+    for kv_cache in (KvCache.as_model, KvCache.int8):
         engine = engine_of(dtype=dtype, kv_cache=kv_cache)
         complete(engine, requests(ignore_eos=True))
         peaks[kv_cache] = engine.stats.peak_kv_bytes
         facts = engine.load().facts
         assert facts.get("kv_cache") == (
-            "int8, a float32 scale for each head and place" if kv_cache is KvCache.int8 else None
+            "int8, a float32 scale for each head and place" if kv_cache == KvCache.int8 else None
         )
     itemsize = 4 if dtype is Dtype.float32 else 2
     assert peaks[KvCache.int8] / peaks[KvCache.as_model] == (DIM + 4) / (DIM * itemsize)
@@ -176,6 +177,6 @@ def test_branches_need_a_cache_in_the_models_format(make_config: Any) -> None:
     from runner_engine.settings.rope import Rope2dConfig
 
     model = LocalModelConfig(name="x")
-    for kv_cache in KvCache:
+    for kv_cache in (KvCache.as_model, KvCache.int8):
         config = make_config(model=model, rope=Rope2dConfig(), generation=GenerationConfig(kv_cache=kv_cache))
-        assert (Capability.branches in capabilities_of(config)) == (kv_cache is KvCache.as_model)
+        assert (Capability.branches in capabilities_of(config)) == (kv_cache == KvCache.as_model)

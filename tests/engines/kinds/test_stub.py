@@ -14,7 +14,8 @@ from runner_base.errors import TrackingError
 from runner_base.result import FinishReason
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Completion, Delta, Message, Request
-from runner_engine.settings.generation import GenerationConfig, KvCache
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.kv_cache import KvCache
 
 
 def test_stub_echoes_the_head_of_the_prompt(make_config: Callable[..., RunnerConfig]) -> None:

@@ -31,7 +31,8 @@ from runner_base.errors import ConfigError
 from runner_base.visible_gpus import Gpu
 from runner_compare.metrics import described, known_metrics
 from runner_engine.checkpoints import resolve as resolving
-from runner_engine.settings.generation import GenerationConfig, KvCache
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.model import LocalConfig, LocalModelConfig
 
 Make = Callable[..., RunnerConfig]

@@ -10,7 +10,8 @@ from runner.config.root import RunnerConfig
 from runner.options.remote.keys import ApiConfig
 from runner_base.errors import ConfigError
 from runner_engine.quantization.base import QuantizationConfig
-from runner_engine.settings.generation import GenerationConfig, KvCache
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.kv_cache import KvCache
 
 Make = Callable[..., RunnerConfig]
 MODEL = ApiConfig(name="some", base_url="http://localhost:1/v1")

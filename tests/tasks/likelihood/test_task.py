@@ -27,7 +27,7 @@ from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError, EvidenceError
 from runner_base.result import Status
 from runner_compare.metrics import LOG_LIKELIHOOD
-from runner_engine.settings.generation import KvCache
+from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]

@@ -46,6 +46,7 @@ def options_of(resolved: ResolvedJob) -> list[str]:
     template = json.dumps(model.chat_template_kwargs) if model.chat_template_kwargs else None
     for option, value in (
         ("--quantization", model.word_for(config.quantization) if files.stored is None else None),
+        ("--kv-cache-dtype", model.kv_cache_dtype),
         ("--gpu-memory-utilization", model.memory_share),
         ("--max-model-len", model.max_positions),
         ("--reasoning-parser", model.reasoning_parser),

@@ -80,7 +80,8 @@ def verdict(resolved: ResolvedJob, reference: Reference, scored: Sequence[Sequen
     label = environment_of(model).label
     gaps = _gaps(scored, reference.logprobs)
     mean, most = sum(gaps) / len(gaps), max(gaps)
-    word, dtype = model.word_for(resolved.config.quantization), dtype_of(resolved, environment_of(model))
+    word = model.word_for(resolved.config.quantization) or model.kv_cache_dtype
+    dtype = dtype_of(resolved, environment_of(model))
     tolerance = TOLERANCE[dtype] if word is None else QUANTIZED
     if reference.rounding and word is None:
         tolerance = max(ROUNDINGS * reference.rounding, TOLERANCE["float32"])

@@ -6,7 +6,20 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from runner.options.remote.thinking_budget import ThinkingBudget, check_budget
-from runner_base import HASHED, MISSING, ConfigError, Dtype, Inert, above, check, filled, least, setting, within
+from runner_base import (
+    HASHED,
+    MISSING,
+    UNLESS_DEFAULT,
+    ConfigError,
+    Dtype,
+    Inert,
+    above,
+    check,
+    filled,
+    least,
+    setting,
+    within,
+)
 from runner_engine import (
     GenerationConfig,
     LoraConfig,
@@ -25,6 +38,7 @@ BY_KEY = {  # what vLLM's command line says and a key of the runner says, too
     "--download-dir": "model.cache_dir",
     "--dtype": "model.dtype",
     "--quantization": "quantization",
+    "--kv-cache-dtype": "model.kv_cache_dtype",
     "--tensor-parallel-size": "model.tensor_parallel",
     "--pipeline-parallel-size": "model.pipeline_parallel",
     "--data-parallel-size": "model.data_parallel",
@@ -47,7 +61,7 @@ SHORT = {"-q": "--quantization", "-tp": "--tensor-parallel-size", "-pp": "--pipe
          "-dp": "--data-parallel-size"}  # fmt: skip
 OWN = ("--host", "--uds", "--api-key", "--served-model-name", "--root-path", "--headless")  # the runner gives them
 UNRECORDED = (  # the record would name other weights, prompts or numbers than those that answered
-    "--config", "--load-format", "--hf-overrides", "--kv-cache-dtype", "--chat-template", "--tokenizer-mode",
+    "--config", "--load-format", "--hf-overrides", "--chat-template", "--tokenizer-mode",
     "--skip-tokenizer-init", "--logprobs-mode", "--max-logprobs", "--model-loader-extra-config", "--middleware",
     "--quantization-config", "--runner", "--convert", "--model-impl", "--enable-log-requests", "--ssl-keyfile",
     "--ssl-certfile", "--rope-scaling", "--rope-theta", "--default-mm-loras", "--tokenizer-pool-size",
@@ -64,6 +78,7 @@ class VllmConfig(ModelConfig):
     cache_dir: str | None = setting(None, HASHED)
     dtype: Dtype = Dtype.auto
     quantization: str | None = setting(None, takes=filled("give vLLM's word, or null"))
+    kv_cache_dtype: str | None = setting(None, UNLESS_DEFAULT, filled("give vLLM's word, or null"))
     tensor_parallel: int = setting(1, takes=least(1))
     pipeline_parallel: int = setting(1, takes=least(1))
     data_parallel: int = setting(1, takes=least(1))
@@ -124,7 +139,7 @@ class VllmConfig(ModelConfig):
         rows, most = generation.batch_size, self.concurrency
         need = f"model.concurrency={most} allows no more requests in flight at once"
         check(rows is None or rows <= most, "generation.batch_size", rows, need)
-        require_plain_kv(generation, "vLLM keeps keys and values itself")
+        require_plain_kv(generation, "vLLM keeps keys and values itself (model.kv_cache_dtype says how)")
         if generation.thinking_tokens is not None and self.reasoning_parser is None:
             raise ConfigError(
                 f"generation.thinking_tokens={generation.thinking_tokens}: vLLM must know how the model marks its "

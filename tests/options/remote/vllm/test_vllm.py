@@ -241,7 +241,7 @@ def test_vllm_parses_what_model_vllm_starts_it_with(make_config: Callable[..., R
     assert len(of_page) == 3
     every = started_with(
         tensor_parallel=2, pipeline_parallel=3, data_parallel=4, memory_share=0.5, max_positions=512, quantization="fp8",
-        reasoning_parser="qwen3", trust_remote_code=True, chat_template_kwargs={"enable_thinking": False},
+        kv_cache_dtype="fp8_e5m2", reasoning_parser="qwen3", trust_remote_code=True, chat_template_kwargs={"enable_thinking": False},
         args=["--max-num-seqs", "64", "--enforce-eager", "--data-parallel-size-local", "2"],
     )  # fmt: skip
     done = parsed_by_vllm([*of_page, every])

@@ -31,11 +31,11 @@ def test_a_jobs_id_holds_version_and_flags(runner: Run, tmp_path: Path) -> None:
     ids: list[str] = []
     first = job_id()
     assert job_id("model.memory_share=0.02", "model.concurrency=9") == first, "inert"
-    others = [job_id(version="0.33.0"), job_id("model.args=[--enforce-eager]"), job_id("model.tensor_parallel=2"),
+    others = [job_id("model.kv_cache_dtype=fp8"), job_id("model.kv_cache_dtype=fp8_e5m2"), job_id(version="0.33.0"), job_id("model.args=[--enforce-eager]"), job_id("model.tensor_parallel=2"),
               job_id("quantization=fp8"), job_id("model.max_positions=512")]  # fmt: skip
     own = re.search(r"gsm8k-[0-9a-f]{12}", runner("-m", *JOB, "model.dtype=float32", "plan=quick").out)
     assert own is not None
-    assert len({first, *others, own[0]}) == 7
+    assert len({first, *others, own[0]}) == 9
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,7 @@ def test_a_jobs_id_holds_version_and_flags(runner: Run, tmp_path: Path) -> None:
         (("task=memory",), "memory on this machine, which this engine does not offer"),
         (("task=likelihood", "task.keep_top_k=4"), "a tokenizer on this machine, which this engine does not offer"),
         (("model.args=[--dtype=float16]",), "model.args=--dtype=float16: model.dtype says it"),
+        (("model.args=[--kv-cache-dtype,fp8]",), "model.args=--kv-cache-dtype: model.kv_cache_dtype says it"),
         (("model.args=[--quant,fp8]",), "model.args=--quant: quantization says it"),
         (("model.args=[-tp,2]",), "model.args=-tp: model.tensor_parallel says it"),
         (("model.args=[--no_enable_lora]",), "model.args=--no_enable_lora: lora says it"),

@@ -1,4 +1,4 @@
-"""Keys and values in 8 bits, by torch: numbers to rows of bytes and back, and the blocks of the kernels' layout.
+"""Keys or values in 8 bits, by torch: numbers to rows of bytes and back, and the blocks of the kernels' layout.
 
 A row is the `dim` bytes of a place and a head, and then the float32 scale by which they are multiplied. The kernels
 (kernels/kv_int8.h) compute the same bits and keep these rows in blocks of places.
@@ -9,10 +9,22 @@ from __future__ import annotations
 import torch
 
 from runner_engine.checkpoints.kept_kv import SCALE_BYTES
+from runner_engine.kernels.kv_layers import KvCode
 from runner_engine.kernels.shared_numbers import LANES
 
+CODE = KvCode.kv_int8
 LARGEST = 127
 SMALLEST = 1e-30  # of a row's largest number; below it, LARGEST divided by it could be infinite
+
+
+def stored_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the type of a row's elements."""
+    return torch.int8
+
+
+def width(dim: int) -> int:
+    """Return how many elements a row has."""
+    return dim + SCALE_BYTES
 
 
 def to_rows(numbers: torch.Tensor) -> torch.Tensor:
@@ -28,17 +40,14 @@ def to_rows(numbers: torch.Tensor) -> torch.Tensor:
     return torch.cat((steps.to(torch.int8), bytes_of_scale), dim=-1)
 
 
-def to_numbers(rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def to_numbers(rows: torch.Tensor, dim: int, dtype: torch.dtype) -> torch.Tensor:
     """Return the numbers [..., D] of rows of bytes [..., D + 4]."""
     scale = rows[..., -SCALE_BYTES:].contiguous().view(torch.float32)
     return (rows[..., :-SCALE_BYTES].float() * scale).to(dtype)
 
 
-def rows_of_blocks(arena: torch.Tensor, pair: int, is_keys: bool) -> torch.Tensor:
-    """Return the rows [KVH, places, D + 4] of an arena's keys or values, as a copy.
-
-    pair: how many dimensions of a key, and places of a value, lie side by side.
-    """
+def rows_of_blocks(arena: torch.Tensor, dim: int, pair: int, is_keys: bool) -> torch.Tensor:
+    """Return the rows [KVH, places, D + 4] of whole blocks, as a copy."""
     numbers, scales = _by_place(arena, pair, is_keys)
     kv_heads, places, width = arena.shape
     return torch.cat(
@@ -46,8 +55,8 @@ def rows_of_blocks(arena: torch.Tensor, pair: int, is_keys: bool) -> torch.Tenso
     )
 
 
-def put_rows(arena: torch.Tensor, rows: torch.Tensor, pair: int, is_keys: bool) -> None:
-    """Put rows [KVH, places, D + 4] into the first places of an arena's keys or values."""
+def put_rows(arena: torch.Tensor, rows: torch.Tensor, dim: int, pair: int, is_keys: bool) -> None:
+    """Put rows [KVH, places, D + 4] into the first places."""
     rows = torch.nn.functional.pad(rows, (0, 0, 0, -rows.shape[1] % LANES))
     numbers, scales = _by_place(arena[:, : rows.shape[1]], pair, is_keys)
     numbers.copy_(rows[..., :-SCALE_BYTES].reshape(numbers.shape))

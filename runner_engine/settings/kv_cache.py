@@ -1,0 +1,147 @@
+"""How keys and values are stored: each with a number format of its own, rotated or not, and what is kept as it is.
+
+`generation.kv_cache` is a short name (int8) or a mapping ({keys: int8, values: int4}); `str` of what it means is the
+shortest text that says the same, by which jobs are told apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any, ClassVar
+
+from runner_base import ConfigError
+
+KEY = "generation.kv_cache"
+SCALES = {
+    "int8": "a float32 scale for each head and place",
+    "int4": "a bfloat16 scale for each 32 numbers of a head",
+}
+
+
+class KvNumbers(StrEnum):
+    """The number format of stored keys, or of stored values."""
+
+    as_model = "as_model"
+    int8 = "int8"
+    int4 = "int4"
+
+
+@dataclass(frozen=True)
+class KvCache:
+    """How keys and values are stored."""
+
+    keys: KvNumbers = KvNumbers.as_model
+    values: KvNumbers = KvNumbers.as_model
+    rotate: bool = False  # the numbers of a head, before they are rounded
+    layers: tuple[tuple[int, KvNumbers], ...] = ()  # those that are stored otherwise; -1 is the last one
+
+    as_model: ClassVar[KvCache]
+    int8: ClassVar[KvCache]
+    int4: ClassVar[KvCache]
+    k8v4: ClassVar[KvCache]
+
+    @classmethod
+    def of(cls, value: object) -> KvCache:
+        """Return what a value of the key means; ConfigError where it means nothing."""
+        if isinstance(value, KvCache):
+            return value
+        return _of_mapping(value) if isinstance(value, Mapping) else _of_text(str(value))
+
+    @property
+    def in_bytes(self) -> bool:
+        """Whether some keys or values are not stored as the model's numbers."""
+        kinds = {self.keys, self.values, *(numbers for _, numbers in self.layers)}
+        return kinds != {KvNumbers.as_model}
+
+    @property
+    def words(self) -> str:
+        """What a job says of it."""
+        kinds = {self.keys, self.values, *(numbers for _, numbers in self.layers)}
+        scales = [SCALES[one] for one in KvNumbers if one in kinds and one in SCALES]
+        return ", ".join([str(self), *["rotated"] * self.rotate, *scales])
+
+    def of_layer(self, layer: int, layers: int) -> tuple[KvNumbers, KvNumbers]:
+        """Return the formats of the keys and of the values in one of so many layers."""
+        for number, numbers in self.layers:
+            if layer in (number, number + layers):
+                return numbers, numbers
+        return self.keys, self.values
+
+    def check_layers(self, layers: int) -> None:
+        """Raise ConfigError for a layer that a model with so many of them does not have."""
+        for number, _ in self.layers:
+            if not -layers <= number < layers:
+                raise ConfigError(
+                    f"{KEY}={self}: there is no layer {number}: {layers} layers of this model store keys and values, "
+                    f"0 to {layers - 1}, or -1 for the last one"
+                )
+
+    def __str__(self) -> str:
+        name = next((name for name, known in SHORT_NAMES.items() if known == self), None)
+        if name is not None:
+            return name
+        parts = [f"keys: {self.keys}", f"values: {self.values}", f"rotate: {str(self.rotate).lower()}"]
+        if self.layers:
+            parts.append(f"layers: {{{', '.join(f'{number}: {numbers}' for number, numbers in self.layers)}}}")
+        return f"{{{', '.join(parts)}}}"
+
+
+KvCache.as_model = KvCache()
+KvCache.int8 = KvCache(KvNumbers.int8, KvNumbers.int8)
+KvCache.int4 = KvCache(KvNumbers.int4, KvNumbers.int4, rotate=True)
+KvCache.k8v4 = KvCache(KvNumbers.int8, KvNumbers.int4, rotate=True)
+SHORT_NAMES: dict[str, KvCache] = {name: getattr(KvCache, name) for name in ("as_model", "int8", "int4", "k8v4")}
+
+
+@lru_cache(maxsize=64)
+def _of_text(text: str) -> KvCache:
+    if text in SHORT_NAMES:
+        return SHORT_NAMES[text]
+    if text.startswith("{"):
+        import yaml
+
+        try:
+            read = yaml.safe_load(text)
+        except yaml.YAMLError:
+            read = None
+        if isinstance(read, Mapping):
+            return _of_mapping(read)
+    raise _wrong(text)
+
+
+def _of_mapping(given: Mapping[Any, Any]) -> KvCache:
+    """Return what a mapping means; 4 bits are rotated unless it says otherwise."""
+    known = {one.name for one in fields(KvCache)}
+    if unknown := [str(name) for name in given if name not in known]:
+        raise _wrong(_flow(given), f"it has no key {unknown[0]}")
+    keys, values = (_numbers(given, given.get(side, KvNumbers.as_model)) for side in ("keys", "values"))
+    rotate = given.get("rotate", KvNumbers.int4 in (keys, values))
+    if not isinstance(rotate, bool):
+        raise _wrong(_flow(given), f"rotate is {rotate!r}, and must be true or false")
+    chosen = given.get("layers") or {}
+    if not isinstance(chosen, Mapping) or not all(type(number) is int for number in chosen):
+        raise _wrong(_flow(given), f"layers is {chosen!r}, and must say {{NUMBER: FORMAT, …}}")
+    layers = tuple(sorted((number, _numbers(given, numbers)) for number, numbers in chosen.items()))
+    found = KvCache(keys, values, rotate, layers)
+    if rotate and not found.in_bytes:
+        raise _wrong(_flow(given), "a rotation alone changes nothing: give keys or values fewer bits, or leave it out")
+    return found
+
+
+def _numbers(given: Mapping[Any, Any], value: object) -> KvNumbers:
+    try:
+        return KvNumbers(str(value))
+    except ValueError:
+        raise _wrong(_flow(given), f"{value!r} is none of {', '.join(KvNumbers)}") from None
+
+
+def _flow(given: Mapping[Any, Any]) -> str:
+    return "{" + ", ".join(f"{name}: {value}" for name, value in given.items()) + "}"
+
+
+def _wrong(text: str, why: str = "") -> ConfigError:
+    need = f"must be one of {', '.join(SHORT_NAMES)}, or {{keys: …, values: …, rotate: …, layers: {{0: as_model, …}}}}"
+    return ConfigError(f"{KEY}={text}: {why + '; it ' if why else ''}{need}")

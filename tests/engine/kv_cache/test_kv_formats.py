@@ -1,0 +1,188 @@
+"""Formats of keys and values: what the key takes, what is stored bit for bit, and controls that must fail."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from attending import heads_for, ints, kernels_or_none, random
+from passes import CASES, as_stored, check_pass
+
+from runner.config.root import semantic_keys
+from runner_base.errors import ConfigError
+from runner_engine.checkpoints.kept_kv import kept_kv
+from runner_engine.kernels import native
+from runner_engine.kv_cache import Heads, own_kv, rotation
+from runner_engine.kv_cache.formats import int4
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.kv_cache import SHORT_NAMES, KvCache, KvNumbers
+
+MAPPING = "{keys: int8, values: int4, rotate: false, layers: {-1: as_model, 0: int8}}"
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
+
+
+@pytest.fixture
+def kernels() -> native.Kernels:
+    found = kernels_or_none("kernels")
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        *((name, name) for name in SHORT_NAMES),
+        ({"keys": "int8", "values": "int8"}, "int8"),
+        ({"keys": "int4", "values": "int4"}, "int4"),
+        ({"values": "int4", "keys": "int8"}, "k8v4"),
+        ({"keys": "as_model"}, "as_model"),
+        ({"keys": "int8", "values": "int8", "rotate": True}, "{keys: int8, values: int8, rotate: true}"),
+        ({"values": "int8"}, "{keys: as_model, values: int8, rotate: false}"),
+        ({"keys": "int8", "values": "int4", "rotate": False, "layers": {0: "int8", -1: "as_model"}}, MAPPING),
+        (MAPPING, MAPPING),
+    ],
+)
+def test_a_value_has_one_text(given: object, said: str) -> None:
+    assert str(KvCache.of(given)) == said
+    assert GenerationConfig(kv_cache=given).kv_cache == said
+    assert KvCache.of(said) == KvCache.of(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ("int3", "generation.kv_cache=int3: must be one of as_model, int8, int4, k8v4, or {keys: …"),
+        ({"key": "int8"}, "it has no key key"),
+        ({"keys": "fp8"}, "'fp8' is none of as_model, int8, int4"),
+        ({"keys": "int8", "rotate": "yes"}, "rotate is 'yes', and must be true or false"),
+        ({"rotate": True}, "a rotation alone changes nothing"),
+        ({"keys": "int8", "layers": [0]}, "layers is [0], and must say {NUMBER: FORMAT, …}"),
+        ("{keys: [", "must be one of"),
+    ],
+)
+def test_mistakes_are_one_message(given: object, why: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        GenerationConfig(kv_cache=given)
+    assert why in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_layer_that_a_model_does_not_have_is_refused() -> None:
+    of = KvCache.of({"keys": "int8", "layers": {4: "as_model"}})
+    of.check_layers(5)
+    with pytest.raises(ConfigError, match="there is no layer 4: 4 layers of this model store keys and values, 0 to 3"):
+        of.check_layers(4)
+
+
+def test_only_other_formats_count_in_a_jobs_id(make_config: Any) -> None:
+    keys = {name: dict(semantic_keys(make_config(generation=GenerationConfig(kv_cache=name)))) for name in SHORT_NAMES}
+    assert "generation.kv_cache" not in keys.pop("as_model")
+    assert {name: found["generation.kv_cache"] for name, found in keys.items()} == {name: name for name in keys}
+
+
+@DTYPES
+@pytest.mark.parametrize("dim", [16, 64, 80, 128])
+@pytest.mark.parametrize("kv_cache", [KvCache.int4, KvCache.k8v4, KvCache.of(MAPPING)], ids=str)
+def test_kernels_and_torch_store_the_same_bits(
+    kernels: native.Kernels, kv_cache: KvCache, dim: int, dtype: torch.dtype
+) -> None:
+    heads = replace(heads_for("kernels", 3, 3, 1, dim, dtype), kv_cache=kv_cache)
+    generator = torch.Generator().manual_seed(dim)
+    own, other = own_kv(heads, kernels, [40, 40]), own_kv(heads, kernels, [50])
+    for layer in (1, 2):
+        keys, values = (random(generator, 37, 3, dim, dtype=dtype) * 5 for _ in range(2))
+        keys[3, 1], keys[5, 2, 7], keys[6, 0, 0], values[4] = 0.0, torch.nan, torch.inf, 1e-38
+        order = torch.randperm(37, generator=generator)
+        own.write(layer, keys[order], values[order], ints([1] * 37), order.int())
+        stored = own.stored(layer, 1, 37)
+        expected = heads.to_stored(layer, keys.transpose(0, 1), values.transpose(0, 1))
+        for found, wanted, of in zip(stored, expected, heads.formats(layer), strict=True):
+            numbers = (of.to_numbers(some, dim, torch.float32) for some in (found, wanted))
+            assert torch.equal(*(some.nan_to_num(-1.0, -2.0, -3.0) for some in numbers))
+        other.put_stored(layer, *stored)
+        for copied, given in zip(other.stored(layer, 0, 37), stored, strict=True):
+            assert torch.equal(copied.nan_to_num(-1), given.nan_to_num(-1))
+    assert not bool(own.read(0, 1, 37)[0].any()), "no neighbour is touched"
+    assert not bool(own.read(1, 0, 37)[0].any())
+
+
+def test_four_bits_use_all_their_steps_and_are_near() -> None:
+    numbers = torch.randn(50, 3, 80, generator=torch.Generator().manual_seed(0))
+    rows = int4.to_rows(numbers)
+    assert rows.shape[-1] == int4.width(80) == 3 * 18
+    read = int4.to_numbers(rows, 80, torch.float32)
+    most = torch.nn.functional.pad(numbers, (0, 16)).unflatten(-1, (3, 32)).abs().amax(-1)
+    step = (most / 8).repeat_interleave(32, dim=-1)[..., :80]
+    assert bool(((read - numbers).abs() <= step * 1.01).all())
+    assert float(((read - numbers).abs() / step).mean()) < 0.3, "half a step at most, but for the largest"
+    codes = rows[..., :48]
+    assert {*(codes << 4 >> 4).unique().tolist()} == set(range(-8, 8))
+
+
+@DTYPES
+@pytest.mark.parametrize(("dim", "piece"), [(64, 64), (80, 16), (96, 32), (112, 16), (128, 128)])
+def test_a_rotation_is_undone_by_itself(kernels: native.Kernels, dim: int, piece: int, dtype: torch.dtype) -> None:
+    assert rotation.piece_of(dim) == piece
+    heads = replace(heads_for("kernels", 1, 3, 1, dim, dtype), kv_cache=KvCache.int4)
+    given = random(torch.Generator().manual_seed(dim), 5, 3, dim, dtype=dtype)
+    given[0, 0, 0] = 100.0
+    turned = heads.turned(given)
+    assert torch.equal(heads.turned(given, kernels), turned), "C has the same bits"
+    assert float(turned[0, 0].abs().max()) < 60, "one large number is spread"
+    assert torch.allclose(rotation.rotated(turned).float(), given.float(), atol=1e-4 if dtype is torch.float32 else 1)
+    exact = given.double() @ given.double().mT
+    assert torch.allclose((turned.double() @ turned.double().mT), exact, rtol=1e-5 if dtype is torch.float32 else 0.05,
+                          atol=1e-3 if dtype is torch.float32 else 5.0)  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["kernels", "torch"])
+def test_a_rotation_that_is_not_undone_fails(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: what is read must be rotated back."""
+    check_pass(CASES["decoding 3x3x64"], "f32 in int4", way)
+    turned, calls = Heads.turned, []
+
+    def three_of_four(heads: Heads, given: torch.Tensor, kernels: Any = None) -> torch.Tensor:
+        calls.append(given)
+        is_result = given.dim() == 3 and given.shape[1] == heads.kv_heads * heads.group
+        return given if is_result else turned(heads, given, kernels)
+
+    monkeypatch.setattr(Heads, "turned", three_of_four)
+    with pytest.raises(AssertionError, match="off by"):
+        check_pass(CASES["decoding 3x3x64"], "f32 in int4", way)
+    assert calls
+
+
+@pytest.mark.parametrize("form", ["f32 in int4", "f32 in int8"])
+def test_a_scale_of_another_head_fails(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: with the scales of the head before, the pass is not what one softmax gives."""
+    import passes
+
+    def shifted(heads: Heads, layer: int, keys: torch.Tensor, values: torch.Tensor) -> Any:
+        read = as_stored(heads, layer, keys, values)
+        sizes = [some.abs().amax(dim=-1, keepdim=True).clamp_min(1e-9) for some in read]
+        return tuple(some * (size.roll(1, 0) / size) for some, size in zip(read, sizes, strict=True))
+
+    monkeypatch.setattr(passes, "as_stored", shifted)
+    with pytest.raises(AssertionError, match="off by"):
+        check_pass(CASES["decoding 3x3x64"], form, "kernels")
+
+
+@pytest.mark.parametrize("kv_cache", [*SHORT_NAMES.values(), KvCache.of(MAPPING)], ids=str)
+@pytest.mark.parametrize("dim", [64, 80])
+def test_the_plan_counts_what_is_stored(kv_cache: KvCache, dim: int) -> None:
+    settings = {"num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": dim}
+    heads = replace(heads_for("kernels", 3, 2, 3, dim, torch.bfloat16), kv_cache=kv_cache)
+    planned = kept_kv(settings, 2, kv_cache, lanes=16).token_bytes
+    assert planned == heads.bytes_per_token
+    for way in ("kernels", "torch"):
+        own = own_kv(heads, kernels_or_none(way), [160])
+        assert sum(tensor.nbytes for tensor in own.tensors(0)) == 160 * planned
+
+
+def test_four_bits_take_a_quarter() -> None:
+    sizes = {name: kept_kv({"num_hidden_layers": 1, "num_attention_heads": 1, "head_dim": 64}, 2, one).token_bytes
+             for name, one in SHORT_NAMES.items()}  # fmt: skip
+    assert sizes == {"as_model": 256, "int8": 136, "int4": 72, "k8v4": 104}
+    assert KvNumbers.int4 in (KvCache.k8v4.values,)
