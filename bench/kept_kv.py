@@ -167,10 +167,10 @@ def watched_arenas() -> list[int]:
     return found
 
 
-def in_memory(tensor: torch.Tensor) -> int:
-    """Return how many bytes of a tensor's pages are in memory."""
-    first = tensor.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
-    pages = -(-(tensor.data_ptr() + tensor.nbytes - first) // mmap.PAGESIZE)
+def in_memory(layers: list[torch.Tensor]) -> int:
+    """Return how many bytes are in memory of the pages of layers, which lie one behind the other."""
+    first = layers[0].data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
+    pages = -(-(layers[-1].data_ptr() + layers[-1].nbytes - first) // mmap.PAGESIZE)
     seen = (ctypes.c_ubyte * pages)()
     if ctypes.CDLL(None).mincore(ctypes.c_void_p(first), ctypes.c_size_t(pages * mmap.PAGESIZE), seen):
         raise OSError("mincore")
