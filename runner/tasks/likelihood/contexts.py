@@ -53,21 +53,22 @@ def after_contexts(
     ]
 
 
+def check_any(task: LikelihoodConfig, pieces: Sequence[Continuation]) -> None:
+    """Raise ConfigError if all texts are too short."""
+    if task.contexts and not pieces:
+        need = f"no text of task.data={task.data} has {task.most_tokens:,} tokens: give shorter contexts"
+        raise ConfigError(f"task.contexts=[{','.join(task.contexts)}] with task.last_tokens={task.last_tokens}: {need}")
+
+
 def left_out(task: LikelihoodConfig, given: Sequence[Given], pieces: Sequence[Continuation]) -> list[str]:
-    """Return a note that names the texts that are too short; ConfigError if all are."""
-    if not task.contexts:
-        return []
+    """Return a note that names the texts that are too short."""
     units = {piece.unit for piece in pieces}
     missing = [str(unit) for unit in range(len(given)) if unit not in units]
-    longest = max(task.context_lengths)
-    if not units:
-        need = f"no text of task.data={task.data} has {longest + task.last_tokens:,} tokens: give shorter contexts"
-        raise ConfigError(f"task.contexts=[{','.join(task.contexts)}] with task.last_tokens={task.last_tokens}: {need}")
-    if not missing:
+    if not task.contexts or not missing:
         return []
     return [
         f"left out, in all contexts: {counted(len(missing), 'text')} of {len(given)} with fewer than "
-        f"{longest + task.last_tokens:,} tokens (number {few(missing, MOST_NAMED)})"
+        f"{task.most_tokens:,} tokens (number {few(missing, MOST_NAMED)})"
     ]
 
 

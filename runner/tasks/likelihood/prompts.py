@@ -18,7 +18,12 @@ def shown(task: LikelihoodConfig, rows: Sequence[Given], resolved: ResolvedJob) 
     lines = []
     for number, given in enumerate(rows[: task.show_prompt]):
         if given.form is Form.text:
-            lines.append(f"text {number} has no prompt: it is scored in windows of {task.window} tokens")
+            how = f"it is scored in windows of {task.window} tokens"
+            if task.contexts:
+                how = (
+                    f"its last {task.last_tokens} tokens are scored after {', '.join(task.contexts)} tokens before them"
+                )
+            lines.append(f"text {number} has no prompt: {how}")
             continue
         prompt = prompt_of(task, given)
         scored = " | ".join(continuation_of(prompt, given, text) for text in given.texts)

@@ -212,6 +212,7 @@ def cut(inputs: Texts, context: Context) -> list[Continuation]:
             size, is_other = len(continuation.encode()), number != given.gold
             kinds = given.cluster, given.category
             pieces.append(Continuation(request, unit, size, len(text), given.question, text, is_other, *kinds))
+    contexts.check_any(inputs.task, pieces)
     return pieces
 
 

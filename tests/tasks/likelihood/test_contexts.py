@@ -12,9 +12,11 @@ import torch
 from likely import WORDS, jsonl, model_overrides, samples, scores
 from transformers import AutoTokenizer
 
+from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.run import run
 from runner.tasks.likelihood.keys import LikelihoodConfig
+from runner.tasks.likelihood.task import prepare, preview
 from runner_base.errors import ConfigError
 from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_engine.settings.model import LocalModelConfig
@@ -120,6 +122,13 @@ def test_what_cannot_be_scored_is_refused_before_the_load(
     monkeypatch.setattr("runner_engine.models.load.load_base", load)
     with pytest.raises(ConfigError, match=message):
         run(job(make_config, tiny_model, tmp_path, **keys))
+
+
+def test_a_plan_shows_what_is_scored(make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path) -> None:
+    config = job(make_config, tiny_model, tmp_path, show_prompt=1)
+    words = preview(prepare(config), resolve(config))
+    assert "text 0 has no prompt: its last 20 tokens are scored after 16, 64, 128 tokens before them" in words
+    assert config.task.workload(config.generation)[1] == 148  # what memory is predicted for
 
 
 def test_the_divergence_from_a_reference_is_told_by_context(two: Make, tmp_path: Path) -> None:
