@@ -240,7 +240,9 @@ def read_costs(path: Path, stopped_after: int | None = None) -> Costs:
 def _text_tokens(divergences: Path, samples: Path) -> list[TextTokens]:
     """Return the tokens of a run's texts, as its two files have them."""
     by_sample = read_divergences(divergences)
-    counted = (s for _, s in sorted(read_samples(samples).items()) if s.likelihood and not s.likelihood.is_other)
+    scored = [it for _, it in sorted(read_samples(samples).items()) if it.likelihood and not it.likelihood.is_other]
+    longest = max((it.likelihood.context or 0 for it in scored if it.likelihood), default=0)
+    counted = (it for it in scored if it.likelihood and (it.likelihood.context or 0) == longest)
     found = [by_sample[sample.index] for sample in counted if sample.index in by_sample]
     return [
         TextTokens(

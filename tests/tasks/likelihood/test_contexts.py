@@ -128,7 +128,8 @@ def test_a_plan_shows_what_is_scored(make_config: Make, tiny_model: LocalModelCo
     config = job(make_config, tiny_model, tmp_path, show_prompt=1)
     words = preview(prepare(config), resolve(config))
     assert "text 0 has no prompt: its last 20 tokens are scored after 16, 64, 128 tokens before them" in words
-    assert config.task.workload(config.generation)[1] == 148  # what memory is predicted for
+    longer = LikelihoodConfig(contexts=["256", "1k"], last_tokens=20)
+    assert longer.workload(config.generation)[1] == 1044  # what memory is predicted for
 
 
 def test_the_divergence_from_a_reference_is_told_by_context(two: Make, tmp_path: Path) -> None:
