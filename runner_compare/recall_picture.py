@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runner_base import Picture
@@ -40,7 +40,7 @@ class DrawnRecall:
 def draw_recall(values: dict[str, Any]) -> list[Picture]:
     """Return the pictures of one job, from what it has kept of its findings."""
     drawn = DrawnRecall(**values)
-    return pictures_of([replace(drawn, name="")], drawn.name)
+    return pictures_of([drawn], drawn.name)
 
 
 def pictures_of(drawn: Sequence[DrawnRecall], of_what: str = "") -> list[Picture]:
