@@ -93,7 +93,9 @@ def completer_of(engine: LocalEngine) -> Completer:
     return completer
 
 
-def theirs(python: str, file: Path, threads: int, rows: int, open_sides: ExitStack) -> Completer:
+def theirs(
+    python: str, file: Path, threads: int, rows: int, open_sides: ExitStack
+) -> Callable[[list[list[int]], int | list[int]], Seconds]:
     """Load a file with llama.cpp in a process of its own; return what completes prompts with it."""
     environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}  # set for our engine
     asked = [python, str(Path(__file__).with_name("xllamacpp_side.py")), str(file), str(threads), str(rows)]
@@ -116,7 +118,7 @@ def theirs(python: str, file: Path, threads: int, rows: int, open_sides: ExitSta
 
     line()
 
-    def completer(prompts: list[list[int]], new: int) -> Seconds:
+    def completer(prompts: list[list[int]], new: int | list[int]) -> Seconds:
         print(json.dumps({"prompts": prompts, "new": new}), file=questions, flush=True)
         return line()
 

@@ -1,7 +1,8 @@
 """llama.cpp in a process of its own, from a wheel that needs no build: its environment has only xllamacpp.
 
 `python xllamacpp_side.py FILE THREADS ROWS` loads a file and then answers lines of JSON, {"prompts": …, "new": N}, with
-the seconds of the prompts and of the new tokens. The rows of a line run at once, each without a stop.
+the seconds of the prompts, of the new tokens, and of all. So many rows of a line run at once, each without a stop;
+`new` may be a list with a number for each.
 """
 
 from __future__ import annotations
@@ -44,13 +45,14 @@ def main() -> None:
     print("{}", file=answers, flush=True)
     with ThreadPoolExecutor(int(sys.argv[3])) as pool:
         for line in sys.stdin:
-            job, spent = json.loads(line), time.process_time()
-            found = list(pool.map(lambda prompt, new=job["new"]: ask(prompt, new), job["prompts"]))
+            job, spent, started = json.loads(line), time.process_time(), time.perf_counter()
+            new = job["new"] if isinstance(job["new"], list) else [job["new"]] * len(job["prompts"])
+            found = list(pool.map(ask, job["prompts"], new))
             seconds = {
                 of: max(one[f"{key}_ms"] for one in found) / 1000
                 for of, key in (("prefill", "prompt"), ("decode", "predicted"))
             }
-            seconds["processor"] = time.process_time() - spent
+            seconds |= {"processor": time.process_time() - spent, "all": time.perf_counter() - started}
             print(json.dumps(seconds), file=answers, flush=True)
 
 

@@ -1,94 +1,191 @@
-"""How fast do hybrids decode in the stream, beside static batches? `python bench/engine/hybrids.py [SHAPE …]`.
+"""How fast are hybrids beside static batches, `generate` and llama.cpp? `python bench/engine/hybrids.py [SHAPE …]`.
 
-Models of random weights in bfloat16 in the shapes of Qwen3.5-0.8B and LFM2-350M, with fewer layers and a smaller
-vocabulary. `before` is transformers' own code with its own cache, in static batches (model.attention=sdpa): so these
-families were decoded before their states had a place in the stream. Both are measured by turns, so that other work on
-the machine affects both.
+Models of random weights in bfloat16 in the shapes of Qwen3.5-0.8B, LFM2-350M and families of state spaces, with fewer
+layers and a smaller vocabulary unless told otherwise. `stream` is the runner; `static` is transformers' own code with
+its own cache in our static batches (model.attention=sdpa), as these families were decoded before their states had a
+place in the stream; `generate` is transformers' own loop; llama.cpp reads a .gguf file of the same weights. They
+complete the same random prompts by turns, so that other work on the machine affects all of them.
+
+Prefill is the time of one new token, and decode the rest. `unequal`: twice as many requests as rows, with prompts and
+answers of half to one and a half times those lengths, and answers of up to four times as long for one request in four;
+new tokens by all of the time.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import random
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from runner_base import Dtype
+from runner_base import Dtype, processor
 from runner_engine import CHOICES, LocalModelConfig, ModelSpec, Request, complete, resolve
 from runner_engine.local.engine import LocalEngine
-from runner_engine.sessions.stats import EngineStats
 from runner_engine.settings.model import Attention
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[up]) for up in (1, 2)]  # bench/, and tools/ beside it
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "bench"), str(ROOT / "tests" / "support")]
 
-from engines import head_line  # noqa: E402
-from state_space_shapes import SHAPES as STATE_SPACES  # noqa: E402
-from state_space_shapes import WITHOUT_ATTENTION  # noqa: E402
+import gguf_families  # noqa: E402
+from engines import head_line, markdown, spread  # noqa: E402
+from gguf_speed import theirs  # noqa: E402
+from hybrid_shapes import SHAPES, WITHOUT_ATTENTION, with_sizes  # noqa: E402
+from peers import xllamacpp_python  # noqa: E402
 
 from tools import families  # noqa: E402
 
-VOCABULARY = 16_384
-ROWS = (1, 8, 32)
-WAYS = {"before": Attention.sdpa, "stream": Attention.auto}
+STREAM, STATIC, GENERATE, LLAMACPP = "stream", "static", "generate", "llama.cpp"
+OF_GGUF = {"Qwen3.5-0.8B": "qwen3_5_text", "LFM2-350M": "lfm2"}  # names of tests/support/gguf_families.py
+PARTS = ("prefill", "decode", "unequal")
+
+Prompts = list[list[int]]
+Side = Callable[[Prompts, list[int], int], tuple[float, float]]  # so many rows at once; seconds, and the processor's
 
 
-def qwen3_5(layers: int) -> Any:
-    """Return the shape of Qwen3.5-0.8B: three layers of the gated delta rule, then one that attends."""
-    from transformers import Qwen3_5TextConfig
+def of_runner(folder: Path, attention: Attention, threads: int, open_sides: ExitStack) -> Side:
+    """Open an engine of ours, which says how it decodes; return what completes prompts with it."""
+    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16, attention=attention, threads=threads)
+    engine = LocalEngine(resolve(ModelSpec(model, CHOICES["none"]())))
+    open_sides.callback(engine.close)
+    how = engine.load().facts["decoding"]
 
-    return Qwen3_5TextConfig(
-        hidden_size=1024, intermediate_size=3584, num_hidden_layers=layers, num_attention_heads=8,
-        num_key_value_heads=2, head_dim=256, linear_num_key_heads=16, linear_num_value_heads=16,
-        linear_key_head_dim=128, linear_value_head_dim=128, vocab_size=VOCABULARY, max_position_embeddings=4096,
-        eos_token_id=2, pad_token_id=0, bos_token_id=None, tie_word_embeddings=True,
-    )  # fmt: skip
+    def side(prompts: Prompts, new: list[int], rows: int) -> tuple[float, float]:
+        asked = [
+            Request(at, tuple(ids), ignore_eos=True, max_new_tokens=most)
+            for at, (ids, most) in enumerate(zip(prompts, new, strict=True))
+        ]
+        started, spent = time.perf_counter(), time.process_time()
+        if failed := [done.error for done in complete(engine, asked, rows) if done.error]:
+            raise SystemExit(f"{len(failed)} requests failed, e.g. {failed[0]}")
+        return time.perf_counter() - started, time.process_time() - spent
 
-
-def lfm2(layers: int) -> Any:
-    """Return the shape of LFM2-350M: ten of its sixteen layers are short convolutions."""
-    from transformers import Lfm2Config
-
-    kinds = ["conv", "conv", "full_attention", "conv", "conv", "full_attention", "conv", "conv"] * (layers // 8 + 1)
-    return Lfm2Config(
-        hidden_size=1024, intermediate_size=6656, num_hidden_layers=layers, num_attention_heads=16,
-        num_key_value_heads=8, layer_types=kinds[:layers], vocab_size=VOCABULARY, max_position_embeddings=4096,
-        eos_token_id=2, pad_token_id=0, bos_token_id=None,
-    )  # fmt: skip
-
-
-SHAPES: dict[str, Callable[[int], Any]] = {"Qwen3.5-0.8B": qwen3_5, "LFM2-350M": lfm2, **STATE_SPACES}
+    side([[5, 6, 7]], [2], 1)
+    passes = "" if attention is not Attention.auto else f"; a pass in a single call: {engine.fused is not None}"
+    print(f"{folder.name}: {how}{passes}", file=sys.stderr)
+    return side
 
 
-class Measured:
-    """An open engine, and what was counted by the number of rows."""
+def of_generate(folder: Path) -> Side:
+    """Load a model by transformers; return what completes batches, padded on the left, to their longest answers."""
+    from transformers import AutoModelForCausalLM
 
-    def __init__(self, folder: Path, attention: Attention) -> None:
-        model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16, attention=attention)
-        self.engine = LocalEngine(resolve(ModelSpec(model, CHOICES["none"]())))
-        self.decoding = self.engine.load().facts["decoding"]
-        self.prefill: dict[int, list[float]] = {rows: [] for rows in ROWS}
-        self.decode: dict[int, list[float]] = {rows: [] for rows in ROWS}
-        self.run(2, 32, 4)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    model.generation_config.eos_token_id = None
 
-    def run(self, rows: int, prompt: int, new: int) -> EngineStats:
-        """Decode prompts that share nothing, and return what was counted."""
-        before = self.engine.stats - EngineStats()
-        generator = torch.Generator().manual_seed(rows)
-        prompts = torch.randint(3, families.VOCABULARY, (rows, prompt), generator=generator).tolist()
-        asked = [Request(at, tuple(ids), ignore_eos=True, max_new_tokens=new) for at, ids in enumerate(prompts)]
-        complete(self.engine, asked, rows)
-        return self.engine.stats - before
+    def batches(prompts: Prompts, new: list[int], rows: int) -> Iterator[tuple[Prompts, int]]:
+        for first in range(0, len(prompts), rows):
+            yield prompts[first : first + rows], max(new[first : first + rows])
 
-    def measure(self, rows: int, prompt: int, new: int) -> None:
-        """Time a number of rows once."""
-        counted = self.run(rows, prompt, new)
-        self.prefill[rows].append(counted.prefill_tokens / counted.prefill_s)
-        self.decode[rows].append(counted.decode_tokens / counted.decode_s)
+    def side(prompts: Prompts, new: list[int], rows: int) -> tuple[float, float]:
+        started, spent = time.perf_counter(), time.process_time()
+        for batch, most in batches(prompts, new, rows):
+            longest = max(map(len, batch))
+            ids = torch.tensor([[0] * (longest - len(one)) + one for one in batch])
+            mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in batch])
+            model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=most)
+        return time.perf_counter() - started, time.process_time() - spent
+
+    return side
+
+
+def of_llamacpp(python: str, file: Path, threads: int, rows: int, open_sides: ExitStack) -> Side:
+    """Load a file for so many rows; return what completes prompts with it."""
+    completer = theirs(python, file, threads, rows, open_sides)
+
+    def side(prompts: Prompts, new: list[int], _: int) -> tuple[float, float]:
+        seconds = completer(prompts, new)
+        return seconds["all"], seconds["processor"]
+
+    return side
+
+
+def rates(side: Side, rows: int, lengths: tuple[int, int], by_processor: bool) -> dict[str, float]:
+    """Return the tokens a second of each part."""
+    (prompt, new), chance, vocabulary = lengths, random.Random(rows), families.VOCABULARY
+
+    def asked(lengths: list[int], answers: list[int]) -> float:
+        prompts = [[chance.randrange(3, vocabulary) for _ in range(length)] for length in lengths]
+        return side(prompts, answers, rows)[by_processor]
+
+    first, whole = asked([prompt] * rows, [1] * rows), asked([prompt] * rows, [new] * rows)
+    of_prompts = [chance.randint(prompt // 2, prompt * 3 // 2) for _ in range(2 * rows)]
+    answers = [chance.randint(new // 2, new * 3 // 2) * (1, 1, 1, 4)[at % 4] for at in range(2 * rows)]
+    return {
+        "prefill": rows * prompt / first,
+        "decode": rows * (new - 1) / max(whole - first, 1e-9),
+        "unequal": sum(answers) / asked(of_prompts, answers),
+    }
+
+
+def save(config: Any, folder: Path, name: str, kind: str) -> Path | None:
+    """Save a model of random weights with a tokenizer of bytes, and a .gguf file of it where llama.cpp knows it."""
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).bfloat16()
+    model.save_pretrained(folder)
+    families._tokenizer().save_pretrained(folder)
+    if name not in OF_GGUF:
+        return None
+    return gguf_families.write_gguf(folder.with_suffix(".gguf"), OF_GGUF[name], model, kind, context_length=4096)
+
+
+def lines_of(name: str, options: argparse.Namespace, folder: Path) -> list[list[str]]:
+    """Measure a shape; return its lines of the table."""
+    made = folder / name.replace(".", "_")
+    file = save(with_sizes(SHAPES[name](options.layers), options.vocabulary), made, name, options.gguf)
+    lines = []
+    with ExitStack() as open_sides:
+        before = Attention.eager if name in WITHOUT_ATTENTION else Attention.sdpa
+        sides = {STREAM: of_runner(made, Attention.auto, options.threads, open_sides)}
+        if STATIC in options.sides:
+            sides[STATIC] = of_runner(made, before, options.threads, open_sides)
+        if GENERATE in options.sides:
+            sides[GENERATE] = of_generate(made)
+        torch.set_num_threads(options.threads)
+        for rows in options.rows:
+            with ExitStack() as of_rows:
+                if LLAMACPP in options.sides and file is not None:
+                    python = xllamacpp_python(ROOT / "outputs" / ".xllamacpp")
+                    sides[LLAMACPP] = of_llamacpp(python, file, options.threads, rows, of_rows)
+                found = by_turns(sides, rows, options)
+            for part in PARTS:
+                speeds = {side: found[part, side] for side in options.sides if side in sides}
+                cells = [spread(speeds[side]) if side in speeds else "" for side in options.sides]
+                times = [
+                    spread(_times(speeds[STREAM], speeds[side]), 2) if side in speeds else ""
+                    for side in options.sides[1:]
+                ]
+                lines.append([name, part, str(rows), *cells, *times])
+            print(markdown(_head(options.sides), lines[-len(PARTS) :]), file=sys.stderr, flush=True)
+    return lines
+
+
+def by_turns(sides: dict[str, Side], rows: int, options: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
+    """Return the rates by part and side, after a round that does not count."""
+    found: dict[tuple[str, str], list[float]] = {(part, side): [] for part in PARTS for side in sides}
+    for at in range(options.rounds + 1):
+        for name, side in sides.items():
+            lengths = (options.prompt, options.new) if at else (8, 3)
+            for part, rate in rates(side, rows, lengths, options.processor_time).items():
+                if at:
+                    found[part, name].append(rate)
+    return found
+
+
+def _times(mine: list[float], others: list[float]) -> list[float]:
+    return [one / other for one, other in zip(mine, others, strict=True)]
+
+
+def _head(sides: list[str]) -> list[str]:
+    return ["shape", "", "rows", *sides, *(f"x {side}" for side in sides[1:])]
 
 
 def main() -> None:
@@ -96,48 +193,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shapes", nargs="*", help=f"of {', '.join(SHAPES)}; default: all")
     parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--vocabulary", type=int, default=16_384)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompt", type=int, default=128, help="tokens of each prompt")
     parser.add_argument("--new", type=int, default=32, help="new tokens of each row")
+    parser.add_argument("--sides", nargs="+", default=[STREAM, STATIC, GENERATE, LLAMACPP], help="stream is the first")
+    parser.add_argument("--gguf", default="BF16", help="type of llama.cpp's matrices: F32, BF16, Q8_0")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--processor-time", action="store_true", help="of all threads; with one nothing waits in it")
     options = parser.parse_args()
     torch.set_grad_enabled(False)
-    print(head_line(["bench/engine/hybrids.py", *sys.argv[1:]], torch.get_num_threads()))
-    print(f"\n{options.prompt} tokens of prompt, {options.new} new ones; tokens/s: the median (least to most)\n")
-    print("| shape | rows | prefill before | stream | times | decode before | stream | times |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|", flush=True)
-    for name in options.shapes or SHAPES:
-        with tempfile.TemporaryDirectory() as folder:
-            save(SHAPES[name](options.layers), Path(folder))
-            before = Attention.eager if name in WITHOUT_ATTENTION else WAYS["before"]
-            ways = {way: Measured(Path(folder), attention) for way, attention in (WAYS | {"before": before}).items()}
-            for rows in ROWS:
-                for _ in range(options.rounds):
-                    for way in ways.values():
-                        way.measure(rows, options.prompt, options.new)
-                print(line(name, rows, ways), flush=True)
-            for way in ways.values():
-                print(f"\n{name}: {way.decoding}", file=sys.stderr)
-                way.engine.close()
-
-
-def save(config: Any, folder: Path) -> None:
-    """Save a model of random weights, with a tokenizer of bytes."""
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).bfloat16().save_pretrained(folder)
-    families._tokenizer().save_pretrained(folder)
-
-
-def line(name: str, rows: int, ways: dict[str, Measured]) -> str:
-    """Return a line of the table."""
-    cells = [name, str(rows)]
-    for what in ("prefill", "decode"):
-        rates = {way: getattr(measured, what)[rows] for way, measured in ways.items()}
-        middle = {way: statistics.median(some) for way, some in rates.items()}
-        cells += [f"{middle[way]:,.0f} ({min(some):,.0f} to {max(some):,.0f})" for way, some in rates.items()]
-        cells.append(f"{middle['stream'] / middle['before']:.1f}")
-    return "| " + " | ".join(cells) + " |"
+    lines = []
+    with tempfile.TemporaryDirectory() as folder, suppress(KeyboardInterrupt):
+        for name in options.shapes or SHAPES:
+            lines += lines_of(name, options, Path(folder))
+    print("### Hybrids\n")
+    print(head_line(["bench/engine/hybrids.py", *sys.argv[1:]], options.threads))
+    if left_out := processor.left_out():
+        print(f"without {', '.join(left_out)} (by {processor.LEFT_OUT})")
+    how = "of the processor's time" if options.processor_time else "by the clock"
+    print(
+        f"\n{options.rounds} rounds by turns, {how}, {options.layers} layers, a vocabulary of {options.vocabulary:,},"
+    )
+    print(f"{options.prompt} + {options.new} tokens a row, llama.cpp with {options.gguf}; tokens/s:\n")
+    print(markdown(_head(options.sides), lines), flush=True)
 
 
 if __name__ == "__main__":
