@@ -48,6 +48,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 SMALL: dict[str, Any] = {**SHAPES["135m"], "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2,
                          "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
 SIDES = ("exact rows", "int8 rows", "llama.cpp")
+XLLAMACPP = "xllamacpp_side.py"
 GOALS = {"prefill": (2.0, 3.0), "decode": (1.0, 1.3)}  # times as fast as llama.cpp with one row, of the first two
 
 Seconds = dict[str, float]  # of prefill and decode, and of the processor for both
@@ -94,11 +95,11 @@ def completer_of(engine: LocalEngine) -> Completer:
 
 
 def theirs(
-    python: str, file: Path, threads: int, rows: int, open_sides: ExitStack
+    python: str, file: Path, threads: int, rows: int, open_sides: ExitStack, script: str = XLLAMACPP
 ) -> Callable[[list[list[int]], int | list[int]], Seconds]:
-    """Load a file with llama.cpp in a process of its own; return what completes prompts with it."""
+    """Load a file with llama.cpp, or by another script, in a process of its own; return what completes prompts."""
     environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}  # set for our engine
-    asked = [python, str(Path(__file__).with_name("xllamacpp_side.py")), str(file), str(threads), str(rows)]
+    asked = [python, str(Path(__file__).with_name(script)), str(file), str(threads), str(rows)]
     side = open_sides.enter_context(
         subprocess.Popen(
             asked, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
@@ -112,7 +113,7 @@ def theirs(
     def line() -> Seconds:
         written = answers.readline()
         if not written:
-            raise SystemExit(f"llama.cpp failed with {file}")
+            raise SystemExit(f"{script} failed with {file}")
         seconds: Seconds = json.loads(written)
         return seconds
 

@@ -3,8 +3,9 @@
 Models of random weights in bfloat16 in the shapes of Qwen3.5-0.8B, LFM2-350M and families of state spaces, with fewer
 layers and a smaller vocabulary unless told otherwise. `stream` is the runner; `static` is transformers' own code with
 its own cache in our static batches (model.attention=sdpa), as these families were decoded before their states had a
-place in the stream; `generate` is transformers' own loop; llama.cpp reads a .gguf file of the same weights. They
-complete the same random prompts by turns, so that other work on the machine affects all of them.
+place in the stream; `generate` is transformers' own loop; llama.cpp reads a .gguf file of the same weights. vLLM is
+measured where `--sides` names it (`make vllm` installs it; its Qwen3.5 needs torchvision). They complete the same random
+prompts by turns, so that other work on the machine affects all of them.
 
 Prefill is the time of one new token, and decode the rest. `unequal`: twice as many requests as rows, with prompts and
 answers of half to one and a half times those lengths, and answers of up to four times as long for one request in four;
@@ -14,6 +15,7 @@ new tokens by all of the time.
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import sys
 import tempfile
@@ -35,15 +37,19 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench"), str(ROOT / "tests" / "support")]
 
 import gguf_families  # noqa: E402
 from engines import head_line, markdown, spread  # noqa: E402
-from gguf_speed import theirs  # noqa: E402
+from gguf_speed import XLLAMACPP, theirs  # noqa: E402
 from hybrid_shapes import SHAPES, WITHOUT_ATTENTION, with_sizes  # noqa: E402
 from peers import xllamacpp_python  # noqa: E402
 
 from tools import families  # noqa: E402
 
-STREAM, STATIC, GENERATE, LLAMACPP = "stream", "static", "generate", "llama.cpp"
-OF_GGUF = {"Qwen3.5-0.8B": "qwen3_5_text", "LFM2-350M": "lfm2"}  # names of tests/support/gguf_families.py
+STREAM, STATIC, GENERATE, LLAMACPP, VLLM = "stream", "static", "generate", "llama.cpp", "vllm"
+OF_GGUF: dict[str, tuple[str, dict[str, Any]]] = {  # names of tests/support/gguf_families.py, and keys for these shapes
+    "Qwen3.5-0.8B": ("qwen3_5_text", {"full_attention_interval": 4, "rope.dimension_sections": [11, 11, 10, 0]}),
+    "LFM2-350M": ("lfm2", {}),
+}
 PARTS = ("prefill", "decode", "unequal")
+VLLM_LINES = "vllm_lines_side.py"
 
 Prompts = list[list[int]]
 Side = Callable[[Prompts, list[int], int], tuple[float, float]]  # so many rows at once; seconds, and the processor's
@@ -95,9 +101,9 @@ def of_generate(folder: Path) -> Side:
     return side
 
 
-def of_llamacpp(python: str, file: Path, threads: int, rows: int, open_sides: ExitStack) -> Side:
-    """Load a file for so many rows; return what completes prompts with it."""
-    completer = theirs(python, file, threads, rows, open_sides)
+def of_process(python: str, script: str, file: Path, threads: int, rows: int, open_sides: ExitStack) -> Side:
+    """Load a file, or a folder, for so many rows by another library; return what completes prompts with it."""
+    completer = theirs(python, file, threads, rows, open_sides, script)
 
     def side(prompts: Prompts, new: list[int], _: int) -> tuple[float, float]:
         seconds = completer(prompts, new)
@@ -132,9 +138,19 @@ def save(config: Any, folder: Path, name: str, kind: str) -> Path | None:
     model = AutoModelForCausalLM.from_config(config).bfloat16()
     model.save_pretrained(folder)
     families._tokenizer().save_pretrained(folder)
+    if config.model_type == "lfm2":
+        add_names_of_lfm2(folder / "config.json", config)
     if name not in OF_GGUF:
         return None
-    return gguf_families.write_gguf(folder.with_suffix(".gguf"), OF_GGUF[name], model, kind, context_length=4096)
+    family, keys = OF_GGUF[name]
+    return gguf_families.write_gguf(folder.with_suffix(".gguf"), family, model, kind, context_length=4096, **keys)
+
+
+def add_names_of_lfm2(file: Path, config: Any) -> None:
+    """Add the names that published configs have beside those of transformers: vLLM reads them."""
+    wide, inner = config.hidden_size, config.intermediate_size
+    own = {"conv_dim": wide, "conv_dim_out": wide, "block_dim": wide, "block_ff_dim": inner, "block_norm_eps": 1e-5}
+    file.write_text(json.dumps(json.loads(file.read_text()) | own | {"num_heads": config.num_attention_heads}))
 
 
 def lines_of(name: str, options: argparse.Namespace, folder: Path) -> list[list[str]]:
@@ -154,7 +170,9 @@ def lines_of(name: str, options: argparse.Namespace, folder: Path) -> list[list[
             with ExitStack() as of_rows:
                 if LLAMACPP in options.sides and file is not None:
                     python = xllamacpp_python(ROOT / "outputs" / ".xllamacpp")
-                    sides[LLAMACPP] = of_llamacpp(python, file, options.threads, rows, of_rows)
+                    sides[LLAMACPP] = of_process(python, XLLAMACPP, file, options.threads, rows, of_rows)
+                if VLLM in options.sides:
+                    sides[VLLM] = of_process(options.vllm, VLLM_LINES, made, options.threads, rows, of_rows)
                 found = by_turns(sides, rows, options)
             for part in PARTS:
                 speeds = {side: found[part, side] for side in options.sides if side in sides}
@@ -199,6 +217,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=128, help="tokens of each prompt")
     parser.add_argument("--new", type=int, default=32, help="new tokens of each row")
     parser.add_argument("--sides", nargs="+", default=[STREAM, STATIC, GENERATE, LLAMACPP], help="stream is the first")
+    parser.add_argument("--vllm", default=str(ROOT / ".vllm/bin/python"), help="the interpreter of its environment")
     parser.add_argument("--gguf", default="BF16", help="type of llama.cpp's matrices: F32, BF16, Q8_0")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--processor-time", action="store_true", help="of all threads; with one nothing waits in it")
