@@ -4,8 +4,8 @@ Models of random weights in bfloat16 in the shapes of Qwen3.5-0.8B, LFM2-350M an
 layers and a smaller vocabulary unless told otherwise. `stream` is the runner; `static` is transformers' own code with
 its own cache in our static batches (model.attention=sdpa), as these families were decoded before their states had a
 place in the stream; `generate` is transformers' own loop; llama.cpp reads a .gguf file of the same weights. vLLM is
-measured where `--sides` names it (`make vllm` installs it; its Qwen3.5 needs torchvision). They complete the same random
-prompts by turns, so that other work on the machine affects all of them.
+measured where `--sides` names it (`make vllm` installs it; its Qwen3.5 needs torchvision). They complete the same
+random prompts by turns, so that other work on the machine affects all of them.
 
 Prefill is the time of one new token, and decode the rest. `unequal`: twice as many requests as rows, with prompts and
 answers of half to one and a half times those lengths, and answers of up to four times as long for one request in four;
