@@ -25,6 +25,7 @@ from runner_engine.decode.layouts.parts import (
     MLPS,
     PARALLEL,
     PLACES,
+    ROTARY,
     LayerNames,
     NotFusable,
     child_of,
@@ -101,11 +102,12 @@ def _described(model: Any, heads: Heads) -> ModelLayout:
     final, norm = child_of(body, FINAL_NORMS)
     (of_embedding, embedding), (of_layers, body_layers) = child_of(body, EMBEDDINGS), child_of(body, LISTS)
     places = getattr(body, PLACES, None)
-    if others := names_of_parts(body) - {of_embedding, of_layers, "rotary_emb", final, PLACES}:
+    of_rotary = next((name for name in ROTARY if hasattr(body, name)), ROTARY[0])
+    if others := names_of_parts(body) - {of_embedding, of_layers, of_rotary, final, PLACES}:
         raise NotFusable(f"it has other parts: {', '.join(sorted(others))}")
     hidden, kinds = settings.hidden_size, getattr(settings, "layer_types", None)
     like = torch.zeros(1, dtype=heads.dtype)
-    tables, of_kind = _tables(getattr(body, "rotary_emb", None), kinds)
+    tables, of_kind = _tables(getattr(body, of_rotary, None), kinds)
     rows = torch.randn(1, len(POSITIONS), hidden, generator=torch.Generator().manual_seed(0)).to(like)
     angles = [table(rows, torch.tensor([POSITIONS])) for table in tables]
     scales = {float(getattr(layer, "residual_multiplier", 1.0)) for layer in body_layers}

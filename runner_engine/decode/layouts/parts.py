@@ -89,7 +89,7 @@ FUNCTIONS = ("act_fn", "activation_fn", "act", "activation")
 FINAL_NORMS = ("norm", "final_layernorm", "final_norm", "embedding_norm", "ln_f")
 BODIES = ("model", "transformer")  # of a whole model, beside its head
 EMBEDDINGS, PLACES = ("embed_tokens", "wte"), "wpe"  # of tokens, and what is added to them by their places
-LISTS = ("layers", "h")
+LISTS, ROTARY = ("layers", "h"), ("rotary_emb", "pos_emb")
 
 
 def child_of(module: Any, names: Iterable[str]) -> tuple[str, Any]:
