@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from runner_base.errors import ConfigError, EvidenceError
 from runner_base.result import Sample, Verdict
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.rope import RopeConfig
 
 Make = Callable[..., RunnerConfig]
 SHORT = GenerationConfig(max_new_tokens=32)
@@ -128,6 +130,25 @@ def test_longer_questions_leave_the_numbers_of_shorter_ones(job: Make) -> None:
         return [text_of(request) for request in recall.requests_for(inputs.task, placed)]
 
     assert prompts("768", "512")[:10] == prompts("512")
+
+
+def test_answers_on_disk_are_not_asked_for_again(job: Make, recorder: Recorder) -> None:
+    first = work(recall, job(lengths=["512"]), recorder, Scripted(remembering()))
+    recorder.close()
+    again = Recorder(recorder.job)
+    asks_nothing = Scripted({})
+    second = work(recall, job(lengths=["512"]), again, asks_nothing)
+    assert asks_nothing.asked == []
+    assert second.metrics["recall_accuracy"] == first.metrics["recall_accuracy"] == 1
+    again.close()
+
+
+def test_a_longer_text_than_the_model_was_trained_on_is_read_where_it_is_asked_for(
+    job: Make, recorder: Recorder
+) -> None:
+    config = replace(job(lengths=["1k", "2k"], cases=1), rope=RopeConfig(beyond_trained=True))
+    result = work(recall, config, recorder, Scripted(remembering()))
+    assert result.metrics["recall_accuracy/length_2048"] == 1
 
 
 def test_a_sample_of_another_question_is_refused(job: Make, recorder: Recorder) -> None:
