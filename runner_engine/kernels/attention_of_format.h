@@ -4,12 +4,12 @@
 OF_UNIT(void KV_NAME(attend_head)(int64_t dim, int64_t group, const T *q, const KV *K, const KV *V,
                                   const attention_view *of, T *out, const KV *next))
 OF_UNIT(void KV_NAME(attend_tile)(int64_t i, const T *q, int64_t q_head, int64_t q_token, const int64_t *chosen,
-                                  int64_t tokens, const kv_arena *arena, const kv_layer *layer, int64_t kv_heads, int64_t group,
+                                  int64_t tokens, const kv_arena *arena, const kv_layer *layer, int64_t group,
                                   int64_t dim, int64_t keys, int64_t causal, const int32_t *from, float scale, float cap,
                                   T *out, float *top, float *sum, prefetch_queue *next))
 #if defined(HAS_TILES) && PACK == 2
 OF_UNIT(void KV_NAME(attend_task)(int64_t i, const bf16 *q, int64_t q_head, int64_t q_token, const int64_t *chosen,
-                                  int64_t tokens, const kv_arena *arena, const kv_layer *layer, int64_t kv_heads, int64_t group,
+                                  int64_t tokens, const kv_arena *arena, const kv_layer *layer, int64_t group,
                                   int64_t dim, int64_t keys, int64_t causal, const int32_t *from, float scale, float cap,
                                   bf16 *out, float *top, float *sum, int64_t tile_rows, prefetch_queue *next))
 #endif

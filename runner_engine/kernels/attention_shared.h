@@ -53,7 +53,7 @@ INLINE void KV_NAME(attend_tile_shape)(const kv_layer *layer, const int D, const
 #if IS_IN(ATTENTION_UNIT)
 /* Task i of `attend_shared`: some of the rows of one key-value head, those that see most first */
 BETWEEN_UNITS void KV_NAME(attend_tile)(int64_t i, const T *q, int64_t q_head, int64_t q_token, const int64_t *chosen,
-                              int64_t tokens, const kv_arena *arena, const kv_layer *layer, int64_t kv_heads, int64_t group,
+                              int64_t tokens, const kv_arena *arena, const kv_layer *layer, int64_t group,
                               int64_t dim, int64_t keys, int64_t causal, const int32_t *from, float scale,
                               float cap, T *out, float *top, float *sum, prefetch_queue *next) {
   const int64_t rows = tokens * group, tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
@@ -113,7 +113,7 @@ int64_t KV_NAME(attend_shared)(const T *q, int64_t q_head, int64_t q_token, int6
     {
 #pragma omp for schedule(dynamic, 1)
       for (int64_t i = 0; i < kv_heads * ceil_div(tokens * group, TILE_TASK_ROWS); i++)
-        KV_NAME(attend_task)(i, q, q_head, q_token, chosen, tokens, arena, layer, kv_heads, group, dim, keys, causal, from,
+        KV_NAME(attend_task)(i, q, q_head, q_token, chosen, tokens, arena, layer, group, dim, keys, causal, from,
                              scale, cap, out, top, sum, tile_rows, &(prefetch_queue){0});
       if (configured_rows) release_tiles();
     }
@@ -123,7 +123,7 @@ int64_t KV_NAME(attend_shared)(const T *q, int64_t q_head, int64_t q_token, int6
   (void)tile_rows;
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
   for (int64_t i = 0; i < kv_heads * ((tokens * group + TILE_ROWS - 1) / TILE_ROWS); i++)
-    KV_NAME(attend_tile)(i, q, q_head, q_token, chosen, tokens, arena, layer, kv_heads, group, dim, keys, causal, from,
+    KV_NAME(attend_tile)(i, q, q_head, q_token, chosen, tokens, arena, layer, group, dim, keys, causal, from,
                       scale, cap, out, top, sum, &(prefetch_queue){0});
   return FINE;
 }

@@ -343,7 +343,7 @@ static void NAME(attend_part)(const fused_pass *s, int64_t layer, int64_t p, int
   const T *q = (const T *)s->qkv + part->first * s->qkv_width;
 #if defined(HAS_TILES) && PACK == 2
 #define ATTEND(NAME)                                                                                               \
-  NAME(attend_task)(i, q, m->dim, s->qkv_width, part->chosen, part->tokens, part->arena, &of->kv, m->kv_heads, m->group, \
+  NAME(attend_task)(i, q, m->dim, s->qkv_width, part->chosen, part->tokens, part->arena, &of->kv, m->group, \
                     m->dim, part->sees, part->causal, from, of->scale, of->cap, (T *)s->part_out[p], (float *)s->part_top[p],    \
                     (float *)s->part_sum[p], m->attention_tile_rows, next)
   if (is_in_tile_order(m->attention_tile_rows, m->dim)) {
@@ -354,7 +354,7 @@ static void NAME(attend_part)(const fused_pass *s, int64_t layer, int64_t p, int
 #undef ATTEND
 #endif
 #define ATTEND(NAME)                                                                                               \
-  NAME(attend_tile)(i, q, m->dim, s->qkv_width, part->chosen, part->tokens, part->arena, &of->kv, m->kv_heads, m->group, \
+  NAME(attend_tile)(i, q, m->dim, s->qkv_width, part->chosen, part->tokens, part->arena, &of->kv, m->group, \
                     m->dim, part->sees, part->causal, from, of->scale, of->cap, (T *)s->part_out[p], (float *)s->part_top[p],    \
                     (float *)s->part_sum[p], next)
   if (m->has_kv_bytes) ATTEND(BYTES_NAME);

@@ -321,7 +321,7 @@ static void KV_NAME(attend_block)(const kv_layer *layer, const attention_block *
 #if IS_IN(ATTENTION_UNIT)
 /* As attend_tile, in the order of tiles: by tiles where a block has at least `tile_rows` rows */
 BETWEEN_UNITS void KV_NAME(attend_task)(int64_t i, const bf16 *q, int64_t q_head, int64_t q_token, const int64_t *chosen,
-                                 int64_t tokens, const kv_arena *arena, const kv_layer *layer, int64_t kv_heads, int64_t group,
+                                 int64_t tokens, const kv_arena *arena, const kv_layer *layer, int64_t group,
                                  int64_t dim, int64_t keys, int64_t causal, const int32_t *from, float scale,
                                  float cap, bf16 *out, float *top, float *sum, int64_t tile_rows, prefetch_queue *next) {
   const int64_t rows = tokens * group, tasks = ceil_div(rows, TILE_TASK_ROWS), h = i / tasks;

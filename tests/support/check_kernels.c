@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include "kernels.c"
 
+static const kv_layer of_model = {KV_AS_MODEL, KV_AS_MODEL, 0, 0, 0};
+
 static uint64_t state = 88172645463325252u;
 static float random_number(void) { /* from -1 to 1 */
   state ^= state << 13, state ^= state >> 7, state ^= state << 17;
@@ -65,10 +67,10 @@ static void report(const char *what, double off, double allowed) {
         int32_t slot[64] = {0}, place[64];                                                                             \
         for (int p = 0; p < 64; p++) place[p] = p;                                                                     \
         NAME(fill)(k, places * heads * dim), NAME(fill)(v, places * heads * dim), NAME(fill)(q, heads * group * dim);  \
-        if (NAME(store)(k, v, &arena, 1, 0, heads, dim, places, slot, place, 2)) exit(2);                              \
+        if (NAME(store)(k, v, &arena, 1, &of_model, heads, dim, places, slot, place, 2)) exit(2);                              \
         const int32_t seen[1] = {(int32_t)places};                                                                     \
         const float scale = 1 / sqrtf((float)dim);                                                                     \
-        if (NAME(attend)(q, &arena, 1, 0, 0, 0, heads, group, dim, 1, slot, 0, seen, scale, 0, 0, 0, 0, 0, 0, 0, 0,    \
+        if (NAME(attend)(q, &arena, 1, 0, 0, &of_model, heads, group, dim, 1, slot, 0, seen, scale, 0, 0, 0, 0, 0, 0, 0, 0,    \
                          out, 0, 2))                                                                                   \
           exit(2);                                                                                                     \
         for (int64_t h = 0; h < heads * group; h++) {                                                                  \
@@ -106,9 +108,9 @@ static void report(const char *what, double off, double allowed) {
         for (int p = 0; p < 301; p++) place[p] = p;                                                                    \
         for (int t = 0; t < 9; t++) from[t] = 20 * t;                                                                  \
         NAME(fill)(k, numbers), NAME(fill)(v, numbers), NAME(fill)(q, queries);                                        \
-        if (NAME(store)(k, v, &arena, 1, 0, heads, dim, places, slot, place, 2)) exit(2);                              \
+        if (NAME(store)(k, v, &arena, 1, &of_model, heads, dim, places, slot, place, 2)) exit(2);                              \
         const float scale = 1 / sqrtf((float)dim);                                                                     \
-        if (NAME(attend_shared)(q, tokens * dim, dim, tokens, 0, tokens, &arena, 0, heads, group, dim, first, 1, from, scale, \
+        if (NAME(attend_shared)(q, tokens * dim, dim, tokens, 0, tokens, &arena, &of_model, heads, group, dim, first, 1, from, scale, \
                                 0, out, top, sums, 0, 2))                                                              \
           exit(2);                                                                                                     \
         for (int64_t h = 0; h < heads; h++)                                                                            \
