@@ -12,6 +12,7 @@ from runner_engine.attention.own_attention import OwnPlaces, attend_own
 from runner_engine.attention.parts import Scaling
 from runner_engine.attention.shared_attention import Part, SharedPlaces, attend_shared, difference, what_tiles_lack
 from runner_engine.kernels import native
+from runner_engine.kernels.kv_layers import KvCode
 from runner_engine.kernels.shared_numbers import NO_TILES
 from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.kv_cache.shared_kv import SharedKv
@@ -40,7 +41,10 @@ def expected(heads: Heads, query: torch.Tensor, places: SharedPlaces, first: tor
     tokens, reach = query.shape[1], places.sees + (query.shape[1] - 1 if places.causal else 0)
     stored = places.store.stored(0, 0, reach)
     kinds = zip(heads.formats(0), stored, strict=True)
-    exact = [of.to_numbers(some, heads.dim, torch.float32) for of, some in kinds]
+    wide = {
+        KvCode.kv_int8: torch.float32
+    }  # scales come behind sums there; elsewhere numbers are multiplied in bfloat16
+    exact = [of.to_numbers(some, heads.dim, wide.get(KvCode(of.CODE), torch.bfloat16)) for of, some in kinds]
     keys, values = (some.double() for some in exact)
     grouped = query.double().view(heads.kv_heads, heads.group, tokens, heads.dim).transpose(1, 2)
     scores = grouped.reshape(heads.kv_heads, -1, heads.dim) @ keys.mT * 0.2
