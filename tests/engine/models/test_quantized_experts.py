@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from intx_configs import INTX, intx_config
 from mixtures import MIXTURES, mixture
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -20,11 +21,13 @@ from runner_engine.checkpoints import adapter_header, formats
 from runner_engine.checkpoints.footprint import predict
 from runner_engine.checkpoints.linear_layers import walk_files
 from runner_engine.experts import SeparateExperts, separate_all
+from runner_engine.models.grouped import GroupedLinear
 from runner_engine.models.load import Loaded, load_base
 from runner_engine.models.loading import made_groups
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Nf4Config
+from runner_engine.quantization.torchao import TorchaoIntxConfig
 from runner_engine.settings.model import LocalModelConfig
 
 FORMATS = ("nf4", "fp4", "int8", "int8_dynamic", "torchao_int8", "torchao_float8", "hqq")
@@ -132,6 +135,34 @@ def made_by_library(base: Loaded, choice: Any, layer: Any) -> Any:
     return (
         made_groups.layer_of(choice, single, "") if choice.makes_groups else choice.quantize_layer(base.model, single)
     )
+
+
+@pytest.mark.parametrize("family", ["gpt_oss", "mixtral"])
+@pytest.mark.parametrize("choice", INTX)
+def test_integers_in_groups_are_those_of_torchao(
+    job: Callable[..., Any], family: str, choice: TorchaoIntxConfig
+) -> None:
+    from torchao.quantization import quantize_
+
+    resolved = job(family, choice)
+    predicted = predict(resolved, resolved.config.task.workload(resolved.config.generation))
+    base = load_base(resolved)
+    assert predicted is not None
+    assert predicted.weight_mib == pytest.approx(sum(base.bytes_by_dtype.values()) / machine.MIB, rel=0.005)
+    assert base.metrics["quantized_share"] > 0.95
+
+    others = separate_all(mixture(family).to(torch.bfloat16))
+    for path, experts in experts_of(base).items():
+        for matrix in experts.form.matrices:
+            own = experts.expert(5).get_submodule(matrix)
+            assert isinstance(own, GroupedLinear)
+            numbers = own.unpacked(0, own.out_features, torch.bfloat16)
+            for number in (5, 6):  # the second one is the control
+                layer: Any = others[path].expert(number).get_submodule(matrix)
+                taken = nn.Linear(layer.in_features, layer.out_features, bias=False, dtype=torch.bfloat16)
+                taken.weight.data.copy_(layer.weight)
+                quantize_(taken, intx_config(choice))
+                assert torch.equal(numbers, taken.weight.dequantize()) == (number == 5)
 
 
 def test_a_mix_reaches_experts_one_by_one(job: Callable[..., Any]) -> None:
