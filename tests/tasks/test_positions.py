@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from runner_engine.settings.rope import ROPES, RopeScalingConfig
+from runner.config.resolved import resolve
+from runner.tasks.positions import needless_scaling
+from runner_engine.settings.rope import ROPES, RopeScalingConfig, RopeYarnConfig
 
 OWN = 1024  # of the embedded model
 HURTS = "no text exceeds 1,024 positions, the model's own: scaling can only hurt here"
@@ -63,3 +65,11 @@ def test_native_beyond_its_training_is_called_so(runner: Callable[..., Any], tmp
     assert "theta 10000.0, beyond its trained 1,024" in done.out
     short = runner("task=likelihood", f"task.data={rows}", "task.window=512", "rope.beyond_trained=true")
     assert "rope.beyond_trained=true: no text exceeds 1,024 positions, so it changes nothing" in short.out
+
+
+def test_what_the_user_says_of_the_training_counts(make_config: Callable[..., Any], tiny_model: Any) -> None:
+    resolved = resolve(make_config(model=tiny_model, rope=RopeYarnConfig(factor=2)))
+    assert needless_scaling(resolved, 400), "the tiny model's config names 512 positions"
+    known = RopeYarnConfig(factor=2, original_max_position_embeddings=256)
+    assert not needless_scaling(resolve(make_config(model=tiny_model, rope=known)), 400)
+    assert needless_scaling(resolve(make_config(model=tiny_model, rope=known)), 200)
