@@ -13,7 +13,7 @@ from runner.datasets.given import Form, Given
 from runner.engines.kinds import kind_of
 from runner_base import Sample, tell
 from runner_engine import Request
-from runner_engine.settings.rope import RopeDynamicConfig, RopeLengthScalingConfig, RopeScalingConfig
+from runner_engine.settings.rope import RopeDynamicConfig, RopeScalingConfig
 
 READ_BEYOND = "rope.beyond_trained=true"
 TEMPLATE_TOKENS = 512  # more than a chat template adds to a question
@@ -30,8 +30,8 @@ def needless_scaling(resolved: ResolvedJob, longest: int) -> list[str]:
     if not isinstance(rope, RopeScalingConfig) or rope.factor == 1:
         return []
     own = kind_of(resolved.config.model).own_positions(resolved)
-    if isinstance(rope, RopeLengthScalingConfig) and rope.original_max_position_embeddings:
-        own = rope.original_max_position_embeddings  # the user knows better than the model's config
+    trained: int | None = getattr(rope, "original_max_position_embeddings", None)  # of some scalings
+    own = trained or own  # the user knows better than the model's config
     if own is None or longest > own:
         return []
     effect = "changes nothing" if isinstance(rope, RopeDynamicConfig) else "can only hurt"
