@@ -30,6 +30,7 @@ MAX_NAMED = 8  # jobs that a note under a grid lists
 MAX_KEY_COLUMNS = 6  # more of them leave no room for a value
 USES = {"model_mib": Use.memory, "peak_rss_mib": Use.memory, "decode_tok_per_s": Use.speed}
 NONE_PATCHED = re.compile(r" · [\d,]+ pairs, none patched")
+USUAL_ROPE = re.compile(r"default, theta [\d.,e+]+")  # what rope=native says of most models
 OF_PROMPTS = re.compile(r"form [0-9a-f]+|without BOS|begins with BOS")
 FACTS_SHOWN = (
     *("architecture", "device", "threads", "processes", "dtype"),
@@ -228,8 +229,9 @@ def _for_everyone(key: str, text: str, choices: Mapping[str, str]) -> str:
     if text == choices.get({"quantized": "quantization", "sampling": "generation"}.get(key, key)):
         return ""
     if key == "rope":
-        text = NONE_PATCHED.sub("", native := text)
-        return "" if native != text and choices.get("rope") == "native" else text
+        text = NONE_PATCHED.sub("", text)
+        is_expected = choices.get("rope") == "native" and USUAL_ROPE.fullmatch(text) is not None
+        return "" if is_expected else text
     if key in ("prompt", "prompts"):
         return " · ".join(part for part in text.split(" · ") if not OF_PROMPTS.fullmatch(part))
     return text

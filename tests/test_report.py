@@ -169,6 +169,8 @@ def test_facts_for_experts_come_with_print_full(capsys: pytest.CaptureFixture[st
     assert full.keys() - brief.keys() == {"quantized", "lora", "rope", "sampling"}
     assert "32 pairs, none patched" in full["rope"]
     assert rows(Print.table, prompt="chat · begins with two BOS")["prompt"].strip() == "chat · begins with two BOS"
+    beyond = "default, theta 10000.0, beyond its trained 1,024"
+    assert rows(Print.table, rope=beyond)["rope"].strip() == beyond
     choices["rope"] = "rope_2d"
     assert rows(Print.table)["rope"].strip() == "default, theta 10000.0"
 
