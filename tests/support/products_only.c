@@ -7,6 +7,8 @@
 #include "attention.h"
 #include "matrices.h"
 #include "checks.h"
+#include "recurrent_structs.h"
+#include "mixer_structs.h"
 #include "fused_structs.h"
 #include "tiles.h"
 
