@@ -57,6 +57,7 @@ class KeyRules:
             "generation.thinking_tokens": "null",
             "generation.thinking_end": "null",
             "generation.thinking_tags": "[]",
+            "rope.beyond_trained": "false",
             "task.contexts": "[]",
             "task.last_tokens": "256",
         }

@@ -48,6 +48,7 @@ class RequestEncoder:
         self.generation, self.seed = spec.generation.with_model_defaults(own or {}), spec.seed
         self.tokenizer, self.model_name = tokenizer, model_name
         self.room = int(min(room, 1e9))  # tokens, the prompt's and the new ones
+        self.room_hint = f": {READ_BEYOND} reads on"  # an engine that does not read on empties it
         self.branch_room = self.room if branch_room is None else min(self.room, int(branch_room))
         values = template_values(spec.model.chat_template_kwargs, tokenizer, spec.model.name)
         self.template = ChatTemplate(tokenizer, model_name, values)
@@ -143,8 +144,7 @@ class RequestEncoder:
             error = "the continuation has no tokens, so there is nothing to score"
         elif len(ids) + len(given) - 1 > self.room:
             count = len(ids) + len(given)
-            error = f"the prompt and its continuation have {count} tokens, the model has room for {self.room}"
-            error += f": {READ_BEYOND} reads on"
+            error = f"the prompt and its continuation have {count} tokens, {self._room_words()}"
         elif request.score_token_ids and len(request.score_token_ids) != len(given):
             count = len(request.score_token_ids)
             error = f"score_token_ids has {count} entries, but the continuation has {len(given)} tokens"
@@ -176,7 +176,10 @@ class RequestEncoder:
     def _rejection_reason(self, tokens: int) -> str:
         if not tokens:
             return "the prompt is empty: it has no tokens"
-        return f"the prompt has {tokens} tokens, the model has room for {self.room}: {READ_BEYOND} reads on"
+        return f"the prompt has {tokens} tokens, {self._room_words()}"
+
+    def _room_words(self) -> str:
+        return f"the model has room for {self.room}{self.room_hint}"
 
     def _chat(self, messages: list[Message]) -> str:
         """Render the chat template, without the lock, because that may take long."""

