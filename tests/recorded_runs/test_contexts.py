@@ -81,8 +81,8 @@ def of_context(draw: Random, helps_up_to: int, scale: float = 0.3) -> Loss:
 def test_other_windows_are_the_same_texts(store: Store, rows: Any, show: Any) -> None:
     loss = of_context(Random(1), 60)
     for window in (16, 32, 64):
-        log_job(store, "windows", f"w{window}", {**NONE, "task.window": f"{window}"}, windows(window, loss))
-    found = rows("windows", "--baseline", "task.window=16")
+        log_job(store, "other windows", f"w{window}", {**NONE, "task.window": f"{window}"}, windows(window, loss))
+    found = rows("other windows", "--baseline", "task.window=16")
     for window in (32, 64):
         shift = found[f"w{window}"]["shift"]
         assert (shift["samples"], shift["size"]) == (TEXTS, TEXTS * (TOKENS - 1))
@@ -111,12 +111,12 @@ def test_windows_of_a_single_text_are_compared_between_places_that_both_have(sto
 
 def test_other_tokens_are_other_texts(store: Store, rows: Any) -> None:
     loss = of_context(Random(3), 60)
-    log_job(store, "others", "base", {**NONE, "task.window": "16"}, windows(16, loss))
-    log_job(store, "others", "fewer", {**NONE, "task.window": "32"}, windows(32, loss, TEXTS - 1))
+    log_job(store, "other tokens", "base", {**NONE, "task.window": "16"}, windows(16, loss))
+    log_job(store, "other tokens", "fewer", {**NONE, "task.window": "32"}, windows(32, loss, TEXTS - 1))
     changed = windows(64, loss)
     changed[3].answer.token_ids[5] += 1
-    log_job(store, "others", "changed", {**NONE, "task.window": "64"}, changed)
-    found = rows("others", "--baseline", "task.window=16")
+    log_job(store, "other tokens", "changed", {**NONE, "task.window": "64"}, changed)
+    found = rows("other tokens", "--baseline", "task.window=16")
     for name in ("fewer", "changed"):
         assert "shift" not in found[name]
         assert found[name]["note"].startswith("different texts")
