@@ -74,6 +74,18 @@ def naming(table: Table) -> list[Column]:
     return columns + [_setting(key, [row.run.value(key) for row in rows]) for key in varying_notes(rows)]
 
 
+def naming_at(table: Table, places: Sequence[int]) -> list[Column]:
+    """Return the columns that name rows, for a table with a line for each of these places, which may recur."""
+    return [
+        replace(
+            column,
+            cells=[column.cells[place] for place in places],
+            whole=[column.whole[place] for place in places if column.whole],
+        )
+        for column in naming(table)
+    ]
+
+
 def varying_notes(rows: Sequence[TableRow]) -> list[str]:
     """Return the user's own keys (notes.KEY) in which runs differ."""
     keys = dict.fromkeys(key for row in rows for key in row.run.params if key.startswith(f"{NOTES}."))

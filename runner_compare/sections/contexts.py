@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from runner_base import Column, Picture, Use
-from runner_compare.columns import naming
+from runner_compare.columns import naming_at
 from runner_compare.context_words import context_sentence
 from runner_compare.data import ABSENT, NotPaired, Run, Table, TableRow, Texts
 from runner_compare.mean_pairs import cluster_field
@@ -56,15 +56,7 @@ class Contexts(Section):
         lines = [(at, length) for at, row in enumerate(table.rows) for length in contexts_of(row.run.metrics)]
         if not lines:
             return {}
-        places = [at for at, _ in lines]
-        named = [
-            replace(
-                column,
-                cells=[column.cells[at] for at in places],
-                whole=[column.whole[at] for at in places] if column.whole else [],
-            )
-            for column in naming(table)
-        ]
+        named = naming_at(table, [at for at, _ in lines])
         named.append(Column("context", [f"{length:,}" for _, length in lines], use=Use.setting))
         figures = {"loss\nnats/token": (LOSS, "{:.4f}"), "gain over the\nnext shorter": (GAIN, "{:+.4f}"),
                    "KL\nnats/token": (KL, "{:.3g}")}  # fmt: skip

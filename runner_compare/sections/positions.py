@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from runner_base import Column, Picture, Use
-from runner_compare.columns import naming
+from runner_compare.columns import naming_at
 from runner_compare.data import ABSENT, Run, Table
 from runner_compare.metrics.likelihoods import KL, LOSS
 from runner_compare.section import Section
@@ -24,15 +22,7 @@ class Positions(Section):
         lines = [(at, first) for at, row in enumerate(table.rows) for first in positions_of(row.run.metrics)]
         if not lines:
             return {}
-        places = [at for at, _ in lines]
-        named = [
-            replace(
-                column,
-                cells=[column.cells[at] for at in places],
-                whole=[column.whole[at] for at in places] if column.whole else [],
-            )
-            for column in naming(table)
-        ]
+        named = naming_at(table, [at for at, _ in lines])
         named.append(Column("tokens before", [range_of(first) for _, first in lines], use=Use.setting))
         texts = [f"{table.rows[at].run.metrics[f'n/{CELL}{first}']:,.0f}" for at, first in lines]
         named.append(Column("texts", texts, use=Use.more))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runner_base import Column, ConfigError, Picture, Use, few
-from runner_compare.columns import naming
+from runner_compare.columns import naming_at
 from runner_compare.data import ABSENT, NotPaired, Run, Table, TableRow
 from runner_compare.effect_words import p_value
 from runner_compare.outcomes import Answers
@@ -260,15 +260,7 @@ def _difference_cell(decision: Decision) -> str:
 
 def _naming(table: Table, rows: list[TableRow]) -> list[Column]:
     """Return the columns that name some rows of a table."""
-    places = [table.rows.index(row) for row in rows]
-    return [
-        replace(
-            column,
-            cells=[column.cells[place] for place in places],
-            whole=[column.whole[place] for place in places if column.whole],
-        )
-        for column in naming(table)
-    ]
+    return naming_at(table, [table.rows.index(row) for row in rows])
 
 
 # ----------------------------------------------------------------------------------------------------- words and data

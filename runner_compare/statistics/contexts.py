@@ -7,7 +7,6 @@ the first step without a true gain nothing can be claimed wrongly, and that step
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,8 +15,9 @@ from typing import Any
 from runner_base import Likelihood
 from runner_compare.metrics.likelihoods import GAIN, GAIN_P, HELPS_UP_TO, KL, LOSS
 from runner_compare.statistics.likelihoods import by_family, units
+from runner_compare.statistics.loss_cells import cells_in, curves_over, loss_and_kl
 from runner_compare.statistics.methods.sign_flips import SignFlips
-from runner_compare.statistics.ratios import MIN_TEXTS, paired_interval, ratio, ratio_interval
+from runner_compare.statistics.ratios import MIN_TEXTS
 from runner_compare.statistics.stats import ALPHA
 
 CONTEXTS_TITLE = "the same tokens after so much context, with 95 % intervals over texts"
@@ -55,7 +55,8 @@ def context_figures(parts: Sequence[Likelihood], family_by_unit: Mapping[int, st
         texts = units([part for part in parts if part.context == length])
         texts = by_family(texts, [family_by_unit.get(text.unit) for text in texts])
         cell = f"/{CELL}{length}"
-        found |= _of_context(cell, texts)
+        tokens = [float(text.tokens) for text in texts]
+        found |= loss_and_kl(cell, tokens, [text.nats for text in texts], [text.kl_nats for text in texts])
         if shorter and len(texts) >= MIN_TEXTS:
             effect = gain_over(texts, shorter).effect
             ends = {f"{GAIN}{cell}": effect.value, f"{GAIN}_low{cell}": effect.low, f"{GAIN}_high{cell}": effect.high}
@@ -72,27 +73,9 @@ def gain_over(texts: Sequence[Likelihood], others: Sequence[Likelihood]) -> Sign
     return SignFlips(differences, [float(text.tokens) for text in texts], "token")
 
 
-def _of_context(cell: str, texts: Sequence[Likelihood]) -> dict[str, float]:
-    tokens = [float(text.tokens) for text in texts]
-    losses = [-text.nats for text in texts]
-    found = {f"n{cell}": float(len(texts)), f"{LOSS}{cell}": ratio(losses, tokens)}
-    if len(texts) > 1:
-        low, high = ratio_interval(losses, tokens)
-        found |= {f"{LOSS}_low{cell}": max(low, 0.0), f"{LOSS}_high{cell}": high}
-    kls = [text.kl_nats for text in texts if text.kl_nats is not None]
-    if len(kls) < len(texts):
-        return found
-    found[f"{KL}{cell}"] = ratio(kls, tokens)
-    if len(kls) >= MIN_TEXTS and all(map(math.isfinite, kls)):
-        low, high = paired_interval(kls, tokens)
-        found |= {f"{KL}_low{cell}": max(low, 0.0), f"{KL}_high{cell}": high}
-    return found
-
-
 def contexts_of(figures: Mapping[str, float]) -> list[int]:
     """Return the contexts that a job has figures of, shortest first."""
-    begin = f"{LOSS}/{CELL}"
-    return sorted(int(key.removeprefix(begin)) for key in figures if key.startswith(begin))
+    return cells_in(figures, CELL)
 
 
 def steps_of(figures: Mapping[str, float]) -> list[Step]:
@@ -134,9 +117,4 @@ def context_table(figures: Mapping[str, float]) -> list[dict[str, Any]]:
 
 def context_series(figures: Mapping[str, float]) -> dict[str, list[tuple[int, float]]]:
     """Return the curves over contexts."""
-    lengths = contexts_of(figures)
-    curves = {
-        name: [(length, figures[f"{key}/{CELL}{length}"]) for length in lengths if f"{key}/{CELL}{length}" in figures]
-        for name, key in (("loss_by_context", LOSS), ("kl_by_context", KL))
-    }
-    return {name: points for name, points in curves.items() if points}
+    return curves_over(figures, CELL, "context")

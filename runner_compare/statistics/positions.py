@@ -6,14 +6,13 @@ texts has a wide interval, one of a single text none.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from runner_base import Likelihood
 from runner_compare.metrics.likelihoods import KL, LOSS
-from runner_compare.statistics.ratios import MIN_TEXTS, paired_interval, ratio, ratio_interval
+from runner_compare.statistics.loss_cells import cells_in, curves_over, loss_and_kl
 
 POSITIONS_TITLE = "by position: how many tokens stand before, with 95 % intervals over texts"
 CELL = "position_"
@@ -54,25 +53,13 @@ def position_figures(parts: Sequence[Likelihood], family_by_unit: Mapping[int, s
 
 def _of_bin(cell: str, texts: Sequence[BinSums]) -> dict[str, float]:
     tokens = [text.tokens for text in texts]
-    losses = [-text.nats for text in texts]
-    found = {f"n{cell}": float(len(texts)), f"scored_tokens{cell}": sum(tokens), f"{LOSS}{cell}": ratio(losses, tokens)}
-    if len(texts) > 1:
-        low, high = ratio_interval(losses, tokens)
-        found |= {f"{LOSS}_low{cell}": max(low, 0.0), f"{LOSS}_high{cell}": high}
-    kls = [text.kl for text in texts if text.kl is not None]
-    if len(kls) < len(texts):
-        return found
-    found[f"{KL}{cell}"] = ratio(kls, tokens)
-    if len(kls) >= MIN_TEXTS and all(map(math.isfinite, kls)):  # as that of the whole job
-        low, high = paired_interval(kls, tokens)
-        found |= {f"{KL}_low{cell}": max(low, 0.0), f"{KL}_high{cell}": high}
-    return found
+    figures = loss_and_kl(cell, tokens, [text.nats for text in texts], [text.kl for text in texts])
+    return figures | {f"scored_tokens{cell}": sum(tokens)}
 
 
 def positions_of(figures: Mapping[str, float]) -> list[int]:
     """Return the first position of each bin that a job has figures of."""
-    begin = f"{LOSS}/{CELL}"
-    return sorted(int(key.removeprefix(begin)) for key in figures if key.startswith(begin))
+    return cells_in(figures, CELL)
 
 
 def range_of(first: int) -> str:
@@ -101,13 +88,4 @@ def position_table(figures: Mapping[str, float]) -> list[dict[str, Any]]:
 
 def position_series(figures: Mapping[str, float]) -> dict[str, list[tuple[int, float]]]:
     """Return the curves over positions, a point at the first position of each bin."""
-    curves: dict[str, list[tuple[int, float]]] = {}
-    for name, key in (("loss_by_position", LOSS), ("kl_by_position", KL)):
-        points = [
-            (first, figures[f"{key}/{CELL}{first}"])
-            for first in positions_of(figures)
-            if f"{key}/{CELL}{first}" in figures
-        ]
-        if points:
-            curves[name] = points
-    return curves
+    return curves_over(figures, CELL, "position")
