@@ -75,7 +75,7 @@ def notes_of_reach(resolved: ResolvedModel) -> list[str]:
 def notes(path: Path, stored: Format | None, held: QuantizationConfig, dtype: str) -> list[str]:
     """Return notes on a checkpoint that is stored quantized, or that is unpacked while loading."""
     if stored is not None:
-        return [f"the checkpoint itself is quantized, {stored}, and loaded as it is"]
+        return [f"the checkpoint itself is quantized, {stored}, and loaded as it is", *filter(None, [stored.note])]
     if path.is_dir() or held.packed:
         return []
     types = gguf_file.read_header(path).types

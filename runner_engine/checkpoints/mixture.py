@@ -77,8 +77,9 @@ def numbers_of(tensor: Tensor, stored: Format | None) -> int:
     """Return how many numbers a tensor stands for: of a quantized layer, those that its codes do."""
     if stored is None or tensor.dtype not in CODES:
         return tensor.params if stored is None or tensor.name.endswith((".weight", "_proj", ".bias", "_bias")) else 0
-    is_codes = tensor.name.endswith((*stored.config.packed_names, ".weight"))
-    return tensor.nbytes * 8 // stored.bits if is_codes else 0
+    is_fused = len(tensor.shape) == 3 and tensor.name.endswith("_proj")  # of all experts of a layer
+    is_codes = is_fused or tensor.name.endswith((*stored.config.packed_names, ".weight"))
+    return stored.numbers(tensor.nbytes, tensor.dtype) if is_codes else 0
 
 
 def short(count: float) -> str:

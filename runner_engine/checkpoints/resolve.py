@@ -26,7 +26,7 @@ from runner_engine.checkpoints.experts import expert_matrices
 from runner_engine.checkpoints.gguf_names import cuts_single_digits, settings_of
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, LORA_TEAM_DIR, LORA_THINKING_DIR, MODEL_DIR
-from runner_engine.quantization import read_format
+from runner_engine.quantization import modelopt, read_format, stored_settings
 from runner_engine.quantization.base import Format, QuantizationConfig, WithByteRows
 from runner_engine.quantization.mixed import Mix
 from runner_engine.settings.lora import AdapterConfig, adapter_of
@@ -238,7 +238,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     if path.is_dir():
         settings = load_json(path / "config.json")
         _check_settings(settings, path / "config.json")
-        return settings
+        return settings if stored_settings(settings) else modelopt.with_own_file(path, settings)
     header = gguf_file.read_header(path)
     settings = gguf_file.read_settings(header)
     if gguf_file.is_known(header):  # what its layers are, and how many experts there are

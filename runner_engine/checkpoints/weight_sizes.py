@@ -69,7 +69,9 @@ def elements(tensor: Tensor, stored: Format | None, mix: Mix | None = None) -> i
     """Count the numbers of a linear weight, packed or not; 0 for any other tensor."""
     packed = stored is not None and tensor.name.endswith(stored.config.packed_names)
     if stored is not None and (packed or (part_of(tensor) == "linear" and tensor.dtype in ("U8", "I8", "F8_E4M3"))):
-        return tensor.nbytes * 8 // stored.bits // (tensor.shape[0] if len(tensor.shape) > 2 else 1)  # of one expert
+        return stored.numbers(tensor.nbytes, tensor.dtype) // (
+            tensor.shape[0] if len(tensor.shape) > 2 else 1
+        )  # of one expert
     part = part_of(tensor)
     is_quantized_head = mix is not None and part == "head" and mix.choice_for(layer_of(tensor), is_head=True).packed
     return tensor.params if part == "linear" or is_quantized_head else 0
@@ -86,6 +88,8 @@ def _is_of_codes(tensor: Tensor, stored: Format, coded: set[str]) -> bool:
     """Whether a tensor is of a quantized layer, and neither its codes under the name of a weight nor its bias."""
     if tensor.name.endswith((".weight", ".bias", "_bias")):
         return False
+    if tensor.name.endswith(stored.config.fused_names):
+        return True
     if not stored.config.packed_names:
         return True  # codes have the name of the weight, so their layers cannot be told by names
     paths = {tensor.name.rpartition(".")[0], tensor.name.rpartition("_")[0]}  # LAYER.scales, LAYER_scales

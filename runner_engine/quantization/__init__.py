@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 from runner_base.choices import Choices
@@ -31,12 +33,13 @@ PLACES = {  # the module and the class of each choice
     "gguf": "gguf:GgufConfig",
 }
 CHOICES = Choices("quantization", QuantizationConfig, {name: f"{__name__}.{place}" for name, place in PLACES.items()})
+WITHOUT_CHOICE = ("modelopt:ModelOptConfig",)  # formats that `none` loads, and that no choice names
 SMALLEST = "nf4"  # of those that quantize a plain checkpoint: what to use when memory is short
 
 
 def methods() -> tuple[str, ...]:
     """Return the quant_method of each choice that names one in a config.json."""
-    own = [CHOICES[name] for name in PLACES]
+    own = [*(CHOICES[name] for name in PLACES), *_without_choice()]
     return tuple(dict.fromkeys(choice.method for choice in own if choice.method))
 
 
@@ -44,12 +47,19 @@ def read_format(settings: dict[str, Any]) -> Format | None:
     """Return how the weights are quantized, from a config.json; None if they are not."""
     if not (stored := stored_settings(settings)):
         return None
-    for choices in ([*CHOICES.values()], CHOICES.from_plug_ins()):
+    for choices in ([*CHOICES.values()], [*_without_choice()], CHOICES.from_plug_ins()):
         formats = [found for choice in choices if (found := choice.read_stored(stored)) is not None]
         if formats:  # of several choices of one library, the one that makes just this
             return next((found for found in formats if found.matched), formats[0])
     method = str(stored.get("quant_method") or "")
     return Format(method, QuantizationConfig(), 8, method or "an unnamed quant_method", matched=False, known=False)
+
+
+def _without_choice() -> Iterator[type[QuantizationConfig]]:
+    """Yield what reads formats that no choice names."""
+    for place in WITHOUT_CHOICE:
+        module, _, name = place.partition(":")
+        yield getattr(import_module(f"{__name__}.{module}"), name)
 
 
 def stored_settings(settings: dict[str, Any]) -> dict[str, Any]:

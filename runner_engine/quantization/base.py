@@ -8,7 +8,7 @@ functions only.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -60,6 +60,8 @@ class QuantizationConfig:
     method: ClassVar[str] = ""  # `quant_method` in the config.json of its checkpoints
     holders: ClassVar[tuple[str, ...]] = ()  # the modules that define the classes of its layers, or of their weights
     packed_names: ClassVar[tuple[str, ...]] = ()  # how names of stored packed weights end, if not in .weight
+    bits_by_type: ClassVar[Mapping[str, int]] = {}  # of a code, by the stored type, where layers differ
+    fused_names: ClassVar[tuple[str, ...]] = ()  # ends of names of scales beside codes of all experts of a layer
     note_names: ClassVar[tuple[str, ...]] = ()  # in names of stored tensors that describe others and are not loaded
 
     # not in the text of a choice, which names timings that were taken without these keys: see mix_keys
@@ -251,6 +253,11 @@ class Format:
     matched: bool = True  # False: a variant of the method that no choice makes
     known: bool = True  # False: a method without a choice
     refusal: str = ""  # why the runner cannot read this variant
+    note: str = ""  # what of it is not used
+
+    def numbers(self, nbytes: int, dtype: str) -> int:
+        """Return how many numbers codes of this type stand for."""
+        return nbytes * 8 // self.config.bits_by_type.get(dtype, self.bits)
 
     def __str__(self) -> str:
         keys = ", ".join(f"{key}={value}" for key, value in self.config.keys.items())

@@ -21,6 +21,7 @@ class Float8Config(GroupedConfig):
     name: ClassVar[str] = "fp8"
     method: ClassVar[str] = "fp8"
     packed_names: ClassVar[tuple[str, ...]] = (".weight",)
+    fused_names: ClassVar[tuple[str, ...]] = ("_proj_scale_inv",)
 
     @classmethod
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
@@ -47,6 +48,7 @@ class FbgemmFp8Config(GroupedConfig):
     name: ClassVar[str] = "fbgemm_fp8"
     method: ClassVar[str] = "fbgemm_fp8"
     packed_names: ClassVar[tuple[str, ...]] = (".weight",)
+    fused_names: ClassVar[tuple[str, ...]] = ("_proj_scale",)
 
     @classmethod
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:  # noqa: ARG003

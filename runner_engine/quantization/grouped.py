@@ -31,6 +31,7 @@ class GroupSettings:
     rows: str = ""  # how rows are rounded (`prepared` of the layout)
     row_group: int = -1  # numbers of a row that share a scale; -1: all
     outputs: int = 1  # that share a scale; -1: all
+    unused: tuple[str, ...] = ()  # ends of the names of tensors that no layer takes
 
 
 @dataclass

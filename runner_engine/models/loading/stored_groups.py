@@ -5,6 +5,7 @@ Headers are checked against the model's layers before anything is read. transfor
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from runner_engine.models.layouts.float8 import BlockFloat8Layout, Float8Layout
 from runner_engine.models.layouts.hqq import HqqLayout
 from runner_engine.models.layouts.int8 import Int8Layout
 from runner_engine.models.layouts.integers import AwqLayout, GptqLayout, PackedLayout
+from runner_engine.models.layouts.modelopt import ModelOptLayout
 from runner_engine.models.layouts.ternary import TernaryLayout
 from runner_engine.models.loading import fused_codes
 from runner_engine.models.loading.contract import Report, WayOfLoading
@@ -39,6 +41,7 @@ LAYOUTS: dict[str, type[StoredLayout]] = {
     "mxfp4_pack_quantized": Mxfp4Layout,
     "ternary": TernaryLayout,
     "hqq": HqqLayout,
+    "modelopt": ModelOptLayout,
 }
 
 
@@ -66,13 +69,12 @@ Origins = dict[str, dict[str, Tensor]]  # the tensors of each layer in its file,
 
 def put_layers(model: Any, tensors: dict[str, Tensor], settings: GroupSettings) -> Origins:
     """Put a layer, without its numbers, in place of each linear layer that the checkpoint has as codes."""
+    used = fused_codes.put_fused(model, tensors, settings)
     if settings.layout == fused_codes.LAYOUT:
-        fused_codes.put_fused(model, tensors)
         return {}
     kind = LAYOUTS[settings.layout]
     named_by = kind.named_by or next(iter(kind.types))
     named = {name.rpartition(".")[0] for name in tensors if name.endswith(f".{named_by}")}
-    used: set[str] = set()
     origins: Origins = {}
     paths = ModelPaths(model)
     for stored_path in sorted(named):
@@ -157,6 +159,8 @@ def _config_class() -> Any:
         quantization_config: GroupsConfig
 
         def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
+            unused = [re.escape(end) + "$" for end in self.quantization_config.settings.unused]
+            model._keys_to_ignore_on_load_unexpected = {*(model._keys_to_ignore_on_load_unexpected or ()), *unused}
             self.origins = put_layers(model, self.quantization_config.tensors, self.quantization_config.settings)
 
         def update_weight_conversions(self, weight_conversions: Any, model: Any) -> Any:
