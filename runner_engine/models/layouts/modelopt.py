@@ -33,7 +33,7 @@ class ModelOptLayout(StoredLayout):
     scale_name: ClassVar[str] = "weight_scale"
 
     @classmethod
-    def of(cls, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear) -> StoredLayout:  # type: ignore[override]
+    def of(cls, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear) -> StoredLayout:
         """Two codes in a byte are NVFP4; bytes that are numbers are float8."""
         cls.check_present(found, ["weight"])
         kind = ModelOptNvfp4Layout if found["weight"].dtype in BYTES else ModelOptFloat8Layout
