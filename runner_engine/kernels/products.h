@@ -133,6 +133,31 @@ static void NAME(multiply_quantized)(const product *p, const panel_pair *u, int6
 #include "tile_products.h"
 #endif
 
+#ifndef PANEL_REACH
+#define PANEL_REACH 2048 /* bytes of a panel that few rows prefetch ahead */
+#endif
+
+/* Multiplies a panel or two by rows that go through them once, and so wait for memory. Each is prefetched a little ahead of
+   where it is read, and what is next only when its end is near: prefetching all of the next ones meanwhile took up to half as
+   long again, since memory was then read in four places at once. */
+INLINE void NAME(stream_panels)(register_tile tile, int rows, next_weights next) {
+  const int64_t steps = tile.steps, size = PANEL * PACK * (int64_t)sizeof(T); /* of a step */
+  const int64_t reach = PANEL_REACH / size, begin = steps > reach ? (steps - reach) / 4 * 4 : 0;
+  const NAME(operand) *x = tile.x;
+  const char *panel = tile.panel, *second = tile.second;
+  tile.lines = 4 * size / CACHE_LINE;
+  if (begin) {
+    const int64_t ahead = (steps - begin) * size;
+    tile.steps = begin, tile.ahead = panel + ahead, tile.also = second + ahead, tile.end = panel + steps * size;
+    NAME(multiply_register_tile)(rows, &tile);
+    tile.x = x + begin * PACK, tile.panel = panel + begin * size, tile.adds_up = 1;
+    if (second) tile.second = second + begin * size;
+  }
+  tile.steps = steps - begin, tile.ahead = next.first, tile.also = next.second;
+  tile.end = next.first + next.lines * CACHE_LINE;
+  NAME(multiply_register_tile)(rows, &tile);
+}
+
 /* Multiplies a pair of panels of plain weights by `rows` rows, from `row` on, at most REGISTER_ROWS at a time. */
 INLINE void NAME(multiply_plain)(const product *p, const panel_pair *u, int64_t row, int64_t rows, next_weights next) {
   const int64_t tiles = ceil_div(rows, REGISTER_ROWS), steps = p->inputs / PACK, per_tile = ceil_div(next.lines, tiles);
@@ -146,7 +171,8 @@ INLINE void NAME(multiply_plain)(const product *p, const panel_pair *u, int64_t 
     tile.x = NAME(operands_of)(p, row, r);
     tile.ahead = next.first + begin, tile.also = next.second + begin;
     tile.end = tile.ahead + (lines < per_tile ? lines : per_tile) * CACHE_LINE;
-    NAME(multiply_register_tile)(some, &tile);
+    if (tiles == 1) NAME(stream_panels)(tile, some, next);
+    else NAME(multiply_register_tile)(some, &tile);
     if (PANELS_AT_ONCE == 1 && u->second && !tile.second) {
       float z[REGISTER_ROWS * PANEL];
       const register_tile other = {.x = tile.x, .stride = tile.stride, .steps = steps, .panel = u->second, .y = z};

@@ -126,14 +126,14 @@ class Heads:
         """Return which of the stored layers a layer of the model attends to."""
         return self.stores[layer] if self.stores else layer
 
-    @property
+    @cached_property
     def bytes_per_token(self) -> int:
         """Keys and values of one token in all layers."""
         each = [layer_head_bytes(self.kv_cache, layer, self.layers, self.dim, self.dtype.itemsize)
                 for layer in range(self.layers)]  # fmt: skip
         return max(self.kv_heads * sum(each), 1)
 
-    @property
+    @cached_property
     def state_tokens(self) -> int:
         """The states of one row, as a number of tokens whose keys and values take as much memory."""
         return -(-state_bytes(self.states) // self.bytes_per_token)

@@ -36,6 +36,7 @@ class RowStates:
         self.most_used = 0  # slots that were ever written, and so take memory
         self.layers: list[list[Tensor]] = [[self._empty(shape, 0) for shape in of_layer] for of_layer in shapes]
         self.segments: Segments | None = None  # of the pass that reads tokens into them
+        self._addresses: Tensor | None = None  # as long as the tensors stay where they are
 
     def enter(self, at: int, count: int, most: int) -> None:
         """Insert `count` rows without tokens at slot `at`; those that were there move behind. most: expected rows."""
@@ -65,45 +66,49 @@ class RowStates:
 
     @contextmanager
     def reading(
-        self,
-        mixers: Mapping[nn.Module, Mixer],
-        slots: Sequence[int],
-        starts: Sequence[int],
-        counts: Sequence[int],
-        is_decoded: bool = False,
+        self, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], is_decoded: bool = False
     ) -> Iterator[None]:
-        """Let a model's layers read a pass into the states: `counts` tokens into each of these slots, one by one.
+        """Let a pass be read into the states: `counts` tokens into each of these slots, one by one.
 
         starts: how many tokens of the row's text come before them; is_decoded: none of them is of a prompt.
         """
         for slot, start in zip(slots, starts, strict=True):
             if self.read[slot] != start:
                 raise RuntimeError(f"the state in slot {slot} stands for {self.read[slot]} tokens, and not for {start}")
-        self.segments = segments = Segments.of(slots, counts, is_decoded)
-        before = {module: vars(module).get("forward") for module in mixers}
+        self.segments = Segments.of(slots, counts, is_decoded)
         for slot in slots:
             self.read[slot] = BROKEN
         try:
-            for (module, mixer), states in zip(mixers.items(), self.layers, strict=True):
-                module.forward = partial(_mixed, mixer, states, segments)
             yield
         finally:
             self.segments = None
+        for slot, start, count in zip(slots, starts, counts, strict=True):
+            self.read[slot] = start + count
+
+    @contextmanager
+    def standing_in(self, mixers: Mapping[nn.Module, Mixer]) -> Iterator[None]:
+        """Let mixers compute a model's layers in the pass that is being read."""
+        if self.segments is None:
+            raise RuntimeError("no states are read in this pass")
+        before = {module: vars(module).get("forward") for module in mixers}
+        try:
+            for (module, mixer), states in zip(mixers.items(), self.layers, strict=True):
+                module.forward = partial(_mixed, mixer, states, self.segments)
+            yield
+        finally:
             for module, forward in before.items():
                 if forward is None:
                     vars(module).pop("forward", None)
                 else:
                     module.forward = forward
-        for slot, start, count in zip(slots, starts, counts, strict=True):
-            self.read[slot] = start + count
 
     def addresses(self) -> Tensor:
         """Return what C reads, int64 [layers, LAYER_STATES]: where each layer's tensors are, 0 behind the last one."""
-        table = torch.zeros(len(self.layers), LAYER_STATES, dtype=torch.int64)
-        for at, of_layer in enumerate(self.layers):
-            for number, tensor in enumerate(of_layer):
-                table[at, number] = tensor.data_ptr()
-        return table
+        if self._addresses is None:
+            missing = [0] * LAYER_STATES
+            found = [[*(tensor.data_ptr() for tensor in of_layer), *missing][:LAYER_STATES] for of_layer in self.layers]
+            self._addresses = torch.tensor(found, dtype=torch.int64)
+        return self._addresses
 
     @property
     def _tensors(self) -> list[Tensor]:
@@ -119,6 +124,7 @@ class RowStates:
             for at, (old, shape) in enumerate(zip(of_layer, shapes, strict=True)):
                 of_layer[at] = self._empty(shape, slots)
                 of_layer[at][:used] = old[:used]
+        self._addresses = None
         self.slots = slots
 
     def _copy(self, source: int, target: int) -> None:

@@ -197,7 +197,7 @@ class Forward:
         """Let layers that carry a state read the pass into those of `own`, so many tokens into each slot."""
         if own.states is None:
             return nullcontext()
-        return own.states.reading(self.mixers, slots, starts, counts, is_decoded)
+        return own.states.reading(slots, starts, counts, is_decoded)
 
     def _ints(self, numbers: Sequence[int]) -> torch.Tensor:
         return torch.tensor(numbers, dtype=torch.int32, device=self.heads.device)
@@ -216,8 +216,9 @@ class Forward:
             return self.fused(layout, ids, positions, keep)
         device, layout.positions = self.heads.device, positions
         before = {"past_key_values": Before(positions, device)} if self.counts_before else {}
-        attend = in_call_order(layout.attend) if self.mixers else layout.attend
-        with torch.inference_mode(), running(self.model, attend):
+        attend, states = in_call_order(layout.attend) if self.mixers else layout.attend, layout.own.states
+        in_layers = nullcontext() if states is None else states.standing_in(self.mixers)
+        with torch.inference_mode(), running(self.model, attend), in_layers:
             output = self.model(
                 input_ids=torch.tensor([ids], device=device),
                 position_ids=torch.tensor([positions], device=device),

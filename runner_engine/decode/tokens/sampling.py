@@ -227,6 +227,8 @@ class Sampler:
 
 def leave_only(logits: torch.Tensor, tokens: Mapping[int, int]) -> None:
     """Leave these rows of logits [B, V] one token to choose from."""
+    if not tokens:
+        return
     with torch.inference_mode():  # in which the logits were made
         for row, token in tokens.items():
             logits[row].fill_(-math.inf)
