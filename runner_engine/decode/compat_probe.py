@@ -276,12 +276,8 @@ def _is_as_near_as_its_noise(forward: Forward, ids: list[int], fused: FusedForwa
         forward.fused = by
         return _trial_logits(forward, ids, prefix)
 
-    settings, layers = forward.model.config.get_text_config(), fused.layers
-    try:
-        settings.num_hidden_layers = fused.layers = min(SHALLOW, layers)
+    with fused.shallow(forward.model, SHALLOW):
         shallow = _worst(logits(fused), logits(None))
-    finally:
-        settings.num_hidden_layers = fused.layers = layers
     expected = logits(None)
     noise = max(_worst(logits(None, PREFIX + more), expected[more:]) for more in SPLITS)
     off = _worst(logits(fused), expected)

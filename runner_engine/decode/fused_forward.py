@@ -8,7 +8,8 @@ fused_weights.py), and then its logits are compared with those of its own forwar
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -67,9 +68,20 @@ class FusedForward:
         """How many layers a pass goes through; fewer than the model's in a trial."""
         return int(self.weights.model.layers)
 
-    @layers.setter
-    def layers(self, count: int) -> None:
-        self.weights.model.layers = count
+    @contextmanager
+    def shallow(self, model: Any, most: int) -> Iterator[None]:
+        """Let passes go through the first layers alone, at most so many, here and in the model itself."""
+        weights, settings, layers = self.weights, model.config.get_text_config(), self.layers
+        body, name, own = weights.body, weights.name_of_layers, settings.num_hidden_layers
+        all_blocks = getattr(body, name)
+        blocks = sum(weights.blocks[:most])
+        try:
+            weights.model.layers, settings.num_hidden_layers = min(most, layers), blocks
+            setattr(body, name, all_blocks[:blocks])  # not all families look at the number
+            yield
+        finally:
+            weights.model.layers, settings.num_hidden_layers = layers, own
+            setattr(body, name, all_blocks)
 
     def fits(self, positions: list[int]) -> bool:
         """Whether its rotary embedding supports the positions of a pass."""

@@ -66,5 +66,6 @@ def _bytes(mixer: FusedMixer, tokens: int, size: int) -> int:
         return int(min(tokens, ROUND_TOKENS) * (heads.conv.channels + mixer.inner + 2 * STATE_LANES)) * FLOAT_BYTES
     if mixer.kind == MixerKind.delta_mixer:
         conv, delta = ConvLayer.from_address(mixer.conv), DeltaLayer.from_address(mixer.delta)
-        return int(tokens * (conv.channels * size + 2 * delta.heads * FLOAT_BYTES)) + CACHE_LINE
+        numbers = conv.channels + mixer.width * bool(mixer.by_key_heads)
+        return int(tokens * (numbers * size + 2 * delta.heads * FLOAT_BYTES)) + CACHE_LINE
     return 0

@@ -72,6 +72,8 @@ class FusedWeights:
         check_fusable(model, heads, kernels)
         layout = describe(model, heads)
         self.tables, self.rotation = layout.tables, layout.rotation
+        self.body, self.name_of_layers = layout.body, layout.name_of_layers
+        self.blocks = [layer.blocks for layer in layout.layers]  # of the model, of which each layer consists
         self.positions = None if layout.positions is None else len(layout.positions.weight)  # that it has rows for
         self.mixtures = FusedMixtures(layout.layers, experts, heads.dtype, self._matrix)
         # MLPs that their own modules compute, by layer
@@ -160,6 +162,8 @@ class FusedWeights:
         mlp = layer.mlp
         if number in self.mixtures.of_layer:
             return self.mixtures.fields(number)
+        if mlp is None and layer.apart is None:
+            return {"has_no_mlp": 1}
         if mlp is None:
             if layer.is_parallel and layer.norms[2]:
                 raise NotFusable("its MLP is beside its attention, and has a norm of its own")

@@ -407,7 +407,7 @@ static void NAME(attend_layer)(const fused_pass *s, int64_t l, phase **now) {
   end_part(ATTENTION);
 }
 
-/* Attention of a layer, or its mixer, up to the norm before its MLP; `then` comes next, or 0. */
+/* Attention of a layer, or its mixer, up to the norm before its MLP, if it has one; `then` comes next, or 0. */
 static void NAME(forward_attention)(const fused_pass *s, int64_t l, const product *then, phase **now) {
   const fused_layer *layer = s->layers + l;
   const product to_qkv = NAME(qkv_product)(s, l);
@@ -422,7 +422,7 @@ static void NAME(forward_attention)(const fused_pass *s, int64_t l, const produc
   end_part(ATTENTION);
   NAME(product_and_wait)(s, &to_out, then, now);
   end_part(PRODUCTS_OF_LAYERS);
-  if (!layer->is_parallel)
+  if (!layer->is_parallel && !layer->has_no_mlp)
     NAME(end_half)(s, &layer->after_attention, is_added, &layer->norm_mid, 0, s->in->tokens, 0, (*now)++);
   end_part(NORMS_AND_ROPE);
 }
@@ -441,8 +441,8 @@ static void NAME(forward_mlp)(const fused_pass *s, int64_t l, const product *to_
 static void NAME(end_layer)(const fused_pass *s, int64_t l, phase **now) {
   const fused_layer *layer = s->layers + l, *next = layer + 1;
   const int is_apart = layer->mlp_apart || (layer->mixture && layer->mixture->shared_inner);
-  const int is_added = !is_apart && NAME(adds_at_once)(s, &layer->after_mlp);
-  const fused_norm *after = &layer->after_mlp;
+  const fused_norm *after = layer->has_no_mlp ? &layer->after_attention : &layer->after_mlp;
+  const int is_added = !is_apart && NAME(adds_at_once)(s, after);
   if (l + 1 == s->model->layers)
     NAME(end_half)(s, after, is_added, &s->model->norm, 0, s->in->kept, s->in->keep, (*now)++);
   else
@@ -461,10 +461,14 @@ static int64_t NAME(forward_layers)(const fused_pass *s, int64_t l, phase **now)
     const int has_shared = mixed && mixed->shared_inner;
     product to_gated = {0};
     if (has_shared) to_gated = NAME(shared_product)(s, s->layers + l);
-    else if (!mixed) to_gated = NAME(gated_product)(s, s->layers + l);
+    else if (!mixed && !s->layers[l].has_no_mlp) to_gated = NAME(gated_product)(s, s->layers + l);
     const product *first = has_shared || !mixed ? &to_gated : 0;
     const product then = l + 1 == s->model->layers ? NAME(logits_product)(s) : NAME(qkv_product)(s, l + 1);
-    NAME(forward_attention)(s, l, first, now);
+    NAME(forward_attention)(s, l, s->layers[l].has_no_mlp ? &then : first, now);
+    if (s->layers[l].has_no_mlp) {
+      NAME(end_layer)(s, l, now);
+      continue;
+    }
     if (mixed) NAME(forward_mixture)(s, l, first, &then, now);
     else NAME(forward_mlp)(s, l, first, &then, now);
     NAME(end_layer)(s, l, now);

@@ -47,7 +47,7 @@ typedef struct {
   int64_t norms_all_heads, is_parallel;  /* is_parallel: the MLP reads what attention reads */
   int64_t qkv_count, gated_count;        /* matrices that compute these, side by side */
   int64_t activation, has_gate;          /* has_gate: half of the MLP's numbers gate the other half */
-  int64_t mlp_apart;                     /* the caller computes its MLP, between two calls */
+  int64_t mlp_apart, has_no_mlp;         /* mlp_apart: the caller computes its MLP, between two calls */
   const mixture *mixture;                /* the experts in the place of its MLP, or 0 */
   kv_layer kv;                           /* how its keys and values are stored, and where in an arena */
   const fused_mixer *mixer;              /* 0: the layer attends; else `qkv` is what the mixer reads */
@@ -96,7 +96,8 @@ static int is_layer_readable(const fused_model *m, const fused_layer *layer, int
     if (!is_readable(layer->qkv + i, m->hidden, pack)) return 0;
   for (int i = 0; i < gated; i++)
     if (!is_readable(layer->gated + i, m->hidden, pack)) return 0;
-  const int has_mlp = layer->mlp_apart || layer->mixture || (gated && is_readable(&layer->down, m->inner, pack));
+  if (layer->has_no_mlp && (layer->mlp_apart || layer->mixture || layer->is_parallel || gated)) return 0;
+  const int has_mlp = layer->has_no_mlp || layer->mlp_apart || layer->mixture || (gated && is_readable(&layer->down, m->inner, pack));
   return is_readable(&layer->out, width, pack) && has_mlp;
 }
 

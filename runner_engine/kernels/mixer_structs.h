@@ -6,14 +6,15 @@
 #define LAYER_STATES 2   /* tensors of a layer's state */
 
 /* What a token has before it, side by side: of a CONVOLUTION_MIXER the gate before its convolution, the gate behind it and its
-   inputs; of a DELTA_MIXER queries, keys and values, then a gate, and of each head the rate and the decay; of HEADS_MIXER
-   what scan_heads reads. */
+   inputs; of a DELTA_MIXER queries, keys and values, then a gate, and of each head the rate and the decay (by_key_heads: all
+   but the last two of each key head side by side, and then these); of HEADS_MIXER what scan_heads reads. */
 enum { CONVOLUTION_MIXER, DELTA_MIXER, HEADS_MIXER };
 
 typedef struct {
   int64_t kind;
   int64_t number;                        /* among those of the model */
   int64_t width, inner;                  /* numbers of a token before and behind it */
+  int64_t by_key_heads;                  /* of DELTA_MIXER: how they are ordered */
   const conv_layer *conv;                /* of CONVOLUTION_MIXER and DELTA_MIXER */
   const delta_layer *delta;
   const heads_layer *heads;
@@ -33,8 +34,10 @@ static int64_t mixer_bytes(const fused_mixer *mixer, int64_t tokens, int64_t siz
   const int64_t some = tokens < ROUND_TOKENS ? tokens : ROUND_TOKENS;
   if (mixer->kind == HEADS_MIXER)
     return some * (mixer->heads->conv.channels + mixer->inner + 2 * STATE_LANES) * (int64_t)sizeof(float);
-  if (mixer->kind == DELTA_MIXER)
-    return tokens * (mixer->conv->channels * size + 2 * mixer->delta->heads * (int64_t)sizeof(float)) + CACHE_LINE;
+  if (mixer->kind == DELTA_MIXER) {
+    const int64_t numbers = mixer->conv->channels + (mixer->by_key_heads ? mixer->width : 0);
+    return tokens * (numbers * size + 2 * mixer->delta->heads * (int64_t)sizeof(float)) + CACHE_LINE;
+  }
   return 0;
 }
 

@@ -8,7 +8,8 @@ UNTIL_LINKED void NAME(mix)(const fused_mixer *mixer, const mixed_tokens *in, T 
 }
 #else
 
-#define RATED_TOKENS 32 /* tokens of a chunk of work */
+#define RATED_TOKENS 32  /* tokens of a chunk of work */
+#define ORDERED_TOKENS 4
 
 /* The gated convolution of a block of channels; what is convolved takes the place of its gate. */
 static void NAME(mix_block)(const fused_mixer *mixer, const mixed_tokens *in, int64_t segment, int64_t block, T *projected,
@@ -48,7 +49,29 @@ static void NAME(rate_token)(const fused_mixer *mixer, const T *rate, const T *s
   }
 }
 
-static void NAME(mix_delta_rule)(const fused_mixer *mixer, const mixed_tokens *in, T *projected, char *workspace, T *out,
+/* Puts the numbers of a token that each key head has side by side in the order of a DELTA_MIXER. */
+static void NAME(order_token)(const fused_mixer *mixer, const T *from, T *to) {
+  const delta_layer *delta = mixer->delta;
+  const int64_t key_heads = delta->key_heads, group = delta->heads / key_heads;
+  const int64_t sizes[] = {delta->key_dim, delta->key_dim, group * delta->value_dim, group * delta->value_dim, group, group};
+  for (int part = 0; part < 6; part++) {
+    const int is_of_heads = part >= 4; /* behind the others of all key heads */
+    int64_t before = 0, stride = 0;
+    for (int i = is_of_heads ? 4 : 0; i < (is_of_heads ? 6 : 4); i++) before += i < part ? sizes[i] : 0, stride += sizes[i];
+    const T *of_key_heads = is_of_heads ? from + mixer->width - 2 * delta->heads : from;
+    for (int64_t h = 0; h < key_heads; h++, to += sizes[part])
+      memcpy(to, of_key_heads + h * stride + before, sizes[part] * sizeof(T));
+  }
+}
+
+static void NAME(order_tokens)(const fused_mixer *mixer, int64_t tokens, const T *from, T *to, phase *now, int is_alone) {
+  const int64_t chunks = ceil_div(tokens, ORDERED_TOKENS);
+  FOR_EACH_CHUNK(i, now, chunks, is_alone)
+    FOR_EACH_ITEM(t, i, ORDERED_TOKENS, tokens) NAME(order_token)(mixer, from + t * mixer->width, to + t * mixer->width);
+  barrier(now, chunks, is_alone);
+}
+
+static void NAME(mix_delta_rule)(const fused_mixer *mixer, const mixed_tokens *in, const T *projected, char *workspace, T *out,
                                  phase *now, int is_alone) {
   const delta_layer *delta = mixer->delta;
   const int64_t channels = mixer->conv->channels, heads = delta->heads, tokens = in->tokens, width = mixer->width;
@@ -56,6 +79,11 @@ static void NAME(mix_delta_rule)(const fused_mixer *mixer, const mixed_tokens *i
   const int64_t chunks = of_blocks + ceil_div(tokens, RATED_TOKENS), of_heads = in->segments.count * heads;
   float *decays = (float *)workspace, *rates = decays + tokens * heads;
   T *mixed = (T *)(rates + tokens * heads);
+  if (mixer->by_key_heads) {
+    T *ordered = mixed + tokens * channels;
+    NAME(order_tokens)(mixer, tokens, projected, ordered, now++, is_alone);
+    projected = ordered;
+  }
   FOR_EACH_CHUNK(i, now, chunks, is_alone) {
     if (i < of_blocks)
       NAME(convolve_block)(mixer->conv, &in->segments, i / blocks, i % blocks, projected, width, in->states[0], mixed, 0, 0);

@@ -162,7 +162,7 @@ class FusedLayer(ctypes.Structure):
         *fields_of(ctypes.c_float, "scale", "cap"),
         *fields_of(ctypes.c_int64, "rope", "window", "norms_all_heads", "is_parallel"),
         *fields_of(ctypes.c_int64, "qkv_count", "gated_count", "activation", "has_gate"),
-        ("mlp_apart", ctypes.c_int64),
+        *fields_of(ctypes.c_int64, "mlp_apart", "has_no_mlp"),
         ("mixture", ctypes.c_void_p),
         ("kv", KvLayer),
         ("mixer", ctypes.c_void_p),

@@ -70,7 +70,7 @@ class FusedMixer(ctypes.Structure):
     """fused_mixer in mixer_structs.h."""
 
     _fields_ = (
-        *fields_of(ctypes.c_int64, "kind", "number", "width", "inner"),
+        *fields_of(ctypes.c_int64, "kind", "number", "width", "inner", "by_key_heads"),
         *fields_of(ctypes.c_void_p, "conv", "delta", "heads", "step_bias", "decay"),
         *fields_of(ctypes.c_float, "rate_scale", "unused"),
     )

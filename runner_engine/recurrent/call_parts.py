@@ -21,6 +21,7 @@ class CallParts:
     structures: Mapping[str, int]  # addresses, by their fields in FusedMixer
     floats: Mapping[str, Tensor] = field(default_factory=dict)  # float32, the same
     rate_scale: float = 1.0
+    by_key_heads: bool = False  # what `into` gives is ordered by heads of keys
     kept: tuple[Any, ...] = ()  # what the addresses are of
 
     @property
@@ -32,4 +33,5 @@ class CallParts:
         """Return what C reads; number: of this layer among those with a state."""
         width, inner = sum(layer.out_features for layer in self.into), self.out.in_features
         floats = {name: numbers.data_ptr() for name, numbers in self.floats.items()}
-        return FusedMixer(self.kind, number, width, inner, **self.structures, **floats, rate_scale=self.rate_scale)
+        numbers = (self.kind, number, width, inner, self.by_key_heads)
+        return FusedMixer(*numbers, **self.structures, **floats, rate_scale=self.rate_scale)

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Lfm2Config, Qwen3_5TextConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Lfm2Config,
+    Qwen3_5TextConfig,
+    Qwen3NextConfig,
+)
 
 PLAIN: dict[str, Any] = {
     "vocab_size": 259, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -17,6 +24,12 @@ HYBRIDS: dict[str, Any] = {
     "qwen3_5": lambda: Qwen3_5TextConfig(
         **PLAIN, head_dim=16, layer_types=["linear_attention", "linear_attention", "linear_attention", "full_attention"],
         linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=16,
+    ),
+    "qwen3_next": lambda: Qwen3NextConfig(
+        **PLAIN, head_dim=16, layer_types=["linear_attention", "linear_attention", "linear_attention", "full_attention"],
+        linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=32, linear_value_head_dim=16,
+        num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, shared_expert_intermediate_size=32,
+        mlp_only_layers=[1],
     ),
     "lfm2": lambda: Lfm2Config(**PLAIN, layer_types=["conv", "full_attention", "conv", "conv"], conv_L_cache=3),
 }  # fmt: skip
@@ -74,8 +87,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # other forms of a family
         },
     ),
     "olmo_hybrid": ("olmo_hybrid", _DELTA),
+    "nemotron_h without experts": (
+        "nemotron_h",
+        STATE_SPACES["nemotron_h"] | {"layers_block_type": ["mamba", "mlp", "attention", "mlp", "mamba", "mamba"]},
+    ),
+    "mamba2 of one format": ("mamba2", STATE_SPACES["mamba2"] | {"residual_in_fp32": False}),
 }  # fmt: skip
-SINGLE_CALL = (*HYBRIDS, "bamba", *VARIANTS)  # those whose forward pass is a single call of C
+SINGLE_CALL = (*HYBRIDS, "bamba", "granitemoehybrid", "nemotron_h", *VARIANTS)  # those whose forward pass is a single call of C
 
 
 def settings_of(family: str) -> Any:

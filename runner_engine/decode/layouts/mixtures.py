@@ -31,6 +31,23 @@ class MixtureLayout:
     shared_scale: torch.Tensor | None  # [hidden]: the sigmoid of its product with a token scales what `shared` gives
 
 
+class MixtureAndMlp(nn.Module):
+    """A mixture and an MLP for all tokens that are two parts of a layer, as the one part that others have."""
+
+    def __init__(self, mixture: nn.Module, mlp: nn.Module) -> None:
+        super().__init__()
+        for name, part in mixture.named_children():
+            self.add_module(name, part)
+        self.shared_mlp = mlp
+        self._mixture = [mixture]  # it is no part beside its own
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the sum of both."""
+        result = self._mixture[0](hidden)
+        added: torch.Tensor = (result[0] if isinstance(result, tuple) else result) + self.shared_mlp(hidden)
+        return added
+
+
 class MixtureReader:
     """Reads the mixtures of a model's layers; the first one of each class is tried as a whole."""
 

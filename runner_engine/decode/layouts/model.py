@@ -12,7 +12,8 @@ from torch import nn
 from runner_base import is_memory_error, one_line
 from runner_engine.attention import register
 from runner_engine.decode.layouts.attention import IGNORED, POSITIONS, AttentionLayout, Rotation, attention_of
-from runner_engine.decode.layouts.mixtures import MixtureLayout, MixtureReader
+from runner_engine.decode.layouts.joined import JoinedLayer, joined
+from runner_engine.decode.layouts.mixtures import MixtureAndMlp, MixtureLayout, MixtureReader
 from runner_engine.decode.layouts.mlps import MlpLayout, mlp_of
 from runner_engine.decode.layouts.norms import NormLayout, norm_of
 from runner_engine.decode.layouts.parts import (
@@ -26,6 +27,7 @@ from runner_engine.decode.layouts.parts import (
     PARALLEL,
     PLACES,
     ROTARY,
+    WITHOUT_MLP,
     LayerNames,
     NotFusable,
     child_of,
@@ -38,7 +40,7 @@ from runner_engine.recurrent import MIXERS, CallParts, mixer_of
 
 @dataclass(frozen=True)
 class LayerLayout:
-    """A layer: attention or what carries a state, an MLP, and the norms around them."""
+    """A layer: attention or what carries a state, an MLP or none, and the norms around them."""
 
     attention: AttentionLayout | None
     mixer: CallParts | None  # exactly one of these two
@@ -49,6 +51,7 @@ class LayerLayout:
     head_norms: tuple[NormLayout, NormLayout] | None
     is_parallel: bool
     rope: int  # which table rotates its heads; -1: none does
+    blocks: int  # of the model's own layers that it is made of
 
 
 class RopeTable:
@@ -70,6 +73,8 @@ Angles = tuple[torch.Tensor, torch.Tensor] | None  # cos and sin of a few positi
 class ModelLayout:
     """A decoder in the order of its forward pass."""
 
+    body: Any  # the module that has its layers
+    name_of_layers: str
     embedding: Any
     embedding_scale: float
     positions: Any  # the table of what is added to a token by its position; None: there is none
@@ -100,7 +105,10 @@ def _described(model: Any, heads: Heads) -> ModelLayout:
     (_, body), settings = child_of(model, BODIES), model.config.get_text_config()
     body = getattr(body, "language_model", body)
     final, norm = child_of(body, FINAL_NORMS)
-    (of_embedding, embedding), (of_layers, body_layers) = child_of(body, EMBEDDINGS), child_of(body, LISTS)
+    (of_embedding, embedding), (of_layers, blocks) = child_of(body, EMBEDDINGS), child_of(body, LISTS)
+    if heads.dtype is not torch.float32 and any(getattr(block, "residual_in_fp32", False) for block in blocks):
+        raise NotFusable("what its layers add up is in float32")
+    body_layers = joined(blocks)
     places = getattr(body, PLACES, None)
     of_rotary = next((name for name in ROTARY if hasattr(body, name)), ROTARY[0])
     if others := names_of_parts(body) - {of_embedding, of_layers, of_rotary, final, PLACES}:
@@ -122,6 +130,8 @@ def _described(model: Any, heads: Heads) -> ModelLayout:
     if len(rotations) > 1:
         raise NotFusable("its layers rotate in different ways")
     return ModelLayout(
+        body,
+        of_layers,
         embedding,
         _embedding_scale(body, embedding, heads.dtype),
         places,
@@ -159,8 +169,8 @@ def _layer(
 ) -> LayerLayout:
     of_mixer, mixer = _mixer(layer)
     of_attention, attention = (of_mixer, None) if mixer else child_of(layer, ATTENTIONS)
-    of_mlp, mlp = child_of(layer, MLPS)
-    names = _layer_names(layer, names_of_parts(layer) - {of_attention, of_mlp} - IGNORED)
+    mlp = _feed_forward(layer)
+    names = _layer_names(layer, names_of_parts(layer) - {of_attention, *MLPS} - IGNORED) if mlp else WITHOUT_MLP
     hidden, like = rows.shape[-1], rows[0, :1]
     found = None if attention is None else attention_of(model, attention, heads, rows, angles)
     head_norms = None
@@ -174,9 +184,19 @@ def _layer(
     norms = tuple(norm_of(getattr(layer, name), hidden, like) if name else None for name in places)
     is_parallel = names.is_parallel or any(getattr(layer, name, False) for name in PARALLEL)
     rope = -1 if found is None or found.rotation is None else table
-    of_c = mlp_of(mlp, rows)
-    mixture = mixtures.read(mlp, rows) if of_c is None and not is_parallel else None
-    return LayerLayout(found, mixer, of_c, mixture, mlp if of_c is None else None, norms, head_norms, is_parallel, rope)
+    of_c = mlp_of(mlp, rows) if mlp else None
+    mixture = mixtures.read(mlp, rows) if mlp and of_c is None and not is_parallel else None
+    apart, blocks = mlp if of_c is None else None, getattr(layer, "blocks", 1)
+    return LayerLayout(found, mixer, of_c, mixture, apart, norms, head_norms, is_parallel, rope, blocks)
+
+
+def _feed_forward(layer: nn.Module) -> Any:
+    """Return a layer's MLP or mixture, or both as one; None for a layer that is known to have none."""
+    if isinstance(layer, JoinedLayer) and not layer.has_mlp:
+        return None
+    name, mlp = child_of(layer, MLPS)
+    beside = names_of_parts(layer) & set(MLPS) - {name}
+    return MixtureAndMlp(mlp, *(getattr(layer, other) for other in beside)) if beside else mlp
 
 
 def _mixer(layer: nn.Module) -> tuple[str, CallParts | None]:

@@ -34,6 +34,7 @@ class LayerNames:
         )
 
 
+WITHOUT_MLP = LayerNames("input_layernorm")
 LAYERS = (
     LayerNames("input_layernorm", "", "post_attention_layernorm"),
     LayerNames("input_layernorm", "", "pre_feedforward_layernorm"),
@@ -86,9 +87,9 @@ OF_MLP = (
 )
 HEAD_NORMS = (("q_norm", "k_norm"), ("q_layernorm", "k_layernorm"))
 FUNCTIONS = ("act_fn", "activation_fn", "act", "activation")
-FINAL_NORMS = ("norm", "final_layernorm", "final_norm", "embedding_norm", "ln_f")
-BODIES = ("model", "transformer")  # of a whole model, beside its head
-EMBEDDINGS, PLACES = ("embed_tokens", "wte"), "wpe"  # of tokens, and what is added to them by their places
+FINAL_NORMS = ("norm", "final_layernorm", "final_norm", "embedding_norm", "ln_f", "norm_f")
+BODIES = ("model", "transformer", "backbone")  # of a whole model, beside its head
+EMBEDDINGS, PLACES = ("embed_tokens", "wte", "embeddings"), "wpe"  # of tokens, and what their places add to them
 LISTS, ROTARY = ("layers", "h"), ("rotary_emb", "pos_emb")
 
 

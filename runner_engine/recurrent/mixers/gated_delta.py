@@ -75,12 +75,15 @@ PROJECTIONS: dict[str, Callable[[Any, Tensor], Projected]] = {
 }
 
 
-# What gives side by side queries, keys and values, the gate, the rate of each head, and its decay
+# What gives side by side queries, keys and values, the gate, the rate of each head, and its decay; of BY_KEY_HEADS
+# these are side by side for each head of keys, the last two behind the others
 INTO: dict[str, tuple[str, ...]] = {
     "Qwen3_5GatedDeltaNet": ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a"),
     "Qwen3_5MoeGatedDeltaNet": ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a"),
     "OlmoHybridGatedDeltaNet": ("q_proj", "k_proj", "v_proj", "g_proj", "b_proj", "a_proj"),
+    "Qwen3NextGatedDeltaNet": ("in_proj_qkvz", "in_proj_ba"),
 }
+BY_KEY_HEADS = ("Qwen3NextGatedDeltaNet",)
 
 
 class GatedDelta(Mixer):
@@ -119,6 +122,7 @@ class GatedDelta(Mixer):
             {"conv": convolution.address, "delta": rule.address},
             {"step_bias": module.dt_bias.detach().float(), "decay": -module.A_log.detach().float().exp()},
             2.0 if getattr(module, "allow_neg_eigval", False) else 1.0,
+            type(module).__name__ in BY_KEY_HEADS,
             kept=(convolution, rule),
         )
 
