@@ -162,6 +162,7 @@ class FusedForward:
         pieces += [tokens * width * size for width in (weights.hidden, weights.hidden, before, behind, of_gates)]
         pieces.append(of_mixers.bytes(tokens, size))
         pieces += [tokens * weights.hidden * size * weights.has_halves, tokens * weights.gates * size]
+        pieces.append(tokens * weights.hidden * size * (weights.has_halves and of_mixers.count > 0))
         for count in of_parts:
             pieces += [count * wide * size, count * queries * 4, count * queries * 4]
         pieces += weights.mixtures.workspace_pieces(tokens)

@@ -6,7 +6,7 @@ import ctypes
 from typing import Any
 
 from runner_engine.decode.layouts import ModelLayout
-from runner_engine.kernels.shared_numbers import CACHE_LINE, FusedTokens
+from runner_engine.kernels.shared_numbers import BESIDE_PHASES, CACHE_LINE, FusedTokens
 from runner_engine.kernels.state_numbers import (
     MIXER_PHASES,
     ROUND_TOKENS,
@@ -26,7 +26,10 @@ class FusedMixers:
     """Those layers of a model; none in most."""
 
     def __init__(self, layout: ModelLayout) -> None:
-        self._parts = {number: layer.mixer for number, layer in enumerate(layout.layers) if layer.mixer is not None}
+        found = [layer.mixer or (layer.beside and layer.beside.mixer) for layer in layout.layers]
+        self._parts = {number: parts for number, parts in enumerate(found) if parts is not None}
+        self._attends = [layer.attention is not None for layer in layout.layers]
+        self.has_beside = any(layer.beside for layer in layout.layers)
         self.count = len(self._parts)
         made = [parts.structure(at) for at, parts in enumerate(self._parts.values())]
         self._structures = dict(zip(self._parts, made, strict=True))
@@ -40,11 +43,11 @@ class FusedMixers:
 
     def attending_before(self, layer: int) -> int:
         """Return how many layers before this one attend."""
-        return layer - sum(number < layer for number in self._parts)
+        return sum(self._attends[:layer])
 
     def phases(self, tokens: int) -> int:
         """Return how many phases threads go through, beside those of any layer, as phases_of in fused_forward.h."""
-        return self.count * MIXER_PHASES * -(-tokens // ROUND_TOKENS)
+        return self.count * (MIXER_PHASES * -(-tokens // ROUND_TOKENS) + BESIDE_PHASES)
 
     def bytes(self, tokens: int, size: int) -> int:
         """Return the memory for what they compute, as mixer_bytes in mixer_structs.h; size: of a number."""

@@ -5,6 +5,7 @@ What a model's layers consist of is described in layouts/: what C does not know 
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from runner_engine.kernels.shared_numbers import (
     FusedModel,
     FusedNorm,
     Matrix,
+    MixerBeside,
     NormKind,
     WeightFormat,
 )
@@ -95,7 +97,8 @@ class FusedWeights:
         self.mixers = FusedMixers(layout)
         layers = [self._layer(number, layer) for number, layer in enumerate(layout.layers)]
         head = layout.head
-        if (len(layers) - self.mixers.count, self.mixers.count) != (heads.layers, len(heads.states)):
+        attending = sum(layer.attention is not None for layer in layout.layers)
+        if (attending, self.mixers.count) != (heads.layers, len(heads.states)):
             raise NotFusable("its number of layers differs")
         self.vocabulary, self.rows = head.out_features, len(layout.embedding.weight)
         of_head = self._matrix(head, self.hidden, self.vocabulary)
@@ -122,8 +125,24 @@ class FusedWeights:
         before = self._mixer(layer.mixer, number) if layer.mixer else self._attention(layer, number)
         return FusedLayer(
             norm_in=norms[0], after_attention=norms[1], norm_mid=norms[2], after_mlp=norms[3],
-            is_parallel=layer.is_parallel, **self._mlp(number, layer), **before,
+            is_parallel=layer.is_parallel, beside=self._beside(number, layer), **self._mlp(number, layer), **before,
         )  # fmt: skip
+
+    def _beside(self, number: int, layer: LayerLayout) -> int | None:
+        """Return the address of a mixer beside attention, and of what numbers are multiplied by."""
+        if layer.beside is None or layer.attention is None or layer.mlp is None:
+            return None
+        beside, (into, *others) = layer.beside, layer.beside.mixer.into
+        if others:
+            raise NotFusable("the mixer beside its attention has several matrices")
+        out, mlp = beside.mixer.out, layer.mlp
+        made = MixerBeside(
+            mixer=self.mixers.address(number), into=self._matrix(into, self.hidden, into.out_features),
+            out=self._matrix(out, out.in_features, self.hidden), heads=beside.heads, keys=layer.attention.key_scale,
+            attention=beside.attention, mixed=beside.mixed, gate=mlp.gate_scale, mlp=mlp.scale,
+        )  # fmt: skip
+        self._kept.append(made)
+        return ctypes.addressof(made)
 
     def _mixer(self, parts: CallParts, number: int) -> dict[str, Any]:
         """Return the fields of a layer that carries a state."""
@@ -264,7 +283,9 @@ def _have_query_gates(layout: ModelLayout) -> bool:
 
 def _has_halves(layout: ModelLayout) -> bool:
     """Whether what attention or an MLP computes is not added as it is, or an MLP beside attention has its own norm."""
-    apart = layout.residual_scale != 1 or any(layer.norms[1] or layer.norms[3] for layer in layout.layers)
+    apart = layout.residual_scale != 1 or any(
+        layer.norms[1] or layer.norms[3] or layer.beside for layer in layout.layers
+    )
     return apart or any(layer.is_parallel and layer.norms[2] for layer in layout.layers)
 
 

@@ -23,6 +23,7 @@ typedef struct {
   void *query_gates, *mixer_space; /* [tokens, q_width]; what mixers need */
   mixed_tokens states;
   void *half, *gates; /* [tokens, hidden]: what is added to x later; [tokens, gates of the model] */
+  void *beside;       /* [tokens, hidden]: what a mixer beside attention gives */
   int64_t *part_out, *part_top, *part_sum; /* addresses of each part's outputs, maxima and sums, as in attention_view */
   int64_t *first_tile; /* of each part, counted on over heads and rows; the last entry is the number of all tiles */
   int64_t tile_rows;   /* of a tile of shared keys: rows that are multiplied together */
@@ -34,7 +35,7 @@ typedef struct {
 
 /* Phases of a pass over so many tokens */
 INLINE int64_t phases_of(const fused_model *m, int64_t tokens) {
-  const int64_t of_mixers = m->mixers * MIXER_PHASES * ceil_div(tokens, ROUND_TOKENS);
+  const int64_t of_mixers = m->mixers * (MIXER_PHASES * ceil_div(tokens, ROUND_TOKENS) + BESIDE_PHASES);
   return m->layers * LAYER_PHASES + of_mixers + PRODUCT_PHASES + 2;
 }
 
@@ -49,8 +50,8 @@ INLINE void end_attention(void) {
 /* ------------------------------------------------------------------------------------------ the products of a layer */
 
 /* Whether what comes out of attention or of an MLP is added to the tokens as it is */
-INLINE int NAME(adds_at_once)(const fused_pass *s, const fused_norm *after) {
-  return !after->weight && s->model->residual_scale == 1;
+INLINE int NAME(adds_at_once)(const fused_pass *s, const fused_layer *layer, const fused_norm *after) {
+  return !after->weight && !layer->beside && s->model->residual_scale == 1;
 }
 
 INLINE product NAME(fused_product)(const fused_pass *s, const void *x, int64_t rows, int64_t inputs, const matrix *m,
@@ -77,8 +78,9 @@ static product NAME(gated_product)(const fused_pass *s, const fused_layer *layer
 }
 
 /* Attention's or an MLP's last product: it is added to the tokens, or what follows it does so. */
-static product NAME(last_product)(const fused_pass *s, const fused_norm *after, int64_t inputs, const matrix *m) {
-  const int adds = NAME(adds_at_once)(s, after);
+static product NAME(last_product)(const fused_pass *s, const fused_layer *layer, const fused_norm *after, int64_t inputs,
+                                  const matrix *m) {
+  const int adds = NAME(adds_at_once)(s, layer, after);
   return NAME(fused_product)(s, s->inner, s->in->tokens, inputs, m, 1, adds ? ADD : STORE, adds ? s->x : s->half,
                              s->model->hidden);
 }
@@ -93,6 +95,8 @@ INLINE void NAME(product_and_wait)(const fused_pass *s, const product *p, const 
   NAME(run_product)(p, then, now, s->threads);
   barrier((*now)++, p->tasks, s->is_alone);
 }
+
+#include "mixer_beside.h"
 
 /* ------------------------------------------------------------------------------------------ phases between products */
 
@@ -162,6 +166,7 @@ static void NAME(rotate_and_store)(const fused_pass *s, int64_t l, phase *now) {
     FOR_EACH_ITEM(t, i, chunk, in->tokens) {
       T *q = (T *)s->qkv + t * s->qkv_width, *k = q + s->first_key, *v = k + s->kv_width;
       if (m->has_query_gates) NAME(take_gates)(m, q, (T *)s->query_gates + t * s->q_width);
+      if (layer->beside) NAME(scale_heads)(s, layer->beside, q, k);
       NAME(norm_and_rotate)(m, layer, &layer->norm_q, q, m->kv_heads * m->group, in->positions[t]);
       NAME(norm_and_rotate)(m, layer, &layer->norm_k, k, m->kv_heads, in->positions[t]);
       if (layer->kv.rotated) {
@@ -175,11 +180,10 @@ static void NAME(rotate_and_store)(const fused_pass *s, int64_t l, phase *now) {
 }
 
 /* Adds what attention or an MLP has computed to `count` tokens, or to those to keep, unless its product has done so
-   (is_added), and applies the norms of what comes next. after: its own norm */
-static void NAME(end_half)(const fused_pass *s, const fused_norm *after, int is_added, const fused_norm *norm,
+   (is_added), and applies the norms of what comes next. after: its own norm; scale: what it is multiplied by */
+static void NAME(end_half)(const fused_pass *s, const fused_norm *after, float scale, int is_added, const fused_norm *norm,
                            const fused_norm *also, int64_t count, const int32_t *keep, phase *now) {
   const int64_t hidden = s->model->hidden, chunk = chunk_of(count, s->threads), chunks = ceil_div(count, chunk);
-  const float scale = s->model->residual_scale;
   FOR_EACH_CHUNK(i, now, chunks, s->is_alone)
     FOR_EACH_ITEM(t, i, chunk, count) {
       const int64_t token = keep ? keep[t] : t;
@@ -207,7 +211,8 @@ static void NAME(activate)(const fused_pass *s, const fused_layer *layer, phase 
     FOR_EACH_ITEM(j, i, chunk, all) {
       const int64_t t = j / pieces, first = j % pieces * ACTIVATED_AT_ONCE;
       const int64_t some = inner - first < ACTIVATED_AT_ONCE ? inner - first : ACTIVATED_AT_ONCE;
-      const T *x = (const T *)s->gates + t * (layer->has_gate ? 2 * inner : inner) + first;
+      T *x = (T *)s->gates + t * (layer->has_gate ? 2 * inner : inner) + first;
+      if (layer->beside) NAME(scale_numbers)(x, some, layer->beside->gate);
       NAME(activate_row)(layer->activation, x, layer->has_gate ? x + inner : 0, some, (T *)s->inner + t * inner + first);
     }
   barrier(now, chunks, s->is_alone);
@@ -412,25 +417,29 @@ static void NAME(forward_attention)(const fused_pass *s, int64_t l, const produc
   const fused_layer *layer = s->layers + l;
   const product to_qkv = NAME(qkv_product)(s, l);
   const int64_t found = layer->mixer ? layer->mixer->inner : s->q_width;
-  const product to_out = NAME(last_product)(s, &layer->after_attention, found, &layer->out);
-  const int is_added = NAME(adds_at_once)(s, &layer->after_attention);
+  const product to_out = NAME(last_product)(s, layer, &layer->after_attention, found, &layer->out);
+  const int is_added = NAME(adds_at_once)(s, layer, &layer->after_attention);
+  product to_beside = {0};
+  if (layer->beside) to_beside = NAME(beside_product)(s, layer);
 
   NAME(product_and_wait)(s, &to_qkv, &to_out, now);
   end_part(PRODUCTS_OF_LAYERS);
   if (layer->mixer) NAME(mix)(layer->mixer, &s->states, s->qkv, s->mixer_space, s->inner, now, s->threads);
   else NAME(attend_layer)(s, l, now);
   end_part(ATTENTION);
-  NAME(product_and_wait)(s, &to_out, then, now);
+  NAME(product_and_wait)(s, &to_out, layer->beside ? &to_beside : then, now);
   end_part(PRODUCTS_OF_LAYERS);
+  if (layer->beside) NAME(forward_beside)(s, layer, &to_beside, then, now);
   if (!layer->is_parallel && !layer->has_no_mlp)
-    NAME(end_half)(s, &layer->after_attention, is_added, &layer->norm_mid, 0, s->in->tokens, 0, (*now)++);
+    NAME(end_half)(s, &layer->after_attention, s->model->residual_scale, is_added, &layer->norm_mid, 0, s->in->tokens, 0,
+                   (*now)++);
   end_part(NORMS_AND_ROPE);
 }
 
 /* The MLP of a layer, after its norm; `then` comes next. */
 static void NAME(forward_mlp)(const fused_pass *s, int64_t l, const product *to_gated, const product *then, phase **now) {
   const fused_layer *layer = s->layers + l;
-  const product to_down = NAME(last_product)(s, &layer->after_mlp, s->model->inner, &layer->down);
+  const product to_down = NAME(last_product)(s, layer, &layer->after_mlp, s->model->inner, &layer->down);
   NAME(product_and_wait)(s, to_gated, &to_down, now);
   if (layer->activation != SILU_IN_PRODUCT) NAME(activate)(s, layer, (*now)++);
   NAME(product_and_wait)(s, &to_down, then, now);
@@ -442,11 +451,12 @@ static void NAME(end_layer)(const fused_pass *s, int64_t l, phase **now) {
   const fused_layer *layer = s->layers + l, *next = layer + 1;
   const int is_apart = layer->mlp_apart || (layer->mixture && layer->mixture->shared_inner);
   const fused_norm *after = layer->has_no_mlp ? &layer->after_attention : &layer->after_mlp;
-  const int is_added = !is_apart && NAME(adds_at_once)(s, after);
+  const int is_added = !is_apart && NAME(adds_at_once)(s, layer, after);
+  const float scale = layer->beside && !layer->has_no_mlp ? layer->beside->mlp : s->model->residual_scale;
   if (l + 1 == s->model->layers)
-    NAME(end_half)(s, after, is_added, &s->model->norm, 0, s->in->kept, s->in->keep, (*now)++);
+    NAME(end_half)(s, after, scale, is_added, &s->model->norm, 0, s->in->kept, s->in->keep, (*now)++);
   else
-    NAME(end_half)(s, after, is_added, &next->norm_in, NAME(norm_beside)(next), s->in->tokens, 0, (*now)++);
+    NAME(end_half)(s, after, scale, is_added, &next->norm_in, NAME(norm_beside)(next), s->in->tokens, 0, (*now)++);
   end_part(NORMS_AND_ROPE);
 }
 
@@ -490,7 +500,8 @@ static void NAME(forward_head)(const fused_pass *s, phase **now) {
 static void NAME(widest_layer)(const fused_pass *s, int64_t *before, int64_t *behind, int64_t *space) {
   *before = s->qkv_width, *behind = s->q_width > s->model->inner ? s->q_width : s->model->inner, *space = 0;
   for (int64_t l = 0; s->model->mixers && l < s->model->layers; l++) {
-    const fused_mixer *mixer = s->layers[l].mixer;
+    const mixer_beside *beside = s->layers[l].beside;
+    const fused_mixer *mixer = beside ? beside->mixer : s->layers[l].mixer;
     if (!mixer) continue;
     const int64_t bytes = mixer_bytes(mixer, s->in->tokens, sizeof(T));
     if (mixer->width > *before) *before = mixer->width;
@@ -544,6 +555,7 @@ int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, con
   if (space) s.mixer_space = allocate(&workspace, space);
   if (in->mlp_out) s.half = in->mlp_out;
   else if (m->has_halves) s.half = allocate(&workspace, tokens * m->hidden * sizeof(T));
+  if (m->mixers && m->has_halves) s.beside = allocate(&workspace, tokens * m->hidden * sizeof(T));
   if (m->gates) s.gates = allocate(&workspace, tokens * m->gates * sizeof(T));
   first_tile[0] = 0;
   NAME(lay_out_parts)(&s, &workspace);

@@ -51,6 +51,7 @@ typedef struct {
   const mixture *mixture;                /* the experts in the place of its MLP, or 0 */
   kv_layer kv;                           /* how its keys and values are stored, and where in an arena */
   const fused_mixer *mixer;              /* 0: the layer attends; else `qkv` is what the mixer reads */
+  const mixer_beside *beside;            /* a mixer beside its attention, or 0 */
   matrix qkv[MIXER_MATRICES], out, gated[2], down;
 } fused_layer;
 
@@ -84,6 +85,15 @@ typedef struct {
   void *const *states;         /* [mixers, LAYER_STATES] */
 } fused_tokens;
 
+/* A mixer beside attention: what both give is added up before it is added to the tokens. */
+static int is_beside_readable(const fused_model *m, const fused_layer *layer, int64_t pack) {
+  const mixer_beside *beside = layer->beside;
+  if (!beside) return 1;
+  if (!beside->mixer || layer->mixer || layer->is_parallel || layer->after_attention.weight || !m->has_halves) return 0;
+  if (!is_mixer(beside->mixer, m->mixers, &beside->into, 1)) return 0;
+  return is_readable(&beside->into, m->hidden, pack) && is_readable(&beside->out, beside->mixer->inner, pack);
+}
+
 /* What a layer has, and its matrices; pack: how many numbers of a row are in 32 bits */
 static int is_layer_readable(const fused_model *m, const fused_layer *layer, int64_t pack) {
   const fused_mixer *mixer = layer->mixer;
@@ -91,6 +101,7 @@ static int is_layer_readable(const fused_model *m, const fused_layer *layer, int
   const int64_t gated = layer->mlp_apart ? 0 : layer->gated_count;
   if (layer->qkv_count < 1 || layer->qkv_count > MIXER_MATRICES || gated != layer->gated_count || gated > 2) return 0;
   if (mixer && !is_mixer(mixer, m->mixers, layer->qkv, layer->qkv_count)) return 0;
+  if (!is_beside_readable(m, layer, pack)) return 0;
   if (layer->rope < -1 || layer->rope >= ROPE_TABLES || (layer->rope >= 0 && !m->cos[layer->rope])) return 0;
   for (int i = 0; i < layer->qkv_count; i++)
     if (!is_readable(layer->qkv + i, m->hidden, pack)) return 0;
@@ -107,6 +118,7 @@ static int are_matrices_missing(const fused_model *m, const fused_layer *layers,
   for (const fused_layer *l = layers; l < layers + m->layers; l++) {
     for (int i = 0; i < l->qkv_count; i++) some |= is_missing(l->qkv + i, pack);
     for (int i = 0; i < l->gated_count; i++) some |= is_missing(l->gated + i, pack);
+    if (l->beside) some |= is_missing(&l->beside->into, pack) || is_missing(&l->beside->out, pack);
     some |= is_missing(&l->out, pack) || (!l->mlp_apart && is_missing(&l->down, pack));
   }
   return some;

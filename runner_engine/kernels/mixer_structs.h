@@ -2,7 +2,8 @@
    compute between their products is in mixers.h. */
 
 #define MIXER_MATRICES 6 /* that compute side by side what one reads */
-#define MIXER_PHASES 3   /* for ROUND_TOKENS tokens */
+#define MIXER_PHASES 4   /* for ROUND_TOKENS tokens */
+#define BESIDE_PHASES (2 * PRODUCT_PHASES + 1)
 #define LAYER_STATES 2   /* tensors of a layer's state */
 
 /* What a token has before it, side by side: of a CONVOLUTION_MIXER the gate before its convolution, the gate behind it and its
@@ -19,8 +20,18 @@ typedef struct {
   const delta_layer *delta;
   const heads_layer *heads;
   const float *step_bias, *decay;        /* of DELTA_MIXER: of each head */
+  const float *columns;                  /* of HEADS_MIXER: what each number before it is multiplied by, or 0 */
   float rate_scale, unused;              /* what its rates are multiplied by */
 } fused_mixer;
+
+/* A mixer beside the attention of a layer (mixer_beside.h), and what numbers of the layer are multiplied by */
+typedef struct {
+  const fused_mixer *mixer;
+  matrix into, out;
+  float heads, keys;      /* queries, keys and values; keys once more */
+  float attention, mixed; /* what comes out of attention, and of the mixer */
+  float gate, mlp;        /* the gate of the MLP before its function; what comes out of the MLP */
+} mixer_beside;
 
 /* The tokens of a pass, and where their rows' states are: [slots, ...] each */
 typedef struct {

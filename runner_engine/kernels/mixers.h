@@ -100,14 +100,25 @@ static void NAME(mix_delta_rule)(const fused_mixer *mixer, const mixed_tokens *i
   barrier(now + 1, of_heads, is_alone);
 }
 
-static void NAME(mix_heads)(const fused_mixer *mixer, const mixed_tokens *in, const T *projected, float *workspace, T *out,
+/* Multiplies each number of some tokens by that of its column. */
+static void NAME(scale_columns)(const float *columns, int64_t width, int64_t tokens, T *x, phase *now, int is_alone) {
+  const int64_t chunks = ceil_div(tokens, ORDERED_TOKENS);
+  FOR_EACH_CHUNK(i, now, chunks, is_alone)
+    FOR_EACH_ITEM(t, i, ORDERED_TOKENS, tokens)
+      for (int64_t c = 0; c < width; c++) x[t * width + c] = NAME(from_float)(NAME(to_float)(x[t * width + c]) * columns[c]);
+  barrier(now, chunks, is_alone);
+}
+
+static void NAME(mix_heads)(const fused_mixer *mixer, const mixed_tokens *in, T *projected, float *workspace, T *out,
                             phase *now, int is_alone) {
   for (int64_t first = 0; first < in->tokens; first += ROUND_TOKENS, now += MIXER_PHASES) {
     const int64_t some = in->tokens - first < ROUND_TOKENS ? in->tokens - first : ROUND_TOKENS;
+    T *of_round = projected + first * mixer->width;
     segments_of_round round;
     const pass_segments clipped = clip_segments(&in->segments, first, some, &round);
-    NAME(scan_heads_round)(mixer->heads, &clipped, some, projected + first * mixer->width, in->states[0], in->states[1],
-                           workspace, out + first * mixer->inner, now, is_alone);
+    if (mixer->columns) NAME(scale_columns)(mixer->columns, mixer->width, some, of_round, now, is_alone);
+    NAME(scan_heads_round)(mixer->heads, &clipped, some, of_round, in->states[0], in->states[1], workspace,
+                           out + first * mixer->inner, now + 1, is_alone);
     barrier(now + MIXER_PHASES - 1, ceil_div(some, GATED_TOKENS), is_alone);
   }
 }

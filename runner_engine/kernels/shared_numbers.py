@@ -23,6 +23,7 @@ MAX_DIM = 512
 SHIFT = 128  # is added to quantized rows, so that they have no sign
 PRODUCT_PHASES = 3
 LAYER_PHASES = 4 * PRODUCT_PHASES + 6
+BESIDE_PHASES = 2 * PRODUCT_PHASES + 1  # of a mixer beside attention
 ROPE_TABLES = 2  # of a model at most
 PHASE_BYTES = 128
 NO_TILES = 2**62  # of `tile_rows`: any number of rows goes by vectors, in the order of tiles
@@ -165,11 +166,21 @@ class FusedLayer(ctypes.Structure):
         *fields_of(ctypes.c_int64, "mlp_apart", "has_no_mlp"),
         ("mixture", ctypes.c_void_p),
         ("kv", KvLayer),
-        ("mixer", ctypes.c_void_p),
+        *fields_of(ctypes.c_void_p, "mixer", "beside"),
         ("qkv", Matrix * MIXER_MATRICES),
         ("out", Matrix),
         ("gated", Matrix * 2),
         ("down", Matrix),
+    )
+
+
+class MixerBeside(ctypes.Structure):
+    """mixer_beside in mixer_structs.h."""
+
+    _fields_ = (
+        ("mixer", ctypes.c_void_p),
+        *fields_of(Matrix, "into", "out"),
+        *fields_of(ctypes.c_float, "heads", "keys", "attention", "mixed", "gate", "mlp"),
     )
 
 
@@ -212,6 +223,7 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "fused_norm": FusedNorm,
     "fused_model": FusedModel,
     "fused_layer": FusedLayer,
+    "mixer_beside": MixerBeside,
     "shared_part": SharedPart,
     "fused_tokens": FusedTokens,
     **expert_numbers.STRUCTURES,
@@ -242,6 +254,7 @@ def of_python() -> dict[str, int]:
         "ROPE_TABLES": ROPE_TABLES,
     }
     phases = {"PRODUCT_PHASES": PRODUCT_PHASES, "LAYER_PHASES": LAYER_PHASES, "sizeof phase": PHASE_BYTES}
+    phases["BESIDE_PHASES"] = BESIDE_PHASES
     kinds: tuple[type[IntEnum], ...] = (WeightFormat, KvCode, CodeType, NormKind, Activation, Refusal)
     enums = {one.name.upper(): int(one) for kind in kinds for one in kind}
     parameters = {name.upper(): place for place, name in enumerate(PARAMETERS)}

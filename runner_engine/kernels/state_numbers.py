@@ -14,7 +14,7 @@ CHANNEL_TILE = 4  # a channel's state has a multiple of so many numbers
 STATE_TILE = 4  # and a head's, for each of its results
 ROUND_TOKENS = 128  # at most so many tokens need a workspace at once
 MIXER_MATRICES = 6  # that compute side by side what a layer of a fused pass reads
-MIXER_PHASES = 3  # of such a layer, for ROUND_TOKENS tokens
+MIXER_PHASES = 4  # of such a layer, for ROUND_TOKENS tokens
 LAYER_STATES = 2  # tensors of a layer's state
 
 
@@ -71,7 +71,7 @@ class FusedMixer(ctypes.Structure):
 
     _fields_ = (
         *fields_of(ctypes.c_int64, "kind", "number", "width", "inner", "by_key_heads"),
-        *fields_of(ctypes.c_void_p, "conv", "delta", "heads", "step_bias", "decay"),
+        *fields_of(ctypes.c_void_p, "conv", "delta", "heads", "step_bias", "decay", "columns"),
         *fields_of(ctypes.c_float, "rate_scale", "unused"),
     )
 

@@ -52,7 +52,12 @@ STATE_SPACES: dict[str, dict[str, Any]] = {  # what the config of each family of
         "layers_block_type": ["mamba", "attention", "moe", "mamba"], "n_routed_experts": 4, "moe_intermediate_size": 32,
         "moe_shared_expert_intermediate_size": 32, "moe_latent_size": None,
     },
-    "falcon_h1": _MAMBA2 | {"mamba_d_ssm": 128, "mamba_rms_norm": True, "ssm_in_multiplier": 0.8},
+    "falcon_h1": _MAMBA2
+    | {
+        "mamba_d_ssm": 128, "mamba_rms_norm": True, "ssm_in_multiplier": 0.8, "ssm_out_multiplier": 1.4,
+        "ssm_multipliers": [0.8, 1.1, 0.9, 1.2, 0.7], "attention_in_multiplier": 1.3, "attention_out_multiplier": 0.6,
+        "key_multiplier": 0.7, "mlp_multipliers": [0.9, 1.2], "embedding_multiplier": 1.5, "lm_head_multiplier": 0.5,
+    },
     "zamba2": {
         "mamba_d_state": 16, "mamba_headdim": 16, "n_mamba_heads": 8, "mamba_ngroups": 2, "num_mem_blocks": 1,
         "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"], "adapter_rank": 8, "num_key_value_heads": 4,
@@ -93,7 +98,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # other forms of a family
     ),
     "mamba2 of one format": ("mamba2", STATE_SPACES["mamba2"] | {"residual_in_fp32": False}),
 }  # fmt: skip
-SINGLE_CALL = (*HYBRIDS, "bamba", "granitemoehybrid", "nemotron_h", *VARIANTS)  # those whose forward pass is a single call of C
+SINGLE_CALL = (
+    *HYBRIDS,
+    "bamba",
+    "granitemoehybrid",
+    "nemotron_h",
+    "falcon_h1",
+    *VARIANTS,
+)  # those whose forward pass is a single call of C
 
 
 def settings_of(family: str) -> Any:

@@ -71,6 +71,7 @@ class AttentionLayout:
     cap: float
     sinks: torch.Tensor | None
     has_gates: bool  # behind each query, of what it finds
+    key_scale: float = 1.0  # what keys are multiplied by
 
 
 class _Handed(Exception):
@@ -105,6 +106,8 @@ def attention_of(
     if made.shape[-1] != sum(widths):
         raise NotFusable("its queries, keys and values have other sizes")
     own = [some.view(len(some), -1, heads.dim) for some in torch.split(made, widths, -1)]
+    key_scale = float(getattr(attention, "key_multiplier", 1.0))
+    own[1] = own[1] * key_scale
     norms, norms_all = None, False
     if norm_names:
         pair = next(names for names in HEAD_NORMS if set(names) == norm_names)
@@ -125,6 +128,7 @@ def attention_of(
         softmax.cap,
         softmax.sinks,
         has_gates,
+        key_scale,
     )
 
 

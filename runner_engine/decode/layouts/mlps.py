@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from runner_engine.decode.layouts.functions import activation_between, activation_of
-from runner_engine.decode.layouts.parts import FUNCTIONS, OF_MLP, NotFusable, projections_of, sizes_of
+from runner_engine.decode.layouts.parts import FUNCTIONS, OF_MLP, SCALES_OF_MLP, NotFusable, projections_of, sizes_of
 from runner_engine.kernels.shared_numbers import Activation
 
 
@@ -20,6 +20,8 @@ class MlpLayout:
     out: Any
     activation: Activation
     has_gate: bool  # half of what comes in goes through the function, and gates the other half
+    gate_scale: float = 1.0  # what that half is multiplied by before the function
+    scale: float = 1.0  # and what goes out
 
     @property
     def inner(self) -> int:
@@ -29,7 +31,7 @@ class MlpLayout:
     @property
     def gates_in_product(self) -> bool:
         """Whether two matrices gate each other in the registers, as SiLU does without biases."""
-        is_plain = all(part.bias is None for part in self.into)
+        is_plain = all(part.bias is None for part in self.into) and self.gate_scale == 1
         return self.activation is Activation.silu and self.has_gate and len(self.into) == 2 and is_plain
 
     @property
@@ -50,4 +52,5 @@ def mlp_of(mlp: Any, rows: Tensor) -> MlpLayout | None:
     outputs, inner = sum(sizes_of(layer)[0] for layer in into), sizes_of(out)[1]
     if outputs not in (inner, 2 * inner):
         return None
-    return MlpLayout(into, out, activation, outputs == 2 * inner)
+    scales = (float(getattr(mlp, name, 1.0)) for name in SCALES_OF_MLP)
+    return MlpLayout(into, out, activation, outputs == 2 * inner, *scales)

@@ -39,11 +39,22 @@ from runner_engine.recurrent import MIXERS, CallParts, mixer_of
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What carries a state beside attention, and what numbers around both are multiplied by."""
+
+    mixer: CallParts
+    heads: float  # queries, keys and values
+    attention: float  # what comes out of attention
+    mixed: float  # and of the mixer
+
+
+@dataclass(frozen=True)
 class LayerLayout:
     """A layer: attention or what carries a state, an MLP or none, and the norms around them."""
 
     attention: AttentionLayout | None
     mixer: CallParts | None  # exactly one of these two
+    beside: Beside | None  # what carries a state beside attention
     mlp: MlpLayout | None
     mixture: MixtureLayout | None  # experts in the place of an MLP, where C knows their parts
     apart: Any  # the module of what is no MLP that C knows, a mixture or something else; else None
@@ -168,9 +179,12 @@ def _layer(
     mixtures: MixtureReader,
 ) -> LayerLayout:
     of_mixer, mixer = _mixer(layer)
+    beside = _beside(layer, mixer) if mixer and set(ATTENTIONS) & (names_of_parts(layer) - {of_mixer}) else None
+    mixer = None if beside else mixer
     of_attention, attention = (of_mixer, None) if mixer else child_of(layer, ATTENTIONS)
     mlp = _feed_forward(layer)
-    names = _layer_names(layer, names_of_parts(layer) - {of_attention, *MLPS} - IGNORED) if mlp else WITHOUT_MLP
+    others = names_of_parts(layer) - {of_mixer, of_attention, *MLPS} - IGNORED
+    names = _layer_names(layer, others) if mlp else WITHOUT_MLP
     hidden, like = rows.shape[-1], rows[0, :1]
     found = None if attention is None else attention_of(model, attention, heads, rows, angles)
     head_norms = None
@@ -187,7 +201,12 @@ def _layer(
     of_c = mlp_of(mlp, rows) if mlp else None
     mixture = mixtures.read(mlp, rows) if mlp and of_c is None and not is_parallel else None
     apart, blocks = mlp if of_c is None else None, getattr(layer, "blocks", 1)
-    return LayerLayout(found, mixer, of_c, mixture, apart, norms, head_norms, is_parallel, rope, blocks)
+    scales = {of_c.gate_scale, of_c.scale} if of_c else set()
+    if not beside and (scales | {1.0 if found is None else found.key_scale}) != {1.0}:
+        raise NotFusable("its keys or its MLP are scaled")
+    if beside and (of_c is None or getattr(layer, "residual_multiplier", 1.0) != 1):
+        raise NotFusable("it has a mixer beside attention, and no MLP that C knows")
+    return LayerLayout(found, mixer, beside, of_c, mixture, apart, norms, head_norms, is_parallel, rope, blocks)
 
 
 def _feed_forward(layer: nn.Module) -> Any:
@@ -197,6 +216,12 @@ def _feed_forward(layer: nn.Module) -> Any:
     name, mlp = child_of(layer, MLPS)
     beside = names_of_parts(layer) & set(MLPS) - {name}
     return MixtureAndMlp(mlp, *(getattr(layer, other) for other in beside)) if beside else mlp
+
+
+def _beside(layer: Any, mixer: CallParts) -> Beside:
+    """Return what carries a state beside attention: both read the same, and are added up."""
+    names = ("attention_in_multiplier", "attn_out_multiplier", "ssm_out_multiplier")
+    return Beside(mixer, *(float(getattr(layer, name, 1.0)) for name in names))
 
 
 def _mixer(layer: nn.Module) -> tuple[str, CallParts | None]:
@@ -226,4 +251,5 @@ def _embedding_scale(body: Any, embedding: Any, dtype: torch.dtype) -> float:
 
 
 def _logit_scale(model: Any, settings: Any) -> float:
-    return float(getattr(model, "logit_scale", 1.0)) / float(getattr(settings, "logits_scaling", 1.0))
+    of_body = float(getattr(getattr(model, "model", None), "lm_head_multiplier", 1.0))
+    return of_body * float(getattr(model, "logit_scale", 1.0)) / float(getattr(settings, "logits_scaling", 1.0))

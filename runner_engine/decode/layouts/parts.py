@@ -86,6 +86,7 @@ OF_MLP = (
     ProjectionNames(("dense_h_to_4h",), "dense_4h_to_h"),
 )
 HEAD_NORMS = (("q_norm", "k_norm"), ("q_layernorm", "k_layernorm"))
+SCALES_OF_MLP = ("gate_multiplier", "down_multiplier")
 FUNCTIONS = ("act_fn", "activation_fn", "act", "activation")
 FINAL_NORMS = ("norm", "final_layernorm", "final_norm", "embedding_norm", "ln_f", "norm_f")
 BODIES = ("model", "transformer", "backbone")  # of a whole model, beside its head

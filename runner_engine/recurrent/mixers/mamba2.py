@@ -41,12 +41,16 @@ class Mamba2(Mixer):
 
     @property
     def call_parts(self) -> CallParts | None:
-        """Convolution, recurrence, gate and norm between its two projections; none of those of Falcon-H1 is scaled."""
+        """Convolution, recurrence, gate and norm between its two projections; what Falcon-H1 scales, by columns."""
         module, between = self.module, self.compiled
-        if between is None or hasattr(module, "ssm_in_multiplier"):
+        if between is None or (hasattr(module, "ssm_in_multiplier") and module.in_proj.bias is not None):
             return None
+        floats = {}
+        if hasattr(module, "ssm_in_multiplier"):
+            floats["columns"] = (module.mup_vector.detach().float().flatten() * module.ssm_in_multiplier).contiguous()
         structures = {"heads": between.layer.address}
-        return CallParts(MixerKind.heads_mixer, (module.in_proj,), module.out_proj, structures, kept=(between,))
+        into = (module.in_proj,)
+        return CallParts(MixerKind.heads_mixer, into, module.out_proj, structures, floats, kept=(between,))
 
     def forward(self, hidden: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
         """Project, convolve, scan, gate and project back."""

@@ -21,8 +21,8 @@ from runner_engine.decode.passes import TokenSpan
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.decode.rows import Row
 from runner_engine.kernels import native
-from runner_engine.kernels.shared_numbers import FusedTokens
-from runner_engine.kernels.state_numbers import DeltaLayer, FusedMixer
+from runner_engine.kernels.shared_numbers import FusedTokens, MixerBeside
+from runner_engine.kernels.state_numbers import DeltaLayer, FusedMixer, HeadsLayer
 from runner_engine.kv_cache import own_kv
 from runner_engine.local.engine import LocalEngine
 from runner_engine.recurrent import RowStates
@@ -118,6 +118,34 @@ def _half_the_rate(fused: FusedForward) -> None:
         mixer.rate_scale /= 2
 
 
+def _faster_decay(fused: FusedForward) -> None:
+    """Of Mamba-2."""
+    for mixer in _mixers(fused):
+        of = HeadsLayer.from_address(mixer.heads)
+        numbers = (ctypes.c_float * of.heads).from_address(of.decay)
+        numbers[:] = [2 * number for number in numbers]
+
+
+def _in_another_order(fused: FusedForward) -> None:
+    for mixer in _mixers(fused):
+        mixer.by_key_heads = 0
+
+
+def _alike(name: str) -> Callable[[FusedForward], None]:
+    """Return a change: a mixer beside attention, or attention, is not multiplied by a number of its own."""
+
+    def change(fused: FusedForward) -> None:
+        for layer in fused.weights.layers:
+            setattr(MixerBeside.from_address(layer.beside), name, 1.0)
+
+    return change
+
+
+def _columns_alike(fused: FusedForward) -> None:
+    for mixer in _mixers(fused):
+        mixer.columns = None
+
+
 def _not_rotated(fused: FusedForward) -> None:
     for layer in fused.weights.layers:
         layer.rope = -1
@@ -132,6 +160,15 @@ def _not_rotated(fused: FusedForward) -> None:
         ("qwen3_5", _not_rotated),
         ("lfm2", _not_rotated),
         ("qwen3_5", _one_state),
+        ("qwen3_next", _doubled("decay")),
+        ("qwen3_next", _in_another_order),
+        ("granitemoehybrid", _faster_decay),
+        ("nemotron_h", _faster_decay),
+        ("nemotron_h", _one_state),
+        ("mamba2 of one format", _faster_decay),
+        ("falcon_h1", _faster_decay),
+        ("falcon_h1", _columns_alike),
+        *(("falcon_h1", _alike(name)) for name in ("heads", "keys", "attention", "mixed", "gate", "mlp")),
     ],
 )
 def test_what_is_wrong_shows_in_the_logits(
@@ -183,9 +220,9 @@ def test_no_tokens_are_guessed(engine_of: Callable[..., LocalEngine]) -> None:
 
 
 def test_what_c_does_not_know_of_a_layer_is_named(engine_of: Callable[..., LocalEngine]) -> None:
-    loaded, heads, fused = with_fast_kernels(engine_of("falcon_h1"))
+    loaded, heads, fused = with_fast_kernels(engine_of("jamba"))
     assert fused is None
     kernels = native.kernels()
     assert kernels is not None
-    with pytest.raises(NotFusable, match="its FalconH1Mixer is computed by calls of its own"):
+    with pytest.raises(NotFusable, match="its JambaMambaMixer is computed by calls of its own"):
         FusedForward(loaded.model, heads, 64, kernels, {})
