@@ -26,7 +26,7 @@ class FusedMixers:
     """Those layers of a model; none in most."""
 
     def __init__(self, layout: ModelLayout) -> None:
-        found = [layer.mixer or (layer.beside and layer.beside.mixer) for layer in layout.layers]
+        found = [layer.mixer if layer.beside is None else layer.beside.mixer for layer in layout.layers]
         self._parts = {number: parts for number, parts in enumerate(found) if parts is not None}
         self._attends = [layer.attention is not None for layer in layout.layers]
         self.has_beside = any(layer.beside for layer in layout.layers)
