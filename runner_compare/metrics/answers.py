@@ -22,6 +22,7 @@ METRICS: tuple[Metric, ...] = (
     metric("accuracy_low", form=".1%", pooling=Pooling.dropped),
     metric("accuracy_high", form=".1%", pooling=Pooling.dropped),
     metric("recall_accuracy", "recall", ".1%", better=Better.higher),  # of task=recall; also `…/length_1024`
+    metric("ruler_score", "RULER's score", ".1%", better=Better.higher),  # of its kinds; also `…/niah_multikey_1_4096`
     # up to which length recall is kept: as it was counted, as a test shows, and as no test excludes
     *(
         metric(f"effective_length_tokens{end}", label, ",.0f", better=Better.higher, pooling=Pooling.dropped)

@@ -34,7 +34,7 @@ def after_contexts(
     """
     begin = ids[:1] if ids[:1] == special[:1] else []
     own = ids[len(begin) :]
-    scored_from = len(own) - task.last_tokens
+    scored_from = len(own) - task.scored_tokens
     if scored_from < max(task.context_lengths):
         return []
     scored = tuple(own[scored_from:])

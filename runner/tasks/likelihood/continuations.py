@@ -50,7 +50,7 @@ def windows(
     pieces: list[Continuation] = []
     scored_to = 1
     for begin in range(0, len(ids), task.step):
-        end = min(begin + task.window, len(ids))
+        end = min(begin + task.window_tokens, len(ids))
         size, characters = (share(whole, end - has_begin, of_text) - share(whole, scored_to - has_begin, of_text)
                  for whole in (len(text.encode()), len(text)))  # fmt: skip
         prompt, continuation = tuple(ids[begin:scored_to]), tuple(ids[scored_to:end])

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from runner.config.questions import OTHER_JOB, WORDS_FOR_A_JOB, QuestionsConfig
 from runner.config.task import QUESTION_TOKENS, Amount
-from runner.config.token_counts import token_counts
+from runner.config.token_counts import token_counts, tokens_from, whole
 from runner.config.wording import PromptStyle, WordingConfig
 from runner_base import UNLESS_DEFAULT, Inert, check, least, setting
 from runner_engine import GenerationConfig, Workload
@@ -25,10 +25,10 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
 
     module: ClassVar[str] = "runner.tasks.likelihood.task"
     name: ClassVar[str] = "likelihood"
-    window: int = setting(WINDOW, takes=least(2, ": each token is scored after another one"))
-    stride: int | None = setting(None, takes=least(1, ", or null for half of task.window"))
+    window: int | str = setting(WINDOW, takes=tokens_from(2, ": each token is scored after another one"))
+    stride: int | str | None = setting(None, takes=tokens_from(1, ", or null for half of task.window"))
     contexts: list[str] = field(default_factory=list, metadata={"counts": UNLESS_DEFAULT})
-    last_tokens: int = setting(LAST_TOKENS, UNLESS_DEFAULT, least(1))
+    last_tokens: int | str = setting(LAST_TOKENS, UNLESS_DEFAULT, tokens_from(1))
     keep_top_k: int = setting(
         0, Inert("adds evidence and changes no number; it counts among the hashes"), least(0, "; 0 keeps none")
     )
@@ -42,6 +42,11 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.longest_text: int | None = None  # no key: its bytes, once the texts are read
+        # 4k and 4096 are one job
+        self.window = self.window_tokens = whole(self.window)
+        self.stride = None if self.stride is None else whole(self.stride)
+        self.last_tokens = self.scored_tokens = whole(self.last_tokens)
+        self.step = self.window_tokens // 2 if self.stride is None else self.stride  # from a window to the next
         need = "leaves questions out of an accuracy, and texts have none: task.only chooses which texts are scored"
         check(self.without is None, "task.without", self.without, need)
         choices = ", ".join(style.value for style in STYLES)
@@ -53,7 +58,7 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
         )
         check(self.reference is None or not self.repeat, "task.repeat", self.repeat, need)
         need = f"must be below task.window={self.window}, or tokens between two windows would not be scored"
-        check(self.stride is None or self.stride < self.window, "task.stride", self.stride, need)
+        check(self.step < self.window_tokens, "task.stride", self.stride, need)
         self.context_lengths = token_counts("task.contexts", self.contexts)
         self.contexts = [str(length) for length in self.context_lengths]  # 1k and 1024 are one job
         self._check_contexts()
@@ -73,12 +78,7 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
     @property
     def most_tokens(self) -> int:
         """The tokens of the longest piece of a text that the model reads at once."""
-        return max(self.context_lengths) + self.last_tokens if self.context_lengths else self.window
-
-    @property
-    def step(self) -> int:
-        """By how many tokens the next window starts later."""
-        return self.stride or self.window // 2
+        return max(self.context_lengths) + self.scored_tokens if self.context_lengths else self.window_tokens
 
     @property
     def asks_in_chat(self) -> bool:
@@ -101,5 +101,5 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
         count = self.limit if read is None else read
         if count is None:
             return []
-        pieces = [context + self.last_tokens for context in self.context_lengths] or [2 * QUESTION_TOKENS]
+        pieces = [context + self.scored_tokens for context in self.context_lengths] or [2 * QUESTION_TOKENS]
         return [Amount(generation.batch_size, tokens, 1, count) for tokens in pieces] * self.loads

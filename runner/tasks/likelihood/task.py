@@ -178,7 +178,7 @@ def notes(inputs: Texts) -> list[str]:
         return []
     if inputs.task.contexts:
         return contexts.notes(inputs.task)
-    window, step = inputs.task.window, inputs.task.step
+    window, step = inputs.task.window_tokens, inputs.task.step
     lines = [f"perplexity: windows of {window} tokens, each next one {step} further on: every token but a text's first "
              f"is scored once, after {window - step} tokens of context or all there are"]  # fmt: skip
     if is_one_text(inputs):

@@ -28,6 +28,7 @@ from runner.tasks import (
 from runner.tasks.recall.fillers import read_filler, units_sha256
 from runner.tasks.recall.judging import Judge, Placed
 from runner.tasks.recall.keys import RecallConfig
+from runner.tasks.recall.ruler_score import add_ruler_scores
 from runner.tasks.recall.writing import prompt_of, written
 from runner_base import ConfigError, Result, Sample
 from runner_compare import RecallCard
@@ -87,6 +88,7 @@ def run(inputs: Haystack, context: Context) -> Result:
     result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
     card = RecallCard.of(done.samples, task.margin, title_of(context.config))
     card.add_to(result)
+    add_ruler_scores(result, done.samples, placed)
     card.keep(context.recorder.folder, task.pictures)
     result.notes += positions.needless_scaling_of(context.resolved, done.samples)
     return result

@@ -15,7 +15,7 @@ from likely import PAIRS, WORDS, jsonl, model_overrides, samples, scores
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner.config.resolved import resolve
-from runner.config.root import RunnerConfig
+from runner.config.root import RunnerConfig, semantic_keys
 from runner.config.wording import PromptStyle
 from runner.report import headline
 from runner.run import run
@@ -282,6 +282,7 @@ def test_samples_that_are_not_this_jobs_are_refused(two: Callable[..., RunnerCon
     [
         ({"prompt": PromptStyle.lm_eval_5shot}, "task.prompt=lm_eval_5shot: .* choose one of chat, text"),
         ({"window": 1}, "task.window=1: must be 2 or more"),
+        ({"window": "4M"}, "task.window=4M: must be 2 or more, such as 4k"),
         ({"window": 8, "stride": 8}, "task.stride=8: must be below task.window=8"),
         ({"stride": 0}, "task.stride=0: must be 1 or more"),
         ({"keep_top_k": -1}, "task.keep_top_k=-1: must be 0 or more"),
@@ -294,6 +295,16 @@ def test_samples_that_are_not_this_jobs_are_refused(two: Callable[..., RunnerCon
 def test_keys_are_checked(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         LikelihoodConfig(**keys)
+
+
+def test_thousands_of_tokens_are_the_same_job(make_config: Make) -> None:
+    def keys(**given: Any) -> dict[str, Any]:
+        return dict(semantic_keys(make_config(task=LikelihoodConfig(**given))))
+
+    assert keys(window="4k", stride="1K") == keys(window=4096, stride=1024) != keys(window=4000, stride=1024)
+    contexts = {"contexts": ["4k"]}
+    assert keys(last_tokens="1k", **contexts) == keys(last_tokens="1024", **contexts) != keys(**contexts)
+    assert keys(window="1k", last_tokens=256) == keys(), "the defaults, in other words"
 
 
 def test_choices_are_told_apart_by_their_likelihood(

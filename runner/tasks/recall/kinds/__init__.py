@@ -46,6 +46,11 @@ def has_depth(kind: str) -> bool:
     return KINDS[kind].has_depth
 
 
+def is_of_ruler(kind: str) -> bool:
+    """Whether a kind is one of RULER's."""
+    return KINDS[kind].drawn_by.startswith("ruler_")
+
+
 def shares_text(kind: str) -> bool:
     """Whether the cases of all depths ask about one and the same text."""
     return KINDS[kind].shares_text
