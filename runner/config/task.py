@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -32,6 +33,24 @@ class Amount:
     is_exact: bool = False  # no answer ends earlier, and no prompt is shorter
     shared_tokens: int = 0  # with which all prompts begin, and which are computed once
     known_tokens: int = 0  # before all of these, computed already for other completions
+    counts_tokens: bool = False  # the prompts have so many of the model's tokens, and not those of typical ones
+    piece_tokens: int | None = None  # of a prompt that is read in pieces, each without the ones before: those of one
+
+    @property
+    def read_tokens(self) -> int:
+        """Return the tokens of prompts that are computed, over all completions."""
+        return self.shared_tokens + self.completions * self.prompt_tokens
+
+    @property
+    def pairs(self) -> float:
+        """Return how often one of these tokens looks back at one before it, over all completions."""
+        before, piece = self.known_tokens + self.shared_tokens, min(self.prompt_tokens, self.piece_tokens or math.inf)
+        return self.shared_tokens**2 / 2 + self.completions * self.prompt_tokens * (before + piece / 2)
+
+    @property
+    def context_tokens(self) -> float:
+        """Return how many tokens stand before those of an answer, on average."""
+        return self.known_tokens + self.shared_tokens + self.prompt_tokens + self.new_tokens / 2
 
 
 @dataclass
@@ -45,6 +64,7 @@ class TaskConfig:
     comparisons_key: ClassVar[str] = (
         ""  # the key that says how many comparisons share 5 %; if it is null, a grid counts
     )
+    sized_by: ClassVar[tuple[str, ...]] = ()  # keys by which `amounts` knows how many tokens its prompts have
     is_endless: ClassVar[bool] = False  # it runs until somebody stops it, so that a grid would never finish
 
     def __post_init__(self) -> None:

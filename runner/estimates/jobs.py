@@ -14,6 +14,7 @@ from runner.estimates.amounts import amounts_of
 from runner.estimates.calibration import Calibration, calibration_s
 from runner.estimates.fit import Fit, fit, free_mib_by_device, possible
 from runner.estimates.guess import Rates, rates_here
+from runner.estimates.lengths import NOTHING, LengthCosts, length_costs
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.sample import CalibrationModel, calibration_model_of
 from runner.estimates.speed import Estimate, EstimateBasis, Speed
@@ -66,13 +67,17 @@ def estimate(
     estimates: dict[int, JobEstimate] = {}
     models: dict[int, CalibrationModel] = {}
     guesses: dict[int, Speed] = {}
+    costs: dict[int, LengthCosts] = {}
     with no_downloads(True):
         for number, resolved in jobs.items():
             config = resolved.config
-            entry = estimates[number] = JobEstimate(time=records.estimate(config, read.get(number)))
-            if not config.model.has_weights or (known := without_download(resolved)) is None:
+            entry = estimates[number] = JobEstimate()
+            known = without_download(resolved) if config.model.has_weights else None
+            entry.fit = _fit(known, read.get(number)) if known is not None else None
+            costs[number] = _length_costs(known, entry.fit)
+            entry.time = records.estimate(config, read.get(number), costs[number])
+            if known is None:
                 continue
-            entry.fit = _fit(known, read.get(number))
             can_time = bool(amounts_of(config, read.get(number))) and local_model(config.model) is config.model
             if not can_time or entry.time is not None or entry.fit is None or not entry.fit.fits:
                 continue  # a hybrid's time also depends on its teacher
@@ -89,6 +94,7 @@ def estimate(
             job_fit = estimates[number].fit
             if job_fit is not None and (speed := speeds.get(model.key)) is not None:
                 timed = possible(jobs[number], read.get(number)).config
+                speed = looking_back(speed, costs[number])
                 estimates[number].time = time_of(timed, speed, job_fit.rows, read.get(number))
 
     use(speeds := calibration.known_speeds([*models.values()], output_dir))
@@ -111,7 +117,13 @@ def guessed_speed(resolved: ResolvedJob, job_fit: Fit, rates: Rates) -> Speed:
     config, files = resolved.config, resolved.files
     parameters = float(sum(tensor.params for tensor in files.tensors))
     token_bytes = place_bytes(files.settings, files.dtype_bytes, config.generation.stored_kv)
-    return rates.speed(config, job_fit.predicted, parameters, token_bytes)
+    speed = rates.speed(config, job_fit.predicted, parameters, token_bytes)
+    return looking_back(speed, _length_costs(resolved, job_fit))
+
+
+def looking_back(speed: Speed, costs: LengthCosts) -> Speed:
+    """Return a speed that knows what the tokens before a token cost; measured passes have few of them."""
+    return replace(speed, pair_s=costs.pair_share * speed.token_s)
 
 
 def time_of(config: RunnerConfig, speed: Speed, rows: int, read: int | None = None) -> Estimate:
@@ -131,6 +143,16 @@ def _fit(resolved: ResolvedJob, read: int | None) -> Fit | None:
         return fit(resolved, free_mib, fixes=bool(free_mib), read=read)
     except RunnerError:  # errors in its files are reported elsewhere
         return None
+
+
+def _length_costs(resolved: ResolvedJob | None, job_fit: Fit | None) -> LengthCosts:
+    """Return what positions cost a model; nothing if its shape is not known."""
+    if resolved is None or job_fit is None:
+        return NOTHING
+    try:
+        return length_costs(resolved, job_fit.predicted)
+    except (RunnerError, KeyError, TypeError, ValueError):
+        return NOTHING
 
 
 def _calibration_model(resolved: ResolvedJob, job_fit: Fit) -> CalibrationModel | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
 from heapq import nlargest
 from itertools import islice
@@ -15,19 +15,23 @@ from typing import Any
 from runner.config.root import RunnerConfig
 from runner.config.task import Amount
 from runner.estimates.amounts import amounts_of
+from runner.estimates.lengths import NOTHING, LengthCosts, prompt_shares, step_share, task_of_record
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.store.tracking import flatten, text_of
 from runner_base import Record, Status, machine
 from runner_compare import answer_times
+from runner_engine import ROPES, RopeConfig
 from runner_engine.checkpoints import MAX_ROWS
+from runner_engine.settings.rope import RopeScalingConfig
 
 BASE = ("model.", "quantization.", "lora.", "rope.")  # keys that must agree
 INERT = ("model.check_memory", "model.cache_dir", "model.revision", "model.shape")
+ROPE = "rope."
 ROUNDS = ("repeats", "warmup")  # may differ between measurements
 # Keys that decide how long prompts and answers are, and how many decode together
 ALIKE = (
     *("generation.batch_size", "generation.max_new_tokens", "generation.thinking_tokens"),
-    *(f"task.{key}" for key in ("name", "data", "prompt", "shots", "window", "exact")),
+    *(f"task.{key}" for key in ("name", "data", "prompt", "shots", "window", "exact", "kinds", "needles", "values")),
 )
 LOADS_TWO = "task.exact"
 SPREAD = 0.2  # relative uncertainty of similar jobs, unless several differ by more
@@ -44,7 +48,7 @@ class FinishedJobs:
         self._jobs = output_dir / "jobs"
         newest = nlargest(NEWEST, _folders(self._jobs), key=lambda it: it.stat().st_mtime_ns)
         self.records = [record for folder in newest if (record := _read(Path(folder.path, "result.json")))]
-        self._bases = [frozenset(_base(record.params).items()) for record in self.records]  # few differ
+        self._bases: dict[Callable[..., Any], list[frozenset[Any]]] = {}
 
     def folder(self, record: Record) -> Path:
         """Return a job's folder, also if the output folder was moved."""
@@ -52,26 +56,34 @@ class FinishedJobs:
 
     def like(self, config: RunnerConfig) -> list[Record]:
         """Return the records with the same base, the newest first."""
-        wanted, defaults = _base(dict(flatten(config))), _base(dict(_defaults(config)))
-        alike = {base for base in {*self._bases} if defaults | dict(base) == wanted}
-        return [record for record, base in zip(self.records, self._bases, strict=True) if base in alike]
+        return self._with_same(_base, config)
+
+    def _with_same(self, base_of: Callable[[Mapping[str, Any]], dict[str, Any]], config: RunnerConfig) -> list[Record]:
+        if base_of not in self._bases:  # few differ
+            self._bases[base_of] = [frozenset(base_of(record.params).items()) for record in self.records]
+        wanted, defaults, bases = base_of(dict(flatten(config))), base_of(dict(_defaults(config))), self._bases[base_of]
+        alike = {base for base in {*bases} if defaults | dict(base) == wanted}
+        return [record for record, base in zip(self.records, bases, strict=True) if base in alike]
 
     def similar(self, config: RunnerConfig) -> list[Record]:
-        """Return the records with the same base that did the same work in batches of the same size."""
+        """Return the records with a base of the same speed that did the same work in batches of the same size."""
         params, defaults = dict(flatten(config)), dict(_defaults(config))
         wanted = _alike(params)
-        return [it for it in self.like(config) if _alike(defaults | it.params) == wanted]
+        return [it for it in self._with_same(_timed_base, config) if _alike(defaults | it.params) == wanted]
 
     def peak_mib(self, config: RunnerConfig) -> float | None:
         """Return the largest peak of the process in similar jobs; None if there is none."""
         found = [it.result.metrics for it in self.similar(config)]
         return max((metrics["peak_rss_mib"] for metrics in found if "peak_rss_mib" in metrics), default=None)
 
-    def estimate(self, config: RunnerConfig, read: int | None = None) -> Estimate | None:
-        """Return a job's time from the newest similar jobs; None if there is none."""
+    def estimate(self, config: RunnerConfig, read: int | None = None, costs: LengthCosts = NOTHING) -> Estimate | None:
+        """Return a job's time from the newest similar jobs; None if there is none.
+
+        `costs` are those of the model, by which times of shorter and longer prompts are told from each other.
+        """
         amounts = amounts_of(config, read)
         similar = self.similar(config)
-        found = ((it, times) for it in similar if (times := _seconds(it, config, amounts)))
+        found = ((it, times) for it in similar if (times := _seconds(it, config, amounts, costs)))
         if not (newest := [*islice(found, MOST_TIMES)]):
             return None
         ranges = [times for _, times in newest]
@@ -122,13 +134,23 @@ def _base(params: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in params.items() if key.startswith(BASE) and key not in INERT}
 
 
+def _timed_base(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys on which a model's speed depends: a scaling of RoPE changes no time."""
+    base = {key: value for key, value in _base(params).items() if not key.startswith(ROPE)}
+    rope = params.get(f"{ROPE}name")
+    is_scaled = rope in ROPES and issubclass(ROPES[rope], RopeScalingConfig)
+    return base | {f"{ROPE}name": RopeConfig.name if is_scaled else rope}
+
+
 def _alike(params: Mapping[str, Any]) -> list[Any]:
     """Return what similar jobs have in common; a job that does not say so loads one model, as its record then says."""
     values = {key: params.get(key) for key in ALIKE}
     return [*(values | {LOADS_TWO: values[LOADS_TWO] == "true"}).values()]
 
 
-def _seconds(record: Record, config: RunnerConfig, amounts: list[Amount]) -> tuple[float, float] | None:
+def _seconds(
+    record: Record, config: RunnerConfig, amounts: list[Amount], costs: LengthCosts
+) -> tuple[float, float] | None:
     """Return the least and the most that a job takes at a record's speed; None if they are not similar enough."""
     metrics = record.result.metrics
     if not amounts:
@@ -149,16 +171,37 @@ def _seconds(record: Record, config: RunnerConfig, amounts: list[Amount]) -> tup
     if (times := answer_times(metrics)) is None:
         return None
     beside_s = max(record.seconds - times.total_s, float(metrics.get("load_s", 0.0)))  # once, however many are asked
-    completions = _completions(amounts)
-    more = completions / times.n
+    if (then := _recorded_amounts(record, config, amounts, round(times.n))) is None:
+        return None
+    completions, of_record = _completions(amounts), _completions(then) or times.n
+    more = completions / of_record
     rows_then, rows = (
-        min(count, max(amount.rows or MOST_ROWS for amount in amounts)) for count in (times.n, completions)
+        min(count, max(amount.rows or MOST_ROWS for amount in amounts)) for count in (of_record, completions)
     )
     # With as many rows as then, each step takes as long. With others it takes more, or less, but not in proportion.
-    steps = ceil(completions / rows) / ceil(times.n / rows_then) if rows != rows_then else more
-    same_s = beside_s + times.beginnings_s + more * times.prompts_s
-    least, most = sorted((steps * times.decode_s, more * times.decode_s))
-    return same_s + least, same_s + most
+    steps = ceil(completions / rows) / ceil(of_record / rows_then) if rows != rows_then else more
+    ends = [steps * times.decode_s, more * times.decode_s]
+    prompts = [times.beginnings_s + more * times.prompts_s]
+    if then:
+        prompts = [share * (times.beginnings_s + times.prompts_s) for share in prompt_shares(amounts, then, costs)]
+        longer = step_share(amounts, then, rows, costs)  # less where rows share the keys that they read
+        ends += [longer * end for end in ends]
+    return beside_s + min(prompts) + min(ends), beside_s + max(prompts) + max(ends)
+
+
+def _recorded_amounts(record: Record, config: RunnerConfig, amounts: list[Amount], read: int) -> list[Amount] | None:
+    """Return what a record's job requested, if the tokens of its prompts are known as those of the job's are.
+
+    Nothing if they are not known of either, as of word problems; None if they are of one only.
+    """
+    task = task_of_record(config.task, record)
+    if task is None:
+        return None
+    then = task.amounts(config.generation, read)
+    known = [all(amount.counts_tokens for amount in some) for some in (amounts, then)]
+    if known[0] is not known[1]:
+        return None
+    return then if known[0] else []
 
 
 def _completions(amounts: list[Amount]) -> int:

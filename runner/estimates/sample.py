@@ -11,8 +11,10 @@ from typing import Any
 from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner_base import MIB, machine
-from runner_engine import KvCache, local_model
+from runner_engine import KvCache, RopeConfig, local_model
 from runner_engine.checkpoints import PACKED_SHARE, place_bytes, random_weights
+from runner_engine.quantization.base import CheckpointSource
+from runner_engine.settings.rope import RopeScalingConfig
 
 LAYER_MIB = 192.0  # at least for layers: more than a cache holds, also in 4 bits, so that weights come from memory
 HEAD_MIB = 64.0  # at most for the token embeddings
@@ -53,9 +55,11 @@ class CalibrationModel:
 
 def calibration_model_of(resolved: ResolvedJob, weight_mib: float) -> CalibrationModel | None:
     """Return the model to time for a job; None if its family is unknown, or the sample would not fit."""
-    config, files = resolved.config, resolved.files
+    config, files = with_native_rope(resolved.config), resolved.files
     settings = files.settings
     if settings.get("model_type") not in random_weights.FAMILIES or files.stored is not None:
+        return None
+    if config.quantization.source is not CheckpointSource.plain:  # a sample is a folder of plain weights
         return None
     if not all(key in settings for key in ("hidden_size", "intermediate_size", "num_key_value_heads")):
         return None
@@ -86,6 +90,11 @@ def calibration_model_of(resolved: ResolvedJob, weight_mib: float) -> Calibratio
         digest(timed), name, with_local_model(config), shape, depths, threads, is_packed,
         place_bytes(settings, files.dtype_bytes, kv_cache),
     )  # fmt: skip
+
+
+def with_native_rope(config: RunnerConfig) -> RunnerConfig:
+    """Return the config without a scaling of RoPE, which changes no time: one calibration is for all of them."""
+    return replace(config, rope=RopeConfig()) if isinstance(config.rope, RopeScalingConfig) else config
 
 
 def with_local_model(config: RunnerConfig) -> RunnerConfig:

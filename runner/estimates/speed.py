@@ -27,6 +27,7 @@ class Speed:
     prefill: Points  # by tokens of a pass
     decode: Points  # by rows of a step, with little context
     place_s: float = 0.0  # additional, for each position of context of each row of a step
+    pair_s: float = 0.0  # additional, for each pair of a prompt's token and one before it
     load_s: float = 0.0
     import_s: float = 0.0  # of the libraries, once per process
     limits_s: float = 0.0  # of measuring the machine's limits once
@@ -34,18 +35,22 @@ class Speed:
     source: EstimateBasis = EstimateBasis.guessed
     spread: float = 0.5  # relative uncertainty
 
+    @property
+    def token_s(self) -> float:
+        """Return the seconds of a token in the largest pass that was measured."""
+        tokens, seconds = self.prefill[-1]
+        return seconds / tokens
+
     def seconds(self, amount: Amount, rows: int) -> float:
         """Return the seconds of some completions, with so many concurrent rows."""
         rows = max(1, min(rows, amount.completions))
         waves, rest = divmod(amount.completions, rows)
         waves_s = waves * self._wave(amount, rows) + (self._wave(amount, rest) if rest else 0.0)
-        return self._prefill(amount.shared_tokens) + waves_s
+        return self._prefill(amount.shared_tokens) + waves_s + amount.pairs * self.pair_s
 
     def _wave(self, amount: Amount, rows: int) -> float:
         """Return the seconds of rows that start and end together."""
-        before = amount.known_tokens + amount.shared_tokens
-        context = before + amount.prompt_tokens + amount.new_tokens / 2
-        step_s = interpolate(self.decode, rows) + rows * context * self.place_s
+        step_s = interpolate(self.decode, rows) + rows * amount.context_tokens * self.place_s
         return self._prefill(rows * amount.prompt_tokens) + (amount.new_tokens - 1) * step_s
 
     def _prefill(self, tokens: int) -> float:

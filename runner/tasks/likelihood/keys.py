@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import ClassVar
 
 from runner.config.questions import OTHER_JOB, WORDS_FOR_A_JOB, QuestionsConfig
@@ -17,6 +18,7 @@ DRAWN = 16  # further ones that it draws from all others, for the divergence ove
 STYLES = (PromptStyle.chat, PromptStyle.text)
 WINDOW = 1024
 LAST_TOKENS = 256
+BYTES_A_TOKEN = 3.8  # of long texts, with a large vocabulary
 
 
 @dataclass
@@ -25,6 +27,7 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
 
     module: ClassVar[str] = "runner.tasks.likelihood.task"
     name: ClassVar[str] = "likelihood"
+    sized_by: ClassVar[tuple[str, ...]] = ("contexts", "last_tokens")
     window: int | str = setting(WINDOW, takes=tokens_from(2, ": each token is scored after another one"))
     stride: int | str | None = setting(None, takes=tokens_from(1, ", or null for half of task.window"))
     contexts: list[str] = field(default_factory=list, metadata={"counts": UNLESS_DEFAULT})
@@ -41,7 +44,7 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.longest_text: int | None = None  # no key: its bytes, once the texts are read
+        self.text_bytes: list[int] | None = None  # no key: of each text that is cut, once the texts are read
         # 4k and 4096 are one job
         self.window = self.window_tokens = whole(self.window)
         self.stride = None if self.stride is None else whole(self.stride)
@@ -93,13 +96,24 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
         """Return rows whose texts are read and scored; nothing is generated. No text has more tokens than bytes."""
         _, prompt_tokens, _ = super().workload(generation, rows)
-        window = self.most_tokens if self.longest_text is None else min(self.most_tokens, self.longest_text)
+        longest = None if self.text_bytes is None else max(self.text_bytes, default=0)
+        window = self.most_tokens if longest is None else min(self.most_tokens, longest)
         return generation.batch_size or rows, max(prompt_tokens, window), 1
 
     def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
-        """Return the texts, if their number is known; each counts as long as a question with its answer."""
-        count = self.limit if read is None else read
+        """Return the texts, if their number is known; one behind a question counts as a short one."""
+        count, rows = self.limit if read is None else read, generation.batch_size
         if count is None:
             return []
-        pieces = [context + self.scored_tokens for context in self.context_lengths] or [2 * QUESTION_TOKENS]
-        return [Amount(generation.batch_size, tokens, 1, count) for tokens in pieces] * self.loads
+        if self.context_lengths:
+            pieces = [context + self.scored_tokens for context in self.context_lengths]
+            return [Amount(rows, tokens, 1, count, counts_tokens=True) for tokens in pieces] * self.loads
+        if self.text_bytes:
+            return [self._in_windows(rows, count, fmean(self.text_bytes) / BYTES_A_TOKEN)] * self.loads
+        return [Amount(rows, 2 * QUESTION_TOKENS, 1, count)] * self.loads
+
+    def _in_windows(self, rows: int | None, count: int, tokens: float) -> Amount:
+        """Return texts of about so many tokens: each window but the first reads some tokens once more."""
+        further = max(0.0, (tokens - self.window_tokens) / self.step)
+        read = tokens + further * (self.window_tokens - self.step)
+        return Amount(rows, max(1, round(read)), 1, count, piece_tokens=min(self.window_tokens, max(1, round(tokens))))

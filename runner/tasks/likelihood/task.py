@@ -65,7 +65,7 @@ def prepare(config: RunnerConfig) -> Texts:
     task = own_config(config, LikelihoodConfig)
     given = load_given(task)
     contexts.check_forms(task, given)
-    task.longest_text = max((len(it.texts[0].encode()) for it in given if it.form is Form.text), default=0)
+    task.text_bytes = [len(it.texts[0].encode()) for it in given if it.form is Form.text]
     needed = {Capability.logprobs} | ({Capability.token_ids} if any(it.form is Form.text for it in given) else set())
     capabilities = kind_of(config.model).capabilities(config)
     require_among(capabilities, "task=likelihood", needed)

@@ -34,6 +34,7 @@ class RecallConfig(TaskConfig):
     module: ClassVar[str] = "runner.tasks.recall.task"
     name: ClassVar[str] = "recall"
     gives_verdicts: ClassVar[bool] = True
+    sized_by: ClassVar[tuple[str, ...]] = ("lengths", "depths", "cases")
     lengths: list[str] = field(default_factory=lambda: ["512", "1k"])
     depths: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0])
     kinds: list[str] = field(default_factory=lambda: ["single"])
@@ -98,7 +99,8 @@ class RecallConfig(TaskConfig):
             computed = [tokens for kind in self.kinds for tokens in self._computed(kind, text, length == longest)]
             completions = self.questions // len(self.tokens)
             each = max(1, round(sum(computed) / completions))
-            amounts.append(Amount(rows, each, new, completions, known_tokens=max(0, text - each)))
+            known = max(0, text - each)
+            amounts.append(Amount(rows, each, new, completions, known_tokens=known, counts_tokens=True))
         return amounts
 
     def _computed(self, kind: str, text: int, is_longest: bool) -> Iterator[int]:
