@@ -173,7 +173,7 @@ def _seconds(
     beside_s = max(record.seconds - times.total_s, float(metrics.get("load_s", 0.0)))  # once, however many are asked
     if (then := _recorded_amounts(record, config, amounts, round(times.n))) is None:
         return None
-    completions, of_record = _completions(amounts), _completions(then) or times.n
+    completions, of_record = _completions(amounts), _completions(then) or round(times.n)
     more = completions / of_record
     rows_then, rows = (
         min(count, max(amount.rows or MOST_ROWS for amount in amounts)) for count in (of_record, completions)
