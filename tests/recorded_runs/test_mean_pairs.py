@@ -100,9 +100,9 @@ def test_several_answers_are_compared_by_their_mean(store: Store, rows: Any, sho
 def test_records_of_the_vote_show_the_mean_today(store: Store, rows: Any) -> None:
     """Earlier versions logged the vote's accuracy, 100 % here, and the mean as pass@1."""
     of_votes = {"accuracy": 1.0, "accuracy_low": 0.94, "accuracy_high": 1.0}
-    with_samples(store, "earlier", "base", NONE, [8] * 60, metrics=of_votes | {"pass_at_k/1": 1.0})
-    with_samples(store, "earlier", "nf4", NF4, [6] * 60, metrics=of_votes)
-    row = rows("earlier", "--baseline", BASELINE)["nf4"]
+    with_samples(store, "earlier votes", "base", NONE, [8] * 60, metrics=of_votes | {"pass_at_k/1": 1.0})
+    with_samples(store, "earlier votes", "nf4", NF4, [6] * 60, metrics=of_votes)
+    row = rows("earlier votes", "--baseline", BASELINE)["nf4"]
     assert row["comparison"]["difference"] == -0.25
     assert (row["metrics"]["accuracy"], row["metrics"]["accuracy_low"]) == (0.75, wilson_interval(45, 60)[0])
 

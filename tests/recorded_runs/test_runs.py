@@ -14,6 +14,15 @@ pytestmark = [
 BASELINE = "quantization=none"
 
 
+def test_an_experiment_that_another_file_logs_into_is_refused(store: Store) -> None:
+    """What is shown of it would depend on which of the files runs first."""
+    store.files["of another file"] = "tests/recorded_runs/test_another.py"
+    with pytest.raises(AssertionError, match="test_another.py and tests/recorded_runs/test_runs.py log into one"):
+        store.job("of another file", "base", NONE, marks(50, 100))
+    store.job("of this file alone", "base", NONE, marks(50, 100))
+    store.job("of this file alone", "again", NONE, marks(50, 100))
+
+
 # -------------------------------------------------------------------------------------------- --runs
 
 

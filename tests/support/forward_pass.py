@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
+from runner_base.dtypes import Dtype
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.passes.forward import Forward, TokenSpan
 from runner_engine.decode.rows import Row
@@ -15,6 +18,7 @@ from runner_engine.local.engine import LocalEngine
 from runner_engine.models.load import Loaded
 from runner_engine.sessions.base import Request
 
+OFF = {Dtype.float32: 2e-5, Dtype.bfloat16: 0.04}  # of the logits' spread: the farthest, and in 16 bits their mean
 LENGTHS = (1, 2, 5, 16, 17, 33, 40)  # of prompts: remainders of tiles, blocks and panels
 
 
@@ -54,3 +58,29 @@ def all_logits(forward: Forward, with_prefix: bool) -> torch.Tensor:
     for row in rows:
         row.kv.places, row.tokens = row.kv.places + 1 if row.tokens else len(row.pending), [*row.tokens, 5]
     return torch.cat((read, mixed, forward.step(own, rows, forward.uses_of(rows)))).float()
+
+
+def check_logits(engine: LocalEngine, dtype: Dtype) -> None:
+    """Compare the logits of a pass in a single call with those of the model's own pass."""
+    loaded, heads, fused = with_fast_kernels(engine)
+    assert fused is not None
+    for with_prefix in (False, True):
+        expected = all_logits(Forward(loaded.model, heads), with_prefix)
+        forward = Forward(loaded.model, heads)
+        forward.fused = fused
+        logits = all_logits(forward, with_prefix)
+        off = (logits - expected).abs()
+        assert (off.max() if dtype == Dtype.float32 else off.mean()) <= OFF[dtype] * expected.std()
+        if dtype == Dtype.float32:
+            assert (logits.argmax(-1) == expected.argmax(-1)).all()
+
+
+def check_that_it_shows(engine: LocalEngine, change: Callable[[FusedForward], None]) -> None:
+    """See that a wrong number in what is called gives logits that are far from the model's."""
+    loaded, heads, fused = with_fast_kernels(engine)
+    assert fused is not None
+    expected = all_logits(Forward(loaded.model, heads), with_prefix=True)
+    forward = Forward(loaded.model, heads)
+    change(fused)
+    forward.fused = fused
+    assert (all_logits(forward, with_prefix=True) - expected).abs().max() > 50 * OFF[Dtype.float32] * expected.std()

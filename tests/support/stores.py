@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,15 @@ class Store:
         self.client = MlflowClient(f"sqlite:///{output_dir}/mlflow.db")
         self.clock_ms = 1_700_000_000_000
         self.run_ids: list[str] = []  # of the jobs, the newest last
+        self.files: dict[str, str] = {}  # the file of tests that logs into an experiment
+
+    def belongs_to_this_file(self, experiment: str) -> None:
+        """Refuse an experiment that another file of tests logs into, too: what it shows would depend on their order."""
+        file = os.environ.get("PYTEST_CURRENT_TEST", "").partition("::")[0]
+        first = self.files.setdefault(experiment, file)
+        assert first == file, (
+            f"{first} and {file} log into one experiment, {experiment!r}: give one of them another name"
+        )
 
     def experiment(self, name: str) -> str:
         """Return the experiment's id; the experiment is created if there is none."""
@@ -51,6 +61,7 @@ class Store:
 
     def grid(self, experiment: str, name: str, jobs: list[str]) -> str:
         """Log the parent run of a grid with the plan of its jobs; returns its id."""
+        self.belongs_to_this_file(experiment)
         self.clock_ms += 1000
         tags = {"grid": name, "mlflow.runName": f"grid of {len(jobs)} jobs"}
         run = self.client.create_run(self.experiment(experiment), start_time=self.clock_ms, tags=tags)
@@ -84,6 +95,7 @@ class Store:
         """Log one run like the runner; returns its job folder."""
         from mlflow.entities import Metric, Param, RunTag
 
+        self.belongs_to_this_file(experiment)
         experiment_id = self.experiment(experiment)
         folder = self.output_dir / experiment / "jobs" / job_id
         folder.mkdir(parents=True, exist_ok=True)

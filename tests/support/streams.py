@@ -66,9 +66,29 @@ def generated(
             return_dict_in_generate=True, output_scores=True, **keys,
         )  # fmt: skip
         answers[index] = out.sequences[0, ids.shape[1] :].tolist()
-        scores = torch.stack(out.scores)[:, 0]
-        scores = scores.where(scores.isfinite(), scores[scores.isfinite()].min())
-        best = scores.topk(2, dim=-1).values
-        margin = ((best[:, 0] - best[:, 1]) / scores.std(dim=-1)).min()
-        assert float(margin) >= clear, f"prompt {index}: a toss-up, {margin:.1e} between first and second"
+        _check_clear(torch.stack(out.scores)[:, 0], index, clear)
     return answers
+
+
+def chosen(
+    model: Any, tokenizer: Any, prompts: Sequence[str], answers: dict[Any, list[int]], clear: float = CLEAR
+) -> dict[Any, list[int]]:
+    """Return what transformers' own pass chooses behind each token of given answers, in one pass for each prompt.
+
+    These are the answers if, and only if, each of their tokens is the model's choice: then generate gives them, too.
+    """
+    choices = {}
+    for index, prompt in enumerate(prompts):
+        ids = tokenizer(prompt)["input_ids"]
+        with torch.inference_mode():
+            scores = model(torch.tensor([[*ids, *answers[index][:-1]]])).logits[0, len(ids) - 1 :]
+        choices[index] = scores.argmax(-1).tolist()
+        _check_clear(scores, index, clear)
+    return choices
+
+
+def _check_clear(scores: torch.Tensor, prompt: int, clear: float) -> None:
+    scores = scores.where(scores.isfinite(), scores[scores.isfinite()].min())
+    best = scores.topk(2, dim=-1).values
+    margin = ((best[:, 0] - best[:, 1]) / scores.std(dim=-1)).min()
+    assert float(margin) >= clear, f"prompt {prompt}: a toss-up, {margin:.1e} between first and second"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from forward_pass import all_logits, with_fast_kernels
+from forward_pass import OFF, check_logits, check_that_it_shows, with_fast_kernels
 from opening import local_engine
 from streams import complete
 from torch import nn
@@ -20,7 +20,6 @@ from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.layouts import NotFusable
 from runner_engine.decode.layouts.functions import activation_of
 from runner_engine.decode.layouts.norms import norm_of
-from runner_engine.decode.passes.forward import Forward
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import Activation, NormKind
 from runner_engine.local.engine import LocalEngine
@@ -29,7 +28,6 @@ from runner_engine.settings.model import LocalModelConfig
 from tools import families
 
 pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here, so nothing is called in C")
-OFF = {Dtype.float32: 2e-5, Dtype.bfloat16: 0.04}  # of the logits' spread: the farthest, and in 16 bits their mean
 LIVELY = {"query_pre_attn_scalar": 8, "tie_word_embeddings": False}  # else a tiny Gemma repeats its last token for ever
 SLIDING = {"layer_types": ["sliding_attention", "full_attention"]}
 # families by what they have, and keys so that it matters
@@ -88,17 +86,7 @@ def engine_of(make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_its_logits_are_those_of_the_model(family: str, dtype: Dtype, engine_of: Callable[..., LocalEngine]) -> None:
     """Rows of all kinds, some longer than a window of 16."""
-    loaded, heads, fused = with_fast_kernels(engine_of(family, dtype))
-    assert fused is not None
-    for with_prefix in (False, True):
-        expected = all_logits(Forward(loaded.model, heads), with_prefix)
-        forward = Forward(loaded.model, heads)
-        forward.fused = fused
-        logits = all_logits(forward, with_prefix)
-        off = (logits - expected).abs()
-        assert (off.max() if dtype == Dtype.float32 else off.mean()) <= OFF[dtype] * expected.std()
-        if dtype == Dtype.float32:
-            assert (logits.argmax(-1) == expected.argmax(-1)).all()
+    check_logits(engine_of(family, dtype), dtype)
 
 
 @pytest.mark.sampled(4)
@@ -165,13 +153,7 @@ def _with(**values: Any) -> Callable[[FusedForward], None]:
 def test_what_is_wrong_shows_in_the_logits(
     family: str, change: Callable[[FusedForward], None], engine_of: Callable[..., LocalEngine]
 ) -> None:
-    loaded, heads, fused = with_fast_kernels(engine_of(family))
-    assert fused is not None
-    expected = all_logits(Forward(loaded.model, heads), with_prefix=True)
-    forward = Forward(loaded.model, heads)
-    change(fused)
-    forward.fused = fused
-    assert (all_logits(forward, with_prefix=True) - expected).abs().max() > 50 * OFF[Dtype.float32] * expected.std()
+    check_that_it_shows(engine_of(family), change)
 
 
 def test_the_trial_refuses_a_layout_that_lacks_something(

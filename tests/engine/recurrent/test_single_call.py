@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from forward_pass import all_logits, with_fast_kernels
+from forward_pass import OFF, all_logits, check_logits, check_that_it_shows, with_fast_kernels
 from hybrids import SINGLE_CALL, save_hybrid
 from opening import local_engine
 from streams import complete
@@ -33,7 +33,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here, so nothing is called in C"),
 ]
-OFF = {Dtype.float32: 2e-5, Dtype.bfloat16: 0.04}  # of the logits' spread: the farthest, and in 16 bits their mean
 CUTS = ((50,), (1, 6, 1, 25, 17), (40, 10))
 Make = Callable[..., RunnerConfig]
 
@@ -51,14 +50,7 @@ def engine_of(make_config: Make, tiny_llama: Path, tmp_path: Path) -> Callable[.
 @pytest.mark.parametrize("family", SINGLE_CALL)
 def test_its_logits_are_those_of_the_model(family: str, dtype: Dtype, engine_of: Callable[..., LocalEngine]) -> None:
     """Rows of all kinds: entering, read in pieces, decoding, and behind a prefix."""
-    loaded, heads, fused = with_fast_kernels(engine_of(family, dtype))
-    assert fused is not None
-    for with_prefix in (False, True):
-        expected = all_logits(Forward(loaded.model, heads), with_prefix)
-        forward = Forward(loaded.model, heads)
-        forward.fused = fused
-        off = (all_logits(forward, with_prefix) - expected).abs()
-        assert (off.max() if dtype == Dtype.float32 else off.mean()) <= OFF[dtype] * expected.std()
+    check_logits(engine_of(family, dtype), dtype)
 
 
 @pytest.mark.parametrize("dtype", list(OFF))
@@ -174,13 +166,7 @@ def _not_rotated(fused: FusedForward) -> None:
 def test_what_is_wrong_shows_in_the_logits(
     family: str, change: Callable[[FusedForward], None], engine_of: Callable[..., LocalEngine]
 ) -> None:
-    loaded, heads, fused = with_fast_kernels(engine_of(family))
-    assert fused is not None
-    expected = all_logits(Forward(loaded.model, heads), with_prefix=True)
-    forward = Forward(loaded.model, heads)
-    change(fused)
-    forward.fused = fused
-    assert (all_logits(forward, with_prefix=True) - expected).abs().max() > 50 * OFF[Dtype.float32] * expected.std()
+    check_that_it_shows(engine_of(family), change)
 
 
 @pytest.mark.parametrize(

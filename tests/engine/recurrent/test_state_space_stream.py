@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hybrids import STATE_SPACES, save_hybrid
 from opening import local_engine
-from streams import AGENTS, PROMPTS, QUESTIONS, SYSTEM, complete, generated
+from streams import AGENTS, PROMPTS, QUESTIONS, SYSTEM, chosen, complete, generated
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner.config.root import RunnerConfig
@@ -76,14 +76,25 @@ def test_rows_enter_and_leave_and_share_prefixes(
     engine.close()
 
 
-@pytest.mark.sampled(2)  # of 500 tokens, most of the time is that of generate
+@pytest.mark.sampled(2)
 def test_five_hundred_tokens(make_config: Make, saved: Path, family: tuple[Any, Any]) -> None:
+    prompts = [SYSTEM + AGENTS[0] + QUESTIONS[0], SYSTEM + AGENTS[1], "y"]
+    engine = opened(make_config, saved, LONG)
+    some = [Request(at, prompt, ignore_eos=True) for at, prompt in enumerate(prompts)]
+    answers = complete(engine, some, 2)
+    assert engine.stats.notes == []
+    engine.close()
+    assert [len(answer) for answer in answers.values()] == [LONG] * len(prompts)
+    assert answers == chosen(*family, prompts, answers, clear=1e-6)
+
+
+@pytest.mark.thorough  # most of the time is that of generate
+def test_five_hundred_tokens_are_those_of_generate(make_config: Make, saved: Path, family: tuple[Any, Any]) -> None:
     prompts = [SYSTEM + AGENTS[0] + QUESTIONS[0], SYSTEM + AGENTS[1], "y"]
     expected = generated(*family, prompts, LONG, clear=1e-6, eos_token_id=300)
     engine = opened(make_config, saved, LONG)
     some = [Request(at, prompt, ignore_eos=True) for at, prompt in enumerate(prompts)]
     assert complete(engine, some, 2) == expected
-    assert engine.stats.notes == []
     engine.close()
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hybrids import HYBRIDS, save_hybrid
 from opening import local_engine
-from streams import AGENTS, PROMPTS, QUESTIONS, SYSTEM, complete, generated, requests
+from streams import AGENTS, PROMPTS, QUESTIONS, SYSTEM, chosen, complete, generated, requests
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner.config.root import RunnerConfig
@@ -88,12 +88,18 @@ def test_rows_enter_and_leave_and_share_prefixes(engine: LocalEngine, hybrid: Mo
     assert engine.stats.shared_tokens > 0
 
 
-def test_five_hundred_tokens(make_config: Make, hybrid: Model) -> None:
+@pytest.mark.parametrize("token_by_token", [False, pytest.param(True, marks=pytest.mark.thorough)])
+def test_five_hundred_tokens(make_config: Make, hybrid: Model, token_by_token: bool) -> None:
     prompts = [SYSTEM + AGENTS[0] + QUESTIONS[0], SYSTEM + AGENTS[1], "y"]
-    expected = generated(hybrid.model, hybrid.tokenizer, prompts, LONG, clear=1e-6, eos_token_id=NO_END)
     engine = opened(make_config, hybrid, LONG)
-    assert complete(engine, requests(prompts, ignore_eos=True), 2) == expected
+    answers = complete(engine, requests(prompts, ignore_eos=True), 2)
     engine.close()
+    assert [len(answer) for answer in answers.values()] == [LONG] * len(prompts)
+    assert answers == chosen(hybrid.model, hybrid.tokenizer, prompts, answers, clear=1e-6)
+    wrong = answers | {2: [*answers[2][:-2], answers[2][-2] ^ 1, answers[2][-1]]}
+    assert wrong != chosen(hybrid.model, hybrid.tokenizer, prompts, wrong, clear=0), "the control: another token"
+    if token_by_token:
+        assert answers == generated(hybrid.model, hybrid.tokenizer, prompts, LONG, clear=1e-6, eos_token_id=NO_END)
 
 
 def test_prompts_are_read_in_pieces(engine: LocalEngine, hybrid: Model, monkeypatch: pytest.MonkeyPatch) -> None:
