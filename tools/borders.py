@@ -9,6 +9,7 @@ import argparse
 import ast
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,11 +26,16 @@ def crossing(user: str, package: str, root: Path = ROOT) -> dict[str, set[str]]:
     """Return the full names of a package that another package uses, each with the modules that use it."""
     users: dict[str, set[str]] = defaultdict(set)
     for path in sorted((root / user).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            for name in _imported(node):
-                if name.split(".")[0] == package:
-                    users[name].add(path.relative_to(root).as_posix())
+        for name in _imported_by(path):
+            if name.split(".")[0] == package:
+                users[name].add(path.relative_to(root).as_posix())
     return dict(users)
+
+
+@cache
+def _imported_by(path: Path) -> list[str]:
+    """Return the names that a file imports, parsed once."""
+    return [name for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) for name in _imported(node)]
 
 
 def _imported(node: ast.AST) -> list[str]:

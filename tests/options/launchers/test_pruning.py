@@ -20,8 +20,12 @@ pytest.importorskip("optuna", reason="pip install 'runner-llm[dev]'")
 
 # the embedded model solves most problems at temperature 0.1, fewer the hotter it is
 SEARCH = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.sampler.name=grid", "hydra.sweeper.n_jobs=1",
-          "generation=sampling", "generation.temperature=0.1,0.2,3.0,4.0,5.0", "task.limit=150",
+          "generation=sampling", "generation.temperature=0.1,0.2,3.0,4.0,5.0",
           "generation.max_new_tokens=96", "tracking=none")  # fmt: skip
+
+
+QUESTIONS = 64  # enough to see which is worse, and few enough to answer all of them in the control
+LONG_SEARCH = (*SEARCH, "task.limit=150")  # long enough to be killed amid a trial
 
 
 def trials(outputs: Path) -> dict[float, tuple[str, float | None]]:
@@ -45,9 +49,10 @@ def test_what_is_pruned_is_worse_and_the_best_is_the_same(
 ) -> None:
     for folder in ("pruned", "whole"):
         (tmp_path / folder).mkdir()
-    pruned = runner(*SEARCH, f"hydra.sweeper.sampler.seed={seed}", "hydra.sweeper.prune=true", cwd=tmp_path / "pruned")
+    search = (*SEARCH, f"task.limit={QUESTIONS}", f"hydra.sweeper.sampler.seed={seed}")
+    pruned = runner(*search, "hydra.sweeper.prune=true", cwd=tmp_path / "pruned")
     assert pruned.code == 0, pruned.err
-    whole = runner(*SEARCH, f"hydra.sweeper.sampler.seed={seed}", cwd=tmp_path / "whole")
+    whole = runner(*search, cwd=tmp_path / "whole")
     assert whole.code == 0, whole.err
     truth = {key: score for key, (_, score) in trials(tmp_path / "whole" / "outputs").items()}
     found = trials(tmp_path / "pruned" / "outputs")
@@ -63,8 +68,8 @@ def test_what_is_pruned_is_worse_and_the_best_is_the_same(
     assert "early_stop" not in pruned.out, "what the search sets itself is no column"
     assert pruned.out.count(" pruned ") == [state for state, _ in found.values()].count("PRUNED")
     asked = [record["result"]["metrics"] for record in results(tmp_path / "pruned").values()]
-    assert all(it["questions_asked"] < 150 for it in asked if it.get("questions_left"))
-    again = runner(*SEARCH, f"hydra.sweeper.sampler.seed={seed}", "hydra.sweeper.prune=true", cwd=tmp_path / "pruned")
+    assert all(it["questions_asked"] < QUESTIONS for it in asked if it.get("questions_left"))
+    again = runner(*search, "hydra.sweeper.prune=true", cwd=tmp_path / "pruned")
     assert "5 trials are done, 0 are taken up again" in again.err
     assert again.out.count("gsm8k-") >= 5
 
@@ -72,7 +77,7 @@ def test_what_is_pruned_is_worse_and_the_best_is_the_same(
 @pytest.mark.thorough
 def test_a_search_that_is_killed_prunes_as_one_that_is_not(runner: Callable[..., Any], tmp_path: Path) -> None:
     """Killed amid a trial that is compared: it goes on against the same job, and the same trials are pruned."""
-    search = [*SEARCH, "hydra.sweeper.sampler.seed=1", "hydra.sweeper.prune=true"]
+    search = [*LONG_SEARCH, "hydra.sweeper.sampler.seed=1", "hydra.sweeper.prune=true"]
     jobs = tmp_path / "killed" / "outputs" / "jobs"
     for kill in (1, 2):
         one = Grid(tmp_path / "killed", search, name=f"{kill}-")
@@ -151,7 +156,7 @@ def test_how_a_trial_is_compared() -> None:
 def test_what_cannot_be_pruned_is_said_first(
     runner: Callable[..., Any], tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    done = runner(*SEARCH, "hydra.sweeper.prune=true", *arguments)
+    done = runner(*LONG_SEARCH, "hydra.sweeper.prune=true", *arguments)
     assert (done.code, done.out) == (2, "")
     assert message in done.err.splitlines()[-1]
     assert not (tmp_path / "outputs" / "searches.db").exists()
