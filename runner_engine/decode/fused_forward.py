@@ -52,6 +52,7 @@ class FusedForward:
         """
         self.heads, self.kernels, self.positions = heads, kernels, positions
         self._rope_tables: list[tuple[torch.Tensor, torch.Tensor]] = []  # cos and sin
+        self._query_scales: torch.Tensor | None = None  # of positions
         self._extended = 0  # their positions
         self.after_pass: Callable[[int], object] = int  # is told of a pass's tokens
         try:
@@ -166,8 +167,9 @@ class FusedForward:
         for count in of_parts:
             pieces += [count * wide * size, count * queries * 4, count * queries * 4]
         pieces += weights.mixtures.workspace_pieces(tokens)
+        pieces += weights.latents.workspace_pieces(tokens)
         if weights.is_quantized:
-            widest = max(behind, weights.hidden, weights.mixtures.widest)
+            widest = max(behind, weights.hidden, weights.mixtures.widest, weights.latents.widest)
             rows = tokens * weights.mixtures.chosen
             pieces.append(quantized_workspace_bytes(rows, widest, torch.get_num_threads()))
         return int(sum(pieces)) + CACHE_LINE * len(pieces)
@@ -179,15 +181,18 @@ class FusedForward:
         count = min(max(positions, 2 * self._extended), self.positions)
         rotation, of_model, dtype = self.weights.rotation, self.weights.model, self.heads.dtype
         of_model.positions = self._extended = count
+        if self.weights.query_scale is not None:
+            scales = self.weights.query_scale.at(torch.arange(count)).to(dtype).float().contiguous()
+            of_model.query_scales = native.pointer(scales, torch.float32, count)
+            self._query_scales = scales
         if rotation is None:
             return
         tables = []
         for number, table in enumerate(self.weights.tables):
             with torch.inference_mode():
-                pair = [
-                    rotation.table(some[0]) for some in table(torch.zeros(1, dtype=dtype), torch.arange(count)[None])
-                ]
-            tables.append((pair[0], pair[1]))
+                angles = table.angles(torch.zeros(1, dtype=dtype), torch.arange(count))
+                pair = rotation.table(angles.cos), rotation.table(angles.sin)
+            tables.append(pair)
             of_model.cos[number], of_model.sin[number] = (
                 native.pointer(some, torch.float32, count, rotation.rotated // 2) for some in pair
             )

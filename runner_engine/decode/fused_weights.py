@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from runner_base import machine
+from runner_engine.decode.fused_latents import FusedLatents
 from runner_engine.decode.fused_mixers import FusedMixers
 from runner_engine.decode.fused_mixtures import FusedMixtures
-from runner_engine.decode.layouts import LayerLayout, ModelLayout, NormLayout, NotFusable, describe
+from runner_engine.decode.layouts import AttentionLayout, LayerLayout, ModelLayout, NormLayout, NotFusable, describe
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import (
     Activation,
@@ -93,12 +94,14 @@ class FusedWeights:
         self.windows: list[Window | None] = [None, *dict.fromkeys(window for window in heads.windows if window)]
         self.gates = max(0 if layer.mlp is None else layer.mlp.gates for layer in layout.layers)
         self.has_halves = _has_halves(layout) or self.mixtures.has_shared
-        self.has_query_gates = _have_query_gates(layout)
+        attending = [layer.attention for layer in layout.layers if layer.attention is not None]
+        self.has_query_gates = _same(attending, "has_gates")
+        self.query_scale = layout.query_scale
+        self.latents = FusedLatents(heads, self._matrix, self._norm)
         self.mixers = FusedMixers(layout)
         layers = [self._layer(number, layer) for number, layer in enumerate(layout.layers)]
         head = layout.head
-        attending = sum(layer.attention is not None for layer in layout.layers)
-        if (attending, self.mixers.count) != (heads.layers, len(heads.states)):
+        if (len(attending), self.mixers.count) != (heads.layers, len(heads.states)):
             raise NotFusable("its number of layers differs")
         self.vocabulary, self.rows = head.out_features, len(layout.embedding.weight)
         of_head = self._matrix(head, self.hidden, self.vocabulary)
@@ -109,9 +112,9 @@ class FusedWeights:
             dim=heads.dim, is_quantized=self.is_quantized, has_kv_bytes=heads.in_bytes, embedding_rows=self.rows,
             attention_tile_rows=heads.attention_tile_rows,
             rotated=0 if self.rotation is None else self.rotation.rotated,
-            is_interleaved=self.rotation is not None and self.rotation.is_interleaved,
+            points=0 if self.rotation is None else self.rotation.points,
             gates=self.gates, has_halves=self.has_halves, has_query_gates=self.has_query_gates,
-            mixers=self.mixers.count,
+            has_heads_together=_same(attending, "has_heads_together"), mixers=self.mixers.count,
             embedding_scale=self._scale_of_rows(layout), residual_scale=layout.residual_scale,
             logit_scale=layout.logit_scale, logit_cap=layout.logit_cap,
             embedding=embedding, position_embedding=self._position_embedding(layout),
@@ -157,7 +160,11 @@ class FusedWeights:
         assert attention is not None
         queries, pairs = heads.kv_heads * heads.group * heads.dim, heads.kv_heads * heads.dim
         of_queries = 2 * queries if attention.has_gates else queries
-        widths = (of_queries, pairs, pairs) if len(attention.into) == 3 else (queries + 2 * pairs,)
+        widths: tuple[int, ...] = (of_queries, pairs, pairs) if len(attention.into) == 3 else (queries + 2 * pairs,)
+        found, latent = queries, None
+        if attention.latent is not None:
+            widths, latent = self.latents.widths(attention.latent), self.latents.address(attention.latent)
+            found = heads.kv_heads * attention.latent.value
         qkv = [self._matrix(part, hidden, width) for part, width in zip(attention.into, widths, strict=True)]
         norm_q, norm_k = (self._norm(norm, None) for norm in layer.head_norms or (None, None))
         sinks = None if attention.sinks is None else self._hold_floats(attention.sinks, heads.kv_heads * heads.group)
@@ -166,7 +173,8 @@ class FusedWeights:
         return {
             "norm_q": norm_q, "norm_k": norm_k, "sinks": sinks, "scale": attention.scale, "cap": attention.cap,
             "rope": layer.rope, "window": self.windows.index(window), "norms_all_heads": attention.norms_all_heads,
-            "qkv_count": len(qkv), "qkv": self._side_by_side(qkv), "out": self._matrix(attention.out, queries, hidden),
+            "norms_rotated": attention.norms_rotated, "latent": latent,
+            "qkv_count": len(qkv), "qkv": self._side_by_side(qkv), "out": self._matrix(attention.out, found, hidden),
             "kv": heads.kernel_layers[kv_layer],
         }  # fmt: skip
 
@@ -273,9 +281,9 @@ def check_fusable(model: Any, heads: Heads, kernels: native.Kernels) -> None:
         raise NotFusable("its layers have hooks")
 
 
-def _have_query_gates(layout: ModelLayout) -> bool:
-    """Whether layers have gates behind their queries; NotFusable if some have, and others not."""
-    found = {layer.attention.has_gates for layer in layout.layers if layer.attention is not None}
+def _same(attending: Sequence[AttentionLayout], name: str) -> bool:
+    """Return what is so in all layers that attend; NotFusable if they differ."""
+    found = {bool(getattr(attention, name)) for attention in attending}
     if len(found) > 1:
         raise NotFusable("its layers differ")
     return True in found

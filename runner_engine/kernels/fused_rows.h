@@ -62,18 +62,41 @@ INLINE void NAME(rotate_neighbours)(T *head, int64_t half, const float *cos, con
   }
 }
 
+/* The same where neighbours are the two numbers of a point, and go where halves have theirs */
+INLINE void NAME(rotate_into_halves)(T *head, int64_t half, const float *cos, const float *sin) {
+  T turned[2 * half + 1];
+#pragma omp simd
+  for (int64_t d = 0; d < half; d++) {
+    const float a = NAME(to_float)(head[2 * d]), b = NAME(to_float)(head[2 * d + 1]);
+    turned[d] = NAME(from_float)(NAME(rounded)(a * cos[d]) - NAME(rounded)(b * sin[d]));
+    turned[d + half] = NAME(from_float)(NAME(rounded)(b * cos[d]) + NAME(rounded)(a * sin[d]));
+  }
+  memcpy(head, turned, 2 * half * sizeof(T));
+}
+
+/* Rotates the first numbers of a head to its position. rope: which table, or -1: it stays as it is */
+INLINE void NAME(turn_head)(const fused_model *m, int64_t rope, T *head, int64_t position) {
+  if (rope < 0) return;
+  const int64_t half = m->rotated / 2;
+  const float *cos = m->cos[rope] + position * half, *sin = m->sin[rope] + position * half;
+  if (m->points == POINTS_IN_HALVES) NAME(rotate_halves)(head, half, cos, sin);
+  else if (m->points == POINTS_OF_NEIGHBOURS) NAME(rotate_neighbours)(head, half, cos, sin);
+  else NAME(rotate_into_halves)(head, half, cos, sin);
+}
+
 /* The heads [count, dim] of one token: their norm, if there is one, and RoPE. position: of the token */
 INLINE void NAME(norm_and_rotate)(const fused_model *m, const fused_layer *layer, const fused_norm *norm, T *heads,
                                   int64_t count, int64_t position) {
-  const int64_t dim = m->dim, half = m->rotated / 2, rope = layer->rope;
-  const float *cos = rope < 0 ? 0 : m->cos[rope] + position * half, *sin = rope < 0 ? 0 : m->sin[rope] + position * half;
-  if (norm->weight && layer->norms_all_heads) NAME(norm_by)(norm, heads, count * dim, heads);
-  for (int64_t h = 0; h < count; h++, heads += dim) {
-    if (norm->weight && !layer->norms_all_heads) NAME(norm_by)(norm, heads, dim, heads);
-    if (rope < 0) continue;
-    if (m->is_interleaved) NAME(rotate_neighbours)(heads, half, cos, sin);
-    else NAME(rotate_halves)(heads, half, cos, sin);
+  const int has_norm = norm->weight != 0, is_of_each = has_norm && !layer->norms_all_heads;
+  const int64_t dim = m->dim;
+  if (has_norm && layer->norms_all_heads && !layer->norms_rotated) NAME(norm_by)(norm, heads, count * dim, heads);
+  for (int64_t h = 0; h < count; h++) {
+    T *head = heads + h * dim;
+    if (is_of_each && !layer->norms_rotated) NAME(norm_by)(norm, head, dim, head);
+    NAME(turn_head)(m, layer->rope, head, position);
+    if (is_of_each && layer->norms_rotated) NAME(norm_by)(norm, head, dim, head);
   }
+  if (has_norm && layer->norms_all_heads && layer->norms_rotated) NAME(norm_by)(norm, heads, count * dim, heads);
 }
 
 #ifndef FUSED_ROWS

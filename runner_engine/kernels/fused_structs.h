@@ -16,39 +16,48 @@ typedef struct {
 /* What an MLP goes through between its products. SILU_IN_PRODUCT: two matrices gate each other in the registers. */
 enum { SILU_IN_PRODUCT, SILU, GELU, TANH_GELU, RELU, SQUARED_RELU };
 
+/* The two numbers of a point that is rotated: as far from each other as half of those that are, or neighbours; these stay
+   where they are, or go where halves have theirs. */
+enum { POINTS_IN_HALVES, POINTS_OF_NEIGHBOURS, NEIGHBOURS_INTO_HALVES };
+
 #define ROPE_TABLES 2
 
 typedef struct {
   int64_t layers, hidden, inner, kv_heads, group, dim, is_quantized, has_kv_bytes, embedding_rows, positions;
   int64_t attention_tile_rows;   /* as tile_rows of attend_shared */
-  int64_t rotated, is_interleaved; /* numbers of a head that are rotated; whether by neighbours and not by halves */
+  int64_t rotated, points;       /* numbers of a head that are rotated, and which of them are a point */
   int64_t gates;                 /* numbers of a token that an MLP computes before they go through its function, or 0 */
   int64_t has_halves;            /* whether attention or an MLP is not added to a token as it is */
   int64_t has_query_gates;       /* whether behind each query is a gate of what it finds */
+  int64_t has_heads_together;    /* whether each head's query, key and value stand side by side */
   int64_t mixers;                /* layers that carry a state instead of attending */
   float embedding_scale, residual_scale, logit_scale, logit_cap; /* logit_cap: 0 where there is none */
   const void *embedding;         /* [embedding_rows, hidden] */
   const void *position_embedding; /* [positions, hidden], which is added to it, or 0 */
   const float *cos[ROPE_TABLES], *sin[ROPE_TABLES]; /* [positions, rotated / 2]: of each point */
+  const float *query_scales;     /* [positions]: what rotated queries are multiplied by, or 0 */
   fused_norm norm;
   matrix head;
 } fused_model;
 
 typedef struct mixture mixture; /* mixture_structs.h */
+typedef struct latent latent;   /* latent_structs.h */
 
 typedef struct {
   fused_norm norm_in, norm_mid;          /* before attention and before the MLP */
   fused_norm after_attention, after_mlp; /* before each is added to the token */
-  fused_norm norm_q, norm_k;             /* before RoPE: of each head, or of all together */
+  fused_norm norm_q, norm_k;             /* of each head, or of all together */
   const float *sinks;                    /* of each query head, or 0 */
   float scale, cap;                      /* of scores; cap: 0 where there is none */
   int64_t rope;                          /* which table, or -1: its heads are not rotated */
   int64_t window;                        /* which of a pass's windows; the first one hides nothing */
   int64_t norms_all_heads, is_parallel;  /* is_parallel: the MLP reads what attention reads */
+  int64_t norms_rotated;                 /* heads are normed when they have been rotated, and not before */
   int64_t qkv_count, gated_count;        /* matrices that compute these, side by side */
   int64_t activation, has_gate;          /* has_gate: half of the MLP's numbers gate the other half */
   int64_t mlp_apart, has_no_mlp;         /* mlp_apart: the caller computes its MLP, between two calls */
   const mixture *mixture;                /* the experts in the place of its MLP, or 0 */
+  const latent *latent;                  /* what its heads come out of, or 0 */
   kv_layer kv;                           /* how its keys and values are stored, and where in an arena */
   const fused_mixer *mixer;              /* 0: the layer attends; else `qkv` is what the mixer reads */
   const mixer_beside *beside;            /* a mixer beside its attention, or 0 */
@@ -94,10 +103,13 @@ static int is_beside_readable(const fused_model *m, const fused_layer *layer, in
   return is_readable(&beside->into, m->hidden, pack) && is_readable(&beside->out, beside->mixer->inner, pack);
 }
 
+/* Numbers of a token that attention gives */
+static int64_t found_width(const fused_model *m, const fused_layer *layer);
+
 /* What a layer has, and its matrices; pack: how many numbers of a row are in 32 bits */
 static int is_layer_readable(const fused_model *m, const fused_layer *layer, int64_t pack) {
   const fused_mixer *mixer = layer->mixer;
-  const int64_t width = mixer ? mixer->inner : m->kv_heads * m->group * m->dim;
+  const int64_t width = mixer ? mixer->inner : found_width(m, layer);
   const int64_t gated = layer->mlp_apart ? 0 : layer->gated_count;
   if (layer->qkv_count < 1 || layer->qkv_count > MIXER_MATRICES || gated != layer->gated_count || gated > 2) return 0;
   if (mixer && !is_mixer(mixer, m->mixers, layer->qkv, layer->qkv_count)) return 0;
@@ -171,6 +183,8 @@ static int64_t check_fused(const fused_model *m, const fused_layer *layers, cons
   }
   if ((wrong = check_windows(m, layers, in)) || (wrong = check_pieces(m, layers, in))) return wrong;
   if ((wrong = check_mixers(m, in, pack))) return wrong;
+  if (m->points < POINTS_IN_HALVES || m->points > NEIGHBOURS_INTO_HALVES) REFUSE(WRONG_HEADS, 0);
+  if (m->has_heads_together && (m->group != 1 || m->has_query_gates)) REFUSE(WRONG_HEADS, 0);
   if (m->rotated < 0 || m->rotated > m->dim || m->rotated % 2) REFUSE(WRONG_HEADS, 0);
   if (m->has_kv_bytes && !(pack == 2 ? has_kv_bytes_bf16 : has_kv_bytes_f32)) REFUSE(MISSING_UNIT, 1);
   if (are_matrices_missing(m, layers, pack)) REFUSE(MISSING_UNIT, 0);

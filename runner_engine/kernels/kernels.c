@@ -17,6 +17,7 @@
 #include "fused_structs.h"
 #include "expert_structs.h"
 #include "mixture_structs.h"
+#include "latent_structs.h"
 #include "pass_clock.h"
 #include "tiles.h"
 

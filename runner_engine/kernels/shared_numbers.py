@@ -24,6 +24,7 @@ SHIFT = 128  # is added to quantized rows, so that they have no sign
 PRODUCT_PHASES = 3
 LAYER_PHASES = 4 * PRODUCT_PHASES + 6
 BESIDE_PHASES = 2 * PRODUCT_PHASES + 1  # of a mixer beside attention
+LATENT_PHASES = 2 * PRODUCT_PHASES + 1  # of a layer whose queries, keys and values come out of latents, beside those
 ROPE_TABLES = 2  # of a model at most
 PHASE_BYTES = 128
 NO_TILES = 2**62  # of `tile_rows`: any number of rows goes by vectors, in the order of tiles
@@ -70,6 +71,14 @@ class NormKind(IntEnum):
     rms_in_steps = 0  # rounded before it is multiplied by the weight, as in Llama
     rms_at_once = 1
     layer_norm = 2
+
+
+class RopePoints(IntEnum):
+    """Which two numbers of a head are a point that is rotated, and where they go (fused_structs.h)."""
+
+    points_in_halves = 0
+    points_of_neighbours = 1
+    neighbours_into_halves = 2
 
 
 class Activation(IntEnum):
@@ -145,10 +154,12 @@ class FusedModel(ctypes.Structure):
             ctypes.c_int64, "layers", "hidden", "inner", "kv_heads", "group", "dim", "is_quantized", "has_kv_bytes"
         ),
         *fields_of(ctypes.c_int64, "embedding_rows", "positions", "attention_tile_rows"),
-        *fields_of(ctypes.c_int64, "rotated", "is_interleaved", "gates", "has_halves", "has_query_gates", "mixers"),
+        *fields_of(ctypes.c_int64, "rotated", "points", "gates", "has_halves", "has_query_gates"),
+        *fields_of(ctypes.c_int64, "has_heads_together", "mixers"),
         *fields_of(ctypes.c_float, "embedding_scale", "residual_scale", "logit_scale", "logit_cap"),
         *fields_of(ctypes.c_void_p, "embedding", "position_embedding"),
         *fields_of(ctypes.c_void_p * ROPE_TABLES, "cos", "sin"),
+        ("query_scales", ctypes.c_void_p),
         ("norm", FusedNorm),
         ("head", Matrix),
     )
@@ -161,10 +172,10 @@ class FusedLayer(ctypes.Structure):
         *fields_of(FusedNorm, "norm_in", "norm_mid", "after_attention", "after_mlp", "norm_q", "norm_k"),
         ("sinks", ctypes.c_void_p),
         *fields_of(ctypes.c_float, "scale", "cap"),
-        *fields_of(ctypes.c_int64, "rope", "window", "norms_all_heads", "is_parallel"),
+        *fields_of(ctypes.c_int64, "rope", "window", "norms_all_heads", "is_parallel", "norms_rotated"),
         *fields_of(ctypes.c_int64, "qkv_count", "gated_count", "activation", "has_gate"),
         *fields_of(ctypes.c_int64, "mlp_apart", "has_no_mlp"),
-        ("mixture", ctypes.c_void_p),
+        *fields_of(ctypes.c_void_p, "mixture", "latent"),
         ("kv", KvLayer),
         *fields_of(ctypes.c_void_p, "mixer", "beside"),
         ("qkv", Matrix * MIXER_MATRICES),
@@ -181,6 +192,16 @@ class MixerBeside(ctypes.Structure):
         ("mixer", ctypes.c_void_p),
         *fields_of(Matrix, "into", "out"),
         *fields_of(ctypes.c_float, "heads", "keys", "attention", "mixed", "gate", "mlp"),
+    )
+
+
+class Latent(ctypes.Structure):
+    """latent in latent_structs.h."""
+
+    _fields_ = (
+        *fields_of(FusedNorm, "norm_queries", "norm_pairs"),
+        *fields_of(ctypes.c_int64, "query_width", "pair_width", "unrotated", "rotated", "value"),
+        *fields_of(ctypes.c_void_p, "to_queries", "to_pairs"),
     )
 
 
@@ -224,6 +245,7 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "fused_model": FusedModel,
     "fused_layer": FusedLayer,
     "mixer_beside": MixerBeside,
+    "latent": Latent,
     "shared_part": SharedPart,
     "fused_tokens": FusedTokens,
     **expert_numbers.STRUCTURES,
@@ -253,9 +275,10 @@ def of_python() -> dict[str, int]:
         "INT4_GROUP_BYTES": INT4_GROUP_BYTES,
         "ROPE_TABLES": ROPE_TABLES,
     }
-    phases = {"PRODUCT_PHASES": PRODUCT_PHASES, "LAYER_PHASES": LAYER_PHASES, "sizeof phase": PHASE_BYTES}
+    phases = {"PRODUCT_PHASES": PRODUCT_PHASES, "LAYER_PHASES": LAYER_PHASES, "LATENT_PHASES": LATENT_PHASES}
+    phases |= {"sizeof phase": PHASE_BYTES}
     phases["BESIDE_PHASES"] = BESIDE_PHASES
-    kinds: tuple[type[IntEnum], ...] = (WeightFormat, KvCode, CodeType, NormKind, Activation, Refusal)
+    kinds: tuple[type[IntEnum], ...] = (WeightFormat, KvCode, CodeType, NormKind, RopePoints, Activation, Refusal)
     enums = {one.name.upper(): int(one) for kind in kinds for one in kind}
     parameters = {name.upper(): place for place, name in enumerate(PARAMETERS)}
     numbers = sizes | phases | enums | parameters | FOR_QUANTIZED | expert_numbers.numbers() | state_numbers.NUMBERS

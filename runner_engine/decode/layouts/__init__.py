@@ -1,11 +1,12 @@
 """What a decoder's layers are made of, by their parts and by trials of these. These names are what others need."""
 
-from runner_engine.decode.layouts.attention import AttentionLayout, Rotation
+from runner_engine.decode.layouts.attention_layout import AttentionLayout, LatentLayout
 from runner_engine.decode.layouts.mixtures import MixtureLayout
 from runner_engine.decode.layouts.mlps import MlpLayout
 from runner_engine.decode.layouts.model import LayerLayout, ModelLayout, describe
 from runner_engine.decode.layouts.norms import NormLayout
 from runner_engine.decode.layouts.parts import NotFusable
+from runner_engine.decode.layouts.rotations import Rotation
 
 __all__ = [  # noqa: RUF022 - by what they are for
     "describe",  # the layout of a model, or NotFusable
@@ -14,6 +15,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "MlpLayout",  # its matrices and its function
     "MixtureLayout",  # a router, experts, and an MLP beside them
     "AttentionLayout",  # projections, norms and rotation of heads, what is done to scores
+    "LatentLayout",  # what queries, keys and values come out of, where attention has latents
     "Rotation",  # which numbers of a head are rotated, and by which table
     "NormLayout",  # what a norm computes, with its weight
     "NotFusable",  # the model has parts that C does not know

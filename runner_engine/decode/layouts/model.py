@@ -11,8 +11,11 @@ from torch import nn
 
 from runner_base import is_memory_error, one_line
 from runner_engine.attention import register
-from runner_engine.decode.layouts.attention import IGNORED, POSITIONS, AttentionLayout, Rotation, attention_of
+from runner_engine.decode.layouts.attention import IGNORED, attention_of
+from runner_engine.decode.layouts.attention_layout import AttentionLayout
+from runner_engine.decode.layouts.handed_over import POSITIONS
 from runner_engine.decode.layouts.joined import JoinedLayer, joined
+from runner_engine.decode.layouts.latents import latent_attention_of, latent_names_of
 from runner_engine.decode.layouts.mixtures import MixtureAndMlp, MixtureLayout, MixtureReader
 from runner_engine.decode.layouts.mlps import MlpLayout, mlp_of
 from runner_engine.decode.layouts.norms import NormLayout, norm_of
@@ -26,6 +29,7 @@ from runner_engine.decode.layouts.parts import (
     MLPS,
     PARALLEL,
     PLACES,
+    RESIDUAL_SCALES,
     ROTARY,
     WITHOUT_MLP,
     LayerNames,
@@ -33,6 +37,8 @@ from runner_engine.decode.layouts.parts import (
     child_of,
     names_of_parts,
 )
+from runner_engine.decode.layouts.query_scales import QueryScale
+from runner_engine.decode.layouts.rotations import RopeTable, Rotation
 from runner_engine.kernels.shared_numbers import ROPE_TABLES
 from runner_engine.kv_cache import Heads
 from runner_engine.recurrent import MIXERS, CallParts, mixer_of
@@ -65,21 +71,6 @@ class LayerLayout:
     blocks: int  # of the model's own layers that it is made of
 
 
-class RopeTable:
-    """One of a model's tables of cos and sin."""
-
-    def __init__(self, module: Any, kind: str | None) -> None:
-        self.module, self.kind = module, kind
-
-    def __call__(self, like: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return cos and sin [1, n, width] at positions [1, n]."""
-        cos, sin = self.module(like, positions) if self.kind is None else self.module(like, positions, self.kind)
-        return cos, sin
-
-
-Angles = tuple[torch.Tensor, torch.Tensor] | None  # cos and sin of a few positions; None: nothing is rotated
-
-
 @dataclass(frozen=True)
 class ModelLayout:
     """A decoder in the order of its forward pass."""
@@ -97,6 +88,7 @@ class ModelLayout:
     logit_cap: float  # 0: none
     tables: list[RopeTable]
     rotation: Rotation | None  # that of all layers which rotate
+    query_scale: QueryScale | None  # that of all layers
 
 
 def describe(model: Any, heads: Heads) -> ModelLayout:
@@ -128,18 +120,20 @@ def _described(model: Any, heads: Heads) -> ModelLayout:
     like = torch.zeros(1, dtype=heads.dtype)
     tables, of_kind = _tables(getattr(body, of_rotary, None), kinds)
     rows = torch.randn(1, len(POSITIONS), hidden, generator=torch.Generator().manual_seed(0)).to(like)
-    angles = [table(rows, torch.tensor([POSITIONS])) for table in tables]
-    scales = {float(getattr(layer, "residual_multiplier", 1.0)) for layer in body_layers}
+    scales = {_residual_scale(layer) for layer in body_layers}
     if len(scales) != 1:
         raise NotFusable("its layers differ")
     layers, mixtures = [], MixtureReader()
     for number, layer in enumerate(body_layers):
         table = of_kind[kinds[number]] if kinds and of_kind else 0
-        of_layer = angles[table] if angles else None
-        layers.append(_layer(model, layer, heads, rows, table, of_layer, mixtures))
-    rotations = {layer.attention.rotation for layer in layers if layer.attention is not None} - {None}
+        layers.append(_layer(model, layer, heads, rows, table, tables, mixtures))
+    attending = [layer.attention for layer in layers if layer.attention is not None]
+    rotations = {attention.rotation for attention in attending} - {None}
     if len(rotations) > 1:
         raise NotFusable("its layers rotate in different ways")
+    query_scales = {attention.query_scale for attention in attending}
+    if len(query_scales) > 1:
+        raise NotFusable("its layers scale queries in different ways")
     return ModelLayout(
         body,
         of_layers,
@@ -154,6 +148,7 @@ def _described(model: Any, heads: Heads) -> ModelLayout:
         float(getattr(settings, "final_logit_softcapping", None) or 0),
         tables,
         next(iter(rotations), None),
+        next(iter(query_scales), None),
     )
 
 
@@ -175,7 +170,7 @@ def _layer(
     heads: Heads,
     rows: torch.Tensor,
     table: int,
-    angles: Angles,
+    tables: list[RopeTable],
     mixtures: MixtureReader,
 ) -> LayerLayout:
     of_mixer, mixer = _mixer(layer)
@@ -186,7 +181,10 @@ def _layer(
     others = names_of_parts(layer) - {of_mixer, of_attention, *MLPS} - IGNORED
     names = _layer_names(layer, others) if mlp else WITHOUT_MLP
     hidden, like = rows.shape[-1], rows[0, :1]
-    found = None if attention is None else attention_of(model, attention, heads, rows, angles)
+    found = None
+    if attention is not None:
+        read = attention_of if latent_names_of(attention) is None else latent_attention_of
+        found = read(model, attention, heads, rows, tables[table] if tables else None)
     head_norms = None
     if found is not None and found.norms is not None:
         counts = (heads.kv_heads * heads.group, heads.kv_heads) if found.norms_all_heads else (1, 1)
@@ -241,6 +239,11 @@ def _layer_names(layer: nn.Module, norms: set[str]) -> LayerNames:
         if norms == names.norms:
             return names
     raise NotFusable(f"its {type(layer).__name__} has other parts: {', '.join(sorted(norms))}")
+
+
+def _residual_scale(layer: Any) -> float:
+    """Return by what a layer multiplies what it adds."""
+    return next((float(getattr(layer, name)) for name in RESIDUAL_SCALES if hasattr(layer, name)), 1.0)
 
 
 def _embedding_scale(body: Any, embedding: Any, dtype: torch.dtype) -> float:

@@ -67,6 +67,29 @@ class ProjectionNames:
         return frozenset((*self.into, self.out))
 
 
+@dataclass(frozen=True)
+class LatentNames:
+    """The parts of attention whose heads come out of latents: what comes in, and what is made of it."""
+
+    into: tuple[str, str]  # the latent of queries, or queries; the latent of keys and values with what keys share
+    pair_norm: str
+    to_pairs: str
+    out: str
+    query_norm: str = ""
+    to_queries: str = ""
+
+    @property
+    def all(self) -> frozenset[str]:
+        """The names of all of them."""
+        names = (*self.into, self.pair_norm, self.to_pairs, self.out, self.query_norm, self.to_queries)
+        return frozenset(names) - {""}
+
+
+OF_PAIRS = ("kv_a_layernorm", "kv_b_proj", "o_proj")
+LATENTS = (
+    LatentNames(("q_a_proj", "kv_a_proj_with_mqa"), *OF_PAIRS, "q_a_layernorm", "q_b_proj"),
+    LatentNames(("q_proj", "kv_a_proj_with_mqa"), *OF_PAIRS),
+)
 SEPARATE = ("q_proj", "k_proj", "v_proj")
 OF_ATTENTION = (
     ProjectionNames(SEPARATE, "o_proj"),
@@ -74,6 +97,7 @@ OF_ATTENTION = (
     ProjectionNames(SEPARATE, "out_proj"),
     ProjectionNames(("qkv_proj",), "o_proj"),
     ProjectionNames(("c_attn",), "c_proj"),
+    ProjectionNames(("query_key_value",), "dense"),
 )
 OF_MLP = (
     ProjectionNames(("gate_proj", "up_proj"), "down_proj"),
@@ -85,12 +109,13 @@ OF_MLP = (
     ProjectionNames(("c_fc",), "c_proj"),
     ProjectionNames(("dense_h_to_4h",), "dense_4h_to_h"),
 )
-HEAD_NORMS = (("q_norm", "k_norm"), ("q_layernorm", "k_layernorm"))
+HEAD_NORMS = (("q_norm", "k_norm"), ("q_layernorm", "k_layernorm"), ("query_layernorm", "key_layernorm"))
 SCALES_OF_MLP = ("gate_multiplier", "down_multiplier")
 FUNCTIONS = ("act_fn", "activation_fn", "act", "activation")
-FINAL_NORMS = ("norm", "final_layernorm", "final_norm", "embedding_norm", "ln_f", "norm_f")
-BODIES = ("model", "transformer", "backbone")  # of a whole model, beside its head
-EMBEDDINGS, PLACES = ("embed_tokens", "wte", "embeddings"), "wpe"  # of tokens, and what their places add to them
+FINAL_NORMS = ("norm", "final_layernorm", "final_norm", "final_layer_norm", "embedding_norm", "ln_f", "norm_f")
+BODIES = ("model", "transformer", "backbone", "gpt_neox")  # of a whole model, beside its head
+EMBEDDINGS, PLACES = ("embed_tokens", "wte", "embeddings", "embed_in"), "wpe"  # of tokens; what their places add
+RESIDUAL_SCALES = ("residual_multiplier", "residual_scale")  # attributes of a layer: of what it adds
 LISTS, ROTARY = ("layers", "h"), ("rotary_emb", "pos_emb")
 
 

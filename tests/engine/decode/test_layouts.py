@@ -143,7 +143,7 @@ def _with(**values: Any) -> Callable[[FusedForward], None]:
         ("granite", _with(residual_scale=1.0)),
         ("granite", _with(logit_scale=1.0)),
         ("granite", _with(scale=0.25)),
-        ("glm4", _with(is_interleaved=0)),
+        ("glm4", _with(points=0)),
         ("smollm3", _with(rope=0)),
         ("starcoder2", _with(activation=int(Activation.relu))),
         ("gpt_oss", _with(sinks=None)),

@@ -1,0 +1,56 @@
+"""What a layer's attention consists of, as trials have found it (attention.py, latents.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from runner_engine.decode.layouts.norms import NormLayout
+from runner_engine.decode.layouts.query_scales import QueryScale
+from runner_engine.decode.layouts.rotations import Rotation
+
+
+@dataclass(frozen=True)
+class LatentLayout:
+    """What heads come out of: a normed latent of keys and values, and one of queries where these have one."""
+
+    norm_queries: NormLayout | None
+    to_queries: Any  # None: queries are computed at once
+    norm_pairs: NormLayout
+    to_pairs: Any
+    unrotated: int  # numbers of a head, of queries and keys the first ones
+    rotated: int  # the last ones, which all heads of a key have in common
+    value: int
+
+    @property
+    def query_width(self) -> int:
+        """How many numbers the latent of queries has; 0: there is none."""
+        return 0 if self.norm_queries is None else self.norm_queries.weight.numel()
+
+    @property
+    def pair_width(self) -> int:
+        """How many numbers the latent of keys and values has."""
+        return self.norm_pairs.weight.numel()
+
+
+@dataclass(frozen=True)
+class AttentionLayout:
+    """The parts of a layer's attention, and what it does to heads and scores."""
+
+    into: tuple[nn.Module, ...]  # queries, keys and values, or one layer for all, or what they come out of
+    out: nn.Module
+    scale: float
+    cap: float
+    sinks: torch.Tensor | None
+    rotation: Rotation | None
+    norms: tuple[nn.Module, nn.Module] | None = None  # of queries and of keys
+    norms_all_heads: bool = False  # together, and not each head
+    norms_rotated: bool = False  # heads that have been rotated
+    query_scale: QueryScale | None = None
+    has_gates: bool = False  # behind each query, of what it finds
+    has_heads_together: bool = False  # a head's query, key and value stand side by side
+    key_scale: float = 1.0  # what keys are multiplied by
+    latent: LatentLayout | None = None  # what heads come out of
