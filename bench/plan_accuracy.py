@@ -1,10 +1,11 @@
 """Do plans say what comes? `python bench/plan_accuracy.py --model FOLDER --data FOLDER_OF_GSM8K [--only NAME…]`.
 
 Each job is planned as a user plans it (`plan=true`) in an output folder of its own, and then run as a process.
-Of the first eight nothing is recorded: their times are calibrated or guessed. The last four have five worked examples,
-and are planned from the record of a job with fewer or more questions, and other ones, since answers are reused. A plan
-holds if the job's seconds lie within its stated range; of an upper bound (answers may end early) only the upper end
-counts. `beside it` is what else the machine did meanwhile, which no plan knows.
+Of the first eight nothing is recorded: their times are calibrated or guessed. The next four have five worked examples,
+and are planned from the record of a job with fewer or more questions, and other ones, since answers are reused. The
+last five are planned from a job with other lengths, cases or depths, or another setting of RoPE. A
+plan holds if the job's seconds lie within its stated range; of an upper bound (answers may end early) only the upper
+end counts. `beside it` is what else the machine did meanwhile, which no plan knows.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ def cases(model: str, data: str) -> list[Case]:
     others = (*few, "task.offset=200")  # of which no answer is reused
     words = ("task.prompt=Tell me about Paris.", "generation.max_new_tokens=200")
     batch = ("task.batch_size=4", "task.prompt_tokens=128", "task.new_tokens=8")
+    recall = (*real, "task=recall", "task.lengths=[256,512]", "task.cases=2", "generation.max_new_tokens=32")
+    one_text = (*recall, "task.kinds=[several_asked_one]")
     texts = (*real, "task=likelihood", f"task.data={TEXTS}")
     cell = ("task.batch_sizes=[1,8]", "task.prompt_tokens=[64]", "task.new_tokens=32", "task.repeats=3")
     return [
@@ -65,6 +68,11 @@ def cases(model: str, data: str) -> list[Case]:
         Case("16 to 64 questions", (*few, "task.limit=64"), others),
         Case("32 to 16 questions", few, (*others, "task.limit=32")),
         Case("16 to 48, nf4", (*few, "task.limit=48", "quantization=nf4"), (*others, "quantization=nf4")),
+        Case("recall, other needles", (*recall, "task.cases_seed=1"), recall),
+        Case("recall, longer", (*recall, "task.lengths=[2k]", "task.depths=[0.5,1]", "task.cases_seed=1"), recall),
+        Case("recall, more cases", (*one_text, "task.cases=4", "task.cases_seed=1"), one_text),
+        Case("recall, fewer depths", (*recall, "task.depths=[0.5]", "task.cases_seed=1"), recall),
+        Case("recall, yarn", (*recall, "rope=yarn", "rope.factor=2"), recall),
     ]
 
 

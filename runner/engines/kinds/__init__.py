@@ -55,6 +55,10 @@ class ModelKind(ABC):
         finally:
             engine.close()
 
+    def counts_tokens(self, config: RunnerConfig) -> bool:
+        """Whether prompts can be counted in the model's own tokens on this machine."""
+        return Capability.tokenizer in self.capabilities(config)
+
     def decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
         """Return what gives the text of token ids as part of a longer text, without loading weights."""
         return self.open_engine(resolved).decode

@@ -38,7 +38,7 @@ from runner.tasks.likelihood.reference import TOP_K_HASH, ReferenceJob
 from runner.tasks.likelihood.scoring import Reference, Scoring
 from runner.tasks.likelihood.tokens import add_token_figures, write_worst
 from runner.tasks.named_job import overrides_of, state
-from runner_base import Result, Sample
+from runner_base import Result, Sample, counted
 from runner_compare import LOG_LIKELIHOOD, of_texts
 from runner_compare.statistics.likelihoods import WINDOWS
 from runner_engine import Capability, Engine, EngineReport, Request
@@ -180,7 +180,7 @@ def notes(inputs: Texts) -> list[str]:
         return contexts.notes(inputs.task)
     window, step = inputs.task.window_tokens, inputs.task.step
     lines = [f"perplexity: windows of {window} tokens, each next one {step} further on: every token but a text's first "
-             f"is scored once, after {window - step} tokens of context or all there are"]  # fmt: skip
+             f"is scored once, after {counted(window - step, 'token')} of context or all there are"]  # fmt: skip
     if is_one_text(inputs):
         lines.append("one text: its windows count as samples, although they are not independent")
     return lines

@@ -55,8 +55,10 @@ class Haystack(Inputs):
 def prepare(config: RunnerConfig) -> Haystack:
     """Read and hash the filler; what is hidden in it follows from the keys."""
     task = own_config(config, RecallConfig)
-    capabilities = kind_of(config.model).capabilities(config)
-    require_among(capabilities, "task=recall counts in the model's own tokens: it", {Capability.tokenizer})
+    kind = kind_of(config.model)
+    if not kind.counts_tokens(config):
+        needs = "task=recall counts in the model's own tokens: it"
+        require_among(kind.capabilities(config), needs, {Capability.tokenizer})
     units = read_filler(task.filler, max(task.tokens))
     hashes = {"filler": units_sha256(units)}
     return Haystack(hashes, task, units, ignored_for_reuse=IGNORED_FOR_REUSE, count=task.questions)
@@ -66,10 +68,11 @@ def check_lengths(inputs: Haystack, resolved: ResolvedJob) -> list[str]:
     """Reject lengths that the model has no positions for."""
     longest, room = max(inputs.task.tokens), kind_of(resolved.config.model).positions(resolved)
     if longest > room:
+        further = positions.beyond_words(resolved)  # nothing of an engine that takes no scaling
+        scaling = f", or a scaling of RoPE that reaches further, such as rope=linear rope.factor={longest / room:.3g}"
         raise ConfigError(
             f"task.lengths={longest}: with rope={resolved.config.rope.name} the model has room for {room:,.0f} tokens: "
-            f"give no more, or a scaling of RoPE that reaches further, such as rope=linear rope.factor="
-            f"{longest / room:.3g}{positions.beyond_words(resolved)}"
+            f"give no more{scaling + further if further else ''}"
         )
     return []
 

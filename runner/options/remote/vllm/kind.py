@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runner.config.resolved import ResolvedJob, base_key
@@ -71,6 +72,18 @@ class Vllm(ModelKind):
     def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
         """Render and tokenize prompts with the model's own tokenizer, which the server reads, too."""
         return local.KIND.encoded(resolved, prompts)
+
+    def counts_tokens(self, config: RunnerConfig) -> bool:
+        """Its tokenizer lies beside its weights, though its server does not hand it out."""
+        return True
+
+    def decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
+        """Return what gives the text of token ids, by that tokenizer."""
+        return local.KIND.decoder(resolved)
+
+    def positions(self, resolved: ResolvedJob) -> float:
+        """Return model.max_positions, or those that config.json names: vLLM takes no longer text."""
+        return vllm_model(resolved.config.model).max_positions or self.own_positions(resolved) or math.inf
 
     def open_engine(self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None) -> Engine:
         """Return the engine that starts the server at its first use."""
