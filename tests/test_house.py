@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("runner", "runner_engine", "runner_compare", "runner_base")
 
 
+@cache
 def picture(package: str) -> list[str]:
     """Return the folders and files of a package in the picture of ARCHITECTURE.md, the lowest first."""
     text = (ROOT / "ARCHITECTURE.md").read_text().split("<!-- floors -->")[1].split("<!-- /floors -->")[0]
@@ -35,6 +36,7 @@ def picture(package: str) -> list[str]:
     return [name.rstrip("/").removesuffix(".py") for name in reversed(names)]
 
 
+@cache
 def below(package: str) -> set[str]:
     """Return the packages that a package may import, as its line in the picture says."""
     text = (ROOT / "ARCHITECTURE.md").read_text().split("<!-- floors -->")[1].split("<!-- /floors -->")[0]

@@ -45,7 +45,7 @@ def _one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.sampled(80)
+@pytest.mark.sampled(64)
 @OF_ALL_CASES
 @OF_ALL_FORMATS
 def test_kernels(case: str, form: str) -> None:

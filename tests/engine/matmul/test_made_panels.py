@@ -46,6 +46,7 @@ def made(choice: MadeGroupsConfig, outputs: int, inputs: int, dtype: torch.dtype
 
 
 @has_kernels
+@pytest.mark.sampled(36)  # each kind, dtype, number of bits and shape, many times
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bits", BITS)

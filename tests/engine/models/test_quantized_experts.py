@@ -91,6 +91,7 @@ def are_equal(first: Any, second: Any) -> bool:
     )
 
 
+@pytest.mark.sampled(20)  # each family and each format
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", FORMATS)
 def test_experts_are_quantized_as_the_library_does_and_the_plan_knows_it(

@@ -59,6 +59,7 @@ def weight_mib(base: Loaded) -> float:
     return sum(base.bytes_by_dtype.values()) / machine.MIB
 
 
+@pytest.mark.sampled(24)  # each kind of model and each format
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_plan_and_the_load_agree_on_what_is_quantized(job: Callable[..., Any], kind: str, name: str) -> None:
