@@ -25,7 +25,7 @@ from runner_engine.checkpoints.byteio import file_sha256
 from runner_engine.checkpoints.experts import expert_matrices
 from runner_engine.checkpoints.gguf_names import cuts_single_digits, settings_of
 from runner_engine.checkpoints.weight_files import Tensor
-from runner_engine.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, LORA_TEAM_DIR, LORA_THINKING_DIR, MODEL_DIR
+from runner_engine.embedded import LORA_PEFT_DIRS, LORA_PTH_PATH, MODEL_DIR
 from runner_engine.quantization import modelopt, read_format, stored_settings
 from runner_engine.quantization.base import Format, QuantizationConfig, WithByteRows
 from runner_engine.quantization.mixed import Mix
@@ -280,8 +280,7 @@ def locate_config(name: str) -> Path:
 def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
     """Return the adapter's local folder (peft) or file (pth)."""
     is_file = lora.is_single_file
-    folders = {"embedded": LORA_PEFT_DIR, "embedded_team": LORA_TEAM_DIR, "embedded_thinking": LORA_THINKING_DIR}
-    shipped = {"embedded": LORA_PTH_PATH} if is_file else folders
+    shipped = {"embedded": LORA_PTH_PATH} if is_file else LORA_PEFT_DIRS
     if lora.path in shipped:
         if model.name != "embedded":
             raise ConfigError(

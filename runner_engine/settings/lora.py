@@ -39,7 +39,7 @@ class AdapterConfig(LoraConfig):
 
 @dataclass
 class PeftConfig(AdapterConfig):
-    """A PEFT adapter: a local folder, a hub id, or one that ships: `embedded`, `embedded_team`, `embedded_thinking`."""
+    """A PEFT adapter: a local folder, a hub id, or one that ships, such as `embedded` or `embedded_recall`."""
 
     name: ClassVar[str] = "peft"
 

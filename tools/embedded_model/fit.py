@@ -29,6 +29,7 @@ class Batch:
     ids: Tensor
     weights: Tensor
     tokens: int  # without padding
+    positions: Tensor | None = None  # of each token, if they are not those of its place in the row
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def batches(tokenizer: Any, example_at: Callable[[int], Example], batch_size: in
         order = list(range(0, window_size, batch_size))
         Random(f"{seed}/{start}").shuffle(order)
         for first in order:
-            yield _collate(window[first : first + batch_size])
+            yield collate(window[first : first + batch_size])
         start += window_size
 
 
@@ -110,7 +111,8 @@ def log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _collate(rows: list[tuple[list[int], list[float]]]) -> Batch:
+def collate(rows: list[tuple[list[int], list[float]]]) -> Batch:
+    """Return rows of token ids and weights as one batch."""
     length = max(len(ids) for ids, _ in rows)
     # Padding is on the right and has no weight: with causal attention no real token sees it, so no mask is needed.
     ids = torch.tensor([row_ids + [0] * (length - len(row_ids)) for row_ids, _ in rows])
@@ -119,8 +121,11 @@ def _collate(rows: list[tuple[list[int], list[float]]]) -> Batch:
 
 
 def _loss(model: nn.Module, batch: Batch, is_bfloat16: bool) -> Tensor:
+    places: dict[str, Tensor] = {}
+    if batch.positions is not None:  # without a mask transformers takes a gap for the beginning of another text
+        places = {"position_ids": batch.positions, "attention_mask": torch.ones_like(batch.ids)}
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bfloat16):
-        logits = model(input_ids=batch.ids, use_cache=False).logits  # [batch, length, vocab]
+        logits = model(input_ids=batch.ids, use_cache=False, **places).logits  # [batch, length, vocab]
     per_token = nn.functional.cross_entropy(
         logits[:, :-1].flatten(0, 1).float(), batch.ids[:, 1:].flatten(), reduction="none"
     )

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import peft
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from runner.datasets.word_problems import Problem, Split, problems
@@ -24,7 +24,7 @@ from tools.embedded_model.data import task_prompt
 from tools.embedded_model.evaluate import FINAL_NUMBER, Score, complete
 from tools.embedded_model.fit import Fitted, batches, fit, log
 from tools.embedded_model.thinking_data import CLOSING, OPENING, thinking_example
-from tools.embedded_model.train import entries, load_base, rounded, tidy_peft_folder, versions
+from tools.embedded_model.train import entries, halve, load_base, rounded, tidy_peft_folder, versions
 
 STEPS = 600
 SAVE_EVERY_STEPS = 100
@@ -87,7 +87,7 @@ def train(tokenizer: Any, folder: Path, steps: int, seed: int, start: Path = LOR
     def save(step: int) -> None:
         if step % SAVE_EVERY_STEPS == 0 or step == steps:
             model.save_pretrained(str(folder), save_embedding_layers=False)
-            _halve(folder / "adapter_model.safetensors")
+            halve(folder / "adapter_model.safetensors")
             tidy_peft_folder(folder)
 
     data = batches(tokenizer, lambda index: thinking_example(index, seed), BATCH_SIZE, seed)
@@ -152,12 +152,6 @@ def _start_from(model: Any, weights: Path) -> None:
         for name, tensor in load_file(weights).items():
             rows, columns = tensor.shape
             parameters[name.replace(".weight", ".default.weight")][:rows, :columns] = tensor
-
-
-def _halve(weights: Path) -> None:
-    """Round to half precision: half the size."""
-    halves = {name: tensor.half() for name, tensor in load_file(weights).items()}
-    save_file(halves, weights, {"format": "pt"})
 
 
 def _arguments() -> argparse.Namespace:

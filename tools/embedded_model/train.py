@@ -18,6 +18,7 @@ from typing import Any
 import peft
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -241,6 +242,12 @@ def tidy_peft_folder(peft_dir: Path) -> None:
     config["base_model_name_or_path"] = "embedded"
     config["target_modules"] = sorted(config["target_modules"])  # a set: its order changes from run to run
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def halve(weights: Path) -> None:
+    """Round to half precision: half the size."""
+    halves = {name: tensor.half() for name, tensor in load_file(weights).items()}
+    save_file(halves, weights, {"format": "pt"})
 
 
 def rounded(values: dict[str, Any]) -> dict[str, Any]:
