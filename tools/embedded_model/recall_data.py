@@ -93,10 +93,12 @@ def spread(needles: Needles, number: int, units: int) -> Spread:
     """Return a case with gaps before the needle and behind it, of any size that the positions have room for."""
     example = needle_example(needles.asked(number, units))
     random = Random(f"{needles.seed}/{number}/gaps")
-    free = MAX_POSITION - 1 - sum(needles.tokens_of(piece.text) for piece in example)
-    left_out = 0 if random.random() < NO_GAPS_SHARE else int(max(0, free) * random.random())
-    before = int(left_out * random.random())
-    return Spread(example, [0, before, left_out - before, 0])
+    free = max(0, MAX_POSITION - 1 - sum(needles.tokens_of(piece.text) for piece in example))
+    if random.random() < NO_GAPS_SHARE:
+        free = 0
+    behind = int(free * random.random())  # every distance of the needle is as likely
+    before = int((free - behind) * random.random())
+    return Spread(example, [0, before, behind, 0])
 
 
 def batches(tokenizer: Any, steps: int, seed: int) -> Iterator[Batch]:
