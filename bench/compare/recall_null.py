@@ -8,6 +8,8 @@ of the effective length miss the true one? How often is it found to the next len
 lost? The controls: the longest length that is within the margin as it was counted, and the longest one that a test
 shows to be within it, whatever the shorter ones show; answers at several depths as independent questions.
 
+Where a length is not decided, the note says how many questions would decide it. Is it decided with so many others?
+
 Then ten settings that are equal: how often is any of them called different from the first at any length? The controls:
 the same without Holm, and effective lengths as counted that differ.
 """
@@ -229,6 +231,37 @@ def intervals(generator: np.random.Generator, draws: int, limits: Limits) -> Non
                     limits.powers.append(depths)
 
 
+def as_many_as_said(generator: np.random.Generator, draws: int) -> None:
+    """Print how often the first undecided length is decided by as many other questions as the note says.
+
+    No limit: the number is an estimate from few answers, and said to be about that.
+    """
+    table = Table(
+        f"{draws:,} models a line", "a cell", f"{'the model':30}", "undecided", "said to be needed", "decided %"
+    )
+    for model in MODELS:
+        for a_cell in A_CELL[1:2] if model.is_sharp else ():
+            decided, said = needed_and_asked(generator, model, a_cell, draws)
+            median = int(np.median(said)) if said else ""
+            table.row(a_cell, model.name.ljust(30), len(said), median, Rate(decided, max(1, len(said))))
+
+
+def needed_and_asked(generator: np.random.Generator, model: Model, a_cell: int, draws: int) -> tuple[int, list[int]]:
+    """Return how often as many questions as said show a length to be kept that is, and what was said each time."""
+    decided, said = 0, []
+    for _ in range(draws):
+        (outcomes,) = drawn(generator, model, a_cell, False)
+        findings = RecallFindings(tuple(outcomes), MARGIN)
+        found = findings.effective
+        if found is None or not found.undecided or found.undecided[0] > model.true:
+            continue
+        said.append(findings.needed)
+        (again,) = drawn(generator, model, math.ceil(findings.needed / len(DEPTHS)), False)
+        asked = RecallFindings(tuple(again), MARGIN).effective
+        decided += asked is not None and asked.at_least >= found.undecided[0]
+    return decided, said
+
+
 def equal_settings(generator: np.random.Generator, draws: int, limits: Limits) -> None:
     """Print how often any of ten equal settings is called different from the first."""
     heads = "a cell", f"{'the model':30}", "different %", "without Holm %", "other lengths as counted %"
@@ -262,6 +295,7 @@ def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
     (draws, generator, started), limits = begin("compare/recall_null", __doc__, 200, "draws"), Limits()
     intervals(generator, draws, limits)
+    as_many_as_said(generator, draws)
     equal_settings(generator, max(1, draws // 2), limits)
     return limits.conclude(started)
 

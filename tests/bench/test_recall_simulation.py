@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from runner.tasks.recall.keys import RecallConfig
+
 
 def test_intervals_hold_and_the_simple_rules_do_not(generator: np.random.Generator) -> None:
     """Effective lengths and lost depths of models that are known to forget."""
@@ -30,6 +32,33 @@ def test_intervals_hold_and_the_simple_rules_do_not(generator: np.random.Generat
     assert again.missed == 0
     assert again.longest_shown == 8, "the control: the longest length that a test shows to be within the margin"
     assert counts("knows nearly nothing", 10, 5).nothing_said == 5
+
+
+def test_the_usual_number_of_cases_finds_what_is_forgotten(generator: np.random.Generator) -> None:
+    """Of most models that forget, the effective length is found to the next length."""
+    import recall_null as simulation
+
+    model = simulation.MODELS[0]
+
+    def found(cases: int) -> int:
+        counted = simulation.Counts()
+        for _ in range(30):
+            simulation.count(counted, model, simulation.drawn(generator, model, cases, False)[0], False)
+        return counted.found
+
+    assert found(RecallConfig().cases) >= 22
+    assert found(10) <= 14, "the control: fewer decide less"
+
+
+def test_as_many_questions_as_the_note_says_decide(generator: np.random.Generator) -> None:
+    """Ten questions a depth rarely decide, and what is said to be needed then does."""
+    import recall_null as simulation
+
+    (model,) = (model for model in simulation.MODELS if model.name == "forgets all beyond 4,096")
+    decided, said = simulation.needed_and_asked(generator, model, 10, 30)
+    assert len(said) >= 15, "few questions: most do not decide"
+    assert min(said) > 50
+    assert decided >= 0.6 * len(said)
 
 
 def test_equal_settings_are_rarely_called_different(generator: np.random.Generator) -> None:

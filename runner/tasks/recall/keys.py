@@ -38,7 +38,7 @@ class RecallConfig(TaskConfig):
     lengths: list[str] = field(default_factory=lambda: ["512", "1k"])
     depths: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0])
     kinds: list[str] = field(default_factory=lambda: ["single"])
-    cases: int = setting(10, takes=within(1, MAX_CASES))
+    cases: int = setting(30, takes=within(1, MAX_CASES))
     cases_seed: int = setting(0, takes=least(0))
     filler: str = setting("noise", HASHED, filled("give noise, texts, prose, languages, code or a file"))
     values: Values = Values.numbers
