@@ -75,6 +75,7 @@ def fit(
     steps: int,
     after_step: Callable[[int], None] | None = None,
     is_bfloat16: bool = True,
+    warmup_steps: int = WARMUP_STEPS,
 ) -> Fitted:
     """Train for `steps` steps at each optimizer's own peak rate: warm-up, then cosine.
 
@@ -88,7 +89,7 @@ def fit(
     for step in range(1, steps + 1):
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = peak * _schedule(step, steps)
+                group["lr"] = peak * _schedule(step, steps, warmup_steps)
         batch = next(data)
         loss = _loss(model, batch, is_bfloat16)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -133,9 +134,9 @@ def _loss(model: nn.Module, batch: Batch, is_bfloat16: bool) -> Tensor:
     return (per_token * weights).sum() / weights.sum()
 
 
-def _schedule(step: int, steps: int) -> float:
+def _schedule(step: int, steps: int, warmup_steps: int) -> float:
     """Share of the peak rate: linear warm-up, cosine to 3 %."""
-    warmup = min(WARMUP_STEPS, max(1, steps // 5))
+    warmup = min(warmup_steps, max(1, steps // 5))
     if step <= warmup:
         return step / warmup
     progress = (step - warmup) / max(1, steps - warmup)

@@ -21,13 +21,14 @@ from runner.datasets.word_problems import Split, problems
 from runner_engine.embedded import MODEL_DIR
 from tools.embedded_model.evaluate import Score, complete, score
 from tools.embedded_model.fit import Fitted, fit, log
-from tools.embedded_model.recall_data import SCORES, Needles, batches, needle_example
+from tools.embedded_model.recall_data import SCORES, Needles, batches, example_of
 from tools.embedded_model.train import entries, halve, load_base, rounded, tidy_peft_folder, versions
 
-STEPS = 900
+STEPS = 420
 SAVE_EVERY_STEPS = 100
-PEAK_LR = 2e-3
-RANK = 16
+PEAK_LR = 3e-3
+WARMUP_STEPS = 30
+RANK = 8
 CARD_CASES = 100
 CARD_LENGTHS = (256, 512, 1000)
 CARD_ROWS = 20  # that are asked together
@@ -72,7 +73,7 @@ def train(tokenizer: Any, folder: Path, steps: int, seed: int) -> Fitted:
             tidy_peft_folder(folder)
 
     optimizer = torch.optim.AdamW(trained, lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.0)
-    return fit("recall", model, [optimizer], batches(tokenizer, steps, seed), steps, save)
+    return fit("recall", model, [optimizer], batches(tokenizer, steps, seed), steps, save, warmup_steps=WARMUP_STEPS)
 
 
 def measure(model: Any, tokenizer: Any, cases: int) -> dict[str, Score]:
@@ -88,7 +89,7 @@ def found(model: Any, tokenizer: Any, length: int, cases: int) -> Score:
     """Count in how many texts of a length the asked number is found."""
     needles = Needles(tokenizer, f"{SCORES}/{length}")
     asked = [needles.filling(number, length) for number in range(cases)]
-    prompts = ["".join(piece.text for piece in needle_example(one)[:-1]) for one in asked]
+    prompts = ["".join(piece.text for piece in example_of(one)[:-1]) for one in asked]
     answers = complete(model, tokenizer, prompts, CARD_ROWS, ANSWER_TOKENS)
     return Score(sum(one.gold[0] in answer for one, answer in zip(asked, answers, strict=True)), cases)
 
