@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner.datasets.word_problems import Problem, Split, problems
-from runner_engine.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, LORA_TEAM_DIR, LORA_THINKING_DIR, MODEL_DIR
+from runner_engine.embedded import LORA_PEFT_DIR, LORA_PEFT_DIRS, LORA_PTH_PATH, MODEL_DIR
 from tools.embedded_model.data import TASK_WRAPPER
 from tools.embedded_model.evaluate import FINAL_NUMBER, Score, complete, score
 from tools.embedded_model.lora import load_square_lora
@@ -25,13 +25,9 @@ CARD = json.loads((MODEL_DIR.parent / "card.json").read_text())
 README = (MODEL_DIR.parent / "README.md").read_text()
 SHIPPED = [
     *MODEL_DIR.iterdir(),
-    *LORA_PEFT_DIR.iterdir(),
-    *LORA_TEAM_DIR.iterdir(),
-    *LORA_THINKING_DIR.iterdir(),
+    *(path for folder in LORA_PEFT_DIRS.values() for path in folder.iterdir()),
     LORA_PTH_PATH,
-    MODEL_DIR.parent / "card.json",
-    MODEL_DIR.parent / "card_team.json",
-    MODEL_DIR.parent / "card_thinking.json",
+    *MODEL_DIR.parent.glob("card*.json"),
     MODEL_DIR.parent / "README.md",
 ]
 
