@@ -17,9 +17,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from runner.tasks.recall.cases import Recipe
 from runner.tasks.recall.kinds import drawn_by
 from runner_engine.embedded import MODEL_DIR
-from tools.embedded_model.data import chat_turn
 from tools.embedded_model.fit import Batch, fit
-from tools.embedded_model.recall_data import LONG_ROWS, SHORT_ROWS, Needles, batches, needle_example, positioned, spread
+from tools.embedded_model.recall_data import LONG_ROWS, SHORT_ROWS, Needles, batches, example_of, positioned
 from tools.embedded_model.tokenizer import MAX_POSITION, TURN_START
 
 
@@ -33,45 +32,43 @@ def needles(tokenizer: Any) -> Needles:
     return Needles(tokenizer, "training/0")
 
 
-def test_an_example_is_a_case_cut_around_its_needle_and_answered_with_it(tokenizer: Any, needles: Needles) -> None:
+def test_an_example_is_a_case_in_parts_and_answered_with_its_needle(tokenizer: Any, needles: Needles) -> None:
     for number in range(60):
-        asked = needles.asked(number, 5)
-        before, needle, behind, answer = needle_example(asked)
-        assert before.text + needle.text + behind.text == f"{chat_turn('user', asked.text)}{TURN_START}assistant\n"
-        assert needle.text.strip().startswith("One of the special magic numbers for ")
-        assert needle.text.endswith(answer.text.removesuffix("<|im_end|>"))
-        assert answer.text.endswith(f"is: {asked.gold[0]}.<|im_end|>")
-        assert [piece.is_answer for piece in (before, needle, behind, answer)] == [False, False, False, True]
-        # cut where a token ends: the model reads what it is asked in a job
-        whole = before.text + needle.text + behind.text
-        parts = sum(needles.tokens_of(piece.text) for piece in (before, needle, behind))
-        assert parts == needles.tokens_of(whole)
+        one = needles.spread(number, is_long=False)
+        *asked, answer = one.example
+        prompt = "".join(piece.text for piece in asked)
+        assert prompt.endswith(f"{TURN_START}assistant\n")
+        assert answer.text.removesuffix("<|im_end|>") in prompt, "the needle's own words"
+        assert prompt.index("One of the special") == len(asked[0].text) + 1, "cut before the first needle"
+        assert [piece.is_answer for piece in one.example] == [False] * 4 + [True]
+        # cut where tokens end: the model reads what it is asked in a job
+        assert sum(needles.tokens_of(piece.text) for piece in asked) == needles.tokens_of(prompt)
 
 
 def test_positions_have_gaps_around_the_needle_and_end_within_the_room(tokenizer: Any, needles: Needles) -> None:
     befores, behinds = set(), set()
     for number in range(60):
-        one = spread(needles, number, 4)
+        one = needles.spread(number, is_long=False)
         batch = positioned(tokenizer, [one])
         assert batch.positions is not None
-        steps = batch.positions[0].diff()
         assert batch.positions[0, 0] == 0
         assert batch.positions[0, -1] < MAX_POSITION
-        gaps = [int(step) - 1 for step in steps if step != 1]
+        gaps = [int(step) - 1 for step in batch.positions[0].diff() if step != 1]
         assert gaps == [gap for gap in one.gaps if gap]
         befores.add(one.gaps[1])
         behinds.add(one.gaps[2])
-    assert max(befores) > 400
-    assert max(behinds) > 400
+    assert max(befores) > 300
+    assert max(behinds) > 300
     assert 0 in befores
 
 
-def test_batches_are_a_function_of_the_seed_and_become_longer(tokenizer: Any) -> None:
-    first, again, other = ([*batches(tokenizer, 10, seed)] for seed in (0, 0, 1))
+def test_batches_are_a_function_of_the_seed_and_some_are_long(tokenizer: Any) -> None:
+    first, again, other = ([*batches(tokenizer, 20, seed)] for seed in (0, 0, 1))
     assert all(torch.equal(one.ids, same.ids) for one, same in zip(first, again, strict=True))
     assert not torch.equal(first[0].ids, other[0].ids)
     shapes = [tuple(batch.ids.shape) for batch in first]
-    assert [rows for rows, _ in shapes] == [SHORT_ROWS] * 5 + [LONG_ROWS, SHORT_ROWS] * 2 + [LONG_ROWS]
+    long_ones = [number for number, (rows, _) in enumerate(shapes, 1) if rows == LONG_ROWS]
+    assert long_ones == [15, 20]
     assert max(length for rows, length in shapes if rows == SHORT_ROWS) < 400
     assert all(400 < length <= MAX_POSITION for rows, length in shapes if rows == LONG_ROWS)
 
@@ -88,7 +85,7 @@ def test_no_job_asks_for_a_needle_that_was_trained_on(needles: Needles) -> None:
 
 def test_a_text_fills_its_length(needles: Needles) -> None:
     for length in (256, 1000):
-        tokens = sum(needles.tokens_of(piece.text) for piece in needle_example(needles.filling(3, length)))
+        tokens = sum(needles.tokens_of(piece.text) for piece in example_of(needles.filling(3, length)))
         assert length - 15 < tokens <= length
 
 
