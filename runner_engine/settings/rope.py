@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from runner_base import MISSING, UNLESS_DEFAULT, Takes, above, check, check_keys, least, setting, within
+from runner_base import MISSING, Takes, above, check, check_keys, least, setting, within
+from runner_base.fields import UnlessDefault
 
 READ_BEYOND = "rope.beyond_trained=true"  # what lets texts be longer than a setting has room for
 
@@ -16,7 +17,8 @@ class RopeConfig:
     """The model's own rotary embedding, untouched."""
 
     name: ClassVar[str] = "native"
-    beyond_trained: bool = setting(False, UNLESS_DEFAULT)
+    # It only lets longer texts be read: beside a scaling that has room for them, the native setting is read by it.
+    beyond_trained: bool = setting(False, UnlessDefault(changes_answers=False))
 
     def __post_init__(self) -> None:
         check_keys("rope", self)

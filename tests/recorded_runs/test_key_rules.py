@@ -32,3 +32,9 @@ def test_records_from_before_a_key_of_a_task_have_its_default() -> None:
     today = earlier | {"task.contexts": "[]", "task.last_tokens": "256"}
     assert SchemaRules().differing_keys([earlier, today]) == []
     assert SchemaRules().differing_keys([earlier, today | {"task.contexts": "['64']"}]) == ["task.contexts"]
+
+
+def test_native_rope_beyond_its_training_is_the_baseline_of_scalings_that_need_no_such_key() -> None:
+    native = {"rope.name": "native", "rope.beyond_trained": "true"}
+    scaled = {"rope.name": "yarn", "rope.beyond_trained": "false", "rope.factor": "2.0"}
+    assert SchemaRules().differing_keys([native, scaled]) == ["rope.name", "rope.factor"]
