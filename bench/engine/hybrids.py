@@ -9,7 +9,7 @@ random prompts by turns, so that other work on the machine affects all of them.
 
 Prefill is the time of one new token, and decode the rest. `unequal`: twice as many requests as rows, with prompts and
 answers of half to one and a half times those lengths, and answers of up to four times as long for one request in four;
-new tokens by all of the time.
+new tokens by all of the time. `of the bound`: of the tokens/s at which memory delivers the weights that a token reads.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 
-from runner_base import Dtype, processor
+from runner_base import MIB, Dtype, processor
 from runner_engine import CHOICES, LocalModelConfig, ModelSpec, Request, complete, resolve
 from runner_engine.local.engine import LocalEngine
 from runner_engine.settings.model import Attention
@@ -40,6 +41,7 @@ from engines import head_line, markdown, spread  # noqa: E402
 from gguf_speed import XLLAMACPP, theirs  # noqa: E402
 from hybrid_shapes import SHAPES, WITHOUT_ATTENTION, with_sizes  # noqa: E402
 from peers import xllamacpp_python  # noqa: E402
+from read_rate import read_mib_per_s  # noqa: E402
 
 from tools import families  # noqa: E402
 
@@ -130,8 +132,11 @@ def rates(side: Side, rows: int, lengths: tuple[int, int], by_processor: bool) -
     }
 
 
-def save(config: Any, folder: Path, name: str, kind: str) -> Path | None:
-    """Save a model of random weights with a tokenizer of bytes, and a .gguf file of it where llama.cpp knows it."""
+def save(config: Any, folder: Path, name: str, kind: str) -> tuple[Path | None, float]:
+    """Save a model of random weights with a tokenizer of bytes, and a .gguf file of it where llama.cpp knows it.
+
+    Returns the file, and the MiB that a token reads: the weights without an embedding that is no head, and no states.
+    """
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
@@ -140,10 +145,14 @@ def save(config: Any, folder: Path, name: str, kind: str) -> Path | None:
     families._tokenizer().save_pretrained(folder)
     if config.model_type == "lfm2":
         add_names_of_lfm2(folder / "config.json", config)
+    is_tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    unread = 0 if is_tied else model.get_input_embeddings().weight.nbytes
+    mib = (sum(weight.nbytes for weight in model.parameters()) - unread) / MIB
     if name not in OF_GGUF:
-        return None
+        return None, mib
     family, keys = OF_GGUF[name]
-    return gguf_families.write_gguf(folder.with_suffix(".gguf"), family, model, kind, context_length=4096, **keys)
+    file = gguf_families.write_gguf(folder.with_suffix(".gguf"), family, model, kind, context_length=4096, **keys)
+    return file, mib
 
 
 def add_names_of_lfm2(file: Path, config: Any) -> None:
@@ -156,7 +165,7 @@ def add_names_of_lfm2(file: Path, config: Any) -> None:
 def lines_of(name: str, options: argparse.Namespace, folder: Path) -> list[list[str]]:
     """Measure a shape; return its lines of the table."""
     made = folder / name.replace(".", "_")
-    file = save(with_sizes(SHAPES[name](options.layers), options.vocabulary), made, name, options.gguf)
+    file, mib = save(with_sizes(SHAPES[name](options.layers), options.vocabulary), made, name, options.gguf)
     lines = []
     with ExitStack() as open_sides:
         before = Attention.eager if name in WITHOUT_ATTENTION else Attention.sdpa
@@ -166,6 +175,7 @@ def lines_of(name: str, options: argparse.Namespace, folder: Path) -> list[list[
         if GENERATE in options.sides:
             sides[GENERATE] = of_generate(made)
         torch.set_num_threads(options.threads)
+        bound = read_mib_per_s(options.processor_time) / mib
         for rows in options.rows:
             with ExitStack() as of_rows:
                 if LLAMACPP in options.sides and file is not None:
@@ -181,7 +191,9 @@ def lines_of(name: str, options: argparse.Namespace, folder: Path) -> list[list[
                     spread(_times(speeds[STREAM], speeds[side]), 2) if side in speeds else ""
                     for side in options.sides[1:]
                 ]
-                lines.append([name, part, str(rows), *cells, *times])
+                is_bound = (part, rows) == ("decode", 1)
+                of_bound = f"{median(speeds[STREAM]) / bound:.2f} of {bound:,.0f}" if is_bound else ""
+                lines.append([name, part, str(rows), *cells, *times, of_bound])
             print(markdown(_head(options.sides), lines[-len(PARTS) :]), file=sys.stderr, flush=True)
     return lines
 
@@ -203,7 +215,7 @@ def _times(mine: list[float], others: list[float]) -> list[float]:
 
 
 def _head(sides: list[str]) -> list[str]:
-    return ["shape", "", "rows", *sides, *(f"x {side}" for side in sides[1:])]
+    return ["shape", "", "rows", *sides, *(f"x {side}" for side in sides[1:]), "of the bound"]
 
 
 def main() -> None:

@@ -15,8 +15,6 @@ import os
 import random
 import shutil
 import sys
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -27,8 +25,6 @@ import torch
 from runner_base import MIB, Dtype, processor
 from runner_engine import LocalModelConfig
 from runner_engine.embedded import MODEL_DIR
-from runner_engine.kernels import native
-from runner_engine.matmul import Panels
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests" / "support")]
@@ -37,6 +33,7 @@ import gguf_families  # noqa: E402
 from engines import Job, greedy_engine, head_line, markdown, run_counts, spread  # noqa: E402
 from gguf_speed import Completer, completer_of, measured, theirs  # noqa: E402
 from peers import xllamacpp_python  # noqa: E402
+from read_rate import read_mib_per_s  # noqa: E402
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 896, "hidden_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 16, "num_key_value_heads": 2,
@@ -45,7 +42,6 @@ SHAPE: dict[str, Any] = {
 }  # fmt: skip
 GROUPED, PLAIN, LLAMACPP = "grouped", "family's own", "llama.cpp"
 FORCED = {GROUPED: "grouped", PLAIN: "plain"}
-READ_BYTES, READ_TIMES = 512 * MIB, 5
 VLLM, VLLM_TOKENS = ROOT / ".vllm" / "bin" / "python", 2048  # tokens of a pass at most
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
@@ -95,24 +91,6 @@ def rates_of_vllm(folder: Path, prompts: list[list[int]], new: int, rows: list[i
         found["prefill", some] = sum(map(len, prompts[:some])) / seconds[1][some]
         found["decode", some] = some * (new - 1) / (seconds[new][some] - seconds[1][some])
     return found
-
-
-def read_mib_per_s(by_processor: bool) -> float:
-    """Return how fast the threads of torch read memory: by a sum, or by a product of one row, whichever is faster."""
-    numbers = torch.zeros(int(READ_BYTES) // 8, dtype=torch.int64)
-    kernels, row = native.kernels(), torch.zeros(1, 4096, dtype=torch.bfloat16)
-    readers: dict[str, Callable[[], torch.Tensor]] = {"sum": lambda: numbers.sum()}
-    if kernels is not None and kernels.has("product", row.dtype):
-        panels = Panels.of(numbers.view(torch.bfloat16).view(-1, row.shape[1]), None, kernels)
-        readers["product"] = lambda: panels.product(row)
-    clock = time.process_time if by_processor else time.perf_counter
-    best = 0.0
-    for read in readers.values():
-        for _ in range(READ_TIMES):
-            started = clock()
-            read()
-            best = max(best, numbers.nbytes / MIB / (clock() - started))
-    return best
 
 
 def main() -> None:
