@@ -191,12 +191,21 @@ class PassLayout:
             parts.append(PartialAttention(*part, use.row_of, use.count))
         if self.spans:
             if heads.in_bytes:  # a span's tokens see each other's keys as later tokens will
-                key, value = heads.to_numbers(layer, *heads.to_stored(layer, key, value))
+                key, value = self._as_read(layer, key, value)
             if by_sdpa:
                 parts += self._span_parts(attention, query, key, value)
             else:
                 parts.append(_attend_within_spans(self, attention, grouped, key, value))
         return _join(self, attention, query, new, parts)
+
+    def _as_read(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return new keys and values [KVH, T, D] as they are when they are read from the store."""
+        read = self.heads.to_numbers(layer, *self.heads.to_stored(layer, key, value))
+        if not self.heads.first_plain:
+            return read
+        assert isinstance(self.own, Slots)
+        is_first = self.own.first.among(self.slot, self.place)[None, :, None]
+        return key.where(is_first, read[0]), value.where(is_first, read[1])
 
     def _span_parts(
         self, attention: LayerAttention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
@@ -305,8 +314,8 @@ def _join(
     terms = [part.term(heads) for part in parts]
     if longest := layout.longest:
         slots: slice | torch.Tensor = slice(tokens) if layout.is_in_slot_order else layout.slot.long()
-        keys, values = own.keys[layer][slots, :, :longest], own.values[layer][slots, :, :longest]
-        terms.append(own_term(heads, layer, attention.scaling, query, keys, values, layout.seen, first))
+        keys, values = own.numbers(layer, slots, longest)
+        terms.append(own_term(attention.scaling, query, keys, values, layout.seen, first))
     if sinks is not None:
         terms.append(sinks_term(sinks, shape, heads.dim))
     return joined(terms, query.dtype)

@@ -72,13 +72,12 @@ def attend_to_keys(
 
 
 def own_term(
-    heads: Heads, layer: int, scaling: Scaling, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
+    scaling: Scaling, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     seen: torch.Tensor, first: torch.Tensor | None,
 ) -> Term:  # fmt: skip
-    """Attend [T, KVH, G, D] to a layer's stored keys and values [T, KVH, L, W] of its row, from first [T] to seen."""
-    shape = query.shape[:3]
-    keys, values = heads.to_numbers(layer, keys.flatten(0, 1), values.flatten(0, 1))
-    scores = scores_of(scaling, query.flatten(0, 1), keys).view(*shape, -1)
+    """Attend [T, KVH, G, D] to the keys and values [T, KVH, L, D] of its row, from first [T] to seen."""
+    shape, (keys, values) = query.shape, (keys.flatten(0, 1), values.flatten(0, 1))
+    scores = scores_of(scaling, query.flatten(0, 1), keys).view(*shape[:3], -1)
     places = torch.arange(scores.shape[-1], device=query.device)[None, :]
     hidden = places >= seen[:, None]
     if first is not None:
@@ -87,7 +86,7 @@ def own_term(
     top = scores.amax(dim=-1)
     scores.sub_(or_zero(top)[..., None]).exp_()
     weighted = wide_bmm(scores.to(values.dtype).flatten(0, 1), values)
-    return weighted.view(*shape, heads.dim), top, scores.sum(dim=-1)
+    return weighted.view(shape), top, scores.sum(dim=-1)
 
 
 def sinks_term(sinks: torch.Tensor, shape: tuple[int, int, int], dim: int) -> Term:

@@ -163,7 +163,8 @@ def _random_places(heads: Heads, kernels: Kernels, count: int, random: torch.Gen
     """Return random keys and values of a single layer."""
     kv = SharedKv.empty(heads, count, kernels)
     keys, values = (torch.randn(heads.kv_heads, count, heads.dim, generator=random).to(heads.dtype) for _ in range(2))
-    kv.store.put_stored(0, *heads.to_stored(0, keys, values))
+    where = torch.zeros(count, dtype=torch.int32), torch.arange(count, dtype=torch.int32)
+    kv.store.write(0, keys.transpose(0, 1), values.transpose(0, 1), *where)
     return SharedPlaces(kv.store, 0, count)
 
 

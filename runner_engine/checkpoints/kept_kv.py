@@ -12,7 +12,7 @@ from typing import Any
 
 from runner_base import BYTES
 from runner_engine.checkpoints.layer_kinds import first_sharing_layer, layer_kinds, window_of
-from runner_engine.settings.kv_cache import KvCache, KvNumbers
+from runner_engine.settings.kv_cache import FIRST_TOKENS, KvCache, KvNumbers
 
 SCALE_BYTES = 4  # of a place and head, where keys or values are stored in 8 bits: as in kernels/attention.h
 INT4_GROUP, INT4_GROUP_BYTES = 32, 18  # in 4 bits so many numbers of a head, with their scale, take so many bytes
@@ -44,6 +44,7 @@ class KeptKv:
     window_bytes: int  # of one token in all layers that keep those within the window
     page: int  # tokens of a head in a page of memory: they are freed together
     state_bytes: int  # of all layers together
+    first_bytes: int = 0  # of first tokens in the model's numbers, beside the others
 
     @property
     def layers(self) -> int:
@@ -78,7 +79,7 @@ class KeptKv:
 
     def _elsewhere(self, places: int) -> int:
         """Return what a row takes besides what layers with a window keep."""
-        return self.state_bytes + self.full_bytes * places
+        return self.state_bytes + self.first_bytes + self.full_bytes * places
 
 
 def kept_kv(
@@ -101,6 +102,7 @@ def kept_kv(
         window_bytes=window_bytes,
         page=PAGE_BYTES // max(head_bytes(width, dtype_bytes, kv_cache.keys), 1),
         state_bytes=sum(kind.has_state for kind in kinds) * state_bytes(settings, dtype_bytes),
+        first_bytes=2 * FIRST_TOKENS * len(in_windows) * kv_heads * width * dtype_bytes if kv_cache.first_tokens else 0,
     )
 
 

@@ -100,7 +100,9 @@ class KvBudget:
         if not self.heads.layers:  # states alone
             return self.heads.bytes_per_token * self.heads.state_tokens * len(rows)
         freed = 0 if self.own is None else self.own.freed_before_pass()
-        return self.heads.bytes_per_token * (self.stored(rows) - freed)
+        beginnings = self.prefixes.beginnings + sum(not row.kv.path for row in rows)
+        of_first = self.heads.first_plain_bytes * beginnings
+        return self.heads.bytes_per_token * (self.stored(rows) - freed) + of_first
 
     def stored(self, rows: Sequence[Row]) -> int:
         """Return of how many tokens keys and values are stored: of all prefixes, and of these rows, with states."""
@@ -145,6 +147,7 @@ class KvBudget:
         self.prefixes.copy([(slot, row.kv) for slot, row in entering], self.own)
         for slot, row in entering:
             put_state(self.own, slot, row.kv.prefix)
+            self.own.set_beginning(slot, not row.kv.path)
             if _is_kept_whole(row):
                 self.own.keep_whole(slot)
             self.prompts.copy(row.kv, self.own, slot)

@@ -38,9 +38,10 @@ INLINE void prefetch(const void *at, const void *end, const void *next) {
 }
 
 /* Where a row's keys and values lie: the first head of the first layer, and how many places each head has. All heads of
-   a layer, and then those of the next, follow one another. */
+   a layer, and then those of the next, follow one another. first_plain: so many first places, LANES or none, are stored in
+   the model's own numbers, behind all others, and their places among the others stay empty. */
 typedef struct {
-  int64_t keys, values, capacity;
+  int64_t keys, values, capacity, first_plain;
 } kv_arena;
 
 /* How keys, or values, are stored */
@@ -50,6 +51,8 @@ enum { KV_AS_MODEL, KV_INT8, KV_INT4 };
 typedef struct {
   int64_t keys, values, keys_before, values_before;
   int64_t rotated; /* numbers of a head that are rotated together (rotation.h), or 0 */
+  int64_t all_keys, all_values; /* bytes of each place in all layers: behind them are first places in the model's numbers, */
+  int64_t plain_before;         /* of this layer behind so many bytes */
 } kv_layer;
 
 /* The bytes that a place of a head takes */
@@ -128,7 +131,15 @@ typedef struct {
   const int64_t *part_out, *part_top, *part_sum; /* addresses of outputs not yet divided by their sums, maxima, sums */
   int64_t by_tiles; /* whether own keys are multiplied by tiles (tile_own_keys.h) */
   const int64_t *part_row;                       /* the token's first row in each part; -1: it sees nothing of it */
+  const void *plain_keys, *plain_values; /* its first LANES own places, where they are in the model's own numbers; or 0 */
 } attention_view;
+
+/* The first places of a head that are in the model's own numbers, of keys or of values; 0 where there are none */
+INLINE void *plain_places(const kv_arena *arena, int64_t of_arena, int64_t all, const kv_layer *layer, int64_t head,
+                          int64_t dim, int64_t number_bytes) {
+  if (!arena->first_plain) return 0;
+  return (char *)of_arena + arena->capacity * all + layer->plain_before + head * LANES * dim * number_bytes;
+}
 
 /* Applies the cap, if there is one, to `count` scores, and hides the first `hidden`. Only some layers need this, so it
    is a function of its own: the code that is compiled for each shape already takes long. */

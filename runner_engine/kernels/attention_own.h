@@ -21,9 +21,23 @@ INLINE KV *KV_NAME(values_of)(const kv_arena *arena, const kv_layer *layer, int6
   return (KV *)(arena->values + arena->capacity * (layer->values_before + head * place));
 }
 
+/* The first places of a head in the model's own numbers; 0 where there are none */
+INLINE T *KV_NAME(plain_keys)(const kv_arena *arena, const kv_layer *layer, int64_t head, int64_t dim) {
+  return IS_IN_BYTES ? plain_places(arena, arena->keys, layer->all_keys, layer, head, dim, sizeof(T)) : 0;
+}
+
+INLINE T *KV_NAME(plain_values)(const kv_arena *arena, const kv_layer *layer, int64_t head, int64_t dim) {
+  return IS_IN_BYTES ? plain_places(arena, arena->values, layer->all_values, layer, head, dim, sizeof(T)) : 0;
+}
+
 /* Puts k and v [dim] of a token and a head into a place of its arena. */
 INLINE void KV_NAME(store_head)(const kv_arena *arena, const kv_layer *layer, int64_t head, const T *k, const T *v,
                                 int64_t dim, int64_t place) {
+  if (IS_IN_BYTES && place < arena->first_plain) {
+    NAME(store_key)(KV_NAME(plain_keys)(arena, layer, head, dim), k, dim, place);
+    NAME(store_value)(KV_NAME(plain_values)(arena, layer, head, dim), v, dim, place);
+    return;
+  }
   KV_NAME(put_key)(layer, KV_NAME(keys_of)(arena, layer, head, dim), k, dim, place);
   KV_NAME(put_value)(layer, KV_NAME(values_of)(arena, layer, head, dim), v, dim, place);
 }
@@ -34,6 +48,7 @@ INLINE void KV_NAME(store_head)(const kv_arena *arena, const kv_layer *layer, in
 int64_t KV_NAME(store)(const T *k, const T *v, const kv_arena *arenas, int64_t slots, const kv_layer *layer,
                        int64_t kv_heads, int64_t dim, int64_t tokens, const int32_t *slot, const int32_t *place, int threads) {
   int64_t wrong = check_heads(kv_heads, 1, dim);
+  if (!wrong) wrong = check_kv_layer(layer, dim, IS_IN_BYTES, 0);
   if (!wrong) wrong = check_places(arenas, slots, tokens, slot, place, 0, 0);
   if (wrong) return wrong;
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -109,7 +124,8 @@ INLINE void KV_NAME(attend_shape)(const int D, const int G, const T *query, cons
 #endif
   float acc[MAX_GROUP * MAX_DIM], s[MAX_GROUP][MAX_SCORES], top[MAX_GROUP], sum[MAX_GROUP];
   const float *sinks = of->sinks, cap = of->cap, scale = cap ? 1 : of->scale; /* with a cap it is in the scores */
-  const int64_t first = of->first, end = of->end;
+  const int64_t end = of->end;
+  int64_t first = of->first;
 #if HAS_OWN_TILES
   if (of->by_tiles) configure_own_tiles(G);
 #endif
@@ -117,6 +133,18 @@ INLINE void KV_NAME(attend_shape)(const int D, const int G, const T *query, cons
   for (int g = 0; g < G; g++) top[g] = sinks ? sinks[g] : -INFINITY, sum[g] = sinks ? 1 : 0;
   KV_NAME(join_parts)(D, G, of, acc, top, sum);
   const int64_t key_stride = KV_NAME(key_stride)(of->layer, D), value_stride = KV_NAME(value_stride)(of->layer, D);
+#if IS_IN_BYTES
+  if (of->plain_keys && first < LANES) {
+    const int count = end < LANES ? (int)end : LANES;
+    BYTES_NAME(score_plain)(D, G, q, (const T *)of->plain_keys, count, s, (const T *)of->plain_values);
+    for (int g = 0; g < G; g++) {
+      if (cap || first) cap_and_hide(s[g], count, first, of->scale, cap);
+      KV_NAME(add_scores)(D, s[g], count, scale, top + g, sum + g, acc + g * D);
+    }
+    BYTES_NAME(add_plain)(D, G, s, (const T *)of->plain_values, count, acc, (const T *)K);
+    first = LANES;
+  }
+#endif
   for (int64_t start = first / LANES * LANES; start < end; start += KEY_BLOCK) {
     int count = end - start < KEY_BLOCK ? (int)(end - start) : KEY_BLOCK;
     const KV *v = V + start * value_stride;
@@ -171,6 +199,7 @@ int64_t KV_NAME(attend)(const T *q, const kv_arena *arenas, int64_t slots, const
                      int64_t parts, const int64_t *part_out, const int64_t *part_top, const int64_t *part_sum,
                      const int64_t *part_rows, const int64_t *part_row, T *out, int64_t tile_rows, int threads) {
   int64_t wrong = check_heads(kv_heads, group, dim);
+  if (!wrong) wrong = check_kv_layer(layer, dim, IS_IN_BYTES, 0);
   if (!wrong) wrong = check_places(arenas, slots, tokens, slot, 0, own, k ? 1 : 0);
   if (!wrong) wrong = check_range(first, tokens, 0, INT32_MAX, WRONG_FIRST);
   for (int64_t p = 0; !wrong && p < parts; p++)
@@ -195,7 +224,8 @@ int64_t KV_NAME(attend)(const T *q, const kv_arena *arenas, int64_t slots, const
       }
       if (k) KV_NAME(store_head)(arena, layer, h, k + i * dim, v + i * dim, dim, own[t] - 1);
       const attention_view view = {first ? first[t] : 0, own[t], layer, scale, cap, sinks ? sinks + h * group : 0,
-                                   parts, part_out, part_top, part_sum, by_tiles, rows};
+                                   parts, part_out, part_top, part_sum, by_tiles, rows,
+                                   KV_NAME(plain_keys)(arena, layer, h, dim), KV_NAME(plain_values)(arena, layer, h, dim)};
       KV_NAME(attend_head)(dim, group, q + i * group * dim, KV_NAME(keys_of)(arena, layer, h, dim),
                            KV_NAME(values_of)(arena, layer, h, dim), &view, out + i * group * dim, next);
     }

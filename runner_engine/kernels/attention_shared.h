@@ -2,8 +2,9 @@
    KV_NAME: see kernels.c), in the tiles of attention_tiles.h. */
 
 /* Up to TILE_ROWS rows of one key-value head over the keys of an arena: row r sees those from first[r] to sees[r],
-   which may be none. cap: the soft cap of the scores, or 0 for none. */
-INLINE void KV_NAME(attend_tile_shape)(const kv_layer *layer, const int D, const NAME(operand) *q, const KV *K, const KV *V, const int64_t *first,
+   which may be none. cap: the soft cap of the scores, or 0 for none. plain_keys, plain_values: as in attention_view. */
+INLINE void KV_NAME(attend_tile_shape)(const kv_layer *layer, const int D, const NAME(operand) *q, const KV *K, const KV *V,
+                                       const T *plain_keys, const T *plain_values, const int64_t *first,
                                        const int64_t *sees, int rows, float scale, float cap, float *acc, float *top,
                                        float *sum, prefetch_queue *next) {
   const int at_once = IS_UNPACKED ? UNPACKED_KEYS : TILE_KEYS;
@@ -27,10 +28,16 @@ INLINE void KV_NAME(attend_tile_shape)(const kv_layer *layer, const int D, const
     const int full = (count + LANES - 1) / LANES * LANES;
 #if IS_UNPACKED
     const int are_scaled = KV_NAME(unpack_keys)(layer, D, K + start * key_stride, full, unpacked, key_scales);
+#if IS_IN_BYTES
+    if (plain_keys && !start) BYTES_NAME(unpack_plain)(1, D, plain_keys, unpacked, key_scales);
+#endif
     OPERAND_NAME(tile_scores)(D, q, unpacked, all_rows, full, s, next);
     for (int r = 0; r < rows && are_scaled; r++)
       for (int j = 0; j < full; j++) s[r][j] *= key_scales[j];
     const int have_scales = KV_NAME(unpack_values)(layer, D, V + start * value_stride, full, unpacked, value_scales);
+#if IS_IN_BYTES
+    if (plain_values && !start) BYTES_NAME(unpack_plain)(0, D, plain_values, unpacked, value_scales);
+#endif
     const NAME(operand) *values = unpacked;
     const float *scales = have_scales ? value_scales : 0;
 #else
@@ -59,6 +66,7 @@ BETWEEN_UNITS void KV_NAME(attend_tile)(int64_t i, const T *q, int64_t q_head, i
   const int64_t rows = tokens * group, tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
   const int64_t h = i / tiles, first = (tiles - 1 - i % tiles) * TILE_ROWS;
   const KV *K = KV_NAME(keys_of)(arena, layer, h, dim), *V = KV_NAME(values_of)(arena, layer, h, dim);
+  const T *plain_keys = KV_NAME(plain_keys)(arena, layer, h, dim), *plain_values = KV_NAME(plain_values)(arena, layer, h, dim);
   const int some = rows - first < TILE_ROWS ? (int)(rows - first) : TILE_ROWS;
   NAME(operand) query[TILE_ROWS * MAX_DIM];
   float acc[TILE_ROWS * MAX_DIM], m[TILE_ROWS], l[TILE_ROWS];
@@ -76,7 +84,8 @@ BETWEEN_UNITS void KV_NAME(attend_tile)(int64_t i, const T *q, int64_t q_head, i
     begins[r] = from ? from[t] : 0;
   }
 #define IS_RARE (IS_IN_BYTES && PACK == 1) /* no shape of it is worth the compiler's time */
-#define SHAPE(D) KV_NAME(attend_tile_shape)(layer, D, query, K, V, begins, sees, some, scale, cap, acc, m, l, next)
+#define SHAPE(D)                                                                                                        \
+  KV_NAME(attend_tile_shape)(layer, D, query, K, V, plain_keys, plain_values, begins, sees, some, scale, cap, acc, m, l, next)
   if (!IS_RARE && dim == 64) SHAPE(64);
   else if (!IS_RARE && dim == 128) SHAPE(128);
   else SHAPE(dim);
@@ -104,6 +113,7 @@ int64_t KV_NAME(attend_shared)(const T *q, int64_t q_head, int64_t q_token, int6
                             int64_t dim, int64_t keys, int64_t causal, const int32_t *from, float scale, float cap,
                             T *out, float *top, float *sum, int64_t tile_rows, int threads) {
   int64_t wrong = check_heads(kv_heads, group, dim);
+  if (!wrong) wrong = check_kv_layer(layer, dim, IS_IN_BYTES, 0);
   if (!wrong) wrong = check_part(arena, keys, causal, chosen, 0, tokens, all);
   if (!wrong) wrong = check_range(from, tokens, 0, INT32_MAX, WRONG_FIRST);
   if (wrong) return wrong;

@@ -22,7 +22,8 @@ enum {
   MISSING_UNIT,
   WRONG_STATE_SLOT,
   WRONG_SEGMENT,
-  WRONG_EXPERT
+  WRONG_EXPERT,
+  WRONG_KV_LAYER
 };
 
 /* What a function returns to Python: 0, or what is wrong and with which token, row or part */
@@ -41,13 +42,24 @@ static int64_t check_range(const int32_t *of, int64_t count, int64_t least, int6
   return FINE;
 }
 
+/* A layer's formats are known ones, its heads are rotated in whole pieces, and what is before it is part of what there is. */
+static int64_t check_kv_layer(const kv_layer *layer, int64_t dim, int in_bytes, int64_t at) {
+  const int64_t most = in_bytes ? KV_INT4 : KV_AS_MODEL, piece = layer->rotated;
+  if (layer->keys < 0 || layer->keys > most || layer->values < 0 || layer->values > most) REFUSE(WRONG_KV_LAYER, at);
+  if (piece < 0 || piece & (piece - 1) || (piece && dim % piece)) REFUSE(WRONG_KV_LAYER, at);
+  if (layer->keys_before < 0 || layer->values_before < 0 || layer->plain_before < 0) REFUSE(WRONG_KV_LAYER, at);
+  if (layer->keys_before >= layer->all_keys || layer->values_before >= layer->all_values) REFUSE(WRONG_KV_LAYER, at);
+  return FINE;
+}
+
 /* Each token has a slot, a place in it, and sees at least `least` places of it. place, seen: or 0 */
 static int64_t check_places(const kv_arena *arenas, int64_t slots, int64_t tokens, const int32_t *slot,
                             const int32_t *place, const int32_t *seen, int64_t least) {
   for (int64_t t = 0; t < tokens; t++) {
     if (slot[t] < 0 || slot[t] >= slots) REFUSE(WRONG_SLOT, t);
     const int64_t capacity = arenas[slot[t]].capacity;
-    if (capacity % LANES) REFUSE(WRONG_SLOT, t);
+    const int64_t plain = arenas[slot[t]].first_plain;
+    if (capacity % LANES || (plain && (plain != LANES || capacity < LANES))) REFUSE(WRONG_SLOT, t);
     if (place && (place[t] < 0 || place[t] >= capacity)) REFUSE(WRONG_PLACE, t);
     if (seen && (seen[t] < least || seen[t] > capacity)) REFUSE(WRONG_SEEN, t);
   }
@@ -58,6 +70,7 @@ static int64_t check_places(const kv_arena *arenas, int64_t slots, int64_t token
 static int64_t check_part(const kv_arena *arena, int64_t keys, int64_t causal, const int64_t *chosen, int64_t first,
                           int64_t tokens, int64_t all) {
   if (tokens < 1 || !arena || arena->capacity % LANES) REFUSE(WRONG_PART, 0);
+  if (arena->first_plain && (arena->first_plain != LANES || arena->capacity < LANES)) REFUSE(WRONG_PART, 0);
   if (keys < 0 || keys + (causal ? tokens - 1 : 0) > arena->capacity) REFUSE(WRONG_PART, 0);
   if (first < 0 || (!chosen && first + tokens > all)) REFUSE(WRONG_PART_TOKEN, 0);
   for (int64_t t = 0; chosen && t < tokens; t++)

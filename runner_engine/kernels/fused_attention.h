@@ -127,7 +127,9 @@ static void NAME(attend_own)(const fused_pass *s, int64_t layer, int64_t t, int6
   if (in->is_step) NAME(put)(m, arena, &of->kv, h, k, k + s->kv_width, in->seen[t] - 1);
   const attention_view view = {from ? from[t] : 0, in->seen[t], &of->kv, of->scale, of->cap,
                                of->sinks ? of->sinks + h * group : 0, in->parts, s->part_out, s->part_top, s->part_sum,
-                               NAME(attends_own_by_tiles)(m), rows};
+                               NAME(attends_own_by_tiles)(m), rows,
+                               m->has_kv_bytes ? BYTES_NAME(plain_keys)(arena, &of->kv, h, dim) : 0,
+                               m->has_kv_bytes ? BYTES_NAME(plain_values)(arena, &of->kv, h, dim) : 0};
   const kv_arena *next = in->arenas + in->slot[then];
   T wide[is_narrow ? group * dim : 1], *out = is_narrow ? wide : (T *)s->inner + t * s->q_width + h * group * dim;
 #define ATTEND(NAME)                                                                                              \

@@ -188,8 +188,10 @@ static int64_t check_fused(const fused_model *m, const fused_layer *layers, cons
   if (m->rotated < 0 || m->rotated > m->dim || m->rotated % 2) REFUSE(WRONG_HEADS, 0);
   if (m->has_kv_bytes && !(pack == 2 ? has_kv_bytes_bf16 : has_kv_bytes_f32)) REFUSE(MISSING_UNIT, 1);
   if (are_matrices_missing(m, layers, pack)) REFUSE(MISSING_UNIT, 0);
-  for (int64_t l = 0; l < m->layers; l++)
+  for (int64_t l = 0; l < m->layers; l++) {
     if (!is_layer_readable(m, layers + l, pack)) REFUSE(WRONG_MATRIX, l);
+    if (!layers[l].mixer && (wrong = check_kv_layer(&layers[l].kv, m->dim, m->has_kv_bytes != 0, l))) return wrong;
+  }
   if (!is_readable(&m->head, m->hidden, pack)) REFUSE(WRONG_MATRIX, m->layers);
   return FINE;
 }

@@ -18,40 +18,67 @@
 #else
 #define GROUPS_AT_ONCE 1
 #endif
-typedef uint8_t codes_vec __attribute__((vector_size(VEC_FLOATS)));
+typedef int8_t codes_vec __attribute__((vector_size(VEC_FLOATS)));
 typedef uint16_t halves_vec __attribute__((vector_size(2 * VEC_FLOATS)));
 typedef int32_t wide_vec __attribute__((vector_size(4 * VEC_FLOATS)));
 typedef uint32_t wide_bits __attribute__((vector_size(4 * VEC_FLOATS)));
 
-/* The lower, or the upper, halves of bytes as floats */
-INLINE vec half_of_codes(const char *at, int upper) {
+/* Bytes, each in 32 bits; and the lower, or the upper, halves of such bytes as floats. Where they are not looked up, the
+   lower ones are 1 / LOWER_SHARE times as large: shifted up, they have their sign, and the shift back is saved. */
 #ifdef HAS_AVX512
-  const __m512 values = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
-  const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)at));
-  return (vec)_mm512_permutexvar_ps(upper ? _mm512_srli_epi32(wide, 4) : wide, values);
+#define LOWER_SHARE 1.0f
+#else
+#define LOWER_SHARE 0x1p-28f
+#endif
+INLINE wide_vec widened_codes(const char *at) {
+#ifdef HAS_AVX512
+  return (wide_vec)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)at));
 #else
   codes_vec x;
   memcpy(&x, at, sizeof x);
-  const wide_vec wide = __builtin_convertvector(x, wide_vec);
-  return __builtin_convertvector(upper ? wide << 24 >> 28 : wide << 28 >> 28, vec);
+  return __builtin_convertvector(x, wide_vec);
 #endif
 }
 
-/* The same of two rows of bytes, as pairs of bfloat16 */
-INLINE words pairs_of_codes(const char *first, const char *second, int upper) {
+INLINE vec half_of_codes(wide_vec wide, int upper) {
+#ifdef HAS_AVX512
+  const __m512 values = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
+  return (vec)_mm512_permutexvar_ps(upper ? _mm512_srli_epi32((__m512i)wide, 4) : (__m512i)wide, values);
+#else
+  return __builtin_convertvector(upper ? wide >> 4 : wide << 28, vec);
+#endif
+}
+
+/* Two rows of bytes side by side; and their lower, or their upper, halves as pairs of bfloat16 */
 #ifdef HAS_AVX512_BF16
+typedef wide_vec code_pairs;
+INLINE code_pairs paired_codes(const char *first, const char *second) {
+  const __m512i low = (__m512i)widened_codes(first), high = (__m512i)widened_codes(second);
+  return (wide_vec)_mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+}
+
+INLINE words half_of_code_pairs(code_pairs both, int upper) {
   static const uint16_t values[32] = {0,      0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0,
                                       0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80,
                                       0,      0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0,
                                       0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80}; /* twice: of 5 bits */
-  const __m512i low = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)first));
-  const __m512i high = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)second));
-  const __m512i both = _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
-  return (words)_mm512_permutexvar_epi16(upper ? _mm512_srli_epi32(both, 4) : both, _mm512_loadu_si512(values));
-#else
-  return (words)half_of_codes(first, upper) >> 16 | (words)half_of_codes(second, upper); /* such floats end in zeros */
-#endif
+  const __m512i at = upper ? _mm512_srli_epi32((__m512i)both, 4) : (__m512i)both;
+  return (words)_mm512_permutexvar_epi16(at, _mm512_loadu_si512(values));
 }
+#else
+typedef struct {
+  wide_vec first, second;
+} code_pairs;
+INLINE code_pairs paired_codes(const char *first, const char *second) {
+  return (code_pairs){widened_codes(first), widened_codes(second)};
+}
+
+INLINE words half_of_code_pairs(code_pairs both, int upper) {
+  const float share = upper ? 1.0f : LOWER_SHARE;
+  const vec first = half_of_codes(both.first, upper) * share, second = half_of_codes(both.second, upper) * share;
+  return (words)first >> 16 | (words)second; /* such floats end in zeros */
+}
+#endif
 
 /* The scales of one group of neighbouring places, as floats */
 INLINE vec scales_of_group(const char *at) {
@@ -126,12 +153,19 @@ INLINE void INT4_NAME(scores)(const int D, const int G, const NAME(operand) *q, 
   const int groups = CODE_GROUPS(D), block = LANES * groups * INT4_GROUP_BYTES, parts = LANES / VEC_FLOATS;
   const int blocks = TWO_BLOCKS(G) ? 2 : 1;
   const char *end = k + (count + LANES - 1) / LANES * block;
+#if IN_FLOATS && !defined(HAS_AVX512)
+  float lower[MAX_GROUP * MAX_DIM]; /* for the lower halves */
+  for (int i = 0; i < G * D; i++) lower[i] = q[i] * LOWER_SHARE;
+#else
+  const NAME(operand) *lower = q;
+#endif
   for (int j = 0; j < count; j += blocks * LANES) {
     const char *k0 = k + j / LANES * block, *k1 = blocks == 2 && j + LANES < count ? k0 + block : k0;
     vec a[MAX_GROUP][2 * LANES / VEC_FLOATS] = {{{0}}};
     for (int group = 0; group < groups; group++) {
       vec b[MAX_GROUP][2 * LANES / VEC_FLOATS] = {{{0}}};
-      const int halves = group * INT4_GROUP + CODE_BYTES < D ? 2 : 1; /* the upper ones may only fill up */
+      /* the upper ones may only fill up */
+      const int halves = D % INT4_GROUP == 0 || group * INT4_GROUP + CODE_BYTES < D ? 2 : 1;
       for (int c = 0; c < CODE_BYTES; c += 2) {
         const int row = (group * CODE_BYTES + c) * LANES;
         if (row % CACHE_LINE == 0) {
@@ -139,28 +173,39 @@ INLINE void INT4_NAME(scores)(const int D, const int G, const NAME(operand) *q, 
           if (blocks == 2) prefetch(k1 + row, end, v);
         }
 #define CODES(p, next) (((p) < parts ? k0 : k1) + row + (next) * LANES + (p) % parts * VEC_FLOATS)
-        for (int half = 0; half < halves; half++) {
-          const NAME(operand) *number = q + group * INT4_GROUP + half * CODE_BYTES + c;
+#define QUERY(half) (((half) ? q + CODE_BYTES : lower) + group * INT4_GROUP + c)
 #if IN_FLOATS
 #pragma GCC unroll 2
-          for (int next = 0; next < 2; next++) {
+        for (int next = 0; next < 2; next++) {
+          wide_vec codes[2 * LANES / VEC_FLOATS] = {{0}};
+#pragma GCC unroll 4
+          for (int p = 0; p < blocks * parts; p++) codes[p] = widened_codes(CODES(p, next));
+#pragma GCC unroll 2
+          for (int half = 0; half < halves; half++) {
             vec x[2 * LANES / VEC_FLOATS] = {{0}};
 #pragma GCC unroll 4
-            for (int p = 0; p < blocks * parts; p++) x[p] = half_of_codes(CODES(p, next), half);
+            for (int p = 0; p < blocks * parts; p++) x[p] = half_of_codes(codes[p], half);
 #pragma GCC unroll 16
-            for (int g = 0; g < G; g++)
+            for (int g = 0; g < G; g++) {
+              const vec number = QUERY(half)[g * D + next] + (vec){0};
 #pragma GCC unroll 4
-              for (int p = 0; p < blocks * parts; p++) b[g][p] += number[g * D + next] * x[p];
+              for (int p = 0; p < blocks * parts; p++) b[g][p] += number * x[p];
+            }
           }
+        }
 #else
 #pragma GCC unroll 4
-          for (int p = 0; p < blocks * parts; p++) {
-            const NAME(vec) x = pairs_of_codes(CODES(p, 0), CODES(p, 1), half);
+        for (int p = 0; p < blocks * parts; p++) {
+          const code_pairs codes = paired_codes(CODES(p, 0), CODES(p, 1));
+#pragma GCC unroll 2
+          for (int half = 0; half < halves; half++) {
+            const NAME(vec) x = half_of_code_pairs(codes, half);
 #pragma GCC unroll 16
-            for (int g = 0; g < G; g++) b[g][p] = NAME(multiply_add)(b[g][p], number + g * D, x);
+            for (int g = 0; g < G; g++) b[g][p] = NAME(multiply_add)(b[g][p], QUERY(half) + g * D, x);
           }
-#endif
         }
+#endif
+#undef QUERY
 #undef CODES
       }
 #pragma GCC unroll 4
@@ -222,21 +267,26 @@ INLINE void INT4_NAME(add_values)(const int D, const int G, float s[][MAX_SCORES
                 prefetch(codes, end, next);
                 prefetch(codes + row, end, next);
               }
-#pragma GCC unroll 2
-              for (int half = 0; half < 2; half++) {
 #if IN_FLOATS
 #pragma GCC unroll 2
-                for (int odd = 0; odd < 2; odd++) {
-                  const vec x = half_of_codes(codes + odd * row, half);
+              for (int odd = 0; odd < 2; odd++) {
+                const wide_vec wide = widened_codes(codes + odd * row);
+#pragma GCC unroll 2
+                for (int half = 0; half < 2; half++) {
+                  const vec x = half_of_codes(wide, half);
                   for (int g = 0; g < heads; g++)
                     if (g < some) o[g][i][half][d] += weights[i][g0 + g][j + odd] * x;
                 }
+              }
 #else
-                const NAME(vec) x = pairs_of_codes(codes, codes + row, half);
+              const code_pairs both = paired_codes(codes, codes + row);
+#pragma GCC unroll 2
+              for (int half = 0; half < 2; half++) {
+                const NAME(vec) x = half_of_code_pairs(both, half);
                 for (int g = 0; g < heads; g++)
                   if (g < some) o[g][i][half][d] = NAME(multiply_add)(o[g][i][half][d], weights[i][g0 + g] + j, x);
-#endif
               }
+#endif
             }
         }
         for (int g = 0; g < some; g++)
@@ -245,7 +295,8 @@ INLINE void INT4_NAME(add_values)(const int D, const int G, float s[][MAX_SCORES
               for (int d = 0; d < bytes / VEC_FLOATS; d++) {
                 const int to = (first + i) * INT4_GROUP + half * CODE_BYTES + c + d * VEC_FLOATS;
                 if (to >= D) continue;
-                const vec sum = load_f32(acc + (g0 + g) * D + to) + o[g][i][half][d];
+                const float share = IN_FLOATS && !half ? LOWER_SHARE : 1.0f;
+                const vec sum = load_f32(acc + (g0 + g) * D + to) + o[g][i][half][d] * share;
                 memcpy(acc + (g0 + g) * D + to, &sum, sizeof sum);
               }
       }
@@ -271,7 +322,9 @@ INLINE void INT4_NAME(unpack_places)(const int D, int is_keys, const char *from,
           for (int half = 0; half < halves; half++) {
             const int d = group * INT4_GROUP + half * CODE_BYTES;
             const int line = is_keys ? d + i : i, column = is_keys ? c : d + c;
-            const vec x[2] = {half_of_codes(at, half) * scale[0], half_of_codes(at + row, half) * scale[1]};
+            const float share = half ? 1.0f : LOWER_SHARE;
+            const vec x[2] = {half_of_codes(widened_codes(at), half) * (scale[0] * share),
+                              half_of_codes(widened_codes(at + row), half) * (scale[1] * share)};
 #if IN_FLOATS
             memcpy(to + line * side + column, x, sizeof(vec));
             memcpy(to + (line + 1) * side + column, x + 1, sizeof(vec));

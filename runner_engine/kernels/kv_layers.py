@@ -19,4 +19,7 @@ class KvCode(IntEnum):
 class KvLayer(ctypes.Structure):
     """kv_layer in attention.h."""
 
-    _fields_ = fields_of(ctypes.c_int64, "keys", "values", "keys_before", "values_before", "rotated")
+    _fields_ = fields_of(
+        ctypes.c_int64,
+        *("keys", "values", "keys_before", "values_before", "rotated", "all_keys", "all_values", "plain_before"),
+    )

@@ -23,6 +23,7 @@ _WORDS = {
     Refusal.MISSING_UNIT: "the unit that it needs is not linked",
     Refusal.WRONG_STATE_SLOT: "there is no such slot of a state as that of segment {at}",
     Refusal.WRONG_SEGMENT: "segment {at} is not among the tokens of the pass",
+    Refusal.WRONG_KV_LAYER: "layer {at} of the KV cache has a format, a rotation or a place that there is not",
     Refusal.WRONG_EXPERT: "choice {at} of the router has no expert",
 }
 

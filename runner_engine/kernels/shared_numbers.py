@@ -114,12 +114,13 @@ class Refusal(IntEnum):
     WRONG_STATE_SLOT = 17
     WRONG_SEGMENT = 18
     WRONG_EXPERT = 19
+    WRONG_KV_LAYER = 20
 
 
 class KvArenaEntry(ctypes.Structure):
     """A row of the table of arenas: kv_arena in attention.h."""
 
-    _fields_ = fields_of(ctypes.c_int64, "keys", "values", "capacity")
+    _fields_ = fields_of(ctypes.c_int64, "keys", "values", "capacity", "first_plain")
 
 
 class Matrix(ctypes.Structure):

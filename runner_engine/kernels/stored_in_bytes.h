@@ -72,3 +72,9 @@ INLINE int BYTES_NAME(unpack_values)(const kv_layer *layer, const int D, const c
                                      float *scales) {
   return BYTES_NAME(unpack)(layer->values, 0, D, from, places, to, scales);
 }
+
+/* The first LANES places of keys, or values, which are in the model's own numbers, in the place of those that were unpacked */
+INLINE void BYTES_NAME(unpack_plain)(int is_keys, const int D, const T *from, NAME(operand) *to, float *scales) {
+  BYTES_NAME(unpack)(KV_AS_MODEL, is_keys, D, (const char *)from, LANES, to, scales);
+  for (int j = 0; j < LANES; j++) scales[j] = 1;
+}

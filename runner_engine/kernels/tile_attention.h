@@ -252,7 +252,8 @@ INLINE void weights_in_place(float *s, int keys, float scale, const float *scale
 #endif
 
 /* As attend_tile_shape, for a block of rows in the order of tiles; scores of a block with a soft cap have the scale. */
-static void KV_NAME(attend_block)(const kv_layer *layer, const attention_block *of, const KV *K, const KV *V, const int64_t *first,
+static void KV_NAME(attend_block)(const kv_layer *layer, const attention_block *of, const KV *K, const KV *V,
+                                  const T *plain_keys, const T *plain_values, const int64_t *first,
                                   const int64_t *sees, float scale, float cap, float *top, float *sum) {
   const int at_once = IS_IN_BYTES ? UNPACKED_KEYS : TILE_PLACES, rows = of->rows;
   const int64_t dim = of->dim, key_stride = KV_NAME(key_stride)(layer, dim), value_stride = KV_NAME(value_stride)(layer, dim);
@@ -275,6 +276,7 @@ static void KV_NAME(attend_block)(const kv_layer *layer, const attention_block *
     const int places = (count + LANES - 1) / LANES * LANES, whole = (places + TILE_INPUTS - 1) / TILE_INPUTS * TILE_INPUTS;
 #if IS_IN_BYTES
     const int are_scaled = KV_NAME(unpack_keys)(layer, (int)dim, K + start * key_stride, places, unpacked, key_scales);
+    if (plain_keys && !start) BYTES_NAME(unpack_plain)(1, (int)dim, plain_keys, unpacked, key_scales);
     const bf16 *block_keys = unpacked;
 #else
     const bf16 *block_keys = K + start * key_stride;
@@ -285,6 +287,7 @@ static void KV_NAME(attend_block)(const kv_layer *layer, const attention_block *
     for (int r = 0; r < rows && are_scaled; r++)
       for (int j = 0; j < places; j++) of->scores[r * SCORE_STRIDE + j] *= key_scales[j];
     const int have_scales = KV_NAME(unpack_values)(layer, (int)dim, V + start * value_stride, places, unpacked, value_scales);
+    if (plain_values && !start) BYTES_NAME(unpack_plain)(0, (int)dim, plain_values, unpacked, value_scales);
     for (int j = places; j < whole; j++) value_scales[j] = 0;
     const bf16 *values = unpacked;
     const float *scales = have_scales ? value_scales : 0;
@@ -328,6 +331,7 @@ BETWEEN_UNITS void KV_NAME(attend_task)(int64_t i, const bf16 *q, int64_t q_head
   const int64_t first = (tasks - 1 - i % tasks) * TILE_TASK_ROWS;
   const int64_t end = rows - first < TILE_TASK_ROWS ? rows : first + TILE_TASK_ROWS;
   const KV *K = KV_NAME(keys_of)(arena, layer, h, dim), *V = KV_NAME(values_of)(arena, layer, h, dim);
+  const T *plain_keys = KV_NAME(plain_keys)(arena, layer, h, dim), *plain_values = KV_NAME(plain_values)(arena, layer, h, dim);
   bf16 query[TILE_BLOCK * MAX_DIM] __attribute__((aligned(CACHE_LINE)));
   float acc[TILE_BLOCK * MAX_DIM] __attribute__((aligned(CACHE_LINE)));
   float scores[TILE_BLOCK * SCORE_STRIDE] __attribute__((aligned(CACHE_LINE)));
@@ -342,7 +346,7 @@ BETWEEN_UNITS void KV_NAME(attend_task)(int64_t i, const bf16 *q, int64_t q_head
       begins[r] = from ? from[t] : 0;
     }
     const int64_t at = h * rows + row;
-    KV_NAME(attend_block)(layer, &of, K, V, begins, sees, scale, cap, top + at, sum + at);
+    KV_NAME(attend_block)(layer, &of, K, V, plain_keys, plain_values, begins, sees, scale, cap, top + at, sum + at);
     for (int64_t d = 0; d < some * dim; d += LANES) store_16_bf16(out + at * dim + d, _mm512_loadu_ps(acc + d));
   }
 }

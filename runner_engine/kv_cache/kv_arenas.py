@@ -22,9 +22,9 @@ class KvArena:
 
     def __init__(self, heads: Heads, places: int) -> None:
         self.capacity = _capacity(heads, places)
-        self.keys, self.values = heads.empty_layers(self.capacity)
-        first = [layers[0].data_ptr() if layers else 0 for layers in (self.keys, self.values)]
-        self.address = [*first, self.capacity]
+        (self.keys, self.values), self.first = heads.empty_layers(self.capacity)
+        begins = [layers[0].data_ptr() if layers else 0 for layers in (self.keys, self.values)]
+        self.address = [*begins, self.capacity, heads.first_plain]
         self.filled = 0  # places that were ever written, and so take memory unless they are freed
         self.freed = FreedPlaces(heads, self.address[:2], self.capacity) if frees_places(heads) else None
         self.is_whole = False  # nothing of it may be freed
@@ -90,6 +90,16 @@ class KvArenas(OwnKv):
     def keep_whole(self, slot: int) -> None:
         """Free nothing of a row while it grows."""
         self.arenas[slot].is_whole = True
+
+    def first_tensors(self, slot: int) -> list[torch.Tensor]:
+        """Return keys of all layers, then values, in the model's numbers."""
+        return self.arenas[slot].first
+
+    def set_beginning(self, slot: int, is_beginning: bool) -> None:
+        """Note whether an arena's first tokens are those of a text."""
+        if self.heads.first_plain:
+            self.arenas[slot].address[-1] = self.heads.first_plain if is_beginning else 0
+            self._number()
 
     def freed(self, slot: int) -> int:
         """Return how many tokens the memory would have room for that a row has given back behind its windows."""
@@ -160,11 +170,11 @@ class KvArenas(OwnKv):
             return KvArena(self.heads, need)
         best = min(fitting, key=lambda arena: arena.capacity)
         self._spare.remove(best)
-        best.is_whole = False
+        best.is_whole, best.address[-1] = False, self.heads.first_plain
         return best
 
     def _number(self) -> None:
-        self._table = torch.tensor([arena.address for arena in self.arenas], dtype=torch.int64).view(-1, 3)
+        self._table = torch.tensor([arena.address for arena in self.arenas], dtype=torch.int64).view(-1, 4)
 
 
 def _capacity(heads: Heads, places: int) -> int:

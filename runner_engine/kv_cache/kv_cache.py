@@ -26,7 +26,7 @@ from runner_engine.kv_cache.rotation import piece_of, rotated
 from runner_engine.kv_cache.windows import Window, widest
 from runner_engine.memory import free_mib
 from runner_engine.recurrent import RowStates, Shapes, state_bytes
-from runner_engine.settings.kv_cache import KvCache, KvNumbers
+from runner_engine.settings.kv_cache import FIRST_TOKENS, KvCache, KvNumbers
 
 SHARE_OF_MEMORY = 0.5  # of free memory is for keys and values; activations need memory, too
 # a row may fill far fewer places than it may need: the system need not reserve memory for all of them
@@ -84,9 +84,11 @@ class Heads:
     def kernel_layers(self) -> Any:
         """An array for C of how each layer of the store is stored, and of where it begins in an arena."""
         entries, keys_before, values_before = [], 0, 0
+        ends = [self.kv_heads * sum(side) for side in zip(*self._place_bytes, strict=True)]
         for layer, (keys, values) in enumerate(self._place_bytes):
             codes = [one.CODE for one in self.formats(layer)]
-            entries.append(KvLayer(*codes, keys_before, values_before, self.rotated_piece))
+            plain_before = layer * LANES * self.kv_heads * self.dim * self.dtype.itemsize
+            entries.append(KvLayer(*codes, keys_before, values_before, self.rotated_piece, *ends, plain_before))
             keys_before += self.kv_heads * keys
             values_before += self.kv_heads * values
         return (KvLayer * max(self.layers, 1))(*entries)
@@ -134,6 +136,21 @@ class Heads:
         return max(self.kv_heads * sum(each), 1)
 
     @cached_property
+    def first_plain(self) -> int:
+        """How many first tokens of a text are stored in the model's numbers beside the others: LANES, or 0."""
+        return FIRST_TOKENS if self.kv_cache.first_tokens else 0
+
+    @property
+    def first_plain_bytes(self) -> int:
+        """Their keys and values of one text in all layers."""
+        return 2 * self.first_plain * self.layers * self.kv_heads * self.dim * self.dtype.itemsize
+
+    @property
+    def first_plain_tokens(self) -> int:
+        """The same, as a number of tokens whose keys and values take as much memory."""
+        return -(-self.first_plain_bytes // self.bytes_per_token)
+
+    @cached_property
     def state_tokens(self) -> int:
         """The states of one row, as a number of tokens whose keys and values take as much memory."""
         return -(-state_bytes(self.states) // self.bytes_per_token)
@@ -168,19 +185,24 @@ class Heads:
         shape, dtype = (*rows, of.width(self.dim)), of.stored_dtype(self.dtype)
         return self._own_pages(math.prod(shape) * dtype.itemsize).view(dtype).view(shape)
 
-    def empty_layers(self, capacity: int) -> list[list[torch.Tensor]]:
-        """Return zeros for the keys, and for the values, of all layers [KVH, capacity, W], one behind the other."""
-        found = []
+    def empty_layers(self, capacity: int) -> tuple[list[list[torch.Tensor]], list[torch.Tensor]]:
+        """Return zeros for the keys, and for the values, of all layers [KVH, capacity, W], one behind the other.
+
+        Behind all of these are keys, and values, of first tokens that stay in the model's numbers [KVH, LANES, D].
+        """
+        found, firsts = [], []
         for side in (0, 1):
             sizes = [self.kv_heads * capacity * of_layer[side] for of_layer in self._place_bytes]
-            whole, ends = self._own_pages(sum(sizes)), [0, *accumulate(sizes)]
+            whole, ends = self._own_pages(sum(sizes) + self.first_plain_bytes // 2), [0, *accumulate(sizes)]
             pieces = [whole[first:end] for first, end in pairwise(ends)]
             kinds = [self.formats(layer)[side] for layer in range(self.layers)]
             found.append([
                 piece.view(kind.stored_dtype(self.dtype)).view(self.kv_heads, capacity, kind.width(self.dim))
                 for piece, kind in zip(pieces, kinds, strict=True)
             ])  # fmt: skip
-        return found
+            if self.first_plain:
+                firsts += whole[ends[-1] :].view(self.dtype).view(self.layers, self.kv_heads, LANES, self.dim).unbind()
+        return found, firsts
 
     def _own_pages(self, size: int) -> torch.Tensor:
         """Return so many bytes of zeros."""
@@ -241,7 +263,7 @@ class OwnKv(ABC):
     @property
     @abstractmethod
     def table(self) -> torch.Tensor:
-        """The addresses that the kernels need of each row: int64 [slot, 3], see `kv_arena` in kernels/attention.h."""
+        """The addresses that the kernels need of each row: int64 [slot, 4], see `kv_arena` in kernels/attention.h."""
 
     @staticmethod
     @abstractmethod
@@ -272,6 +294,13 @@ class OwnKv(ABC):
     @abstractmethod
     def fill(self, slot: int, places: int) -> None:
         """Note how many places of a slot hold tokens."""
+
+    def first_tensors(self, slot: int) -> list[torch.Tensor]:
+        """Return keys of all layers, then values, each [KVH, LANES, D], of first tokens in the model's numbers."""
+        return []
+
+    def set_beginning(self, slot: int, is_beginning: bool) -> None:  # noqa: B027 - most stores do not ask
+        """Note, before anything is written, whether a row's first place has the first token of its text."""
 
     def keep_whole(self, slot: int) -> None:  # noqa: B027 - most stores never free places of a row
         """Free nothing of a row while it grows: later prompts may begin with a part of it."""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 
+from runner_engine.kv_cache.first_tokens import copy_tensors
 from runner_engine.kv_cache.kv_cache import Heads, OwnKv
 from runner_engine.kv_cache.paged_slots import PagedSlots
 from runner_engine.kv_cache.prefix import Prefix
@@ -82,6 +83,8 @@ class ConversationCache:
             parts = [*(prefix.kv.stored(layer) for prefix in row_kv.path), own.stored(layer, slot, row_kv.places)]
             keys, values = (torch.cat(some, dim=1) for some in zip(*parts, strict=True))
             kv.store.put_stored(layer, keys, values)
+        first = row_kv.path[0].kv.store.first_tensors(0) if row_kv.path else own.first_tensors(slot)
+        copy_tensors(first, kv.store.first_tensors(0))
         if kv.store.states is not None and own.states is not None:
             kv.store.states.put(0, own.states, slot)
         least = max((prefix.length if prefix.freed else prefix.least for prefix in row_kv.path), default=0)
@@ -213,6 +216,11 @@ class Prefixes:
                 least = prefix.length if prefix.freed else prefix.least
                 self.conversations.add(prefix.tokens, prefix.kv, self.budget, least)
             prefix.forget()
+
+    @property
+    def beginnings(self) -> int:
+        """How many prefixes begin a text."""
+        return sum(len(prefixes) for (parent, _), prefixes in self._alive.items() if parent is None)
 
     def forget(self) -> None:
         """Free all keys and values; they are computed again when needed."""

@@ -19,6 +19,7 @@ import torch
 
 from runner_base import MIB
 from runner_engine.kernels.shared_numbers import LANES
+from runner_engine.kv_cache.first_tokens import copy_tensors
 from runner_engine.kv_cache.kv_cache import OwnKv
 from runner_engine.kv_cache.row_kv import RowKv
 from runner_engine.kv_cache.slots import Slots
@@ -82,6 +83,8 @@ class PromptCache:
             chosen = torch.tensor(row_kv.blocks, device=own.heads.device)
             for kept, of_slot in self._pairs(own, slot):
                 of_slot[:, : len(row_kv.blocks)] = kept[chosen].transpose(0, 1)
+            if not row_kv.shared:
+                copy_tensors(self._store.first_tensors(row_kv.blocks[0]), own.first_tensors(slot))
 
     def keep(
         self, row_kv: RowKv, prompt: list[int], answer: list[int], own: OwnKv, slot: int, budget_tokens: int
@@ -89,7 +92,9 @@ class PromptCache:
         """Keep the keys and values of a row: of its whole prompt, and of its answer in whole blocks."""
         tokens = (prompt + answer)[row_kv.shared : row_kv.shared + row_kv.places]
         if self._store is None:
-            slots = int(min(budget_tokens * SHARE_OF_BUDGET, MAX_MIB * MIB / own.heads.bytes_per_token)) // LANES
+            # each block has room for both, though only those of first tokens need it
+            token_bytes = own.heads.bytes_per_token + own.heads.first_plain_bytes // LANES
+            slots = int(min(budget_tokens * SHARE_OF_BUDGET, MAX_MIB * MIB / token_bytes)) // LANES
             if not slots:
                 return
             self._store = Slots(own.heads, slots, LANES)
@@ -119,6 +124,8 @@ class PromptCache:
             in_slot, in_store = (torch.tensor(blocks, device=own.heads.device) for blocks in zip(*new, strict=True))
             for kept, of_slot in self._pairs(own, slot):
                 kept[in_store] = of_slot[:, in_slot].transpose(0, 1)
+        if new and new[0][0] == 0 and not row_kv.shared:
+            copy_tensors(own.first_tensors(slot), self._store.first_tensors(new[0][1]))
 
     def _pairs(self, own: OwnKv, slot: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Go through all keys and values: the store's [block, KVH, LANES, W], and a slot's [KVH, block, LANES, W]."""

@@ -22,6 +22,8 @@ def own_kv(
     store: OwnKv = PagedSlots(heads) if heads.in_pages and kernels is None else _store(heads, kernels)
     if needs:
         store.insert(0, len(needs), needs, needs, len(needs))
+    for slot, prefix in enumerate(prefixes):
+        store.set_beginning(slot, prefix is None)
     if store.states is not None:
         for slot, prefix in enumerate(prefixes):
             put_state(store, slot, prefix)
@@ -33,7 +35,7 @@ def own_kv(
 
 def own_cost(heads: Heads, kernels: native.Kernels | None, needs: Sequence[int]) -> int:
     """Return how many places rows take together in such a store that may fill so many each."""
-    of_states = len(needs) * heads.state_tokens
+    of_states = len(needs) * (heads.state_tokens + heads.first_plain_tokens)
     if kernels is not None:
         return KvArenas.cost(needs) + of_states
     return Slots.cost([rounded(need, heads.page) for need in needs] if heads.in_pages else needs) + of_states
@@ -58,10 +60,11 @@ class SharedKv:
         self.store, self.length = store, length
 
     @classmethod
-    def empty(cls, heads: Heads, length: int, kernels: native.Kernels | None) -> SharedKv:
-        """Make room for a prefix, in the layout in which it will be read."""
+    def empty(cls, heads: Heads, length: int, kernels: native.Kernels | None, is_beginning: bool = True) -> SharedKv:
+        """Make room for a prefix, in the layout in which it will be read; is_beginning: of texts."""
         store = _store(heads, kernels)
         store.insert(0, 1, [length], [length], 1)
+        store.set_beginning(0, is_beginning)
         return cls(store, length)
 
     def stored(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:

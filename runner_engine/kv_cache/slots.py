@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from runner_engine.kv_cache.first_tokens import FirstTokens
 from runner_engine.kv_cache.formats import KvFormat
 from runner_engine.kv_cache.kv_cache import Heads, OwnKv, rounded
 
@@ -24,7 +25,8 @@ class Slots(OwnKv):
         self.keys = [self._empty(of_keys, slots, self.capacity) for of_keys, _ in kinds]
         self.values = [self._empty(of_values, slots, self.capacity) for _, of_values in kinds]
         self.filled = [0] * slots  # places of each that were ever written, and so take memory
-        self._table = torch.zeros(slots, 3, dtype=torch.int64)
+        self._table = torch.zeros(slots, 4, dtype=torch.int64)
+        self.first = FirstTokens(heads, slots)
 
     @property
     def table(self) -> torch.Tensor:
@@ -56,11 +58,12 @@ class Slots(OwnKv):
         for slot in reversed(range(at, self.used)):
             self._copy(slot, slot + count)
         self.used = len(needs)
+        self.first.enter(at, count)
 
     def leave(self, slot: int, active: int, is_sound: bool = True) -> None:
         """Copy the last row into the slot that becomes free, and overwrite NaN."""
         if not is_sound:
-            for tensor in (*self.keys, *self.values):
+            for tensor in (*self.keys, *self.values, *self.first.tensors):
                 tensor[slot] = 0
         for source, target in ((active - 1, slot), *((behind, behind - 1) for behind in range(active, self.used))):
             if source != target:
@@ -88,6 +91,7 @@ class Slots(OwnKv):
         self, layer: int, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, place: torch.Tensor
     ) -> None:
         """Store keys and values [T, KVH, D] of a layer in their slots and places."""
+        self.first.write(layer, keys, values, slot, place)
         keys, values = self.heads.to_stored(layer, keys, values)
         self.keys[layer][slot.long(), :, place.long()] = keys
         self.values[layer][slot.long(), :, place.long()] = values
@@ -100,6 +104,29 @@ class Slots(OwnKv):
     def stored(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values [KVH, places, W] of a row."""
         return self.keys[layer][slot, :, :places], self.values[layer][slot, :, :places]
+
+    def numbers(self, layer: int, slots: slice | torch.Tensor, places: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values [slot, KVH, places, D] of several rows as numbers of the model."""
+        heads, stored = self.heads, (self.keys[layer][slots, :, :places], self.values[layer][slots, :, :places])
+        if not heads.in_bytes:
+            return stored
+        keys, values = heads.to_numbers(layer, *(some.flatten(0, 1) for some in stored))
+        read = keys.unflatten(0, (-1, heads.kv_heads)), values.unflatten(0, (-1, heads.kv_heads))
+        return self.first.laid_over(layer, slots, *read)
+
+    def read(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values [KVH, places, D] of a row."""
+        keys, values = super().read(layer, slot, places)
+        keys, values = self.first.laid_over(layer, slice(slot, slot + 1), keys[None], values[None])
+        return keys[0], values[0]
+
+    def first_tensors(self, slot: int) -> list[torch.Tensor]:
+        """Return keys of all layers, then values, in the model's numbers."""
+        return [tensor[slot] for tensor in self.first.tensors]
+
+    def set_beginning(self, slot: int, is_beginning: bool) -> None:
+        """Note whether a slot's first tokens are those of a text."""
+        self.first.set_beginning(slot, is_beginning)
 
     def tensors(self, slot: int) -> list[torch.Tensor]:
         """Return keys of all layers, then values."""
@@ -127,7 +154,8 @@ class Slots(OwnKv):
                 self._move(old, new, slots)
                 tensors[layer] = new
         self.filled = [self.capacity] * self.used + [0] * (slots - self.used)
-        self._table = torch.zeros(slots, 3, dtype=torch.int64)
+        self._table = torch.zeros(slots, 4, dtype=torch.int64)
+        self.first.grow(self.used, slots)
         self.slots, self.capacity = slots, capacity
 
     def _move(self, old: torch.Tensor, new: torch.Tensor, slots: int) -> None:
@@ -139,3 +167,4 @@ class Slots(OwnKv):
         for tensor in (*self.keys, *self.values):
             tensor[target, :, :places] = tensor[source, :, :places]
         self.filled[target] = max(self.filled[target], places)
+        self.first.copy(source, target)

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from runner_base import ConfigError
 
 KEY = "generation.kv_cache"
+FIRST_TOKENS = 16  # of a text; attention sinks are among them
 SCALES = {
     "int8": "a float32 scale for each head and place",
     "int4": "a bfloat16 scale for each 32 numbers of a head",
@@ -36,6 +37,7 @@ class KvCache:
     keys: KvNumbers = KvNumbers.as_model
     values: KvNumbers = KvNumbers.as_model
     rotate: bool = False  # the numbers of a head, before they are rounded
+    first_tokens: KvNumbers | None = None  # as_model: those of each text are stored in the model's numbers
     layers: tuple[tuple[int, KvNumbers], ...] = ()  # those that are stored otherwise; -1 is the last one
 
     as_model: ClassVar[KvCache]
@@ -61,7 +63,8 @@ class KvCache:
         """What a job says of it."""
         kinds = {self.keys, self.values, *(numbers for _, numbers in self.layers)}
         scales = [SCALES[one] for one in KvNumbers if one in kinds and one in SCALES]
-        return ", ".join([str(self), *["rotated"] * self.rotate, *scales])
+        first = [f"the first {FIRST_TOKENS} tokens of a text as the model's"] if self.first_tokens else []
+        return ", ".join([str(self), *["rotated"] * self.rotate, *scales, *first])
 
     def of_layer(self, layer: int, layers: int) -> tuple[KvNumbers, KvNumbers]:
         """Return the formats of the keys and of the values in one of so many layers."""
@@ -84,6 +87,8 @@ class KvCache:
         if name is not None:
             return name
         parts = [f"keys: {self.keys}", f"values: {self.values}", f"rotate: {str(self.rotate).lower()}"]
+        if self.first_tokens:
+            parts.append(f"first_tokens: {self.first_tokens}")
         if self.layers:
             parts.append(f"layers: {{{', '.join(f'{number}: {numbers}' for number, numbers in self.layers)}}}")
         return f"{{{', '.join(parts)}}}"
@@ -125,9 +130,13 @@ def _of_mapping(given: Mapping[Any, Any]) -> KvCache:
     if not isinstance(chosen, Mapping) or not all(type(number) is int for number in chosen):
         raise _wrong(_flow(given), f"layers is {chosen!r}, and must say {{NUMBER: FORMAT, …}}")
     layers = tuple(sorted((number, _numbers(given, numbers)) for number, numbers in chosen.items()))
-    found = KvCache(keys, values, rotate, layers)
-    if rotate and not found.in_bytes:
-        raise _wrong(_flow(given), "a rotation alone changes nothing: give keys or values fewer bits, or leave it out")
+    first = given.get("first_tokens")
+    if first not in (None, KvNumbers.as_model):
+        raise _wrong(_flow(given), f"first_tokens is {first!r}, and can only be as_model")
+    found = KvCache(keys, values, rotate, KvNumbers.as_model if first else None, layers)
+    alone = [name for name in ("rotate", "first_tokens") if getattr(found, name)]
+    if alone and not found.in_bytes:
+        raise _wrong(_flow(given), f"{alone[0]} alone changes nothing: give keys or values fewer bits, or leave it out")
     return found
 
 
@@ -143,5 +152,6 @@ def _flow(given: Mapping[Any, Any]) -> str:
 
 
 def _wrong(text: str, why: str = "") -> ConfigError:
-    need = f"must be one of {', '.join(SHORT_NAMES)}, or {{keys: …, values: …, rotate: …, layers: {{0: as_model, …}}}}"
+    mapping = "{keys: …, values: …, rotate: …, first_tokens: as_model, layers: {0: as_model, …}}"
+    need = f"must be one of {', '.join(SHORT_NAMES)}, or {mapping}"
     return ConfigError(f"{KEY}={text}: {why + '; it ' if why else ''}{need}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -63,10 +63,14 @@ def random(generator: torch.Generator, *shape: int, dtype: torch.dtype) -> torch
     return torch.randn(*shape, generator=generator, device="cpu").to(torch.get_default_device(), dtype)
 
 
-def shared_kv(heads: Heads, kernels: Any, keys: list[torch.Tensor], values: list[torch.Tensor]) -> SharedKv:
-    kv = SharedKv.empty(heads, keys[0].shape[1], kernels)
+def shared_kv(
+    heads: Heads, kernels: Any, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor], is_beginning: bool = True
+) -> SharedKv:
+    length = keys[0].shape[1]
+    kv = SharedKv.empty(heads, length, kernels, is_beginning)
     for layer, (key, value) in enumerate(zip(keys, values, strict=True)):
-        kv.store.put_stored(layer, *heads.to_stored(layer, heads.turned(key), heads.turned(value)))
+        turned = (heads.turned(some.transpose(0, 1)) for some in (key, value))
+        kv.store.write(layer, *turned, ints([0] * length), ints([*range(length)]))
     return kv
 
 

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include "kernels.c"
 
-static const kv_layer of_model = {KV_AS_MODEL, KV_AS_MODEL, 0, 0, 0};
+static const kv_layer of_model = {KV_AS_MODEL, KV_AS_MODEL, 0, 0, 0, 1, 1, 0};
 
 static uint64_t state = 88172645463325252u;
 static float random_number(void) { /* from -1 to 1 */

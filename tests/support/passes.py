@@ -18,6 +18,7 @@ from runner_engine.kv_cache.shared_kv import own_kv
 from runner_engine.kv_cache.windows import Window
 from runner_engine.settings.kv_cache import KvCache, KvNumbers
 
+FIRST = "first_tokens: as_model"
 FORMATS = {  # of keys and values: those of the model, and as they are stored
     "f32": (torch.float32, KvCache.as_model),
     "bf16": (torch.bfloat16, KvCache.as_model),
@@ -31,6 +32,9 @@ FORMATS = {  # of keys and values: those of the model, and as they are stored
         torch.bfloat16,
         KvCache(KvNumbers.as_model, KvNumbers.int4, layers=((0, KvNumbers.int8),)),
     ),
+    "f32 in int4, first plain": (torch.float32, KvCache.of(f"{{keys: int4, values: int4, {FIRST}}}")),
+    "bf16 in int8, first plain": (torch.bfloat16, KvCache.of(f"{{keys: int8, values: int8, {FIRST}}}")),
+    "bf16 in k8v4, first plain": (torch.bfloat16, KvCache.of(f"{{keys: int8, values: int4, {FIRST}}}")),
 }
 
 
@@ -123,7 +127,7 @@ def one_softmax(
     layer: int = 1,
 ) -> torch.Tensor:  # fmt: skip
     """Return [H, D] for a query [H, D]: one softmax over keys and values [KVH, L, D] as they are stored, in float64."""
-    if heads.in_bytes:
+    if heads.in_bytes and not heads.first_plain:
         keys, values = as_stored(heads, layer, keys, values)
     scores = query.double().view(heads.kv_heads, heads.group, -1) @ keys.double().mT * scale
     if softmax.cap:
@@ -140,6 +144,15 @@ def as_stored(heads: Heads, layer: int, keys: torch.Tensor, values: torch.Tensor
         stored = of.to_numbers(of.to_rows(heads.turned(given)), heads.dim, torch.float32)
         numbers.append(heads.turned(stored))
     return numbers[0], numbers[1]
+
+
+def as_read(heads: Heads, layer: int, given: list[torch.Tensor], is_beginning: bool) -> list[torch.Tensor]:
+    """Return keys and values [KVH, L, D] of a prefix or of a row's own places: the first of a text as the model's."""
+    read = [*as_stored(heads, layer, *given)]
+    for some, plain in zip(read, given, strict=True):
+        if is_beginning:
+            some[:, : heads.first_plain] = heads.turned(heads.turned(plain[:, : heads.first_plain])).float()
+    return read
 
 
 def check_pass(case: Case, form: str, way: str) -> None:
@@ -159,12 +172,18 @@ def check_pass(case: Case, form: str, way: str) -> None:
     order = torch.randperm(count + 2, generator=numbers, device="cpu")[:count].tolist()
     slot_of = order if scene.shuffled else [*range(count)]
     own = own_kv(heads, kernels, [max(row.before + row.new for row in scene.rows)] * (count + 2 * scene.shuffled))
+    for slot, row in zip(slot_of, scene.rows, strict=True):
+        own.set_beginning(slot, not row.prefixes)
     prefixes = [[keys_and_values(length) for _ in range(heads.layers)] for length in scene.prefixes]
     starts = [0, *accumulate(scene.prefixes)]
     rows = [keys_and_values(row.before + row.new) for row in scene.rows]
+    seen_prefixes, seen_rows = [prefix[layer] for prefix in prefixes], rows
+    if heads.first_plain:
+        seen_prefixes = [as_read(heads, layer, prefix, not number) for number, prefix in enumerate(seen_prefixes)]
+        seen_rows = [as_read(heads, layer, mine, not row.prefixes) for mine, row in zip(rows, scene.rows, strict=True)]
     texts = [
-        [torch.cat([*(prefixes[number][layer][kind] for number in row.prefixes), mine[kind]], dim=1) for kind in (0, 1)]
-        for row, mine in zip(scene.rows, rows, strict=True)
+        [torch.cat([*(seen_prefixes[number][kind] for number in row.prefixes), mine[kind]], dim=1) for kind in (0, 1)]
+        for row, mine in zip(scene.rows, seen_rows, strict=True)
     ]
     slots: list[int] = []
     places: list[int] = []
@@ -188,8 +207,8 @@ def check_pass(case: Case, form: str, way: str) -> None:
         for number in row.prefixes:
             users[number] += range(first, len(slots))
     uses = [
-        use_of(shared_kv(heads, kernels, [kv[0] for kv in prefix], [kv[1] for kv in prefix]), tokens, len(slots))
-        for prefix, tokens in zip(prefixes, users, strict=True)
+        use_of(shared_kv(heads, kernels, *zip(*prefix, strict=True), not number), tokens, len(slots))
+        for number, (prefix, tokens) in enumerate(zip(prefixes, users, strict=True))
     ]
     for use, start in zip(uses, starts, strict=False):
         use.start = start
@@ -214,4 +233,5 @@ def check_pass(case: Case, form: str, way: str) -> None:
     for slot, mine in zip(slot_of, rows, strict=True):
         stored = own.stored(layer, slot, mine[0].shape[1])
         wanted_rows = heads.to_stored(layer, *map(heads.turned, mine))
+        stored, wanted_rows = ([some[:, heads.first_plain :] for some in both] for both in (stored, wanted_rows))
         assert all(map(torch.equal, stored, wanted_rows)), f"what is stored in slot {slot}"

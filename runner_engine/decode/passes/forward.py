@@ -62,7 +62,7 @@ class Forward:
         self.counts_before = bool(getattr(model.config.get_text_config(), "attn_temperature_tuning", None))
         self.rows = rows_of(model)
         self.mixers = mixers_of(model) if heads.states else {}
-        in_steps = heads.by_sdpa and not self.counts_before and not self.mixers
+        in_steps = heads.by_sdpa and not (self.counts_before or self.mixers or heads.first_plain)
         self.device_step = DeviceStep(model, heads) if in_steps else None
         self.fused: FusedForward | None = None  # runs a pass in a single call where possible
         self.most_tokens = self.most_logits = 0  # the largest pass so far: its tokens, and its rows of logits
@@ -86,7 +86,7 @@ class Forward:
         """Compute keys and values of at most `most` next tokens of a prefix; return how many."""
         before, into = prefix.read, prefix.partial
         if into is None:
-            into = SharedKv.empty(self.heads, len(prefix.tokens), self.kernels)
+            into = SharedKv.empty(self.heads, len(prefix.tokens), self.kernels, prefix.parent is None)
             put_state(into.store, 0, prefix.parent)
         ids = prefix.tokens[before : before + most]
         count, first = len(ids), prefix.start + before

@@ -24,6 +24,7 @@ from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.passes.forward import Forward, TokenSpan
 from runner_engine.decode.rows import Row
 from runner_engine.kernels import native, picking
+from runner_engine.kernels.kv_layers import KvCode
 from runner_engine.kernels.shared_numbers import Matrix, WeightFormat
 from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.kv_cache.shared_kv import SharedKv, own_kv
@@ -31,6 +32,7 @@ from runner_engine.matmul.groups import Groups
 from runner_engine.matmul.matrices import QuantizedWeights, Workspace, multiply
 from runner_engine.matmul.panels import Panels
 from runner_engine.sessions.base import Request
+from runner_engine.settings.kv_cache import KvCache
 
 KERNELS = native.kernels()
 pytestmark = pytest.mark.skipif(KERNELS is None, reason="no C compiler is here, so nothing is called in C")
@@ -71,14 +73,16 @@ WRONG_PARTS: dict[str, tuple[Callable[[], PassLayout], str]] = {
 }
 
 
+LLAMA = LlamaConfig(
+    hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
+    vocab_size=VOCABULARY, max_position_embeddings=POSITIONS, head_dim=16,
+)  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def fused() -> FusedForward:
-    settings = LlamaConfig(
-        hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
-        vocab_size=VOCABULARY, max_position_embeddings=POSITIONS, head_dim=16,
-    )  # fmt: skip
     assert KERNELS is not None
-    return FusedForward(LlamaForCausalLM(settings).eval(), HEADS, POSITIONS, KERNELS, {})
+    return FusedForward(LlamaForCausalLM(LLAMA).eval(), HEADS, POSITIONS, KERNELS, {})
 
 
 def attend(of: PassLayout) -> torch.Tensor:
@@ -98,6 +102,55 @@ def test_places_that_do_not_exist(name: str, fused: FusedForward) -> None:
         attend(make())
     with pytest.raises(IndexError, match=f"^fused_forward: .*{message}"):
         fused(make(), [0, 1, 2], [0, 1, 2], None)
+
+
+@pytest.mark.parametrize("kv_cache", [KvCache.as_model, KvCache.k8v4], ids=str)
+@pytest.mark.parametrize(
+    ("field", "number"),
+    [
+        ("keys", 3), ("keys", -1), ("values", 3), ("rotated", -16), ("rotated", 12), ("rotated", 32),
+        ("keys_before", -1), ("keys_before", 10**6), ("values_before", -1), ("values_before", 10**6),
+        ("all_keys", 0), ("plain_before", -1),
+    ],
+)  # fmt: skip
+def test_how_a_layer_is_stored(field: str, number: int, kv_cache: KvCache) -> None:
+    heads, settings = replace(HEADS, kv_cache=kv_cache), LLAMA
+    register()
+    model = LlamaForCausalLM(settings).eval()
+
+    def layout_of(heads: Heads) -> PassLayout:
+        own = own_kv(heads, KERNELS, [PLACES])
+        return PassLayout(heads, KERNELS, own, ints(0, 0, 0), ints(0, 1, 2), ints(1, 2, 3))
+
+    assert KERNELS is not None
+    fused = FusedForward(model, heads, POSITIONS, KERNELS, {})
+    assert attend(layout_of(heads)).isfinite().all()
+    assert fused(layout_of(heads), [0, 1, 2], [0, 1, 2], None).isfinite().all()
+    setattr(fused.weights.layers[0].kv, field, number)
+    with pytest.raises(IndexError, match="^fused_forward: layer 0 of the KV cache has a format"):
+        fused(layout_of(heads), [0, 1, 2], [0, 1, 2], None)
+    wrong = replace(heads)
+    setattr(wrong.kernel_layers[0], field, number)
+    with pytest.raises(IndexError, match="^store.*: layer 0 of the KV cache has a format"):
+        attend(layout_of(wrong))
+    step = replace(layout_of(wrong), slot=ints(0), place=ints(0), seen=ints(1), is_step=True)
+    with pytest.raises(IndexError, match="^attend.*: layer 0 of the KV cache has a format"):
+        step.attend(0, torch.randn(4, 1, 16), torch.randn(2, 1, 16), torch.randn(2, 1, 16), 0.25)
+
+
+def test_codes_are_read_as_codes_alone() -> None:
+    """Functions for the model's numbers refuse other formats, and arenas that keep first ones beside them."""
+    heads = replace(HEADS)
+    heads.kernel_layers[0].values = KvCode.kv_int8
+    with pytest.raises(IndexError, match="layer 0 of the KV cache has a format"):
+        attend(
+            PassLayout(heads, KERNELS, own_kv(heads, KERNELS, [PLACES]), ints(0, 0, 0), ints(0, 1, 2), ints(1, 2, 3))
+        )
+    for first_plain in (1, 32, -16):
+        of = layout()
+        of.own.table[:, -1] = first_plain
+        with pytest.raises(IndexError, match="there is no such slot as that of token 0"):
+            attend(of)
 
 
 @pytest.mark.parametrize(

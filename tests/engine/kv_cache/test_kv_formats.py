@@ -20,6 +20,7 @@ from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.kv_cache import SHORT_NAMES, KvCache, KvNumbers
 
 MAPPING = "{keys: int8, values: int4, rotate: false, layers: {-1: as_model, 0: int8}}"
+FIRST = "{keys: int4, values: int4, rotate: true, first_tokens: as_model}"
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 
 
@@ -42,6 +43,8 @@ def kernels() -> native.Kernels:
         ({"values": "int8"}, "{keys: as_model, values: int8, rotate: false}"),
         ({"keys": "int8", "values": "int4", "rotate": False, "layers": {0: "int8", -1: "as_model"}}, MAPPING),
         (MAPPING, MAPPING),
+        ({"keys": "int4", "values": "int4", "first_tokens": "as_model"}, FIRST),
+        (FIRST, FIRST),
     ],
 )
 def test_a_value_has_one_text(given: object, said: str) -> None:
@@ -57,7 +60,9 @@ def test_a_value_has_one_text(given: object, said: str) -> None:
         ({"key": "int8"}, "it has no key key"),
         ({"keys": "fp8"}, "'fp8' is none of as_model, int8, int4"),
         ({"keys": "int8", "rotate": "yes"}, "rotate is 'yes', and must be true or false"),
-        ({"rotate": True}, "a rotation alone changes nothing"),
+        ({"rotate": True}, "rotate alone changes nothing"),
+        ({"first_tokens": "as_model"}, "first_tokens alone changes nothing"),
+        ({"keys": "int8", "first_tokens": "int8"}, "first_tokens is 'int8', and can only be as_model"),
         ({"keys": "int8", "layers": [0]}, "layers is [0], and must say {NUMBER: FORMAT, …}"),
         ("{keys: [", "must be one of"),
     ],

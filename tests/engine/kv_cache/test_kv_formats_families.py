@@ -1,0 +1,128 @@
+"""Formats of the KV cache in layers of other kinds: windows, soft caps, sinks, gates, and hybrids' attention layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from opening import local_engine
+from streams import complete
+
+from runner.config.root import RunnerConfig
+from runner_base.dtypes import Dtype
+from runner_engine.kernels import native
+from runner_engine.kv_cache import kernels_for
+from runner_engine.local.engine import LocalEngine
+from runner_engine.sessions import contract
+from runner_engine.sessions.base import Request
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.kv_cache import KvCache
+from runner_engine.settings.model import LocalModelConfig
+from tools import families
+
+pytestmark = pytest.mark.slow
+Make = Callable[..., LocalEngine]
+WINDOW = 24
+MIXED = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": WINDOW}
+LIVELY = {"query_pre_attn_scalar": 8, "tie_word_embeddings": False}  # else a tiny Gemma repeats its last token for ever
+FAMILIES: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": WINDOW}, "gemma2": MIXED | LIVELY, "gemma3_text": MIXED | LIVELY, "gpt_oss": MIXED,
+    "qwen3_5_text": {}, "lfm2": {}, "olmo_hybrid": {}, "bamba": {},
+}  # fmt: skip
+FIRST = "{keys: int4, values: int4, first_tokens: as_model}"
+KINDS = ("int4", "k8v4", FIRST)
+SHARED = [30 + place * 7 % 90 for place in range(90)]
+PROMPTS = [
+    [*SHARED, *range(100, 140)],
+    [*SHARED, 9],
+    [*SHARED, *range(60, 80)],
+    [7, 8, 9, *range(40, 150)],
+    [5],
+    [*SHARED, 9],
+]
+
+
+@pytest.fixture
+def engine_of(
+    make_config: Callable[..., RunnerConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Make]:
+    engines: list[LocalEngine] = []
+
+    def make(family: str, kv_cache: str, dtype: Dtype = Dtype.float32) -> LocalEngine:
+        folder = tmp_path / family
+        if not folder.exists():
+            sizes = {"max_position_embeddings": 512} | FAMILIES[family]
+            monkeypatch.setitem(families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | sizes)
+            families.build(family, folder)
+        model = LocalModelConfig(name=str(folder), device="cpu", dtype=dtype)
+        config = make_config(model=model, generation=GenerationConfig(max_new_tokens=12, kv_cache=kv_cache))
+        engines.append(local_engine(config))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+def asked(**keys: Any) -> list[Request]:
+    return [Request(number, tuple(ids), ignore_eos=True, **keys) for number, ids in enumerate(PROMPTS)]
+
+
+def scores(engine: LocalEngine) -> torch.Tensor:
+    """Return the log-probabilities of a continuation of each prompt."""
+    continued = asked(continuation=tuple(range(20, 32)))
+    found = {one.id: one.logprobs or [] for one in contract.complete(engine, continued)}
+    return torch.tensor([found[number] for number in sorted(found)])
+
+
+@pytest.mark.sampled(8)
+@pytest.mark.parametrize("kv_cache", KINDS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_answer_does_not_depend_on_the_rows_beside_it(engine_of: Make, family: str, kv_cache: str) -> None:
+    engine = engine_of(family, kv_cache)
+    alone = {number: tokens for one in asked() for number, tokens in complete(engine, [one]).items()}
+    for rows in (None, 2):
+        assert complete(engine, asked(), rows) == alone
+    assert alone[1] == alone[5]
+    assert len({tuple(tokens) for tokens in alone.values()}) > 2
+    assert engine.stats.notes == []
+    heads = engine.heads(engine.loaded)
+    assert heads is not None
+    assert heads.kv_cache == KvCache.of(kv_cache)
+    if kernels_for(heads) is not None:
+        assert engine.fused is not None, "a pass in a single call, or in several"
+
+
+@pytest.mark.sampled(10)
+@pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
+@pytest.mark.parametrize("kv_cache", KINDS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_torch_alone_gives_the_log_probabilities_of_the_kernels(
+    engine_of: Make, family: str, kv_cache: str, dtype: Dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_kernels, plain = scores(engine_of(family, kv_cache, dtype)), scores(engine_of(family, "as_model", dtype))
+    monkeypatch.setattr(native, "kernels", lambda: None)
+    by_torch = scores(engine_of(family, kv_cache, dtype))
+    off, cost = ((by_kernels - other).abs().mean().item() for other in (by_torch, plain))
+    assert off < (0.02 if dtype is Dtype.float32 else 0.1)
+    assert 1e-4 < cost < 0.5, "fewer bits cost something"
+    assert dtype is Dtype.bfloat16 or off < cost / 4
+
+
+@pytest.mark.parametrize("family", ["gpt_oss", "gemma2"])
+def test_without_its_sinks_or_cap_it_is_another_model(
+    engine_of: Make, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: what layers have beside keys matters over codes, too."""
+    engine = engine_of(family, "int4")
+    expected = scores(engine)
+    heads = engine.heads(engine.loaded)
+    assert heads is not None
+    if kernels_for(heads) is None or engine.fused is None:
+        pytest.skip("passes do not go in a single call here")
+    for layer in engine.fused.weights.layers:
+        layer.cap, layer.sinks = 0.0, None
+    assert float((scores(engine) - expected).abs().mean()) > 1e-3
