@@ -3,7 +3,8 @@
 A real model's .gguf file (`make real-model`) reads texts of so many tokens, prose of this project, and distributions of
 the last tokens are compared: each format of `generation.kv_cache` with the own one, and llama.cpp's `q8_0` and `q4_0`
 caches with its own of 16 bits, on the same file and tokens. llama.cpp reads one token more for each position, from its
-server's cache, and lists the logarithms of all tokens. The second table is decoding behind the longest text, by turns.
+server's cache, and lists the logarithms of all tokens. Each figure is printed when it is there, too. The second table
+is decoding behind the longest text, by turns.
 `--python` names an environment that has xllamacpp; without it, one is made; `--no-llama` leaves llama.cpp out.
 """
 
@@ -21,13 +22,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import numpy as np
 import torch
 from engines import ROOT, complete_random, greedy_engine, head_line, markdown, speeds_by_turns, spread
 from peers import xllamacpp_python
 
 from runner_base import MIB, Dtype
 from runner_engine.local.engine import LocalEngine
+from runner_engine.models import gguf_tokenizer
 from runner_engine.quantization import CHOICES
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete
@@ -38,6 +39,7 @@ from tools.real_model import gguf_file
 FORMATS = (
     "int8", "{keys: int8, values: int8, rotate: true}", "k8v4", "{keys: int8, values: int4, rotate: false}", "int4",
     "{keys: int4, values: int4, rotate: false}", "{keys: int4, values: int4, rotate: true, layers: {0: as_model}}",
+    "{keys: int4, values: int4, rotate: true, first_tokens: as_model}",
 )  # fmt: skip
 OF_LLAMA = ("q8_0", "q4_0")
 POSITIONS = 16  # of each text: its last ones
@@ -48,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", default="512,2048,8192", help="tokens of a text")
     parser.add_argument("--texts", type=int, default=4, help="of each length")
-    parser.add_argument("--formats", nargs="*", default=FORMATS)
+    parser.add_argument("--formats", nargs="*", default=FORMATS, help="none: llama.cpp's alone")
     parser.add_argument("--python", help="that has xllamacpp")
     parser.add_argument("--no-llama", action="store_true")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -59,7 +61,7 @@ def main() -> None:
     lengths = [int(length) for length in options.lengths.split(",")]
     print(head_line(["bench/engine/kv_formats.py", *sys.argv[1:]], options.threads))
     texts = texts_of(lengths, options.texts)
-    lines = our_lines(options, lengths, texts)
+    lines = our_lines(options, lengths, texts) if options.formats else []
     if not options.no_llama:
         lines += llama_lines(options, lengths, texts)
     columns = [f"{length:,} tokens: KL · same first · MiB" for length in lengths]
@@ -78,8 +80,6 @@ def opened(options: argparse.Namespace, name: str, new: int = 1) -> LocalEngine:
 
 def texts_of(lengths: list[int], count: int) -> dict[int, list[list[int]]]:
     """Return texts of so many tokens, by their length."""
-    from runner_engine.models import gguf_tokenizer
-
     source = "\n".join(path.read_text() for path in sorted(ROOT.glob("docs/*.md")))
     ids = gguf_tokenizer.make(gguf_file(), "left")(source)["input_ids"]
     return {length: [ids[first : first + length] for first in range(0, length * count, length)] for length in lengths}
@@ -106,6 +106,8 @@ def our_lines(options: argparse.Namespace, lengths: list[int], texts: dict[int, 
             engine.stats.peak_kv_bytes = 0
             found[name][length] = [scores(engine, text) for text in texts[length]]
             mib[name, length] = engine.stats.peak_kv_bytes / MIB
+            of_length = compared(found["as_model"][length], found[name][length])
+            print(f"{name}, {length:,} tokens: {of_length} · {mib[name, length]:,.1f}", file=sys.stderr, flush=True)
         engine.close()
     plain = found.pop("as_model")
     sizes = [f"0 · 1 · {mib['as_model', length]:,.1f}" for length in lengths]
@@ -128,17 +130,24 @@ def llama_lines(options: argparse.Namespace, lengths: list[int], texts: dict[int
     """Return a line of the table for each cache of llama.cpp."""
     python = options.python or xllamacpp_python(ROOT / "outputs" / ".xllamacpp")
     side = Path(__file__).with_name("kv_formats_side.py")
-    asked = {"file": str(gguf_file()), "threads": options.threads, "texts": [texts[length] for length in lengths]}
+    asked: dict[str, Any] = {
+        "file": str(gguf_file()),
+        "threads": options.threads,
+        "texts": [texts[length] for length in lengths],
+    }
+    asked["vocabulary"] = len(gguf_tokenizer.make(gguf_file(), "left"))
     found: dict[str, list[list[torch.Tensor]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in ("f16", *OF_LLAMA):
             job = Path(folder, "job.json")
-            job.write_text(
-                json.dumps({**asked, "cache": name, "positions": POSITIONS, "answer": f"{folder}/{name}.npy"})
-            )
+            answer = Path(folder, name)
+            job.write_text(json.dumps({**asked, "cache": name, "positions": POSITIONS, "answer": str(answer)}))
             subprocess.run([python, str(side), str(job)], check=True, stdout=sys.stderr)
-            logs = torch.from_numpy(np.load(f"{folder}/{name}.npy")).double()
+            shape = len(lengths), options.texts, POSITIONS, asked["vocabulary"]
+            logs = torch.frombuffer(bytearray(answer.read_bytes()), dtype=torch.float32).view(shape).double()
             found[name] = [list(of_length) for of_length in logs.log_softmax(dim=-1)]
+            of_lengths = [compared(*pair) for pair in zip(found["f16"], found[name], strict=True)]
+            print(f"llama.cpp {name}: {', '.join(of_lengths)}", file=sys.stderr, flush=True)
     plain = found.pop("f16")
     lines = [["llama.cpp `f16`", *["0 · 1"] * len(lengths)]]
     for name, of in found.items():

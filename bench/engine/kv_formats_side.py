@@ -1,15 +1,17 @@
-"""Distributions of texts' last tokens by llama.cpp, with one format of its cache: see kv_formats.py. No torch.
+"""Distributions of texts' last tokens by llama.cpp, with one format of its cache: see kv_formats.py.
 
-`python kv_formats_side.py JOB.json`, in an environment with xllamacpp.
+`python kv_formats_side.py JOB.json`, in an environment with xllamacpp alone: no torch, no NumPy. The answer is float32,
+text by text.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from array import array
 from pathlib import Path
 
-import numpy as np
+UNLISTED = -100.0  # the logarithm of a token that the server does not list
 
 
 def main() -> None:
@@ -24,24 +26,25 @@ def main() -> None:
     kind = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{job['cache'].upper()}")
     settings.cache_type_k = settings.cache_type_v = kind
     server = xllamacpp.Server(settings)
-    found = [[_distributions(server, text, job["positions"]) for text in texts] for texts in job["texts"]]
-    np.save(job["answer"], np.array(found, dtype=np.float32))
+    with Path(job["answer"]).open("wb") as answer:
+        for text in (text for texts in job["texts"] for text in texts):
+            for row in _distributions(server, text, job["positions"], job["vocabulary"]):
+                row.tofile(answer)
 
 
-def _distributions(server: object, text: list[int], positions: int) -> list[np.ndarray]:
+def _distributions(server: object, text: list[int], positions: int, vocabulary: int) -> list[array[float]]:
     """Return the logarithms [vocabulary] at the last positions of a text."""
-    rows: list[np.ndarray] = []
+    rows: list[array[float]] = []
     for end in range(len(text) - positions, len(text)):
         asked = {"prompt": text[:end], "n_predict": 1, "n_probs": 10**6, "temperature": 0, "cache_prompt": True}
         answer = server.handle_completions(asked)  # type: ignore[attr-defined]
         answer = json.loads(answer) if isinstance(answer, str | bytes) else answer
         (first,) = answer["choices"][0]["logprobs"]["content"]
-        listed = {one["id"]: one["logprob"] for one in first["top_logprobs"]}
-        row = np.full(max(listed) + 1, -100.0, dtype=np.float32)
-        row[list(listed)] = list(listed.values())
+        row = array("f", [UNLISTED]) * vocabulary
+        for one in first["top_logprobs"]:
+            row[one["id"]] = one["logprob"]
         rows.append(row)
-    width = max(map(len, rows))
-    return [np.pad(row, (0, width - len(row)), constant_values=-100.0) for row in rows]
+    return rows
 
 
 if __name__ == "__main__":

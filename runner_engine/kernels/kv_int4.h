@@ -18,29 +18,14 @@
 #else
 #define GROUPS_AT_ONCE 1
 #endif
-typedef int8_t codes_vec __attribute__((vector_size(VEC_FLOATS)));
-typedef uint16_t halves_vec __attribute__((vector_size(2 * VEC_FLOATS)));
-typedef int32_t wide_vec __attribute__((vector_size(4 * VEC_FLOATS)));
-typedef uint32_t wide_bits __attribute__((vector_size(4 * VEC_FLOATS)));
-
-/* Bytes, each in 32 bits; and the lower, or the upper, halves of such bytes as floats. Where they are not looked up, the
+/* The lower, or the upper, halves of bytes that have been widened, as floats. Where they are not looked up, the
    lower ones are 1 / LOWER_SHARE times as large: shifted up, they have their sign, and the shift back is saved. */
 #ifdef HAS_AVX512
 #define LOWER_SHARE 1.0f
 #else
 #define LOWER_SHARE 0x1p-28f
 #endif
-INLINE wide_vec widened_codes(const char *at) {
-#ifdef HAS_AVX512
-  return (wide_vec)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)at));
-#else
-  codes_vec x;
-  memcpy(&x, at, sizeof x);
-  return __builtin_convertvector(x, wide_vec);
-#endif
-}
-
-INLINE vec half_of_codes(wide_vec wide, int upper) {
+INLINE vec half_of_codes(ints_vec wide, int upper) {
 #ifdef HAS_AVX512
   const __m512 values = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
   return (vec)_mm512_permutexvar_ps(upper ? _mm512_srli_epi32((__m512i)wide, 4) : (__m512i)wide, values);
@@ -51,10 +36,10 @@ INLINE vec half_of_codes(wide_vec wide, int upper) {
 
 /* Two rows of bytes side by side; and their lower, or their upper, halves as pairs of bfloat16 */
 #ifdef HAS_AVX512_BF16
-typedef wide_vec code_pairs;
+typedef ints_vec code_pairs;
 INLINE code_pairs paired_codes(const char *first, const char *second) {
-  const __m512i low = (__m512i)widened_codes(first), high = (__m512i)widened_codes(second);
-  return (wide_vec)_mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+  const __m512i low = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)first));
+  return (ints_vec)_mm512_or_si512(low, (__m512i)(widened_bytes(second) << 16));
 }
 
 INLINE words half_of_code_pairs(code_pairs both, int upper) {
@@ -67,10 +52,10 @@ INLINE words half_of_code_pairs(code_pairs both, int upper) {
 }
 #else
 typedef struct {
-  wide_vec first, second;
+  ints_vec first, second;
 } code_pairs;
 INLINE code_pairs paired_codes(const char *first, const char *second) {
-  return (code_pairs){widened_codes(first), widened_codes(second)};
+  return (code_pairs){widened_bytes(first), widened_bytes(second)};
 }
 
 INLINE words half_of_code_pairs(code_pairs both, int upper) {
@@ -81,11 +66,7 @@ INLINE words half_of_code_pairs(code_pairs both, int upper) {
 #endif
 
 /* The scales of one group of neighbouring places, as floats */
-INLINE vec scales_of_group(const char *at) {
-  halves_vec x;
-  memcpy(&x, at, sizeof x);
-  return (vec)(__builtin_convertvector(x, wide_bits) << 16);
-}
+INLINE vec scales_of_group(const char *at) { return (vec)(widened_halves(at) << 16); }
 
 INLINE float scale_of_group(const char *at) {
   bf16 x;
@@ -177,9 +158,9 @@ INLINE void INT4_NAME(scores)(const int D, const int G, const NAME(operand) *q, 
 #if IN_FLOATS
 #pragma GCC unroll 2
         for (int next = 0; next < 2; next++) {
-          wide_vec codes[2 * LANES / VEC_FLOATS] = {{0}};
+          ints_vec codes[2 * LANES / VEC_FLOATS] = {{0}};
 #pragma GCC unroll 4
-          for (int p = 0; p < blocks * parts; p++) codes[p] = widened_codes(CODES(p, next));
+          for (int p = 0; p < blocks * parts; p++) codes[p] = widened_bytes(CODES(p, next));
 #pragma GCC unroll 2
           for (int half = 0; half < halves; half++) {
             vec x[2 * LANES / VEC_FLOATS] = {{0}};
@@ -270,7 +251,7 @@ INLINE void INT4_NAME(add_values)(const int D, const int G, float s[][MAX_SCORES
 #if IN_FLOATS
 #pragma GCC unroll 2
               for (int odd = 0; odd < 2; odd++) {
-                const wide_vec wide = widened_codes(codes + odd * row);
+                const ints_vec wide = widened_bytes(codes + odd * row);
 #pragma GCC unroll 2
                 for (int half = 0; half < 2; half++) {
                   const vec x = half_of_codes(wide, half);
@@ -323,8 +304,8 @@ INLINE void INT4_NAME(unpack_places)(const int D, int is_keys, const char *from,
             const int d = group * INT4_GROUP + half * CODE_BYTES;
             const int line = is_keys ? d + i : i, column = is_keys ? c : d + c;
             const float share = half ? 1.0f : LOWER_SHARE;
-            const vec x[2] = {half_of_codes(widened_codes(at), half) * (scale[0] * share),
-                              half_of_codes(widened_codes(at + row), half) * (scale[1] * share)};
+            const vec x[2] = {half_of_codes(widened_bytes(at), half) * (scale[0] * share),
+                              half_of_codes(widened_bytes(at + row), half) * (scale[1] * share)};
 #if IN_FLOATS
             memcpy(to + line * side + column, x, sizeof(vec));
             memcpy(to + (line + 1) * side + column, x + 1, sizeof(vec));

@@ -11,12 +11,33 @@ typedef int8_t bytes_vec __attribute__((vector_size(VEC_FLOATS)));
 typedef uint16_t pairs_vec __attribute__((vector_size(2 * VEC_FLOATS)));
 typedef int32_t ints_vec __attribute__((vector_size(4 * VEC_FLOATS)));
 
-/* Bytes as what they are multiplied as: floats, or pairs of bfloat16 */
-INLINE vec load_int8_f32(const int8_t *at) {
+/* Bytes, and numbers of 16 bits, each in 32 bits; gcc widens the vectors of its own number by number */
+INLINE ints_vec widened_bytes(const void *at) {
+#if defined(HAS_AVX512)
+  return (ints_vec)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)at));
+#elif defined(__AVX2__)
+  return (ints_vec)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)at));
+#else
   bytes_vec x;
   memcpy(&x, at, sizeof x);
-  return __builtin_convertvector(x, vec);
+  return __builtin_convertvector(x, ints_vec);
+#endif
 }
+
+INLINE ints_vec widened_halves(const void *at) {
+#if defined(HAS_AVX512)
+  return (ints_vec)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)at));
+#elif defined(__AVX2__)
+  return (ints_vec)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)at));
+#else
+  pairs_vec x;
+  memcpy(&x, at, sizeof x);
+  return __builtin_convertvector(x, ints_vec);
+#endif
+}
+
+/* Bytes as what they are multiplied as: floats, or pairs of bfloat16 */
+INLINE vec load_int8_f32(const int8_t *at) { return __builtin_convertvector(widened_bytes(at), vec); }
 
 INLINE words load_int8_bf16(const int8_t *at) {
 #ifdef HAS_AVX512_BF16
@@ -24,9 +45,7 @@ INLINE words load_int8_bf16(const int8_t *at) {
   const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(at + 16))));
   return (words)_mm512_cvtne2ps_pbh(high, low);
 #else
-  pairs_vec x;
-  memcpy(&x, at, sizeof x);
-  const ints_vec pair = __builtin_convertvector(x, ints_vec);
+  const ints_vec pair = widened_halves(at);
   const words first = (words)__builtin_convertvector(pair << 24 >> 24, vec);
   const words second = (words)__builtin_convertvector(pair << 16 >> 24, vec);
   return first >> 16 | second; /* a byte has few bits, so the lower half of its float is 0 */
