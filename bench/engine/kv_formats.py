@@ -37,7 +37,7 @@ from runner_engine.settings.model import LocalModelConfig
 from tools.real_model import gguf_file
 
 FORMATS = (
-    "int8", "{keys: int8, values: int8, rotate: true}", "k8v4", "{keys: int8, values: int4, rotate: false}", "int4",
+    "int8", "int8_rotated", "k8v4", "{keys: int8, values: int4, rotate: false}", "int4",
     "{keys: int4, values: int4, rotate: false}", "{keys: int4, values: int4, rotate: true, layers: {0: as_model}}",
     "{keys: int4, values: int4, rotate: true, first_tokens: as_model}",
 )  # fmt: skip

@@ -42,6 +42,7 @@ class KvCache:
 
     as_model: ClassVar[KvCache]
     int8: ClassVar[KvCache]
+    int8_rotated: ClassVar[KvCache]
     int4: ClassVar[KvCache]
     k8v4: ClassVar[KvCache]
 
@@ -96,9 +97,12 @@ class KvCache:
 
 KvCache.as_model = KvCache()
 KvCache.int8 = KvCache(KvNumbers.int8, KvNumbers.int8)
+KvCache.int8_rotated = KvCache(KvNumbers.int8, KvNumbers.int8, rotate=True)
 KvCache.int4 = KvCache(KvNumbers.int4, KvNumbers.int4, rotate=True)
 KvCache.k8v4 = KvCache(KvNumbers.int8, KvNumbers.int4, rotate=True)
-SHORT_NAMES: dict[str, KvCache] = {name: getattr(KvCache, name) for name in ("as_model", "int8", "int4", "k8v4")}
+SHORT_NAMES: dict[str, KvCache] = {
+    name: getattr(KvCache, name) for name in ("as_model", "int8", "int8_rotated", "int4", "k8v4")
+}
 
 
 @lru_cache(maxsize=64)

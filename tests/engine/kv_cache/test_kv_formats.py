@@ -39,7 +39,7 @@ def kernels() -> native.Kernels:
         ({"keys": "int4", "values": "int4"}, "int4"),
         ({"values": "int4", "keys": "int8"}, "k8v4"),
         ({"keys": "as_model"}, "as_model"),
-        ({"keys": "int8", "values": "int8", "rotate": True}, "{keys: int8, values: int8, rotate: true}"),
+        ({"keys": "int8", "values": "int8", "rotate": True}, "int8_rotated"),
         ({"values": "int8"}, "{keys: as_model, values: int8, rotate: false}"),
         ({"keys": "int8", "values": "int4", "rotate": False, "layers": {0: "int8", -1: "as_model"}}, MAPPING),
         (MAPPING, MAPPING),
@@ -56,7 +56,7 @@ def test_a_value_has_one_text(given: object, said: str) -> None:
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ("int3", "generation.kv_cache=int3: must be one of as_model, int8, int4, k8v4, or {keys: …"),
+        ("int3", "generation.kv_cache=int3: must be one of as_model, int8, int8_rotated, int4, k8v4, or {keys: …"),
         ({"key": "int8"}, "it has no key key"),
         ({"keys": "fp8"}, "'fp8' is none of as_model, int8, int4"),
         ({"keys": "int8", "rotate": "yes"}, "rotate is 'yes', and must be true or false"),
@@ -189,5 +189,5 @@ def test_the_plan_counts_what_is_stored(kv_cache: KvCache, dim: int) -> None:
 def test_four_bits_take_a_quarter() -> None:
     sizes = {name: kept_kv({"num_hidden_layers": 1, "num_attention_heads": 1, "head_dim": 64}, 2, one).token_bytes
              for name, one in SHORT_NAMES.items()}  # fmt: skip
-    assert sizes == {"as_model": 256, "int8": 136, "int4": 72, "k8v4": 104}
+    assert sizes == {"as_model": 256, "int8": 136, "int8_rotated": 136, "int4": 72, "k8v4": 104}
     assert KvNumbers.int4 in (KvCache.k8v4.values,)
