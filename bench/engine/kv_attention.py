@@ -99,8 +99,8 @@ def calls_of(heads: Heads, kernels: native.Kernels, keys: int) -> tuple[Callable
     """Return a step over so many keys, and a prompt over them."""
     random = torch.Generator().manual_seed(0)
     own, scaling = own_kv(heads, kernels, [keys]), Scaling(heads.dim**-0.5, 0.0)
-    stored = (torch.randn(keys, heads.kv_heads, heads.dim, generator=random).to(heads.dtype) for _ in range(2))
-    own.write(0, *stored, torch.zeros(keys, dtype=torch.int32), torch.arange(keys, dtype=torch.int32))
+    stored = [torch.randn(keys, heads.kv_heads, heads.dim, generator=random).to(heads.dtype) for _ in range(2)]
+    own.write(0, stored[0], stored[1], torch.zeros(keys, dtype=torch.int32), torch.arange(keys, dtype=torch.int32))
     seen = torch.tensor([keys], dtype=torch.int32)
     queries = torch.randn(heads.kv_heads * heads.group, PROMPT, heads.dim, generator=random).to(heads.dtype)
     query = queries[:, :1].transpose(0, 1).contiguous()

@@ -190,7 +190,8 @@ class Heads:
 
         Behind all of these are keys, and values, of first tokens that stay in the model's numbers [KVH, LANES, D].
         """
-        found, firsts = [], []
+        found: list[list[torch.Tensor]] = []
+        firsts: list[torch.Tensor] = []
         for side in (0, 1):
             sizes = [self.kv_heads * capacity * of_layer[side] for of_layer in self._place_bytes]
             whole, ends = self._own_pages(sum(sizes) + self.first_plain_bytes // 2), [0, *accumulate(sizes)]

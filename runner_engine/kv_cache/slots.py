@@ -111,8 +111,8 @@ class Slots(OwnKv):
         if not heads.in_bytes:
             return stored
         keys, values = heads.to_numbers(layer, *(some.flatten(0, 1) for some in stored))
-        read = keys.unflatten(0, (-1, heads.kv_heads)), values.unflatten(0, (-1, heads.kv_heads))
-        return self.first.laid_over(layer, slots, *read)
+        shape = -1, heads.kv_heads, *keys.shape[1:]
+        return self.first.laid_over(layer, slots, keys.view(shape), values.view(shape))
 
     def read(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values [KVH, places, D] of a row."""

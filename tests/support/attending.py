@@ -69,8 +69,8 @@ def shared_kv(
     length = keys[0].shape[1]
     kv = SharedKv.empty(heads, length, kernels, is_beginning)
     for layer, (key, value) in enumerate(zip(keys, values, strict=True)):
-        turned = (heads.turned(some.transpose(0, 1)) for some in (key, value))
-        kv.store.write(layer, *turned, ints([0] * length), ints([*range(length)]))
+        keys_here, values_here = (heads.turned(some.transpose(0, 1)) for some in (key, value))
+        kv.store.write(layer, keys_here, values_here, ints([0] * length), ints([*range(length)]))
     return kv
 
 

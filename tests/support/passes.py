@@ -207,7 +207,11 @@ def check_pass(case: Case, form: str, way: str) -> None:
         for number in row.prefixes:
             users[number] += range(first, len(slots))
     uses = [
-        use_of(shared_kv(heads, kernels, *zip(*prefix, strict=True), not number), tokens, len(slots))
+        use_of(
+            shared_kv(heads, kernels, [kv[0] for kv in prefix], [kv[1] for kv in prefix], not number),
+            tokens,
+            len(slots),
+        )
         for number, (prefix, tokens) in enumerate(zip(prefixes, users, strict=True))
     ]
     for use, start in zip(uses, starts, strict=False):
@@ -233,5 +237,5 @@ def check_pass(case: Case, form: str, way: str) -> None:
     for slot, mine in zip(slot_of, rows, strict=True):
         stored = own.stored(layer, slot, mine[0].shape[1])
         wanted_rows = heads.to_stored(layer, *map(heads.turned, mine))
-        stored, wanted_rows = ([some[:, heads.first_plain :] for some in both] for both in (stored, wanted_rows))
-        assert all(map(torch.equal, stored, wanted_rows)), f"what is stored in slot {slot}"
+        coded, wanted_codes = ([some[:, heads.first_plain :] for some in both] for both in (stored, wanted_rows))
+        assert all(map(torch.equal, coded, wanted_codes)), f"what is stored in slot {slot}"

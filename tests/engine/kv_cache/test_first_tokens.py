@@ -13,8 +13,8 @@ from attending import heads_for, ints, kernels_or_none, random
 from passes import CASES, check_pass
 from streams import PROMPTS, complete, requests
 
-from runner.config.resolved import resolve
 from runner_base.dtypes import Dtype
+from runner_engine import resolve
 from runner_engine.checkpoints.footprint import predict
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import LANES
@@ -120,7 +120,8 @@ def test_first_tokens_that_are_not_copied_are_missed(engine_of: Make, monkeypatc
     from runner_engine.kv_cache import prefix_tree, prompt_cache
 
     expected = complete(engine_of(), requests())
-    for kind in ({"recurring": True}, {"keep": True}):
+    kinds: tuple[dict[str, Any], ...] = ({"recurring": True}, {"keep": True})
+    for kind in kinds:
         engine = engine_of()
         assert complete(engine, requests(**kind)) == expected
         with monkeypatch.context() as patched:
@@ -160,7 +161,7 @@ def test_a_plan_counts_them(engine_of: Make) -> None:
         engine = engine_of(kv_cache)
         prompts = [tuple((3 + 7 * place + 11 * row) % 250 for place in range(100)) for row in range(2)]
         complete(engine, [Request(row, prompt, ignore_eos=True) for row, prompt in enumerate(prompts)], 2)
-        predicted = predict(resolve(replace(engine.spec)), (2, 100, 12))
+        predicted = predict(resolve(engine.spec), (2, 100, 12))
         assert predicted is not None
         peaks[kv_cache] = engine.stats.peak_kv_bytes
         assert predicted.decode_kv_bytes == pytest.approx(peaks[kv_cache], rel=0.05)
