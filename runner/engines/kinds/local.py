@@ -36,17 +36,10 @@ from runner_engine.checkpoints import is_known, read_header
 from runner_engine.models.kept_names import kept_names
 from runner_engine.quantization import quiet_imports
 
-# What transformers imports for every model, and uses in training, with several GPUs, or not at all: two thirds of the
-# time that its modules take.
-UNUSED = (
-    "scipy.optimize",
-    "torch._dynamo",
-    "torch.distributed._composable",
-    "torch.distributed.checkpoint",
-    "torch.distributed.fsdp",
-    "torch.distributed.tensor",
-    "torchao",
-)
+# What transformers imports for every model, and uses in training, with several GPUs, or not at all.
+UNUSED = ("scipy.optimize", "torch.distributed.checkpoint", "torchao")
+# torch imports its compiler where a model is first built without numbers, as each load does: 70 MiB that are no model's
+COMPILER = "torch._dynamo"
 SMALL_WEIGHT_MIB = 100.0  # below this a model gains nothing from a second thread (see runner_engine/models/load.py)
 TYPICAL_ROWS = 64  # at once, if the engine chooses
 
@@ -106,11 +99,15 @@ class Local(ModelKind):
         return build_kernels(resolved)
 
     def import_libraries(self, resolved: ResolvedJob) -> None:
-        """Import torch, what transformers needs for this model, and the libraries of quantization and adapter."""
+        """Import torch, what transformers needs for this model, and the libraries of quantization and adapter.
+
+        All of it: what a load imports would count as the model's memory.
+        """
         quiet_imports()
         files, lora = resolved.files, resolved.config.lora
         with uncollected():
             importlib.import_module("torch")
+            importlib.import_module(COMPILER)
             with put_off(*UNUSED), kept_names():
                 transformers = importlib.import_module("transformers")
                 own = files.settings.get("architectures") or ()
