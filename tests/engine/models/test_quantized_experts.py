@@ -23,12 +23,12 @@ from runner_engine.checkpoints.linear_layers import walk_files
 from runner_engine.experts import SeparateExperts, separate_all
 from runner_engine.models.grouped import GroupedLinear
 from runner_engine.models.load import Loaded, load_base
-from runner_engine.models.loading import made_groups
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.quantization.torchao import TorchaoIntxConfig
 from runner_engine.settings.model import LocalModelConfig
+from tools.library_bits import are_equal, made_by_library
 
 FORMATS = ("nf4", "fp4", "int8", "int8_dynamic", "torchao_int8", "torchao_float8", "hqq")
 FAMILIES = sorted(MIXTURES)
@@ -67,30 +67,6 @@ def experts_of(base: Loaded) -> dict[str, SeparateExperts]:
     return {path: one for path, one in base.model.named_modules() if isinstance(one, SeparateExperts)}
 
 
-def held(layer: Any) -> list[torch.Tensor]:
-    """Return all numbers that a quantized layer consists of."""
-    found = [*layer._parameters.values(), *layer._buffers.values()]
-    if hasattr(layer.weight, "quant_state"):
-        state = layer.weight.quant_state
-        found += [state.absmax, state.offset, state.state2.absmax]
-    if hasattr(layer.weight, "SCB"):
-        found.append(layer.weight.SCB)
-    if hasattr(layer.weight, "qdata"):
-        found += [layer.weight.qdata, layer.weight.scale]
-    return [one.detach() for one in found if one is not None]
-
-
-def are_equal(first: Any, second: Any) -> bool:
-    """Whether two quantized layers consist of the same bits."""
-    pairs = list(zip(held(first), held(second), strict=True))
-    return bool(pairs) and all(
-        torch.equal(
-            *(one.dequantize() if type(one) not in (torch.Tensor, nn.Parameter) else one.float() for one in pair)
-        )
-        for pair in pairs
-    )
-
-
 @pytest.mark.sampled(20)  # each family and each format
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", FORMATS)
@@ -124,18 +100,6 @@ def test_experts_are_quantized_as_the_library_does_and_the_plan_knows_it(
         assert type(own) is type(taken)
         assert are_equal(own, taken)
         assert not are_equal(own, other)  # the control: another expert
-
-
-def made_by_library(base: Loaded, choice: Any, layer: Any) -> Any:
-    """Return a linear layer of ordinary memory as the choice's library quantizes it."""
-    single = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, dtype=torch.bfloat16)
-    single.weight.data.copy_(layer.weight)
-    if layer.bias is not None:
-        single.bias.data.copy_(layer.bias)
-    single.requires_grad_(False)
-    return (
-        made_groups.layer_of(choice, single, "") if choice.makes_groups else choice.quantize_layer(base.model, single)
-    )
 
 
 @pytest.mark.parametrize("family", ["gpt_oss", "mixtral"])
