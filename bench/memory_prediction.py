@@ -17,7 +17,8 @@ from tools.commands import jobs
 SHAPES = ("smollm2_135m", "qwen2_05b_instruct", "llama32_1b")
 QUANTIZATIONS = ("none", "int8", "nf4")
 HEADS = ("weights", "error", "KV", "error", "peak", "spread", "predicted", "error")
-LIMITS = {"weight": 0.02, "kv": 0.02, "total": 0.10}
+LIMITS = {"weight": 0.02, "kv": 0.02, "total": 0.05}
+ALLOWED_MIB = 5.0  # of a total, however small: by so much the constants of footprint.py differ between jobs
 SPREAD_LIMIT = 0.02
 
 
@@ -44,7 +45,8 @@ def main() -> None:
                 metrics = measure(options, shape, quantization, repeats, Path(scratch))
                 print(f"{shape:20}{quantization:7}" + line(metrics), flush=True)
                 for what, limit in LIMITS.items():
-                    if abs(metrics[f"{what}_prediction_error"]) > limit:
+                    is_close = what == "total" and abs(total_off_mib(metrics)) <= ALLOWED_MIB
+                    if abs(metrics[f"{what}_prediction_error"]) > limit and not is_close:
                         off.append(f"{shape} {quantization}: {what} is off by more than {limit:.0%}")
                 if spread(metrics) > SPREAD_LIMIT:
                     off.append(f"{shape} {quantization}: peaks lie more than {SPREAD_LIMIT:.0%} apart")
@@ -71,6 +73,11 @@ def line(metrics: dict[str, float]) -> str:
     values += [f"{metrics['peak_over_baseline_mib']:,.0f}", f"{spread(metrics):.1%}" if metrics["repeats"] > 1 else "-"]
     values += [f"{metrics['predicted_total_mib']:,.0f}", f"{metrics['total_prediction_error']:+.1%}"]
     return "".join(f"{value:>10}" for value in values)
+
+
+def total_off_mib(metrics: dict[str, float]) -> float:
+    """Return by how much a predicted peak is above the measured one."""
+    return metrics["predicted_total_mib"] - metrics["peak_over_baseline_mib"]
 
 
 def spread(metrics: dict[str, float]) -> float:

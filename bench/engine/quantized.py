@@ -39,6 +39,7 @@ SIZES = {  # which all choices take: whole groups of 64 inputs, and 32 outputs
     "shared_intermediate_size": 64, "head_dim": 32, "q_lora_rank": 64, "kv_lora_rank": 64, "qk_nope_head_dim": 32,
     "qk_rope_head_dim": 32, "v_head_dim": 32,
 }  # fmt: skip
+MAMBA = {"mamba_d_state": 16, "mamba_n_heads": 32, "mamba_d_head": 4}  # 320 outputs
 QUANTIZATIONS = ("int8", "nf4", "fp4", "int8_dynamic", "torchao_int8", "torchao_float8", "torchao_intx", "hqq")
 
 
@@ -54,6 +55,7 @@ def main() -> None:
     print("|---|" + "".join("---|" for _ in options.choices))
     wrong: list[str] = []
     families.SIZES |= SIZES
+    families.OVERRIDES["granitemoehybrid"] |= MAMBA
     for family in options.families:
         with tempfile.TemporaryDirectory() as folder:
             families.build(family, Path(folder))

@@ -34,15 +34,17 @@ from runner_engine.spec import Workload
 
 PACKED_SHARE = 0.25  # of free memory: linear layers are packed, in addition to the checkpoint, if they need no more
 
-# Measured by bench/memory_prediction.py, on CPUs with AVX512; a GPU's allocator counts nothing like this.
-LIBRARY_MIB = 36.0  # pages of libraries, code and tables that the first load and the first pass touch
-LOAD_MIB = 16.0  # the part of it that the load takes and that is not a page of a file
-KERNEL_MIB = 20.0  # oneDNN's kernels for packed layers, one for each shape
+# Measured by task=memory after all imports, on CPUs with AVX512; a GPU's allocator counts nothing like this.
+LIBRARY_MIB = 34.0  # pages of libraries, code and tables that the first load and the first pass touch: ± 5
+LOAD_MIB = 18.0  # the part of it that the load takes and that is not a page of a file
+KERNEL_MIB = 12.0  # what trials of packed layers and of LLM.int8 leave, oneDNN's kernels for each shape among it
 TOKENIZER_LOAD_BYTES, TOKENIZER_BYTES = 512, 200  # for each slot of a vocabulary's table: in the load, and later
 TOKENIZER_FILLED = 7 / 8  # of the slots at most, and their number is a power of two
-PASS_MIB, PASS_SHARE = 6.0, 0.45  # what freed blocks of other sizes take in a pass: a constant, and a share of its need
+PASS_MIB = 2.0  # what freed blocks of other sizes take in a pass
 FAULT_KIB = 256.0  # of a mapped embedding that are read with one token's row
 VOCABULARY_SHARE = 0.5  # of the embedding's rows that prompts use in the long run
+SHARED_BYTES = 2**24  # from here on an embedding gets its rows from the panels of a tied head: as in fast_layers.py
+SCALED = "gemma"  # families with this in their name scale the rows of their embedding, and read them where they are
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Footprint:
 
     `unread_bytes` are weights in the mapped checkpoint that no pass reads. `copied_bytes` are copies, in another
     layout, of weights that stay in memory. `load_bytes` is the peak of the load without pages of files, which the
-    system can drop.
+    system can drop. Nothing counts that libraries take when they are imported.
     """
 
     weights: dict[str, int]
@@ -63,7 +65,7 @@ class Footprint:
     copied_bytes: int = 0
     runtime_bytes: int = 0  # libraries and kernels, beyond what importing takes
     load_bytes: int = 0
-    first_pass_bytes: int = 0  # while layers are packed, when the largest is in memory twice
+    first_pass_bytes: int = 0  # while layers are packed, and products are tried
     mixture: Mixture | None = None  # how many of its parameters each token uses; None: all
 
     @property
@@ -229,13 +231,11 @@ def _predict_one(resolved: ResolvedModel, work: Workload, free_mib: float | None
     slots = _tokenizer_slots(files, shape["vocab"])
     library = int(LIBRARY_MIB * MIB) + TOKENIZER_BYTES * slots
     first = 0
-    if copied or packed_share:  # the head is packed last, when all other layers are packed already
-        is_kept = weights["head"] == 0 or not mapped
-        first = sum(weights.values()) + library + (copied if is_kept else weights["head"] - weights["embedding"])
+    if copied or packed_share:
+        first = sum(weights.values()) + copied - unread + library + int((KERNEL_MIB * packed_share + PASS_MIB) * MIB)
     return replace(
         plain,
-        prefill_activation_bytes=prefill
-        + int(PASS_MIB * MIB + PASS_SHARE * activation_bytes(shape, dtype_bytes, reading)),
+        prefill_activation_bytes=prefill + int(PASS_MIB * MIB),
         decode_activation_bytes=decode,
         unread_bytes=unread,
         copied_bytes=copied,
@@ -290,9 +290,10 @@ def _resident(
     in_memory = linear + weights["head"] if mapped == 0 else linear * resolved.spec.lora.merges
     copied = (in_memory + head * (not is_own_head)) * is_packed
     unread = 0
-    if held.keeps_blocks and is_packed and not is_own_head:
+    is_large = weights["embedding"] >= SHARED_BYTES and SCALED not in str(resolved.files.settings.get("model_type"))
+    if is_packed and not is_own_head and (held.keeps_blocks or (mapped and is_large)):
         unread = weights["embedding"]  # its rows are taken from the head's panels
     elif mapped and (is_packed or is_own_head):  # else the tied head reads all of the embedding
         used = VOCABULARY_SHARE * weights["embedding"]
         unread = weights["embedding"] - int(used * (1 - exp(-tokens * FAULT_KIB * 1024 / max(used, 1))))
-    return unread, copied, share if is_packed and linear else 0.0
+    return unread, copied, share if is_packed and (linear or held.mixes_rows) else 0.0

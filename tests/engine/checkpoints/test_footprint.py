@@ -17,11 +17,12 @@ from runner.config.root import RunnerConfig
 from runner.engines.kinds import kind_of
 from runner_base.dtypes import Dtype
 from runner_base.errors import DataError
-from runner_engine.checkpoints import footprint, weight_sizes
 from runner_engine.checkpoints.footprint import Footprint
 from runner_engine.checkpoints.pass_memory import shape_of
 from runner_engine.checkpoints.resolve import read_tensors
 from runner_engine.checkpoints.weight_files import Tensor
+from runner_engine.decode import fast_layers
+from runner_engine.decode import fast_layers
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner_engine.quantization.mixed import Mix
@@ -147,6 +148,24 @@ def test_where_weights_are(make_config: Any, saved_family: Saved) -> None:
     for not_packed in (predicted(free_mib=0.0, tied=True), predicted(attention=Attention.sdpa, tied=True)):
         assert not_packed.copied_bytes == not_packed.unread_bytes == 0
         assert not_packed.runtime_bytes < tied.runtime_bytes
+
+
+def test_a_large_table_is_not_read_where_its_tied_head_is_packed(
+    make_config: Any, saved_family: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows are taken from the head's panels."""
+    assert fast_layers.SHARED_BYTES == footprint.SHARED_BYTES
+
+    def unread(tied: bool) -> float:
+        config = make_config(model=LocalModelConfig(name=str(saved_family(tied=tied)), device="cpu"))
+        found = footprint.predict(resolve(config), (1, 8, 8), 1e6)
+        assert found is not None
+        return found.unread_bytes / found.weights["embedding"]
+
+    assert unread(tied=True) < 1, "a small one is read where it is"
+    monkeypatch.setattr(footprint, "SHARED_BYTES", 1)
+    assert unread(tied=True) == 1
+    assert unread(tied=False) < 1
 
 
 def test_a_head_that_is_stored_although_tied_counts_once() -> None:
