@@ -17,11 +17,11 @@ from runner.config.root import RunnerConfig
 from runner.engines.kinds import kind_of
 from runner_base.dtypes import Dtype
 from runner_base.errors import DataError
+from runner_engine.checkpoints import footprint, weight_sizes
 from runner_engine.checkpoints.footprint import Footprint
 from runner_engine.checkpoints.pass_memory import shape_of
 from runner_engine.checkpoints.resolve import read_tensors
 from runner_engine.checkpoints.weight_files import Tensor
-from runner_engine.decode import fast_layers
 from runner_engine.decode import fast_layers
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
