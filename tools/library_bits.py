@@ -43,4 +43,5 @@ def _held(layer: Any) -> list[torch.Tensor]:
 
 def _numbers(tensor: Any) -> torch.Tensor:
     is_plain = type(tensor) in (torch.Tensor, nn.Parameter)
-    return tensor.float() if is_plain else tensor.dequantize()
+    numbers: torch.Tensor = tensor.float() if is_plain else tensor.dequantize()
+    return numbers
