@@ -51,13 +51,13 @@ def engine_of(
 ) -> Iterator[Make]:
     engines: list[LocalEngine] = []
 
-    def make(family: str, kv_cache: str, dtype: Dtype = Dtype.float32) -> LocalEngine:
+    def make(family: str, kv_cache: str) -> LocalEngine:
         folder = tmp_path / family
         if not folder.exists():
             sizes = {"max_position_embeddings": 512} | FAMILIES[family]
             monkeypatch.setitem(families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | sizes)
             families.build(family, folder)
-        model = LocalModelConfig(name=str(folder), device="cpu", dtype=dtype)
+        model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32)
         config = make_config(model=model, generation=GenerationConfig(max_new_tokens=12, kv_cache=kv_cache))
         engines.append(local_engine(config))
         return engines[-1]
@@ -97,19 +97,18 @@ def test_an_answer_does_not_depend_on_the_rows_beside_it(engine_of: Make, family
 
 
 @pytest.mark.sampled(10)
-@pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 @pytest.mark.parametrize("kv_cache", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_torch_alone_gives_the_log_probabilities_of_the_kernels(
-    engine_of: Make, family: str, kv_cache: str, dtype: Dtype, monkeypatch: pytest.MonkeyPatch
+    engine_of: Make, family: str, kv_cache: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    by_kernels, plain = scores(engine_of(family, kv_cache, dtype)), scores(engine_of(family, "as_model", dtype))
+    """In float32: in 16 bits, random weights make more noise of rounding than the difference that is looked for."""
+    by_kernels, plain = scores(engine_of(family, kv_cache)), scores(engine_of(family, "as_model"))
     monkeypatch.setattr(native, "kernels", lambda: None)
-    by_torch = scores(engine_of(family, kv_cache, dtype))
+    by_torch = scores(engine_of(family, kv_cache))
     off, cost = ((by_kernels - other).abs().mean().item() for other in (by_torch, plain))
-    assert off < (0.02 if dtype is Dtype.float32 else 0.1)
-    assert 1e-4 < cost < 0.5, "fewer bits cost something"
-    assert dtype is Dtype.bfloat16 or off < cost / 4
+    assert cost > 1e-4, "fewer bits cost something"
+    assert off < min(0.02, cost / 4)
 
 
 @pytest.mark.parametrize("family", ["gpt_oss", "gemma2"])
