@@ -62,7 +62,7 @@ def check(resolved: ResolvedJob, inputs: Inputs | None = None) -> list[str]:
     ledger.check_free_space(resolved.config)
     task = task_of(resolved.config)
     notes = kind_of(resolved.config.model).check(resolved) if Uses.weights in task.USES else []
-    return notes + (
+    return [*resolved.notes, *notes] + (
         task.check_lengths(inputs, resolved) if inputs is not None and hasattr(task, "check_lengths") else []
     )
 

@@ -8,9 +8,12 @@ from typing import Any
 from runner.config.profiles import notes as profile_notes
 from runner.config.root import RunnerConfig
 from runner.config.task import with_possible_batch
+from runner_base import ConfigError, check
+from runner_base.fields import choice_of
 from runner_engine import ModelSpec, ResolvedModel, local_model
 from runner_engine.checkpoints import no_model
 from runner_engine.checkpoints import resolve as models
+from runner_engine.settings.generation import ModelGeneration
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class ResolvedJob(ResolvedModel):
 
     config: RunnerConfig = field(kw_only=True)
     second: ResolvedJob | None = None  # whose model is loaded beside this one
+    notes: tuple[str, ...] = ()  # what its keys have come to
 
     def beside(self, second: RunnerConfig | None) -> ResolvedJob:
         """Return the job with a second model that is loaded beside its own; without a second one, itself."""
@@ -33,7 +37,32 @@ class ResolvedJob(ResolvedModel):
 def resolve(config: RunnerConfig) -> ResolvedJob:
     """Return what is known of a job; within `sharing`, jobs with the same model and adapter have the same files."""
     of_model = models.resolve(spec_of(config))
-    return ResolvedJob(of_model.spec, of_model.files, config=config)
+    resolved = ResolvedJob(of_model.spec, of_model.files, config=config)
+    notes = []
+    if isinstance(config.generation, ModelGeneration) and config.generation.is_open:
+        generation = as_published(config.generation, resolved)
+        resolved = resolved.having(generation=generation)
+        notes.append(generation.words)
+    task, words = config.task.asked_with(resolved.config.generation)
+    if task is not config.task:
+        resolved = resolved.having(task=task)
+        notes.append(words)
+    return replace(resolved, notes=tuple(notes)) if notes else resolved
+
+
+def as_published(generation: ModelGeneration, resolved: ResolvedJob) -> ModelGeneration:
+    """Return generation=model with the values of the model's own files."""
+    model = resolved.config.model
+    kind = choice_of(model)
+    need = f"model={kind} has no files here that say how its answers are drawn: use generation=greedy or sampling"
+    check(model.publishes_settings, "generation", generation.name, need)
+    published = resolved.files.published
+    if published is None:
+        raise ConfigError(
+            f"generation=model: {model.name} has no generation_config.json, and no .gguf file that says how its "
+            "answers are drawn: use generation=greedy or sampling"
+        )
+    return generation.closed(published.values, published.sources, published.file, published.max_new_tokens)
 
 
 def spec_of(config: RunnerConfig) -> ModelSpec:

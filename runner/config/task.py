@@ -120,6 +120,10 @@ class TaskConfig:
         """Return the file outside the job's folder that it writes, even when the job is done already."""
         return None
 
+    def asked_with(self, generation: GenerationConfig) -> tuple[TaskConfig, str]:
+        """Return the task as these generation settings make it, and a note on what they have changed."""
+        return self, ""
+
     def check_beside(self, generation: GenerationConfig) -> None:
         """Raise ConfigError where the task cannot work with these generation settings."""
 

@@ -116,11 +116,13 @@ class PlannedJob:
 
 def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
     """Identify a job and look it up; for an input that cannot work, return a job in the state `impossible`."""
-    resolved = resolve(config)
-    planned = PlannedJob(overrides, config, resolved=resolved)
+    planned = PlannedJob(overrides, config)
     planned.cost = float(config.task.questions * config.generation.most_new_tokens)
+    task = task_of(config)
     try:
-        task = task_of(config)
+        with no_downloads(bool(config.plan)):
+            planned.resolved = resolved = resolve(config)
+        config = resolved.config
         planned.measures = Uses.machine in task.USES
         planned.base = kind_of(config.model).base_key(config) if Uses.weights in task.USES else ""
         with no_downloads(bool(config.plan)):

@@ -60,7 +60,7 @@ def load(
         raise
     for note in report.notes:
         say(f"note: {note}")
-    return Model(config, driver, report)
+    return Model(resolved.config, driver, report)
 
 
 def configure(

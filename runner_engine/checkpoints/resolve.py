@@ -24,6 +24,7 @@ from runner_engine.checkpoints import gguf_file, model_files, no_model, random_w
 from runner_engine.checkpoints.byteio import file_sha256
 from runner_engine.checkpoints.experts import expert_matrices
 from runner_engine.checkpoints.gguf_names import cuts_single_digits, settings_of
+from runner_engine.checkpoints.published_settings import PublishedSettings, read_published
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.embedded import LORA_PEFT_DIRS, LORA_PTH_PATH, MODEL_DIR
 from runner_engine.quantization import modelopt, read_format, stored_settings
@@ -81,6 +82,11 @@ class ModelFiles:
     def text_settings(self) -> dict[str, Any]:
         """The settings of the text model, also from a multimodal model's config.json."""
         return self.settings | (self.settings.get("text_config") or {})
+
+    @cached_property
+    def published(self) -> PublishedSettings | None:
+        """How the model's own files say that its answers are drawn; None if they do not say it."""
+        return None if self.model.random_weights else read_published(self.path)
 
     @cached_property
     def stored(self) -> Format | None:

@@ -18,6 +18,7 @@ from runner_base.processor import left_out
 from runner_engine.attention import device_attention, shared_attention
 from runner_engine.checkpoints.footprint import PACKED_SHARE
 from runner_engine.checkpoints.mixture import mixture_in
+from runner_engine.checkpoints.published_settings import notes_on_publisher
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.decode import branches
 from runner_engine.decode.cache_probe import Incompatible
@@ -94,6 +95,7 @@ class LocalEngine:
             facts |= {"kv_cache": heads.kv_cache.words} if heads.in_bytes else {}
             facts |= ways_of(loaded.model, heads, self.products(loaded, heads), self._shared_attention)
         notes, tokenizer = loaded.notes + generation.ignored_settings_notes(own), loaded.tokenizer
+        notes += notes_on_publisher(generation, self._resolved.files.published)
         if self.spec.cpu_note and loaded.device.type == "cpu":
             notes.append(self.spec.cpu_note)
         notes += [heads.note] if heads and heads.note else []

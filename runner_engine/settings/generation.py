@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -42,7 +42,7 @@ class GenerationConfig(SamplingKeys):
 
     name: ClassVar[str] = "greedy"
     max_new_tokens: int = setting(256, takes=least(1))
-    temperature: float = 0.0
+    temperature: float | None = 0.0  # null: of generation=model alone
     batch_size: int | None = setting(None, takes=least(1, ", or null for what fits"))
     speculate: Speculate = setting(
         Speculate.auto, Inert("a guessed token counts only if the model gives the same", measured=True)
@@ -56,9 +56,12 @@ class GenerationConfig(SamplingKeys):
     def __post_init__(self) -> None:
         self.kv_cache = str(KvCache.of(self.kv_cache))
         check_keys("generation", self)
+        need = "must be a number; null, what the model's files say, is for generation=model"
+        check(self.temperature is not None or self.name == ModelGeneration.name, "generation.temperature", None, need)
         check_thinking(self)
         check_sampling("generation.", self)
-        idle = {} if self.temperature else active_parameters(self, lambda one: not one.for_greedy)
+        is_greedy = self.temperature == 0
+        idle = active_parameters(self, lambda parameter: not parameter.for_greedy) if is_greedy else {}
         if idle:
             words, off = (
                 " and ".join(f"generation.{name}={value:g}" for name, value in values.items())
@@ -103,6 +106,68 @@ class GenerationConfig(SamplingKeys):
         return [f"ignored from the model's generation_config.json: {', '.join(ignored)}"] if ignored else []
 
 
+USUAL_NEW_TOKENS = 512  # of generation=model, where the model's files name no length
+OF_PUBLISHER = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+
+@dataclass(kw_only=True)
+class ModelGeneration(GenerationConfig):
+    """As the model's publisher draws: what is left open is as the model's own files say; `closed` gives the values."""
+
+    name: ClassVar[str] = "model"
+    max_new_tokens: int = setting(0, takes=least(0, " (0: what the model's files say)"))
+    temperature: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._sources: dict[str, str] = {}  # by key; kept with the config, and no key of it
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a setting is still to be read from the model's files."""
+        return not self.max_new_tokens or any(getattr(self, name) is None for name in OF_PUBLISHER)
+
+    @property
+    def most_new_tokens(self) -> int:
+        """The most tokens of thinking and answer together, as far as they are known."""
+        return (self.max_new_tokens or USUAL_NEW_TOKENS) + (self.thinking_tokens or 0)
+
+    def closed(
+        self, values: Mapping[str, float], sources: Mapping[str, str], file: str, max_new_tokens: int | None
+    ) -> ModelGeneration:
+        """Return it with the values of the model's files where the user has given none."""
+        given = {name: getattr(self, name) for name in OF_PUBLISHER} | {"max_new_tokens": self.max_new_tokens or None}
+        published: dict[str, Any] = {**values, "max_new_tokens": max_new_tokens or USUAL_NEW_TOKENS}
+        named_length = f"from {file}" if max_new_tokens else "the usual length here, as the file does not name one"
+        of_files = {**sources, "max_new_tokens": named_length}
+        if given["temperature"] == 0 or (given["temperature"] is None and not values["temperature"]):
+            published |= {name: NEUTRAL[name] for name in OF_PUBLISHER[1:] if not PARAMETERS[name].for_greedy}
+        chosen = {name: published[name] if value is None else value for name, value in given.items()}
+        closed = replace(self, **chosen)
+        for name, value in given.items():
+            closed._sources[name] = of_files[name] if value is None else "as given"
+        return closed
+
+    @property
+    def words(self) -> str:
+        """Which values are drawn with, and where each comes from."""
+        return f"generation=model: {self._described((*OF_PUBLISHER, 'max_new_tokens'))}"
+
+    def describe(self, own: Mapping[str, Any]) -> str:
+        """Describe the parameters in words, and say where each comes from."""
+        return self._described(OF_PUBLISHER) if self._sources else super().describe(own)
+
+    def _described(self, names: Sequence[str]) -> str:
+        by_source: dict[str, list[str]] = {}
+        for name in names:
+            value = getattr(self, name)
+            if name == "temperature" and not value:
+                by_source.setdefault(self._sources[name], []).append("greedy")
+            elif value != NEUTRAL.get(name):
+                by_source.setdefault(self._sources[name], []).append(f"{name} {value:g}")
+        return "; ".join(f"{', '.join(words)}, {source}" for source, words in by_source.items())
+
+
 def check_thinking(generation: GenerationConfig) -> None:
     """Raise ConfigError for tags that are no pairs, or for an end of a thinking that is never ended."""
     tags = generation.thinking_tags
@@ -124,6 +189,6 @@ def _named(name: str) -> type[GenerationConfig]:
     return kind
 
 
-GENERATIONS = {"greedy": GenerationConfig} | {
+GENERATIONS = {"greedy": GenerationConfig, "model": ModelGeneration} | {
     name: _named(name) for name in ("sampling", "factual", "creative", "code", "chat", "translation", "agents")
 }

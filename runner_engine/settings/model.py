@@ -36,6 +36,7 @@ class ModelConfig:
     has_weights: ClassVar[bool] = False  # on this machine: its own, or those of the local model within it
     local_part: ClassVar[str | None] = None  # the key of the local model within it, if it has one
     is_on_server: ClassVar[bool] = False  # nothing of it is on this machine
+    publishes_settings: ClassVar[bool] = False  # its files are read here, and may say how its answers are drawn
 
     def __post_init__(self) -> None:
         check_keys(self.key, self)
@@ -71,6 +72,7 @@ class LocalModelConfig(ModelConfig):
     check_memory: bool = setting(True, Inert("rejects a model that would not fit"))
 
     has_weights: ClassVar[bool] = True
+    publishes_settings: ClassVar[bool] = True
     asks_hub: ClassVar[bool] = True
 
     def check_beside(

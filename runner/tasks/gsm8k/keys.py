@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -12,9 +13,8 @@ from runner.config.questions import (
     OTHER_JOB,
     SELECTS,
     WORDS_FOR_A_JOB,
-    check_answers_differ,
 )
-from runner.config.task import Amount
+from runner.config.task import Amount, TaskConfig
 from runner.config.wording import PromptStyle
 from runner_base import UNLESS_DEFAULT, Inert, Takes, check, least, setting, within
 from runner_base.fields import DefaultAs
@@ -162,7 +162,11 @@ class Gsm8kConfig(ExamplesConfig):
         is_checked = self.early_stop_vs is None and questions >= MIN_QUESTIONS_CHECKED
         return questions // QUESTIONS_A_CHECK if is_checked else 0
 
-    def check_beside(self, generation: GenerationConfig) -> None:
-        """Raise ConfigError where several answers would all be the same."""
-        if self.samples > 1:
-            check_answers_differ(f"task.samples={self.samples}", generation)
+    def asked_with(self, generation: GenerationConfig) -> tuple[TaskConfig, str]:
+        """Return the task with one answer to each question if the model is greedy: all would be the same."""
+        if self.samples == 1 or generation.temperature != 0:
+            return self, ""
+        once = copy(self)
+        once.samples = 1
+        why = "a greedy model gives the same answer each time, so each question is asked once"
+        return once, f"task.samples={self.samples}: {why}"

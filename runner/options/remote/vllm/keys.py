@@ -73,6 +73,7 @@ class VllmConfig(ModelConfig):
     """A causal language model that vLLM runs: a local folder or a hub id; its files are hashed like a local model's."""
 
     module: ClassVar[str] = "runner.options.remote.vllm.kind"
+    publishes_settings: ClassVar[bool] = True
     name: str = setting(MISSING, HASHED, filled("give a folder or a hub id"))
     revision: str | None = setting(None, HASHED)
     cache_dir: str | None = setting(None, HASHED)

@@ -1,0 +1,140 @@
+"""How a model's own files say that its answers are drawn: its generation_config.json, or a .gguf file's header.
+
+A generation_config.json is read as transformers' `generate` reads it: without `do_sample` it is greedy, and what it
+does not name has transformers' defaults. What a .gguf file does not name is off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runner_base import DataError, load_json, short
+from runner_engine.checkpoints import gguf_file
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.sampling import NEUTRAL, PARAMETERS, is_number
+
+FILE = "generation_config.json"
+OF_GGUF = "general.sampling."
+# what transformers' generate takes where a file that samples does not name it
+DEFAULTS_OF_TRANSFORMERS = {"temperature": 1.0, "top_k": 50}
+GGUF_NAMES = {
+    "temp": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "penalty_repeat": "repetition_penalty",
+}
+
+
+@dataclass(frozen=True)
+class PublishedSettings:
+    """How a model's publisher draws its answers; each setting has the words for where it comes from."""
+
+    file: str  # the words for the file
+    values: Mapping[str, float]  # by the name of a key of `generation`; all but the penalties by frequency and presence
+    sources: Mapping[str, str]  # by the same names
+    max_new_tokens: int | None = None
+    ignored: Mapping[str, Any] = field(default_factory=dict)  # what the file names and no engine here does
+
+    @property
+    def samples(self) -> bool:
+        """Whether the publisher draws at random."""
+        return bool(self.values["temperature"])
+
+    @property
+    def words(self) -> str:
+        """The settings that have an effect."""
+        if not self.samples:
+            return "greedy"
+        named = {"temperature": self.values["temperature"]}
+        named |= {name: value for name, value in self.values.items() if value != NEUTRAL.get(name)}
+        return ", ".join(f"{name} {value:g}" for name, value in named.items())
+
+
+def read_published(path: Path) -> PublishedSettings | None:
+    """Return what the files of a model, a folder or a .gguf file, say; None if they say nothing."""
+    if path.is_file() and gguf_file.is_gguf(path):
+        named = {
+            key.removeprefix(OF_GGUF): value
+            for key, value in gguf_file.read_header(path).metadata.items()
+            if key.startswith(OF_GGUF)
+        }
+        if named:
+            return _of_gguf(path, named)
+    folder = path if path.is_dir() else path.parent
+    return _of_json(folder / FILE) if (folder / FILE).is_file() else None
+
+
+def _of_json(file: Path) -> PublishedSettings:
+    """Return what a generation_config.json says."""
+    named = load_json(file)
+    name_of_file, of_generate = f"the model's {FILE}", "transformers' default, as the file does not name it"
+    from_file = f"from {name_of_file}"
+    samples = named.get("do_sample") or False
+    if not isinstance(samples, bool):
+        raise DataError(f"{file}: do_sample: true or false expected, found {short(samples)}")
+    values, sources = _neutral(of_generate)
+    if not samples:
+        values["temperature"] = 0.0
+        sources["temperature"] = from_file
+    else:
+        values |= DEFAULTS_OF_TRANSFORMERS
+    for name, parameter in PARAMETERS.items():
+        is_used = samples or parameter.for_greedy
+        if named.get(name) is not None and is_used and name in values:
+            values[name] = _number(file, name, named[name], name)
+            sources[name] = from_file
+    length = named.get("max_new_tokens")
+    if length is not None and not (is_number(length, int) and length >= 1):
+        raise DataError(f"{file}: max_new_tokens: a whole number from 1 expected, found {short(length)}")
+    return PublishedSettings(name_of_file, values, sources, length)
+
+
+def _of_gguf(path: Path, named: Mapping[str, Any]) -> PublishedSettings:
+    """Return what the header of a .gguf file says."""
+    values, sources = _neutral("off, as the .gguf file does not name it")
+    ignored = dict(named)
+    for own_name, name in GGUF_NAMES.items():
+        if own_name in named:
+            values[name] = _number(path, OF_GGUF + own_name, ignored.pop(own_name), name)
+            sources[name] = "from the .gguf file"
+    return PublishedSettings("the .gguf file", values, sources, ignored=ignored)
+
+
+def _neutral(source: str) -> tuple[dict[str, float], dict[str, str]]:
+    """Return the settings of a publisher who samples and names nothing, with the words for their source."""
+    values = {"temperature": 1.0}
+    values |= {name: NEUTRAL[name] for name in ("top_p", "top_k", "min_p", "repetition_penalty")}
+    return values, dict.fromkeys(values, source)
+
+
+def _number(file: Path, key: str, value: object, name: str) -> float:
+    """Return a setting of a file, if it is in the range that the key of `generation` has."""
+    parameter = PARAMETERS[name]
+    is_off = name == "top_k" and is_number(value, int) and value == -1  # as llama.cpp and vLLM write it
+    if is_off:
+        return 0
+    is_whole = parameter.kind is int and isinstance(value, float) and value == int(value)
+    number = int(value) if is_whole else value  # type: ignore[call-overload]
+    if not parameter.fits(number):
+        raise DataError(f"{file}: {key}={short(value)} {parameter.need}")
+    return round(float(number), 6) if parameter.kind is float else int(number)
+
+
+def notes_on_publisher(generation: GenerationConfig, published: PublishedSettings | None) -> list[str]:
+    """Say so where answers are greedy and the model's publisher draws at random, or names what no engine here does."""
+    if published is None:
+        return []
+    notes = []
+    if generation.temperature == 0 and generation.name == GenerationConfig.name and published.samples:
+        notes.append(
+            f"greedy, and {published.file} samples ({published.words}): generation=model draws as it says, and "
+            "generation=greedy,model task.samples=4 compares the two"
+        )
+    if published.ignored:
+        named = ", ".join(f"{key}={value}" for key, value in published.ignored.items())
+        notes.append(f"ignored from {published.file}: {named}")
+    return notes
