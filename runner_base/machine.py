@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -125,18 +125,34 @@ def _others_s() -> float:
 
 def _family_ticks() -> int:
     """CPU time of this process and of all its descendants."""
-    of: dict[int, tuple[int, int]] = {}  # process → its parent, and its time with that of its ended children
+    of = _processes()
+    own = _family(of)
+    return sum(ticks for process, (_, ticks) in of.items() if process in own)
+
+
+def family() -> set[int]:
+    """Return the ids of this process and of all its descendants."""
+    return _family(_processes())
+
+
+def _processes() -> dict[int, tuple[int, int]]:
+    """Return the processes of this machine: each with its parent, and its time with that of its ended children."""
+    of: dict[int, tuple[int, int]] = {}
     for file in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = file.read_text().rpartition(")")[2].split()
         except OSError:
             continue  # it has just ended
         of[int(file.parent.name)] = int(fields[1]), sum(map(int, fields[11:15]))
+    return of
+
+
+def _family(of: Mapping[int, tuple[int, int]]) -> set[int]:
     family, grown = {os.getpid()}, True
     while grown:
         more = {process for process, (parent, _) in of.items() if parent in family} - family
         family, grown = family | more, bool(more)
-    return sum(of[process][1] for process in family if process in of)
+    return family
 
 
 @cache

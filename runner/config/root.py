@@ -11,7 +11,7 @@ from runner.config.own_notes import check_notes
 from runner.config.profiles import NONE as NO_PROFILE
 from runner.config.profiles import check_profile
 from runner.config.task import TaskConfig
-from runner_base import MISSING, ConfigError, Inert, check, check_keys, filled, setting
+from runner_base import MISSING, ConfigError, Inert, check, check_keys, filled, least, setting
 from runner_base.fields import DefaultAs, UnlessDefault, choice_of, counts_of, default_of
 from runner_base.texts import is_text
 from runner_engine import GenerationConfig, LoraConfig, ModelConfig, QuantizationConfig, RopeConfig
@@ -83,6 +83,7 @@ class RunnerConfig:
     rerun: bool | str = setting(False, Inert("asks for the same job again"))
     workers: str = setting(AUTO, Inert("how many processes share a grid's jobs"))
     job_timeout_s: float | None = setting(None, Inert("ends a job of a grid that hangs"))
+    price_kwh: float | None = setting(None, Inert("prices the energy, and changes no answer", measured=True), least(0))
 
     def __post_init__(self) -> None:
         check(0 <= self.seed < 2**63, "seed", self.seed, "must be a whole number from 0 to 2^63 - 1")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner_base import visible_gpus
+from runner_base import counted, machine, visible_gpus
 
 POWERCAP = Path("/sys/class/powercap")
 MICRO, MILLI = 1e-6, 1e-3
@@ -21,7 +21,7 @@ MICRO, MILLI = 1e-6, 1e-3
 class Energy:
     """The counters that can be read here."""
 
-    root: Path = POWERCAP
+    root: Path = field(default_factory=lambda: POWERCAP)
     with_gpus: bool = False  # whether the model is on GPUs; otherwise they are not read
     is_elsewhere: bool = False  # whether another machine does the work; then nothing is read here
     why_not: list[str] = field(default_factory=list)  # the reason for each kind that cannot be read
@@ -55,6 +55,17 @@ class Energy:
                 passed += int((folder / "max_energy_range_uj").read_text())
             total += passed * MICRO
         return total + MILLI * sum(later - before for later, before in zip(now.gpus, earlier.gpus, strict=True))
+
+    def others_on_gpus(self) -> str:
+        """Say how many other programs use the GPUs that are counted; empty if none does."""
+        if not self._gpus:
+            return ""
+        own = machine.family()
+        programs = {
+            process.pid for gpu in self._gpus for process in self._library.nvmlDeviceGetComputeRunningProcesses(gpu)
+        }
+        others = programs - own
+        return f"{counted(len(others), 'other program')} on the same GPUs" if others else ""
 
     def _readable_packages(self) -> list[Path]:
         """Return the folders of whole CPU packages; the folders below them are parts of the same packages."""

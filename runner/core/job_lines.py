@@ -25,6 +25,8 @@ OF_GRID = (
     "best_ttft_s",
     "decode_tok_per_s",
     "cost_usd",
+    "joules_per_right_answer",
+    "energy_cost",
 )
 OF_ANY_TASK = ("weight_mib", "peak_rss_mib", "seconds")
 MAX_OF_ONE = 3  # columns for a job without a metric of OF_GRID: the first ones of its own table
@@ -68,6 +70,9 @@ def _interval(name: str, words: str = "95 % interval") -> str:
 
 KL, KL_INTERVAL = "{kl_nats_per_token} nats/token", _interval("kl_nats_per_token")
 PREFILL, DECODE = "prefill {prefill_tok_per_s} tok/s", " · decode {decode_tok_per_s} tok/s"
+ENERGY = "{energy_net_j} J besides {idle_w} W of idling"
+PHASES = " · prefill {energy_prefill_j} J, decode {energy_decode_j} J"
+PER_ANSWER = " · {joules_per_right_answer} J for a right answer"
 FASTEST_ANSWERED = "{best_output_tok_per_s} tok/s answered, batch {best_batch_size}, prompt {best_prompt_tokens}"
 LINES = (
     *(
@@ -211,6 +216,11 @@ LINES = (
         for who in ("student", "teacher")
     ),
     Line("cost", "{cost_usd} USD", brief=True),
+    Line("energy", ENERGY),
+    Line("energy", ENERGY + PHASES),
+    Line("energy", ENERGY + PER_ANSWER, brief=True),
+    Line("energy", ENERGY + PHASES + PER_ANSWER, brief=True),
+    Line("energy cost", "{energy_cost} for {energy_wh} Wh, idling included", brief=True),
     Line("parts", "{num_parts}, the largest {largest_part_mib} MiB: {balance} of an even share"),
     Line("written", "{written_parts} parts, {written_mib} MiB"),
     Line("copying", "{write_gb_per_s} GB/s, hashed on the way"),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner_base import machine, one_line, write_atomically
+from runner.core.energy import Energy
+from runner.core.job_energy import JobEnergy, JoulesOfJob
+from runner_base import machine, one_line, visible_gpus, write_atomically
 from runner_base.texts import checked, signed
 from runner_compare import OF_GUESSES, OF_PREFILL
 from runner_engine import Engine, EngineReport, EngineStats
@@ -33,6 +35,8 @@ class Measured:
     peak_rss_mib: float
     machine: str
     contention: str  # what else was using the process and the machine
+    energy: JoulesOfJob = field(default_factory=JoulesOfJob)
+    no_energy: str = ""  # why it was not counted
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -52,6 +56,7 @@ class Measured:
         """The facts that the job reports of it."""
         counted = {"decoding_graphs": self.stats.decoding_graphs, "expert_use": self.stats.expert_use}
         found = {name: text for name, text in counted.items() if text}
+        found |= {"energy": self.no_energy} if self.no_energy else {}
         return self.report.facts | found | {"measured": self.contention, "machine": self.machine}
 
     def after(self, earlier: Measured | None) -> Measured:
@@ -62,7 +67,9 @@ class Measured:
             (one for one in (earlier.contention, self.contention) if one != machine.EXCLUSIVE), machine.EXCLUSIVE
         )
         peak_mib = max(earlier.peak_rss_mib, self.peak_rss_mib)
-        return Measured(self.report, earlier.stats + self.stats, peak_mib, self.machine, contention)
+        no_energy = earlier.no_energy or self.no_energy
+        energy = JoulesOfJob() if no_energy else earlier.energy + self.energy
+        return Measured(self.report, earlier.stats + self.stats, peak_mib, self.machine, contention, energy, no_energy)
 
     def write(self, folder: Path) -> None:
         """Write it to a job's folder."""
@@ -77,7 +84,8 @@ class Measured:
             if "company" in values:  # as earlier versions wrote it
                 values["contention"] = values.pop("company")
             report, stats = EngineReport(**values.pop("report")), EngineStats(**values.pop("stats"))
-            return cls(report, stats, **values)
+            energy = JoulesOfJob(**values.pop("energy", {}))
+            return cls(report, stats, energy=energy, **values)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             if path.exists():
                 log.warning("%s is ignored, and with it the measurements of earlier starts: %s", path, one_line(error))
@@ -87,17 +95,27 @@ class Measured:
 class Measuring:
     """Measures a loaded engine during a job, and writes that to the job's folder once a second."""
 
-    def __init__(self, engine: Engine, folder: Path, earlier: Measured | None) -> None:
-        """Load the engine: what that takes is measured, too."""
+    def __init__(self, engine: Engine, folder: Path, earlier: Measured | None, is_elsewhere: bool = False) -> None:
+        """Load the engine: what that takes is measured, too; `is_elsewhere`: another machine computes."""
         self.contention = machine.Contention()
         machine.reset_peak()
         self.engine, self.report, self.folder, self.earlier = engine, engine.load(), folder, earlier
         self._kept_at = 0.0
+        device = self.report.facts.get("device")
+        on_gpus = bool(visible_gpus.visible()) if device is None else "cuda" in device
+        counters = Energy(with_gpus=on_gpus and not is_elsewhere, is_elsewhere=is_elsewhere)
+        self.energy = JobEnergy(counters, self.contention.beside)
+        self.energy.begin(engine.stats)
 
     def keep(self) -> Measured:
         """Write what has been measured so far, over all starts, and return it."""
         peak_mib, words = machine.peak_rss_mib(), self.contention.describe()
-        measured = Measured(self.report, self.engine.stats, peak_mib, machine.name(), words).after(self.earlier)
+        self.energy.step(self.engine.stats, at_once=True)
+        no_energy = self.energy.why_not()
+        joules = JoulesOfJob() if no_energy else self.energy.so_far
+        measured = Measured(self.report, self.engine.stats, peak_mib, machine.name(), words, joules, no_energy).after(
+            self.earlier
+        )
         measured.write(self.folder)
         self._kept_at = time.monotonic()
         return measured
@@ -110,6 +128,7 @@ class Measuring:
     def live(self) -> dict[str, str]:
         """Return what a progress bar shows of the engine."""
         stats = self.engine.stats
+        self.energy.step(stats)
         rows = f"{stats.rows_alive} at once" if stats.rows_alive else ""
         speed = f"{stats.decode_tok_per_s:,.0f} tok/s" if stats.decode_tokens else ""
         return {key: value for key, value in (("decode", speed), ("rows", rows)) if value}

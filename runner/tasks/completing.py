@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from runner.core.job_energy import metrics_of, note_without_price
 from runner.tasks.base import Context
 from runner.tasks.collecting import (
     UNJUDGED,
@@ -49,4 +50,8 @@ def collect(
         kept.take_reused()
     policy.end(recorder.done.values())
     partial.delete()  # also one that a kill after the last sample has left
-    return collected(kept, enough, measured, policy.notes(), asked_again, context.config.task.name)
+    done = collected(kept, enough, measured, policy.notes(), asked_again, context.config.task.name)
+    if measured is not None:
+        done.metrics |= metrics_of(measured.energy, done.samples, context.config.price_kwh)
+        done.notes += note_without_price(measured.no_energy, context.config.price_kwh)
+    return done

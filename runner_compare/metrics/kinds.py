@@ -14,8 +14,8 @@ from runner_base import Sample
 
 ENDS = ("", "_low", "_high")  # of a number and its 95 % interval
 UNITS = {"_tok_per_s": "tok/s", "_mib_per_s": "MiB/s", "_gb_per_s": "GB/s", "_gflop_per_s": "GFLOP/s",
-         "_requests_per_s": "requests/s", "_j_per_token": "J/token", "_j": "J", "_mib": "MiB", "_s": "s",
-         "_nats": "nats"}  # fmt: skip
+         "_requests_per_s": "requests/s", "_j_per_token": "J/token", "_j": "J", "_wh": "Wh", "_w": "W",
+         "_mib": "MiB", "_s": "s", "_nats": "nats"}  # fmt: skip
 SPREADS = ("_min", "_max")  # the lowest and the highest of several repeats
 
 

@@ -22,6 +22,7 @@ NAMES = (
     "token_costs",  # what the answers of teams cost in tokens
     "savings",  # what a team saves of its baseline's tokens
     "thinking",  # how long rows think, and what a right answer costs
+    "energy",  # joules, and what a right answer costs
     "budgets",  # settings with several budgets of thinking, at equal tokens
     "recall",  # how far back models can look: recall by length and depth, the effective length
     "contexts",  # the same tokens after several contexts: up to how much context helps

@@ -277,6 +277,7 @@ def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
         "rerun",
         "workers",
         "job_timeout_s",
+        "price_kwh",
         "tracking",
     }
     assert set(reasons) == inert

@@ -206,7 +206,7 @@ class _Work:
         what = self.bar.what
         self.bar.describe("loading")
         earlier = Measured.read(folder) if self.calls.reused else None
-        self.measuring = Measuring(engine, folder, earlier)
+        self.measuring = Measuring(engine, folder, earlier, self.context.config.model.is_on_server)
         self.bar.describe(what)
         session = engine.open()
         self.loading_s = time.perf_counter() - started

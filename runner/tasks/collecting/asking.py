@@ -22,7 +22,7 @@ def ask(
     task, recorder, engine = context.config.task.name, context.recorder, context.engine
     require(engine, f"task={task}", frozenset().union(*(request.needs for request in kept.todo)))
     with recorder.progress(len(kept.requests), "loading") as bar:
-        measuring = Measuring(engine, recorder.folder, earlier)
+        measuring = Measuring(engine, recorder.folder, earlier, context.config.model.is_on_server)
         policy.loaded(engine, measuring.report)
         kept.refuse_other_prompts(engine)
         kept.take_reused()

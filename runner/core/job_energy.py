@@ -1,0 +1,121 @@
+"""The energy of a job: while prompts are read and while answers are decoded, and what the machine draws without it.
+
+The counters count whole processors, whoever uses them. So where other programs work, too, nothing is counted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from runner.core.energy import Energy
+from runner_base import Sample
+from runner_engine import EngineStats
+
+IDLE_S = 1.0  # the machine is looked at for so long before the first question
+READ_EVERY_S = 0.02
+JOULES_PER_WH = 3600
+HOW = (
+    "On Linux the counter of an Intel or AMD processor is /sys/class/powercap/intel-rapl:0/energy_uj, which the "
+    "administrator may let you read (chmod a+r); a virtual machine rarely has it. GPUs of NVIDIA need the package "
+    "nvidia-ml-py"
+)
+
+
+@dataclass(frozen=True)
+class JoulesOfJob:
+    """What a job's processors have used: sums can be added, as those of an interrupted job's starts."""
+
+    gross_j: float = 0.0  # all that the counters have counted
+    idle_j: float = 0.0  # of which the machine would have drawn so much without the job
+    prefill_j: float = 0.0  # without the machine's own
+    decode_j: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: JoulesOfJob) -> JoulesOfJob:
+        return JoulesOfJob(*(ours + theirs for ours, theirs in zip(self._parts, other._parts, strict=True)))
+
+    @property
+    def net_j(self) -> float:
+        """What the job has caused."""
+        return max(self.gross_j - self.idle_j, 0.0)
+
+    @property
+    def _parts(self) -> tuple[float, ...]:
+        return self.gross_j, self.idle_j, self.prefill_j, self.decode_j, self.seconds
+
+
+@dataclass
+class JobEnergy:
+    """Reads the counters while a job's questions are answered; `beside` says what other work there is."""
+
+    energy: Energy
+    beside: Callable[[], str]
+    clock: Callable[[], float] = time.monotonic
+    so_far: JoulesOfJob = field(default_factory=JoulesOfJob)
+    idle_w: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._read_at = 0.0
+        self._phases = (0.0, 0.0)  # seconds of prefill and decode, when the counters were read last
+        self._reading = self.energy.read()
+
+    def begin(self, stats: EngineStats, wait: Callable[[float], None] = time.sleep) -> None:
+        """Look at what the machine draws before the job works."""
+        if not self.energy.sources:
+            return
+        started, before = self.clock(), self.energy.read()
+        wait(IDLE_S)
+        self.idle_w = (self.energy.joules(before) or 0.0) / max(self.clock() - started, 1e-9)
+        self._reading, self._read_at = self.energy.read(), self.clock()
+        self._phases = stats.prefill_s, stats.decode_s
+
+    def step(self, stats: EngineStats, at_once: bool = False) -> None:
+        """Count what was used since the last step, for the phase in which the time was spent."""
+        passed = self.clock() - self._read_at
+        if not self.energy.sources or (passed < READ_EVERY_S and not at_once):
+            return
+        joules = self.energy.joules(self._reading) or 0.0
+        self._reading, self._read_at = self.energy.read(), self.clock()
+        prefill_s, decode_s = stats.prefill_s - self._phases[0], stats.decode_s - self._phases[1]
+        self._phases = stats.prefill_s, stats.decode_s
+        idle_j = self.idle_w * passed
+        net, worked_s = max(joules - idle_j, 0.0), prefill_s + decode_s
+        of_prefill = net * prefill_s / worked_s if worked_s else 0.0
+        of_decode = net * decode_s / worked_s if worked_s else 0.0
+        self.so_far += JoulesOfJob(joules, idle_j, of_prefill, of_decode, passed)
+
+    def why_not(self) -> str:
+        """Say why nothing is counted; empty if it is."""
+        if not self.energy.sources:
+            return f"not counted: {'; '.join(self.energy.why_not)}. {HOW}"
+        other = self.beside() or self.energy.others_on_gpus()
+        return f"not counted: {other}, and the counters count whole processors, whoever uses them" if other else ""
+
+
+def metrics_of(joules: JoulesOfJob, samples: Sequence[Sample], price_kwh: float | None) -> Mapping[str, float]:
+    """Return what a job's energy comes to: in parts, for a right answer, and in money."""
+    if not joules.seconds:
+        return {}
+    wh = joules.gross_j / JOULES_PER_WH
+    found = {
+        "energy_j": joules.gross_j,
+        "energy_net_j": joules.net_j,
+        "energy_wh": wh,
+        "idle_w": joules.idle_j / joules.seconds,
+    }
+    if joules.prefill_j or joules.decode_j:
+        found |= {"energy_prefill_j": joules.prefill_j, "energy_decode_j": joules.decode_j}
+    answered_here = [sample for sample in samples if sample.reused_from is None]
+    right = sum(sample.right_share() * len(sample.answers) for sample in answered_here)
+    if right:
+        found["joules_per_right_answer"] = joules.net_j / right
+    if price_kwh is not None:
+        found["energy_cost"] = wh / 1000 * price_kwh
+    return found
+
+
+def note_without_price(no_energy: str, price_kwh: float | None) -> list[str]:
+    """Say why there is no price of the energy, where one was asked for."""
+    return [f"price_kwh={price_kwh:g} prices nothing: the energy was {no_energy}"] if price_kwh and no_energy else []

@@ -1,0 +1,121 @@
+"""The energy of a job, from a made counter whose watts are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from runner.core import energy as counters
+from runner.core.energy import Energy
+from runner.core.job_energy import JobEnergy, JoulesOfJob, metrics_of
+from runner_base.result import Answer, FinishReason, Sample, Verdict
+from runner_engine import EngineStats
+
+IDLE_W, PREFILL_W, DECODE_W = 10.0, 50.0, 30.0
+
+
+@dataclass
+class Machine:
+    """A machine whose counter and clock go on as it is told, with known watts."""
+
+    root: Path
+    speed: float = 1.0  # of the counter
+    now: float = 100.0
+    joules: float = 0.0
+    stats: EngineStats = field(default_factory=EngineStats)
+
+    def __post_init__(self) -> None:
+        folder = self.root / "intel-rapl:0"
+        folder.mkdir(parents=True)
+        (folder / "max_energy_range_uj").write_text("1000000000000")
+        self.pass_time(0, 0)
+
+    def pass_time(self, seconds: float, watts: float) -> None:
+        self.now += seconds
+        self.joules += watts * seconds * self.speed
+        (self.root / "intel-rapl:0" / "energy_uj").write_text(str(round(self.joules * 1e6)))
+
+    def idle(self, seconds: float) -> None:
+        self.pass_time(seconds, IDLE_W)
+
+    def work(self, prefill_s: float, decode_s: float) -> None:
+        self.pass_time(prefill_s, IDLE_W + PREFILL_W)
+        self.stats.prefill_s += prefill_s
+        self.pass_time(decode_s, IDLE_W + DECODE_W)
+        self.stats.decode_s += decode_s
+
+
+def counted_on(machine: Machine, beside: str = "") -> JobEnergy:
+    """Count a job of 20 steps: half a second of prefill, two of decode, and a wait after each."""
+    job = JobEnergy(Energy(machine.root), lambda: beside, lambda: machine.now)
+    job.begin(machine.stats, machine.idle)
+    for _ in range(20):
+        machine.work(0.5, 0.0)
+        job.step(machine.stats)
+        machine.work(0.0, 2.0)
+        job.step(machine.stats)
+        machine.idle(0.25)
+        job.step(machine.stats)
+    return job
+
+
+def sample(index: int, verdict: Verdict, reused_from: str | None = None) -> Sample:
+    answer = Answer(text="", token_ids=[], finish_reason=FinishReason.stop, verdict=verdict)
+    return Sample(index=index, prompt_sha256="", prompt_tokens=1, seconds=1.0, answer=answer, reused_from=reused_from)
+
+
+def test_prefill_and_decode_are_told_apart_from_idling(tmp_path: Path) -> None:
+    job = counted_on(Machine(tmp_path))
+    assert job.idle_w == pytest.approx(IDLE_W)
+    so_far = job.so_far
+    assert so_far.prefill_j == pytest.approx(20 * 0.5 * PREFILL_W)
+    assert so_far.decode_j == pytest.approx(20 * 2.0 * DECODE_W)
+    assert so_far.net_j == pytest.approx(so_far.prefill_j + so_far.decode_j)
+    assert so_far.gross_j == pytest.approx(so_far.net_j + 20 * 2.75 * IDLE_W)
+    assert job.why_not() == ""
+
+
+def test_a_counter_that_runs_twice_as_fast_is_seen(tmp_path: Path) -> None:
+    """The control."""
+    assert counted_on(Machine(tmp_path, speed=2.0)).so_far.net_j == pytest.approx(
+        2 * counted_on(Machine(tmp_path / "plain")).so_far.net_j
+    )
+
+
+def test_answers_that_were_reused_cost_nothing(tmp_path: Path) -> None:
+    joules = counted_on(Machine(tmp_path)).so_far
+    samples = [sample(0, Verdict.correct), sample(1, Verdict.wrong), sample(2, Verdict.correct, "gsm8k-1")]
+    found = metrics_of(joules, samples, price_kwh=0.36)
+    assert found["joules_per_right_answer"] == pytest.approx(joules.net_j)  # one right answer was given here
+    assert found["energy_wh"] == pytest.approx(joules.gross_j / 3600)
+    assert found["energy_cost"] == pytest.approx(joules.gross_j / 3600 / 1000 * 0.36)
+    assert "joules_per_right_answer" not in metrics_of(joules, samples[1:2], None)
+    assert metrics_of(JoulesOfJob(), samples, 0.36) == {}
+
+
+def test_a_shared_machine_is_not_counted(tmp_path: Path) -> None:
+    assert counted_on(Machine(tmp_path), beside="beside other work on 1.0 of 2 cores").why_not() == (
+        "not counted: beside other work on 1.0 of 2 cores, and the counters count whole processors, whoever uses them"
+    )
+
+
+def test_no_counter_is_said_with_what_would_give_one(tmp_path: Path) -> None:
+    job = JobEnergy(Energy(tmp_path), lambda: "")
+    job.begin(EngineStats())
+    job.step(EngineStats(prefill_s=1.0), at_once=True)
+    assert job.so_far == JoulesOfJob()
+    assert "no energy counter of the CPU (RAPL) is shown here" in job.why_not()
+    assert "chmod a+r" in job.why_not()
+
+
+def test_starts_of_one_job_add_up() -> None:
+    first, second = JoulesOfJob(10, 2, 3, 5, 1), JoulesOfJob(20, 4, 6, 10, 2)
+    assert first + second == JoulesOfJob(30, 6, 9, 15, 3)
+
+
+def test_the_counters_folder_is_read_when_a_job_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Machine(tmp_path)
+    monkeypatch.setattr(counters, "POWERCAP", tmp_path)
+    assert Energy().sources == "1 CPU packages (RAPL)"
