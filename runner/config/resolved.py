@@ -10,10 +10,9 @@ from runner.config.root import RunnerConfig
 from runner.config.task import with_possible_batch
 from runner_base import ConfigError, check
 from runner_base.fields import choice_of
-from runner_engine import ModelSpec, ResolvedModel, local_model
+from runner_engine import GenerationConfig, ModelSpec, ResolvedModel, local_model
 from runner_engine.checkpoints import no_model
 from runner_engine.checkpoints import resolve as models
-from runner_engine.settings.generation import ModelGeneration
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ def resolve(config: RunnerConfig) -> ResolvedJob:
     of_model = models.resolve(spec_of(config))
     resolved = ResolvedJob(of_model.spec, of_model.files, config=config)
     notes = []
-    if isinstance(config.generation, ModelGeneration) and config.generation.is_open:
+    if config.generation.is_open:
         generation = as_published(config.generation, resolved)
         resolved = resolved.having(generation=generation)
         notes.append(generation.words)
@@ -50,7 +49,7 @@ def resolve(config: RunnerConfig) -> ResolvedJob:
     return replace(resolved, notes=tuple(notes)) if notes else resolved
 
 
-def as_published(generation: ModelGeneration, resolved: ResolvedJob) -> ModelGeneration:
+def as_published(generation: GenerationConfig, resolved: ResolvedJob) -> GenerationConfig:
     """Return generation=model with the values of the model's own files."""
     model = resolved.config.model
     kind = choice_of(model)

@@ -39,6 +39,7 @@ class Batching:
 
 
 BY_GENERATE = Batching(by_generate=True, equal_length=True)
+STATIC_ROWS = 16  # of a static batch, where the number is ours to choose
 
 
 class StaticBatches:

@@ -34,7 +34,7 @@ from runner_engine.decode.norms import GpuNorms
 from runner_engine.decode.request_encoder import RequestEncoder, own_generation, request_encoder_for, stop_tokens
 from runner_engine.decode.rows import Row
 from runner_engine.decode.scheduler import Scheduler
-from runner_engine.decode.static_batches import BY_GENERATE, Batching, StaticBatches
+from runner_engine.decode.static_batches import BY_GENERATE, STATIC_ROWS, Batching, StaticBatches
 from runner_engine.decode.static_probe import probe_batching
 from runner_engine.decode.tokens import Speculation, Stopping
 from runner_engine.devices import gpu
@@ -51,8 +51,6 @@ from runner_engine.models.load import Loaded, load_base
 from runner_engine.sessions import Arithmetic, Capability, EngineReport, EngineStats, Event, Request, RequestId, Session
 from runner_engine.settings.generation import Speculate, require_plain_kv
 from runner_engine.settings.model import Attention
-
-STATIC_ROWS = 16  # of a static batch, where the number is ours to choose
 
 
 class LocalEngine:

@@ -99,6 +99,22 @@ class GenerationConfig(SamplingKeys):
                 words.append(f"{key} {value:g}" + (" (the model's own)" if getattr(self, key) is None else ""))
         return ", ".join(words)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether settings are still to be read from the model's own files."""
+        return False
+
+    def closed(
+        self, values: Mapping[str, float], sources: Mapping[str, str], file: str, max_new_tokens: int | None
+    ) -> GenerationConfig:
+        """Return it with the settings of the model's files where its keys leave them open: nothing is open here."""
+        return self
+
+    @property
+    def words(self) -> str:
+        """Where settings come from that no key has; empty if there are none."""
+        return ""
+
     def ignored_settings_notes(self, own: Mapping[str, Any]) -> list[str]:
         """Return notes about the model's own settings that no engine here knows."""
         ignored = [f"{key}={own[key]}" for key, off in IGNORED_SETTINGS.items() if own.get(key) not in (None, off)
