@@ -116,6 +116,6 @@ def metrics_of(joules: JoulesOfJob, samples: Sequence[Sample], price_kwh: float 
     return found
 
 
-def note_without_price(no_energy: str, price_kwh: float | None) -> list[str]:
+def notes_on_price(no_energy: str, price_kwh: float | None) -> list[str]:
     """Say why there is no price of the energy, where one was asked for."""
     return [f"price_kwh={price_kwh:g} prices nothing: the energy was {no_energy}"] if price_kwh and no_energy else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Measured:
     contention: str  # what else was using the process and the machine
     energy: JoulesOfJob = field(default_factory=JoulesOfJob)
     no_energy: str = ""  # why it was not counted
+    has_counters: bool = False
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -56,7 +57,7 @@ class Measured:
         """The facts that the job reports of it."""
         counted = {"decoding_graphs": self.stats.decoding_graphs, "expert_use": self.stats.expert_use}
         found = {name: text for name, text in counted.items() if text}
-        found |= {"energy": self.no_energy} if self.no_energy else {}
+        found |= {"energy": self.no_energy} if self.has_counters and self.no_energy else {}
         return self.report.facts | found | {"measured": self.contention, "machine": self.machine}
 
     def after(self, earlier: Measured | None) -> Measured:
@@ -69,7 +70,10 @@ class Measured:
         peak_mib = max(earlier.peak_rss_mib, self.peak_rss_mib)
         no_energy = earlier.no_energy or self.no_energy
         energy = JoulesOfJob() if no_energy else earlier.energy + self.energy
-        return Measured(self.report, earlier.stats + self.stats, peak_mib, self.machine, contention, energy, no_energy)
+        stats = earlier.stats + self.stats
+        return replace(
+            self, stats=stats, peak_rss_mib=peak_mib, contention=contention, energy=energy, no_energy=no_energy
+        )
 
     def write(self, folder: Path) -> None:
         """Write it to a job's folder."""
@@ -113,9 +117,9 @@ class Measuring:
         self.energy.step(self.engine.stats, at_once=True)
         no_energy = self.energy.why_not()
         joules = JoulesOfJob() if no_energy else self.energy.so_far
-        measured = Measured(self.report, self.engine.stats, peak_mib, machine.name(), words, joules, no_energy).after(
-            self.earlier
-        )
+        has_counters = bool(self.energy.energy.sources)
+        now = Measured(self.report, self.engine.stats, peak_mib, machine.name(), words, joules, no_energy, has_counters)
+        measured = now.after(self.earlier)
         measured.write(self.folder)
         self._kept_at = time.monotonic()
         return measured

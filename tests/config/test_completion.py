@@ -26,7 +26,7 @@ def plugin() -> CompletionPlugin:
         ("-m rope=native,linear,l", ["rope=native,linear,llama3"]),
         ("-m task.prompt=chat,", ["task.prompt=chat,lm_eval_5shot", "task.prompt=chat,text"]),
         ("-m quantization=none,nf4 lora=embedded_te", ["lora=embedded_team"]),
-        ("-m lora=embedded,em", [f"lora=embedded,embedded_{it}" for it in ("pth", "team", "thinking")]),
+        ("-m lora=embedded,em", [f"lora=embedded,embedded_{it}" for it in ("pth", "recall", "team", "thinking")]),
         ("task.data=g", [f"task.data={it}" for it in ("gpqa_diamond", "gsm8k", "gsm8k_platinum")]),
         ("-m task.data=embedded,embedded_hard,embedded_", ["task.data=embedded,embedded_hard,embedded_hard5"]),
         ("data", []),

@@ -78,6 +78,8 @@ def test_differences_are_found() -> None:
     """The controls: each kind of difference is seen, and sums in another order are none."""
     assert is_new_key("one params rope.beyond_trained: is new: 'false'")
     assert not is_new_key("one params rope.beyond_trained: is new: 'true'"), "it changes what is read"
+    assert is_new_key(" params price_kwh: is new: 'null'")
+    assert not is_new_key(" params price_kwh: is new: '0.3'")
     assert not is_new_key("one params rope.factor: is new: '2.0'"), "it counts always"
     old = {"a": 1, "b": [1.0, "x"], "c": None}
     assert not [*differences(old, {"a": 1, "b": [1.0 + 1e-5, "x"], "c": None})]

@@ -26,8 +26,9 @@ from serving import Serving, serving
 from stored import read_together
 
 from runner.config.groups import GROUPS
+from runner.config.root import RunnerConfig
 from runner.store.tracking import text_of
-from runner_base.fields import UnlessDefault, counts_of, default_of
+from runner_base.fields import Inert, UnlessDefault, counts_of, default_of
 
 TREE = Path(__file__).parents[2]
 MODULES = {  # of the programs that are installed
@@ -304,18 +305,19 @@ def without_numbers(value: Any) -> Any:
 
 def is_new_key(difference: str) -> bool:
     """Whether a difference is a key that older jobs do not have, with the default by which they keep their ids."""
-    found = re.fullmatch(r".* params (\S+): is new: (['\"])(.*)\2", difference)
+    found = re.fullmatch(r".*\bparams (\S+): is new: (['\"])(.*)\2", difference)
     return found is not None and found[3] in _defaults().get(found[1], ())
 
 
 @cache
 def _defaults() -> dict[str, set[str]]:
-    """Return the defaults, as MLflow has them, of keys that count in a job's id unless they have these."""
+    """Return the defaults, as MLflow has them, of keys that count in a job's id unless they have these, or never."""
     defaults: dict[str, set[str]] = {}
-    for group, schemas in GROUPS.items():
-        for item in (item for schema in schemas.values() for item in fields(schema)):
-            if isinstance(counts_of(item), UnlessDefault):
-                defaults.setdefault(f"{group}.{item.name}", set()).add(text_of(default_of(item)))
+    schemas = [(f"{group}.", schema) for group, of_group in GROUPS.items() for schema in of_group.values()]
+    for prefix, schema in [("", RunnerConfig), *schemas]:
+        for item in fields(schema):
+            if isinstance(counts_of(item), (UnlessDefault, Inert)):
+                defaults.setdefault(f"{prefix}{item.name}", set()).add(text_of(default_of(item)))
     return defaults
 
 

@@ -95,8 +95,9 @@ def test_without_a_counter_one_line_says_what_would_give_one(
     make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(counters, "POWERCAP", tmp_path / "nothing")
-    result = run(make_config(task=Gsm8kConfig(limit=2), output_dir=str(tmp_path / "out"))).result
-    assert "no energy counter of the CPU (RAPL) is shown here" in result.facts["energy"]
-    assert "chmod a+r" in result.facts["energy"]
+    config = make_config(task=Gsm8kConfig(limit=2), output_dir=str(tmp_path / "out"), price_kwh=0.30)
+    (note,) = [note for note in run(config).result.notes if "price_kwh" in note]
+    assert "no energy counter of the CPU (RAPL) is shown here" in note
+    assert "chmod a+r" in note
     kept = json.loads(next(tmp_path.glob("out/jobs/*/measured.json")).read_text())
     assert kept["energy"]["gross_j"] == 0
