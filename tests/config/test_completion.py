@@ -8,6 +8,7 @@ import pytest
 from hydra._internal.core_plugins.bash_completion import BashCompletion
 from hydra.plugins.completion_plugin import CompletionPlugin
 
+import runner.config.hydra  # noqa: F401 - it registers the resolvers, as the program does
 from runner.config.completion import completing_values
 from runner.config.runner_hydra import hydra_of
 
