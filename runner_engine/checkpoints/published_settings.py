@@ -111,14 +111,14 @@ def _neutral(source: str) -> tuple[dict[str, float], dict[str, str]]:
     return values, dict.fromkeys(values, source)
 
 
-def _number(file: Path, key: str, value: object, name: str) -> float:
+def _number(file: Path, key: str, value: Any, name: str) -> float:
     """Return a setting of a file, if it is in the range that the key of `generation` has."""
     parameter = PARAMETERS[name]
     is_off = name == "top_k" and is_number(value, int) and value == -1  # as llama.cpp and vLLM write it
     if is_off:
         return 0
     is_whole = parameter.kind is int and isinstance(value, float) and value == int(value)
-    number = int(value) if is_whole else value  # type: ignore[call-overload]
+    number = int(value) if is_whole else value
     if not parameter.fits(number):
         raise DataError(f"{file}: {key}={short(value)} {parameter.need}")
     return round(float(number), 6) if parameter.kind is float else int(number)

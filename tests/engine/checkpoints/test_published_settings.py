@@ -87,7 +87,7 @@ def test_settings_are_those_of_generate(name: str, transformers_model: Any, tmp_
     published = read_published(tmp_path)
     assert published is not None
     theirs = of_generate(transformers_model, PUBLISHED[name])
-    generation = GENERATIONS["model"]().closed(  # type: ignore[attr-defined]
+    generation = GENERATIONS["model"]().closed(
         published.values, published.sources, published.file, published.max_new_tokens
     )
     ours = {key: getattr(generation, key) for key in theirs if getattr(generation, key) is not None}
