@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from runner_engine.decode.decoder import Decoder
 from runner_engine.decode.kv_budget import KvBudget
 from runner_engine.decode.passes import TokenSpan
+from runner_engine.decode.piece_pace import PiecePace
 from runner_engine.decode.rows import Row, RowsUnderWay
 from runner_engine.kv_cache import NewPrompt
 from runner_engine.sessions import MEMORY_IS_SHORT, EngineStats
@@ -28,6 +29,7 @@ class Admission:
     ) -> None:
         self.rows, self.kv, self.decoder, self.stats = rows, kv, decoder, stats
         self.asked_rows = asked_rows  # None: any number
+        self.pace = PiecePace()
         self.reset()
 
     def reset(self) -> None:
@@ -133,6 +135,8 @@ class Admission:
             for slot, row in enumerate(whole, start=first)
         ]
         tokens = max(most - sum(len(piece.ids) for piece in pieces), most // SHARE_OF_PIECES)
+        if self.rows.active and self.decoder.has_kernels:
+            tokens = min(tokens, self.pace.tokens)
         positions = most_scored - sum(len(piece.targets) for piece in pieces)
         for slot, row in enumerate(reading, start=first + len(whole)):
             piece = next_piece(row, slot, tokens, positions, short_span)

@@ -180,7 +180,10 @@ class Scheduler:
         self.others_waited = bool(first and not decoding and (ended or reading))
         if not (rows.waiting or rows.reading or decoding):
             trim()  # the process would keep the memory of reading prompts, while the rows will grow
-        self.stats.prefill_s += (time.perf_counter() - started) * tokens / (tokens + len(decoding))
+        passed = time.perf_counter() - started
+        if reading and decoding:
+            self.admission.pace.note(tokens, passed)
+        self.stats.prefill_s += passed * tokens / (tokens + len(decoding))
         return new, events
 
     # ---------------------------------------------------------------------------------------- decoding

@@ -37,6 +37,13 @@ class TokenSpan:
         """After how many of its tokens logits are wanted."""
         return len(self.targets) or int(self.is_last)
 
+    @property
+    def whole(self) -> int:
+        """The tokens of what it is a piece of: by these its attention is chosen, so its size changes no bits."""
+        row = self.row
+        own = len(row.prompt) - row.kv.shared + (0 if row.given is None else len(row.given) - 1)
+        return own if self.before < own else len(self.ids)
+
 
 class Before:
     """Stands in for a KV cache in models that count the tokens before a pass (Llama 4); each token has a count."""
@@ -115,7 +122,7 @@ class Forward:
         spans = []
         for number, piece in enumerate(pieces):
             first, count, before = len(ids), len(piece.ids), piece.before
-            is_long = count >= self.short_span
+            is_long = piece.whole >= self.short_span
             if is_long:
                 spans.append(Span(first, first + count, piece.slot, before))
             ids += piece.ids
