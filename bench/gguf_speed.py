@@ -95,11 +95,12 @@ def completer_of(engine: LocalEngine) -> Completer:
 
 
 def theirs(
-    python: str, file: Path, threads: int, rows: int, open_sides: ExitStack, script: str = XLLAMACPP
-) -> Callable[[list[list[int]], int | list[int]], Seconds]:
+    python: str, file: Path, threads: int, rows: int, open_sides: ExitStack, script: str = XLLAMACPP,
+    positions: int = 2048,
+) -> Callable[..., Seconds]:  # fmt: skip
     """Load a file with llama.cpp, or by another script, in a process of its own; return what completes prompts."""
     environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}  # set for our engine
-    asked = [python, str(Path(__file__).with_name(script)), str(file), str(threads), str(rows)]
+    asked = [python, str(Path(__file__).with_name(script)), *map(str, (file, threads, rows, positions))]
     side = open_sides.enter_context(
         subprocess.Popen(
             asked, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
@@ -119,8 +120,8 @@ def theirs(
 
     line()
 
-    def completer(prompts: list[list[int]], new: int | list[int]) -> Seconds:
-        print(json.dumps({"prompts": prompts, "new": new}), file=questions, flush=True)
+    def completer(prompts: list[list[int]], new: int | list[int], **more: object) -> Seconds:
+        print(json.dumps({"prompts": prompts, "new": new} | more), file=questions, flush=True)
         return line()
 
     return completer
