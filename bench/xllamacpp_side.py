@@ -14,6 +14,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from threading import Event
 from typing import Any, TextIO
 
 
@@ -36,9 +37,15 @@ def waited(server: Any, job: dict[str, Any], pool: ThreadPoolExecutor) -> dict[s
     came: list[list[float]] = [[] for _ in job["prompts"]]
     asked = {"temperature": 0, "ignore_eos": True, "cache_prompt": False}
 
+    is_over = Event()
+
     def decode(row: int) -> None:
+        def came_one(_: Any) -> bool:  # whether it is to end
+            came[row].append(time.perf_counter())
+            return is_over.is_set()
+
         row_asked = asked | {"prompt": job["prompts"][row], "n_predict": job["new"], "stream": True}
-        server.handle_completions(row_asked, lambda _: came[row].append(time.perf_counter()))
+        server.handle_completions(row_asked, came_one)
 
     decoding = [pool.submit(decode, row) for row in range(len(came))]
     while min(map(len, came)) < 4:
@@ -46,6 +53,7 @@ def waited(server: Any, job: dict[str, Any], pool: ThreadPoolExecutor) -> dict[s
     began = time.perf_counter()
     server.handle_completions(asked | {"prompt": job["late"], "n_predict": 1})
     ended = time.perf_counter()
+    is_over.set()
     for row in decoding:
         row.result()
     return {

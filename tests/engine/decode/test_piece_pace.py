@@ -52,7 +52,7 @@ def test_pieces_are_small_only_while_rows_decode(
     short, long = (tuple(torch.randint(5, 60, (count,), generator=numbers).tolist()) for count in (9, 2500))
     answers = {}
     for name, asked in (("alone", [long]), ("beside", [short, long])):
-        tokens: dict[int, Any] = {}
+        tokens: dict[int | str, Any] = {}
         with engine.open(4) as session:
             for number, prompt in enumerate(asked):
                 session.submit(Request(number, prompt, max_new_tokens=60 if prompt is short else 5, ignore_eos=True))
