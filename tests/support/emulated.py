@@ -29,7 +29,8 @@ FLAGS = [
     *building.MATH.split(),
     *building.WARNINGS.split(),
     "-Werror",
-    "-Wno-unused-function",
+    "-Wno-unused-function",  # of other units
+    "-Wno-unused-parameter",  # as in units.h
     "-shared",
     "-fPIC",
 ]

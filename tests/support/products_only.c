@@ -10,6 +10,7 @@
 #include "recurrent_structs.h"
 #include "mixer_structs.h"
 #include "fused_structs.h"
+#include "latent_structs.h"
 #include "tiles.h"
 
 #define T bf16

@@ -11,6 +11,7 @@
 #include "recurrent_structs.h"
 #include "mixer_structs.h"
 #include "fused_structs.h"
+#include "latent_structs.h"
 #include "tiles.h"
 
 #ifdef HAS_AVX512_VNNI
