@@ -11,7 +11,8 @@ from runner_compare.data import group
 INERT = frozenset(
     {
         *("tracking", "profile", "metrics", "metrics.package", "notes", "output_dir", "print", "plan", "rerun"),
-        *("workers", "job_timeout_s", "generation.speculate", "quantization.allow_partial", "rope.beyond_trained"),
+        *("workers", "job_timeout_s", "price_kwh"),
+        *("generation.speculate", "quantization.allow_partial", "rope.beyond_trained"),
         *(f"model.{name}" for name in (
             "answer_s", "backend", "backoff_s", "cache_dir", "check_memory", "compare", "concurrency", "connect_s",
             "delay_s", "first_token_s", "key_variable", "memory_share", "port", "price_in", "price_out", "python",

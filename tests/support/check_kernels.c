@@ -63,7 +63,7 @@ static void report(const char *what, double off, double allowed) {
         T *k = malloc(places * heads * dim * sizeof(T)), *v = malloc(places * heads * dim * sizeof(T));                \
         T *q = malloc(heads * group * dim * sizeof(T)), *out = malloc(heads * group * dim * sizeof(T));                \
         kv_arena arena = {(int64_t)calloc(heads * capacity * dim, sizeof(T)),                                          \
-                          (int64_t)calloc(heads * capacity * dim, sizeof(T)), capacity};                               \
+                          (int64_t)calloc(heads * capacity * dim, sizeof(T)), capacity, 0};                            \
         int32_t slot[64] = {0}, place[64];                                                                             \
         for (int p = 0; p < 64; p++) place[p] = p;                                                                     \
         NAME(fill)(k, places * heads * dim), NAME(fill)(v, places * heads * dim), NAME(fill)(q, heads * group * dim);  \
@@ -103,7 +103,7 @@ static void report(const char *what, double off, double allowed) {
         T *out = malloc(queries * sizeof(T));                                                                          \
         float top[2 * 4 * 9], sums[2 * 4 * 9];                                                                         \
         kv_arena arena = {(int64_t)calloc(heads * capacity * dim, sizeof(T)),                                          \
-                          (int64_t)calloc(heads * capacity * dim, sizeof(T)), capacity};                               \
+                          (int64_t)calloc(heads * capacity * dim, sizeof(T)), capacity, 0};                            \
         int32_t slot[301] = {0}, place[301], from[9];                                                                  \
         for (int p = 0; p < 301; p++) place[p] = p;                                                                    \
         for (int t = 0; t < 9; t++) from[t] = 20 * t;                                                                  \

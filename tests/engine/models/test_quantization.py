@@ -282,7 +282,7 @@ def save_packed(folder: Path, stored: dict[str, Any]) -> Path:
         (None, AwqConfig(), "quantization=awq loads checkpoints that are already quantized with it"),
         (AWQ, GptqConfig(), "quantization=gptq: .* quantized already, awq by awq: use quantization=none or quantization=awq"),
         (GPTQ, Nf4Config(), "quantization=nf4: .* quantized already, gptq by gptq"),
-        ({"quant_method": "fp9"}, NONE, r"quant_method=fp9, which the runner cannot check \(it can bitsandbytes, .*gptq, awq, .*torchao, hqq\)"),
+        ({"quant_method": "fp9"}, NONE, r"quant_method=fp9, which the runner cannot check \(it can bitsandbytes, .*gptq, awq, .*torchao, hqq, modelopt\)"),
         ({"bits": 4}, NONE, r"quant_method=\(none named\)"),
     ],
 )  # fmt: skip
