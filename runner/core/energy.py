@@ -44,11 +44,11 @@ class Energy:
         packages = {folder: int((folder / "energy_uj").read_text()) for folder in self._packages}
         return Reading(packages, [self._library.nvmlDeviceGetTotalEnergyConsumption(gpu) for gpu in self._gpus])
 
-    def joules(self, earlier: Reading) -> float | None:
-        """Return the energy since an earlier reading; None where nothing can be read."""
+    def joules(self, earlier: Reading, now: Reading | None = None) -> float | None:
+        """Return the energy since an earlier reading, until another one or now; None where nothing can be read."""
         if not self.sources:
             return None
-        now, total = self.read(), 0.0
+        now, total = now or self.read(), 0.0
         for folder, microjoules in now.packages.items():
             passed = microjoules - earlier.packages[folder]
             if passed < 0:  # the counter overflowed, which happens every few minutes

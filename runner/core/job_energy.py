@@ -76,8 +76,9 @@ class JobEnergy:
         passed = self.clock() - self._read_at
         if not self.energy.sources or (passed < READ_EVERY_S and not at_once):
             return
-        joules = self.energy.joules(self._reading) or 0.0
-        self._reading, self._read_at = self.energy.read(), self.clock()
+        now = self.energy.read()  # once, so that no energy falls between two readings
+        joules = self.energy.joules(self._reading, now) or 0.0
+        self._reading, self._read_at = now, self._read_at + passed
         prefill_s, decode_s = stats.prefill_s - self._phases[0], stats.decode_s - self._phases[1]
         self._phases = stats.prefill_s, stats.decode_s
         idle_j = self.idle_w * passed

@@ -7,14 +7,12 @@ from typing import Any
 from runner_base import Column, Use
 from runner_compare.columns import accuracy_of, naming
 from runner_compare.data import ABSENT, Table, TableRow
-from runner_compare.metrics import described
 from runner_compare.section import Section
-from runner_compare.sections.thinking import right_answer_costs
+from runner_compare.sections.thinking import cost_columns, metric_column
 
 TITLE = "energy, and what a right answer costs"
 JOULES = "joules_per_right_answer"
 OF_JOBS = ("energy_net_j", "energy_prefill_j", "energy_decode_j", "idle_w", "energy_cost")
-COSTS = (("tokens", "tokens", ",.1f"), ("seconds", "s", ".3g"), ("usd", "USD", ".3g"))
 LEGEND = (
     "energy: what the processors used above their idling while questions were answered; its price includes the idling."
 )
@@ -49,22 +47,12 @@ def energy_columns(table: Table) -> list[Column]:
     shown = [*naming(table)]
     if table.scored:
         shown.append(Column("accuracy", list(map(accuracy_of, rows)), use=Use.result))
-    shown += [_of_metric(rows, key) for key in OF_JOBS if any(key in row.run.metrics for row in rows)]
-    costs = [right_answer_costs(row.run) for row in rows]
-    for key, head, form in COSTS:
-        if any(key in cost for cost in costs):
-            cells = [format(cost[key], form) if key in cost else ABSENT for cost in costs]
-            shown.append(Column(f"{head} /right\nanswer", cells, use=Use.result))
+    shown += [metric_column(rows, key) for key in OF_JOBS if any(key in row.run.metrics for row in rows)]
+    shown += cost_columns(rows).values()
     if any(JOULES in row.run.metrics for row in rows):
         cells = [format(row.run.metrics[JOULES], ".3g") if JOULES in row.run.metrics else ABSENT for row in rows]
         shown.append(Column("J /right\nanswer", cells, use=Use.result))
     return shown
-
-
-def _of_metric(rows: list[TableRow], key: str) -> Column:
-    about = described(key)
-    cells = [about.write(row.run.metrics[key]) if key in row.run.metrics else ABSENT for row in rows]
-    return Column(about.head, cells, use=Use.result)
 
 
 SECTION = EnergyOfRows()

@@ -198,23 +198,31 @@ def thinking_columns(table: Table) -> list[Column]:
     shown = [
         *naming(table),
         Column("accuracy", list(map(accuracy_of, rows)), use=Use.result),
-        _of_metric(rows, THINKING),
+        metric_column(rows, THINKING),
         Column("tokens\n/question", [_written(tokens_of_question(row.run), ",.1f") for row in rows], use=Use.result),
     ]
-    costs = [right_answer_costs(row.run) for row in rows]
-    for key, head, form in (("tokens", "tokens", ",.1f"), ("seconds", "s", ".3g"), ("usd", "USD", ".3g")):
-        if any(key in cost for cost in costs):
-            cells = [_written(cost.get(key), form) for cost in costs]
-            if key == "tokens":
-                cells = [_tokens_written(table, row) for row in rows]
-            shown.append(Column(f"{head} /right\nanswer", cells, use=Use.result))
+    costs = cost_columns(rows)
+    if "tokens" in costs:
+        costs["tokens"].cells = [_tokens_written(table, row) for row in rows]
+    shown += costs.values()
     ks = sorted({int(row.run.metrics["answers_each"]) for row in rows if "answers_each" in row.run.metrics})
     for key in BY_ANSWERS:
-        shown += [_of_metric(rows, f"{key}/{k}") for k in ks]
+        shown += [metric_column(rows, f"{key}/{k}") for k in ks]
     return shown
 
 
-def _of_metric(rows: Sequence[TableRow], key: str) -> Column:
+def cost_columns(rows: Sequence[TableRow]) -> dict[str, Column]:
+    """Return the columns of what a right answer costs, as far as it is known of any row: tokens, seconds and USD."""
+    costs = [right_answer_costs(row.run) for row in rows]
+    return {
+        key: Column(f"{head} /right\nanswer", [_written(cost.get(key), form) for cost in costs], use=Use.result)
+        for key, head, form in (("tokens", "tokens", ",.1f"), ("seconds", "s", ".3g"), ("usd", "USD", ".3g"))
+        if any(key in cost for cost in costs)
+    }
+
+
+def metric_column(rows: Sequence[TableRow], key: str) -> Column:
+    """Return the column of a metric."""
     about = described(key)
     cells = [ABSENT if key not in row.run.metrics else about.write(row.run.metrics[key]) for row in rows]
     return Column(about.head, cells, use=Use.result)
