@@ -17,6 +17,8 @@ from runner.run import run
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import machine
 from runner_base.result import Result
+from runner_compare.data import Run, Table, TableRow
+from runner_compare.sections import energy as energy_section
 from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
@@ -101,3 +103,19 @@ def test_without_a_counter_one_line_says_what_would_give_one(
     assert "chmod a+r" in note
     kept = json.loads(next(tmp_path.glob("out/jobs/*/measured.json")).read_text())
     assert kept["energy"]["gross_j"] == 0
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_comparison_shows_joules_beside_tokens_and_seconds(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = measured(make_config, tmp_path, monkeypatch)
+    of_job = Run("1", "gsm8k-1", "gsm8k", "4", "", {"seed": "0"}, dict(result.metrics))
+    table = Table("gsm8k", ["seed"], [TableRow(of_job, {"seed": "0"})])
+    (columns,) = energy_section.SECTION.tables(table).values()
+    heads = [column.head for column in columns]
+    assert {"tokens /right\nanswer", "J /right\nanswer"} <= set(heads)
+    (joules,) = (column.cells for column in columns if column.head == "J /right\nanswer")
+    assert joules == [format(result.metrics["joules_per_right_answer"], ".3g")]
+    record = energy_section.SECTION.row_record(table, table.rows[0])["energy"]
+    assert record["energy_net_j"] == result.metrics["energy_net_j"]
